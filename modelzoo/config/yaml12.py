@@ -1,0 +1,161 @@
+"""YAML 1.2 (core schema) with a source position for every key: what PyYAML alone gets wrong for configs.
+
+PyYAML reads YAML 1.1: `6e-4` becomes a string, `no` becomes False and a repeated key silently wins. Here `6e-4` is a
+float, `no` is a string, and a repeated key is a problem with both line numbers.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+import yaml
+
+from modelzoo.config.errors import UserError
+
+Path = tuple[str | int, ...]
+MAX_NODES = 100_000  # a config has hundreds of nodes; more means aliases that expand without end
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a key was written: `file` and 1-based `line` (None for values from the command line)."""
+
+    file: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.file if self.line is None else f"{self.file}:{self.line}"
+
+
+@dataclass
+class Document:
+    """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
+
+    data: object
+    marks: dict[Path, Mark] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def mark(self, path: Path) -> Mark:
+        """The mark of `path`, or of its nearest ancestor that was written down."""
+        while path and path not in self.marks:
+            path = path[:-1]
+        return self.marks.get(path, Mark("config"))
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader whose plain scalars resolve by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103)."""
+
+    yaml_implicit_resolvers: dict = {}
+
+
+for _tag, _pattern, _first in (
+    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
+    ("merge", r"<<", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def _scalar(node: yaml.ScalarNode):
+    kind, text = node.tag.rsplit(":", 1)[-1], node.value
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return text.lower() == "true"
+    if kind == "int":
+        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if text[:2] in ("0o", "0x") else int(text)
+    if kind == "float":
+        return float(text.replace(".inf", "inf").replace(".Inf", "inf").replace(".INF", "inf").replace(".nan", "nan")
+                     .replace(".NaN", "nan").replace(".NAN", "nan"))
+    return text
+
+
+class _Builder:
+    """Turns a node tree into data, recording marks and problems on the way."""
+
+    def __init__(self, file: str):
+        self.doc = Document(None)
+        self.file = file
+        self.nodes = 0
+
+    def build(self, node: yaml.Node, path: Path, open_nodes: tuple = ()):
+        self.nodes += 1
+        if self.nodes > MAX_NODES or any(node is other for other in open_nodes):
+            raise UserError(f"{self.file}:{node.start_mark.line + 1}: aliases expand without end; write the values out")
+        self.doc.marks.setdefault(path, Mark(self.file, node.start_mark.line + 1))
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path, (*open_nodes, node))
+        if isinstance(node, yaml.SequenceNode):
+            return [self.build(item, (*path, i), (*open_nodes, node)) for i, item in enumerate(node.value)]
+        return _scalar(node)
+
+    def _mapping(self, node: yaml.MappingNode, path: Path, open_nodes: tuple) -> dict:
+        result, merged, lines = {}, {}, {}
+        for key_node, value_node in node.value:
+            line = key_node.start_mark.line + 1
+            if key_node.tag.endswith(":merge"):
+                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+                for source in reversed(sources):
+                    if not isinstance(source, yaml.MappingNode):
+                        raise UserError(f"{self.file}:{line}: '<<' merges mappings only")
+                    merged.update(self._mapping(source, path, open_nodes))
+                continue
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise UserError(f"{self.file}:{line}: a key must be plain text")
+            key = key_node.value  # always text: `1:` and `no:` are the keys "1" and "no"
+            if key in lines:
+                dotted = ".".join(map(str, (*path, key)))
+                self.doc.problems.append(
+                    f"{self.file}:{line}: duplicate key '{dotted}' (first on line {lines[key]}); remove one of them"
+                )
+                continue
+            lines[key] = line
+            self.doc.marks[(*path, key)] = Mark(self.file, line)
+            result[key] = self.build(value_node, (*path, key), open_nodes)
+        return {**merged, **result}
+
+
+def parse(text: str, file: str) -> Document:
+    """Parse YAML 1.2 `text`; `file` names it in messages.
+
+    Raises:
+        UserError: the text is not YAML, or holds more than one document.
+    """
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as e:
+        line = e.problem_mark.line + 1 if e.problem_mark else "?"
+        hint = "; indent with spaces" if "\t" in text else ""
+        raise UserError(f"{file}:{line}: not valid YAML: {e.problem or e.context}{hint}") from None
+    except yaml.YAMLError as e:
+        raise UserError(f"{file}: not valid YAML: {' '.join(str(e).split())}") from None
+    builder = _Builder(file)
+    builder.doc.data = None if node is None else builder.build(node, ())
+    return builder.doc
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what `parse` reads back to equal values: floats by repr, strings quoted only where they must be."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+    def ignore_aliases(self, data):
+        return True
+
+
+def _float(dumper: yaml.SafeDumper, value: float):
+    text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
+    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+
+
+_Dumper.add_representer(float, _float)
+
+
+def dump(data: object) -> str:
+    """`data` (dicts, lists, scalars) as YAML 1.2 text, keys in their given order."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
