@@ -120,7 +120,7 @@ def validate(doc: Document, schema: type[Schema]) -> Schema:
 def dump(config: BaseModel, comment: str = "") -> str:
     """The whole resolved config as YAML; `load` of it gives an equal object."""
     header = "".join(f"# {line}\n" for line in comment.splitlines())
-    return header + yaml12.dump(config.model_dump(mode="json"))
+    return header + yaml12.dump(config.model_dump(mode="json", by_alias=True))
 
 
 def _explain(error: dict, doc: Document, schema: type[BaseModel]) -> str:
@@ -167,7 +167,7 @@ def _keys_at(schema: type[BaseModel], loc: tuple) -> list[str]:
         fields = [f for m in candidates for n, f in m.model_fields.items() if part in (n, f.alias)]
         if fields:
             candidates = [m for f in fields for m in _models(f.annotation)]
-        elif tagged := [m for m in candidates if m.__name__ == part or part in str(m.model_fields.get("type", ""))]:
+        elif tagged := [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]:
             candidates = tagged
     return sorted({f.alias or n for m in candidates for n, f in m.model_fields.items()})
 

@@ -1,0 +1,66 @@
+"""What every section of the schema shares: frozen models, strict scalars, and the one-of-several mapping."""
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_model, model_serializer, model_validator
+
+# Strict: `true` is no integer, "6e-4" (quoted) is no number and 1.0 is no step count. A config says what it means.
+Int = Annotated[int, Strict()]
+PositiveInt = Annotated[int, Strict(), Field(gt=0)]
+NonNegativeInt = Annotated[int, Strict(), Field(ge=0)]
+Float = Annotated[float, Strict(), AllowInfNan(False)]
+PositiveFloat = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0)]
+NonNegativeFloat = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0)]
+Rate = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0, lt=1)]
+Bool = Annotated[bool, Strict()]
+Str = Annotated[str, Strict()]
+
+
+class Section(BaseModel):
+    """A mapping of known keys. Unknown keys are refused, and nothing changes after validation."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=False)
+
+
+class OneOf(Section):
+    """A mapping with exactly one key, which names the class that its value configures: `{AdamW: {...}}`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        # `- ProgressLogger` and `- ProgressLogger:` both mean the class with its defaults.
+        if isinstance(value, str):
+            return {value: {}}
+        if isinstance(value, dict):
+            return {k: {} if v is None else v for k, v in value.items()}
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self):
+        if len(self.model_fields_set) != 1:
+            named = ", ".join(sorted(self.model_fields_set)) or "none"
+            raise ValueError(f"takes exactly one of {', '.join(type(self).model_fields)}; got {named}")
+        return self
+
+    @property
+    def name(self) -> str:
+        return next(iter(self.model_fields_set))
+
+    @property
+    def value(self) -> Any:
+        return getattr(self, self.name)
+
+    @model_serializer(mode="wrap")
+    def _only_the_chosen(self, handler: Callable) -> dict:
+        return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
+
+
+def one_of(name: str, *classes: type[Section]) -> type[OneOf]:
+    """The OneOf whose keys are the names of `classes`."""
+    return create_model(name, __base__=OneOf, **{c.__name__: (c | None, None) for c in classes})
+
+
+def listed(value: Any) -> Any:
+    """A lone value where a list may stand becomes a list of one (for `BeforeValidator`)."""
+    return value if isinstance(value, list | tuple) or value is None else [value]

@@ -1,0 +1,226 @@
+"""The `model` section: every field of Model Zoo's gpt2/gpt3 config, honoured or refused by name."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from modelzoo.config.base import Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str
+
+# Fields of the zoo's config that ask for something outside this trainer: (the value that asks for nothing, what it is).
+NOT_SUPPORTED = {
+    "num_extra_input_vocab_tokens": (0, "extra input tokens of vision models"),
+    "constant_pos_embedding": (None, "constant positions of vision models"),
+    "num_relative_attention_buckets": (32, "relative (bucketed) position embeddings"),
+    "attention_module": ("aiayn_attention", "multi-query attention"),
+    "extra_attention_params": ({}, "multi-query attention"),
+    "extra_ffn_params": ({}, "feed-forward variants"),
+    "attention_sliding_window_length": (None, "sliding-window attention"),
+    "sliding_window_every_other_decoder_layer": (False, "sliding-window attention"),
+    "sliding_window_every_other_decoder_layer_pattern": ("full_attention_first", "sliding-window attention"),
+    "attention_sink_tokens": (None, "attention sinks"),
+    "attention_vertical_column_spacing": (None, "vertical-column attention"),
+    "attention_vertical_column_width": (None, "vertical-column attention"),
+    "attention_chunk_size": (None, "chunked attention"),
+    "attention_qk_norm_layer": (None, "query-key normalisation"),
+    "attention_qk_norm_eps": (1e-5, "query-key normalisation"),
+    "attention_logit_softcapping": (None, "logit soft-capping"),
+    "final_logit_softcapping": (None, "logit soft-capping"),
+    "fixed_sparse_attention": (None, "fixed sparse attention (GPT-3's banded layers)"),
+    "memory_tokens": (None, "memory tokens"),
+    "memory_tokens_config": (None, "memory tokens"),
+    "use_experimental_flex_api": (False, "FlexAttention masks"),
+    "use_sink_token": (False, "attention sinks"),
+    "alibi_trainable_slopes": (False, "trainable ALiBi slopes"),
+    "pos_scaling_type": ("linear", "YaRN, LongRoPE and Llama-3 position scaling"),
+    "pos_scaling_extra_args": (None, "YaRN, LongRoPE and Llama-3 position scaling"),
+    "cross_attention_layers": ([], "cross-attention"),
+    "rel_distance_mode": ("default", "capped and grouped rotary distances"),
+    "rel_distance_extra_args": (None, "capped and grouped rotary distances"),
+    "norm_first_sandwich": (False, "sandwich normalisation"),
+    "output_logits_scale": (None, "release 2.2's muP field (use mup_base_hidden_size and output_logits_alpha)"),
+    "moe": (None, "mixtures of experts"),
+    "moe_params": (None, "mixtures of experts"),
+    "dtype": (None, "a dtype for the embeddings alone (use trainer.init.precision)"),
+    "boundary_casting": (False, "boundary casting"),
+    "start_token": (None, "generation during training runs"),
+    "loop_dim": (1, "generation during training runs"),
+    "stop_sequences": (None, "generation during training runs"),
+    "max_tokens": (None, "generation during training runs"),
+    "temperature": (None, "generation during training runs"),
+    "top_k": (None, "generation during training runs"),
+    "top_p": (None, "generation during training runs"),
+}
+
+
+class Initializer(Section):
+    """How a weight is drawn, by Model Zoo's names. Fields beyond those of the named distribution are refused."""
+
+    name: Literal["constant", "ones", "zeros", "eye", "uniform", "normal", "truncated_normal", "xavier_normal",
+                  "glorot_normal", "xavier_uniform", "glorot_uniform", "kaiming_normal", "kaiming_uniform",
+                  "variance_scaling", "lecun_normal", "lecun_uniform"]  # fmt: skip
+    val: Float | None = None
+    mean: Float = 0.0
+    std: PositiveFloat = 0.05
+    a: Float | None = None  # truncated_normal: lower cut, default -2 std; uniform: lower end; kaiming: negative slope
+    b: Float | None = None
+    gain: PositiveFloat = 1.0
+    scale: PositiveFloat = 1.0
+    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
+    distribution: Literal["uniform", "normal", "truncated_normal"] | None = None
+    nonlinearity: Literal["leaky_relu", "relu"] = "leaky_relu"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _own_fields(self):
+        kind = self.name.replace("glorot", "xavier")
+        allowed = {"constant": {"val"}, "uniform": {"a", "b"}, "normal": {"mean", "std"},
+                   "truncated_normal": {"mean", "std", "a", "b"}, "xavier_normal": {"gain"}, "xavier_uniform": {"gain"},
+                   "kaiming_normal": {"a", "mode", "nonlinearity"}, "kaiming_uniform": {"a", "mode", "nonlinearity"},
+                   "variance_scaling": {"scale", "mode", "distribution"}, "lecun_normal": {"scale", "mode"},
+                   "lecun_uniform": {"scale", "mode"}}.get(kind, set())  # fmt: skip
+        given = {k for k in self.model_fields_set if getattr(self, k) is not None and
+                 getattr(self, k) != type(self).model_fields[k].default}  # fmt: skip
+        if extra := given - {"name"} - allowed:
+            raise ValueError(f"{self.name} does not take {', '.join(sorted(extra))}")
+        if self.name == "constant" and self.val is None:
+            raise ValueError("constant needs val")
+        return self
+
+
+class LRAdjustmentGroup(Section):
+    """Parameters whose learning rate is multiplied by `scale` (muP)."""
+
+    param_filter_patterns: Str | tuple[Str, ...]
+    scale: PositiveFloat = 1.0
+
+
+class GPTConfig(Section):
+    """A GPT-2/GPT-3 decoder as Model Zoo describes it (`name: gpt2` and `gpt3` are the same model)."""
+
+    name: Literal["gpt2", "gpt3"] = "gpt3"
+
+    vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257
+    max_position_embeddings: PositiveInt = 1024
+    embedding_dropout_rate: Rate | None = Field(None, alias="embd_pdrop")
+    position_embedding_type: Literal["learned", "fixed", "rotary", "alibi"] | None = "learned"
+    position_embedding_offset: NonNegativeInt = 0
+    hidden_size: PositiveInt = 768
+    share_embedding_weights: Bool = True
+    embedding_layer_norm: Bool = False
+    rotary_dim: PositiveInt | None = None
+    rope_theta: PositiveFloat = 10000.0
+    fold_rope_consts: Bool = False  # a CSX compile hint; the values are the same
+    pos_scaling_factor: PositiveFloat = 1.0
+
+    num_hidden_layers: PositiveInt = 12
+    dropout_rate: Rate = 0.1
+    norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"
+    layer_norm_epsilon: PositiveFloat = 1e-5
+
+    num_heads: PositiveInt = 12
+    attention_type: Literal["dot_product", "scaled_dot_product"] = "scaled_dot_product"
+    attention_inner_dim: PositiveInt | None = None
+    use_projection_bias_in_attention: Bool = True
+    use_ffn_bias_in_attention: Bool = True
+    attention_dropout_rate: Rate | None = 0.1
+    attention_softmax_fp32: Bool = True  # false lets CSX use less; CPU and GPU always accumulate in float32
+    attention_kernel: Str | None = None  # a CSX compile hint; the values are the same
+    scale_qk_dot_by_layer_idx: Bool = False
+
+    filter_size: PositiveInt = 3072
+    nonlinearity: Literal["gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh", "sigmoid", "squared_relu",
+                          "geglu", "reglu", "swiglu", "linear"] = "gelu"  # fmt: skip
+    use_ffn_bias: Bool = True
+    use_bias_in_output: Bool = False
+
+    initializer_range: PositiveFloat = 0.02
+    embedding_initializer: Initializer | None = None
+    initializer: Initializer | None = None
+    output_layer_initializer: Initializer | None = None
+    ffn_initializer: Initializer | None = None
+    ffn_output_layer_initializer: Initializer | None = None
+
+    # muP (Tensor Programs V, arXiv 2203.03466; Model Zoo's form)
+    mup_base_hidden_size: PositiveFloat | None = None
+    mup_base_filter_size: PositiveFloat | None = None
+    embeddings_scale: Float = 1.0
+    scale_qk_dot_by_d: Bool | None = None
+    attention_logits_alpha: Float = 1.0
+    scale_output_logits_by_d: Bool = True
+    output_logits_alpha: Float | None = None
+    lr_adjustment_groups: dict[Str, LRAdjustmentGroup] | None = None
+
+    loss_scaling: Literal["num_tokens", "batch_size"] = "num_tokens"
+    loss_weight: PositiveFloat = 1.0
+    compute_eval_metrics: Bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_by_name(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        asked = []
+        for key, (neutral, what) in NOT_SUPPORTED.items():
+            given = value.get(key, neutral)
+            idle = given in (neutral, None, {}) or key in ("moe", "moe_params") and given == {"num_experts": 1}
+            if not idle:
+                asked.append(f"{key}: {given!r} asks for {what}, which this trainer does not have")
+        if value.get("position_embedding_type") == "relative":
+            asked.append("position_embedding_type: 'relative' is not supported; use learned, fixed, rotary or alibi")
+        if asked:
+            raise ValueError("; ".join(asked))
+        return {k: v for k, v in value.items() if k not in NOT_SUPPORTED}
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.inner_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide the attention width {self.inner_dim}")
+        if self.position_embedding_type == "rotary" and (self.rotary_width > self.head_dim or self.rotary_width % 2):
+            raise ValueError(f"rotary_dim {self.rotary_width} must be even and at most the head's {self.head_dim}")
+        if self.position_embedding_offset and self.position_embedding_type != "learned":
+            raise ValueError("position_embedding_offset is for learned positions")
+        if self.pos_scaling_factor != 1.0 and self.position_embedding_type not in ("rotary", "alibi"):
+            raise ValueError("pos_scaling_factor is for rotary and alibi positions")
+        if self.position_embedding_type == "fixed" and self.hidden_size % 2:
+            raise ValueError(f"fixed positions need an even hidden_size, got {self.hidden_size}")
+        if (self.mup_base_hidden_size is None) != (self.mup_base_filter_size is None):
+            raise ValueError("muP needs both mup_base_hidden_size and mup_base_filter_size")
+        if self.mup_base_hidden_size is None and self.output_logits_alpha is not None:
+            raise ValueError("output_logits_alpha has no meaning without mup_base_hidden_size")
+        if self.loss_scaling == "num_tokens" and self.loss_weight != 1.0:
+            raise ValueError("loss_weight belongs to loss_scaling: batch_size; num_tokens takes 1.0")
+        if unknown := set(self.lr_adjustment_groups or ()) - set(MUP_GROUPS):
+            raise ValueError(f"lr_adjustment_groups: unknown {', '.join(sorted(unknown))}; known: {', '.join(MUP_GROUPS)}")
+        return self
+
+    @property
+    def inner_dim(self) -> Int:
+        """Width of queries, keys and values over all heads."""
+        return self.attention_inner_dim or self.hidden_size
+
+    @property
+    def head_dim(self) -> Int:
+        return self.inner_dim // self.num_heads
+
+    @property
+    def rotary_width(self) -> Int:
+        """Rotated dimensions of each head: a quarter of the head unless told (GPT-NeoX's and the zoo's default)."""
+        return self.rotary_dim or int(self.hidden_size // self.num_heads * 0.25)
+
+    @property
+    def mup(self) -> Bool:
+        return self.mup_base_hidden_size is not None
+
+
+# Model Zoo's learning-rate groups and the parameters they hold (globs over our parameter names, which are the zoo's).
+MUP_GROUPS = {
+    "embedding": ("*embedding*weight",),
+    "decoder_kernel": ("*decoder*dense*weight", "*decoder*linear*weight"),
+    "decoder_attention": ("*decoder*attn*dense*weight",),
+    "decoder_input_ffn": ("*decoder*ffn.ffn.[!1]*weight",),
+    "decoder_output_ffn": ("*decoder*ffn.ffn.[1]*weight",),
+}

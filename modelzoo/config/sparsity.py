@@ -1,0 +1,182 @@
+"""The `sparsity` section: what cerebras.pytorch.sparse.configure reads, plus seed, distribution, cubic and a bound."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+
+
+class Constant(Section):
+    type: Literal["constant"] = "constant"
+    value: Float
+
+
+class Linear(Section):
+    """init + step * slope, held at `final` once reached (unbounded without it)."""
+
+    type: Literal["linear"] = "linear"
+    init: Float
+    slope: Float
+    final: Float | None = None
+
+
+class Exp(Section):
+    """final + (init - final) * exp(step * gamma)."""
+
+    type: Literal["exp"] = "exp"
+    init: Float
+    gamma: Float
+    final: Float = 1.0
+
+
+class Power(Section):
+    """init * beta ** step."""
+
+    type: Literal["power"] = "power"
+    init: Float
+    beta: Float
+
+
+class Cosine(Section):
+    """Swings from init (step 0) to minimum (step half_period) and back."""
+
+    type: Literal["cosine"] = "cosine"
+    init: Float
+    half_period: PositiveFloat
+    minimum: Float = 0.0
+
+
+class Cycling(Section):
+    """The next of `values` at each update step, round and round."""
+
+    type: Literal["cycling"] = "cycling"
+    values: Annotated[tuple[Float, ...], Field(min_length=1)]
+
+
+class Cubic(Section):
+    """Zhu & Gupta (arXiv 1710.01878, eq. 1): final + (init - final) * (1 - (step - begin) / (end - begin)) ** 3."""
+
+    type: Literal["cubic"] = "cubic"
+    init: Float = 0.0
+    final: Float
+    begin: NonNegativeInt = 0
+    end: PositiveInt
+
+    @model_validator(mode="after")
+    def _forward(self):
+        if self.end <= self.begin:
+            raise ValueError(f"end {self.end} must come after begin {self.begin}")
+        return self
+
+
+def _schedule_form(value: Any) -> Any:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return {"type": "constant", "value": value}
+    if isinstance(value, list | tuple):
+        return {"type": "cycling", "values": value}
+    if isinstance(value, dict) and isinstance(value.get("type"), str):
+        return {**value, "type": value["type"].lower()}
+    if isinstance(value, str) or isinstance(value, dict) and "type" not in value:
+        raise ValueError("takes a number, a list to cycle through, or a mapping with `type`: "
+                         "constant, linear, exp, power, cosine, cycling or cubic")  # fmt: skip
+    return value
+
+
+Schedule = Annotated[
+    Annotated[Constant | Linear | Exp | Power | Cosine | Cycling | Cubic, Field(discriminator="type")],
+    BeforeValidator(_schedule_form),
+]
+
+
+class Update(Section):
+    """When masks change: every `freq` steps from `start` (inclusive) to `stop` (exclusive), or at the listed `steps`."""
+
+    freq: PositiveInt | None = None
+    start: NonNegativeInt = 0
+    stop: NonNegativeInt | None = None
+    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self):
+        if self.steps is not None and {"freq", "start", "stop"} & self.model_fields_set - self._defaulted():
+            raise ValueError("takes either `steps` or `freq`/`start`/`stop`, not both")
+        if self.stop is not None and self.stop <= self.start:
+            raise ValueError(f"stop {self.stop} must come after start {self.start}; as it stands no step is an update")
+        return self
+
+    def _defaulted(self) -> set[str]:
+        """Keys that were written down with their default values (a dumped config names every key)."""
+        return {k for k, f in type(self).model_fields.items() if getattr(self, k) == f.default}
+
+
+class SparsityGroup(Section):
+    """One sparsity algorithm and the parameters it acts on."""
+
+    algorithm: Literal["static", "gmp", "set", "rigl"] = "static"
+    sparsity: Schedule
+    init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"
+    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
+    update: Update | None = None
+    drop_fraction: Schedule | None = None
+    balance_in_groups: PositiveInt | None = None
+    balance_out_groups: PositiveInt | None = None
+    distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"
+    seed: NonNegativeInt | None = None
+    max_sparsity: Rate = 0.999
+
+    @model_validator(mode="before")
+    @classmethod
+    def _aliases(cls, value: Any) -> Any:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return {"sparsity": value}
+        if not isinstance(value, dict):
+            return value
+        value = dict(value)
+        for alias, name in (("type", "algorithm"), ("schedule", "sparsity")):
+            if alias in value:
+                if name in value:
+                    raise ValueError(f"`{alias}` is another name of `{name}`; give one of them")
+                value[name] = value.pop(alias)
+        if isinstance(value.get("algorithm"), str):
+            value["algorithm"] = value["algorithm"].lower()
+        return value
+
+    @model_validator(mode="after")
+    def _fits_algorithm(self):
+        name, constant = self.algorithm, isinstance(self.sparsity, Constant)
+        if constant and not 0 <= self.sparsity.value < 1:
+            raise ValueError(f"sparsity {self.sparsity.value} must be at least 0 and below 1 (the share of weights off)")
+        if name == "static":
+            if not constant:
+                raise ValueError("static sparsity is one number; for a schedule use gmp, set or rigl")
+            if self.update is not None:
+                raise ValueError("static masks never change: remove `update`, or use gmp, set or rigl")
+        if name == "gmp" and constant:
+            raise ValueError("gmp prunes along a schedule; for one level use `algorithm: static`")
+        if self.drop_fraction is not None and name not in ("set", "rigl"):
+            raise ValueError(f"drop_fraction belongs to set and rigl, not {name}")
+        if self.balance_in_groups and self.balance_out_groups:
+            raise ValueError("give balance_in_groups or balance_out_groups, not both")
+        if (self.balance_in_groups or self.balance_out_groups) and name != "rigl":
+            raise ValueError(f"balance_in_groups and balance_out_groups belong to rigl, not {name}")
+        if self.balance_in_groups or self.balance_out_groups:
+            if self.distribution != "uniform":
+                raise ValueError("balanced groups need `distribution: uniform`")
+        if self.init_method == "from_zeros" and not constant:
+            raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
+        return self
+
+
+def _group_list(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"groups"}:  # Model Zoo's nested spelling
+        value = value["groups"]
+        value = value if isinstance(value, list) else [value]
+        value = [{**g, **g["params"]} if isinstance(g, dict) and isinstance(g.get("params"), dict) else g for g in value]
+        return [{k: v for k, v in g.items() if k != "params"} if isinstance(g, dict) else g for g in value]
+    return () if value is None else listed(value)
+
+
+SparsityGroups = Annotated[tuple[SparsityGroup, ...], BeforeValidator(_group_list)]

@@ -1,0 +1,267 @@
+"""The config file as a whole: Model Zoo's trainer format (release 2.3 and later)."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from modelzoo.config.base import (
+    Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Section, Str, listed, one_of,
+)  # fmt: skip
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.optim import Optimizer, Scheduler
+from modelzoo.config.sparsity import SparsityGroups
+
+
+class Backend(Section):
+    """Where to run, and what the chosen device needs to know."""
+
+    backend_type: Annotated[Literal["CSX", "GPU", "CPU", "auto"], BeforeValidator(
+        lambda v: v.upper() if isinstance(v, str) and v.lower() != "auto" else v)] = "auto"  # fmt: skip
+    torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
+    num_threads: PositiveInt | None = None  # CPU threads; default is torch's own choice
+    deterministic: Bool = False  # GPU: refuse kernels that are not reproducible
+    # CSX only
+    compile_dir: Str | None = None
+    num_csx: PositiveInt = 1
+    num_workers_per_csx: NonNegativeInt | None = None
+    mgmt_address: Str | None = None
+    credentials_path: Str | None = None
+    mount_dirs: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
+    python_paths: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
+    job_labels: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
+    job_priority: Literal["p1", "p2", "p3"] | None = None
+    job_time_sec: PositiveInt | None = None
+    disable_version_check: Bool = False
+    cluster_config: dict[Str, Any] | None = None
+
+
+class Precision(Section):
+    """Mixed precision, loss scaling and gradient clipping (Model Zoo's MixedPrecision)."""
+
+    enabled: Bool = True
+    fp16_type: Literal["float16", "bfloat16", "cbfloat16"] = "bfloat16"
+    precision_opt_level: Literal[0, 1, 2] | None = None  # CSX only
+    loss_scaling_factor: PositiveFloat | Literal["dynamic"] | None = 1.0  # dynamic acts with float16 only
+    initial_loss_scale: PositiveFloat | None = None
+    steps_per_increase: PositiveInt = 2000
+    min_loss_scale: PositiveFloat | None = None
+    max_loss_scale: PositiveFloat | None = None
+    max_gradient_norm: PositiveFloat | None = None
+    max_gradient_value: PositiveFloat | None = None
+    log_loss_scale: Bool | None = None
+
+    @model_validator(mode="after")
+    def _one_clip(self):
+        if self.max_gradient_norm is not None and self.max_gradient_value is not None:
+            raise ValueError("give max_gradient_norm or max_gradient_value, not both")
+        return self
+
+
+class Loop(Section):
+    """How long to train and when to validate. Steps are optimizer steps."""
+
+    max_steps: PositiveInt | None = None
+    num_steps: PositiveInt | None = None
+    num_epochs: PositiveInt | None = None
+    steps_per_epoch: PositiveInt | None = None
+    eval_frequency: NonNegativeInt | Annotated[Float, Field(ge=0, le=1)] | None = 1.0
+    eval_steps: PositiveInt | None = None
+    grad_accum_steps: PositiveInt = 1
+    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_skipped_steps: PositiveInt = 100  # with skip: how many in one run before it stops all the same
+
+    @model_validator(mode="after")
+    def _one_length(self):
+        given = [k for k in ("max_steps", "num_steps", "num_epochs") if getattr(self, k) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of max_steps, num_steps and num_epochs, not {' and '.join(given)}")
+        return self
+
+
+class Checkpoint(Section):
+    steps: PositiveInt | None = None
+    save_initial_checkpoint: Bool = False
+    autoload_last_checkpoint: Bool = True
+    disable_strict_checkpoint_loading: Bool = False
+    checkpoint_name: Str = "checkpoint_{step}.mdl"  # the name on CSX; CPU and GPU write step folders
+    checkpoint_root: Str | None = None
+    keep: PositiveInt | None = 3  # newest that stay on disk; null keeps all
+
+
+class Logging(Section):
+    log_steps: PositiveInt = 1
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+
+class ComputeNorm(Section):
+    """Model Zoo's gradient-norm logger; the norm is always logged here."""
+
+
+class CheckLoss(Section):
+    """Model Zoo's stop on a NaN loss; `loop.on_nonfinite` is always on here."""
+
+
+class KeepNCheckpoints(Section):
+    """Model Zoo's name for `checkpoint.keep`."""
+
+    n: PositiveInt | None = None
+
+
+class _Flags(Section):
+    """`csx.*` compile flags; they act on CSX alone."""
+
+    model_config = {**Section.model_config, "extra": "allow"}
+
+    @model_validator(mode="after")
+    def _csx_only(self):
+        if other := [k for k in self.model_extra or {} if not k.startswith("csx.")]:
+            raise ValueError(f"unknown flag {other[0]!r}; only csx.* flags are known")
+        return self
+
+
+class GlobalFlags(_Flags):
+    pass
+
+
+class ScopedTrainFlags(_Flags):
+    pass
+
+
+class ScopedValidateFlags(_Flags):
+    pass
+
+
+Callback = one_of("Callback", ComputeNorm, CheckLoss, KeepNCheckpoints, GlobalFlags, ScopedTrainFlags,
+                  ScopedValidateFlags)  # fmt: skip
+
+
+class ProgressLogger(Section):
+    pass
+
+
+class TensorBoardLogger(Section):
+    summary_dir: Str | None = None
+    legacy_event_dirs: Bool = False
+
+
+class JSONLLogger(Section):
+    pass
+
+
+Logger = one_of("Logger", ProgressLogger, TensorBoardLogger, JSONLLogger)
+
+
+class Dataset(Section):
+    """One part of a mixture."""
+
+    data_dir: Annotated[tuple[Str, ...], BeforeValidator(listed)]
+    weight: PositiveFloat
+
+
+class DataLoader(Section):
+    """HDF5 shards as Model Zoo's GptHDF5MapDataProcessor describes them. `batch_size` is the global batch."""
+
+    data_processor: Literal["GptHDF5MapDataProcessor", "GptHDF5DataProcessor"] = "GptHDF5MapDataProcessor"
+    data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
+    mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None
+    batch_size: PositiveInt
+    micro_batch_size: PositiveInt | Literal["auto"] | None = None
+    shuffle: Bool = False
+    shuffle_seed: NonNegativeInt | None = 0
+    max_sequence_length: PositiveInt | None = None
+    num_samples: PositiveInt | None = None
+    drop_last: Bool = True
+    num_workers: NonNegativeInt = 0
+    prefetch_factor: PositiveInt | None = 10
+    persistent_workers: Bool = True
+    use_worker_cache: Bool = False  # CSX only
+    use_vsl: Bool = False
+    sort_files: Literal[True] = True
+    pad_last: Literal[False] = False
+
+    @model_validator(mode="after")
+    def _one_source(self):
+        if (self.data_dir is None) == (self.mixture is None):
+            raise ValueError("give either data_dir or mixture")
+        return self
+
+
+class Init(Section):
+    backend: Backend = Backend()
+    device: Str | None = None
+    model_dir: Str = "./model_dir"
+    seed: NonNegativeInt = 1
+    model: GPTConfig
+    optimizer: Optimizer | None = None
+    schedulers: Annotated[tuple[Scheduler, ...], BeforeValidator(listed)] = ()
+    precision: Precision = Precision()
+    sparsity: SparsityGroups = ()
+    loop: Loop = Loop()
+    checkpoint: Checkpoint = Checkpoint()
+    logging: Logging = Logging()
+    callbacks: Annotated[tuple[Callback, ...], BeforeValidator(listed)] = ()
+    loggers: Annotated[tuple[Logger, ...], BeforeValidator(listed)] = ()
+    autorestart: dict[Str, Any] | None = None  # CSX only
+
+    @model_validator(mode="before")
+    @classmethod
+    def _device(cls, value: Any) -> Any:
+        # `device: CSX` is the zoo's short form of `backend: {backend_type: CSX}`; `scheduler:` of `schedulers:`.
+        if isinstance(value, dict) and isinstance(value.get("device"), str) and "backend" not in value:
+            return {**value, "backend": {"backend_type": value["device"]}}
+        return value
+
+    @model_validator(mode="after")
+    def _one_schedule(self):
+        if len(self.schedulers) > 1:
+            raise ValueError("schedulers: one learning-rate schedule drives all parameters; join them in a SequentialLR")
+        if self.optimizer is not None and self.optimizer.value.lr is not None and self.schedulers:
+            raise ValueError("give the learning rate once: either optimizer lr or schedulers")
+        return self
+
+
+class Fit(Section):
+    train_dataloader: DataLoader
+    val_dataloader: Annotated[tuple[DataLoader, ...], BeforeValidator(listed)] = ()
+    ckpt_path: Str | None = None
+
+
+class Validate(Section):
+    val_dataloader: DataLoader
+    ckpt_path: Str | None = None
+
+
+class ValidateAll(Section):
+    val_dataloaders: Annotated[tuple[DataLoader, ...], BeforeValidator(listed)]
+    ckpt_paths: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
+
+
+class Trainer(Section):
+    init: Init
+    fit: Fit | None = None
+    validate_: Validate | None = Field(None, alias="validate")
+    validate_all: ValidateAll | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self):
+        accum, fit = self.init.loop.grad_accum_steps, self.fit
+        if fit is not None and fit.train_dataloader.batch_size % accum:
+            raise ValueError(
+                f"grad_accum_steps {accum} must divide fit.train_dataloader.batch_size {fit.train_dataloader.batch_size}"
+            )
+        return self
+
+
+class Config(Section):
+    """`trainer:` is the only top-level key (besides `extends:`, which the loader resolves)."""
+
+    trainer: Trainer
+
+    @property
+    def keep_checkpoints(self) -> Int | None:
+        """How many checkpoints stay: a KeepNCheckpoints callback speaks for `checkpoint.keep`."""
+        init = self.trainer.init
+        named = [c.value.n for c in init.callbacks if c.name == "KeepNCheckpoints"]
+        return named[-1] if named else init.checkpoint.keep
+
+
