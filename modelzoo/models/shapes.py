@@ -1,0 +1,62 @@
+"""Names, shapes and kinds of every parameter, from the config alone. No torch: `plan` counts with it.
+
+The names are Model Zoo's, so its `param_filter` globs and its checkpoints fit. A test holds this table to the model.
+"""
+
+import math
+from typing import NamedTuple
+
+from modelzoo.config.model import GPTConfig
+
+GLU = ("geglu", "reglu", "swiglu")
+
+
+class Shape(NamedTuple):
+    """A parameter: its shape and its kind: embedding, norm, linear, bias or head."""
+
+    size: tuple[int, ...]
+    kind: str
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.size)
+
+
+def parameters(config: GPTConfig) -> dict[str, Shape]:
+    """Every parameter of the model by name, in the model's own order. A tied head shares the embedding's entry."""
+    d, inner, ffn = config.hidden_size, config.inner_dim, config.filter_size
+    table: dict[str, Shape] = {}
+
+    def linear(name: str, out: int, into: int, bias: bool, kind: str = "linear") -> None:
+        table[f"{name}.weight"] = Shape((out, into), kind)
+        if bias:
+            table[f"{name}.bias"] = Shape((out,), "bias")
+
+    def norm(name: str) -> None:
+        table[f"{name}.weight"] = Shape((d,), "norm")
+        if config.norm_type == "layernorm":
+            table[f"{name}.bias"] = Shape((d,), "norm")
+
+    table["model.embedding_layer.word_embeddings.weight"] = Shape((config.vocab_size, d), "embedding")
+    if config.position_embedding_type == "learned":
+        rows = config.max_position_embeddings + config.position_embedding_offset
+        table["model.embedding_layer.position_embeddings.embed.weight"] = Shape((rows, d), "embedding")
+    if config.embedding_layer_norm:
+        norm("model.embedding_ln_f")
+    for i in range(config.num_hidden_layers):
+        layer = f"model.transformer_decoder.layers.{i}"
+        for proj in "qkv":
+            linear(f"{layer}.self_attn.proj_{proj}_dense_layer", inner, d, config.use_projection_bias_in_attention)
+        linear(f"{layer}.self_attn.proj_output_dense_layer", d, inner, config.use_ffn_bias_in_attention)
+        norm(f"{layer}.norm1")
+        norm(f"{layer}.norm3")
+        linear(f"{layer}.ffn.ffn.0.linear_layer", ffn, d, config.use_ffn_bias)
+        if config.nonlinearity in GLU:
+            linear(f"{layer}.ffn.ffn.0.linear_layer_for_glu", ffn, d, config.use_ffn_bias)
+        linear(f"{layer}.ffn.ffn.1.linear_layer", d, ffn, config.use_ffn_bias)
+    norm("model.ln_f")
+    if not config.share_embedding_weights:
+        table["model.lm_head.weight"] = Shape((config.vocab_size, d), "head")
+    if config.use_bias_in_output:
+        table["model.lm_head.bias"] = Shape((config.vocab_size,), "bias")
+    return table

@@ -1,0 +1,137 @@
+"""Learning rates as pure functions of the step. No torch: `plan` may ask too.
+
+`step` is the number of optimizer steps already taken, so the first step trains with `learning_rate(config, 0)`. Forms and
+edge cases follow cerebras.pytorch.optim.lr_scheduler; nothing here has state, so a resumed run needs none.
+"""
+
+import math
+from functools import singledispatch
+
+from modelzoo.config import optim as c
+
+
+@singledispatch
+def learning_rate(scheduler: c.LR, step: int) -> float:
+    """The learning rate of optimizer step `step` (0-based)."""
+    raise TypeError(f"no learning rate for {type(scheduler).__name__}")
+
+
+@learning_rate.register
+def _(s: c.ConstantLR, step: int) -> float:
+    return s.learning_rate
+
+
+@learning_rate.register(c.PolynomialLR)
+@learning_rate.register(c.LinearLR)
+def _(s, step: int) -> float:
+    if step >= s.total_iters:
+        return s.end_learning_rate
+    cycles = math.ceil((step + 1) / s.total_iters) if s.cycle else 1
+    left = 1 - step / (s.total_iters * cycles)
+    return (s.initial_learning_rate - s.end_learning_rate) * left ** getattr(s, "power", 1.0) + s.end_learning_rate
+
+
+@learning_rate.register
+def _(s: c.ExponentialLR, step: int) -> float:
+    power = step / s.total_iters
+    return s.initial_learning_rate * s.decay_rate ** (math.floor(power) if s.staircase else power)
+
+
+@learning_rate.register
+def _(s: c.InverseExponentialTimeDecayLR, step: int) -> float:
+    alpha = step**s.step_exponent / s.total_iters
+    return s.initial_learning_rate / (1 + s.decay_rate * (math.floor(alpha) if s.staircase else alpha))
+
+
+@learning_rate.register
+def _(s: c.InverseSquareRootDecayLR, step: int) -> float:
+    return s.initial_learning_rate * s.scale / math.sqrt(max(s.warmup_steps, step))
+
+
+@learning_rate.register
+def _(s: c.CosineDecayLR, step: int) -> float:
+    progress = 0.5 * (1 + math.cos(math.pi * min(step, s.total_iters) / s.total_iters))
+    return (s.initial_learning_rate - s.end_learning_rate) * progress + s.end_learning_rate
+
+
+@learning_rate.register
+def _(s: c.PiecewiseConstantLR, step: int) -> float:
+    piece = sum(step >= m for m in s.milestones)
+    return s.learning_rates[min(piece, len(s.learning_rates) - 1)]
+
+
+@learning_rate.register
+def _(s: c.MultiStepLR, step: int) -> float:
+    return s.initial_learning_rate * s.gamma ** sum(step >= m for m in s.milestones)
+
+
+@learning_rate.register
+def _(s: c.StepLR, step: int) -> float:
+    return s.initial_learning_rate * s.gamma ** (step // s.step_size)
+
+
+@learning_rate.register
+def _(s: c.CosineAnnealingLR, step: int) -> float:
+    return s.eta_min + (s.initial_learning_rate - s.eta_min) * (1 + math.cos(math.pi * step / s.T_max)) / 2
+
+
+@learning_rate.register
+def _(s: c.CosineAnnealingWarmRestarts, step: int) -> float:
+    period, since = s.T_0, step
+    while since >= period:
+        since -= period
+        period *= s.T_mult
+    return s.eta_min + (s.initial_learning_rate - s.eta_min) * (1 + math.cos(math.pi * since / period)) / 2
+
+
+@learning_rate.register
+def _(s: c.MultiplicativeLR, step: int) -> float:
+    return s.initial_learning_rate * s.coefficient**step
+
+
+@learning_rate.register
+def _(s: c.CyclicLR, step: int) -> float:
+    down = s.step_size_down or s.step_size_up
+    total, rise = s.step_size_up + down, s.step_size_up / (s.step_size_up + down)
+    cycle = math.floor(1 + step / total)
+    x = 1 + step / total - cycle
+    height = (x / rise if x <= rise else (x - 1) / (rise - 1)) * (s.max_lr - s.base_lr)
+    scale = {"triangular": 1.0, "triangular2": 0.5 ** (cycle - 1), "exp_range": s.gamma**step}[s.mode]
+    return s.base_lr + height * scale
+
+
+@learning_rate.register
+def _(s: c.OneCycleLR, step: int) -> float:
+    floor = s.initial_learning_rate / s.final_div_factor
+    if s.three_phase:
+        ends = [s.pct_start * s.total_steps - 1, 2 * s.pct_start * s.total_steps - 2, s.total_steps - 1]
+        rates = [s.initial_learning_rate, s.max_lr, s.initial_learning_rate, floor]
+    else:
+        ends = [s.pct_start * s.total_steps - 1, s.total_steps - 1]
+        rates = [s.initial_learning_rate, s.max_lr, floor]
+    phase = sum(step > end for end in ends[:-1])
+    begin = ends[phase - 1] if phase else 0
+    share = min(1.0, (step - begin) / (ends[phase] - begin)) if ends[phase] > begin else 1.0
+    if s.anneal_strategy == "cos":
+        return rates[phase + 1] + (rates[phase] - rates[phase + 1]) / 2 * (1 + math.cos(math.pi * share))
+    return rates[phase] + (rates[phase + 1] - rates[phase]) * share
+
+
+@learning_rate.register
+def _(s: c.SequentialLR, step: int) -> float:
+    current = max(i for i, start in enumerate(s.starts) if step >= start)
+    return learning_rate(s.schedulers[current].value, step - s.starts[current])
+
+
+@learning_rate.register
+def _(s: c.ChainedLR, step: int) -> float:
+    rate = learning_rate(s.schedulers[0].value, step)
+    for other in s.schedulers[1:]:
+        begin = learning_rate(other.value, 0)
+        rate *= learning_rate(other.value, step) / begin if begin else 0.0
+    return rate
+
+
+@learning_rate.register
+def _(s: c.ScalePerParamLR, step: int) -> float:
+    return learning_rate(s.scheduler.value, step)

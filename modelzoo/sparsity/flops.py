@@ -1,0 +1,41 @@
+"""The FLOPs ledger: training cost per token, dense-equivalent and sparse. Exact counts, no torch.
+
+A multiply-add is two FLOPs; training is three passes (forward, gradient of inputs, gradient of weights), so a weight
+costs 6 FLOPs a token. For a GPT with ffn = 4d this is MediSwift's count (arXiv 2403.00952): 6 (1-s) 12 L d^2 + 12 L T d
++ 6 d V. Attention scores count in full (no credit for causal masks), as there.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Cost(NamedTuple):
+    """Training FLOPs per token."""
+
+    linear: float  # live weights of the transformer's matrices
+    attention: float  # scores and their product with the values
+    head: float  # logits over the vocabulary
+
+    @property
+    def total(self) -> float:
+        return self.linear + self.attention + self.head
+
+
+def per_token(live: Mapping[str, int], layers: int, inner_dim: int, context: int, hidden: int, vocab: int) -> Cost:
+    """FLOPs of one token, forward and backward.
+
+    Args:
+        live: live (multiplied) weights of each linear matrix, by name.
+        layers, inner_dim, context: attention's layers, width over all heads, and sequence length.
+        hidden, vocab: the head's two sides.
+    """
+    return Cost(6.0 * sum(live.values()), 12.0 * layers * context * inner_dim, 6.0 * hidden * vocab)
+
+
+def rigl_average(sparse: float, dense: float, freq: int) -> float:
+    """Mean training FLOPs of RigL, whose update steps also need the dense weight gradient.
+
+    (3 fS dT + 2 fS + fD) / (dT + 1) with forward costs fS = sparse / 3 and fD = dense / 3 (arXiv 1911.11134, app. H).
+    """
+    f_s, f_d = sparse / 3, dense / 3
+    return (3 * f_s * freq + 2 * f_s + f_d) / (freq + 1)

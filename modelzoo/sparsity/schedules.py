@@ -1,0 +1,119 @@
+"""Sparsity and drop-fraction schedules, and when masks update: pure functions of the step. No torch.
+
+`step` is the number of optimizer steps already taken; masks change after the step that makes it an update step. Having
+no state, a schedule resumes exactly (cycling too: its place is the count of earlier update steps).
+"""
+
+import math
+from collections.abc import Iterator
+from functools import singledispatch
+
+from modelzoo.config import sparsity as c
+from modelzoo.config.errors import UserError
+
+
+@singledispatch
+def value(schedule, step: int, update: c.Update | None = None) -> float:
+    """The schedule's value at `step`. `update` matters to cycling schedules only."""
+    raise TypeError(f"no value for {type(schedule).__name__}")
+
+
+@value.register
+def _(s: c.Constant, step: int, update: c.Update | None = None) -> float:
+    return s.value
+
+
+@value.register
+def _(s: c.Linear, step: int, update: c.Update | None = None) -> float:
+    y = s.init + step * s.slope
+    if s.final is None:
+        return y
+    return min(y, s.final) if s.slope >= 0 else max(y, s.final)
+
+
+@value.register
+def _(s: c.Exp, step: int, update: c.Update | None = None) -> float:
+    return s.final + (s.init - s.final) * math.exp(step * s.gamma)
+
+
+@value.register
+def _(s: c.Power, step: int, update: c.Update | None = None) -> float:
+    return s.init * s.beta**step
+
+
+@value.register
+def _(s: c.Cosine, step: int, update: c.Update | None = None) -> float:
+    middle = (s.init + s.minimum) / 2
+    return middle + (s.init - middle) * math.cos(step * math.pi / s.half_period)
+
+
+@value.register
+def _(s: c.Cycling, step: int, update: c.Update | None = None) -> float:
+    return s.values[updates_before(update, step) % len(s.values)]
+
+
+@value.register
+def _(s: c.Cubic, step: int, update: c.Update | None = None) -> float:
+    share = min(max((step - s.begin) / (s.end - s.begin), 0.0), 1.0)
+    return s.final + (s.init - s.final) * (1 - share) ** 3
+
+
+def is_update(update: c.Update | None, step: int) -> bool:
+    """Whether masks change at `step`. No `update` means at every step, as in cerebras.pytorch."""
+    if update is None:
+        return True
+    if update.steps is not None:
+        return step in update.steps
+    after_start = step - update.start
+    return after_start >= 0 and after_start % (update.freq or 1) == 0 and (update.stop is None or step < update.stop)
+
+
+def updates_before(update: c.Update | None, step: int) -> int:
+    """How many update steps lie strictly before `step`."""
+    if update is None:
+        return step
+    if update.steps is not None:
+        return len({s for s in update.steps if s < step})
+    end = step if update.stop is None else min(step, update.stop)
+    return max(0, -(-(end - update.start) // (update.freq or 1)))
+
+
+def update_steps(update: c.Update | None, end: int) -> Iterator[int]:
+    """The update steps in [1, end], in order: those that change a mask in a run of `end` steps."""
+    if update is not None and update.steps is not None:
+        yield from sorted({s for s in update.steps if 1 <= s <= end})
+        return
+    start, freq = (0, 1) if update is None else (update.start, update.freq or 1)
+    stop = end + 1 if update is None or update.stop is None else min(update.stop, end + 1)
+    yield from (s for s in range(start, stop, freq) if s >= 1)
+
+
+def check(group: c.SparsityGroup, max_steps: int, smallest_layer: int) -> None:
+    """Refuse a group whose schedule leaves the range, passes `max_sparsity` or empties its smallest layer.
+
+    Args:
+        group: the sparsity group.
+        max_steps: optimizer steps of the run.
+        smallest_layer: number of weights in the smallest parameter that the group acts on.
+
+    Raises:
+        UserError: names the step and the value, and what to change.
+    """
+    where = f"trainer.init.sparsity ({group.algorithm})"
+    # The exact k = floor((1 - s) * n) reaches 0 first in the smallest layer.
+    bound = min(group.max_sparsity, 1 - 1 / smallest_layer)
+    for step in (0, *update_steps(group.update if group.algorithm != "static" else c.Update(steps=(0,)), max_steps)):
+        s = value(group.sparsity, step, group.update)
+        if not 0 <= s <= bound:
+            why = "is not a share of weights" if s < 0 else (
+                f"passes max_sparsity {group.max_sparsity}" if s > group.max_sparsity
+                else f"leaves a layer of {smallest_layer} weights empty"
+            )  # fmt: skip
+            raise UserError(
+                f"{where}: sparsity reaches {s:.6g} at step {step} of {max_steps}, which {why}; "
+                "set `final` (linear, exp, cubic), an earlier `update.stop`, or a smaller slope"
+            )
+        if group.drop_fraction is not None:
+            d = value(group.drop_fraction, step, group.update)
+            if not 0 <= d <= 1:
+                raise UserError(f"{where}: drop_fraction is {d:.6g} at step {step}; it must stay between 0 and 1")
