@@ -1,5 +1,6 @@
 """Which parameters are sparse and how many weights of each stay: exact integers, from shapes alone. No torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -59,7 +60,7 @@ def live_counts(sizes: Mapping[str, tuple[int, ...]], sparsity: float, distribut
     layer that would pass 1 is kept dense and the rest rescaled (RigL, arXiv 1911.11134, appendix A); for matrices the
     two are the same. Their total is exactly floor((1 - sparsity) * all).
     """
-    numel = {name: _prod(size) for name, size in sizes.items()}
+    numel = {name: math.prod(size) for name, size in sizes.items()}
     if distribution == "uniform":
         return {name: live_count(n, sparsity) for name, n in numel.items()}
     total = live_count(sum(numel.values()), sparsity)
@@ -80,8 +81,3 @@ def live_counts(sizes: Mapping[str, tuple[int, ...]], sparsity: float, distribut
     return counts
 
 
-def _prod(size: tuple[int, ...]) -> int:
-    n = 1
-    for s in size:
-        n *= s
-    return n

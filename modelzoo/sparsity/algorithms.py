@@ -1,0 +1,102 @@
+"""The sparsity algorithms: which weights are live at the start, and which change places at an update step.
+
+Static keeps its mask. GMP keeps the largest weights along a rising schedule. SET drops the smallest and grows at random;
+RigL is SET with one thing changed: it grows where the dense gradient is largest.
+"""
+
+import torch
+from torch import Tensor
+
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.sparsity import masks, schedules
+from modelzoo.sparsity.select import live_count
+
+
+class Static:
+    """A mask fixed at the start (arXiv 2303.10464 pre-trains with `random`; MediSwift does too)."""
+
+    needs_gradient = False
+
+    def __init__(self, group: SparsityGroup, seed: int):
+        self.group = group
+        self.seed = seed if group.seed is None else group.seed
+
+    def target(self, step: int) -> float:
+        """The overall sparsity asked for at `step`."""
+        return schedules.value(self.group.sparsity, step, self.group.update)
+
+    def is_update(self, step: int) -> bool:
+        """Whether masks change after optimizer step number `step` (counted from 1)."""
+        return False
+
+    def init_mask(self, name: str, weight: Tensor, k: int) -> Tensor:
+        """The first mask of a parameter, bool of its shape, with k live weights (`from_zeros`: its non-zeros)."""
+        method = self.group.init_method
+        if method == "from_zeros":
+            return weight != 0
+        if method == "checkerboard":
+            return masks.checkerboard(weight.shape, k, weight.device)
+        scores = weight.abs() if method == "topk" else masks.random_scores(weight, self.seed, name, 0)
+        return self.choose(scores, k)
+
+    def update_mask(self, name: str, weight: Tensor, mask: Tensor, grad: Tensor | None, step: int, k: int) -> Tensor:
+        """The mask after update step `step`, with k live weights.
+
+        Args:
+            weight: float32 weights, exactly zero where `mask` is False.
+            grad: the dense gradient of this step's batch if `needs_gradient`, else None.
+        """
+        return mask
+
+    def choose(self, scores: Tensor, k: int) -> Tensor:
+        """The k best of `scores`, evenly over the balanced groups if there are any."""
+        ins, outs = self.group.balance_in_groups, self.group.balance_out_groups
+        rows = masks.as_rows(scores, ins, outs)
+        return masks.from_rows(masks.top_k(rows, k // rows.shape[0]), scores.shape, ins)
+
+
+class GMP(Static):
+    """Gradual magnitude pruning (arXiv 1710.01878)."""
+
+    def is_update(self, step: int) -> bool:
+        return schedules.is_update(self.group.update, step)
+
+    def update_mask(self, name, weight, mask, grad, step, k):
+        return self.choose(torch.where(mask, weight.abs(), masks.DEAD), k)
+
+
+class SET(Static):
+    """Sparse evolutionary training (arXiv 1707.04780)."""
+
+    def is_update(self, step: int) -> bool:
+        return schedules.is_update(self.group.update, step)
+
+    def drop_fraction(self, step: int) -> float:
+        """The share of live weights that gives up its place at `step`."""
+        if self.group.drop_fraction is None:
+            return 0.3
+        return schedules.value(self.group.drop_fraction, step, self.group.update)
+
+    def grow_score(self, name: str, weight: Tensor, grad: Tensor | None, step: int) -> Tensor:
+        return masks.random_scores(weight, self.seed, name, step)
+
+    def update_mask(self, name, weight, mask, grad, step, k):
+        groups = self.group.balance_in_groups or self.group.balance_out_groups or 1
+        per_group = live_count(int(mask.sum()) // groups, self.drop_fraction(step))
+        keep = min(per_group * groups, k)  # a rising sparsity drops more than drop_fraction asks
+        kept = self.choose(torch.where(mask, weight.abs(), masks.DEAD), keep)
+        # A weight dropped here may win its place back; then it never left, and keeps its value and its moments.
+        score = torch.where(kept, masks.DEAD, self.grow_score(name, weight, grad, step))
+        return kept | self.choose(score, k - keep)
+
+
+class RigL(SET):
+    """Rigging the lottery (arXiv 1911.11134)."""
+
+    needs_gradient = True
+
+    def grow_score(self, name, weight, grad, step):
+        return grad.abs()
+
+
+ALGORITHMS = {"static": Static, "gmp": GMP, "set": SET, "rigl": RigL}
