@@ -1,0 +1,76 @@
+"""Adam and AdamW on torch's fused kernel, with bias correction by each weight's own age where weights are regrown.
+
+Adam divides its moments by 1 - beta^t because they start at zero. A weight regrown at step t0 starts there again: with
+the global t its second moment is taken at face value while it is still far too small, and the first update comes out
+6.6 times too large at beta2 = 0.999. So a regrown weight counts from its own birth: t - t0.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+# 1 - beta^t is exactly 1.0 in float64 from here for any beta below 1 - 1e-5; a float32 counter stays there (2^24 + 1
+# rounds to 2^24). Starting the step count at this value is Adam without bias correction.
+FOREVER = float(1 << 24)
+
+
+class AgedAdam(torch.optim.Adam):
+    """torch's fused Adam(W); state tensors exist from the start, so a checkpoint always has the same entries.
+
+    Args:
+        params: parameter groups with `weight_decay`; `lr` is set before each step.
+        betas, eps: as in Adam (arXiv 1412.6980).
+        decoupled: AdamW's weight decay (arXiv 1711.05101) instead of L2.
+        correct_bias: divide the moments by 1 - beta^t.
+        aged: parameters that carry `born` (int32, each weight's step of birth; 0 from the start).
+    """
+
+    def __init__(self, params, betas, eps, decoupled: bool, correct_bias: bool, aged: list[nn.Parameter]):
+        super().__init__(params, lr=0.0, betas=betas, eps=eps, fused=True, decoupled_weight_decay=decoupled)
+        old = {id(p) for p in aged} if correct_bias else set()
+        for group in self.param_groups:
+            for p in group["params"]:
+                self.state[p] = {
+                    "step": torch.tensor(0.0 if correct_bias else FOREVER, device=p.device),
+                    "exp_avg": torch.zeros_like(p, memory_format=torch.preserve_format),
+                    "exp_avg_sq": torch.zeros_like(p, memory_format=torch.preserve_format),
+                }
+                if id(p) in old:
+                    self.state[p]["born"] = torch.zeros_like(p, dtype=torch.int32)
+        self._cohorts: dict[nn.Parameter, tuple] = {}
+        # From this age on 1 - beta^age is 1.0 in float32, so a weight's own age no longer matters.
+        self.horizon = max(math.ceil(25 * math.log(2) / -math.log(b)) if b else 1 for b in betas)
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        young = [(group, p, *found) for group in self.param_groups for p in group["params"] if (found := self._young(p))]
+        before = [p.view(-1)[at] for _, p, at, _ in young]
+        super().step(closure)  # moments are right for every weight; only the young ones' correction is not
+        for (group, p, at, born), old in zip(young, before, strict=True):
+            state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
+            age = (state["step"] - born).double()
+            m = state["exp_avg"].view(-1)[at].double() / (1 - beta1**age)
+            v = state["exp_avg_sq"].view(-1)[at].double() / (1 - beta2**age)
+            if group["decoupled_weight_decay"]:
+                old = old * (1 - lr * group["weight_decay"])
+            p.view(-1)[at] = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
+
+    def _young(self, p: nn.Parameter) -> tuple[Tensor, Tensor] | None:
+        """Flat positions and births of the weights younger than the horizon, or None."""
+        born = self.state[p].get("born")
+        if born is None:
+            return None
+        cached = self._cohorts.get(p)
+        # `_version` counts in-place changes, so the cache follows mask updates and loaded checkpoints.
+        if cached is None or cached[0] is not born or cached[1] != born._version:
+            at = born.view(-1).nonzero().squeeze(1)
+            births = born.view(-1)[at]
+            order = births.argsort(stable=True)
+            cached = self._cohorts[p] = born, born._version, at[order], births[order], births[order].unique().tolist()
+        _, _, at, births, cohorts = cached
+        oldest = int(self.state[p]["step"]) + 1 - self.horizon
+        if not cohorts or cohorts[-1] <= oldest:
+            return None
+        first = int(torch.searchsorted(births, oldest, right=True)) if cohorts[0] <= oldest else 0
+        return at[first:], births[first:]

@@ -1,0 +1,74 @@
+"""Optimizers over named parameters: who decays, whose learning rate muP scales, and the torch classes behind them."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+
+from modelzoo.config import optim as c
+from modelzoo.config.model import MUP_GROUPS, GPTConfig, LRAdjustmentGroup
+from modelzoo.optim.adam import AgedAdam
+
+
+def lr_scale(name: str, model: GPTConfig) -> float:
+    """What multiplies the learning rate of parameter `name`: muP's 1 / width factor for decoder weights, else 1.
+
+    The model's defaults (Model Zoo's GPT2LMHeadModel) hold unless `lr_adjustment_groups` overrides a group's scale.
+    """
+    scales = dict.fromkeys(MUP_GROUPS, 1.0)
+    if model.mup:
+        scales["decoder_attention"] = scales["decoder_input_ffn"] = model.mup_base_hidden_size / model.hidden_size
+        scales["decoder_output_ffn"] = model.mup_base_filter_size / model.filter_size
+    patterns: dict[str, tuple[str, ...]] = dict(MUP_GROUPS)
+    for group, override in (model.lr_adjustment_groups or {}).items():
+        scales[group], patterns[group] = override.scale, _patterns(override)
+    scale = 1.0
+    for group, globs in patterns.items():
+        if any(fnmatchcase(name, glob) for glob in globs):
+            scale *= scales[group]
+    return scale
+
+
+def _patterns(group: LRAdjustmentGroup) -> tuple[str, ...]:
+    found = group.param_filter_patterns
+    return (found,) if isinstance(found, str) else found
+
+
+def param_groups(model: nn.Module, kinds: Mapping[str, str], decay: float, config: GPTConfig) -> list[dict]:
+    """Parameters by (weight decay, LR scale). Biases and norms do not decay, as in Model Zoo; embeddings do.
+
+    Args:
+        kinds: parameter name to kind (`models.shapes`).
+    """
+    groups: dict[tuple[float, float], dict] = {}
+    for name, p in model.named_parameters():
+        key = (0.0 if kinds[name] in ("bias", "norm") else decay, lr_scale(name, config))
+        group = groups.setdefault(key, {"params": [], "names": [], "weight_decay": key[0], "lr_scale": key[1]})
+        group["params"].append(p)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def build(
+    config: c.Optimizer, model: nn.Module, kinds: Mapping[str, str], model_config: GPTConfig, aged: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    """The optimizer that `config` names, fused where torch has it.
+
+    Args:
+        aged: weights whose places change during training; Adam corrects their bias by their own age.
+    """
+    o = config.value
+    groups = param_groups(model, kinds, o.weight_decay, model_config)
+    if isinstance(o, c.Adam):
+        return AgedAdam(groups, betas=o.betas, eps=o.eps, decoupled=isinstance(o, c.AdamW),
+                        correct_bias=o.correct_bias, aged=aged)  # fmt: skip
+    return torch.optim.SGD(
+        groups, lr=0.0, momentum=o.momentum, dampening=o.dampening, nesterov=o.nesterov, fused=True
+    )  # fmt: skip
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Put the step's learning rate, times each group's scale, where torch reads it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group["lr_scale"]
