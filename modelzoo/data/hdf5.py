@@ -10,7 +10,7 @@ whole batch opens the next batch, so nothing is dropped and the order does not d
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -234,14 +234,18 @@ class Steps(torch.utils.data.Dataset):
         return self.shards.batch(step)
 
 
-def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> torch.utils.data.DataLoader:
+def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> Iterator[dict[str, Tensor]]:
     """Batches of steps start..stop-1, prefetched by `num_workers` processes if there are any."""
     workers = shards.config.num_workers
-    return torch.utils.data.DataLoader(
+    loader = torch.utils.data.DataLoader(
         Steps(shards), batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin_memory,
         prefetch_factor=shards.config.prefetch_factor if workers else None,
         persistent_workers=bool(workers) and shards.config.persistent_workers,
     )  # fmt: skip
+    try:
+        yield from loader
+    except UserError as e:  # torch wraps what a worker raises in its own traceback; the last line is the message
+        raise UserError(str(e).strip().rsplit("UserError: ", 1)[-1]) from None
 
 
 def validation(shards: Shards, eval_steps: int | None = None):

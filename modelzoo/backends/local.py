@@ -1,0 +1,62 @@
+"""CPU and one GPU: plain torch."""
+
+import contextlib
+import os
+import resource
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.config.trainer import Backend as Config
+from modelzoo.config.trainer import Precision
+
+DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class Local:
+    """Training on torch's own device, `cpu` or `cuda`."""
+
+    def __init__(self, device: torch.device, config: Config, precision: Precision):
+        self.device, self.config = device, config
+        self.kind = "GPU" if device.type == "cuda" else "CPU"
+        self.dtype = DTYPES[precision.fp16_type] if precision.enabled else torch.float32
+        self.notes: list[str] = []
+        if precision.enabled and precision.fp16_type == "cbfloat16":
+            self.notes.append("cbfloat16 is the CS-2's format; bfloat16 here")
+        if precision.enabled and precision.fp16_type == "float16" and self.kind == "CPU":
+            self.notes.append("float16 is not for CPUs; bfloat16 here")
+            self.dtype = torch.bfloat16
+        if config.num_threads and self.kind == "CPU":
+            torch.set_num_threads(config.num_threads)
+        if self.kind == "GPU":
+            torch.cuda.set_device(device)
+            torch.backends.cuda.matmul.allow_tf32 = precision.enabled
+        if config.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+
+    def describe(self) -> str:
+        kind = str(self.dtype).removeprefix("torch.")
+        if self.kind == "GPU":
+            return f"GPU ({torch.cuda.get_device_name(self.device)}), {kind}"
+        return f"CPU ({torch.get_num_threads()} threads), {kind}"
+
+    def place(self, model: nn.Module) -> nn.Module:
+        model = model.to(self.device)
+        if self.config.torch_compile:
+            for layer in model.model.transformer_decoder.layers:
+                layer.compile()  # layer by layer: they share one compilation, and parameter names stay
+        return model
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+    def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+    def memory(self) -> int | None:
+        if self.kind == "GPU":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
