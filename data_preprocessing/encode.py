@@ -1,0 +1,211 @@
+"""Last step per unit: kept texts -> ids -> examples -> shards of train and val, and the facts beside them."""
+
+import collections
+import os
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_preprocessing import filters, pack, store
+from data_preprocessing.config import Job
+from data_preprocessing.shards import ShardWriter, write_bytes
+from data_preprocessing.tokens import FIM_TOKENS, Encoder, token_id
+from modelzoo.config.errors import UserError
+
+SPLITS = ("train", "val")
+BATCH_BYTES = 1 << 20
+CHECKED = 8  # texts per unit on which the fast encoder is compared with the reference
+
+
+def steps_before(job: Job) -> tuple[str, ...]:
+    """The steps whose drops count, in order."""
+    return ("keys", *(["texts"] if job.filters.exact_duplicates else []), *(["near"] if job.filters.near_duplicates else []))
+
+
+def encode(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
+    """Write the unit's shards and documents table; returns and stores its marker."""
+    unit = store.load(work, index)
+    reasons = store.apply_drops(work, steps_before(job), buckets, index, unit.reasons)
+    val = is_val(unit.hashes[:, 0], job.seed, job.val_fraction)
+    counts = np.zeros(len(reasons), np.int64)  # tokens per record
+    eos = token_id(encoder.reference, job.tokenizer.eos_token, encoder.name)
+    build = {"lm": _stream, "vsl": _stream, "fim": _fim, "prompt_completion": _pairs}[job.objective.name]
+    batches = _batches(work, index, unit, reasons)
+    writers = build(job, out, index, encoder, eos, batches, val, counts, reasons, unit)
+    for writer in writers.values():
+        writer.flush()
+    documents = _documents_table(work, index, out, reasons, val, counts)
+    kept = reasons == 0
+    samples = _samples(work, index, unit, reasons)
+    return store.mark_done(work, "encode", index, {
+        "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
+        "samples": samples,
+        "splits": {s: {"shards": w.done, "documents": int((kept & (val == (s == "val"))).sum()),
+                       "tokens": int(counts[kept & (val == (s == "val"))].sum())} for s, w in writers.items()},
+        "token_lengths": {str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True),
+                                                             strict=True)},
+        "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
+        "documents_sha256": documents})
+
+
+def is_val(text_hashes: np.ndarray, seed: int, fraction: float) -> np.ndarray:
+    """Which documents are validation, by the hash of the text: equal texts are never on both sides."""
+    return uniform(text_hashes, seed, 0) < fraction
+
+
+def uniform(hashes: np.ndarray, seed: int, stream: int) -> np.ndarray:
+    """Numbers in [0, 1) that depend on (hash, seed, stream) alone (the finaliser of SplitMix64)."""
+    with np.errstate(over="ignore"):
+        x = hashes + np.uint64((seed * 0x9E3779B97F4A7C15 + (stream + 1) * 0xD1B54A32D192ED03) % 2**64)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        x = x ^ (x >> np.uint64(31))
+    return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def _bins(counts: np.ndarray) -> np.ndarray:
+    """Lower edges of half-octave bins."""
+    return np.floor(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
+
+
+def _batches(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+    """(record numbers, texts) of kept documents, about BATCH_BYTES at a time, in order."""
+    starts = np.concatenate([[0], np.cumsum(unit.lengths)])
+    kept = np.flatnonzero(reasons == 0)
+    ends = starts[kept + 1]
+    with open(store.unit_path(work, "extract", index, ".text"), "rb") as f:
+        first = 0
+        while first < len(kept):
+            begin = starts[kept[first]]
+            last = max(first + 1, int(np.searchsorted(ends, begin + BATCH_BYTES)))
+            records = kept[first:last]
+            f.seek(begin)
+            data = f.read(int(starts[records[-1] + 1] - begin))
+            if len(data) != starts[records[-1] + 1] - begin:
+                raise UserError(f"{f.name}: shorter than its table says; delete the work folder and run again")
+            yield records, [data[starts[r] - begin:starts[r + 1] - begin] for r in records]
+            first = last
+
+
+def _check(encoder: Encoder, texts: list[str], done: list) -> None:
+    """The first texts of every unit are encoded by both encoders."""
+    if not done:
+        encoder.check(texts[:CHECKED])
+        done.append(True)
+
+
+def _writers(job: Job, out: str, index: int, rows: int) -> dict[str, ShardWriter]:
+    splits = SPLITS if job.val_fraction > 0 else SPLITS[:1]
+    return {s: ShardWriter(os.path.join(out, s), index, rows, job.msl, job.shard_tokens, job.compression)
+            for s in splits}
+
+
+def _pack(job: Job, out: str, index: int, eos: int, encoded) -> dict[str, ShardWriter]:
+    """`encoded` yields (flat ids, offsets, is validation) per batch."""
+    kind = pack.VslPacker if job.objective.name == "vsl" else pack.StreamPacker
+    writers = _writers(job, out, index, kind.rows)
+    packers = {s: kind(job.msl, eos, eos, job.objective.tail) for s in writers}
+    for flat, offsets, val in encoded:
+        for split, writer in writers.items():
+            writer.add(packers[split].add(*select(flat, offsets, val if split == "val" else ~val)))
+    for split, writer in writers.items():
+        writer.add(packers[split].finish())
+    return writers
+
+
+def select(flat: np.ndarray, offsets: np.ndarray, which: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The documents that `which` marks, in the same form."""
+    if which.all():
+        return flat, offsets
+    lengths = np.diff(offsets)
+    return flat[np.repeat(which, lengths)], np.concatenate([[0], np.cumsum(lengths[which])])
+
+
+def _stream(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:
+    def encoded():
+        done = []
+        for records, texts in batches:
+            texts = [t.decode() for t in texts]
+            _check(encoder, texts, done)
+            flat, offsets = encoder.encode(texts)
+            counts[records] = np.diff(offsets)
+            yield flat, offsets, val[records]
+    return _pack(job, out, index, eos, encoded())
+
+
+def _fim(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:
+    sentinels = tuple(token_id(encoder.reference, t, encoder.name) for t in FIM_TOKENS)
+    draws = np.stack([uniform(unit.hashes[:, 0], job.seed, k) for k in range(1, 5)], axis=1)
+
+    def encoded():
+        done = []
+        for records, texts in batches:
+            texts = [t.decode() for t in texts]
+            _check(encoder, texts, done)
+            cuts = [pack.fim_segments(t, draws[r], job.objective.fim_rate, job.objective.fim_spm_rate)
+                    for r, t in zip(records, texts, strict=True)]
+            pieces = [p for c, t in zip(cuts, texts, strict=True) for p in ([t] if c is None else c[1:])]
+            flat, offsets = encoder.encode(pieces)
+            documents, at = [], 0
+            for c in cuts:
+                ids = [flat[offsets[k]:offsets[k + 1]] for k in range(at, at + (1 if c is None else 3))]
+                at += len(ids)
+                documents.append(ids[0] if c is None else pack.fim_join(c[0], *ids, sentinels))
+            counts[records] = [len(d) for d in documents]
+            yield np.concatenate(documents), np.concatenate([[0], np.cumsum(counts[records])]), val[records]
+    return _pack(job, out, index, eos, encoded())
+
+
+def _pairs(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:
+    writers = _writers(job, out, index, 3)
+    done = []
+    for records, texts in batches:
+        prompts = [t[:unit.prompts[r]].decode() for r, t in zip(records, texts, strict=True)]
+        completions = [t[unit.prompts[r]:].decode() for r, t in zip(records, texts, strict=True)]
+        _check(encoder, prompts, done)
+        p, po = encoder.encode(prompts)
+        c, co = encoder.encode(completions)
+        for k, r in enumerate(records):
+            example = pack.prompt_completion(p[po[k]:po[k + 1]], c[co[k]:co[k + 1]], job.msl, eos, eos,
+                                             job.objective.too_long)
+            if example is None:
+                reasons[r] = filters.CODE["too_long"]
+                continue
+            counts[r] = (po[k + 1] - po[k]) + (co[k + 1] - co[k])
+            split = "val" if val[r] and "val" in writers else "train"
+            writers[split].add(example[None])
+    return writers
+
+
+def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> str:
+    """OUT/documents/00003.tsv.gz: one line per record of the input with its fate; returns its SHA-256."""
+    import hashlib
+
+    from isal import isal_zlib
+
+    with open(store.unit_path(work, "extract", index, ".tsv"), "rb") as f:
+        lines = f.read().split(b"\n")[:-1]
+    fates = [f"\t{filters.REASONS[r]}\t{('val' if v else 'train') if r == 0 else ''}\t{n}".encode()
+             for r, v, n in zip(reasons.tolist(), val.tolist(), counts.tolist(), strict=True)]
+    head = "\t".join((*store.FACTS, "reason", "split", "tokens")).encode()
+    body = b"\n".join([head, *(a + b for a, b in zip(lines, fates, strict=True)), b""])
+    packer = isal_zlib.compressobj(1, wbits=31)
+    data = packer.compress(body) + packer.flush()
+    write_bytes(os.path.join(out, "documents", f"{index:05d}.tsv.gz"), data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def _samples(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) -> dict:
+    """Two records of each reason that only the later steps gave, with the text that they had."""
+    starts = np.concatenate([[0], np.cumsum(unit.lengths)])
+    samples = {}
+    with open(store.unit_path(work, "extract", index, ".text"), "rb") as f, \
+            open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts:
+        keys = [line.partition(b"\t")[0].decode() for line in facts]
+        for code in np.unique(reasons):
+            chosen = [r for r in np.flatnonzero((reasons == code) & (unit.lengths > 0))[:2]]
+            for r in chosen:
+                f.seek(starts[r])
+                text = f.read(min(int(unit.lengths[r]), 1600)).decode(errors="ignore")[:400]
+                samples.setdefault(filters.REASONS[code], []).append({"key": keys[r], "text": text})
+    return samples

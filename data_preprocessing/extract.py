@@ -1,0 +1,139 @@
+"""First step, one call per unit: input files -> texts, facts and a reason per record."""
+
+import collections
+import os
+
+import numpy as np
+
+from data_preprocessing import filters, store, streams
+from data_preprocessing.config import Job
+from data_preprocessing.records import Document
+from modelzoo.config.errors import UserError
+
+SAMPLES = 2  # per reason and unit, for the report
+SAMPLE_CHARS = 400
+
+
+def documents(job: Job, path: str, name: str):
+    """The documents of one input file."""
+    limit = int(job.max_file_gigabytes * 1e9)
+    if job.source == "pubmed":
+        from data_preprocessing import pubmed
+        return pubmed.documents(path, job.text, limit)
+    if job.source == "pmc":
+        from data_preprocessing import pmc
+        return pmc.documents(path, job.text, limit)
+    from data_preprocessing import jsonl
+    return jsonl.documents(path, name, job, limit)
+
+
+def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
+    """Extract one unit; returns and stores its marker. `files`: [{"path", "name"}]."""
+    os.makedirs(os.path.join(work, "extract"), exist_ok=True)
+    chain = filters.build(job.filters, job.kinds, _benchmark(job))
+    rows = _Rows()
+    hashes, samples = {}, collections.defaultdict(list)
+    languages, licences = collections.Counter(), collections.Counter()
+    text_path = store.unit_path(work, "extract", index, ".text")
+    tsv_path = store.unit_path(work, "extract", index, ".tsv")
+    with open(text_path, "wb") as texts, open(tsv_path, "wb") as facts:
+        for file in files:
+            before = len(rows.keys)
+            for document in documents(job, file["path"], file["name"]):
+                if document.deleted:
+                    rows.delete(document.key)
+                    continue
+                filters.mark(document, job.kinds)
+                reason = filters.judge(document, chain)
+                rows.add(document, reason, texts)
+                facts.write(_fact_line(document, file["name"]))
+                for counter, value in ((languages, document.language), (licences, document.licence)):
+                    counter[value or "not told"] += 1
+                name = filters.REASONS[reason]
+                if len(samples[name]) < SAMPLES:
+                    samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
+            hashes[file["name"]] = {"sha256": streams.sha256_file(file["path"]),
+                                    "bytes": os.path.getsize(file["path"]), "records": len(rows.keys) - before}
+    extracted = rows.arrays()
+    store.save(store.unit_path(work, "extract", index, ".npz"), extracted)
+    if job.filters.near_duplicates:
+        from data_preprocessing import minhash
+        minhash.sign_unit(work, index, extracted, job.filters)
+    years = collections.Counter(extracted.years.tolist())
+    return store.mark_done(work, "extract", index, {
+        "files": hashes, "records": len(extracted.keys), "delete_orders": len(extracted.deleted),
+        "kept_so_far": int((extracted.reasons == 0).sum()), "text_bytes": int(extracted.lengths.sum()),
+        "samples": samples, "years": {str(y): n for y, n in sorted(years.items())},
+        "languages": dict(languages), "licences": dict(licences)})
+
+
+def _benchmark(job: Job):
+    if not job.filters.decontaminate:
+        return None
+    from data_preprocessing import decontaminate
+    return decontaminate.load(job.filters.decontaminate, job.filters.decontaminate_ngram)
+
+
+def _fact_line(d: Document, name: str) -> bytes:
+    values = (d.key, d.pmid, d.pmcid, str(d.version), str(d.year or ""), d.language, d.licence, ",".join(d.kinds), name,
+              d.source)
+    line = "\t".join(values)
+    if line.count("\t") != len(values) - 1 or "\n" in line or "\r" in line:
+        line = "\t".join(" ".join(value.split()) for value in values)
+    return (line + "\n").encode()
+
+
+class _Rows:
+    """Columns that grow record by record."""
+
+    def __init__(self):
+        self.versions, self.dates, self.years, self.reasons = [], [], [], bytearray()
+        self.lengths, self.hashes, self.prompts = [], bytearray(), []
+        self.deleted, self.deleted_at = bytearray(), []
+        self.keys = _Bytes(8)
+
+    def add(self, d: Document, reason: int, texts) -> None:
+        self.keys.append(filters.key_hash(d.key))
+        self.versions.append(d.version)
+        self.dates.append(d.date)
+        self.years.append(d.year)
+        self.reasons.append(reason)
+        if reason:
+            self.lengths.append(0)
+            self.prompts.append(0)
+            self.hashes += bytes(16)
+            return
+        prompt = (d.prompt or "").encode()
+        try:
+            body = d.text.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{d.key}: its text holds half a surrogate pair; not Unicode text") from None
+        texts.write(prompt + body)
+        self.lengths.append(len(prompt) + len(body))
+        self.prompts.append(len(prompt))
+        self.hashes += filters.text_hash(d.text if d.prompt is None else d.prompt + "\0" + d.text)
+
+    def delete(self, key: str) -> None:
+        self.deleted += filters.key_hash(key)
+        self.deleted_at.append(len(self.keys))
+
+    def arrays(self) -> store.Extracted:
+        return store.Extracted(
+            keys=np.frombuffer(bytes(self.keys.data), "<u8"), versions=np.array(self.versions, np.int32),
+            dates=np.array(self.dates, np.int32), years=np.array(self.years, np.int16),
+            reasons=np.frombuffer(bytes(self.reasons), np.uint8), lengths=np.array(self.lengths, np.int64),
+            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2), prompts=np.array(self.prompts, np.int64),
+            deleted=np.frombuffer(bytes(self.deleted), "<u8"), deleted_at=np.array(self.deleted_at, np.int64))
+
+
+class _Bytes:
+    """Fixed-size byte strings end to end, with a length in items."""
+
+    def __init__(self, width: int):
+        self.width, self.data = width, bytearray()
+
+    def append(self, value: bytes) -> None:
+        self.data += value
+
+    def __len__(self) -> int:
+        return len(self.data) // self.width

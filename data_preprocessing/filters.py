@@ -1,0 +1,109 @@
+"""Filters: small functions that keep a document (None) or name the reason for dropping it.
+
+Every record of the input ends under exactly one of REASONS, the first being "written"; the report counts them all,
+so that records in = written + dropped by reason.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+
+from data_preprocessing.config import Filters, Kinds
+from data_preprocessing.records import Document
+
+# Codes are positions in this tuple; they are kept on disk between steps. The order is the order of judgement.
+REASONS = (
+    "written", "superseded", "deleted", "retracted", "retraction_notice", "concern", "erratum", "corrected", "comment",
+    "no_text", "no_abstract", "too_short", "too_long", "language", "licence", "boilerplate", "benchmark_pmid",
+    "benchmark_overlap", "exact_duplicate", "near_duplicate",
+)
+CODE = {reason: code for code, reason in enumerate(REASONS)}
+
+Filter = Callable[[Document], str | None]
+
+_TAGS = {"retracted": "[Retracted]", "retraction_notice": "[Retraction notice]", "erratum": "[Erratum]",
+         "concern": "[Expression of concern]", "corrected": "[Corrected]", "comment": "[Comment]"}
+_BOILERPLATE = re.compile(
+    r"(this article has been (withdrawn|retracted)|an abstract is (not available|unavailable) for this (article|content)"
+    r"|no abstract (is )?available|abstract not available|\[?this corrects the article|\[?this retracts the article"
+    r"|publisher'?s note|copyright ©? ?\d{4})[\w\s.,:;()/'’\[\]-]{0,200}$", re.I)
+_SPACES = re.compile(r"\s+")
+
+
+def mark(document: Document, kinds: Kinds) -> None:
+    """Put the tag line of every kind whose policy is `mark` in front of the text."""
+    tags = [_TAGS[kind] for kind in document.kinds if getattr(kinds, kind) == "mark"]
+    if tags and document.text:
+        document.text = " ".join(tags) + "\n" + document.text
+
+
+def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
+    """The filters that judge one document by itself, in order. `benchmark`: a decontaminate.Benchmark or None."""
+    chain: list[Filter] = [lambda d: next((k for k in d.kinds if getattr(kinds, k) == "drop"), None), has_text]
+    if filters.require_abstract:
+        chain.append(has_abstract)
+    chain.append(lambda d: length(d, filters.min_chars, filters.max_chars))
+    if filters.languages:
+        chain.append(lambda d: language(d, filters.languages))
+    if filters.licences:
+        chain.append(lambda d: licence(d, filters.licences))
+    if filters.boilerplate:
+        chain.append(boilerplate)
+    if benchmark is not None:
+        chain.append(benchmark.judge)
+    return chain
+
+
+def judge(document: Document, chain: list[Filter]) -> int:
+    """The code of the first reason that a filter names, 0 to keep."""
+    for keep in chain:
+        if reason := keep(document):
+            return CODE[reason]
+    return 0
+
+
+def has_text(document: Document) -> str | None:
+    return None if document.text else "no_text"
+
+
+def has_abstract(document: Document) -> str | None:
+    return None if document.has_abstract else "no_abstract"
+
+
+def length(document: Document, least: int, most: int | None) -> str | None:
+    if len(document.text) < least:
+        return "too_short"
+    return "too_long" if most is not None and len(document.text) > most else None
+
+
+def language(document: Document, wanted: tuple[str, ...]) -> str | None:
+    """Any of the record's languages is enough; a record that tells none is kept."""
+    told = document.language.split(",") if document.language else []
+    return None if not told or any(code in wanted for code in told) else "language"
+
+
+def licence(document: Document, wanted: tuple[str, ...]) -> str | None:
+    """By prefix of the normalised name (CC-BY also admits CC-BY-4.0, not CC-BY-NC)."""
+    return None if any(_licence_fits(document.licence, prefix) for prefix in wanted) else "licence"
+
+
+def _licence_fits(name: str, prefix: str) -> bool:
+    name, prefix = name.upper(), prefix.upper()
+    return name == prefix or (name.startswith(prefix + "-") and name[len(prefix) + 1:len(prefix) + 2].isdigit())
+
+
+def boilerplate(document: Document) -> str | None:
+    """The abstract is nothing but a standing phrase."""
+    if len(document.text) > 800:
+        return None
+    body = document.text.partition("\n")[2] or document.text
+    return "boilerplate" if _BOILERPLATE.match(body) else None
+
+
+def text_hash(text: str) -> bytes:
+    """16 bytes that are equal for texts that differ in case and white space alone."""
+    return hashlib.blake2b(_SPACES.sub(" ", text.lower()).encode(), digest_size=16).digest()
+
+
+def key_hash(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=8).digest()

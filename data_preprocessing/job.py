@@ -1,0 +1,248 @@
+"""A preprocessing job: plan it, refuse to mix it with another, run its steps, and write manifests and report.
+
+    OUT/job.json      what this folder is made from; another config or input is refused
+    OUT/tokenizer.json, OUT/{train,val}/{*.h5,data_params.json,manifest.json}, OUT/documents/*.tsv.gz
+    OUT/manifest.json hashes of all of that, counts by reason; equal for equal inputs, however it was computed
+    OUT/report.html, OUT/report.json
+    OUT/work/         between steps; deleted at the end but for the small markers
+
+Steps: extract (per unit), keys, texts, near (per hash bucket), tokenizer, encode (per unit), finish. Each call is a
+pure function of what the steps before it left on disk, and its marker is written last.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+from data_preprocessing import encode, engine, extract, inputs, resolve, shards, store, streams, tokens
+from data_preprocessing.config import Job
+from modelzoo.config.errors import UserError
+
+JOB_FORMAT = 1
+STEPS = ("extract", "keys", "texts", "near", "tokenizer", "encode", "finish")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A job bound to its inputs."""
+
+    job: Job
+    units: list[list[dict]]
+    buckets: int
+
+    @property
+    def out(self) -> str:
+        return self.job.output
+
+    @property
+    def work(self) -> str:
+        return os.path.join(self.job.output, "work")
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How to run, none of which may change what comes out."""
+
+    workers: int = 1
+    engine: str = "local"
+    shard: tuple[int, int] = (0, 1)  # this process's share of every step: number i of n
+    step: str | None = None  # this step alone
+    wait_seconds: float = 3600.0  # how long a share waits for the others to finish a step
+
+
+def make_plan(job: Job) -> Plan:
+    """Find the inputs, and check them and the config against what OUT was begun with."""
+    files = inputs.find(job.input, job.source)
+    units = inputs.units(files, job.unit_megabytes)
+    plan = Plan(job, units, job.buckets)
+    tokenizer = None if job.tokenizer.path == "train" else _sha(tokens.read_tokenizer(job.tokenizer.path))
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
+    record = {"format": JOB_FORMAT, "config": settings, "tokenizer_sha256": tokenizer,
+              "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units]}
+    path = os.path.join(job.output, "job.json")
+    if os.path.exists(path):
+        if difference := _difference(shards.read_json(path), record):
+            raise UserError(f"{job.output}: was begun with {difference}; give another --output, or delete this one")
+    else:
+        if os.path.isdir(job.output) and any(not n.startswith(".") for n in os.listdir(job.output)):
+            raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
+        shards.write_json(path, record)
+    return plan
+
+
+def _sha(text: str) -> str:
+    import hashlib
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _difference(old: object, new: object, name: str = "") -> str | None:
+    """The first place where two records differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            if found := _difference(old.get(key), new.get(key), f"{name}.{key}" if name else key):
+                return found
+        return None
+    if old == new:
+        return None
+    if name == "inputs":
+        before = {f["name"]: f["bytes"] for unit in old for f in unit}
+        after = {f["name"]: f["bytes"] for unit in new for f in unit}
+        changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
+        return f"other inputs ({', '.join(changed[:3]) or 'in other units'}{', ...' if len(changed) > 3 else ''})"
+    return f"{name.removeprefix('config.')} = {old!r}, now {new!r}"
+
+
+def tasks(plan: Plan, step: str) -> list[int]:
+    """Numbers of a step's calls."""
+    filters = plan.job.filters
+    per_bucket = {"keys": True, "texts": filters.exact_duplicates}
+    if step in ("extract", "encode"):
+        return list(range(len(plan.units)))
+    if step in per_bucket:
+        return list(range(plan.buckets)) if per_bucket[step] else []
+    if step == "near":
+        return [0] if filters.near_duplicates else []
+    return [0]
+
+
+def call(plan: Plan, step: str, index: int) -> dict:
+    """One call of one step; runs in a worker."""
+    job, work = plan.job, plan.work
+    if step == "extract":
+        return extract.extract(job, work, index, plan.units[index])
+    if step in ("keys", "texts"):
+        return getattr(resolve, step)(job, work, index, plan.buckets, len(plan.units))
+    if step == "near":
+        from data_preprocessing import minhash
+        return minhash.near(job, work, plan.buckets, len(plan.units))
+    if step == "tokenizer":
+        return make_tokenizer(plan)
+    if step == "encode":
+        path = os.path.join(plan.out, "tokenizer.json")
+        encoder = tokens.Encoder(tokens.read_tokenizer(path), path, job.tokenizer.encoder)
+        return encode.encode(job, plan.out, work, index, plan.buckets, encoder)
+    from data_preprocessing import finish
+    return finish.finish(plan)
+
+
+def make_tokenizer(plan: Plan) -> dict:
+    """Train on the kept documents, or copy the given tokenizer and check that its ids fit."""
+    config = plan.job.tokenizer
+    if config.path == "train":
+        special = [config.eos_token, *(tokens.FIM_TOKENS if plan.job.objective.name == "fim" else [])]
+        text = tokens.train(_training_texts(plan), config.vocab_size or 50257, special)
+    else:
+        text = tokens.read_tokenizer(config.path)
+    encoder = tokens.Encoder(text, config.path, "tokenizers")
+    tokens.token_id(encoder.reference, config.eos_token, config.path)
+    if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
+        raise UserError(f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}")
+    shards.write_bytes(os.path.join(plan.out, "tokenizer.json"), text.encode())
+    return store.mark_done(plan.work, "tokenizer", 0, {"sha256": encoder.sha256, "size": encoder.size})
+
+
+def _training_texts(plan: Plan) -> Iterator[list[str]]:
+    """Kept documents, thinned evenly by their hash to about `train_megabytes`."""
+    total = sum(store.marker(plan.work, "extract", u)["text_bytes"] for u in range(len(plan.units)))
+    share = min(1.0, plan.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
+    for unit in range(len(plan.units)):
+        arrays = store.load(plan.work, unit)
+        reasons = store.apply_drops(plan.work, encode.steps_before(plan.job), plan.buckets, unit, arrays.reasons)
+        chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], plan.job.seed, 9) < share)
+        thinned = reasons.copy()
+        thinned[~chosen] = 255
+        for _, texts in encode._batches(plan.work, unit, arrays, thinned):
+            yield [t.decode() for t in texts]
+
+
+def run(plan: Plan, how: How, show: Callable[[str, int, int, dict | None], None] = lambda *_: None) -> dict:
+    """Run what is still to be done; returns the finish marker. `show(step, done, of, marker)` sees every call end."""
+    os.makedirs(plan.work, exist_ok=True)
+    with _alone(plan, how):
+        if how.shard == (0, 1) or how.step in (None, "extract"):
+            _check_inputs(plan, how)
+        for step in STEPS if how.step is None else (how.step,):
+            if how.step is not None:
+                _require_before(plan, step)
+            _run_step(plan, step, how, show)
+        if how.step not in (None, "finish") or how.shard[0] != 0:
+            return {}
+        result = store.marker(plan.work, "finish", 0)
+        clean(plan)
+        return result
+
+
+def _run_step(plan: Plan, step: str, how: How, show) -> None:
+    numbers = tasks(plan, step)
+    i, n = how.shard
+    finished = store.marker(plan.work, "finish", 0) is not None
+    todo = [k for k in numbers if not finished and k % n == i and store.marker(plan.work, step, k) is None]
+    done = len(numbers) - len(todo)
+    show(step, done, len(numbers), None)
+    for _, result in engine.run(call, [(plan, step, k) for k in todo], how.workers, how.engine):
+        done += 1
+        show(step, done, len(numbers), result)
+    if how.step is None and n > 1:
+        _wait(plan, step, numbers, how)
+
+
+def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
+    """Until the other shares have finished the step too."""
+    end = time.monotonic() + how.wait_seconds
+    while missing := [k for k in numbers if store.marker(plan.work, step, k) is None]:
+        if store.marker(plan.work, "finish", 0) is not None:
+            return
+        if time.monotonic() > end:
+            raise UserError(f"step '{step}': {len(missing)} parts of other shares are still missing after "
+                            f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step")
+        time.sleep(0.2)
+
+
+def _require_before(plan: Plan, step: str) -> None:
+    for before in STEPS[:STEPS.index(step)]:
+        missing = [k for k in tasks(plan, before) if store.marker(plan.work, before, k) is None]
+        if missing:
+            raise UserError(f"--step {step}: {len(missing)} parts of step '{before}' are not finished; run it first")
+
+
+def _check_inputs(plan: Plan, how: How) -> None:
+    """Files that were read before must still be the same, or old and new would be mixed."""
+    calls = []
+    for index, unit in enumerate(plan.units):
+        if (before := store.marker(plan.work, "extract", index)) and index % how.shard[1] == how.shard[0]:
+            calls += [(file["path"], before["files"][file["name"]]["sha256"]) for file in unit]
+    for (path, sha), now in engine.run(_same, calls, how.workers):
+        if not now:
+            raise UserError(f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one")
+
+
+def _same(path: str, sha: str) -> bool:
+    return streams.sha256_file(path) == sha
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan, how: How):
+    """Two local runs must not write one folder at the same time; shares of one job may."""
+    with open(os.path.join(plan.work, "lock"), "w") as lock:
+        try:
+            fcntl.flock(lock, (fcntl.LOCK_EX if how.shard[1] == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"{plan.out}: another process is writing it; wait for it, or give another --output") from None
+        yield
+
+
+def clean(plan: Plan) -> None:
+    """Delete what only the steps needed; markers stay."""
+    for step in STEPS:
+        folder = os.path.join(plan.work, step)
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            if not name.endswith(".json"):
+                path = os.path.join(folder, name)
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)

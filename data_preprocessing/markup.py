@@ -1,0 +1,136 @@
+"""Inline markup to readable text: italics vanish, superscripts and formulas stay legible, white space is one blank."""
+
+import re
+import unicodedata
+
+from lxml import etree
+
+_SUPERSCRIPT = str.maketrans("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ")
+_SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
+_NUMBER = re.compile(r"[-−+–]?\d+([.,]\d+)?$")
+# Soft hyphens, zero-width marks, byte-order marks and controls carry no text.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\x00-\x08\x0e-\x1f\x7f-\x9f]")
+_PARSER = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
+
+
+def hardened_parser(**extra) -> etree.XMLParser:
+    """An XML parser that reads no DTD, no entity of the document's own, and nothing outside the file."""
+    return etree.XMLParser(**_PARSER, **extra)
+
+
+def tidy(text: str) -> str:
+    """NFC, one blank for any run of white space, no invisible characters."""
+    if not text.isascii():
+        text = _INVISIBLE.sub(lambda m: " " if m[0] in "\u2028\u2029" else "", text)
+        text = unicodedata.normalize("NFC", text)
+    elif not text.isprintable():
+        text = _INVISIBLE.sub("", text)
+    return " ".join(text.split())
+
+
+def local(element) -> str:
+    """The tag without its namespace; "" for comments and processing instructions."""
+    tag = element.tag
+    if not isinstance(tag, str):
+        return ""
+    return tag.rpartition("}")[2]
+
+
+def script(inner: str, before: str, tag: str, style: str) -> str:
+    """Text of a <sup> or <sub> that follows `before`."""
+    core = inner.strip()
+    if not core or style == "plain":
+        return inner
+    if style == "unicode":
+        table = _SUPERSCRIPT if tag == "sup" else _SUBSCRIPT
+        raised = core.translate(table)
+        return raised if all(ord(c) in table for c in core) else inner
+    # Readable: the one place where dropping the mark changes the meaning is a power of a number (10<sup>6</sup>).
+    if tag == "sup" and _NUMBER.match(core) and before[-1:].isdigit():
+        return "^" + core
+    return inner
+
+
+def render(element, style: str, special=None) -> str:
+    """All text under `element`. `special(child)` may return a replacement string, or None to go on as usual."""
+    out: list[str] = []
+    _walk(element, style, special, out)
+    return "".join(out)
+
+
+def _walk(element, style: str, special, out: list[str]) -> None:
+    if element.text:
+        out.append(element.text)
+    for child in element:
+        tag = local(child)
+        if tag:
+            replacement = special(child) if special else None
+            if replacement is not None:
+                out.append(replacement)
+            elif tag == "math":
+                out.append(" " + math_text(child).strip() + " ")
+            elif tag in ("sup", "sub"):
+                inner = render(child, style, special)
+                out.append(script(inner, "".join(out[-3:]), tag, style))
+            elif tag in ("break", "br"):
+                out.append(" ")
+            else:
+                _walk(child, style, special, out)
+        elif child.tag is etree.Entity:
+            raise ValueError(f"undefined entity {child.text}")
+        if child.tail:
+            out.append(child.tail)
+
+
+def math_text(element) -> str:
+    """MathML as linear text: (a+b)/c, x_i^2, sqrt(x), rows of matrices by ';'."""
+    tag = local(element)
+    kids = [k for k in element if local(k)]
+    if tag in ("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", ""):
+        return ""
+    if tag in ("mi", "mn", "mo", "mtext", "ms", "ci", "cn"):
+        text = " ".join("".join(element.itertext()).split())
+        return _operator(text) if tag == "mo" else text
+    if tag == "mspace":
+        return " "
+    parts = [math_text(k) for k in kids]
+    if tag == "mfrac" and len(parts) == 2:
+        return f"{_group(parts[0])}/{_group(parts[1])}"
+    if tag == "msqrt":
+        return f"sqrt({''.join(parts)})"
+    if tag == "mroot" and len(parts) == 2:
+        return f"root({parts[0]}, {parts[1]})"
+    if tag in ("msup", "mover") and len(parts) == 2:
+        return _over(parts) if tag == "mover" else f"{_group(parts[0])}^{_group(parts[1])}"
+    if tag in ("msub", "munder") and len(parts) == 2:
+        return f"{parts[0]}_{_group(parts[1])}" if parts[1] else parts[0]
+    if tag in ("msubsup", "munderover") and len(parts) == 3:
+        return f"{parts[0]}_{_group(parts[1])}^{_group(parts[2])}"
+    if tag == "mtable":
+        return "[" + "; ".join(parts) + "]"
+    if tag in ("mtr", "mlabeledtr"):
+        return ", ".join(parts)
+    if tag == "mfenced":
+        separator = (element.get("separators") or ",").strip()[:1] or ""
+        return (element.get("open") or "(") + separator.join(parts) + (element.get("close") or ")")
+    if not kids:
+        return " ".join((element.text or "").split())
+    return (element.text or "").strip() + "".join(p + (k.tail or "").strip() for p, k in zip(parts, kids, strict=True))
+
+
+_INVISIBLE_OPERATORS = {"\u2061": "", "\u2062": "", "\u2063": ",", "\u2064": "+"}
+
+
+def _operator(text: str) -> str:
+    text = _INVISIBLE_OPERATORS.get(text, text)
+    return f" {text} " if text in ("=", "<", ">", "≤", "≥", "≈", "≠", "±", "×", "∈", "→", "∼") else text
+
+
+def _over(parts: list[str]) -> str:
+    base, accent = parts
+    return base if accent.strip() in ("¯", "^", "~", "˜", "→", "˙", "ˆ", "-", "‾", "_") else f"{base}^{_group(accent)}"
+
+
+def _group(text: str) -> str:
+    text = text.strip()
+    return text if re.fullmatch(r"\w*|[-−+]?\w+|\(.*\)", text) and text.count("(") <= 1 else f"({text})"

@@ -1,0 +1,286 @@
+"""PubMed citation XML to documents: records are cut out by bytes, and only the fields that matter are parsed.
+
+Old and new roots (MedlineCitationSet, PubmedArticleSet), efetch output, book articles and deletion orders are
+read. A scanner that accepts nothing but records, white space, comments and the root between records makes sure
+that no record is passed over; anything unusual inside a record (CDATA, comments, single quotes) sends it through
+lxml first, which writes it out again in the usual form.
+"""
+
+import html
+import re
+from collections.abc import Iterator
+
+from lxml import etree
+
+from data_preprocessing import streams
+from data_preprocessing.config import TextPolicy
+from data_preprocessing.markup import hardened_parser, render, tidy
+from data_preprocessing.records import Document
+from modelzoo.config.errors import UserError
+
+ROOTS = (b"PubmedArticleSet", b"MedlineCitationSet", b"PubmedBookArticleSet")
+RECORDS = (b"PubmedArticle", b"MedlineCitation", b"PubmedBookArticle", b"DeleteCitation", b"DeleteDocument")
+MAX_RECORD = 32 << 20  # bytes; the largest real citation is under 2 MB
+
+_TAG = re.compile(rb"<(/?)([A-Za-z_][\w:.-]*)")
+_SPACE = re.compile(rb"\s*")
+_PMID = re.compile(rb"<PMID\b([^>]*)>\s*(\d+)\s*</PMID>")
+_VERSION = re.compile(rb'Version="(\d+)"')
+_LANGUAGE = re.compile(rb"<Language>\s*([A-Za-z]+)\s*</Language>")
+_YEAR = re.compile(rb"<Year>\s*(\d{4})")
+_ANY_YEAR = re.compile(rb"(1[5-9]\d\d|20\d\d)")
+_PART = re.compile(rb"<AbstractText\b([^>]*?)(?:/>|>(.*?)</AbstractText>)", re.S)
+_LABEL = re.compile(rb'\bLabel="([^"]*)"')
+_DATE = re.compile(rb"<Date(?:Created|Completed|Revised)>\s*<Year>(\d{4})</Year>\s*<Month>(\d\d)</Month>\s*<Day>(\d\d)")
+_OTHER_ID = re.compile(rb'<OtherID\b[^>]*>\s*(PMC\d+)')
+_PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]*">\s*(?:PMC)?(\d+)')
+_UNUSUAL = (b"<!", b"<?", b"='", b" >", b' ="', b'= "')
+_NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
+_KINDS = (  # (field of config.Kinds, what in the record says so)
+    ("retracted", (b">Retracted Publication<", b'RefType="RetractionIn"')),
+    ("retraction_notice", (b">Retraction of Publication<", b">Retraction Notice<", b'RefType="RetractionOf"')),
+    ("concern", (b'RefType="ExpressionOfConcernIn"',)),
+    ("erratum", (b">Published Erratum<", b'RefType="ErratumFor"')),
+    ("corrected", (b'RefType="ErratumIn"', b'RefType="CorrectedandRepublishedIn"')),
+    ("comment", (b">Comment<", b'RefType="CommentOn"')),
+)
+
+
+def documents(path: str, policy: TextPolicy, max_bytes: int) -> Iterator[Document]:
+    """Every record of one file, in order.
+
+    Raises:
+        UserError: not citation XML, damaged, or hostile; the message names the file and the record before.
+    """
+    seen = "the start"
+    for tag, record in cut(streams.utf8(streams.unpacked(path, max_bytes), path), path):
+        try:
+            if tag in (b"DeleteCitation", b"DeleteDocument"):
+                for _, pmid in _PMID.findall(record):
+                    yield Document(key=f"pmid:{int(pmid)}", deleted=True)
+                continue
+            parse = _book if tag == b"PubmedBookArticle" else citation
+            document = parse(record, policy)
+        except (ValueError, etree.XMLSyntaxError, UnicodeDecodeError) as e:
+            raise UserError(f"{path}: broken record after {seen}: {e}; fetch the file again") from None
+        seen = document.key
+        yield document
+
+
+def cut(chunks: Iterator[bytes], path: str) -> Iterator[tuple[bytes, bytes]]:
+    """Split a citation set into (record tag, record bytes), refusing whatever is neither record nor its frame."""
+    buffer, pos, root, closed = b"", 0, b"", False
+    chunks = iter(chunks)
+    more = True
+    while more or pos < len(buffer):
+        pos = _SPACE.match(buffer, pos).end()
+        end = -1
+        if pos < len(buffer):
+            end, kind = _token_end(buffer, pos, root, path)
+            if end >= 0:
+                token = buffer[pos:end]
+                pos = end
+                if kind == "record":
+                    if not root or closed:
+                        raise UserError(f"{path}: a record outside the root element; not PubMed citation XML")
+                    name = _TAG.match(token)[2]
+                    if (again := token.find(b"<" + name, 1)) >= 0 and token[again + len(name) + 1:][:1] in b"> ":
+                        raise UserError(f"{path}: a record is not closed before the next begins; the file is damaged")
+                    yield name, token
+                elif kind == "root":
+                    root = _TAG.match(token)[2]
+                    closed = token.endswith(b"/>")
+                elif kind == "end":
+                    closed = True
+                continue
+        if not more:
+            if pos < len(buffer):
+                raise UserError(f"{path}: the last record or tag is cut off (a truncated file); fetch the file again")
+            break
+        if len(buffer) - pos > MAX_RECORD:
+            raise UserError(f"{path}: a record is larger than {MAX_RECORD >> 20} MB; not PubMed citation XML")
+        chunk = next(chunks, b"")
+        more = bool(chunk)
+        buffer, pos = buffer[pos:] + chunk, 0
+    if not closed:
+        what = f"</{root.decode()}> is missing (a truncated file); fetch the file again" if root else \
+            "no PubMed citation XML in it (expected the root PubmedArticleSet or MedlineCitationSet)"
+        raise UserError(f"{path}: {what}")
+
+
+def _token_end(buffer: bytes, pos: int, root: bytes, path: str) -> tuple[int, str]:
+    """Where the thing at `pos` ends (-1: not yet in the buffer) and what it is."""
+    if tag := _TAG.match(buffer, pos):
+        if tag.end() == len(buffer):
+            return -1, ""
+        close, name = tag[1], tag[2]
+        if not close and name in RECORDS:
+            end = buffer.find(b"</" + name + b">", tag.end())
+            return (end + len(name) + 3, "record") if end >= 0 else (-1, "record")
+        if name in ROOTS and (bool(close) == bool(root)) and (not close or name == root):
+            return buffer.find(b">", pos) + 1 or -1, "end" if close else "root"
+        if name == b"eFetchResult":
+            raise UserError(f"{path}: is an efetch error message, not citations; fetch the file again")
+        raise UserError(f"{path}: unexpected <{close.decode()}{name.decode('utf-8', 'replace')}>: not PubMed citation "
+                        "XML (expected the root PubmedArticleSet or MedlineCitationSet)")
+    for start, end, kind in ((b"<!--", b"-->", "comment"), (b"<?", b"?>", "instruction"), (b"<!DOCTYPE", b">", "doctype")):
+        head = buffer[pos:pos + len(start)]
+        if head != start:
+            if start.startswith(head):
+                return -1, ""
+            continue
+        found = buffer.find(end, pos + len(start))
+        if kind == "doctype" and b"[" in buffer[pos:found if found >= 0 else pos + 4096]:
+            raise UserError(f"{path}: its DOCTYPE declares entities of its own; refused (PubMed's files never do)")
+        return (found + len(end), kind) if found >= 0 else (-1, kind)
+    raise UserError(f"{path}: text outside any record ({buffer[pos:pos + 20]!r}); not PubMed citation XML")
+
+
+def citation(record: bytes, policy: TextPolicy) -> Document:
+    """One PubmedArticle or MedlineCitation. Raises ValueError where it has no PMID or is malformed."""
+    if any(sign in record for sign in _UNUSUAL):
+        record = _normalised(record)
+    pmid = _PMID.search(record)
+    if not pmid:
+        raise ValueError("a record without a PMID")
+    version = _VERSION.search(pmid[1])
+    article = _between(record, b"<Article ", b"</Article>") or _between(record, b"<Article>", b"</Article>")
+    if article is None:
+        raise ValueError(f"PMID {pmid[2].decode()} has no Article")
+    title = _fragment(_element(article, b"ArticleTitle"), policy)
+    vernacular = _fragment(_element(article, b"VernacularTitle"), policy) if policy.vernacular_title == "append" else ""
+    head, data, tail = record.partition(b"<PubmedData>")
+    ids = _between(tail, b"<ArticleIdList>", b"</ArticleIdList>") if data else None
+    pmcid = _PMC_ID.search(ids) if ids else _OTHER_ID.search(head)
+    published = _between(article, b"<PubDate>", b"</PubDate>") or b""
+    year = _YEAR.search(published) or _ANY_YEAR.search(published)
+    dates = [int(b"".join(d)) for d in _DATE.findall(record, 0, 4096)]
+    languages = _LANGUAGE.findall(article)
+    abstract = _abstract(_element(article, b"Abstract"), policy)
+    other = [_abstract(body, policy) for body in _others(head)] if policy.other_abstract != "drop" else []
+    if policy.other_abstract == "append":
+        abstract = "\n".join(filter(None, [abstract, *other]))
+    elif policy.other_abstract == "if_missing" and not abstract:
+        abstract = next(filter(None, other), "")
+    return Document(
+        key="pmid:" + pmid[2].decode().lstrip("0"),
+        text=assemble(title, vernacular, abstract, policy),
+        version=int(version[1]) if version else 1,
+        date=max(dates, default=0),
+        pmid=pmid[2].decode().lstrip("0"),
+        pmcid="PMC" + pmcid[1].decode().removeprefix("PMC") if pmcid else "",
+        year=int(year[1]) if year else 0,
+        language=",".join(code.decode().lower() for code in languages),
+        kinds=_kinds(head),
+        has_abstract=bool(abstract),
+    )
+
+
+def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> str:
+    """Title on the first line, then the abstract; a translated title loses its [brackets]."""
+    if policy.brackets == "strip" and title.startswith("["):
+        inner = re.fullmatch(r"\[(.*)\](\.?)", title, re.S)
+        if inner and "[" not in inner[1]:
+            title = inner[1] if inner[1].endswith((".", "?", "!")) else inner[1] + inner[2]
+    if _NO_TITLE.match(title):
+        title = ""
+    return "\n".join(part for part in (title, vernacular, abstract) if part)
+
+
+def _kinds(head: bytes) -> tuple[str, ...]:
+    if b"RefType=" not in head and b"ublication" not in head and b">Comment<" not in head:
+        return ()
+    return tuple(kind for kind, signs in _KINDS if any(sign in head for sign in signs))
+
+
+def _normalised(record: bytes) -> bytes:
+    """The record as lxml writes it: no comments, CDATA or instructions, attributes in double quotes."""
+    parser = hardened_parser(remove_comments=True, remove_pis=True)
+    root = etree.fromstring(record, parser)
+    if root.getroottree().docinfo.doctype:
+        raise ValueError("a DOCTYPE inside a record")
+    return etree.tostring(root, encoding="utf-8")
+
+
+def _between(data: bytes, start: bytes, end: bytes) -> bytes | None:
+    at = data.find(start)
+    if at < 0:
+        return None
+    stop = data.find(end, at)
+    if stop < 0:
+        raise ValueError(f"{start.decode()} is not closed")
+    return data[at + len(start):stop]
+
+
+def _element(data: bytes, tag: bytes) -> bytes | None:
+    """Inner bytes of the first <tag ...>; None where there is none, b"" where it is empty."""
+    at = data.find(b"<" + tag)
+    while at >= 0 and data[at + len(tag) + 1:at + len(tag) + 2] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
+        at = data.find(b"<" + tag, at + 1)  # <AbstractText is no <Abstract
+    if at < 0:
+        return None
+    start = data.index(b">", at) + 1
+    if data[start - 2:start - 1] == b"/":
+        return b""
+    stop = data.find(b"</" + tag + b">", start)
+    if stop < 0:
+        raise ValueError(f"<{tag.decode()}> is not closed")
+    return data[start:stop]
+
+
+def _others(head: bytes) -> Iterator[bytes]:
+    at = head.find(b"<OtherAbstract")
+    while at >= 0:
+        stop = head.find(b"</OtherAbstract>", at)
+        if stop < 0:
+            raise ValueError("<OtherAbstract> is not closed")
+        yield head[head.index(b">", at) + 1:stop]
+        at = head.find(b"<OtherAbstract", stop)
+
+
+def _abstract(inner: bytes | None, policy: TextPolicy) -> str:
+    if not inner:
+        return ""
+    parts = []
+    for attributes, body in _PART.findall(inner):
+        text = _fragment(body, policy)
+        if text and policy.labels == "keep" and b"Label" in attributes and (label := _LABEL.search(attributes)):
+            name = tidy(html.unescape(label[1].decode()))
+            if name and name.upper() != "UNLABELLED":
+                text = f"{name}: {text}"
+        if text:
+            parts.append(text)
+    return "\n".join(parts)
+
+
+def _fragment(body: bytes | None, policy: TextPolicy) -> str:
+    if not body:
+        return ""
+    if b"<" not in body:
+        text = body.decode()
+        return tidy(html.unescape(text) if "&" in text else text)
+    root = etree.fromstring(b'<x xmlns:mml="http://www.w3.org/1998/Math/MathML">' + body + b"</x>", hardened_parser())
+    return tidy(render(root, policy.scripts))
+
+
+def _book(record: bytes, policy: TextPolicy) -> Document:
+    """A PubmedBookArticle: rare, so read as a tree."""
+    root = etree.fromstring(record, hardened_parser(remove_comments=True, remove_pis=True))
+    book = root.find("BookDocument")
+    pmid = book.findtext("PMID") if book is not None else None
+    if not pmid or not pmid.strip().isdigit():
+        raise ValueError("a book article without a PMID")
+    titles = [book.find(p) for p in ("ArticleTitle", "VernacularTitle", "Book/BookTitle")]
+    title = next((tidy(render(t, policy.scripts)) for t in (titles[0], titles[2]) if t is not None), "")
+    vernacular = titles[1] if policy.vernacular_title == "append" else None
+    abstract = book.find("Abstract")
+    body = _abstract(etree.tostring(abstract, encoding="utf-8"), policy) if abstract is not None else ""
+    year = re.search(r"\d{4}", book.findtext("Book/PubDate/Year") or book.findtext("Book/PubDate/MedlineDate") or "")
+    pmc = root.findtext("PubmedBookData/ArticleIdList/ArticleId[@IdType='pmc']") or ""
+    pmid = pmid.strip().lstrip("0")
+    return Document(
+        key=f"pmid:{pmid}", pmid=pmid, version=int(book.find("PMID").get("Version", "1")), year=int(year[0]) if year else 0,
+        text=assemble(title, tidy(render(vernacular, policy.scripts)) if vernacular is not None else "", body, policy),
+        pmcid=pmc if pmc.startswith("PMC") else "", has_abstract=bool(body),
+        language=",".join((e.text or "").strip().lower() for e in book.findall("Language")),
+    )

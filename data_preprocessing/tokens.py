@@ -1,0 +1,164 @@
+"""Tokenizers: loading, training, and an encoder that is fast and gives the ids of Hugging Face `tokenizers`."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from modelzoo.config.errors import UserError
+
+FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
+# Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
+CANARY = (
+    "", " ", "\n\n  x \t", "The p-value was <0.05 (n = 1,234); 95% CI: 0.8\u20131.2.", "don't DON'T they'll I\u2019ve",
+    "a\u00a0b\u2009c", "\u03b2-catenin \u00b5g/mL 10\u207b\u2076 H\u2082O", "\u4e2d\u6587\u0644\u0639\u0631\u0628\u064a\u0629 \U0001f9ec e\u0301", "x" * 300 + " " * 50 + "1" * 40,
+    "<|endoftext|> <fim_prefix> [CLS] </s>", "\r\nline\r\n  end  ", "CamelCase_snake-kebab/slash\\back", "\ufb01\ufb02\u2160\u00bd\u0663",
+)
+
+
+def read_tokenizer(path: str) -> str:
+    """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary."""
+    if os.path.isdir(path):
+        for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
+            if os.path.exists(os.path.join(path, vocab)) and os.path.exists(os.path.join(path, merges)):
+                return _from_bpe(os.path.join(path, vocab), os.path.join(path, merges))
+        if not os.path.exists(os.path.join(path, "tokenizer.json")):
+            raise UserError(f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe")
+        path = os.path.join(path, "tokenizer.json")
+    try:
+        with open(path, encoding="utf-8") as f:
+            text = f.read()
+        parse(text, path)
+        return text
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: tokenizer cannot be read: {getattr(e, 'strerror', None) or e}") from None
+
+
+def parse(text: str, name: str):
+    """A tokenizers.Tokenizer that treats special tokens in documents as plain text: text never becomes control."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_str(text)
+    except Exception as e:  # tokenizers raises bare Exception
+        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({str(e)[:120]})") from None
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _from_bpe(vocab_path: str, merges_path: str) -> str:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    try:
+        with open(vocab_path, encoding="utf-8") as f:
+            vocab = json.load(f)
+        with open(merges_path, encoding="utf-8") as f:
+            lines = [line.rstrip("\n") for line in f]
+        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    except Exception as e:
+        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({str(e)[:120]})") from None
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
+    return tokenizer.to_str()
+
+
+def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> str:
+    """A byte-level BPE of `vocab_size` entries (special tokens first), as tokenizer.json text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer.to_str()
+
+
+def token_id(tokenizer, token: str, name: str) -> int:
+    """The id of a token that must be there."""
+    found = tokenizer.token_to_id(token)
+    if found is None:
+        raise UserError(f"{name}: has no token {token!r}; name the one it uses (--eos_token), or train a tokenizer")
+    return found
+
+
+class Encoder:
+    """Texts to ids, as `tokenizers` gives them. gigatoken does the work where it agrees on CANARY."""
+
+    def __init__(self, text: str, name: str, engine: str = "auto"):
+        self.name = name
+        self.sha256 = hashlib.sha256(text.encode()).hexdigest()
+        self.reference = parse(text, name)
+        # Ids may have gaps, so what a model needs room for is the largest id + 1.
+        self.size = max(self.reference.get_vocab().values()) + 1
+        self.fast = _fast(text, self.reference) if engine in ("auto", "gigatoken") else None
+        self.engine = "gigatoken" if self.fast is not None else "tokenizers"
+        if engine == "gigatoken" and self.fast is None:
+            raise UserError(f"{name}: gigatoken cannot encode with this tokenizer; use --encoder tokenizers")
+
+    def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of all texts end to end (int32) and offsets [len(texts)+1] (int64); no special token is added."""
+        if self.fast is not None:
+            return _encode_fast(self.fast, texts)
+        return encode_reference(self.reference, texts)
+
+    def check(self, texts: list[str]) -> None:
+        """Compare with the reference on these texts."""
+        if self.fast is None:
+            return
+        mine, reference = self.encode(texts), encode_reference(self.reference, texts)
+        if not (np.array_equal(mine[0], reference[0]) and np.array_equal(mine[1], reference[1])):
+            raise UserError(f"{self.name}: gigatoken's ids differ from those of tokenizers; use --encoder tokenizers")
+
+
+def encode_reference(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    ids = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(i) for i in ids], out=offsets[1:])
+    flat = np.fromiter((t for i in ids for t in i), np.int32, int(offsets[-1]))
+    return flat, offsets
+
+
+def _fast(text: str, reference):
+    """A gigatoken tokenizer, or None where it cannot be had or disagrees."""
+    try:
+        import gigatoken
+    except ImportError:
+        return None
+    spec = json.loads(text)
+    if spec.get("model", {}).get("type") != "BPE" or spec.get("normalizer"):
+        return None
+    spec["added_tokens"] = [t for t in spec.get("added_tokens") or [] if not t.get("special")]  # so that "<|endoftext|>" in a document is text, as in the reference
+    spec["post_processor"] = None
+    try:
+        fast = gigatoken.Tokenizer.from_json(json.dumps(spec))
+        mine, theirs = _encode_fast(fast, list(CANARY)), encode_reference(reference, list(CANARY))
+    except Exception:  # an unsupported tokenizer: whatever it raises, the reference can do it
+        return None
+    return fast if np.array_equal(mine[0], theirs[0]) and np.array_equal(mine[1], theirs[1]) else None
+
+
+def _encode_fast(fast, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    layout = fast.encode_batch(texts, parallel=False).layout.to_ListOffsetArray64(True)
+    offsets = np.asarray(layout.offsets.data, np.int64)
+    return np.asarray(layout.content.data[:offsets[-1]]).astype(np.int32, copy=False), offsets
+
+
+def batched(texts: Iterable[str], characters: int = 1 << 20) -> Iterator[list[str]]:
+    """Lists of texts of about `characters` each."""
+    batch, size = [], 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if size >= characters:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

@@ -1,0 +1,126 @@
+"""The verbs that run a job: flags and YAML to a Job, then the steps."""
+
+import json
+import os
+import sys
+import time
+
+from data_preprocessing.config import Job
+from modelzoo.config import load, yaml12
+from modelzoo.config.errors import UserError
+
+# Flags by the key they set; those that say how a job runs are not here.
+_KEYS = ("input", "output", "tokenizer.path", "tokenizer.vocab_size", "tokenizer.eos_token", "tokenizer.encoder", "msl",
+         "objective.name", "objective.tail", "val_fraction", "seed", "compression")
+
+
+def read_job(args) -> Job:
+    """The YAML of --config, under the flags, under --set."""
+    flags: dict = {}
+    for key in _KEYS:
+        if (value := getattr(args, key, None)) is not None:
+            _put(flags, key, value)
+    for text in args.sets:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UserError(f"--set {text}: write key=value, for example filters.min_chars=200")
+        _put(flags, key.strip(), yaml12.parse(value, f"--set {text}").data)
+    doc = load.read(args.config) if args.config else yaml12.parse("{}", "the command line")
+    top = yaml12.parse(json.dumps({"source": args.source, **flags}), "the command line")
+    if isinstance(doc.data, dict) and doc.data.get("source", args.source) != args.source:
+        raise UserError(f"{args.config}: is a job for `{doc.data['source']}`, not `{args.source}`")
+    doc.data = load.merge(doc.data, top.data)
+    doc.marks.update(top.marks)
+    for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
+        if name not in doc.data:
+            raise UserError(f"{flag} is missing" + (f" (nor does {args.config} say `{name}:`)" if args.config else ""))
+    return load.validate(doc, Job)
+
+
+def _put(tree: dict, key: str, value: object) -> None:
+    *path, last = key.split(".")
+    for part in path:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"--set {key}: {part} has no keys below it")
+    tree[last] = value
+
+
+def share(text: str) -> tuple[int, int]:
+    """'2/8' -> (2, 8)."""
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and 0 <= int(i) < int(n)):
+        raise UserError(f"--shard {text}: write I/N with 0 <= I < N, for example 0/8")
+    return int(i), int(n)
+
+
+def job(args) -> int:
+    """Run pubmed, pmc or jsonl."""
+    config, part = read_job(args), share(args.shard)
+    from data_preprocessing import job as jobs
+    from data_preprocessing import progress
+
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers}: give a number of processes, or leave it out")
+    how = jobs.How(workers=args.workers or len(os.sched_getaffinity(0)), engine=args.engine, shard=part, step=args.step,
+                   wait_seconds=args.wait)
+    begun = time.monotonic()
+    plan = jobs.make_plan(config)
+    result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
+    if result:
+        print(summary(config.output, result, time.monotonic() - begun))
+    return 0
+
+
+def summary(out: str, result: dict, seconds: float) -> str:
+    """The closing lines: what was written, and what to run next."""
+    from data_preprocessing.progress import clock
+
+    reasons, splits = result["reasons"], result["splits"]
+    dropped = {r: n for r, n in reasons.items() if r != "written"}
+    lines = [f"{result['records']:,} records = {reasons.get('written', 0):,} written + {sum(dropped.values()):,} dropped"
+             + (f" ({', '.join(f'{r} {n:,}' for r, n in dropped.items())})" if dropped else "")]
+    for name, s in splits.items():
+        lines.append(f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
+                     f"{s['n_examples']:,} examples of {s['msl']:,}")
+    lines.append(f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {clock(seconds)}")
+    lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
+    return "\n".join(lines)
+
+
+def tokenizer(args) -> int:
+    """Train a tokenizer on documents as a job would keep them, or compare encoders on them."""
+    from data_preprocessing import extract, filters, inputs, shards, tokens
+
+    base = {"source": args.source, "input": tuple(args.input), "output": args.output or "."}
+    config = Job(**base)
+    chain = filters.build(config.filters, config.kinds)
+    if bool(args.output) == bool(args.check):
+        raise UserError("give either --output FILE to train, or --check TOKENIZER to compare ids")
+
+    def texts(limit: float):
+        left = limit
+        for file in inputs.find(config.input, config.source):
+            for d in extract.documents(config, file["path"], file["name"]):
+                if not d.deleted and not filters.judge(d, chain):
+                    yield d.text
+                    left -= len(d.text)
+                    if left <= 0:
+                        return
+
+    if args.check:
+        encoder = tokens.Encoder(tokens.read_tokenizer(args.check), args.check)
+        documents = ids = 0
+        for batch in tokens.batched(texts(float("inf"))):
+            encoder.check(batch)
+            documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
+        print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
+        return 0
+    special = [args.eos_token, *(tokens.FIM_TOKENS if args.fim else ())]
+    text = tokens.train(tokens.batched(texts(args.megabytes * 1e6)), args.vocab_size, special)
+    shards.write_bytes(os.path.abspath(args.output), text.encode())
+    size = tokens.Encoder(text, args.output, "tokenizers").size
+    if size < args.vocab_size:
+        print(f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})", file=sys.stderr)
+    print(f"{args.output}: {size:,} entries")
+    return 0
