@@ -90,6 +90,7 @@ class Job(Frozen):
     compression: Literal["none", "gzip", "lzf"] = "gzip"
     shard_tokens: int = Field(2**23, ge=1)  # tokens that one shard holds at most
     unit_megabytes: float = Field(4, gt=0)  # small input files are grouped into units of about this much on disk
+    unreadable: Literal["refuse", "drop"] = "refuse"  # pmc: an article that cannot be parsed stops the run, or is counted
     buckets: int = Field(8, ge=1, le=4096)  # hash buckets of the two-pass steps
     max_file_gigabytes: float = Field(64, gt=0)  # refuse an input that unpacks to more
 

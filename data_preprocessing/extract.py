@@ -22,7 +22,7 @@ def documents(job: Job, path: str, name: str):
         return pubmed.documents(path, job.text, limit)
     if job.source == "pmc":
         from data_preprocessing import pmc
-        return pmc.documents(path, job.text, limit)
+        return pmc.documents(path, job.text, limit, job.unreadable)
     from data_preprocessing import jsonl
     return jsonl.documents(path, name, job, limit)
 

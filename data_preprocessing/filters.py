@@ -14,7 +14,7 @@ from data_preprocessing.records import Document
 # Codes are positions in this tuple; they are kept on disk between steps. The order is the order of judgement.
 REASONS = (
     "written", "superseded", "deleted", "retracted", "retraction_notice", "concern", "erratum", "corrected", "comment",
-    "no_text", "no_abstract", "too_short", "too_long", "language", "licence", "boilerplate", "benchmark_pmid",
+    "unreadable", "no_text", "no_abstract", "too_short", "too_long", "language", "licence", "boilerplate", "benchmark_pmid",
     "benchmark_overlap", "exact_duplicate", "near_duplicate",
 )
 CODE = {reason: code for code, reason in enumerate(REASONS)}
@@ -32,14 +32,15 @@ _SPACES = re.compile(r"\s+")
 
 def mark(document: Document, kinds: Kinds) -> None:
     """Put the tag line of every kind whose policy is `mark` in front of the text."""
-    tags = [_TAGS[kind] for kind in document.kinds if getattr(kinds, kind) == "mark"]
+    tags = [_TAGS[kind] for kind in document.kinds if getattr(kinds, kind, "") == "mark"]
     if tags and document.text:
         document.text = " ".join(tags) + "\n" + document.text
 
 
 def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
     """The filters that judge one document by itself, in order. `benchmark`: a decontaminate.Benchmark or None."""
-    chain: list[Filter] = [lambda d: next((k for k in d.kinds if getattr(kinds, k) == "drop"), None), has_text]
+    dropped = frozenset(k for k in Kinds.model_fields if getattr(kinds, k) == "drop") | {"unreadable"}
+    chain: list[Filter] = [lambda d: next((k for k in d.kinds if k in dropped), None) if d.kinds else None, has_text]
     if filters.require_abstract:
         chain.append(has_abstract)
     chain.append(lambda d: length(d, filters.min_chars, filters.max_chars))
