@@ -28,7 +28,9 @@ _STEP = re.compile(r"step_(\d+)$")
 _TEMPORARY = ".tmp-"
 
 
-def save(root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int | None) -> str:
+def save(
+    root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int | None
+) -> str:
     """Write `<root>/step_<step>` and remove the oldest beyond `keep` (the last finite one always stays).
 
     Args:
@@ -46,12 +48,16 @@ def save(root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state:
         os.makedirs(temporary)
         for stem, tensors in files.items():
             # contiguous copies on the CPU: safetensors writes bytes as they lie
-            safetensors.torch.save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()},
-                                        os.path.join(temporary, f"{stem}.safetensors"))  # fmt: skip
+            safetensors.torch.save_file(
+                {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
+                os.path.join(temporary, f"{stem}.safetensors"),
+            )
         _write_json(os.path.join(temporary, STATE), state)
         names = sorted(os.listdir(temporary))
-        sums = {n: {"sha256": sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
-                for n in names}  # fmt: skip
+        sums = {
+            n: {"sha256": sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
+            for n in names
+        }
         _write_json(os.path.join(temporary, MANIFEST), {"format": FORMAT, "step": step, "files": sums})
         for name in (*names, MANIFEST):
             _sync(os.path.join(temporary, name))
@@ -64,12 +70,18 @@ def save(root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state:
     except (OSError, safetensors.SafetensorError) as e:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary, ignore_errors=True)
-        full = getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or "No space" in str(e) or "too large" in str(e)
+        full = (
+            getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            or "No space" in str(e)
+            or "too large" in str(e)
+        )
         reason = "the disk is full" if full else str(e)
         last = newest(root)[0]
-        raise UserError(f"{target}: checkpoint not written: {reason}; "
-                        + (f"the last good one is {last}" if last else "there is no earlier one")
-                        + ("; free some space and run the same command again" if full else "")) from None  # fmt: skip
+        raise UserError(
+            f"{target}: checkpoint not written: {reason}; "
+            + (f"the last good one is {last}" if last else "there is no earlier one")
+            + ("; free some space and run the same command again" if full else "")
+        ) from None
     if keep is not None:
         _rotate(root, keep)
     return target
@@ -112,7 +124,9 @@ def verify(path: str) -> dict:
         if not os.path.exists(file):
             raise UserError(f"{file}: missing from the checkpoint")
         if os.path.getsize(file) != facts["bytes"]:
-            raise UserError(f"{file}: {os.path.getsize(file)} bytes where {facts['bytes']} were written; it was cut short or changed")
+            raise UserError(
+                f"{file}: {os.path.getsize(file)} bytes where {facts['bytes']} were written; it was cut short or changed"
+            )
         if sha256(file) != facts["sha256"]:
             raise UserError(f"{file}: its SHA-256 differs from the manifest's; it was changed after it was written")
     return manifest
@@ -154,6 +168,14 @@ def _rotate(root: str, keep: int) -> None:
 def sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: str, text: str) -> None:
+    """A small file, whole or as it was."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
 
 
 def _write_json(path: str, value: Mapping[str, Any]) -> None:

@@ -42,7 +42,7 @@ def select(target: str, init: Init) -> Choice:
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
         return Choice(_make(target, init), target, None)
     asked = init.backend.backend_type
-    order = ("CSX", "GPU", "CPU")[("CSX", "GPU", "CPU").index(asked):] if asked != "auto" else ("GPU", "CPU")  # fmt: skip
+    order = ("CSX", "GPU", "CPU")[("CSX", "GPU", "CPU").index(asked) :] if asked != "auto" else ("GPU", "CPU")
     reasons = []
     for kind in order:
         why = missing(kind, init)

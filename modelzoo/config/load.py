@@ -179,7 +179,7 @@ def _models(annotation: object) -> list[type[BaseModel]]:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """"; did you mean 'x'?" for the nearest of `known`, else the list of what may stand there."""
+    """ "; did you mean 'x'?" for the nearest of `known`, else the list of what may stand there."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"; did you mean '{close[0]}'?"

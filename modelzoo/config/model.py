@@ -55,9 +55,24 @@ NOT_SUPPORTED = {
 class Initializer(Section):
     """How a weight is drawn, by Model Zoo's names. Fields beyond those of the named distribution are refused."""
 
-    name: Literal["constant", "ones", "zeros", "eye", "uniform", "normal", "truncated_normal", "xavier_normal",
-                  "glorot_normal", "xavier_uniform", "glorot_uniform", "kaiming_normal", "kaiming_uniform",
-                  "variance_scaling", "lecun_normal", "lecun_uniform"]  # fmt: skip
+    name: Literal[
+        "constant",
+        "ones",
+        "zeros",
+        "eye",
+        "uniform",
+        "normal",
+        "truncated_normal",
+        "xavier_normal",
+        "glorot_normal",
+        "xavier_uniform",
+        "glorot_uniform",
+        "kaiming_normal",
+        "kaiming_uniform",
+        "variance_scaling",
+        "lecun_normal",
+        "lecun_uniform",
+    ]
     val: Float | None = None
     mean: Float = 0.0
     std: PositiveFloat = 0.05
@@ -77,13 +92,24 @@ class Initializer(Section):
     @model_validator(mode="after")
     def _own_fields(self):
         kind = self.name.replace("glorot", "xavier")
-        allowed = {"constant": {"val"}, "uniform": {"a", "b"}, "normal": {"mean", "std"},
-                   "truncated_normal": {"mean", "std", "a", "b"}, "xavier_normal": {"gain"}, "xavier_uniform": {"gain"},
-                   "kaiming_normal": {"a", "mode", "nonlinearity"}, "kaiming_uniform": {"a", "mode", "nonlinearity"},
-                   "variance_scaling": {"scale", "mode", "distribution"}, "lecun_normal": {"scale", "mode"},
-                   "lecun_uniform": {"scale", "mode"}}.get(kind, set())  # fmt: skip
-        given = {k for k in self.model_fields_set if getattr(self, k) is not None and
-                 getattr(self, k) != type(self).model_fields[k].default}  # fmt: skip
+        allowed = {
+            "constant": {"val"},
+            "uniform": {"a", "b"},
+            "normal": {"mean", "std"},
+            "truncated_normal": {"mean", "std", "a", "b"},
+            "xavier_normal": {"gain"},
+            "xavier_uniform": {"gain"},
+            "kaiming_normal": {"a", "mode", "nonlinearity"},
+            "kaiming_uniform": {"a", "mode", "nonlinearity"},
+            "variance_scaling": {"scale", "mode", "distribution"},
+            "lecun_normal": {"scale", "mode"},
+            "lecun_uniform": {"scale", "mode"},
+        }.get(kind, set())
+        given = {
+            k
+            for k in self.model_fields_set
+            if getattr(self, k) is not None and getattr(self, k) != type(self).model_fields[k].default
+        }
         if extra := given - {"name"} - allowed:
             raise ValueError(f"{self.name} does not take {', '.join(sorted(extra))}")
         if self.name == "constant" and self.val is None:
@@ -132,8 +158,20 @@ class GPTConfig(Section):
     scale_qk_dot_by_layer_idx: Bool = False
 
     filter_size: PositiveInt = 3072
-    nonlinearity: Literal["gelu", "gelu_new", "quick_gelu", "relu", "silu", "tanh", "sigmoid", "squared_relu",
-                          "geglu", "reglu", "swiglu", "linear"] = "gelu"  # fmt: skip
+    nonlinearity: Literal[
+        "gelu",
+        "gelu_new",
+        "quick_gelu",
+        "relu",
+        "silu",
+        "tanh",
+        "sigmoid",
+        "squared_relu",
+        "geglu",
+        "reglu",
+        "swiglu",
+        "linear",
+    ] = "gelu"
     use_ffn_bias: Bool = True
     use_bias_in_output: Bool = False
 
@@ -194,7 +232,9 @@ class GPTConfig(Section):
         if self.loss_scaling == "num_tokens" and self.loss_weight != 1.0:
             raise ValueError("loss_weight belongs to loss_scaling: batch_size; num_tokens takes 1.0")
         if unknown := set(self.lr_adjustment_groups or ()) - set(MUP_GROUPS):
-            raise ValueError(f"lr_adjustment_groups: unknown {', '.join(sorted(unknown))}; known: {', '.join(MUP_GROUPS)}")
+            raise ValueError(
+                f"lr_adjustment_groups: unknown {', '.join(sorted(unknown))}; known: {', '.join(MUP_GROUPS)}"
+            )
         return self
 
     @property

@@ -5,8 +5,17 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from modelzoo.config.base import (
-    Bool, Float, Int, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, one_of,
-)  # fmt: skip
+    Bool,
+    Float,
+    Int,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Section,
+    one_of,
+)
 
 
 class Adam(Section):
@@ -166,9 +175,13 @@ class SequentialLR(LR):
     def _milestones_known(self):
         if self.milestones is not None:
             if len(self.milestones) != len(self.schedulers) - 1 or list(self.milestones) != sorted(self.milestones):
-                raise ValueError(f"milestones must be {len(self.schedulers) - 1} rising steps, one between two schedulers")
+                raise ValueError(
+                    f"milestones must be {len(self.schedulers) - 1} rising steps, one between two schedulers"
+                )
         elif unknown := [s.name for s in self.schedulers[:-1] if s.value.total_iters is None]:
-            raise ValueError(f"{unknown[0]} needs total_iters (or give milestones), so that the next one knows its start")
+            raise ValueError(
+                f"{unknown[0]} needs total_iters (or give milestones), so that the next one knows its start"
+            )
         return self
 
     @property
@@ -195,9 +208,25 @@ class ScalePerParamLR(LR):
 
 
 Scheduler = one_of(
-    "Scheduler", ConstantLR, PolynomialLR, LinearLR, ExponentialLR, InverseExponentialTimeDecayLR,
-    InverseSquareRootDecayLR, CosineDecayLR, PiecewiseConstantLR, MultiStepLR, StepLR, CosineAnnealingLR,
-    CosineAnnealingWarmRestarts, MultiplicativeLR, CyclicLR, OneCycleLR, SequentialLR, ChainedLR, ScalePerParamLR,
-)  # fmt: skip
+    "Scheduler",
+    ConstantLR,
+    PolynomialLR,
+    LinearLR,
+    ExponentialLR,
+    InverseExponentialTimeDecayLR,
+    InverseSquareRootDecayLR,
+    CosineDecayLR,
+    PiecewiseConstantLR,
+    MultiStepLR,
+    StepLR,
+    CosineAnnealingLR,
+    CosineAnnealingWarmRestarts,
+    MultiplicativeLR,
+    CyclicLR,
+    OneCycleLR,
+    SequentialLR,
+    ChainedLR,
+    ScalePerParamLR,
+)
 for _recursive in (SequentialLR, ChainedLR, ScalePerParamLR, Scheduler):
     _recursive.model_rebuild()

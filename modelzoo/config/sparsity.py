@@ -80,8 +80,10 @@ def _schedule_form(value: Any) -> Any:
     if isinstance(value, dict) and isinstance(value.get("type"), str):
         return {**value, "type": value["type"].lower()}
     if isinstance(value, str) or isinstance(value, dict) and "type" not in value:
-        raise ValueError("takes a number, a list to cycle through, or a mapping with `type`: "
-                         "constant, linear, exp, power, cosine, cycling or cubic")  # fmt: skip
+        raise ValueError(
+            "takes a number, a list to cycle through, or a mapping with `type`: "
+            "constant, linear, exp, power, cosine, cycling or cubic"
+        )
     return value
 
 
@@ -148,7 +150,9 @@ class SparsityGroup(Section):
     def _fits_algorithm(self):
         name, constant = self.algorithm, isinstance(self.sparsity, Constant)
         if constant and not 0 <= self.sparsity.value < 1:
-            raise ValueError(f"sparsity {self.sparsity.value} must be at least 0 and below 1 (the share of weights off)")
+            raise ValueError(
+                f"sparsity {self.sparsity.value} must be at least 0 and below 1 (the share of weights off)"
+            )
         if name == "static":
             if not constant:
                 raise ValueError("static sparsity is one number; for a schedule use gmp, set or rigl")
@@ -174,7 +178,9 @@ def _group_list(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"groups"}:  # Model Zoo's nested spelling
         value = value["groups"]
         value = value if isinstance(value, list) else [value]
-        value = [{**g, **g["params"]} if isinstance(g, dict) and isinstance(g.get("params"), dict) else g for g in value]
+        value = [
+            {**g, **g["params"]} if isinstance(g, dict) and isinstance(g.get("params"), dict) else g for g in value
+        ]
         return [{k: v for k, v in g.items() if k != "params"} if isinstance(g, dict) else g for g in value]
     return () if value is None else listed(value)
 

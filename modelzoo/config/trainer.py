@@ -5,8 +5,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import (
-    Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Section, Str, listed, one_of,
-)  # fmt: skip
+    Bool,
+    Float,
+    Int,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Str,
+    listed,
+    one_of,
+)
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.optim import Optimizer, Scheduler
 from modelzoo.config.sparsity import SparsityGroups
@@ -15,8 +24,10 @@ from modelzoo.config.sparsity import SparsityGroups
 class Backend(Section):
     """Where to run, and what the chosen device needs to know."""
 
-    backend_type: Annotated[Literal["CSX", "GPU", "CPU", "auto"], BeforeValidator(
-        lambda v: v.upper() if isinstance(v, str) and v.lower() != "auto" else v)] = "auto"  # fmt: skip
+    backend_type: Annotated[
+        Literal["CSX", "GPU", "CPU", "auto"],
+        BeforeValidator(lambda v: v.upper() if isinstance(v, str) and v.lower() != "auto" else v),
+    ] = "auto"
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
     num_threads: PositiveInt | None = None  # CPU threads; default is torch's own choice
     deterministic: Bool = False  # GPU: refuse kernels that are not reproducible
@@ -131,8 +142,9 @@ class ScopedValidateFlags(_Flags):
     pass
 
 
-Callback = one_of("Callback", ComputeNorm, CheckLoss, KeepNCheckpoints, GlobalFlags, ScopedTrainFlags,
-                  ScopedValidateFlags)  # fmt: skip
+Callback = one_of(
+    "Callback", ComputeNorm, CheckLoss, KeepNCheckpoints, GlobalFlags, ScopedTrainFlags, ScopedValidateFlags
+)
 
 
 class ProgressLogger(Section):
@@ -214,7 +226,9 @@ class Init(Section):
     @model_validator(mode="after")
     def _one_schedule(self):
         if len(self.schedulers) > 1:
-            raise ValueError("schedulers: one learning-rate schedule drives all parameters; join them in a SequentialLR")
+            raise ValueError(
+                "schedulers: one learning-rate schedule drives all parameters; join them in a SequentialLR"
+            )
         if self.optimizer is not None and self.optimizer.value.lr is not None and self.schedulers:
             raise ValueError("give the learning rate once: either optimizer lr or schedulers")
         return self
@@ -263,5 +277,3 @@ class Config(Section):
         init = self.trainer.init
         named = [c.value.n for c in init.callbacks if c.name == "KeepNCheckpoints"]
         return named[-1] if named else init.checkpoint.keep
-
-

@@ -43,7 +43,9 @@ def find(data_dir: Sequence[str]) -> list[str]:
             files.append(folder)
             continue
         if not os.path.isdir(folder):
-            raise UserError(f"{folder}: no such data folder; make it with `python -m data_preprocessing`, or mend data_dir")
+            raise UserError(
+                f"{folder}: no such data folder; make it with `python -m data_preprocessing`, or mend data_dir"
+            )
         found = sorted(n for n in os.listdir(folder) if n.endswith(f.SHARD_SUFFIXES))
         if not found:
             raise UserError(f"{folder}: holds no HDF5 shard ({', '.join(f.SHARD_SUFFIXES)})")
@@ -63,13 +65,17 @@ def inspect(path: str, msl: int | None = None) -> Shard:
                 raise UserError(f"{path}: has no dataset '{f.DATASET}' of its own (keys: {', '.join(file) or 'none'})")
             data = file[f.DATASET]
             if not isinstance(data, h5py.Dataset) or data.external or data.is_virtual:
-                raise UserError(f"{path}: '{f.DATASET}' is not plain data in this file; external and virtual data is refused")
+                raise UserError(
+                    f"{path}: '{f.DATASET}' is not plain data in this file; external and virtual data is refused"
+                )
             shape, kind, declared = data.shape, data.dtype, file.attrs.get(f.N_EXAMPLES)
     except UserError:
         raise
     except (OSError, KeyError, RuntimeError) as e:
         reason = "truncated" if "truncated" in str(e) else "not a readable HDF5 file"
-        raise UserError(f"{path}: {reason}; make this shard again (`python -m data_preprocessing verify` finds such)") from None
+        raise UserError(
+            f"{path}: {reason}; make this shard again (`python -m data_preprocessing verify` finds such)"
+        ) from None
     if kind.kind not in "iu":
         raise UserError(f"{path}: '{f.DATASET}' holds {kind}, not integers")
     if len(shape) == 1:
@@ -77,7 +83,9 @@ def inspect(path: str, msl: int | None = None) -> Shard:
             raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")
         return _nonempty(Shard(path, max(0, (shape[0] - 1) // msl), msl, 0))
     if len(shape) != 3 or shape[1] not in (len(f.ROWS), len(f.VSL_ROWS)):
-        raise UserError(f"{path}: '{f.DATASET}' is {list(shape)}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl]")
+        raise UserError(
+            f"{path}: '{f.DATASET}' is {list(shape)}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl]"
+        )
     if declared is not None and int(declared) != shape[0]:
         raise UserError(f"{path}: says n_examples = {int(declared)} but holds {shape[0]}; make this shard again")
     if msl is not None and shape[2] != msl:
@@ -118,15 +126,22 @@ class Shards:
             UserError: names the file at fault, or the two files or keys that do not go together.
         """
         msl, mixture = config.max_sequence_length, config.mixture
-        parts = [[inspect(p, msl) for p in find(d)] for d in ([m.data_dir for m in mixture] if mixture else [config.data_dir])]
+        parts = [
+            [inspect(p, msl) for p in find(d)]
+            for d in ([m.data_dir for m in mixture] if mixture else [config.data_dir])
+        ]
         files = [s for part in parts for s in part]
         for s in files[1:]:
             if (s.msl, s.rows) != (files[0].msl, files[0].rows):
-                raise UserError(f"{s.path}: [{s.rows}, {s.msl}] beside {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
-                                "shards of one run must agree in rows and sequence length")  # fmt: skip
+                raise UserError(
+                    f"{s.path}: [{s.rows}, {s.msl}] beside {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
+                    "shards of one run must agree in rows and sequence length"
+                )
         if max_positions is not None and files[0].msl > max_positions:
-            raise UserError(f"{files[0].path}: sequences of {files[0].msl} tokens, but model.max_position_embeddings is "
-                            f"{max_positions}; raise it, or pack with --msl {max_positions}")  # fmt: skip
+            raise UserError(
+                f"{files[0].path}: sequences of {files[0].msl} tokens, but model.max_position_embeddings is "
+                f"{max_positions}; raise it, or pack with --msl {max_positions}"
+            )
         if config.use_vsl and files[0].rows != len(f.VSL_ROWS):
             raise UserError(f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --vsl")
         for folder in {os.path.dirname(s.path) for s in files}:
@@ -142,10 +157,24 @@ class Shards:
     def fingerprint(self) -> str:
         """SHA-256 over what decides the order and content of batches: names, sizes, checksums, seed, batch size."""
         c = self.config
-        sums = {d: {s["name"]: s.get("sha256") for s in _manifest(d).get("shards", []) if isinstance(s, dict) and "name" in s}
-                for d in {os.path.dirname(s.path) for s in self.files}}  # fmt: skip
-        facts = [(os.path.basename(s.path), s.examples, s.msl, s.rows, sums[os.path.dirname(s.path)].get(os.path.basename(s.path)))
-                 for s in self.files]  # fmt: skip
+        sums = {
+            d: {
+                s["name"]: s.get("sha256")
+                for s in _manifest(d).get("shards", [])
+                if isinstance(s, dict) and "name" in s
+            }
+            for d in {os.path.dirname(s.path) for s in self.files}
+        }
+        facts = [
+            (
+                os.path.basename(s.path),
+                s.examples,
+                s.msl,
+                s.rows,
+                sums[os.path.dirname(s.path)].get(os.path.basename(s.path)),
+            )
+            for s in self.files
+        ]
         order = [c.batch_size, c.shuffle, c.shuffle_seed, c.num_samples, [m.weight for m in c.mixture or ()]]
         return hashlib.sha256(json.dumps([facts, order]).encode()).hexdigest()
 
@@ -190,14 +219,18 @@ class Shards:
             window = self._open[shard][index * s.msl : index * s.msl + s.msl + 1]
             return np.stack((window[:-1], np.ones(s.msl, np.int32), window[1:]))
         except OSError as e:
-            raise UserError(f"{s.path}: example {index} cannot be read ({str(e)[:80]}); make this shard again") from None
+            raise UserError(
+                f"{s.path}: example {index} cannot be read ({str(e)[:80]}); make this shard again"
+            ) from None
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray) -> None:
         row = int(np.argmax(((ids >= self.vocab_size) | (ids < 0)).any(axis=(1, 2))))
         shard = int(np.searchsorted(self.starts, indices[row], side="right")) - 1
         bad = ids[row][(ids[row] >= self.vocab_size) | (ids[row] < 0)][0]
-        raise UserError(f"{self.files[shard].path}: example {indices[row] - self.starts[shard]} holds token id {int(bad)}, outside "
-                        f"model.vocab_size {self.vocab_size}; use the tokenizer's vocabulary size")  # fmt: skip
+        raise UserError(
+            f"{self.files[shard].path}: example {indices[row] - self.starts[shard]} holds token id {int(bad)}, outside "
+            f"model.vocab_size {self.vocab_size}; use the tokenizer's vocabulary size"
+        )
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": {}}  # open files do not travel to worker processes
@@ -238,10 +271,14 @@ def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> 
     """Batches of steps start..stop-1, prefetched by `num_workers` processes if there are any."""
     workers = shards.config.num_workers
     loader = torch.utils.data.DataLoader(
-        Steps(shards), batch_size=None, sampler=range(start, stop), num_workers=workers, pin_memory=pin_memory,
+        Steps(shards),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin_memory,
         prefetch_factor=shards.config.prefetch_factor if workers else None,
         persistent_workers=bool(workers) and shards.config.persistent_workers,
-    )  # fmt: skip
+    )
     try:
         yield from loader
     except UserError as e:  # torch wraps what a worker raises in its own traceback; the last line is the message

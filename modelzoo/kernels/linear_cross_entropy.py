@@ -46,7 +46,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         dx, dw, db = ctx.saved_tensors
-        return dx.to(ctx.dtypes[0]) * grad, dw.mul_(grad).to(ctx.dtypes[1]), None if db is None else db * grad, *[None] * 4
+        return (
+            dx.to(ctx.dtypes[0]) * grad,
+            dw.mul_(grad).to(ctx.dtypes[1]),
+            None if db is None else db * grad,
+            *[None] * 4,
+        )
 
 
 def linear_cross_entropy(

@@ -12,11 +12,19 @@ from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
 from modelzoo.models.init import initialize
 
 ACTIVATIONS = {
-    "gelu": F.gelu, "gelu_new": lambda x: F.gelu(x, approximate="tanh"), "relu": F.relu, "silu": F.silu,
-    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
-    "squared_relu": lambda x: F.relu(x).square(), "linear": lambda x: x,
-    "geglu": F.gelu, "reglu": F.relu, "swiglu": F.silu,
-}  # fmt: skip
+    "gelu": F.gelu,
+    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "quick_gelu": lambda x: x * torch.sigmoid(1.702 * x),
+    "squared_relu": lambda x: F.relu(x).square(),
+    "linear": lambda x: x,
+    "geglu": F.gelu,
+    "reglu": F.relu,
+    "swiglu": F.silu,
+}
 
 
 def norm(c: GPTConfig) -> nn.Module:
@@ -72,9 +80,14 @@ class Attention(nn.Module):
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None, scale=self.scale,
-        )  # fmt: skip
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=self.dropout if self.training else 0.0,
+            is_causal=mask is None,
+            scale=self.scale,
+        )
         return self.proj_output_dense_layer(y.transpose(1, 2).reshape(b, t, -1))
 
 
@@ -99,10 +112,12 @@ class FeedForwardLayer(nn.Module):
 class FeedForward(nn.Module):
     def __init__(self, c: GPTConfig):
         super().__init__()
-        self.ffn = nn.ModuleList([
-            FeedForwardLayer(c.hidden_size, c.filter_size, c.use_ffn_bias, c.nonlinearity),
-            FeedForwardLayer(c.filter_size, c.hidden_size, c.use_ffn_bias, None),
-        ])  # fmt: skip
+        self.ffn = nn.ModuleList(
+            [
+                FeedForwardLayer(c.hidden_size, c.filter_size, c.use_ffn_bias, c.nonlinearity),
+                FeedForwardLayer(c.filter_size, c.hidden_size, c.use_ffn_bias, None),
+            ]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.ffn[1](self.ffn[0](x))
@@ -255,10 +270,27 @@ class GPTModel(nn.Module):
         hidden = compute(self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")))
         head = self.model.lm_head
         loss = linear_cross_entropy(
-            hidden.flatten(0, 1), head.weight, batch["labels"].flatten().long(),
-            batch["attention_mask"].flatten().float(), head.bias, self.model.output_scale,
-        )  # fmt: skip
+            hidden.flatten(0, 1),
+            head.weight,
+            batch["labels"].flatten().long(),
+            batch["attention_mask"].flatten().float(),
+            head.bias,
+            self.model.output_scale,
+        )
         return loss / denominator
+
+    def score(self, batch: Mapping[str, Tensor], rows: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
+        """Summed loss, right next-token guesses and counting tokens of a batch (evaluation; logits a few rows at a time)."""
+        hidden = self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")).flatten(
+            0, 1
+        )
+        labels, counts = batch["labels"].flatten().long(), batch["attention_mask"].flatten().float()
+        loss, right = torch.zeros((), device=hidden.device), torch.zeros((), device=hidden.device)
+        for x, y, m in zip(hidden.split(rows), labels.split(rows), counts.split(rows), strict=True):
+            logits = self.model.logits(x)
+            loss += (F.cross_entropy(logits, y, reduction="none") * m).sum()
+            right += ((logits.argmax(-1) == y) * (m > 0)).sum()
+        return loss, right, (counts > 0).sum()
 
 
 def loss_denominator(c: GPTConfig, loss_mask: Tensor) -> Tensor:

@@ -44,7 +44,9 @@ class AgedAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure=None):
-        young = [(group, p, *found) for group in self.param_groups for p in group["params"] if (found := self._young(p))]
+        young = [
+            (group, p, *found) for group in self.param_groups for p in group["params"] if (found := self._young(p))
+        ]
         before = [p.view(-1)[at] for _, p, at, _ in young]
         super().step(closure)  # moments are right for every weight; only the young ones' correction is not
         for (group, p, at, born), old in zip(young, before, strict=True):

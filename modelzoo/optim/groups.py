@@ -61,11 +61,10 @@ def build(
     o = config.value
     groups = param_groups(model, kinds, o.weight_decay, model_config)
     if isinstance(o, c.Adam):
-        return AgedAdam(groups, betas=o.betas, eps=o.eps, decoupled=isinstance(o, c.AdamW),
-                        correct_bias=o.correct_bias, aged=aged)  # fmt: skip
-    return torch.optim.SGD(
-        groups, lr=0.0, momentum=o.momentum, dampening=o.dampening, nesterov=o.nesterov, fused=True
-    )  # fmt: skip
+        return AgedAdam(
+            groups, betas=o.betas, eps=o.eps, decoupled=isinstance(o, c.AdamW), correct_bias=o.correct_bias, aged=aged
+        )
+    return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, dampening=o.dampening, nesterov=o.nesterov, fused=True)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:

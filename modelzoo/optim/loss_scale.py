@@ -27,8 +27,13 @@ class LossScale:
             return cls()
         if factor != "dynamic":
             return cls(scale=precision.initial_loss_scale or factor or 1.0)
-        return cls(precision.initial_loss_scale or 2.0**16, True, precision.steps_per_increase,
-                   precision.min_loss_scale or cls.low, precision.max_loss_scale or cls.high)  # fmt: skip
+        return cls(
+            precision.initial_loss_scale or 2.0**16,
+            True,
+            precision.steps_per_increase,
+            precision.min_loss_scale or cls.low,
+            precision.max_loss_scale or cls.high,
+        )
 
     def update(self, finite: bool) -> None:
         """Take note of a step. Call once a step, after the gradients were checked."""

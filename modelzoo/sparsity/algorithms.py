@@ -15,7 +15,8 @@ from modelzoo.sparsity.select import live_count
 class Static:
     """A mask fixed at the start (arXiv 2303.10464 pre-trains with `random`; MediSwift does too)."""
 
-    needs_gradient = False
+    changes = False  # whether masks ever change
+    needs_gradient = False  # whether an update wants the dense gradient
 
     def __init__(self, group: SparsityGroup, seed: int):
         self.group = group
@@ -27,7 +28,7 @@ class Static:
 
     def is_update(self, step: int) -> bool:
         """Whether masks change after optimizer step number `step` (counted from 1)."""
-        return False
+        return self.changes and schedules.is_update(self.group.update, step)
 
     def init_mask(self, name: str, weight: Tensor, k: int) -> Tensor:
         """The first mask of a parameter, bool of its shape, with k live weights (`from_zeros`: its non-zeros)."""
@@ -58,8 +59,7 @@ class Static:
 class GMP(Static):
     """Gradual magnitude pruning (arXiv 1710.01878)."""
 
-    def is_update(self, step: int) -> bool:
-        return schedules.is_update(self.group.update, step)
+    changes = True
 
     def update_mask(self, name, weight, mask, grad, step, k):
         return self.choose(torch.where(mask, weight.abs(), masks.DEAD), k)
@@ -68,8 +68,7 @@ class GMP(Static):
 class SET(Static):
     """Sparse evolutionary training (arXiv 1707.04780)."""
 
-    def is_update(self, step: int) -> bool:
-        return schedules.is_update(self.group.update, step)
+    changes = True
 
     def drop_fraction(self, step: int) -> float:
         """The share of live weights that gives up its place at `step`."""

@@ -84,7 +84,9 @@ class Sparsity:
             for p in parameters:
                 p.set_mask(algorithm.init_mask(p.name, p.weight.detach(), counts[p.name]))
                 if p.live == 0:
-                    raise UserError(f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.weight.shape)}")
+                    raise UserError(
+                        f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.weight.shape)}"
+                    )
             groups.append(group)
         sparsity = cls(groups)
         sparsity.mask_weights()
@@ -93,6 +95,11 @@ class Sparsity:
     @property
     def parameters(self) -> list[SparseParameter]:
         return [p for group in self.groups for p in group.parameters]
+
+    @property
+    def changes(self) -> bool:
+        """Whether any mask changes during training."""
+        return any(group.algorithm.changes for group in self.groups)
 
     @torch.no_grad()
     def mask_weights(self) -> None:
@@ -130,9 +137,7 @@ class Sparsity:
                 continue
             counts = group.counts(step)
             for p in group.parameters:
-                new = group.algorithm.update_mask(
-                    p.name, p.weight.detach(), p.mask, p.dense_grad, step, counts[p.name]
-                )  # fmt: skip
+                new = group.algorithm.update_mask(p.name, p.weight.detach(), p.mask, p.dense_grad, step, counts[p.name])
                 p.dense_grad = None
                 dropped, grown = p.mask & ~new, new & ~p.mask
                 churn += int(dropped.sum())

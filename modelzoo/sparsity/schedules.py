@@ -105,10 +105,15 @@ def check(group: c.SparsityGroup, max_steps: int, smallest_layer: int) -> None:
     for step in (0, *update_steps(group.update if group.algorithm != "static" else c.Update(steps=(0,)), max_steps)):
         s = value(group.sparsity, step, group.update)
         if not 0 <= s <= bound:
-            why = "is not a share of weights" if s < 0 else (
-                f"passes max_sparsity {group.max_sparsity}" if s > group.max_sparsity
-                else f"leaves a layer of {smallest_layer} weights empty"
-            )  # fmt: skip
+            why = (
+                "is not a share of weights"
+                if s < 0
+                else (
+                    f"passes max_sparsity {group.max_sparsity}"
+                    if s > group.max_sparsity
+                    else f"leaves a layer of {smallest_layer} weights empty"
+                )
+            )
             raise UserError(
                 f"{where}: sparsity reaches {s:.6g} at step {step} of {max_steps}, which {why}; "
                 "set `final` (linear, exp, cubic), an earlier `update.stop`, or a smaller slope"

@@ -79,5 +79,3 @@ def live_counts(sizes: Mapping[str, tuple[int, ...]], sparsity: float, distribut
     for n in sorted(sizes, key=lambda n: (counts[n] - exact[n], n))[: total - sum(counts.values())]:
         counts[n] += 1
     return counts
-
-

@@ -1,0 +1,175 @@
+"""The command line: target, mode and config to one task. Imports torch only when something runs."""
+
+import argparse
+import os
+import sys
+
+from modelzoo.config.errors import UserError
+
+EXAMPLES = """
+examples:
+  python run.py -p configs/quickstart/s75.yaml -m plan
+  python run.py CPU -p configs/quickstart/s75.yaml -m train_and_eval -o runs/s75
+  python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.fit.train_dataloader.data_dir=/data/train
+  python run.py -p runs/s75/config.yaml -m eval -o runs/s75
+"""
+MODES = ("train", "eval", "train_and_eval", "eval_all", "plan")
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="run.py",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=EXAMPLES,
+        allow_abbrev=False,
+        description="Pre-train a sparse biomedical GPT from one YAML, on CPU, GPU or CS-2.",
+    )
+    p.add_argument(
+        "target",
+        nargs="?",
+        default="auto",
+        choices=["CSX", "GPU", "CPU", "auto"],
+        help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
+    )
+    p.add_argument("-p", "--params", required=True, metavar="CONFIG", help="YAML config (Model Zoo's trainer format)")
+    p.add_argument("-m", "--mode", required=True, choices=MODES, help="plan needs neither torch nor data")
+    p.add_argument(
+        "-o", "--model_dir", metavar="DIR", help="where the run is written (default: the config's, else ./model_dir)"
+    )
+    p.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help="override a config key, for example trainer.init.loop.max_steps=20; may be repeated",
+    )
+    p.add_argument("--max_steps", type=int, help="optimizer steps in all")
+    p.add_argument("--num_steps", type=int, help=argparse.SUPPRESS)
+    p.add_argument("--num_epochs", type=int, help="passes over the training data instead of max_steps")
+    p.add_argument("--eval_steps", type=int, help="validation batches (default: all)")
+    p.add_argument("--eval_frequency", help="steps between validations, or a share of the run (0.25)")
+    p.add_argument(
+        "--checkpoint_path", metavar="STEP_FOLDER", help="start from this checkpoint instead of the newest in -o"
+    )
+    p.add_argument(
+        "--load_checkpoint_states",
+        default="all",
+        metavar="A,B",
+        help="which parts to load: model,optimizer,sparsity,grad_scaler,dataloader,global_step (default all)",
+    )
+    p.add_argument("--disable_strict_checkpoint_loading", action="store_true", help="take the parameters that fit")
+    p.add_argument("--seed", type=int)
+    p.add_argument("--validate_only", action="store_true", help="build everything, take one step, write nothing")
+    p.add_argument(
+        "--compile_only", action="store_true", help="the same with torch.compile (on CSX: compile for the wafer)"
+    )
+    p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level")
+    csx = p.add_argument_group("CS-2 (used with CSX)")
+    for flag, kind, text in (
+        ("num_csx", int, "CS-2 systems"),
+        ("num_workers_per_csx", int, "input workers per system"),
+        ("compile_dir", str, "compile artefacts on the cluster"),
+        ("job_time_sec", int, "time limit"),
+        ("job_priority", str, "p1, p2 or p3"),
+        ("credentials_path", str, "TLS certificate"),
+        ("mgmt_address", str, "host:port"),
+    ):
+        csx.add_argument(f"--{flag}", type=kind, help=text, **({"dest": flag} if flag != "compile_dir" else {}))
+    for flag in ("job_labels", "mount_dirs", "python_paths"):
+        csx.add_argument(f"--{flag}", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
+    csx.add_argument("--disable_version_check", action="store_true", default=None)
+    return p
+
+
+def overrides(args: argparse.Namespace) -> list[str]:
+    """The flags as config overrides. The command line wins over the YAML."""
+    import json
+
+    found = []
+    lengths = [k for k in ("max_steps", "num_steps", "num_epochs") if getattr(args, k) is not None]
+    if lengths:
+        found += [f"trainer.init.loop.{k}=null" for k in ("max_steps", "num_steps", "num_epochs") if k not in lengths]
+    for key in (*lengths, "eval_steps", "eval_frequency"):
+        if (value := getattr(args, key)) is not None:
+            found.append(f"trainer.init.loop.{key}={value}")
+    if args.seed is not None:
+        found.append(f"trainer.init.seed={args.seed}")
+    if args.logging is not None:
+        found.append(f"trainer.init.logging.log_level={args.logging.lower()}")
+    for key in (
+        "num_csx",
+        "num_workers_per_csx",
+        "compile_dir",
+        "job_time_sec",
+        "job_priority",
+        "credentials_path",
+        "mgmt_address",
+        "job_labels",
+        "mount_dirs",
+        "python_paths",
+        "disable_version_check",
+    ):
+        if (value := getattr(args, key)) is not None:
+            found.append(f"trainer.init.backend.{key}={json.dumps(value)}")
+    return found + args.overrides
+
+
+def states(text: str) -> tuple[str, ...]:
+    known = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "global_step")
+    if text == "all":
+        return known
+    asked = tuple(s for s in text.replace(" ", "").split(",") if s)
+    if unknown := [s for s in asked if s not in known]:
+        raise UserError(f"--load_checkpoint_states: unknown {unknown[0]!r}; known: all, or some of {','.join(known)}")
+    return asked
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = parser().parse_args(argv)
+    try:
+        _run(args, "run.py " + " ".join(argv))
+    except UserError as e:
+        print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
+        return e.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped; the last checkpoint is whole", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 0
+
+
+def _run(args: argparse.Namespace, command: str) -> None:
+    from modelzoo.config.load import load
+    from modelzoo.config.trainer import Config
+    from modelzoo.tasks import plan
+
+    extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
+    config = load(args.params, Config, overrides(args) + extra)
+    plan.check(config.trainer.init, plan.total_steps(config))
+    if args.mode == "plan":
+        print(plan.text(config))
+        return
+    if args.validate_only and args.compile_only:
+        raise UserError("--validate_only and --compile_only exclude each other")
+    from modelzoo.tasks import pretrain, validate
+    from modelzoo.tasks.build import Options
+
+    options = Options(
+        target=args.target,
+        model_dir=args.model_dir or config.trainer.init.model_dir,
+        checkpoint_path=args.checkpoint_path,
+        load_states=states(args.load_checkpoint_states),
+        strict=not args.disable_strict_checkpoint_loading,
+        command=command,
+    )
+    if args.validate_only or args.compile_only:
+        validate.check(config, options, args.compile_only)
+    elif args.mode in ("eval", "eval_all"):
+        validate.evaluate(config, options)
+    else:
+        pretrain.train(config, options, evaluate=args.mode == "train_and_eval")

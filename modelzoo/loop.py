@@ -1,0 +1,180 @@
+"""The training loop: one step, the loop over steps, and validation."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from modelzoo.backends.base import Backend
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Init
+from modelzoo.data import hdf5
+from modelzoo.models.gpt import GPTModel, loss_denominator
+from modelzoo.optim.groups import set_lr
+from modelzoo.optim.loss_scale import LossScale
+from modelzoo.optim.lr import learning_rate
+from modelzoo.sparsity.attach import Sparsity
+
+DEFAULT_LR = 1e-3  # torch's and cerebras.pytorch's default for Adam, where the config names no rate
+
+
+@dataclass
+class Run:
+    """All that a training run consists of. `step` counts batches taken, skipped ones included."""
+
+    init: Init
+    backend: Backend
+    model: GPTModel
+    optimizer: torch.optim.Optimizer
+    sparsity: Sparsity
+    loss_scale: LossScale
+    step: int = 0
+    skipped: int = 0
+    tokens: int = 0
+
+    @property
+    def optimizer_step(self) -> int:
+        """Optimizer steps taken: what learning rates and sparsity schedules count."""
+        return self.step - self.skipped
+
+    def lr(self) -> float:
+        """The learning rate of the next optimizer step."""
+        if self.init.schedulers:
+            return learning_rate(self.init.schedulers[0].value, self.optimizer_step)
+        return DEFAULT_LR if self.init.optimizer.value.lr is None else self.init.optimizer.value.lr
+
+
+class Step(NamedTuple):
+    """What one optimizer step did. `grad_norm` is over live weights, before clipping."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+    tokens: int
+    churn: int
+    skipped: bool
+
+
+def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
+    """One optimizer step on one global batch, cut into `micro_batches`.
+
+    A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
+    """
+    # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
+    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{run.init.seed}/{run.step}".encode()).digest()[:7], "big"))
+    run.model.train()
+    batch = run.backend.put(dict(batch))
+    denominator = loss_denominator(run.init.model, batch["attention_mask"])
+    lr, count = run.lr(), run.optimizer_step + 1
+    losses = []
+    for micro in _split(batch, micro_batches):
+        with run.backend.autocast():
+            loss = run.model(micro, denominator)
+        (loss * run.loss_scale.scale).backward()
+        losses.append(loss.detach())
+    loss = float(torch.stack(losses).sum())
+    run.sparsity.mask_gradients(count)
+    norm = _clip(run)
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    run.loss_scale.update(finite)
+    churn, tokens = 0, batch["input_ids"].numel()
+    if finite:
+        set_lr(run.optimizer, lr)
+        run.optimizer.step()
+        churn = run.sparsity.update(count, run.optimizer.state)
+        run.tokens += tokens
+    else:
+        run.sparsity.drop_gradients()
+        run.skipped += 1
+    run.optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    return Step(loss, norm, lr, tokens, churn, not finite)
+
+
+def _split(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
+    pieces = {name: x.chunk(parts) for name, x in batch.items()}
+    for i in range(parts):
+        yield {name: x[i] for name, x in pieces.items()}
+
+
+def _clip(run: Run) -> float:
+    """Undo the loss scale, clip as the config says, return the norm before clipping. Dead weights are zero already."""
+    precision, scale = run.init.precision, run.loss_scale.scale
+    grads = [p.grad for p in run.model.parameters() if p.grad is not None]
+    if scale != 1.0:
+        torch._foreach_mul_(grads, 1.0 / scale)
+    norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
+    if precision.max_gradient_norm is not None and norm > precision.max_gradient_norm:  # NaN compares False
+        torch._foreach_mul_(grads, precision.max_gradient_norm / (norm + 1e-6))
+    elif precision.max_gradient_value is not None:
+        torch._foreach_clamp_min_(grads, -precision.max_gradient_value)
+        torch._foreach_clamp_max_(grads, precision.max_gradient_value)
+    return norm
+
+
+class Timed(NamedTuple):
+    """A step and where its time went, in seconds."""
+
+    step: Step
+    seconds: float
+    waiting: float  # for data
+
+
+def steps(run: Run, shards: hdf5.Shards, stop: int, micro_batches: int) -> Iterator[Timed]:
+    """Train until `stop`, yielding after each step. What to do between steps (log, validate, save) is the caller's."""
+    overflows = 0
+    begin = time.perf_counter()
+    for batch in hdf5.batches(shards, run.step, stop, pin_memory=run.backend.kind == "GPU"):
+        fetched = time.perf_counter()
+        step = train_step(run, batch, micro_batches)
+        if step.skipped and not run.loss_scale.can_fall:
+            overflows += 1
+            _check_nonfinite(run, step, overflows)
+        end = time.perf_counter()
+        yield Timed(step, end - begin, fetched - begin)
+        begin = time.perf_counter()
+
+
+def _check_nonfinite(run: Run, step: Step, overflows: int) -> None:
+    loop = run.init.loop
+    what = f"step {run.step}: loss {step.loss}, gradient norm {step.grad_norm}"
+    if loop.on_nonfinite == "stop":
+        raise UserError(
+            f"{what}: not finite, so the run stops with its weights as they were; lower the learning rate or "
+            "set max_gradient_norm, or pass over such steps with trainer.init.loop.on_nonfinite: skip"
+        )
+    if overflows > loop.max_skipped_steps:
+        raise UserError(
+            f"{what}: not finite, and loop.max_skipped_steps {loop.max_skipped_steps} are used up; "
+            "lower the learning rate"
+        )
+
+
+class Score(NamedTuple):
+    """Validation over whole examples: mean loss in nats per counting token."""
+
+    loss: float
+    perplexity: float
+    accuracy: float
+    tokens: int
+
+
+@torch.no_grad()
+def validate(run: Run, shards: hdf5.Shards, eval_steps: int | None) -> Score:
+    """Loss, perplexity and next-token accuracy over `shards`, in file order."""
+    run.model.eval()
+    loss, right, tokens = 0.0, 0, 0
+    for batch in hdf5.validation(shards, eval_steps):
+        batch = run.backend.put(batch)
+        with run.backend.autocast():
+            part_loss, part_right, part_tokens = run.model.score(batch)
+        loss, right, tokens = loss + float(part_loss), right + int(part_right), tokens + int(part_tokens)
+    if tokens == 0:
+        raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
+    mean = loss / tokens
+    return Score(mean, math.exp(min(mean, 700.0)), right / tokens, tokens)

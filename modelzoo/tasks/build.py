@@ -1,0 +1,92 @@
+"""From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
+
+from typing import NamedTuple
+
+import torch
+
+from modelzoo import state
+from modelzoo.backends.select import Choice
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.data.hdf5 import Shards
+from modelzoo.loop import Run
+from modelzoo.models.gpt import GPTModel
+from modelzoo.models.shapes import parameters
+from modelzoo.optim import groups
+from modelzoo.optim.loss_scale import LossScale
+from modelzoo.sparsity.attach import Sparsity
+from modelzoo.tasks import plan
+
+
+class Options(NamedTuple):
+    """What the command line adds to the config."""
+
+    target: str = "auto"
+    model_dir: str = "./model_dir"
+    checkpoint_path: str | None = None
+    load_states: tuple[str, ...] = state.ALL_STATES
+    strict: bool = True
+    command: str = "run.py"
+
+
+def build(config: Config, choice: Choice) -> Run:
+    """Model, optimizer and sparsity of a config on a device, freshly initialised."""
+    init = config.trainer.init
+    if init.optimizer is None:
+        example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
+        raise UserError(f"trainer.init.optimizer: missing; for example {example}")
+    backend, shapes = choice.backend, parameters(init.model)
+    model = backend.place(GPTModel(init.model, seed=init.seed))
+    sparsity = Sparsity.attach(model, shapes, init.sparsity, init.seed)
+    aged = [p.weight for g in sparsity.groups if g.algorithm.changes for p in g.parameters]
+    optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged)
+    scale = LossScale.make(init.precision, backend.dtype == torch.float16)
+    return Run(init, backend, model, optimizer, sparsity, scale)
+
+
+def open_shards(config: Config, loader: DataLoader) -> Shards:
+    """The data of one dataloader section, checked against the model."""
+    m = config.trainer.init.model
+    # Rotary, ALiBi and no positions have no table that could be too short.
+    longest = m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
+    return Shards.open(loader, m.vocab_size, longest)
+
+
+def micro_batches(config: Config) -> int:
+    """Into how many parts a global batch is cut: grad_accum_steps, or as micro_batch_size asks."""
+    loader, accum = config.trainer.fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
+    if accum > 1 or not isinstance(loader.micro_batch_size, int):
+        return accum
+    if loader.batch_size % loader.micro_batch_size:
+        raise UserError(
+            f"trainer.fit.train_dataloader: micro_batch_size {loader.micro_batch_size} must divide "
+            f"batch_size {loader.batch_size}"
+        )
+    return loader.batch_size // loader.micro_batch_size
+
+
+def val_loaders(config: Config) -> list[DataLoader]:
+    """The validation sets, wherever the config names them."""
+    trainer = config.trainer
+    if trainer.validate_all is not None:
+        return list(trainer.validate_all.val_dataloaders)
+    if trainer.validate_ is not None:
+        return [trainer.validate_.val_dataloader]
+    return list(trainer.fit.val_dataloader) if trainer.fit is not None else []
+
+
+def total_steps(config: Config, shards: Shards) -> int:
+    """Optimizer steps of the run, now that the data is at hand."""
+    length = config.trainer.init.loop
+    if length.num_epochs and not length.steps_per_epoch:
+        per_epoch = len(shards) // shards.config.batch_size
+        if per_epoch == 0:
+            raise UserError(
+                f"trainer.fit.train_dataloader: batch_size {shards.config.batch_size} is larger than an epoch "
+                f"of {len(shards)} examples"
+            )
+        return length.num_epochs * per_epoch
+    steps = plan.total_steps(config)
+    if steps is None:
+        raise UserError("trainer.init.loop: give max_steps, num_steps or num_epochs (or --max_steps)")
+    return steps

@@ -1,0 +1,22 @@
+"""Fixtures for all tests: the real data, where it is."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder beside the repository that holds real data and reference files; skips where it is missing."""
+    path = Path(os.environ.get("MEDISWIFT_SHARED", REPO.parent / "shared"))
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data(shared: Path) -> Path:
+    return shared / "data"

@@ -1,0 +1,72 @@
+"""Imports go strictly down the floors of the design, and packages have empty `__init__.py` files."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[1]
+
+FLOORS = [  # the first match counts; a module may import what stands on a lower floor, or its own package
+    ("modelzoo.cli", 6), ("run", 7), ("modelzoo.tasks", 5),
+    ("modelzoo.state", 4.1), ("modelzoo.loop", 4), ("modelzoo.checkpoint", 4), ("modelzoo.metrics", 4), ("modelzoo.report", 4),
+    ("modelzoo.backends", 3), ("modelzoo.sparsity", 2), ("modelzoo.models", 2), ("modelzoo.data.format", 0), ("modelzoo.data", 2),
+    ("modelzoo.optim", 2), ("modelzoo.kernels", 1), ("modelzoo.config", 0),
+]  # fmt: skip
+PACKAGES = {"modelzoo.tasks", "modelzoo.backends", "modelzoo.sparsity", "modelzoo.models", "modelzoo.data", "modelzoo.optim",
+            "modelzoo.kernels", "modelzoo.config"}  # fmt: skip
+
+
+def floor(module: str) -> float:
+    return next(f for name, f in FLOORS if module == name or module.startswith(name + "."))
+
+
+def package(module: str) -> str | None:
+    return next((p for p in PACKAGES if module == p or module.startswith(p + ".")), None)
+
+
+def sources() -> list[tuple[str, Path]]:
+    files = [REPO / "run.py", *sorted((REPO / "modelzoo").rglob("*.py"))]
+    return [(".".join(f.relative_to(REPO).with_suffix("").parts), f) for f in files if f.name != "__init__.py"]
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {a.name for a in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{a.name}" for a in node.names}
+    return found
+
+
+@pytest.mark.parametrize("module,path", sources(), ids=[m for m, _ in sources()])
+def test_imports_go_down(module, path):
+    for name in imports(path):
+        assert not name.startswith("data_preprocessing"), f"{module} imports {name}"
+        if name.startswith("modelzoo.") and package(name) != package(module):
+            assert floor(name) < floor(module), f"{module} (floor {floor(module)}) imports {name} (floor {floor(name)})"
+        elif name.startswith("modelzoo.") and package(name) is None:
+            assert floor(name) < floor(module) or name.startswith(module), f"{module} imports {name}"
+
+
+def test_only_one_module_names_cerebras():
+    users = [m for m, p in sources() if any(i.split(".")[0] == "cerebras" for i in imports(p))]
+    assert set(users) <= {"modelzoo.backends.csx"}
+
+
+def test_preprocessing_stands_on_config_and_format_alone():
+    for path in sorted((REPO / "data_preprocessing").rglob("*.py")):
+        for name in imports(path):
+            assert name.split(".")[0] != "torch", path
+            if name.startswith("modelzoo"):
+                assert name.startswith(("modelzoo.config", "modelzoo.data.format")) or name == "modelzoo.data.format", (
+                    path,
+                    name,
+                )
+
+
+def test_packages_are_empty():
+    for path in [*(REPO / "modelzoo").rglob("__init__.py"), *(REPO / "data_preprocessing").rglob("__init__.py")]:
+        assert path.read_text() == "", path
