@@ -30,18 +30,29 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        prog="python -m data_preprocessing", formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m data_preprocessing",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
         description="From PubMed, PMC or JSONL to tokenised HDF5 shards.",
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
-               "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2")
+        "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
+    )
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for source, text, example in (
-        ("pubmed", "PubMed citation XML (baseline, updates, efetch) to shards",
-         "pubmed --input pubmed/baseline pubmed/updatefiles --output shards --tokenizer train --vocab_size 28896"),
-        ("pmc", "PMC full text (JATS NXML, loose or in tar packages) to shards",
-         "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'"),
-        ("jsonl", "JSONL or plain text to shards; also prompt/completion pairs",
-         "jsonl --input pairs.jsonl --output shards --tokenizer tokenizer.json --objective prompt_completion --msl 512"),
+        (
+            "pubmed",
+            "PubMed citation XML (baseline, updates, efetch) to shards",
+            "pubmed --input pubmed/baseline pubmed/updatefiles --output shards --tokenizer train --vocab_size 28896",
+        ),
+        (
+            "pmc",
+            "PMC full text (JATS NXML, loose or in tar packages) to shards",
+            "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+        ),
+        (
+            "jsonl",
+            "JSONL or plain text to shards; also prompt/completion pairs",
+            "jsonl --input pairs.jsonl --output shards --tokenizer bpe.json --objective prompt_completion --msl 512",
+        ),
     ):
         _job_verb(verbs, source, text, example)
     _download(verbs)
@@ -53,9 +64,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _verb(verbs, name: str, text: str, example: str, run, more: str = "") -> argparse.ArgumentParser:
-    p = verbs.add_parser(name, help=text, description=text[:1].upper() + text[1:] + ".",
-                         formatter_class=argparse.RawDescriptionHelpFormatter,
-                         epilog=f"Example:\n  python -m data_preprocessing {example}\n{more}")
+    p = verbs.add_parser(
+        name,
+        help=text,
+        description=text[:1].upper() + text[1:] + ".",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"Example:\n  python -m data_preprocessing {example}\n{more}",
+    )
     p.set_defaults(run=run)
     return p
 
@@ -66,13 +81,26 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     key.add_argument("-c", "--config", metavar="YAML", help="a job file, for example configs/data/pubmed.yaml")
     key.add_argument("--input", nargs="+", metavar="PATH", help="files and folders")
     key.add_argument("--output", metavar="DIR", help="new folder (or the one of a run to continue)")
-    key.add_argument("--tokenizer", dest="tokenizer.path", metavar="PATH",
-                     help="tokenizer.json, a folder with encoder.json and vocab.bpe, or 'train' (default)")
-    key.add_argument("--vocab_size", dest="tokenizer.vocab_size", type=int, metavar="N",
-                     help="size to train (50257); with a given tokenizer, what the model has room for")
+    key.add_argument(
+        "--tokenizer",
+        dest="tokenizer.path",
+        metavar="PATH",
+        help="tokenizer.json, a folder with encoder.json and vocab.bpe, or 'train' (default)",
+    )
+    key.add_argument(
+        "--vocab_size",
+        dest="tokenizer.vocab_size",
+        type=int,
+        metavar="N",
+        help="size to train (50257); with a given tokenizer, what the model has room for",
+    )
     key.add_argument("--eos_token", dest="tokenizer.eos_token", metavar="TOKEN", help="default <|endoftext|>")
-    key.add_argument("--encoder", dest="tokenizer.encoder", choices=("auto", "gigatoken", "tokenizers"),
-                     help="what computes the ids (the ids are the same)")
+    key.add_argument(
+        "--encoder",
+        dest="tokenizer.encoder",
+        choices=("auto", "gigatoken", "tokenizers"),
+        help="what computes the ids (the ids are the same)",
+    )
     key.add_argument("--msl", type=int, metavar="N", help="sequence length (2048)")
     key.add_argument("--objective", dest="objective.name", choices=("lm", "vsl", "fim", "prompt_completion"))
     key.add_argument("--tail", dest="objective.tail", choices=("pad", "drop"), help="the last, unfilled window")
@@ -83,18 +111,34 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     how = p.add_argument_group("how it runs (these change nothing in the output)")
     how.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     how.add_argument("--engine", choices=("local", "ray"), default="local")
-    how.add_argument("--shard", default="0/1", metavar="I/N", help="do share I of N (a Slurm array task: $SLURM_ARRAY_TASK_ID)")
-    how.add_argument("--step", choices=("extract", "keys", "texts", "near", "tokenizer", "encode", "finish"),
-                     help="with --shard: this step alone, for job chains")
-    how.add_argument("--wait", type=float, default=86400.0, metavar="SECONDS", help="with --shard: wait this long for the other shares")
+    how.add_argument(
+        "--shard", default="0/1", metavar="I/N", help="do share I of N (a Slurm array task: $SLURM_ARRAY_TASK_ID)"
+    )
+    how.add_argument(
+        "--step",
+        choices=("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish"),
+        help="with --shard: this step alone, for job chains",
+    )
+    how.add_argument(
+        "--wait",
+        type=float,
+        default=86400.0,
+        metavar="SECONDS",
+        help="with --shard: wait this long for the other shares",
+    )
     how.add_argument("--quiet", action="store_true", help="no progress line")
     p.set_defaults(source=source)
 
 
 def _download(verbs) -> None:
-    p = _verb(verbs, "download", "fetch files of NLM's baseline, updates or PMC packages, checked by MD5, resumable",
-              "download --baseline 1-3 --output pubmed/baseline", run_download,
-              "A number N means the first N files; A-B a range; 'all' everything. Run again to resume.\n")
+    p = _verb(
+        verbs,
+        "download",
+        "fetch files of NLM's baseline, updates or PMC packages, checked by MD5, resumable",
+        "download --baseline 1-3 --output pubmed/baseline",
+        run_download,
+        "A number N means the first N files; A-B a range; 'all' everything. Run again to resume.\n",
+    )
     what = p.add_mutually_exclusive_group(required=True)
     what.add_argument("--baseline", metavar="N|A-B|all", help="PubMed baseline files")
     what.add_argument("--updates", metavar="N|A-B|all", help="PubMed daily update files")
@@ -107,8 +151,13 @@ def _download(verbs) -> None:
 
 
 def _tokenizer(verbs) -> None:
-    p = _verb(verbs, "tokenizer", "train a byte-level BPE on a corpus, or check a fast encoder's ids against tokenizers",
-              "tokenizer --input pubmed/baseline --source pubmed --output tokenizer.json --vocab_size 28896", run_tokenizer)
+    p = _verb(
+        verbs,
+        "tokenizer",
+        "train a byte-level BPE on a corpus, or check a fast encoder's ids against tokenizers",
+        "tokenizer --input pubmed/baseline --source pubmed --output tokenizer.json --vocab_size 28896",
+        run_tokenizer,
+    )
     p.add_argument("--input", nargs="+", required=True, metavar="PATH")
     p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
@@ -120,9 +169,20 @@ def _tokenizer(verbs) -> None:
 
 
 def _pack(verbs) -> None:
-    p = _verb(verbs, "pack", "pack token ids that are already there: JSONL of input_ids, or shards to another length",
-              "pack --input shards/train --output shards512/train --msl 512 --eos_id 0", run_pack)
-    p.add_argument("--input", nargs="+", required=True, metavar="PATH", help="a folder of LM shards, or .jsonl files with input_ids")
+    p = _verb(
+        verbs,
+        "pack",
+        "pack token ids that are already there: JSONL of input_ids, or shards to another length",
+        "pack --input shards/train --output shards512/train --msl 512 --eos_id 0",
+        run_pack,
+    )
+    p.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="PATH",
+        help="a folder of LM shards, or .jsonl files with input_ids",
+    )
     p.add_argument("--output", required=True, metavar="DIR", help="new folder of shards")
     p.add_argument("--msl", type=int, required=True)
     p.add_argument("--eos_id", type=int, help="default: that of the input's manifest or data_params.json")
@@ -134,21 +194,35 @@ def _pack(verbs) -> None:
 
 
 def _inspection(verbs) -> None:
-    p = _verb(verbs, "inspect", "show what a folder of shards, a shard, or an input file holds", "inspect shards/train --examples 2",
-              run_inspect)
+    p = _verb(
+        verbs,
+        "inspect",
+        "show what a folder of shards, a shard, or an input file holds",
+        "inspect shards/train --examples 2",
+        run_inspect,
+    )
     p.add_argument("path")
     p.add_argument("--examples", type=int, default=1, metavar="N", help="how many to show as text")
     p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: tokenizer.json beside)")
-    p = _verb(verbs, "verify", "check every byte of an output folder against its manifests", "verify shards", run_verify)
+    p = _verb(
+        verbs, "verify", "check every byte of an output folder against its manifests", "verify shards", run_verify
+    )
     p.add_argument("path", help="OUT, or one split's folder (also one that Model Zoo wrote)")
     p.add_argument("--tokens", action="store_true", help="also read all ids and check their range and the label shift")
-    p = _verb(verbs, "report", "print what became of the records, and write report.html anew", "report shards", run_report)
+    p = _verb(
+        verbs, "report", "print what became of the records, and write report.html anew", "report shards", run_report
+    )
     p.add_argument("path", help="OUT")
 
 
 def _synthetic(verbs) -> None:
-    p = _verb(verbs, "synthetic", "write a made-up MEDLINE corpus, clearly labelled, for trying things out",
-              "synthetic --output demo/xml --documents 6000 --seed 0", run_synthetic)
+    p = _verb(
+        verbs,
+        "synthetic",
+        "write a made-up MEDLINE corpus, clearly labelled, for trying things out",
+        "synthetic --output demo/xml --documents 6000 --seed 0",
+        run_synthetic,
+    )
     p.add_argument("--output", required=True, metavar="DIR")
     p.add_argument("--documents", type=int, default=6000)
     p.add_argument("--seed", type=int, default=0)
@@ -157,39 +231,47 @@ def _synthetic(verbs) -> None:
 
 def run_job(args) -> int:
     from data_preprocessing import verbs
+
     return verbs.job(args)
 
 
 def run_download(args) -> int:
     from data_preprocessing import download
+
     return download.run(args)
 
 
 def run_tokenizer(args) -> int:
     from data_preprocessing import verbs
+
     return verbs.tokenizer(args)
 
 
 def run_pack(args) -> int:
     from data_preprocessing import repack
+
     return repack.run(args)
 
 
 def run_inspect(args) -> int:
     from data_preprocessing import inspection
+
     return inspection.show(args)
 
 
 def run_verify(args) -> int:
     from data_preprocessing import inspection
+
     return inspection.verify(args)
 
 
 def run_report(args) -> int:
     from data_preprocessing import inspection
+
     return inspection.report(args)
 
 
 def run_synthetic(args) -> int:
     from data_preprocessing import synthetic
+
     return synthetic.run(args)

@@ -15,7 +15,9 @@ class TextPolicy(Frozen):
     """How a record's XML becomes a document's text."""
 
     labels: Literal["keep", "drop"] = "keep"  # "METHODS: ..." of structured abstracts
-    scripts: Literal["readable", "unicode", "plain"] = "readable"  # <sup>, <sub>: 10^6 and CO2 | 10⁶ and CO₂ | 106 and CO2
+    scripts: Literal["readable", "unicode", "plain"] = (
+        "readable"  # <sup>, <sub>: 10^6 and CO2 | 10⁶ and CO₂ | 106 and CO2
+    )
     vernacular_title: Literal["drop", "append"] = "drop"
     other_abstract: Literal["drop", "append", "if_missing"] = "drop"  # abstracts in other languages or plain language
     brackets: Literal["strip", "keep"] = "strip"  # MEDLINE puts translated titles in [brackets].
@@ -90,7 +92,9 @@ class Job(Frozen):
     compression: Literal["none", "gzip", "lzf"] = "gzip"
     shard_tokens: int = Field(2**23, ge=1)  # tokens that one shard holds at most
     unit_megabytes: float = Field(4, gt=0)  # small input files are grouped into units of about this much on disk
-    unreadable: Literal["refuse", "drop"] = "refuse"  # pmc: an article that cannot be parsed stops the run, or is counted
+    unreadable: Literal["refuse", "drop"] = (
+        "refuse"  # pmc: an article that cannot be parsed stops the run, or is counted
+    )
     buckets: int = Field(8, ge=1, le=4096)  # hash buckets of the two-pass steps
     max_file_gigabytes: float = Field(64, gt=0)  # refuse an input that unpacks to more
 

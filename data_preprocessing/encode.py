@@ -19,7 +19,11 @@ CHECKED = 8  # texts per unit on which the fast encoder is compared with the ref
 
 def steps_before(job: Job) -> tuple[str, ...]:
     """The steps whose drops count, in order."""
-    return ("keys", *(["texts"] if job.filters.exact_duplicates else []), *(["near"] if job.filters.near_duplicates else []))
+    return (
+        "keys",
+        *(["texts"] if job.filters.exact_duplicates else []),
+        *(["groups"] if job.filters.near_duplicates else []),
+    )
 
 
 def encode(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
@@ -37,15 +41,28 @@ def encode(job: Job, out: str, work: str, index: int, buckets: int, encoder: Enc
     documents = _documents_table(work, index, out, reasons, val, counts)
     kept = reasons == 0
     samples = _samples(work, index, unit, reasons)
-    return store.mark_done(work, "encode", index, {
-        "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
-        "samples": samples,
-        "splits": {s: {"shards": w.done, "documents": int((kept & (val == (s == "val"))).sum()),
-                       "tokens": int(counts[kept & (val == (s == "val"))].sum())} for s, w in writers.items()},
-        "token_lengths": {str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True),
-                                                             strict=True)},
-        "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
-        "documents_sha256": documents})
+    return store.mark_done(
+        work,
+        "encode",
+        index,
+        {
+            "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
+            "samples": samples,
+            "splits": {
+                s: {
+                    "shards": w.done,
+                    "documents": int((kept & (val == (s == "val"))).sum()),
+                    "tokens": int(counts[kept & (val == (s == "val"))].sum()),
+                }
+                for s, w in writers.items()
+            },
+            "token_lengths": {
+                str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
+            },
+            "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
+            "documents_sha256": documents,
+        },
+    )
 
 
 def is_val(text_hashes: np.ndarray, seed: int, fraction: float) -> np.ndarray:
@@ -68,7 +85,9 @@ def _bins(counts: np.ndarray) -> np.ndarray:
     return np.floor(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
 
 
-def _batches(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) -> Iterator[tuple[np.ndarray, list[bytes]]]:
+def _batches(
+    work: str, index: int, unit: store.Extracted, reasons: np.ndarray
+) -> Iterator[tuple[np.ndarray, list[bytes]]]:
     """(record numbers, texts) of kept documents, about BATCH_BYTES at a time, in order."""
     starts = np.concatenate([[0], np.cumsum(unit.lengths)])
     kept = np.flatnonzero(reasons == 0)
@@ -83,7 +102,7 @@ def _batches(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) 
             data = f.read(int(starts[records[-1] + 1] - begin))
             if len(data) != starts[records[-1] + 1] - begin:
                 raise UserError(f"{f.name}: shorter than its table says; delete the work folder and run again")
-            yield records, [data[starts[r] - begin:starts[r + 1] - begin] for r in records]
+            yield records, [data[starts[r] - begin : starts[r + 1] - begin] for r in records]
             first = last
 
 
@@ -96,8 +115,9 @@ def _check(encoder: Encoder, texts: list[str], done: list) -> None:
 
 def _writers(job: Job, out: str, index: int, rows: int) -> dict[str, ShardWriter]:
     splits = SPLITS if job.val_fraction > 0 else SPLITS[:1]
-    return {s: ShardWriter(os.path.join(out, s), index, rows, job.msl, job.shard_tokens, job.compression)
-            for s in splits}
+    return {
+        s: ShardWriter(os.path.join(out, s), index, rows, job.msl, job.shard_tokens, job.compression) for s in splits
+    }
 
 
 def _pack(job: Job, out: str, index: int, eos: int, encoded) -> dict[str, ShardWriter]:
@@ -130,6 +150,7 @@ def _stream(job, out, index, encoder, eos, batches, val, counts, reasons, unit) 
             flat, offsets = encoder.encode(texts)
             counts[records] = np.diff(offsets)
             yield flat, offsets, val[records]
+
     return _pack(job, out, index, eos, encoded())
 
 
@@ -142,17 +163,20 @@ def _fim(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> 
         for records, texts in batches:
             texts = [t.decode() for t in texts]
             _check(encoder, texts, done)
-            cuts = [pack.fim_segments(t, draws[r], job.objective.fim_rate, job.objective.fim_spm_rate)
-                    for r, t in zip(records, texts, strict=True)]
+            cuts = [
+                pack.fim_segments(t, draws[r], job.objective.fim_rate, job.objective.fim_spm_rate)
+                for r, t in zip(records, texts, strict=True)
+            ]
             pieces = [p for c, t in zip(cuts, texts, strict=True) for p in ([t] if c is None else c[1:])]
             flat, offsets = encoder.encode(pieces)
             documents, at = [], 0
             for c in cuts:
-                ids = [flat[offsets[k]:offsets[k + 1]] for k in range(at, at + (1 if c is None else 3))]
+                ids = [flat[offsets[k] : offsets[k + 1]] for k in range(at, at + (1 if c is None else 3))]
                 at += len(ids)
                 documents.append(ids[0] if c is None else pack.fim_join(c[0], *ids, sentinels))
             counts[records] = [len(d) for d in documents]
             yield np.concatenate(documents), np.concatenate([[0], np.cumsum(counts[records])]), val[records]
+
     return _pack(job, out, index, eos, encoded())
 
 
@@ -160,14 +184,15 @@ def _pairs(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -
     writers = _writers(job, out, index, 3)
     done = []
     for records, texts in batches:
-        prompts = [t[:unit.prompts[r]].decode() for r, t in zip(records, texts, strict=True)]
-        completions = [t[unit.prompts[r]:].decode() for r, t in zip(records, texts, strict=True)]
+        prompts = [t[: unit.prompts[r]].decode() for r, t in zip(records, texts, strict=True)]
+        completions = [t[unit.prompts[r] :].decode() for r, t in zip(records, texts, strict=True)]
         _check(encoder, prompts, done)
         p, po = encoder.encode(prompts)
         c, co = encoder.encode(completions)
         for k, r in enumerate(records):
-            example = pack.prompt_completion(p[po[k]:po[k + 1]], c[co[k]:co[k + 1]], job.msl, eos, eos,
-                                             job.objective.too_long)
+            example = pack.prompt_completion(
+                p[po[k] : po[k + 1]], c[co[k] : co[k + 1]], job.msl, eos, eos, job.objective.too_long
+            )
             if example is None:
                 reasons[r] = filters.CODE["too_long"]
                 continue
@@ -185,8 +210,10 @@ def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> s
 
     with open(store.unit_path(work, "extract", index, ".tsv"), "rb") as f:
         lines = f.read().split(b"\n")[:-1]
-    fates = [f"\t{filters.REASONS[r]}\t{('val' if v else 'train') if r == 0 else ''}\t{n}".encode()
-             for r, v, n in zip(reasons.tolist(), val.tolist(), counts.tolist(), strict=True)]
+    fates = [
+        f"\t{filters.REASONS[r]}\t{('val' if v else 'train') if r == 0 else ''}\t{n}".encode()
+        for r, v, n in zip(reasons.tolist(), val.tolist(), counts.tolist(), strict=True)
+    ]
     head = "\t".join((*store.FACTS, "reason", "split", "tokens")).encode()
     body = b"\n".join([head, *(a + b for a, b in zip(lines, fates, strict=True)), b""])
     packer = isal_zlib.compressobj(1, wbits=31)
@@ -199,8 +226,10 @@ def _samples(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) 
     """Two records of each reason that only the later steps gave, with the text that they had."""
     starts = np.concatenate([[0], np.cumsum(unit.lengths)])
     samples = {}
-    with open(store.unit_path(work, "extract", index, ".text"), "rb") as f, \
-            open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts:
+    with (
+        open(store.unit_path(work, "extract", index, ".text"), "rb") as f,
+        open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts,
+    ):
         keys = [line.partition(b"\t")[0].decode() for line in facts]
         for code in np.unique(reasons):
             chosen = [r for r in np.flatnonzero((reasons == code) & (unit.lengths > 0))[:2]]

@@ -31,8 +31,10 @@ def _pool(function: Callable, calls: list[tuple], workers: int) -> Iterator[tupl
                 call = pending.pop(future)
                 yield call, future.result()
     except BrokenProcessPool:
-        raise UserError("a worker process died (out of memory, or killed); what was finished is kept: run the same "
-                        "command again, with fewer --workers if memory is short") from None
+        raise UserError(
+            "a worker process died (out of memory, or killed); what was finished is kept: run the same "
+            "command again, with fewer --workers if memory is short"
+        ) from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -44,6 +46,7 @@ def _ray(function: Callable, calls: list[tuple], workers: int) -> Iterator[tuple
         raise UserError("--engine ray needs the extra: pip install 'mediswift[ray]' (or use --engine local)") from None
     if not ray.is_initialized():
         import os
+
         address = os.environ.get("RAY_ADDRESS")
         local = {} if address else {"num_cpus": workers, "include_dashboard": False}
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)

@@ -19,11 +19,14 @@ def documents(job: Job, path: str, name: str):
     limit = int(job.max_file_gigabytes * 1e9)
     if job.source == "pubmed":
         from data_preprocessing import pubmed
+
         return pubmed.documents(path, job.text, limit)
     if job.source == "pmc":
         from data_preprocessing import pmc
+
         return pmc.documents(path, job.text, limit, job.unreadable)
     from data_preprocessing import jsonl
+
     return jsonl.documents(path, name, job, limit)
 
 
@@ -52,31 +55,57 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                 name = filters.REASONS[reason]
                 if len(samples[name]) < SAMPLES:
                     samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
-            hashes[file["name"]] = {"sha256": streams.sha256_file(file["path"]),
-                                    "bytes": os.path.getsize(file["path"]), "records": len(rows.keys) - before}
+            hashes[file["name"]] = {
+                "sha256": streams.sha256_file(file["path"]),
+                "bytes": os.path.getsize(file["path"]),
+                "records": len(rows.keys) - before,
+            }
     extracted = rows.arrays()
     store.save(store.unit_path(work, "extract", index, ".npz"), extracted)
     if job.filters.near_duplicates:
         from data_preprocessing import minhash
+
         minhash.sign_unit(work, index, extracted, job.filters)
     years = collections.Counter(extracted.years.tolist())
-    return store.mark_done(work, "extract", index, {
-        "files": hashes, "records": len(extracted.keys), "delete_orders": len(extracted.deleted),
-        "kept_so_far": int((extracted.reasons == 0).sum()), "text_bytes": int(extracted.lengths.sum()),
-        "samples": samples, "years": {str(y): n for y, n in sorted(years.items())},
-        "languages": dict(languages), "licences": dict(licences)})
+    return store.mark_done(
+        work,
+        "extract",
+        index,
+        {
+            "files": hashes,
+            "records": len(extracted.keys),
+            "delete_orders": len(extracted.deleted),
+            "kept_so_far": int((extracted.reasons == 0).sum()),
+            "text_bytes": int(extracted.lengths.sum()),
+            "samples": samples,
+            "years": {str(y): n for y, n in sorted(years.items())},
+            "languages": dict(languages),
+            "licences": dict(licences),
+        },
+    )
 
 
 def _benchmark(job: Job):
     if not job.filters.decontaminate:
         return None
     from data_preprocessing import decontaminate
+
     return decontaminate.load(job.filters.decontaminate, job.filters.decontaminate_ngram)
 
 
 def _fact_line(d: Document, name: str) -> bytes:
-    values = (d.key, d.pmid, d.pmcid, str(d.version), str(d.year or ""), d.language, d.licence, ",".join(d.kinds), name,
-              d.source)
+    values = (
+        d.key,
+        d.pmid,
+        d.pmcid,
+        str(d.version),
+        str(d.year or ""),
+        d.language,
+        d.licence,
+        ",".join(d.kinds),
+        name,
+        d.source,
+    )
     line = "\t".join(values)
     if line.count("\t") != len(values) - 1 or "\n" in line or "\r" in line:
         line = "\t".join(" ".join(value.split()) for value in values)
@@ -119,11 +148,17 @@ class _Rows:
 
     def arrays(self) -> store.Extracted:
         return store.Extracted(
-            keys=np.frombuffer(bytes(self.keys.data), "<u8"), versions=np.array(self.versions, np.int32),
-            dates=np.array(self.dates, np.int32), years=np.array(self.years, np.int16),
-            reasons=np.frombuffer(bytes(self.reasons), np.uint8), lengths=np.array(self.lengths, np.int64),
-            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2), prompts=np.array(self.prompts, np.int64),
-            deleted=np.frombuffer(bytes(self.deleted), "<u8"), deleted_at=np.array(self.deleted_at, np.int64))
+            keys=np.frombuffer(bytes(self.keys.data), "<u8"),
+            versions=np.array(self.versions, np.int32),
+            dates=np.array(self.dates, np.int32),
+            years=np.array(self.years, np.int16),
+            reasons=np.frombuffer(bytes(self.reasons), np.uint8),
+            lengths=np.array(self.lengths, np.int64),
+            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2),
+            prompts=np.array(self.prompts, np.int64),
+            deleted=np.frombuffer(bytes(self.deleted), "<u8"),
+            deleted_at=np.array(self.deleted_at, np.int64),
+        )
 
 
 class _Bytes:

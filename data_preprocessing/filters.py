@@ -13,20 +13,47 @@ from data_preprocessing.records import Document
 
 # Codes are positions in this tuple; they are kept on disk between steps. The order is the order of judgement.
 REASONS = (
-    "written", "superseded", "deleted", "retracted", "retraction_notice", "concern", "erratum", "corrected", "comment",
-    "unreadable", "no_text", "no_abstract", "too_short", "too_long", "language", "licence", "boilerplate", "benchmark_pmid",
-    "benchmark_overlap", "exact_duplicate", "near_duplicate",
+    "written",
+    "superseded",
+    "deleted",
+    "retracted",
+    "retraction_notice",
+    "concern",
+    "erratum",
+    "corrected",
+    "comment",
+    "unreadable",
+    "no_text",
+    "no_abstract",
+    "too_short",
+    "too_long",
+    "language",
+    "licence",
+    "boilerplate",
+    "benchmark_pmid",
+    "benchmark_overlap",
+    "exact_duplicate",
+    "near_duplicate",
 )
 CODE = {reason: code for code, reason in enumerate(REASONS)}
 
 Filter = Callable[[Document], str | None]
 
-_TAGS = {"retracted": "[Retracted]", "retraction_notice": "[Retraction notice]", "erratum": "[Erratum]",
-         "concern": "[Expression of concern]", "corrected": "[Corrected]", "comment": "[Comment]"}
+_TAGS = {
+    "retracted": "[Retracted]",
+    "retraction_notice": "[Retraction notice]",
+    "erratum": "[Erratum]",
+    "concern": "[Expression of concern]",
+    "corrected": "[Corrected]",
+    "comment": "[Comment]",
+}
 _BOILERPLATE = re.compile(
-    r"(this article has been (withdrawn|retracted)|an abstract is (not available|unavailable) for this (article|content)"
+    r"(this article has been (withdrawn|retracted)"
+    r"|an abstract is (not available|unavailable) for this (article|content)"
     r"|no abstract (is )?available|abstract not available|\[?this corrects the article|\[?this retracts the article"
-    r"|publisher'?s note|copyright ©? ?\d{4})[\w\s.,:;()/'’\[\]-]{0,200}$", re.I)
+    r"|publisher'?s note|copyright ©? ?\d{4})[\w\s.,:;()/'’\[\]-]{0,200}$",
+    re.I,
+)
 _SPACES = re.compile(r"\s+")
 
 
@@ -90,7 +117,7 @@ def licence(document: Document, wanted: tuple[str, ...]) -> str | None:
 
 def _licence_fits(name: str, prefix: str) -> bool:
     name, prefix = name.upper(), prefix.upper()
-    return name == prefix or (name.startswith(prefix + "-") and name[len(prefix) + 1:len(prefix) + 2].isdigit())
+    return name == prefix or (name.startswith(prefix + "-") and name[len(prefix) + 1 : len(prefix) + 2].isdigit())
 
 
 def boilerplate(document: Document) -> str | None:

@@ -22,23 +22,38 @@ def finish(plan) -> dict:
     if records != sum(reasons.values()):
         raise AssertionError(f"{records} records were read but {sum(reasons.values())} are accounted for")
     splits = {}
-    for split in encode.SPLITS[:1 if plan.job.val_fraction == 0 else 2]:
+    for split in encode.SPLITS[: 1 if plan.job.val_fraction == 0 else 2]:
         splits[split] = _split(plan, split, [part["splits"][split] for part in written], tokenizer)
     names = {name: file for part in read for name, file in part["files"].items()}
     manifest = {
-        "format_version": fmt.FORMAT_VERSION, "records": records, "reasons": _ordered(reasons),
-        "delete_orders": sum(part["delete_orders"] for part in read), "tokenizer_sha256": tokenizer["sha256"],
+        "format_version": fmt.FORMAT_VERSION,
+        "records": records,
+        "reasons": _ordered(reasons),
+        "delete_orders": sum(part["delete_orders"] for part in read),
+        "tokenizer_sha256": tokenizer["sha256"],
         "inputs": {name: names[name] for name in sorted(names)},
-        "splits": {split: {k: v for k, v in value.items() if k != "shards"} for split, value in splits.items()},
-        "data_sha256": _digest(splits), "documents": {f"{u:05d}.tsv.gz": part["documents_sha256"]
-                                                      for u, part in enumerate(written)},
-        "files": _files(plan.out, splits)}
-    shards.write_json(os.path.join(plan.out, fmt.MANIFEST), manifest)
+        "splits": {
+            split: {k: v for k, v in value.items() if k not in ("shards", "files")} for split, value in splits.items()
+        },
+        "data_sha256": _digest(splits),
+        "documents": {f"{u:05d}.tsv.gz": part["documents_sha256"] for u, part in enumerate(written)},
+    }
     facts = _facts(plan, read, written, manifest)
     shards.write_json(os.path.join(plan.out, "report.json"), facts)
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
-    return store.mark_done(plan.work, "finish", 0, {"records": records, "reasons": manifest["reasons"],
-                                                    "splits": manifest["splits"], "data_sha256": manifest["data_sha256"]})
+    manifest["files"] = _files(plan.out, splits)
+    shards.write_json(os.path.join(plan.out, fmt.MANIFEST), shards.seal(manifest))
+    return store.mark_done(
+        plan.work,
+        "finish",
+        0,
+        {
+            "records": records,
+            "reasons": manifest["reasons"],
+            "splits": manifest["splits"],
+            "data_sha256": manifest["data_sha256"],
+        },
+    )
 
 
 def _ordered(reasons: collections.Counter) -> dict[str, int]:
@@ -54,19 +69,41 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
     eos = _eos(plan)
     listed = [shard for part in parts for shard in part["shards"]]
     manifest = {
-        "format_version": fmt.FORMAT_VERSION, "split": split, "msl": job.msl, "rows": list(rows),
-        "vocab_size": max(tokenizer["size"], job.tokenizer.vocab_size or 0), "eos_id": eos, "pad_id": eos,
-        "tokenizer_sha256": tokenizer["sha256"], "objective": job.objective.name,
-        "n_examples": sum(s["n_examples"] for s in listed), "loss_tokens": sum(s["loss_tokens"] for s in listed),
-        "documents": sum(p["documents"] for p in parts), "tokens": sum(p["tokens"] for p in parts), "shards": listed}
-    shards.write_json(os.path.join(folder, fmt.MANIFEST), manifest)
-    shards.write_json(os.path.join(folder, fmt.DATA_PARAMS), {
-        "processing": {"max_seq_length": job.msl, "write_in_batch": False},
-        "dataset": {"use_vsl": job.objective.name == "vsl", "training_objective": job.objective.name},
-        "post-process": {
-            "n_examples": manifest["n_examples"], "features": list(rows), "vocab_size": manifest["vocab_size"],
-            "eos_id": eos, "pad_id": eos, "loss_valid_tokens": manifest["loss_tokens"],
-            "num_tokens": manifest["tokens"], "successful_files": len({s["file"] for s in listed})}})
+        "format_version": fmt.FORMAT_VERSION,
+        "split": split,
+        "msl": job.msl,
+        "rows": list(rows),
+        "vocab_size": max(tokenizer["size"], job.tokenizer.vocab_size or 0),
+        "eos_id": eos,
+        "pad_id": eos,
+        "tokenizer_sha256": tokenizer["sha256"],
+        "objective": job.objective.name,
+        "n_examples": sum(s["n_examples"] for s in listed),
+        "loss_tokens": sum(s["loss_tokens"] for s in listed),
+        "documents": sum(p["documents"] for p in parts),
+        "tokens": sum(p["tokens"] for p in parts),
+        "shards": listed,
+    }
+    params = os.path.join(folder, fmt.DATA_PARAMS)
+    shards.write_json(
+        params,
+        {
+            "processing": {"max_seq_length": job.msl, "write_in_batch": False},
+            "dataset": {"use_vsl": job.objective.name == "vsl", "training_objective": job.objective.name},
+            "post-process": {
+                "n_examples": manifest["n_examples"],
+                "features": list(rows),
+                "vocab_size": manifest["vocab_size"],
+                "eos_id": eos,
+                "pad_id": eos,
+                "loss_valid_tokens": manifest["loss_tokens"],
+                "num_tokens": manifest["tokens"],
+                "successful_files": len({s["file"] for s in listed}),
+            },
+        },
+    )
+    manifest["files"] = {fmt.DATA_PARAMS: streams.sha256_file(params)}
+    shards.write_json(os.path.join(folder, fmt.MANIFEST), shards.seal(manifest))
     return manifest
 
 
@@ -90,7 +127,7 @@ def _digest(splits: dict) -> str:
 
 def _files(out: str, splits: dict) -> dict[str, str]:
     """SHA-256 of the files that are not shards or document tables (those have their own)."""
-    names = [fmt.TOKENIZER] + [f"{s}/{n}" for s in splits for n in (fmt.MANIFEST, fmt.DATA_PARAMS)]
+    names = [fmt.TOKENIZER, "job.json", "report.json", "report.html", *(f"{s}/{fmt.MANIFEST}" for s in splits)]
     return {name: streams.sha256_file(os.path.join(out, name)) for name in names}
 
 
@@ -112,10 +149,14 @@ def _facts(plan, read: list[dict], written: list[dict], manifest: dict) -> dict:
         for reason, found in part["samples"].items():
             samples.setdefault(reason, []).extend(found)
     text_bytes = sum(part["text_bytes"] for part in read)
-    return {"job": plan.job.model_dump(mode="json"), "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
-            "inputs": manifest["inputs"], "text_bytes": text_bytes,
-            **{name: dict(sorted(c.items(), key=_numeric)) for name, c in total.items()},
-            "samples": {reason: found[:4] for reason, found in samples.items()}}
+    return {
+        "job": plan.job.model_dump(mode="json", exclude={"input": True, "output": True, "tokenizer": {"path"}}),
+        "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
+        "inputs": manifest["inputs"],
+        "text_bytes": text_bytes,
+        **{name: dict(sorted(c.items(), key=_numeric)) for name, c in total.items()},
+        "samples": {reason: found[:4] for reason, found in samples.items()},
+    }
 
 
 def _numeric(item: tuple[str, int]) -> tuple:

@@ -6,31 +6,115 @@ from data_preprocessing.config import TextPolicy
 from data_preprocessing.markup import local, math_text, render, tidy
 from data_preprocessing.records import Document
 
-_SKIPPED = {"ref-list", "graphic", "inline-graphic", "media", "supplementary-material", "inline-supplementary-material",
-            "fn-group", "fn", "table-wrap-foot", "object-id", "alt-text", "long-desc", "permissions", "glossary",
-            "floats-group", "processing-meta", "index-term", "ext-link-note", "label", "attrib"}
-_BLOCKS = {"sec", "p", "title", "list", "list-item", "def-list", "def-item", "disp-quote", "boxed-text", "fig", "fig-group",
-           "table-wrap", "table-wrap-group", "statement", "verse-group", "disp-formula", "disp-formula-group", "preformat",
-           "speech", "app", "caption", "table", "chem-struct-wrap", "array"}
+_SKIPPED = {
+    "ref-list",
+    "graphic",
+    "inline-graphic",
+    "media",
+    "supplementary-material",
+    "inline-supplementary-material",
+    "fn-group",
+    "fn",
+    "table-wrap-foot",
+    "object-id",
+    "alt-text",
+    "long-desc",
+    "permissions",
+    "glossary",
+    "floats-group",
+    "processing-meta",
+    "index-term",
+    "ext-link-note",
+    "label",
+    "attrib",
+}
+_BLOCKS = {
+    "sec",
+    "p",
+    "title",
+    "list",
+    "list-item",
+    "def-list",
+    "def-item",
+    "disp-quote",
+    "boxed-text",
+    "fig",
+    "fig-group",
+    "table-wrap",
+    "table-wrap-group",
+    "statement",
+    "verse-group",
+    "disp-formula",
+    "disp-formula-group",
+    "preformat",
+    "speech",
+    "app",
+    "caption",
+    "table",
+    "chem-struct-wrap",
+    "array",
+}
 _BREAK = "\x1e"  # between blocks that stand inside a paragraph
 _NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark stood
-_CITES = re.compile("\\s*[\\[(](?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review"
-                    "|references?|refs?|\x1f|\x1c[^\x1d]*\x1d)*[\\])]")
+_CITES = re.compile(
+    "\\s*[\\[(](?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review"
+    "|references?|refs?|\x1f|\x1c[^\x1d]*\x1d)*[\\])]"
+)
 _CITED = re.compile("\\s*(?:\x1f(?:\\s*[,;–—−-]\\s*(?=\x1f))?)+")
 _NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*(?:\d+[a-z]?|[SR]\d+)?(?:[\s\[\](){}.,;*–—−-]|\d+[a-z]?)*$")
 _CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+|zero|mark)(?:/(\d(?:\.\d)?))?", re.I)
 _CC_WORDS = re.compile(r"creative commons attribution([\w\s–-]*?)(?:licen[cs]e|\(|,|\.|$)", re.I)
 _TEX = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.S)
-_ISO = {"en": "eng", "fr": "fre", "de": "ger", "es": "spa", "pt": "por", "it": "ita", "zh": "chi", "ja": "jpn", "ru": "rus",
-        "nl": "dut", "pl": "pol", "tr": "tur", "ko": "kor"}
-_SIDE_ABSTRACTS = {"graphical", "teaser", "toc", "precis", "key-points", "highlights", "editor", "plain-language-summary",
-                   "executive-summary", "summary", "synopsis", "author-highlights", "web-summary", "short", "video"}
-_TYPES = {"retraction": "retraction_notice", "correction": "erratum", "corrected-article": "erratum",
-          "expression-of-concern": "concern", "article-commentary": "comment", "reply": "comment",
-          "retracted-article": "retracted"}
-_RELATED = {"retraction-forward": "retracted", "retracted-article": "retraction_notice",
-            "expression-of-concern-forward": "concern", "concern-forward": "concern", "correction-forward": "corrected",
-            "corrected-article": "erratum", "commentary-article": "comment"}
+_ISO = {
+    "en": "eng",
+    "fr": "fre",
+    "de": "ger",
+    "es": "spa",
+    "pt": "por",
+    "it": "ita",
+    "zh": "chi",
+    "ja": "jpn",
+    "ru": "rus",
+    "nl": "dut",
+    "pl": "pol",
+    "tr": "tur",
+    "ko": "kor",
+}
+_SIDE_ABSTRACTS = {
+    "graphical",
+    "teaser",
+    "toc",
+    "precis",
+    "key-points",
+    "highlights",
+    "editor",
+    "plain-language-summary",
+    "executive-summary",
+    "summary",
+    "synopsis",
+    "author-highlights",
+    "web-summary",
+    "short",
+    "video",
+}
+_TYPES = {
+    "retraction": "retraction_notice",
+    "correction": "erratum",
+    "corrected-article": "erratum",
+    "expression-of-concern": "concern",
+    "article-commentary": "comment",
+    "reply": "comment",
+    "retracted-article": "retracted",
+}
+_RELATED = {
+    "retraction-forward": "retracted",
+    "retracted-article": "retraction_notice",
+    "expression-of-concern-forward": "concern",
+    "concern-forward": "concern",
+    "correction-forward": "corrected",
+    "corrected-article": "erratum",
+    "commentary-article": "comment",
+}
 
 
 def document(article, policy: TextPolicy, member: str) -> Document:
@@ -52,10 +136,18 @@ def document(article, policy: TextPolicy, member: str) -> Document:
     language = (article.get("{http://www.w3.org/XML/1998/namespace}lang") or "").lower().split("-")[0]
     pmid = ids.get("pmid", "") if ids.get("pmid", "").isdigit() else ""
     return Document(
-        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{member}"), text="\n".join(line for line in lines if line),
-        version=int(version) if version.isdigit() else 1, pmid=pmid, pmcid=pmcid, year=_year(meta),
-        language=_ISO.get(language, language), licence=licence(meta), source=member,
-        kinds=_kinds(article, meta), has_abstract=bool(abstract) or body is not None)
+        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{member}"),
+        text="\n".join(line for line in lines if line),
+        version=int(version) if version.isdigit() else 1,
+        pmid=pmid,
+        pmcid=pmcid,
+        year=_year(meta),
+        language=_ISO.get(language, language),
+        licence=licence(meta),
+        source=member,
+        kinds=_kinds(article, meta),
+        has_abstract=bool(abstract) or body is not None,
+    )
 
 
 def _abstracts(meta, policy: TextPolicy) -> list[str]:
@@ -174,8 +266,8 @@ def _kinds(article, meta) -> tuple[str, ...]:
 
 def licence(meta) -> str:
     """CC-BY-4.0, CC0, CC-BY-NC-ND-3.0 and the like; "other" where the words fit none, "" where none is told."""
-    elements = meta.findall("{*}permissions/{*}license")
-    for element in elements:
+    elements = [*meta.iter("{*}license")]
+    for element in [*elements, *meta.iter("{*}copyright-statement")]:
         links = [v for e in element.iter() for k, v in e.attrib.items() if k.endswith("href")]
         for text in [*links, "".join(element.itertext())]:
             if found := _CC.search(text):
@@ -186,8 +278,11 @@ def licence(meta) -> str:
         text = " ".join("".join(element.itertext()).split())
         if found := _CC_WORDS.search(text):
             words = found[1].lower().replace("-", "").replace(" ", "")
-            return "CC-BY" + ("-NC" if "noncommercial" in words else "") + (
-                "-ND" if "noderiv" in words else "-SA" if "sharealike" in words else "")
+            return (
+                "CC-BY"
+                + ("-NC" if "noncommercial" in words else "")
+                + ("-ND" if "noderiv" in words else "-SA" if "sharealike" in words else "")
+            )
         if "public domain" in text.lower() or "CC0" in text:
             return "CC0"
     return "other" if elements else ""

@@ -6,8 +6,8 @@
     OUT/report.html, OUT/report.json
     OUT/work/         between steps; deleted at the end but for the small markers
 
-Steps: extract (per unit), keys, texts, near (per hash bucket), tokenizer, encode (per unit), finish. Each call is a
-pure function of what the steps before it left on disk, and its marker is written last.
+Steps: extract (per unit), keys, texts, near (per hash bucket), groups, tokenizer, encode (per unit), finish. Each call
+is a pure function of what the steps before it left on disk, and its marker is written last.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 
 JOB_FORMAT = 1
-STEPS = ("extract", "keys", "texts", "near", "tokenizer", "encode", "finish")
+STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,12 @@ def make_plan(job: Job) -> Plan:
     settings["tokenizer"].pop("path")
     settings["tokenizer"].pop("encoder")
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
-    record = {"format": JOB_FORMAT, "config": settings, "tokenizer_sha256": tokenizer,
-              "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units]}
+    record = {
+        "format": JOB_FORMAT,
+        "config": settings,
+        "tokenizer_sha256": tokenizer,
+        "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
+    }
     path = os.path.join(job.output, "job.json")
     if os.path.exists(path):
         if difference := _difference(shards.read_json(path), record):
@@ -79,6 +83,7 @@ def make_plan(job: Job) -> Plan:
 
 def _sha(text: str) -> str:
     import hashlib
+
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -102,14 +107,12 @@ def _difference(old: object, new: object, name: str = "") -> str | None:
 def tasks(plan: Plan, step: str) -> list[int]:
     """Numbers of a step's calls."""
     filters = plan.job.filters
-    per_bucket = {"keys": True, "texts": filters.exact_duplicates}
+    per_bucket = {"keys": True, "texts": filters.exact_duplicates, "near": filters.near_duplicates is not None}
     if step in ("extract", "encode"):
         return list(range(len(plan.units)))
     if step in per_bucket:
         return list(range(plan.buckets)) if per_bucket[step] else []
-    if step == "near":
-        return [0] if filters.near_duplicates else []
-    return [0]
+    return [] if step == "groups" and filters.near_duplicates is None else [0]
 
 
 def call(plan: Plan, step: str, index: int) -> dict:
@@ -119,9 +122,12 @@ def call(plan: Plan, step: str, index: int) -> dict:
         return extract.extract(job, work, index, plan.units[index])
     if step in ("keys", "texts"):
         return getattr(resolve, step)(job, work, index, plan.buckets, len(plan.units))
-    if step == "near":
+    if step in ("near", "groups"):
         from data_preprocessing import minhash
-        return minhash.near(job, work, plan.buckets, len(plan.units))
+
+        if step == "groups":
+            return minhash.groups(job, work, plan.buckets)
+        return minhash.near(job, work, index, plan.buckets, len(plan.units))
     if step == "tokenizer":
         return make_tokenizer(plan)
     if step == "encode":
@@ -129,6 +135,7 @@ def call(plan: Plan, step: str, index: int) -> dict:
         encoder = tokens.Encoder(tokens.read_tokenizer(path), path, job.tokenizer.encoder)
         return encode.encode(job, plan.out, work, index, plan.buckets, encoder)
     from data_preprocessing import finish
+
     return finish.finish(plan)
 
 
@@ -143,7 +150,9 @@ def make_tokenizer(plan: Plan) -> dict:
     encoder = tokens.Encoder(text, config.path, "tokenizers")
     tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
-        raise UserError(f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}")
+        raise UserError(
+            f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
+        )
     shards.write_bytes(os.path.join(plan.out, "tokenizer.json"), text.encode())
     return store.mark_done(plan.work, "tokenizer", 0, {"sha256": encoder.sha256, "size": encoder.size})
 
@@ -200,13 +209,15 @@ def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
         if store.marker(plan.work, "finish", 0) is not None:
             return
         if time.monotonic() > end:
-            raise UserError(f"step '{step}': {len(missing)} parts of other shares are still missing after "
-                            f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step")
+            raise UserError(
+                f"step '{step}': {len(missing)} parts of other shares are still missing after "
+                f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step"
+            )
         time.sleep(0.2)
 
 
 def _require_before(plan: Plan, step: str) -> None:
-    for before in STEPS[:STEPS.index(step)]:
+    for before in STEPS[: STEPS.index(step)]:
         missing = [k for k in tasks(plan, before) if store.marker(plan.work, before, k) is None]
         if missing:
             raise UserError(f"--step {step}: {len(missing)} parts of step '{before}' are not finished; run it first")
@@ -218,9 +229,11 @@ def _check_inputs(plan: Plan, how: How) -> None:
     for index, unit in enumerate(plan.units):
         if (before := store.marker(plan.work, "extract", index)) and index % how.shard[1] == how.shard[0]:
             calls += [(file["path"], before["files"][file["name"]]["sha256"]) for file in unit]
-    for (path, sha), now in engine.run(_same, calls, how.workers):
+    for (path, _), now in engine.run(_same, calls, how.workers):
         if not now:
-            raise UserError(f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one")
+            raise UserError(
+                f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one"
+            )
 
 
 def _same(path: str, sha: str) -> bool:
@@ -234,7 +247,9 @@ def _alone(plan: Plan, how: How):
         try:
             fcntl.flock(lock, (fcntl.LOCK_EX if how.shard[1] == 1 else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"{plan.out}: another process is writing it; wait for it, or give another --output") from None
+            raise UserError(
+                f"{plan.out}: another process is writing it; wait for it, or give another --output"
+            ) from None
         yield
 
 

@@ -34,17 +34,24 @@ def documents(path: str, name: str, job, max_bytes: int) -> Iterator[Document]:
         text = _string(record, job.completion_key if pairs else job.text_key, where)
         given = record.get(job.id_key)
         yield Document(
-            key=f"id:{given}" if given is not None else f"{name}:{number}", text=text if pairs else _strip(text),
-            prompt=_string(record, job.prompt_key, where) if pairs else None, source=str(number),
-            pmid=str(record.get("pmid") or ""), pmcid=str(record.get("pmcid") or ""),
+            key=f"id:{given}" if given is not None else f"{name}:{number}",
+            text=text if pairs else _strip(text),
+            prompt=_string(record, job.prompt_key, where) if pairs else None,
+            source=str(number),
+            pmid=str(record.get("pmid") or ""),
+            pmcid=str(record.get("pmcid") or ""),
             year=int(record["year"]) if str(record.get("year", "")).isdigit() else 0,
-            language=str(record.get("language") or ""), licence=str(record.get("licence") or record.get("license") or ""))
+            language=str(record.get("language") or ""),
+            licence=str(record.get("licence") or record.get("license") or ""),
+        )
 
 
 def _string(record: dict, key: str, where: str) -> str:
     if key not in record:
-        raise UserError(f"{where}: no key {key!r} (it has {', '.join(sorted(record)[:8])}); name it with --set text_key=KEY "
-                        "(or prompt_key, completion_key)")
+        raise UserError(
+            f"{where}: no key {key!r} (it has {', '.join(sorted(record)[:8])}); name it with --set text_key=KEY "
+            "(or prompt_key, completion_key)"
+        )
     if not isinstance(record[key], str):
         raise UserError(f"{where}: {key!r} is a {type(record[key]).__name__}, expected a string")
     return record[key]

@@ -20,13 +20,13 @@ def join(flat: np.ndarray, offsets: np.ndarray, eos: int) -> np.ndarray:
 
 
 def windows(stream: np.ndarray, msl: int) -> tuple[np.ndarray, np.ndarray]:
-    """Windows of msl+1 tokens with stride msl: examples [n, 3, msl] and the remainder that the next call begins with."""
+    """Windows of msl+1 tokens with stride msl: examples [n, 3, msl] and the rest, for the next call."""
     n = max(0, (len(stream) - 1) // msl)
     examples = np.empty((n, 3, msl), np.int32)
-    examples[:, 0] = stream[:n * msl].reshape(n, msl)
+    examples[:, 0] = stream[: n * msl].reshape(n, msl)
     examples[:, 1] = 1
-    examples[:, 2] = stream[1:n * msl + 1].reshape(n, msl)
-    return examples, stream[n * msl:]
+    examples[:, 2] = stream[1 : n * msl + 1].reshape(n, msl)
+    return examples, stream[n * msl :]
 
 
 def padded(stream: np.ndarray, msl: int, pad: int) -> np.ndarray:
@@ -78,9 +78,9 @@ class VslPacker:
         """Examples [n, 5, msl] of the rows that close."""
         closed = []
         for k in range(len(offsets) - 1):
-            stream = np.append(flat[offsets[k]:offsets[k + 1]], np.int32(self.eos))
+            stream = np.append(flat[offsets[k] : offsets[k + 1]], np.int32(self.eos))
             for start in range(0, len(stream) - 1, self.msl):
-                self._place(stream[start:start + self.msl + 1], closed)
+                self._place(stream[start : start + self.msl + 1], closed)
         return self._rows(closed)
 
     def _place(self, piece: np.ndarray, closed: list) -> None:
@@ -118,8 +118,9 @@ class VslPacker:
         return examples
 
 
-def prompt_completion(prompt: np.ndarray, completion: np.ndarray, msl: int, eos: int, pad: int,
-                      too_long: str) -> np.ndarray | None:
+def prompt_completion(
+    prompt: np.ndarray, completion: np.ndarray, msl: int, eos: int, pad: int, too_long: str
+) -> np.ndarray | None:
     """One example [3, msl] whose loss counts on the completion and its EOS alone; None where it cannot fit."""
     stream = np.concatenate([prompt, completion, [eos]]).astype(np.int32)
     first = len(prompt)  # index in `stream` of the first token that is learnt
@@ -132,7 +133,7 @@ def prompt_completion(prompt: np.ndarray, completion: np.ndarray, msl: int, eos:
     example = np.full((3, msl), pad, np.int32)
     example[1] = 0
     example[0, :m], example[2, :m] = stream[:-1], stream[1:]
-    example[1, max(first - 1, 0):m] = 1
+    example[1, max(first - 1, 0) : m] = 1
     return example
 
 
@@ -147,8 +148,9 @@ def fim_segments(text: str, u: tuple[float, float, float, float], rate: float, s
     return ("spm" if u[3] < spm_rate else "psm"), text[:a], text[a:b], text[b:]
 
 
-def fim_join(order: str, prefix: np.ndarray, middle: np.ndarray, suffix: np.ndarray,
-             sentinels: tuple[int, int, int]) -> np.ndarray:
+def fim_join(
+    order: str, prefix: np.ndarray, middle: np.ndarray, suffix: np.ndarray, sentinels: tuple[int, int, int]
+) -> np.ndarray:
     """Ids in the order that is trained on; `sentinels` = ids of (<fim_prefix>, <fim_middle>, <fim_suffix>)."""
     pre, mid, suf = ([s] for s in sentinels)
     parts = [pre, prefix, suf, suffix, mid, middle] if order == "psm" else [pre, suf, suffix, mid, prefix, middle]

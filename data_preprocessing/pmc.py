@@ -42,7 +42,7 @@ def documents(path: str, policy: TextPolicy, max_bytes: int, unreadable: str = "
 def articles(data: bytes, name: str, member: str, policy: TextPolicy) -> Iterator[Document]:
     """The articles of one XML file (usually one; an efetch article set has many)."""
     data = b"".join(streams.utf8(iter([data]), name))
-    if _SUBSET.search(data[:1 << 16]):
+    if _SUBSET.search(data[: 1 << 16]):
         raise UserError(f"{name}: its DOCTYPE declares entities of its own; refused (PMC's files never do)")
     parser = hardened_parser(remove_comments=True, remove_pis=True, encoding="utf-8")
     try:

@@ -19,13 +19,18 @@ def printer(stream=None) -> Callable[[str, int, int, dict | None], None]:
             state.update(step=step, start=now, said=0.0, documents=0, tokens=0, begun_at=done, open=False)
         if not of or (not live and marker is None):
             return
-        state["documents"] += (marker or {}).get("records", 0) if step == "extract" else sum(
-            s["documents"] for s in (marker or {}).get("splits", {}).values() if step == "encode")
+        state["documents"] += (
+            (marker or {}).get("records", 0)
+            if step == "extract"
+            else sum(s["documents"] for s in (marker or {}).get("splits", {}).values() if step == "encode")
+        )
         state["tokens"] += sum(s["tokens"] for s in (marker or {}).get("splits", {}).values() if step == "encode")
         if not live and done < of and now - state["said"] < 10:
             return
         state["said"] = now
-        line = describe(step, done, of, done - state["begun_at"], state["documents"], state["tokens"], now - state["start"])
+        line = describe(
+            step, done, of, done - state["begun_at"], state["documents"], state["tokens"], now - state["start"]
+        )
         stream.write(("\r\x1b[K" + line) if live else line + "\n")
         state["open"] = live
         if live and done == of:
@@ -54,5 +59,8 @@ def describe(step: str, done: int, of: int, here: int, documents: int, tokens: i
 
 def clock(seconds: float) -> str:
     seconds = int(seconds + 0.5)
-    return f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}" if seconds >= 3600 else \
-        f"{seconds // 60}:{seconds % 60:02d}"
+    return (
+        f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
+        if seconds >= 3600
+        else f"{seconds // 60}:{seconds % 60:02d}"
+    )

@@ -32,7 +32,7 @@ _ANY_YEAR = re.compile(rb"(1[5-9]\d\d|20\d\d)")
 _PART = re.compile(rb"<AbstractText\b([^>]*?)(?:/>|>(.*?)</AbstractText>)", re.S)
 _LABEL = re.compile(rb'\bLabel="([^"]*)"')
 _DATE = re.compile(rb"<Date(?:Created|Completed|Revised)>\s*<Year>(\d{4})</Year>\s*<Month>(\d\d)</Month>\s*<Day>(\d\d)")
-_OTHER_ID = re.compile(rb'<OtherID\b[^>]*>\s*(PMC\d+)')
+_OTHER_ID = re.compile(rb"<OtherID\b[^>]*>\s*(PMC\d+)")
 _PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]*">\s*(?:PMC)?(\d+)')
 _UNUSUAL = (b"<!", b"<?", b"='", b" >", b' ="', b'= "')
 _NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
@@ -84,7 +84,7 @@ def cut(chunks: Iterator[bytes], path: str) -> Iterator[tuple[bytes, bytes]]:
                     if not root or closed:
                         raise UserError(f"{path}: a record outside the root element; not PubMed citation XML")
                     name = _TAG.match(token)[2]
-                    if (again := token.find(b"<" + name, 1)) >= 0 and token[again + len(name) + 1:][:1] in b"> ":
+                    if (again := token.find(b"<" + name, 1)) >= 0 and token[again + len(name) + 1 :][:1] in b"> ":
                         raise UserError(f"{path}: a record is not closed before the next begins; the file is damaged")
                     yield name, token
                 elif kind == "root":
@@ -103,8 +103,11 @@ def cut(chunks: Iterator[bytes], path: str) -> Iterator[tuple[bytes, bytes]]:
         more = bool(chunk)
         buffer, pos = buffer[pos:] + chunk, 0
     if not closed:
-        what = f"</{root.decode()}> is missing (a truncated file); fetch the file again" if root else \
-            "no PubMed citation XML in it (expected the root PubmedArticleSet or MedlineCitationSet)"
+        what = (
+            f"</{root.decode()}> is missing (a truncated file); fetch the file again"
+            if root
+            else "no PubMed citation XML in it (expected the root PubmedArticleSet or MedlineCitationSet)"
+        )
         raise UserError(f"{path}: {what}")
 
 
@@ -121,19 +124,25 @@ def _token_end(buffer: bytes, pos: int, root: bytes, path: str) -> tuple[int, st
             return buffer.find(b">", pos) + 1 or -1, "end" if close else "root"
         if name == b"eFetchResult":
             raise UserError(f"{path}: is an efetch error message, not citations; fetch the file again")
-        raise UserError(f"{path}: unexpected <{close.decode()}{name.decode('utf-8', 'replace')}>: not PubMed citation "
-                        "XML (expected the root PubmedArticleSet or MedlineCitationSet)")
-    for start, end, kind in ((b"<!--", b"-->", "comment"), (b"<?", b"?>", "instruction"), (b"<!DOCTYPE", b">", "doctype")):
-        head = buffer[pos:pos + len(start)]
+        raise UserError(
+            f"{path}: unexpected <{close.decode()}{name.decode('utf-8', 'replace')}>: not PubMed citation "
+            "XML (expected the root PubmedArticleSet or MedlineCitationSet)"
+        )
+    for start, end, kind in (
+        (b"<!--", b"-->", "comment"),
+        (b"<?", b"?>", "instruction"),
+        (b"<!DOCTYPE", b">", "doctype"),
+    ):
+        head = buffer[pos : pos + len(start)]
         if head != start:
             if start.startswith(head):
                 return -1, ""
             continue
         found = buffer.find(end, pos + len(start))
-        if kind == "doctype" and b"[" in buffer[pos:found if found >= 0 else pos + 4096]:
+        if kind == "doctype" and b"[" in buffer[pos : found if found >= 0 else pos + 4096]:
             raise UserError(f"{path}: its DOCTYPE declares entities of its own; refused (PubMed's files never do)")
         return (found + len(end), kind) if found >= 0 else (-1, kind)
-    raise UserError(f"{path}: text outside any record ({buffer[pos:pos + 20]!r}); not PubMed citation XML")
+    raise UserError(f"{path}: text outside any record ({buffer[pos : pos + 20]!r}); not PubMed citation XML")
 
 
 def citation(record: bytes, policy: TextPolicy) -> Document:
@@ -209,18 +218,18 @@ def _between(data: bytes, start: bytes, end: bytes) -> bytes | None:
     stop = data.find(end, at)
     if stop < 0:
         raise ValueError(f"{start.decode()} is not closed")
-    return data[at + len(start):stop]
+    return data[at + len(start) : stop]
 
 
 def _element(data: bytes, tag: bytes) -> bytes | None:
     """Inner bytes of the first <tag ...>; None where there is none, b"" where it is empty."""
     at = data.find(b"<" + tag)
-    while at >= 0 and data[at + len(tag) + 1:at + len(tag) + 2] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
+    while at >= 0 and data[at + len(tag) + 1 : at + len(tag) + 2] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
         at = data.find(b"<" + tag, at + 1)  # <AbstractText is no <Abstract
     if at < 0:
         return None
     start = data.index(b">", at) + 1
-    if data[start - 2:start - 1] == b"/":
+    if data[start - 2 : start - 1] == b"/":
         return b""
     stop = data.find(b"</" + tag + b">", start)
     if stop < 0:
@@ -234,7 +243,7 @@ def _others(head: bytes) -> Iterator[bytes]:
         stop = head.find(b"</OtherAbstract>", at)
         if stop < 0:
             raise ValueError("<OtherAbstract> is not closed")
-        yield head[head.index(b">", at) + 1:stop]
+        yield head[head.index(b">", at) + 1 : stop]
         at = head.find(b"<OtherAbstract", stop)
 
 
@@ -279,8 +288,12 @@ def _book(record: bytes, policy: TextPolicy) -> Document:
     pmc = root.findtext("PubmedBookData/ArticleIdList/ArticleId[@IdType='pmc']") or ""
     pmid = pmid.strip().lstrip("0")
     return Document(
-        key=f"pmid:{pmid}", pmid=pmid, version=int(book.find("PMID").get("Version", "1")), year=int(year[0]) if year else 0,
+        key=f"pmid:{pmid}",
+        pmid=pmid,
+        version=int(book.find("PMID").get("Version", "1")),
+        year=int(year[0]) if year else 0,
         text=assemble(title, tidy(render(vernacular, policy.scripts)) if vernacular is not None else "", body, policy),
-        pmcid=pmc if pmc.startswith("PMC") else "", has_abstract=bool(body),
+        pmcid=pmc if pmc.startswith("PMC") else "",
+        has_abstract=bool(body),
         language=",".join((e.text or "").strip().lower() for e in book.findall("Language")),
     )

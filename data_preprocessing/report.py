@@ -11,26 +11,39 @@ padding:0 1rem}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2
 p.sub{color:var(--soft);margin:0 0 1.2rem}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
 .card{background:var(--wash);border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem;min-width:8rem}
 .card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;border-bottom:1px solid var(--line);
-vertical-align:top}td.n,th.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;
+border-bottom:1px solid var(--line);vertical-align:top}td.n,th.n{text-align:right;
+font-variant-numeric:tabular-nums;white-space:nowrap}
 td.b{width:45%}.bar{background:var(--drop);height:.8rem;border-radius:2px;min-width:1px}.bar.kept{background:var(--bar)}
 .two{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:0 2rem}
-.sample{background:var(--wash);border-left:3px solid var(--drop);padding:.4rem .7rem;margin:.4rem 0;white-space:pre-wrap;
-overflow-wrap:anywhere;font-size:.88rem}.sample.kept{border-color:var(--bar)}.sample b{color:var(--soft);font-weight:500}
+.sample{background:var(--wash);border-left:3px solid var(--drop);padding:.4rem .7rem;margin:.4rem 0;
+white-space:pre-wrap;overflow-wrap:anywhere;font-size:.88rem}.sample.kept{border-color:var(--bar)}
+.sample b{color:var(--soft);font-weight:500}
 code{overflow-wrap:anywhere;font-size:.85em}.scroll{overflow-x:auto}svg{width:100%;height:auto}
 svg text{fill:var(--soft);font-size:11px}svg rect{fill:var(--bar)}
 """
 
 _WORDS = {
-    "written": "written to shards", "superseded": "a newer version of the record is there",
-    "deleted": "NLM ordered the deletion", "retracted": "the article is retracted",
-    "retraction_notice": "a notice of retraction", "concern": "an expression of concern", "erratum": "a published erratum",
-    "corrected": "an erratum corrects it", "comment": "a comment on another article", "no_text": "neither title nor abstract",
-    "no_abstract": "a title alone", "too_short": "fewer characters than min_chars",
-    "too_long": "more characters than max_chars, or a pair that does not fit", "language": "not in the languages asked for",
-    "licence": "not under the licences asked for", "boilerplate": "a standing phrase instead of an abstract",
-    "benchmark_pmid": "a document of a test set", "benchmark_overlap": "shares a long word sequence with a test set",
-    "exact_duplicate": "the same text came before", "near_duplicate": "nearly the same text came before",
+    "written": "written to shards",
+    "superseded": "a newer version of the record is there",
+    "deleted": "NLM ordered the deletion",
+    "retracted": "the article is retracted",
+    "retraction_notice": "a notice of retraction",
+    "concern": "an expression of concern",
+    "erratum": "a published erratum",
+    "corrected": "an erratum corrects it",
+    "comment": "a comment on another article",
+    "no_text": "neither title nor abstract",
+    "no_abstract": "a title alone",
+    "too_short": "fewer characters than min_chars",
+    "too_long": "more characters than max_chars, or a pair that does not fit",
+    "language": "not in the languages asked for",
+    "licence": "not under the licences asked for",
+    "boilerplate": "a standing phrase instead of an abstract",
+    "benchmark_pmid": "a document of a test set",
+    "benchmark_overlap": "shares a long word sequence with a test set",
+    "exact_duplicate": "the same text came before",
+    "near_duplicate": "nearly the same text came before",
 }
 
 
@@ -41,27 +54,49 @@ def html(facts: dict) -> str:
     kept = reasons.get("written", 0)
     tokens = sum(s["tokens"] for s in splits.values())
     first = next(iter(splits.values()))
-    cards = [("records read", f"{records:,}"), ("documents written", f"{kept:,}"),
-             ("dropped", f"{records - kept:,} ({100 * (records - kept) / max(records, 1):.1f} %)"), ("tokens", f"{tokens:,}"),
-             ("tokens per document", f"{tokens / max(kept, 1):,.0f}"), ("text kept before deduplication", f"{facts['text_bytes'] / 1e6:,.1f} MB"),
-             ("sequence length", f"{first['msl']:,}"), ("vocabulary", f"{first['vocab_size']:,}")]
+    cards = [
+        ("records read", f"{records:,}"),
+        ("documents written", f"{kept:,}"),
+        ("dropped", f"{records - kept:,} ({100 * (records - kept) / max(records, 1):.1f} %)"),
+        ("tokens", f"{tokens:,}"),
+        ("tokens per document", f"{tokens / max(kept, 1):,.0f}"),
+        ("text kept before deduplication", f"{facts['text_bytes'] / 1e6:,.1f} MB"),
+        ("sequence length", f"{first['msl']:,}"),
+        ("vocabulary", f"{first['vocab_size']:,}"),
+    ]
     body = [
         "<h1>What became of every record</h1>",
         f"<p class=sub>{_e(facts['job']['source'])} · {len(facts['inputs']):,} input files · objective "
         f"{_e(first['objective'])} · data <code>{_e(manifest['data_sha256'][:16])}</code></p>",
-        "<div class=cards>" + "".join(f"<div class=card><b>{_e(v)}</b><span>{_e(k)}</span></div>" for k, v in cards) + "</div>",
-        "<h2>Records by outcome</h2>", _reasons(reasons, records),
-        "<h2>Splits</h2>", _splits(splits),
-        "<h2>Document length in tokens</h2>", _histogram(facts["token_lengths"]),
-        "<h2>Publication year</h2>", _histogram(_years(facts["years"])),
-        "<div class=two><div><h2>Languages</h2>", _top(facts["languages"]), "</div><div><h2>Licences</h2>",
-        _top(facts["licences"]), "</div></div>",
-        "<h2>Samples</h2>", _samples(facts["samples"]),
-        "<h2>Inputs</h2>", _inputs(facts["inputs"]),
-        "<h2>Settings</h2>", f"<pre class='sample kept'>{_e(_settings(facts['job']))}</pre>"]
-    return ("<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,"
-            f"initial-scale=1'><title>Preprocessing report</title><style>{_STYLE}</style></head><body>"
-            + "\n".join(body) + "</body></html>\n")
+        "<div class=cards>"
+        + "".join(f"<div class=card><b>{_e(v)}</b><span>{_e(k)}</span></div>" for k, v in cards)
+        + "</div>",
+        "<h2>Records by outcome</h2>",
+        _reasons(reasons, records),
+        "<h2>Splits</h2>",
+        _splits(splits),
+        "<h2>Document length in tokens</h2>",
+        _histogram(facts["token_lengths"]),
+        "<h2>Publication year</h2>",
+        _histogram(_years(facts["years"])),
+        "<div class=two><div><h2>Languages</h2>",
+        _top(facts["languages"]),
+        "</div><div><h2>Licences</h2>",
+        _top(facts["licences"]),
+        "</div></div>",
+        "<h2>Samples</h2>",
+        _samples(facts["samples"]),
+        "<h2>Inputs</h2>",
+        _inputs(facts["inputs"]),
+        "<h2>Settings</h2>",
+        f"<pre class='sample kept'>{_e(_settings(facts['job']))}</pre>",
+    ]
+    return (
+        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,"
+        f"initial-scale=1'><title>Preprocessing report</title><style>{_STYLE}</style></head><body>"
+        + "\n".join(body)
+        + "</body></html>\n"
+    )
 
 
 def _e(value: object) -> str:
@@ -70,19 +105,25 @@ def _e(value: object) -> str:
 
 def _reasons(reasons: dict[str, int], records: int) -> str:
     most = max(reasons.values(), default=1)
-    rows = [f"<tr><td>{_e(r)}<td>{_e(_WORDS[r])}<td class=n>{n:,}<td class=n>{100 * n / max(records, 1):.2f} %<td class=b>"
-            f"<div class='bar{' kept' if r == 'written' else ''}' style='width:{100 * n / most:.2f}%'></div>"
-            for r in _WORDS if (n := reasons.get(r))]
+    rows = [
+        f"<tr><td>{_e(r)}<td>{_e(_WORDS[r])}<td class=n>{n:,}<td class=n>{100 * n / max(records, 1):.2f} %<td class=b>"
+        f"<div class='bar{' kept' if r == 'written' else ''}' style='width:{100 * n / most:.2f}%'></div>"
+        for r in _WORDS
+        if (n := reasons.get(r))
+    ]
     total = f"<tr><th>in<th>= written + dropped<th class=n>{sum(reasons.values()):,}<th class=n>100 %<th>"
     return f"<div class=scroll><table>{''.join(rows)}{total}</table></div>"
 
 
 def _splits(splits: dict) -> str:
-    head = "<tr><th>split<th class=n>documents<th class=n>tokens<th class=n>examples<th class=n>loss tokens<th class=n>filled"
+    titles = ("documents", "tokens", "examples", "loss tokens", "filled")
+    head = "<tr><th>split" + "".join(f"<th class=n>{t}" for t in titles)
     rows = "".join(
         f"<tr><td>{_e(name)}<td class=n>{s['documents']:,}<td class=n>{s['tokens']:,}<td class=n>{s['n_examples']:,}"
-        f"<td class=n>{s['loss_tokens']:,}<td class=n>{100 * s['loss_tokens'] / max(s['n_examples'] * s['msl'], 1):.1f} %"
-        for name, s in splits.items())
+        f"<td class=n>{s['loss_tokens']:,}<td class=n>"
+        f"{100 * s['loss_tokens'] / max(s['n_examples'] * s['msl'], 1):.1f} %"
+        for name, s in splits.items()
+    )
     return f"<table>{head}{rows}</table>"
 
 
@@ -107,11 +148,15 @@ def _histogram(bins: dict[str, int]) -> str:
     parts = []
     for i, (label, n) in enumerate(bins.items()):
         tall = height * n / most
-        parts.append(f"<rect x='{i * step + 1:.1f}' y='{height + 14 - tall:.1f}' width='{max(step - 2, 1):.1f}' "
-                     f"height='{tall:.1f}'><title>{_e(label)}: {n:,}</title></rect>")
+        parts.append(
+            f"<rect x='{i * step + 1:.1f}' y='{height + 14 - tall:.1f}' width='{max(step - 2, 1):.1f}' "
+            f"height='{tall:.1f}'><title>{_e(label)}: {n:,}</title></rect>"
+        )
         if i % every == 0 or label == "not told":
-            parts.append(f"<text x='{(i + .5) * step:.1f}' y='{height + 28}' text-anchor='middle'>{_e(label)}</text>")
-    return (f"<svg viewBox='0 0 {width} {height + 34}' role=img><text x=0 y=10>most: {most:,}</text>{''.join(parts)}</svg>")
+            parts.append(f"<text x='{(i + 0.5) * step:.1f}' y='{height + 28}' text-anchor='middle'>{_e(label)}</text>")
+    return (
+        f"<svg viewBox='0 0 {width} {height + 34}' role=img><text x=0 y=10>most: {most:,}</text>{''.join(parts)}</svg>"
+    )
 
 
 def _top(counts: dict[str, int], limit: int = 12) -> str:
@@ -126,14 +171,20 @@ def _samples(samples: dict[str, list[dict]]) -> str:
     parts = []
     for reason in _WORDS:
         for sample in samples.get(reason, [])[:3]:
-            parts.append(f"<div class='sample{' kept' if reason == 'written' else ''}'><b>{_e(reason)} · {_e(sample['key'])}</b>\n"
-                         f"{_e(sample['text']) or '(empty)'}</div>")
+            parts.append(
+                f"<div class='sample{' kept' if reason == 'written' else ''}'>"
+                f"<b>{_e(reason)} · {_e(sample['key'])}</b>\n"
+                f"{_e(sample['text']) or '(empty)'}</div>"
+            )
     return "".join(parts)
 
 
 def _inputs(inputs: dict[str, dict]) -> str:
-    rows = [f"<tr><td>{_e(name)}<td class=n>{f['records']:,}<td class=n>{f['bytes'] / 1e6:,.2f} MB<td><code>{_e(f['sha256'][:16])}</code>"
-            for name, f in list(inputs.items())[:200]]
+    rows = [
+        f"<tr><td>{_e(name)}<td class=n>{f['records']:,}<td class=n>{f['bytes'] / 1e6:,.2f} MB"
+        f"<td><code>{_e(f['sha256'][:16])}</code>"
+        for name, f in list(inputs.items())[:200]
+    ]
     rest = f"<tr><td>and {len(inputs) - 200:,} more (report.json lists all)" if len(inputs) > 200 else ""
     head = "<tr><th>file<th class=n>records<th class=n>size<th>SHA-256"
     return f"<details><summary>{len(inputs):,} files</summary><table>{head}{''.join(rows)}{rest}</table></details>"
@@ -146,4 +197,18 @@ def _settings(job: dict, indent: int = 0) -> str:
             lines += [f"{' ' * indent}{key}:", _settings(value, indent + 2)]
         else:
             lines.append(f"{' ' * indent}{key}: {value}")
+    return "\n".join(lines)
+
+
+def text(facts: dict) -> str:
+    """The counts as lines."""
+    manifest = facts["manifest"]
+    reasons = manifest["reasons"]
+    lines = [f"{manifest['records']:>12,}  records read"]
+    lines += [f"{reasons[r]:>12,}  {r:<18} {words}" for r, words in _WORDS.items() if r in reasons]
+    for name, s in manifest["splits"].items():
+        lines.append(
+            f"{name:>12}  {s['documents']:,} documents, {s['tokens']:,} tokens, "
+            f"{s['n_examples']:,} examples of {s['msl']:,}"
+        )
     return "\n".join(lines)

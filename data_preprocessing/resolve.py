@@ -21,8 +21,13 @@ def keys(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     for unit in range(units):
         key, version, date, deleted, at = store.load(work, unit, "keys", "versions", "dates", "deleted", "deleted_at")
         mine = np.flatnonzero(key % np.uint64(buckets) == bucket)
-        for name, values in (("key", key[mine]), ("version", version[mine]), ("date", date[mine]),
-                             ("unit", np.full(len(mine), unit, np.int64)), ("record", mine)):
+        for name, values in (
+            ("key", key[mine]),
+            ("version", version[mine]),
+            ("date", date[mine]),
+            ("unit", np.full(len(mine), unit, np.int64)),
+            ("record", mine),
+        ):
             columns[name].append(values)
         ours = deleted % np.uint64(buckets) == bucket
         orders.append((deleted[ours], np.full(int(ours.sum()), unit, np.int64), at[ours]))

@@ -1,5 +1,6 @@
 """HDF5 shards in Model Zoo's layout, written whole to a temporary name, checksummed, then renamed."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -25,8 +26,11 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
     examples = np.ascontiguousarray(examples, np.dtype("<i4"))
     n, rows, msl = examples.shape
-    options = {"none": {}, "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
-               "lzf": {"compression": "lzf", "shuffle": True}}[compression]
+    options = {
+        "none": {},
+        "gzip": {"compression": "gzip", "compression_opts": 1, "shuffle": True},
+        "lzf": {"compression": "lzf", "shuffle": True},
+    }[compression]
     try:
         with h5py.File(temporary, "w", libver="earliest") as f:
             f.attrs[fmt.N_EXAMPLES] = n
@@ -44,8 +48,13 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
         if os.path.exists(temporary):
             os.remove(temporary)
         raise UserError(f"{path}: cannot be written: {e.strerror or e}; free some space and run again") from None
-    return {"file": os.path.basename(path), "sha256": digest, "data_sha256": hashlib.sha256(examples).hexdigest(),
-            "n_examples": n, "bytes": size}
+    return {
+        "file": os.path.basename(path),
+        "sha256": digest,
+        "data_sha256": hashlib.sha256(examples).hexdigest(),
+        "n_examples": n,
+        "bytes": size,
+    }
 
 
 def _write_compressed(data, examples: np.ndarray) -> None:
@@ -54,10 +63,11 @@ def _write_compressed(data, examples: np.ndarray) -> None:
     n, rows, msl = examples.shape
     step = max(1, BATCH // (rows * msl))
     for start in range(0, n, step):
-        batch = examples[start:start + step]
+        batch = examples[start : start + step]
         # HDF5's shuffle: all first bytes of the chunk's integers, then all second bytes, and so on.
-        shuffled = np.ascontiguousarray(batch.reshape(len(batch), -1).view(np.uint8)
-                                        .reshape(len(batch), rows * msl, 4).transpose(0, 2, 1)).reshape(len(batch), -1)
+        shuffled = np.ascontiguousarray(
+            batch.reshape(len(batch), -1).view(np.uint8).reshape(len(batch), rows * msl, 4).transpose(0, 2, 1)
+        ).reshape(len(batch), -1)
         for k, chunk in enumerate(shuffled):
             data.id.write_direct_chunk((start + k, 0, 0), isal_zlib.compress(chunk, 1))
 
@@ -81,8 +91,8 @@ class ShardWriter:
 
     def add(self, examples: np.ndarray) -> None:
         while len(examples):
-            take = examples[:self.limit - self.count]
-            examples = examples[len(take):]
+            take = examples[: self.limit - self.count]
+            examples = examples[len(take) :]
             self.pending.append(take)
             self.count += len(take)
             if self.count == self.limit:
@@ -95,8 +105,10 @@ class ShardWriter:
         os.makedirs(self.folder, exist_ok=True)
         examples = np.concatenate(self.pending)
         self.pending, self.count = [], 0
-        self.done.append(write_shard(os.path.join(self.folder, name), examples, self.compression)
-                         | {"loss_tokens": int(examples[:, 1].sum(dtype=np.int64))})
+        self.done.append(
+            write_shard(os.path.join(self.folder, name), examples, self.compression)
+            | {"loss_tokens": int(examples[:, 1].sum(dtype=np.int64))}
+        )
 
 
 def write_json(path: str, value: object) -> None:
@@ -119,6 +131,19 @@ def write_bytes(path: str, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
 
 
+def seal(value: dict) -> dict:
+    """The value with a hash of itself, so that a changed digit in a manifest is found too."""
+    return value | {"self_sha256": _own_hash(value)}
+
+
+def sealed(value: dict) -> bool:
+    return value.get("self_sha256") == _own_hash({k: v for k, v in value.items() if k != "self_sha256"})
+
+
+def _own_hash(value: dict) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
 def read_json(path: str) -> object:
     try:
         with open(path, encoding="utf-8") as f:
@@ -137,10 +162,8 @@ def open_shard(path: str):
     """
     import h5py
 
-    try:
+    with contextlib.suppress(ImportError):
         import hdf5plugin  # noqa: F401  (Model Zoo's lz4 and others; plain gzip needs none)
-    except ImportError:
-        pass
     try:
         file = h5py.File(path, "r")
     except OSError as e:
@@ -167,7 +190,9 @@ def _check_shape(path: str, file, data) -> None:
     if data.dtype.kind not in "iu":
         raise UserError(f"{path}: '{fmt.DATASET}' holds {data.dtype}, not integers")
     if data.ndim not in (1, 3):
-        raise UserError(f"{path}: '{fmt.DATASET}' has shape {data.shape}; expected [n, 3, msl], [n, 5, msl] or [tokens]")
+        raise UserError(
+            f"{path}: '{fmt.DATASET}' has shape {data.shape}; expected [n, 3, msl], [n, 5, msl] or [tokens]"
+        )
     if data.ndim == 3 and data.shape[1] not in (len(fmt.ROWS), len(fmt.VSL_ROWS)):
         raise UserError(f"{path}: examples have {data.shape[1]} rows; expected 3 (or 5 with document boundaries)")
     if data.chunks and int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize > 1 << 30:
@@ -186,8 +211,9 @@ def shard_files(folder: str) -> list[str]:
     """Paths of the folder's shards, sorted by name as the readers sort them."""
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such folder")
-    return sorted(os.path.join(folder, n) for n in os.listdir(folder)
-                  if n.endswith(fmt.SHARD_SUFFIXES) and not n.startswith("."))
+    return sorted(
+        os.path.join(folder, n) for n in os.listdir(folder) if n.endswith(fmt.SHARD_SUFFIXES) and not n.startswith(".")
+    )
 
 
 def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:
@@ -198,6 +224,6 @@ def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:
         step = max(1, step_ints // per)
         for start in range(0, data.shape[0], step):
             try:
-                yield data[start:start + step]
+                yield data[start : start + step]
             except OSError as e:
                 raise UserError(f"{path}: examples {start}.. cannot be read ({str(e).splitlines()[0]})") from None

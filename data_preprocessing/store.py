@@ -1,10 +1,10 @@
 """What one step leaves on disk for the next: the texts and facts of a unit, markers, and lists of dropped records.
 
-    OUT/work/extract/00003.text         kept texts end to end, UTF-8
-    OUT/work/extract/00003.npz          arrays over the unit's records (Extracted)
-    OUT/work/extract/00003.tsv          the facts that are text, one line per record (FACTS)
-    OUT/work/{step}/00003.json          the marker: written last, so a step without it is run again
-    OUT/work/{keys,texts,near}/00003.npy  records that a bucket drops (DROP)
+OUT/work/extract/00003.text         kept texts end to end, UTF-8
+OUT/work/extract/00003.npz          arrays over the unit's records (Extracted)
+OUT/work/extract/00003.tsv          the facts that are text, one line per record (FACTS)
+OUT/work/{step}/00003.json          the marker: written last, so a step without it is run again
+OUT/work/{keys,texts,groups}/00003.npy  records that a bucket drops (DROP)
 """
 
 import os
@@ -78,12 +78,14 @@ def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reas
     """
     reasons = reasons.copy()
     for step in steps:
-        for bucket in range(1 if step == "near" else buckets):
+        for bucket in range(1 if step == "groups" else buckets):
             drops = np.load(unit_path(work, step, bucket, ".npy"), mmap_mode="r")
             first, last = np.searchsorted(drops["unit"], [unit, unit + 1])
             mine = drops[first:last]
             if step == "keys":
                 reasons[mine["record"]] = mine["reason"]
             else:
-                reasons[mine["record"]] = np.where(reasons[mine["record"]] == 0, mine["reason"], reasons[mine["record"]])
+                reasons[mine["record"]] = np.where(
+                    reasons[mine["record"]] == 0, mine["reason"], reasons[mine["record"]]
+                )
     return reasons

@@ -73,8 +73,10 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
             made += len(out)
             data = unpack.unconsumed_tail
             if made > max_bytes or made > RATIO_SLACK + MAX_RATIO * (read + before):
-                raise UserError(f"{path}: unpacks to over {made / 1e6:.0f} MB from {(read + before) / 1e6:.1f} MB: "
-                                "refused as a gzip bomb")
+                raise UserError(
+                    f"{path}: unpacks to over {made / 1e6:.0f} MB from {(read + before) / 1e6:.1f} MB: "
+                    "refused as a gzip bomb"
+                )
             if out:
                 yield out
             if unpack.eof:

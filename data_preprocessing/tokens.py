@@ -12,9 +12,19 @@ from modelzoo.config.errors import UserError
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
 CANARY = (
-    "", " ", "\n\n  x \t", "The p-value was <0.05 (n = 1,234); 95% CI: 0.8\u20131.2.", "don't DON'T they'll I\u2019ve",
-    "a\u00a0b\u2009c", "\u03b2-catenin \u00b5g/mL 10\u207b\u2076 H\u2082O", "\u4e2d\u6587\u0644\u0639\u0631\u0628\u064a\u0629 \U0001f9ec e\u0301", "x" * 300 + " " * 50 + "1" * 40,
-    "<|endoftext|> <fim_prefix> [CLS] </s>", "\r\nline\r\n  end  ", "CamelCase_snake-kebab/slash\\back", "\ufb01\ufb02\u2160\u00bd\u0663",
+    "",
+    " ",
+    "\n\n  x \t",
+    "The p-value was <0.05 (n = 1,234); 95% CI: 0.8\u20131.2.",
+    "don't DON'T they'll I\u2019ve",
+    "a\u00a0b\u2009c",
+    "\u03b2-catenin \u00b5g/mL 10\u207b\u2076 H\u2082O",
+    "\u4e2d\u6587\u0644\u0639\u0631\u0628\u064a\u0629 \U0001f9ec e\u0301",
+    "x" * 300 + " " * 50 + "1" * 40,
+    "<|endoftext|> <fim_prefix> [CLS] </s>",
+    "\r\nline\r\n  end  ",
+    "CamelCase_snake-kebab/slash\\back",
+    "\ufb01\ufb02\u2160\u00bd\u0663",
 )
 
 
@@ -75,8 +85,12 @@ def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> st
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=special, show_progress=False,
-                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=special,
+        show_progress=False,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer.to_str()
 
@@ -135,7 +149,9 @@ def _fast(text: str, reference):
     spec = json.loads(text)
     if spec.get("model", {}).get("type") != "BPE" or spec.get("normalizer"):
         return None
-    spec["added_tokens"] = [t for t in spec.get("added_tokens") or [] if not t.get("special")]  # so that "<|endoftext|>" in a document is text, as in the reference
+    spec["added_tokens"] = [
+        t for t in spec.get("added_tokens") or [] if not t.get("special")
+    ]  # so that "<|endoftext|>" in a document is text, as in the reference
     spec["post_processor"] = None
     try:
         fast = gigatoken.Tokenizer.from_json(json.dumps(spec))
@@ -148,7 +164,7 @@ def _fast(text: str, reference):
 def _encode_fast(fast, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
     layout = fast.encode_batch(texts, parallel=False).layout.to_ListOffsetArray64(True)
     offsets = np.asarray(layout.offsets.data, np.int64)
-    return np.asarray(layout.content.data[:offsets[-1]]).astype(np.int32, copy=False), offsets
+    return np.asarray(layout.content.data[: offsets[-1]]).astype(np.int32, copy=False), offsets
 
 
 def batched(texts: Iterable[str], characters: int = 1 << 20) -> Iterator[list[str]]:

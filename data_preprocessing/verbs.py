@@ -10,8 +10,20 @@ from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
 
 # Flags by the key they set; those that say how a job runs are not here.
-_KEYS = ("input", "output", "tokenizer.path", "tokenizer.vocab_size", "tokenizer.eos_token", "tokenizer.encoder", "msl",
-         "objective.name", "objective.tail", "val_fraction", "seed", "compression")
+_KEYS = (
+    "input",
+    "output",
+    "tokenizer.path",
+    "tokenizer.vocab_size",
+    "tokenizer.eos_token",
+    "tokenizer.encoder",
+    "msl",
+    "objective.name",
+    "objective.tail",
+    "val_fraction",
+    "seed",
+    "compression",
+)
 
 
 def read_job(args) -> Job:
@@ -62,8 +74,13 @@ def job(args) -> int:
 
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give a number of processes, or leave it out")
-    how = jobs.How(workers=args.workers or len(os.sched_getaffinity(0)), engine=args.engine, shard=part, step=args.step,
-                   wait_seconds=args.wait)
+    how = jobs.How(
+        workers=args.workers or len(os.sched_getaffinity(0)),
+        engine=args.engine,
+        shard=part,
+        step=args.step,
+        wait_seconds=args.wait,
+    )
     begun = time.monotonic()
     plan = jobs.make_plan(config)
     result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
@@ -78,11 +95,15 @@ def summary(out: str, result: dict, seconds: float) -> str:
 
     reasons, splits = result["reasons"], result["splits"]
     dropped = {r: n for r, n in reasons.items() if r != "written"}
-    lines = [f"{result['records']:,} records = {reasons.get('written', 0):,} written + {sum(dropped.values()):,} dropped"
-             + (f" ({', '.join(f'{r} {n:,}' for r, n in dropped.items())})" if dropped else "")]
+    lines = [
+        f"{result['records']:,} records = {reasons.get('written', 0):,} written + {sum(dropped.values()):,} dropped"
+        + (f" ({', '.join(f'{r} {n:,}' for r, n in dropped.items())})" if dropped else "")
+    ]
     for name, s in splits.items():
-        lines.append(f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
-                     f"{s['n_examples']:,} examples of {s['msl']:,}")
+        lines.append(
+            f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
+            f"{s['n_examples']:,} examples of {s['msl']:,}"
+        )
     lines.append(f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {clock(seconds)}")
     lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
     return "\n".join(lines)
@@ -121,6 +142,9 @@ def tokenizer(args) -> int:
     shards.write_bytes(os.path.abspath(args.output), text.encode())
     size = tokens.Encoder(text, args.output, "tokenizers").size
     if size < args.vocab_size:
-        print(f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})", file=sys.stderr)
+        print(
+            f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})",
+            file=sys.stderr,
+        )
     print(f"{args.output}: {size:,} entries")
     return 0

@@ -1,0 +1,101 @@
+"""Keep test sets out of the training data: by document id, and by long word sequences that they share."""
+
+import csv
+import json
+import os
+import re
+
+import numpy as np
+
+from data_preprocessing import streams
+from data_preprocessing.minhash import word_ngrams
+from data_preprocessing.records import Document
+from modelzoo.config.errors import UserError
+
+_PMID = re.compile(r"\d{1,9}$")
+_HOC_INDEX = re.compile(r"(\d{1,9})_s\d+$")
+
+
+class Benchmark:
+    """Ids and word n-grams of test sets. `judge` is a filter."""
+
+    def __init__(self, pmids: set[str], grams: np.ndarray, n: int):
+        self.pmids, self.n = pmids, n
+        self.grams = np.unique(grams)
+        # Two bits of every gram's hash in a small table settle nearly all lookups without a search.
+        self.table = np.zeros(1 << 22, bool)
+        self.table[self.grams >> np.uint64(42)] = True
+
+    def judge(self, document: Document) -> str | None:
+        if document.pmid and document.pmid in self.pmids:
+            return "benchmark_pmid"
+        if not len(self.grams):
+            return None
+        text = document.text if document.prompt is None else document.prompt + "\n" + document.text
+        grams = word_ngrams(text.encode(), self.n)
+        grams = grams[self.table[grams >> np.uint64(42)]]
+        if not len(grams):
+            return None
+        places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        return "benchmark_overlap" if (self.grams[places] == grams).any() else None
+
+
+def load(paths: tuple[str, ...], n: int) -> Benchmark:
+    """Test sets: a list of PMIDs (text or JSON), PubMedQA's JSON, HoC's TSV, JSONL, or plain text.
+
+    Ids and texts are told by their form; in JSON every string is text, but for keys and strings that are PMIDs.
+    """
+    pmids: set[str] = set()
+    grams = [np.empty(0, np.uint64)]
+    for path in paths:
+        texts: list[str] = []
+        if not os.path.isfile(path):
+            raise UserError(f"{path}: no such file (filters.decontaminate)")
+        data = b"".join(streams.unpacked(path, 1 << 30))
+        try:
+            _read(data.decode("utf-8-sig"), path, pmids, texts)
+        except (UnicodeDecodeError, ValueError) as e:
+            raise UserError(f"{path}: cannot be read as a test set: {e}") from None
+        grams += [word_ngrams(text.encode(), n) for text in texts]
+    if not pmids and not any(map(len, grams)):
+        raise UserError(f"{', '.join(paths)}: neither PMIDs nor texts of {n} words were found in the test sets")
+    return Benchmark(pmids, np.concatenate(grams), n)
+
+
+def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
+    name = path.lower().removesuffix(".gz")
+    if name.endswith(".json"):
+        _walk(json.loads(text), pmids, texts)
+    elif name.endswith(".jsonl"):
+        for line in filter(str.strip, text.splitlines()):
+            _walk(json.loads(line), pmids, texts)
+    elif name.endswith(".tsv"):
+        for row in csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
+            for cell in row:
+                if found := _HOC_INDEX.match(cell) or _PMID.match(cell):
+                    pmids.add(found[1] if found.lastindex else found[0])
+                else:
+                    texts.append(cell)
+    else:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            pmids.add(line) if _PMID.match(line) else texts.append(line)
+
+
+def _walk(value: object, pmids: set[str], texts: list[str]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if _PMID.match(str(key)):
+                pmids.add(str(key))
+            elif str(key).lower() in ("pmid", "id") and _PMID.match(str(inner)):
+                pmids.add(str(inner))
+                continue
+            _walk(inner, pmids, texts)
+    elif isinstance(value, list):
+        strings = [str(v) for v in value if isinstance(v, str | int)]
+        if len(strings) == len(value) and strings and all(map(_PMID.match, strings)):
+            pmids.update(strings)
+            return
+        for inner in value:
+            _walk(inner, pmids, texts)
+    elif isinstance(value, str):
+        texts.append(value)

@@ -1,0 +1,196 @@
+"""`inspect`, `verify` and `report`: what an output folder holds, and whether every byte of it is as it was written."""
+
+import os
+
+import numpy as np
+
+from data_preprocessing import shards, streams
+from modelzoo.config.errors import UserError
+from modelzoo.data import format as fmt
+
+
+def show(args) -> int:
+    """The verb `inspect`."""
+    path = args.path
+    if (
+        os.path.isdir(path)
+        and os.path.exists(os.path.join(path, "job.json"))
+        and os.path.isdir(os.path.join(path, "train"))
+    ):
+        path = os.path.join(path, "train")
+    files = shards.shard_files(path) if os.path.isdir(path) else [path]
+    if not files:
+        raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
+    tokenizer = _tokenizer(args.tokenizer, os.path.dirname(os.path.abspath(files[0])))
+    total = 0
+    for name in files:
+        file, data = shards.open_shard(name)
+        with file:
+            total += data.shape[0]
+            print(
+                f"{name}: {data.shape} {data.dtype}, chunks {data.chunks}, {data.compression or 'no compression'}, "
+                f"{os.path.getsize(name) / 1e6:,.2f} MB"
+            )
+    folder = os.path.dirname(os.path.abspath(files[0]))
+    if os.path.exists(os.path.join(folder, fmt.MANIFEST)):
+        m = shards.read_json(os.path.join(folder, fmt.MANIFEST))
+        print(
+            f"{total:,} examples of {m['msl']:,}; {m['documents']:,} documents, {m['tokens']:,} tokens, "
+            f"{m['loss_tokens']:,} count for loss; vocabulary {m['vocab_size']:,}, eos {m['eos_id']}, "
+            f"rows {', '.join(m['rows'])}"
+        )
+    _examples(files[0], args.examples, tokenizer)
+    return 0
+
+
+def _tokenizer(path: str | None, folder: str):
+    from data_preprocessing import tokens
+
+    for place in (
+        [path] if path else [os.path.join(folder, fmt.TOKENIZER), os.path.join(os.path.dirname(folder), fmt.TOKENIZER)]
+    ):
+        if path or os.path.exists(place):
+            return tokens.parse(tokens.read_tokenizer(place), place)
+    return None
+
+
+def _examples(name: str, count: int, tokenizer) -> None:
+    for batch in shards.batches(name):
+        for k, example in enumerate(batch[:count]):
+            if batch.ndim == 1:
+                print(f"\ntokens {batch[:64].tolist()}")
+                return
+            ids, mask, labels = example[:3]
+            print(f"\nexample {k}: {int(mask.sum()):,} of {len(ids):,} places count for loss")
+            print(
+                f"  input_ids {ids[:12].tolist()} ...\n  mask      {mask[:12].tolist()} ...\n"
+                f"  labels    {labels[:12].tolist()} ..."
+            )
+            if tokenizer is not None:
+                print(
+                    "  text      "
+                    + tokenizer.decode(ids.tolist(), skip_special_tokens=False).replace("\n", "\n            ")
+                )
+        return
+
+
+def verify(args) -> int:
+    """The verb `verify`: prints every fault; exit code 2 where there is one."""
+    top = os.path.exists(os.path.join(args.path, "job.json"))
+    if not os.path.isdir(args.path):
+        raise UserError(f"{args.path}: no such folder")
+    faults, checked, size = verify_output(args.path) if top else verify_split(args.path)
+    if args.tokens:
+        folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]
+        for folder in folders:
+            faults += check_tokens(folder) if os.path.isdir(folder) else []
+    if faults:
+        raise UserError("\n".join(faults))
+    print(f"{args.path}: {checked:,} files, {size / 1e6:,.1f} MB, all as written")
+    return 0
+
+
+def verify_output(out: str) -> tuple[list[str], int, int]:
+    """(faults, files checked, bytes checked) of a whole output folder."""
+    manifest = shards.read_json(os.path.join(out, fmt.MANIFEST))
+    listed = {**manifest["files"], **{f"documents/{n}": sha for n, sha in manifest["documents"].items()}}
+    faults, checked, size = _compare(out, listed)
+    if not shards.sealed(manifest):
+        faults.append(f"{os.path.join(out, fmt.MANIFEST)}: has been changed")
+    faults += _strays(os.path.join(out, "documents"), {n for n in manifest["documents"]}, ".tsv.gz")
+    for split in manifest["splits"]:
+        more = verify_split(os.path.join(out, split))
+        faults, checked, size = faults + more[0], checked + more[1], size + more[2]
+    return faults, checked, size
+
+
+def verify_split(folder: str) -> tuple[list[str], int, int]:
+    """The same for one split. Without our manifest (Model Zoo wrote it) the shards are opened and read instead."""
+    path = os.path.join(folder, fmt.MANIFEST)
+    if not os.path.exists(path):
+        names = shards.shard_files(folder)
+        if not names:
+            raise UserError(f"{folder}: holds neither {fmt.MANIFEST} nor shards")
+        faults = []
+        for name in names:
+            try:
+                for _ in shards.batches(name):
+                    pass
+            except UserError as e:
+                faults.append(str(e))
+        return faults, len(names), sum(map(os.path.getsize, names))
+    manifest = shards.read_json(path)
+    faults, checked, size = _compare(folder, {s["file"]: s["sha256"] for s in manifest["shards"]} | manifest["files"])
+    if not shards.sealed(manifest):
+        faults.append(f"{path}: has been changed")
+    faults += _strays(folder, {s["file"] for s in manifest["shards"]}, fmt.SHARD_SUFFIXES)
+    for s in manifest["shards"]:
+        name = os.path.join(folder, s["file"])
+        if not any(fault.startswith(name) for fault in faults):
+            file, data = shards.open_shard(name)
+            with file:
+                if data.shape != (s["n_examples"], len(manifest["rows"]), manifest["msl"]):
+                    faults.append(f"{name}: shape {data.shape} is not what the manifest says")
+    return faults, checked, size
+
+
+def _compare(folder: str, listed: dict[str, str]) -> tuple[list[str], int, int]:
+    faults, size = [], 0
+    for name, sha in sorted(listed.items()):
+        path = os.path.join(folder, name)
+        if os.path.basename(name) in ("", ".", "..") or ".." in name.split("/") or os.path.isabs(name):
+            faults.append(f"{path}: the manifest names a file outside the folder; refused")
+        elif not os.path.isfile(path):
+            faults.append(f"{path}: missing")
+        else:
+            size += os.path.getsize(path)
+            if streams.sha256_file(path) != sha:
+                faults.append(f"{path}: differs from what was written (SHA-256)")
+    return faults, len(listed), size
+
+
+def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
+    if not os.path.isdir(folder):
+        return []
+    return [
+        f"{os.path.join(folder, n)}: is not in the manifest"
+        for n in sorted(os.listdir(folder))
+        if n.endswith(suffixes) and not n.startswith(".") and n not in listed
+    ]
+
+
+def check_tokens(folder: str) -> list[str]:
+    """Ids within the vocabulary, a mask of zeros and ones, labels that are the next input where the row goes on."""
+    manifest = (
+        shards.read_json(os.path.join(folder, fmt.MANIFEST))
+        if os.path.exists(os.path.join(folder, fmt.MANIFEST))
+        else {}
+    )
+    vocab, faults = manifest.get("vocab_size"), []
+    for name in shards.shard_files(folder):
+        for batch in shards.batches(name):
+            if batch.ndim == 1:
+                continue
+            ids, mask, labels = batch[:, 0], batch[:, 1], batch[:, 2]
+            if ids.min(initial=0) < 0 or (vocab and max(ids.max(initial=0), labels.max(initial=0)) >= vocab):
+                faults.append(f"{name}: ids outside 0..{vocab}")
+            if not np.isin(mask, (0, 1)).all():
+                faults.append(f"{name}: loss mask holds other values than 0 and 1")
+            goes_on = (mask[:, :-1] == 1) & (mask[:, 1:] == 1)
+            if batch.shape[1] == 5:
+                goes_on &= batch[:, 3, :-1] > 0
+            if (labels[:, :-1] != ids[:, 1:])[goes_on].any():
+                faults.append(f"{name}: labels are not the inputs shifted by one")
+    return faults
+
+
+def report(args) -> int:
+    """The verb `report`: the counts in words, and report.html written anew from report.json."""
+    from data_preprocessing import report as page
+
+    facts = shards.read_json(os.path.join(args.path, "report.json"))
+    html = os.path.join(args.path, "report.html")
+    shards.write_bytes(html, page.html(facts).encode())
+    print(page.text(facts))
+    print(f"report: {html}")
+    return 0

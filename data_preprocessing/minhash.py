@@ -1,0 +1,202 @@
+"""Near duplicates by MinHash: signatures per unit, candidate pairs by bands, and one survivor per group.
+
+Two documents are near duplicates when the share of common word 5-grams (Jaccard), estimated from their signatures,
+is at least `filters.near_duplicates`. Groups are connected components; the first document in file order stays.
+"""
+
+import os
+
+import numpy as np
+
+from data_preprocessing import store
+from data_preprocessing.config import Filters, Job
+from data_preprocessing.filters import CODE
+
+SHINGLE = 5  # words
+_BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
+_LETTERS = np.zeros(256, np.uint8)  # lower-cased letters and digits; 0 separates words
+for _c in range(256):
+    if chr(_c).isalnum() and _c < 128:
+        _LETTERS[_c] = ord(chr(_c).lower())
+    elif _c >= 128:
+        _LETTERS[_c] = _c  # bytes of other scripts count as letters
+
+
+def word_ngrams(text: bytes, n: int) -> np.ndarray:
+    """u8 hashes of the word n-grams of UTF-8 text: lower case, anything but letters and digits parts words.
+
+    Each word's polynomial hash comes from prefix sums (wrapping mod 2^64, base odd and so invertible), mixed and then
+    combined over n words; all in numpy, about 20 ns a byte.
+    """
+    letters = _LETTERS[np.frombuffer(text, np.uint8)]
+    inside = letters != 0
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], inside, [False])).view(np.int8)))
+    starts, ends = edges[::2], edges[1::2]
+    if len(starts) < n:
+        starts, ends = starts[:0], ends[:0]
+    with np.errstate(over="ignore"):
+        powers = _powers(len(letters))
+        prefix = np.concatenate(([np.uint64(0)], np.cumsum(letters.astype(np.uint64) * powers[: len(letters)])))
+        words = mix(
+            (prefix[ends] - prefix[starts]) * _inverse_powers(len(letters))[starts] + (ends - starts).astype(np.uint64)
+        )
+        count = max(len(words) - n + 1, 0)
+        grams = np.zeros(count, np.uint64)
+        for k in range(n):
+            grams = mix(grams * _BASE + words[k : k + count])
+    return grams
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """A bijection of u8 in which every bit depends on every other (MurmurHash3's finaliser)."""
+    with np.errstate(over="ignore"):
+        x = (x ^ (x >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
+        x = (x ^ (x >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
+        return x ^ (x >> np.uint64(33))
+
+
+class _Powers:
+    """Powers of a base mod 2^64, grown as needed."""
+
+    def __init__(self, base: int):
+        self.base, self.table = base, np.ones(1, np.uint64)
+
+    def __call__(self, n: int) -> np.ndarray:
+        while len(self.table) < n:
+            step = np.uint64(pow(self.base, len(self.table), 2**64))
+            with np.errstate(over="ignore"):
+                self.table = np.concatenate([self.table, self.table * step])
+        return self.table
+
+
+_powers = _Powers(int(_BASE))
+_inverse_powers = _Powers(pow(int(_BASE), -1, 2**64))
+
+
+def seeds(permutations: int) -> tuple[np.ndarray, np.ndarray]:
+    """Multipliers (odd) and summands of the hash family; fixed, so that signatures compare across runs."""
+    raw = mix(np.arange(1, 2 * permutations + 1, dtype=np.uint64) * _BASE)
+    return raw[:permutations] | np.uint64(1), raw[permutations:]
+
+
+def signature(grams: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[permutations] u4: for each hash function the least value over the grams (all ones where there is none)."""
+    if not len(grams):
+        return np.full(len(a), 0xFFFFFFFF, np.uint32)
+    with np.errstate(over="ignore"):
+        return ((grams[:, None] * a + b) >> np.uint64(32)).min(axis=0).astype(np.uint32)
+
+
+def bands_for(permutations: int, threshold: float) -> int:
+    """The number of bands (a divisor) whose S-curve, (1/bands)^(1/rows), lies just under the threshold."""
+    fitting = [
+        n
+        for n in range(1, permutations + 1)
+        if permutations % n == 0 and (1 / n) ** (n / permutations) <= threshold - 0.05
+    ]
+    return min(fitting, default=permutations)
+
+
+def sign_unit(work: str, index: int, unit: store.Extracted, filters: Filters) -> None:
+    """Signatures of a unit's kept documents, [kept, permutations] u4, beside its texts."""
+    a, b = seeds(filters.near_permutations)
+    starts = np.concatenate([[0], np.cumsum(unit.lengths)])
+    kept = np.flatnonzero(unit.reasons == 0)
+    signatures = np.empty((len(kept), filters.near_permutations), np.uint32)
+    with open(store.unit_path(work, "extract", index, ".text"), "rb") as f:
+        for k, record in enumerate(kept):
+            f.seek(starts[record])
+            signatures[k] = signature(np.unique(word_ngrams(f.read(int(unit.lengths[record])), SHINGLE)), a, b)
+    np.save(store.unit_path(work, "extract", index, ".sig.npy"), signatures)
+
+
+def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
+    """Pairs whose band hashes fall in this bucket and whose signatures agree enough, as (first, second) records."""
+    threshold = job.filters.near_duplicates
+    bands = bands_for(job.filters.near_permutations, threshold)
+    hashes, owners = [], []
+    for unit in range(units):
+        signatures, records = _candidates(job, work, buckets, unit)
+        banded = np.ascontiguousarray(signatures).reshape(len(records), bands, -1)
+        for band in range(bands):
+            h = np.full(len(records), mix(np.array([band + 1], np.uint64))[0])
+            for column in banded[:, band].T.astype(np.uint64):
+                h = mix(h * _BASE + column)
+            mine = np.flatnonzero(h % np.uint64(buckets) == bucket)
+            hashes.append(h[mine])
+            owners.append((np.uint64(unit) << np.uint64(32)) | records[mine].astype(np.uint64))
+    hashes, owners = np.concatenate(hashes), np.concatenate(owners)
+    order = np.lexsort((owners, hashes))
+    hashes, owners = hashes[order], owners[order]
+    same = np.flatnonzero(hashes[1:] == hashes[:-1])
+    # Neighbours and the first of the run: a chain that links whatever is truly alike, without all pairs of a run.
+    run_start = (
+        np.maximum.accumulate(np.where(np.append(True, hashes[1:] != hashes[:-1]), np.arange(len(hashes)), 0))
+        if len(hashes)
+        else np.empty(0, np.int64)
+    )
+    pairs = (
+        np.concatenate(
+            [
+                np.stack([owners[same], owners[same + 1]], 1),
+                np.stack([owners[run_start[same + 1]], owners[same + 1]], 1),
+            ]
+        )
+        if len(same)
+        else np.empty((0, 2), np.uint64)
+    )
+    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
+    alike = _similar(job, work, buckets, pairs, threshold)
+    path = store.unit_path(work, "near", bucket, ".npy")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path + ".tmp", "wb") as f:
+        np.save(f, pairs[alike])
+    os.replace(path + ".tmp", path)
+    return store.mark_done(work, "near", bucket, {"pairs": int(alike.sum()), "candidates": len(pairs)})
+
+
+def _candidates(job: Job, work: str, buckets: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
+    """Signatures and record numbers of the unit's documents that are still in."""
+    (reasons,) = store.load(work, unit, "reasons")
+    steps = ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
+    signed = np.flatnonzero(reasons == 0)
+    left = store.apply_drops(work, steps, buckets, unit, reasons)[signed] == 0
+    signatures = np.load(store.unit_path(work, "extract", unit, ".sig.npy"), mmap_mode="r")
+    left &= (signatures != 0xFFFFFFFF).any(axis=1)  # too short to have a 5-gram: not comparable
+    return signatures[left], signed[left]
+
+
+def _similar(job: Job, work: str, buckets: int, pairs: np.ndarray, threshold: float) -> np.ndarray:
+    """Which pairs have signatures that agree in at least `threshold` of their places."""
+    rows = np.empty((2, len(pairs), job.filters.near_permutations), np.uint32) if len(pairs) else np.empty((2, 0, 1))
+    for side in (0, 1):
+        units = pairs[:, side] >> np.uint64(32)
+        for unit in np.unique(units):
+            mine = np.flatnonzero(units == unit)
+            (reasons,) = store.load(work, int(unit), "reasons")
+            place = np.cumsum(reasons == 0) - 1
+            signatures = np.load(store.unit_path(work, "extract", int(unit), ".sig.npy"), mmap_mode="r")
+            rows[side, mine] = signatures[place[(pairs[mine, side] & np.uint64(0xFFFFFFFF)).astype(np.int64)]]
+    return (rows[0] == rows[1]).mean(axis=1) >= threshold if len(pairs) else np.zeros(0, bool)
+
+
+def groups(job: Job, work: str, buckets: int) -> dict:
+    """Join all buckets' pairs into groups and drop all but the first of each."""
+    pairs = np.concatenate([np.load(store.unit_path(work, "near", b, ".npy")) for b in range(buckets)])
+    parent: dict[int, int] = {}
+
+    def root(x: int) -> int:
+        while (up := parent.setdefault(x, x)) != x:
+            parent[x] = parent[up]
+            x = parent[x]
+        return x
+
+    for a, b in pairs.tolist():
+        a, b = root(a), root(b)
+        parent[max(a, b)] = min(a, b)  # the root is the first of the group, whatever the order of the pairs
+    out = np.array(sorted(x for x in list(parent) if root(x) != x), np.uint64)
+    drops = np.empty(len(out), store.DROP)
+    drops["unit"], drops["record"] = out >> np.uint64(32), out & np.uint64(0xFFFFFFFF)
+    drops["reason"] = CODE["near_duplicate"]
+    store.save_drops(work, "groups", 0, drops)
+    return store.mark_done(work, "groups", 0, {"dropped": len(out)})

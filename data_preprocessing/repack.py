@@ -1,0 +1,161 @@
+"""`pack`: token ids that are already there (JSONL with input_ids, or shards) into shards of another length."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from data_preprocessing import inputs, pack, shards, streams
+from modelzoo.config.errors import UserError
+from modelzoo.data import format as fmt
+
+
+def run(args) -> int:
+    """The verb."""
+    if os.path.isdir(args.output) and os.listdir(args.output):
+        raise UserError(f"{args.output}: is not empty; give a new folder")
+    facts = _facts(args.input)
+    if facts.get("objective") == "prompt_completion":
+        raise UserError(f"{args.input[0]}: holds prompt/completion pairs; pack those from their text with `jsonl`")
+    eos = args.eos_id if args.eos_id is not None else facts.get("eos_id")
+    vocab = args.vocab_size if args.vocab_size is not None else facts.get("vocab_size")
+    if eos is None:
+        raise UserError("--eos_id is missing (no manifest.json or data_params.json beside the input tells it)")
+    if args.msl < 8:
+        raise UserError(f"--msl {args.msl}: at least 8")
+    kind = pack.VslPacker if args.objective == "vsl" else pack.StreamPacker
+    packer = kind(args.msl, eos, eos, args.tail)
+    writer = shards.ShardWriter(args.output, 0, kind.rows, args.msl, args.shard_tokens, args.compression)
+    documents = tokens = 0
+    for flat, offsets, name in _documents(args.input, eos):
+        if len(flat) and (flat.min() < 0 or (vocab is not None and flat.max() >= vocab)):
+            bad = flat[(flat < 0) | (flat >= (vocab if vocab is not None else np.inf))][0]
+            raise UserError(f"{name}: id {bad} does not fit vocab_size {vocab}")
+        documents, tokens = documents + len(offsets) - 1, tokens + len(flat)
+        writer.add(packer.add(flat, offsets))
+    writer.add(packer.finish())
+    writer.flush()
+    os.makedirs(args.output, exist_ok=True)
+    rows = fmt.VSL_ROWS if args.objective == "vsl" else fmt.ROWS
+    manifest = {
+        "format_version": fmt.FORMAT_VERSION,
+        "split": os.path.basename(os.path.abspath(args.output)),
+        "msl": args.msl,
+        "rows": list(rows),
+        "vocab_size": vocab,
+        "eos_id": eos,
+        "pad_id": eos,
+        "objective": args.objective,
+        "tokenizer_sha256": facts.get("tokenizer_sha256"),
+        "n_examples": sum(s["n_examples"] for s in writer.done),
+        "loss_tokens": sum(s["loss_tokens"] for s in writer.done),
+        "documents": documents,
+        "tokens": tokens,
+        "shards": writer.done,
+    }
+    params = os.path.join(args.output, fmt.DATA_PARAMS)
+    shards.write_json(
+        params,
+        {
+            "processing": {"max_seq_length": args.msl},
+            "dataset": {"use_vsl": args.objective == "vsl"},
+            "post-process": {
+                "n_examples": manifest["n_examples"],
+                "features": list(rows),
+                "vocab_size": vocab,
+                "eos_id": eos,
+                "pad_id": eos,
+                "loss_valid_tokens": manifest["loss_tokens"],
+                "num_tokens": tokens,
+            },
+        },
+    )
+    manifest["files"] = {fmt.DATA_PARAMS: streams.sha256_file(params)}
+    shards.write_json(os.path.join(args.output, fmt.MANIFEST), shards.seal(manifest))
+    print(
+        f"{args.output}: {documents:,} documents, {tokens:,} tokens, "
+        f"{manifest['n_examples']:,} examples of {args.msl:,}"
+    )
+    return 0
+
+
+def _facts(paths: list[str]) -> dict:
+    """eos_id and vocab_size as the input's side files tell them."""
+    for path in paths:
+        folder = path if os.path.isdir(path) else os.path.dirname(path)
+        if os.path.exists(os.path.join(folder, fmt.MANIFEST)):
+            return shards.read_json(os.path.join(folder, fmt.MANIFEST))
+        if os.path.exists(os.path.join(folder, fmt.DATA_PARAMS)):
+            params = shards.read_json(os.path.join(folder, fmt.DATA_PARAMS))
+            return {k: v for k, v in params.get("post-process", params).items() if k in ("eos_id", "vocab_size")}
+    return {}
+
+
+def _documents(paths: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """(flat ids, offsets, file) in pieces of bounded size."""
+    for path in paths:
+        if os.path.isdir(path):
+            names = sorted(shards.shard_files(path), key=lambda n: inputs.order(os.path.basename(n)))
+            if not names:
+                raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
+            yield from _from_shards(names, eos)
+        elif path.endswith(fmt.SHARD_SUFFIXES):
+            yield from _from_shards([path], eos)
+        else:
+            for file in inputs.find((path,), "jsonl"):
+                yield from _from_jsonl(file["path"])
+
+
+def _from_shards(names: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """Undo the packing: input ids of counted places in order, cut at EOS.
+
+    The carry crosses windows and the shards of one process; where another process began, a document ends.
+    """
+    rest, process = np.empty(0, np.int32), None
+    for name in names:
+        before, process = process, re.sub(r"_\d+\.\w+$", "", os.path.basename(name))
+        if len(rest) and before != process:
+            yield rest, np.array([0, len(rest)]), name
+            rest = rest[:0]
+        for batch in shards.batches(name):
+            if batch.ndim == 1:
+                stream = batch
+            elif batch.shape[1] != 3:
+                raise UserError(f"{name}: holds rows with document boundaries; pack from the text, or from LM shards")
+            else:
+                stream = batch[:, 0][batch[:, 1] == 1]
+                # The label of the last counted place is the next window's first input, unless the stream ends there:
+                # always so where padding follows, perhaps so where it is EOS (a second EOS is an empty document).
+                label = batch[-1, 2][np.flatnonzero(batch[-1, 1])[-1:]]
+                if not batch[-1, 1].all() or eos in label:
+                    stream = np.append(stream, label)
+            stream = np.concatenate([rest, stream.astype(np.int32)])
+            ends = np.flatnonzero(stream == eos)
+            if not len(ends):
+                rest = stream
+                continue
+            whole, rest = stream[: ends[-1] + 1], stream[ends[-1] + 1 :]
+            lengths = np.diff(np.concatenate([[-1], ends])) - 1
+            yield whole[whole != eos], np.concatenate([[0], np.cumsum(lengths[lengths > 0])]), name
+    if len(rest):
+        yield rest, np.array([0, len(rest)]), names[-1]
+
+
+def _from_jsonl(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    data = b"".join(streams.unpacked(path, 1 << 34))
+    documents = []
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            ids = json.loads(line)
+            ids = ids["input_ids"] if isinstance(ids, dict) else ids
+            documents.append(np.array(ids, np.int32))
+            if documents[-1].ndim != 1:
+                raise ValueError("not a flat list")
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
+            raise UserError(f"{path}:{number}: expected a list of token ids under 'input_ids' ({e})") from None
+    if documents:
+        yield np.concatenate(documents), np.concatenate([[0], np.cumsum([len(d) for d in documents])]), path
