@@ -7,13 +7,12 @@ The schema is any pydantic model that refuses unknown keys; nothing here knows w
 
 import difflib
 import os
-import types
 import typing
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from modelzoo.config import yaml12
+from modelzoo.config import explain, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import Document, Mark, Path
 
@@ -53,10 +52,15 @@ def read(path: str | os.PathLike, _seen: tuple[str, ...] = ()) -> Document:
         raise UserError(f"{file}: {found}; a config is a mapping of keys to values")
     if "extends" not in doc.data:
         return doc
-    parent = doc.data.pop("extends")
+    parent, where = doc.data.pop("extends"), doc.mark(("extends",))
     if not isinstance(parent, str):
-        raise UserError(f"{doc.mark(('extends',))}: extends takes one file name, got {parent!r}")
-    base = read(os.path.join(os.path.dirname(file), parent), (*_seen, os.path.realpath(file)))
+        raise UserError(f"{where}: extends takes one file name, got {parent!r}")
+    parent = os.path.join(os.path.dirname(file), parent)
+    if not os.path.exists(parent):
+        raise UserError(f"{where}: extends {parent}, which is not there{_near(parent)}")
+    base = read(parent, (*_seen, os.path.realpath(file)))
+    for path in _replaced(base.data, doc.data):
+        base.forget(path)
     base.data = merge(base.data, doc.data)
     base.marks.update(doc.marks)
     base.problems.extend(doc.problems)
@@ -69,51 +73,63 @@ def merge(base: object, child: object) -> object:
     `{AdamW: ...}` and `{SGD: ...}` name one choice each, so two one-key mappings with different class names
     (capitalised keys) replace rather than merge.
     """
-    if not (isinstance(base, dict) and isinstance(child, dict)):
+    if not _mergeable(base, child):
         return child
-    if len(base) == 1 and len(child) == 1:
-        (a,), (b,) = base, child
-        if a != b and a[:1].isupper() and b[:1].isupper():
-            return child
     return {**base, **{k: merge(base[k], v) if k in base else v for k, v in child.items()}}
+
+
+def _replaced(base: object, child: object, path: Path = ()) -> list[Path]:
+    """The paths whose value in `base` does not survive the merge; nor does what was written below them."""
+    if not _mergeable(base, child):
+        return [path]
+    return [p for k, v in child.items() if k in base for p in _replaced(base[k], v, (*path, k))]
+
+
+def _mergeable(base: object, child: object) -> bool:
+    if not (isinstance(base, dict) and isinstance(child, dict)):
+        return False
+    if len(base) != 1 or len(child) != 1:
+        return True
+    (a,), (b,) = base, child
+    return a == b or not (a[:1].isupper() and b[:1].isupper())
 
 
 def _override(doc: Document, text: str) -> None:
     key, eq, value = text.partition("=")
     mark = Mark(f"--set {text}")
-    if not eq or not key.strip():
+    keys = key.strip().split(".")
+    if not eq or not all(keys):
         raise UserError(f"{mark}: write key=value, for example trainer.init.loop.max_steps=20")
-    path = tuple(int(part) if part.isdigit() else part for part in key.strip().split("."))
-    target = doc.data
-    for i, part in enumerate(path):
+    parsed = yaml12.parse(value, str(mark))
+    doc.problems.extend(parsed.problems)
+    target, path = doc.data, ()
+    for i, name in enumerate(keys):
+        part, last = name, i == len(keys) - 1
         if isinstance(target, list):
-            if not isinstance(part, int) or part >= len(target):
-                where = ".".join(map(str, path[:i]))
+            if not name.isdecimal() or int(name) >= len(target):
+                where = ".".join(map(str, path))
                 raise UserError(f"{mark}: {where} is a list of {len(target)}; name an item by number from 0")
-        elif isinstance(target, dict):
-            part = str(part)
-        else:
-            raise UserError(f"{mark}: {'.'.join(map(str, path[:i]))} is {target!r}, which has no keys")
-        if i == len(path) - 1:
-            target[part] = yaml12.parse(value, str(mark)).data
-        elif isinstance(target, dict) and not isinstance(target.get(part), dict | list):
-            target[part] = {}
-        if i < len(path) - 1:
-            target = target[part]
-    for known in [p for p in doc.marks if p[: len(path)] == path]:
-        del doc.marks[known]
-    doc.marks[path] = mark
+            part = int(name)
+        path = (*path, part)
+        if last or not isinstance(target, list) and not isinstance(target.get(part), dict | list):
+            doc.forget(path)
+            doc.marks[path] = mark
+            target[part] = parsed.data if last else {}
+        elif not isinstance(target[part], dict | list):
+            raise UserError(f"{mark}: {'.'.join(map(str, path))} is {target[part]!r}, which has no keys")
+        target = target[part]
 
 
 def validate(doc: Document, schema: type[Schema]) -> Schema:
     """Build the typed object, or raise one UserError that lists every problem."""
+    problems = list(doc.problems)
     try:
         config = schema.model_validate(doc.data)
     except ValidationError as e:
-        lines = [_explain(error, doc, schema) for error in e.errors(include_url=False)]
-        raise UserError("\n".join(dict.fromkeys(doc.problems + lines))) from None
-    if doc.problems:
-        raise UserError("\n".join(doc.problems))
+        problems += explain.problems(e, doc, schema)
+    if problems:
+        problems.sort(key=lambda p: (p.mark.file, p.mark.line or 0))
+        raise UserError("\n".join(dict.fromkeys(map(str, problems))))
     return config
 
 
@@ -121,69 +137,6 @@ def dump(config: BaseModel, comment: str = "") -> str:
     """The whole resolved config as YAML; `load` of it gives an equal object."""
     header = "".join(f"# {line}\n" for line in comment.splitlines())
     return header + yaml12.dump(config.model_dump(mode="json", by_alias=True))
-
-
-def _explain(error: dict, doc: Document, schema: type[BaseModel]) -> str:
-    path = _path_in_data(error["loc"], doc.data)
-    dotted, mark = ".".join(map(str, path)), doc.mark(path)
-    kind, message = error["type"], error["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:] if message[1:2].islower() else message
-    if kind == "extra_forbidden":
-        known = _keys_at(schema, error["loc"][:-1])
-        return f"{mark}: unknown key '{dotted}'{did_you_mean(str(path[-1]), known)}"
-    if kind == "missing":
-        return f"{mark}: missing key '{dotted}'"
-    value = error.get("input")
-    shown = f", got {value!r}" if isinstance(value, str | int | float | bool | None) and kind != "value_error" else ""
-    return f"{mark}: {dotted or 'config'}: {message}{shown}{_type_hint(kind, value)}"
-
-
-def _type_hint(kind: str, value: object) -> str:
-    if kind.startswith("bool") and isinstance(value, str):
-        return "; write true or false"
-    if kind.startswith(("int", "float")) and isinstance(value, str):
-        return "; write the number without quotes"
-    if kind == "int_type" and isinstance(value, float) and value.is_integer():
-        return f"; write {int(value)}"
-    return ""
-
-
-def _path_in_data(loc: tuple, data: object) -> Path:
-    """pydantic's `loc` less the union tags it adds: keys that the data has, plus a missing last key."""
-    path: list = []
-    for i, part in enumerate(loc):
-        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int):
-            data = data[part] if not isinstance(data, list) or part < len(data) else None
-            path.append(part)
-        elif i == len(loc) - 1 and isinstance(data, dict):
-            path.append(part)
-    return tuple(path)
-
-
-def _keys_at(schema: type[BaseModel], loc: tuple) -> list[str]:
-    """The keys that the model at `loc` (pydantic's path, union tags included) accepts."""
-    candidates: list = [schema]
-    for part in loc:
-        fields = [f for m in candidates for n, f in m.model_fields.items() if part in (n, f.alias)]
-        if fields:
-            candidates = [m for f in fields for m in _models(f.annotation)]
-        elif tagged := [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]:
-            candidates = tagged
-    return sorted({f.alias or n for m in candidates for n, f in m.model_fields.items()})
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [m for arg in typing.get_args(annotation) for m in _models(arg)]
-
-
-def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """ "; did you mean 'x'?" for the nearest of `known`, else the list of what may stand there."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; known keys: {', '.join(known)}" if known else ""
 
 
 def _near(file: str) -> str:

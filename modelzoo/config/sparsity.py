@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.explain import shown
 
 
 class Constant(Section):
@@ -71,20 +72,18 @@ class Cubic(Section):
 
 
 def _schedule_form(value: Any) -> Any:
-    if isinstance(value, bool):
-        return value
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return {"type": "constant", "value": value}
     if isinstance(value, list | tuple):
         return {"type": "cycling", "values": value}
     if isinstance(value, dict) and isinstance(value.get("type"), str):
         return {**value, "type": value["type"].lower()}
-    if isinstance(value, str) or isinstance(value, dict) and "type" not in value:
-        raise ValueError(
-            "takes a number, a list to cycle through, or a mapping with `type`: "
-            "constant, linear, exp, power, cosine, cycling or cubic"
-        )
-    return value
+    if isinstance(value, BaseModel):
+        return value
+    raise ValueError(
+        "takes a number, a list to cycle through, or a mapping with `type`: "
+        f"constant, linear, exp, power, cosine, cycling or cubic; got {shown(value)}"
+    )
 
 
 Schedule = Annotated[
@@ -94,7 +93,7 @@ Schedule = Annotated[
 
 
 class Update(Section):
-    """When masks change: every `freq` steps from `start` (inclusive) to `stop` (exclusive), or at the listed `steps`."""
+    """When masks change: every `freq` steps from `start` (inclusive) to `stop` (exclusive), or at listed `steps`."""
 
     freq: PositiveInt | None = None
     start: NonNegativeInt = 0
@@ -135,7 +134,9 @@ class SparsityGroup(Section):
         if isinstance(value, int | float) and not isinstance(value, bool):
             return {"sparsity": value}
         if not isinstance(value, dict):
-            return value
+            raise ValueError(
+                f"takes the share of weights off, or a mapping (algorithm, sparsity, ...); got {shown(value)}"
+            )
         value = dict(value)
         for alias, name in (("type", "algorithm"), ("schedule", "sparsity")):
             if alias in value:
@@ -166,9 +167,8 @@ class SparsityGroup(Section):
             raise ValueError("give balance_in_groups or balance_out_groups, not both")
         if (self.balance_in_groups or self.balance_out_groups) and name != "rigl":
             raise ValueError(f"balance_in_groups and balance_out_groups belong to rigl, not {name}")
-        if self.balance_in_groups or self.balance_out_groups:
-            if self.distribution != "uniform":
-                raise ValueError("balanced groups need `distribution: uniform`")
+        if (self.balance_in_groups or self.balance_out_groups) and self.distribution != "uniform":
+            raise ValueError("balanced groups need `distribution: uniform`")
         if self.init_method == "from_zeros" and not constant:
             raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
         return self

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from modelzoo.config.base import (
     Bool,
@@ -121,7 +121,7 @@ class KeepNCheckpoints(Section):
 class _Flags(Section):
     """`csx.*` compile flags; they act on CSX alone."""
 
-    model_config = {**Section.model_config, "extra": "allow"}
+    model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
     def _csx_only(self):
@@ -218,7 +218,7 @@ class Init(Section):
     @model_validator(mode="before")
     @classmethod
     def _device(cls, value: Any) -> Any:
-        # `device: CSX` is the zoo's short form of `backend: {backend_type: CSX}`; `scheduler:` of `schedulers:`.
+        # `device: CSX` is the zoo's short form of `backend: {backend_type: CSX}`.
         if isinstance(value, dict) and isinstance(value.get("device"), str) and "backend" not in value:
             return {**value, "backend": {"backend_type": value["device"]}}
         return value
@@ -260,9 +260,8 @@ class Trainer(Section):
     def _adds_up(self):
         accum, fit = self.init.loop.grad_accum_steps, self.fit
         if fit is not None and fit.train_dataloader.batch_size % accum:
-            raise ValueError(
-                f"grad_accum_steps {accum} must divide fit.train_dataloader.batch_size {fit.train_dataloader.batch_size}"
-            )
+            batch = fit.train_dataloader.batch_size
+            raise ValueError(f"grad_accum_steps {accum} must divide fit.train_dataloader.batch_size {batch}")
         return self
 
 

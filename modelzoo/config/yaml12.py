@@ -26,13 +26,24 @@ class Mark:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong at a mark, said in one line."""
+
+    mark: Mark
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.mark}: {self.text}"
+
+
 @dataclass
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
 
     data: object
     marks: dict[Path, Mark] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def mark(self, path: Path) -> Mark:
         """The mark of `path`, or of its nearest ancestor that was written down."""
@@ -40,45 +51,48 @@ class Document:
             path = path[:-1]
         return self.marks.get(path, Mark("config"))
 
+    def forget(self, path: Path) -> None:
+        """Drop the marks of `path` and of all below it: another value takes its place."""
+        if path in self.marks:
+            for stale in [p for p in self.marks if p[: len(path)] == path]:
+                del self.marks[stale]
 
-class _Loader(yaml.SafeLoader):
-    """A SafeLoader whose plain scalars resolve by the YAML 1.2 core schema (https://yaml.org/spec/1.2.2/#103)."""
 
-    yaml_implicit_resolvers: dict = {}
-
-
-for _tag, _pattern, _first in (
-    ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    ("bool", r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    ("int", r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    (
-        "float",
+CORE = {  # the core schema: how each type of plain scalar is written (https://yaml.org/spec/1.2.2/#1032-tag-resolution)
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
+    "float": (
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
         list("-+.0123456789"),
     ),
-    ("merge", r"<<", ["<"]),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$"), _first)
+    "merge": (r"<<", ["<"]),  # not in YAML 1.2, but what every reader of configs knows
+}
+TAG = "tag:yaml.org,2002:"
 
 
-def _scalar(node: yaml.ScalarNode):
-    kind, text = node.tag.rsplit(":", 1)[-1], node.value
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader whose plain scalars resolve by the YAML 1.2 core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _name, (_pattern, _first) in CORE.items():
+    _Loader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
+def scalar(kind: str, text: str):
+    """The value of a plain scalar of a core type. Raises ValueError where `text` is not written as that type is."""
+    if kind == "str":
+        return text
+    if kind not in CORE or not re.fullmatch(CORE[kind][0], text):
+        raise ValueError(f"{text!r} is not of type {kind}")
     if kind == "null":
         return None
     if kind == "bool":
         return text.lower() == "true"
     if kind == "int":
         return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if text[:2] in ("0o", "0x") else int(text)
-    if kind == "float":
-        return float(
-            text.replace(".inf", "inf")
-            .replace(".Inf", "inf")
-            .replace(".INF", "inf")
-            .replace(".nan", "nan")
-            .replace(".NaN", "nan")
-            .replace(".NAN", "nan")
-        )
-    return text
+    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 class _Builder:
@@ -90,40 +104,58 @@ class _Builder:
         self.nodes = 0
 
     def build(self, node: yaml.Node, path: Path, open_nodes: tuple = ()):
-        self.nodes += 1
-        if self.nodes > MAX_NODES or any(node is other for other in open_nodes):
-            raise UserError(f"{self.file}:{node.start_mark.line + 1}: aliases expand without end; write the values out")
+        self._count(node, open_nodes)
         self.doc.marks.setdefault(path, Mark(self.file, node.start_mark.line + 1))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, (*open_nodes, node))
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, i), (*open_nodes, node)) for i, item in enumerate(node.value)]
-        return _scalar(node)
+        try:
+            return scalar(node.tag.removeprefix(TAG), node.value)
+        except ValueError:
+            shown = node.value if len(node.value) < 40 else node.value[:40] + "..."
+            raise self._error(node, f"{shown!r} is not of type {node.tag.removeprefix(TAG)}") from None
 
     def _mapping(self, node: yaml.MappingNode, path: Path, open_nodes: tuple) -> dict:
-        result, merged, lines = {}, {}, {}
+        merges = [(k, v) for k, v in node.value if k.tag == TAG + "merge"]
+        result: dict = {}
+        for key_node, value_node in merges:  # first, wherever they stand: the mapping's own keys win
+            sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for source in reversed(sources):
+                if not isinstance(source, yaml.MappingNode):
+                    raise self._error(key_node, "'<<' merges mappings only")
+                self._count(source, open_nodes)
+                result.update(self._mapping(source, path, (*open_nodes, source)))
+        lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
-            if key_node.tag.endswith(":merge"):
-                sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-                for source in reversed(sources):
-                    if not isinstance(source, yaml.MappingNode):
-                        raise UserError(f"{self.file}:{line}: '<<' merges mappings only")
-                    merged.update(self._mapping(source, path, open_nodes))
+            if key_node.tag == TAG + "merge":
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
-                raise UserError(f"{self.file}:{line}: a key must be plain text")
+                raise self._error(key_node, "a key must be plain text")
             key = key_node.value  # always text: `1:` and `no:` are the keys "1" and "no"
             if key in lines:
                 dotted = ".".join(map(str, (*path, key)))
                 self.doc.problems.append(
-                    f"{self.file}:{line}: duplicate key '{dotted}' (first on line {lines[key]}); remove one of them"
+                    Problem(
+                        Mark(self.file, line),
+                        f"duplicate key '{dotted}' (first on line {lines[key]}); remove one of them",
+                    )
                 )
                 continue
             lines[key] = line
+            self.doc.forget((*path, key))
             self.doc.marks[(*path, key)] = Mark(self.file, line)
             result[key] = self.build(value_node, (*path, key), open_nodes)
-        return {**merged, **result}
+        return result
+
+    def _count(self, node: yaml.Node, open_nodes: tuple) -> None:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or any(node is other for other in open_nodes):
+            raise self._error(node, "aliases expand without end; write the values out")
+
+    def _error(self, node: yaml.Node, text: str) -> UserError:
+        return UserError(f"{self.file}:{node.start_mark.line + 1}: {text}")
 
 
 def parse(text: str, file: str) -> Document:
@@ -132,16 +164,18 @@ def parse(text: str, file: str) -> Document:
     Raises:
         UserError: the text is not YAML, or holds more than one document.
     """
+    builder = _Builder(file)
     try:
         node = yaml.compose(text, Loader=_Loader)
+        builder.doc.data = None if node is None else builder.build(node, ())
     except yaml.MarkedYAMLError as e:
         line = e.problem_mark.line + 1 if e.problem_mark else "?"
-        hint = "; indent with spaces" if "\t" in text else ""
+        hint = "; indent with spaces, not tabs" if "\\t" in (e.problem or "") else ""
         raise UserError(f"{file}:{line}: not valid YAML: {e.problem or e.context}{hint}") from None
     except yaml.YAMLError as e:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(e).split())}") from None
-    builder = _Builder(file)
-    builder.doc.data = None if node is None else builder.build(node, ())
+    except RecursionError:
+        raise UserError(f"{file}: nested too deeply for a config") from None
     return builder.doc
 
 

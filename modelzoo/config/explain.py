@@ -1,0 +1,147 @@
+"""What is wrong with a config, in one line a problem: file, line, key, what may stand there, and a near miss."""
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ValidationError
+
+from modelzoo.config.yaml12 import Document, Path, Problem, scalar
+
+# pydantic's error types whose own wording speaks of Python rather than of a config.
+WORDING = {
+    "model_type": "takes a mapping of keys to values",
+    "model_attributes_type": "takes a mapping of keys to values",
+    "dict_type": "takes a mapping of keys to values",
+    "tuple_type": "takes a list",
+    "list_type": "takes a list",
+    "string_type": "takes text",
+    "int_type": "takes an integer",
+    "float_type": "takes a number",
+    "bool_type": "takes true or false",
+    "none_required": "takes null only",
+    "finite_number": "takes a finite number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_long": "takes at most {max_length} items, got {actual_length}",
+    "too_short": "takes at least {min_length} items, got {actual_length}",
+    "literal_error": "takes {expected}",
+}
+
+
+def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> list[Problem]:
+    """The problems of a validation, in no order. What the branches of a union say of one key becomes one problem."""
+    by_key: dict[tuple[Path, str, str], list[str]] = {}
+    for error in found.errors(include_url=False):
+        path = _path_in_data(error["loc"], doc.data)
+        before, text, after = _explain(error, path, schema)
+        said = by_key.setdefault((path, before, after), [])
+        if text not in said:
+            said.append(text)
+    return [
+        Problem(doc.mark(path), before + " or ".join(said) + after) for (path, before, after), said in by_key.items()
+    ]
+
+
+def _explain(error: dict, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:
+    """The key at fault, what is wrong with it, and what was found instead or may be meant."""
+    kind, loc, value, ctx = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
+    dotted = ".".join(map(str, path)) or "config"
+    if kind == "extra_forbidden":
+        models, key = _models_at(schema, loc[:-1]), str(loc[-1])
+        if refused := next((m.refused[key] for m in models if key in getattr(m, "refused", {})), None):
+            return f"{dotted}: ", f"{shown(value)} asks for {refused}, which this trainer does not have", ""
+        known = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
+        if path and path[-1] == loc[-1]:
+            return "", f"unknown key '{dotted}'", did_you_mean(key, known)
+        return f"{dotted}: ", f"unknown name '{key}'", did_you_mean(key, known)  # a bare one: `callbacks: [Foo]`
+    if kind == "missing":
+        return "", f"missing key '{dotted}'", ""
+    if kind == "union_tag_invalid":
+        known = [tag.strip("' ") for tag in ctx["expected_tags"].split(",")]
+        return (
+            f"{dotted}: ",
+            f"unknown {ctx['discriminator'].strip(chr(39))} '{ctx['tag']}'",
+            did_you_mean(ctx["tag"], known),
+        )
+    text = WORDING[kind].format(**ctx) if kind in WORDING else error["msg"].removeprefix("Value error, ")
+    if kind in ("value_error", "too_long", "too_short"):
+        return f"{dotted}: ", text, ""
+    return f"{dotted}: ", text, f", got {shown(value)}{_hint(kind, value)}"
+
+
+def shown(value: object) -> str:
+    """A value as it would stand in a config."""
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, default=str)
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    return str(value)
+
+
+def _hint(kind: str, value: object) -> str:
+    if kind == "bool_type" and isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
+        return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
+    if kind in ("int_type", "float_type") and isinstance(value, str):
+        if _is_number(value):
+            return "; write the number without quotes"
+        if _is_number(value.replace("_", "").replace(",", "")):
+            return f"; write {value.replace('_', '').replace(',', '')}"
+    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+        return f"; write {int(value)}"
+    return ""
+
+
+def _is_number(text: str) -> bool:
+    for kind in ("int", "float"):
+        try:
+            scalar(kind, text)
+            return True
+        except ValueError:
+            pass
+    return False
+
+
+def _path_in_data(loc: tuple, data: object) -> Path:
+    """pydantic's `loc` less the union tags it adds: keys that the data has, plus a missing last key."""
+    path: list = []
+    for i, part in enumerate(loc):
+        if isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int):
+            data = data[part] if not isinstance(data, list) or part < len(data) else None
+            path.append(part)
+        elif i == len(loc) - 1 and isinstance(data, dict):
+            path.append(part)
+    return tuple(path)
+
+
+def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
+    """The models that may stand at `loc` (pydantic's path, union tags included)."""
+    candidates: list = [schema]
+    for part in loc:
+        fields = [f for m in candidates for n, f in m.model_fields.items() if part in (n, f.alias)]
+        if fields:
+            candidates = [m for f in fields for m in _models(f.annotation)]
+        elif tagged := [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]:
+            candidates = tagged
+    return candidates
+
+
+def _models(annotation: object) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [m for arg in typing.get_args(annotation) for m in _models(arg)]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """ "; did you mean 'x'?" for the nearest of `known`, else the list of what may stand there."""
+    plain = {k.lower(): k for k in known}  # adamw is AdamW, not Adam
+    close = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean '{plain[close[0]]}'?"
+    return f"; known keys: {', '.join(known)}" if known else ""
