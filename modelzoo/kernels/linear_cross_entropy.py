@@ -1,57 +1,61 @@
-"""The output head and its cross-entropy in one pass, a few rows at a time: logits of the whole batch never exist.
+"""The output head and its cross-entropy in one pass, some rows at a time: the batch's logits never exist at once.
 
 At V = 50257 the logits of 16 sequences of 2048 tokens take 6.6 GB in float32, and their gradient as much again. Here the
-gradient is made while a chunk's logits are at hand (their softmax is half the work already done), so the head costs three
-matrix products and little memory. The result equals F.cross_entropy(hidden @ weight.T) to rounding.
+gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products, two
+passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to rounding.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-CHUNK_BYTES = 32 << 20  # float32 logits at a time: large enough for the matrix product, small enough to stay near cache
+BUFFER_BYTES = 128 << 20  # logits at a time: many rows make the matrix products efficient
+PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache holds
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, labels, loss_mask, scale, dtype):
         n, vocab = hidden.shape[0], weight.shape[0]
-        x, w = hidden.detach().to(dtype), weight.detach().to(dtype)
-        b = None if bias is None else bias.detach().to(dtype)
-        rows = max(64, CHUNK_BYTES // (4 * vocab))
+        # The scale goes onto the narrow side [n, d], and so does the mask: the wide side [n, vocab] is touched least.
+        x, w = (hidden.detach() * scale if scale != 1.0 else hidden.detach()).to(dtype), weight.detach().to(dtype)
+        b = None if bias is None else (bias.detach() * scale).to(dtype)
         losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
         needs = any(ctx.needs_input_grad[:3])
         dx = torch.empty_like(x) if needs else None
-        dw = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device) if needs else None
-        db = torch.zeros_like(bias, dtype=torch.float32) if needs and bias is not None else None
+        dw = db = None
+        rows = max(64, BUFFER_BYTES // (dtype.itemsize * vocab))
+        piece = max(16, PIECE_BYTES // (4 * vocab)) if hidden.device.type == "cpu" else rows
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
-            logits = torch.nn.functional.linear(x[part], w, b).float() * scale  # [rows, vocab]
-            lse = logits.logsumexp(-1)
-            at = labels[part].unsqueeze(1)
-            losses[part] = (lse - logits.gather(1, at).squeeze(1)) * loss_mask[part]
+            logits = F.linear(x[part], w, b)  # [rows, vocab]
+            for g, y, loss in zip(logits.split(piece), labels[part].split(piece), losses[part].split(piece), strict=True):
+                logp = torch.log_softmax(g, -1, dtype=torch.float32)
+                at = y.unsqueeze(1)
+                loss.copy_(logp.gather(1, at).squeeze(1)).neg_()
+                if needs:  # d loss / d logits = softmax - one-hot, in the logits' place
+                    g.copy_(logp.exp_().scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32)))
             if not needs:
                 continue
-            # d loss / d logits = (softmax - one-hot) * mask, still without the denominator: half precision keeps it.
-            g = logits.sub_(lse.unsqueeze(1)).exp_()
-            g.scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32))
-            g = g.mul_((loss_mask[part] * scale).unsqueeze(1)).to(dtype)
-            torch.mm(g, w, out=dx[part])
-            dw += torch.mm(g.t(), x[part])
-            if db is not None:
-                db += g.sum(0, dtype=torch.float32)
+            torch.mm(logits, w, out=dx[part])
+            counted = x[part] * loss_mask[part].unsqueeze(1).to(dtype)
+            part_dw = torch.mm(logits.t(), counted)
+            dw = part_dw.float() if dw is None else dw.add_(part_dw)
+            if bias is not None:
+                part_db = logits.t().mv(loss_mask[part].to(dtype)).float()
+                db = part_db if db is None else db.add_(part_db)
+        if needs:
+            dx *= (loss_mask * scale).unsqueeze(1).to(dtype)
         ctx.save_for_backward(dx, dw, db)
-        ctx.dtypes = hidden.dtype, weight.dtype
-        return losses.sum()
+        ctx.dtypes, ctx.scale = (hidden.dtype, weight.dtype), scale
+        return torch.dot(losses, loss_mask)
 
     @staticmethod
     def backward(ctx, grad):
         dx, dw, db = ctx.saved_tensors
-        return (
-            dx.to(ctx.dtypes[0]) * grad,
-            dw.mul_(grad).to(ctx.dtypes[1]),
-            None if db is None else db * grad,
-            *[None] * 4,
-        )
+        if db is not None:
+            db = db * (grad * ctx.scale)
+        return dx.to(ctx.dtypes[0]) * grad, dw.mul_(grad).to(ctx.dtypes[1]), db, None, None, None, None
 
 
 def linear_cross_entropy(
@@ -77,5 +81,13 @@ def linear_cross_entropy(
     Returns:
         float32 scalar, in nats. Differentiable once in hidden, weight and bias.
     """
+    if hidden.device.type == "lazy":  # traced for the CS-2: its compiler wants plain ops, and cuts the work itself
+        return plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias, scale)
     with torch.autocast(hidden.device.type, enabled=False):  # dtypes are chosen above; autocast must not choose again
         return _LinearCrossEntropy.apply(hidden, weight, bias, labels, loss_mask, scale, dtype or hidden.dtype)
+
+
+def plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias=None, scale=1.0) -> Tensor:
+    """The same sum in torch's own ops, with all logits at once. Arguments as in `linear_cross_entropy`."""
+    logits = torch.nn.functional.linear(hidden, weight, bias).float() * scale
+    return (torch.nn.functional.cross_entropy(logits, labels, reduction="none") * loss_mask).sum()

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelzoo.config.model import GPTConfig
+from modelzoo.kernels.attention import attention
 from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
 from modelzoo.models.init import initialize
 
@@ -36,6 +37,8 @@ def norm(c: GPTConfig) -> nn.Module:
 def compute(x: Tensor) -> Tensor:
     """`x` in autocast's dtype: cast once here, or every linear that reads it casts it again."""
     kind = x.device.type
+    if kind == "lazy":  # traced for the CS-2, whose compiler casts
+        return x
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
 
@@ -79,15 +82,7 @@ class Attention(nn.Module):
         )
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
-        y = F.scaled_dot_product_attention(
-            q,
-            k,
-            v,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            is_causal=mask is None,
-            scale=self.scale,
-        )
+        y = attention(q, k, v, mask, self.dropout if self.training else 0.0, self.scale)
         return self.proj_output_dense_layer(y.transpose(1, 2).reshape(b, t, -1))
 
 

@@ -14,23 +14,24 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.sparsity import masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.select import ShapeLike, live_counts, select
 
 
 @dataclass
 class SparseParameter:
-    """A weight and its mask. `dead` is the mask's complement, kept because every step needs it."""
+    """A weight and its mask. `keep` is the mask as bits, kept because every step needs it."""
 
     name: str
     weight: nn.Parameter
     mask: Tensor
-    dead: Tensor
+    keep: Tensor
     live: int
     dense_grad: Tensor | None = None
 
     def set_mask(self, mask: Tensor) -> None:
-        self.mask, self.dead, self.live = mask, ~mask, int(mask.sum())
+        self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
 
 
 class Group:
@@ -78,19 +79,27 @@ class Sparsity:
             for name in names:
                 _check_balance(name, weights[name], config)
                 full = torch.ones_like(weights[name], dtype=torch.bool)
-                parameters.append(SparseParameter(name, weights[name], full, ~full, full.numel()))
-            group = Group(algorithm, parameters)
+                parameters.append(SparseParameter(name, weights[name], full, masks.bits(full), full.numel()))
+            groups.append(Group(algorithm, parameters))
+        sparsity = cls(groups)
+        sparsity.draw()
+        return sparsity
+
+    def draw(self) -> None:
+        """First masks from the weights as they are, and zero what they mask.
+
+        Raises:
+            UserError: a parameter is left without a live weight.
+        """
+        for group in self.groups:
             counts = group.counts(0)
-            for p in parameters:
-                p.set_mask(algorithm.init_mask(p.name, p.weight.detach(), counts[p.name]))
+            for p in group.parameters:
+                p.set_mask(group.algorithm.init_mask(p.name, p.weight.detach(), counts[p.name]))
                 if p.live == 0:
                     raise UserError(
                         f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.weight.shape)}"
                     )
-            groups.append(group)
-        sparsity = cls(groups)
-        sparsity.mask_weights()
-        return sparsity
+        self.mask_weights()
 
     @property
     def parameters(self) -> list[SparseParameter]:
@@ -108,6 +117,12 @@ class Sparsity:
             p.weight.masked_fill_(p.dead, 0.0)
 
     @torch.no_grad()
+    def mask_state(self, state: Mapping[nn.Parameter, dict[str, Tensor]]) -> None:
+        """Zero what the masks mask in optimizer state (after loading it)."""
+        for p in self.parameters:
+            self._mask_entries(p, state.get(p.weight, {}))
+
+    @torch.no_grad()
     def mask_gradients(self, step: int) -> None:
         """Zero the gradients of dead weights; before a RigL update keep the dense ones too.
 
@@ -119,7 +134,7 @@ class Sparsity:
                 if p.weight.grad is None:
                     continue
                 p.dense_grad = p.weight.grad.clone() if keep else None
-                p.weight.grad.masked_fill_(p.dead, 0.0)
+                masks.zero_dead(p.weight.grad, p.keep)
 
     @torch.no_grad()
     def update(self, step: int, state: Mapping[nn.Parameter, dict[str, Tensor]]) -> int:
@@ -149,11 +164,14 @@ class Sparsity:
         p.weight.masked_fill_(p.dead, 0.0)
         if p.weight.grad is not None:
             p.weight.grad.masked_fill_(p.dead, 0.0)
+        self._mask_entries(p, state)
+        if "born" in state:
+            state["born"].masked_fill_(grown, int(state["step"]))
+
+    def _mask_entries(self, p: SparseParameter, state: dict[str, Tensor]) -> None:
         for tensor in state.values():
             if isinstance(tensor, Tensor) and tensor.shape == p.weight.shape:
                 tensor.masked_fill_(p.dead, 0)
-        if "born" in state:
-            state["born"].masked_fill_(grown, int(state["step"]))
 
     def drop_gradients(self) -> None:
         """Forget kept gradients (a skipped step)."""

@@ -23,7 +23,7 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     """The k highest of each row, exactly k, ties to the lower index.
 
     Args:
-        scores: [..., n] floats; NaN counts as the lowest.
+        scores: [..., n] floats. NaN counts as the lowest number: above DEAD, below all else.
         k: 0 <= k <= n.
 
     Returns:
@@ -34,13 +34,26 @@ def top_k(scores: Tensor, k: int) -> Tensor:
         raise ValueError(f"k {k} outside 0..{n}")
     if k in (0, n):
         return torch.full_like(scores, bool(k), dtype=torch.bool)
-    scores = torch.nan_to_num(scores, nan=DEAD, posinf=float("inf"), neginf=DEAD)
+    scores = torch.nan_to_num(scores, nan=torch.finfo(scores.dtype).min, posinf=float("inf"), neginf=DEAD)
     threshold = scores.kthvalue(n - k + 1, dim=-1, keepdim=True).values
     above, equal = scores > threshold, scores == threshold
     wanted = k - above.sum(-1, keepdim=True)
     if bool((equal.sum(-1, keepdim=True) == wanted).all()):  # no tie at the border: the usual case
         return above | equal
     return above | (equal & (equal.cumsum(-1) <= wanted))
+
+
+def bits(mask: Tensor) -> Tensor:
+    """`mask` as int8: -1 (all bits set) where live, 0 where dead."""
+    return mask.to(torch.int8).neg_()
+
+
+def zero_dead(x: Tensor, keep: Tensor) -> None:
+    """Set float32 `x` to +0.0 in place where `keep` (from `bits`) is 0, whatever stands there, NaN too.
+
+    AND on the bits: selection like masked_fill, at a third of its time (it vectorises; masked_fill does not).
+    """
+    x.view(torch.int32).bitwise_and_(keep)
 
 
 def as_rows(x: Tensor, in_groups: int | None = None, out_groups: int | None = None) -> Tensor:
