@@ -114,7 +114,7 @@ class Sparsity:
     def mask_weights(self) -> None:
         """Zero what the masks mask."""
         for p in self.parameters:
-            p.weight.masked_fill_(p.dead, 0.0)
+            masks.zero_dead(p.weight, p.keep)
 
     @torch.no_grad()
     def mask_state(self, state: Mapping[nn.Parameter, dict[str, Tensor]]) -> None:
@@ -161,9 +161,9 @@ class Sparsity:
         return churn
 
     def _settle(self, p: SparseParameter, grown: Tensor, state: dict[str, Tensor]) -> None:
-        p.weight.masked_fill_(p.dead, 0.0)
+        masks.zero_dead(p.weight, p.keep)
         if p.weight.grad is not None:
-            p.weight.grad.masked_fill_(p.dead, 0.0)
+            masks.zero_dead(p.weight.grad, p.keep)
         self._mask_entries(p, state)
         if "born" in state:
             state["born"].masked_fill_(grown, int(state["step"]))
@@ -171,7 +171,7 @@ class Sparsity:
     def _mask_entries(self, p: SparseParameter, state: dict[str, Tensor]) -> None:
         for tensor in state.values():
             if isinstance(tensor, Tensor) and tensor.shape == p.weight.shape:
-                tensor.masked_fill_(p.dead, 0)
+                tensor.masked_fill_(~p.mask, 0)
 
     def drop_gradients(self) -> None:
         """Forget kept gradients (a skipped step)."""
