@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from modelzoo.config.yaml12 import Document, Path, Problem, scalar
+from modelzoo.config.yaml12 import Document, Path, scalar
 
 # pydantic's error types whose own wording speaks of Python rather than of a config.
 WORDING = {
@@ -33,8 +33,8 @@ WORDING = {
 }
 
 
-def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> list[Problem]:
-    """The problems of a validation, in no order. What the branches of a union say of one key becomes one problem."""
+def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> list[str]:
+    """One line a problem, in the order of the file. What the branches of a union say of one key becomes one problem."""
     by_key: dict[tuple[Path, str, str], list[str]] = {}
     for error in found.errors(include_url=False):
         path = _path_in_data(error["loc"], doc.data)
@@ -42,9 +42,9 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
         said = by_key.setdefault((path, before, after), [])
         if text not in said:
             said.append(text)
-    return [
-        Problem(doc.mark(path), before + " or ".join(said) + after) for (path, before, after), said in by_key.items()
-    ]
+    lines = [(doc.mark(key[0]), key[1] + " or ".join(said) + key[2]) for key, said in by_key.items()]
+    lines.sort(key=lambda line: (line[0].file, line[0].line or 0))
+    return [f"{mark}: {text}" for mark, text in lines]
 
 
 def _explain(error: dict, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:

@@ -128,8 +128,7 @@ def validate(doc: Document, schema: type[Schema]) -> Schema:
     except ValidationError as e:
         problems += explain.problems(e, doc, schema)
     if problems:
-        problems.sort(key=lambda p: (p.mark.file, p.mark.line or 0))
-        raise UserError("\n".join(dict.fromkeys(map(str, problems))))
+        raise UserError("\n".join(dict.fromkeys(problems)))
     return config
 
 

@@ -7,7 +7,6 @@ from pydantic import Field, model_validator
 from modelzoo.config.base import (
     Bool,
     Float,
-    Int,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -86,7 +85,7 @@ class ExponentialLR(LR):
 
 class InverseExponentialTimeDecayLR(LR):
     initial_learning_rate: NonNegativeFloat
-    step_exponent: Int
+    step_exponent: NonNegativeInt
     total_iters: PositiveInt
     decay_rate: PositiveFloat
     staircase: Bool = False
@@ -164,6 +163,12 @@ class OneCycleLR(LR):
     three_phase: Bool = False
     anneal_strategy: Literal["cos", "linear"] = "cos"
 
+    @model_validator(mode="after")
+    def _phases_fit(self):
+        if self.three_phase and self.pct_start > 0.5:
+            raise ValueError("three_phase goes up and down in pct_start each, so pct_start must be at most 0.5")
+        return self
+
 
 class SequentialLR(LR):
     """Schedulers one after another; without `milestones` each lasts its `total_iters`."""
@@ -196,9 +201,27 @@ class SequentialLR(LR):
 
 
 class ChainedLR(LR):
-    """The first scheduler's rate times each other scheduler's ratio to its own start."""
+    """The first scheduler's rate times each other scheduler's ratio to its own initial rate."""
 
     schedulers: Annotated[tuple["Scheduler", ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _ratios_exist(self):
+        for i, scheduler in enumerate(self.schedulers[1:], 1):
+            if not initial_rate(scheduler.value):
+                raise ValueError(
+                    f"schedulers.{i} ({scheduler.name}) acts by its ratio to its initial rate, which must not be 0; "
+                    "put it first, or join the schedulers in a SequentialLR"
+                )
+        return self
+
+
+def initial_rate(scheduler: LR) -> float:
+    """The rate that a chained scheduler is measured against; 0 for one that has none of its own."""
+    for key in ("initial_learning_rate", "learning_rate", "base_lr"):
+        if hasattr(scheduler, key):
+            return getattr(scheduler, key)
+    return 0.0
 
 
 class ScalePerParamLR(LR):

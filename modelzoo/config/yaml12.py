@@ -26,24 +26,13 @@ class Mark:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
-@dataclass(frozen=True)
-class Problem:
-    """Something wrong at a mark, said in one line."""
-
-    mark: Mark
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.mark}: {self.text}"
-
-
 @dataclass
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
 
     data: object
     marks: dict[Path, Mark] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
 
     def mark(self, path: Path) -> Mark:
         """The mark of `path`, or of its nearest ancestor that was written down."""
@@ -137,10 +126,7 @@ class _Builder:
             if key in lines:
                 dotted = ".".join(map(str, (*path, key)))
                 self.doc.problems.append(
-                    Problem(
-                        Mark(self.file, line),
-                        f"duplicate key '{dotted}' (first on line {lines[key]}); remove one of them",
-                    )
+                    f"{self.file}:{line}: duplicate key '{dotted}' (first on line {lines[key]}); remove one of them"
                 )
                 continue
             lines[key] = line

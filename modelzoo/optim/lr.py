@@ -1,7 +1,8 @@
 """Learning rates as pure functions of the step. No torch: `plan` may ask too.
 
-`step` is the number of optimizer steps already taken, so the first step trains with `learning_rate(config, 0)`. Forms and
-edge cases follow cerebras.pytorch.optim.lr_scheduler; nothing here has state, so a resumed run needs none.
+`step` is the number of optimizer steps already taken, so the first step trains with `learning_rate(config, 0)`. Forms
+and edge cases follow cerebras.pytorch.optim.lr_scheduler, but for CosineAnnealingWarmRestarts, which there does not
+restart: ours is torch's. Nothing here has state, so a resumed run needs none.
 """
 
 import math
@@ -26,8 +27,7 @@ def _(s: c.ConstantLR, step: int) -> float:
 def _(s, step: int) -> float:
     if step >= s.total_iters:
         return s.end_learning_rate
-    cycles = math.ceil((step + 1) / s.total_iters) if s.cycle else 1
-    left = 1 - step / (s.total_iters * cycles)
+    left = 1 - step / s.total_iters  # with `cycle` too: there is one cycle in total_iters, and the end holds after it
     return (s.initial_learning_rate - s.end_learning_rate) * left ** getattr(s, "power", 1.0) + s.end_learning_rate
 
 
@@ -77,7 +77,7 @@ def _(s: c.CosineAnnealingLR, step: int) -> float:
 
 @learning_rate.register
 def _(s: c.CosineAnnealingWarmRestarts, step: int) -> float:
-    period, since = s.T_0, step
+    period, since = s.T_0, step % s.T_0 if s.T_mult == 1 else step
     while since >= period:
         since -= period
         period *= s.T_mult
@@ -127,8 +127,7 @@ def _(s: c.SequentialLR, step: int) -> float:
 def _(s: c.ChainedLR, step: int) -> float:
     rate = learning_rate(s.schedulers[0].value, step)
     for other in s.schedulers[1:]:
-        begin = learning_rate(other.value, 0)
-        rate *= learning_rate(other.value, step) / begin if begin else 0.0
+        rate *= learning_rate(other.value, step) / c.initial_rate(other.value)
     return rate
 
 

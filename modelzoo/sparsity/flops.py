@@ -32,10 +32,10 @@ def per_token(live: Mapping[str, int], layers: int, inner_dim: int, context: int
     return Cost(6.0 * sum(live.values()), 12.0 * layers * context * inner_dim, 6.0 * hidden * vocab)
 
 
-def rigl_average(sparse: float, dense: float, freq: int) -> float:
-    """Mean training FLOPs of RigL, whose update steps also need the dense weight gradient.
+def rigl_average(sparse: float, dense: float, updates: int, steps: int) -> float:
+    """Mean training FLOPs of `steps` RigL steps, `updates` of which need the dense weight gradient too.
 
-    (3 fS dT + 2 fS + fD) / (dT + 1) with forward costs fS = sparse / 3 and fD = dense / 3 (arXiv 1911.11134, app. H).
+    A plain step costs 3 fS and an update step 2 fS + fD, with forward costs fS = sparse / 3 and fD = dense / 3. One
+    update in dT + 1 steps gives the paper's (3 fS dT + 2 fS + fD) / (dT + 1) (arXiv 1911.11134, appendix H).
     """
-    f_s, f_d = sparse / 3, dense / 3
-    return (3 * f_s * freq + 2 * f_s + f_d) / (freq + 1)
+    return sparse + (dense - sparse) / 3 * updates / steps

@@ -88,37 +88,50 @@ def update_steps(update: c.Update | None, end: int) -> Iterator[int]:
     yield from (s for s in range(start, stop, freq) if s >= 1)
 
 
-def check(group: c.SparsityGroup, max_steps: int, smallest_layer: int) -> None:
-    """Refuse a group whose schedule leaves the range, passes `max_sparsity` or empties its smallest layer.
+def held(group: c.SparsityGroup, step: int) -> float:
+    """The sparsity that the masks have after `step` steps: the schedule's value at the last update, or at the start."""
+    return value(group.sparsity, 0 if group.algorithm == "static" else last_update(group.update, step), group.update)
 
-    Args:
-        group: the sparsity group.
-        max_steps: optimizer steps of the run.
-        smallest_layer: number of weights in the smallest parameter that the group acts on.
+
+def last_update(update: c.Update | None, step: int) -> int:
+    """The last update step up to and including `step`; 0, where masks are first drawn, before there is one."""
+    if update is None:
+        return step
+    if update.steps is not None:
+        return max((s for s in update.steps if s <= step), default=0)
+    freq, end = update.freq or 1, step if update.stop is None else min(step, update.stop - 1)
+    return update.start + (end - update.start) // freq * freq if end >= update.start else 0
+
+
+def check(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
+    """Refuse a group whose schedule leaves its range or passes `max_sparsity` at an update within `max_steps` steps.
+
+    Returns:
+        The highest sparsity that the masks reach, and the first step at which they do.
 
     Raises:
         UserError: names the step and the value, and what to change.
     """
     where = f"trainer.init.sparsity ({group.algorithm})"
-    # The exact k = floor((1 - s) * n) reaches 0 first in the smallest layer.
-    bound = min(group.max_sparsity, 1 - 1 / smallest_layer)
-    for step in (0, *update_steps(group.update if group.algorithm != "static" else c.Update(steps=(0,)), max_steps)):
-        s = value(group.sparsity, step, group.update)
-        if not 0 <= s <= bound:
-            why = (
-                "is not a share of weights"
-                if s < 0
-                else (
-                    f"passes max_sparsity {group.max_sparsity}"
-                    if s > group.max_sparsity
-                    else f"leaves a layer of {smallest_layer} weights empty"
-                )
-            )
+    highest = (-math.inf, 0)
+    for step in (0, *(() if group.algorithm == "static" else update_steps(group.update, max_steps))):
+        s = _or_inf(group.sparsity, step, group.update)
+        if not 0 <= s <= group.max_sparsity:
+            why = "is not a share of weights" if not 0 <= s <= 1 else f"passes max_sparsity {group.max_sparsity}"
             raise UserError(
                 f"{where}: sparsity reaches {s:.6g} at step {step} of {max_steps}, which {why}; "
                 "set `final` (linear, exp, cubic), an earlier `update.stop`, or a smaller slope"
             )
-        if group.drop_fraction is not None:
-            d = value(group.drop_fraction, step, group.update)
-            if not 0 <= d <= 1:
-                raise UserError(f"{where}: drop_fraction is {d:.6g} at step {step}; it must stay between 0 and 1")
+        if s > highest[0]:
+            highest = (s, step)
+        d = 0.0 if group.drop_fraction is None else _or_inf(group.drop_fraction, step, group.update)
+        if not 0 <= d <= 1:
+            raise UserError(f"{where}: drop_fraction is {d:.6g} at step {step}; it must stay between 0 and 1")
+    return highest
+
+
+def _or_inf(schedule, step: int, update: c.Update | None) -> float:
+    try:
+        return value(schedule, step, update)
+    except OverflowError:  # exp and power grow past what a float holds
+        return math.inf

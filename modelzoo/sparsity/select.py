@@ -29,14 +29,13 @@ def select(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> 
     taken: set[str] = set()
     chosen = []
     for i, group in enumerate(groups):
-        names = [n for n, s in shapes.items() if n not in taken and len(s.size) > 1 and _matches(n, s, group)]
+        matched = [n for n, s in shapes.items() if len(s.size) > 1 and _matches(n, s, group)]
+        names = [n for n in matched if n not in taken]
         if not names:
-            example = next(n for n, s in shapes.items() if s.kind == "linear")
-            rest = "all that its filter matches belongs to earlier groups" if taken else "its filter matches no weight"
-            raise UserError(
-                f"trainer.init.sparsity.{i}.param_filter: {rest} ({', '.join(group.param_filter or ('default',))}); "
-                f"names look like {example}"
-            )
+            filters = ", ".join(group.param_filter or ("the default: linear weights",))
+            why = "all it matches belongs to earlier groups" if matched else "matches no weight"
+            example = next((n for n, s in shapes.items() if s.kind == "linear"), "nothing here")
+            raise UserError(f"trainer.init.sparsity.{i}.param_filter ({filters}): {why}; names look like {example}")
         taken.update(names)
         chosen.append(names)
     return chosen
@@ -46,6 +45,15 @@ def _matches(name: str, shape: ShapeLike, group: SparsityGroup) -> bool:
     if group.param_filter is None:
         return shape.kind == "linear"
     return any(fnmatchcase(name, pattern) for pattern in group.param_filter)
+
+
+def group_counts(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
+    """Live weights of each parameter of `group` at one overall `sparsity`.
+
+    Balanced groups hold equal numbers, so what does not divide among them stays off.
+    """
+    balance = group.balance_in_groups or group.balance_out_groups or 1
+    return {n: k // balance * balance for n, k in live_counts(sizes, sparsity, group.distribution).items()}
 
 
 def live_count(numel: int, sparsity: float) -> int:

@@ -11,7 +11,9 @@ from modelzoo.data import format as f
 from modelzoo.models.shapes import parameters
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
-from modelzoo.sparsity.select import live_counts, select
+from modelzoo.sparsity.select import group_counts, select
+
+SAMPLES = 1000  # steps at which a longer run's sparsity is looked at for the mean FLOPs
 
 
 class Plan(NamedTuple):
@@ -26,7 +28,6 @@ class Plan(NamedTuple):
     dense: flops.Cost  # per token
     start: flops.Cost  # per token with the first masks
     mean: float  # per token, over the run's schedule
-    smallest: dict[str, int]  # parameter names of each sparse weight: live weights at the start
     bytes: dict[str, int]
 
 
@@ -40,18 +41,16 @@ def groups(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]
 
 
 def check(init: Init, max_steps: int | None) -> None:
-    """Refuse sparsity that selects nothing, or whose schedule would empty a layer within the run."""
+    """Refuse sparsity that selects nothing, or whose schedule would empty a weight within the run."""
     for group, sizes in groups(init):
-        numel = min(_numel(s) for s in sizes.values())
-        schedules.check(group, max_steps or 0, numel)
-        if group.init_method != "from_zeros":
-            at = schedules.value(group.sparsity, 0, group.update)
-            empty = [n for n, k in live_counts(sizes, at, group.distribution).items() if k == 0]
-            if empty:
-                raise UserError(
-                    f"trainer.init.sparsity: sparsity {at:g} leaves {empty[0]} {sizes[empty[0]]} without a live weight; "
-                    "lower it"
-                )
+        highest, step = schedules.check(group, max_steps or 0)
+        counts = group_counts(group, sizes, highest)
+        empty = next((n for n, k in counts.items() if k == 0), None)
+        if empty is not None and group.init_method != "from_zeros":
+            raise UserError(
+                f"trainer.init.sparsity ({group.algorithm}): sparsity {highest:.6g} at step {step} leaves no live "
+                f"weight in {empty} {sizes[empty]}; lower it"
+            )
 
 
 def make(config: Config) -> Plan:
@@ -63,57 +62,45 @@ def make(config: Config) -> Plan:
     steps, msl = total_steps(config), _context(config)
     batch = fit.train_dataloader.batch_size if fit else None
     weights = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
-    cost = lambda live: flops.per_token(live, m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size)
-    live = {
-        n: k
-        for group, sizes in chosen
-        for n, k in live_counts(sizes, schedules.value(group.sparsity, 0, group.update), group.distribution).items()
-    }
-    dense, start = cost(weights), cost({**weights, **{n: k for n, k in live.items() if n in weights}})
+    live = {n: k for g, sizes in chosen for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
+
+    def cost(counts: dict[str, int]) -> flops.Cost:
+        return flops.per_token(counts, m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size)
+
+    dense, start = cost(weights), cost({n: live.get(n, k) for n, k in weights.items()})
     total = sum(s.numel for s in shapes.values())
-    sparse_total = sum(_numel(s) for _, sizes in chosen for s in sizes.values())
+    sparse_total = sum(shapes[n].numel for n in live)
     return Plan(
-        total,
-        sparse_total,
-        total - sparse_total + sum(live.values()),
-        steps,
-        steps * batch * msl if steps and batch else None,
-        msl,
-        dense,
-        start,
-        _mean_cost(chosen, weights, cost, dense.total, steps),
-        live,
-        _memory(config, total, sparse_total, msl),
+        total=total,
+        sparse_total=sparse_total,
+        live=total - sparse_total + sum(live.values()),
+        steps=steps,
+        tokens=steps * batch * msl if steps and batch else None,
+        context=msl,
+        dense=dense,
+        start=start,
+        mean=dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
+        bytes=_memory(config, total, sparse_total, msl),
     )
 
 
-def _mean_cost(chosen, weights, cost, dense: float, steps: int | None) -> float:
-    """Training FLOPs per token averaged over the run: schedules sampled at 200 points, RigL's update steps included."""
-    points = [round(i * (steps or 0) / 200) for i in range(200)] if steps else [0]
-    total = 0.0
-    for step in points:
-        live = dict(weights)
-        for group, sizes in chosen:
-            at = step if group.algorithm in ("gmp", "set", "rigl") else 0
-            s = min(
-                max(schedules.value(group.sparsity, _last_update(group, at), group.update), 0.0), group.max_sparsity
-            )
-            live.update({n: k for n, k in live_counts(sizes, s, group.distribution).items() if n in weights})
-        total += cost(live).total
-    mean = total / len(points)
-    for group, _ in chosen:
-        if group.algorithm == "rigl":
-            mean = flops.rigl_average(mean, dense, (group.update and group.update.freq) or 1)
-    return mean
+def _mean_saving(group: c.SparsityGroup, sizes: dict, weights: dict[str, int], steps: int) -> float:
+    """FLOPs per token that `group`'s masks save on average over a run; RigL's updates give some of it back."""
+    sizes = {n: size for n, size in sizes.items() if n in weights}
+    seen: dict[float, int] = {}  # a schedule takes few values, and counting is exact and slow
 
+    def live_at(step: int) -> int:
+        s = schedules.held(group, step)
+        if s not in seen:
+            seen[s] = sum(group_counts(group, sizes, s).values())
+        return seen[s]
 
-def _last_update(group: c.SparsityGroup, step: int) -> int:
-    if group.update is None or group.update.steps is not None:
-        done = [s for s in (group.update.steps if group.update else (step,)) if s <= step]
-        return max(done, default=0)
-    freq, start, stop = group.update.freq or 1, group.update.start, group.update.stop
-    step = step if stop is None else min(step, stop - 1)
-    return start + (step - start) // freq * freq if step >= start else 0
+    samples = min(steps, SAMPLES)
+    live = sum(live_at((2 * i + 1) * steps // (2 * samples)) for i in range(samples)) / samples
+    dense, sparse = 6.0 * sum(weights[n] for n in sizes), 6.0 * live
+    if group.algorithm == "rigl":
+        sparse = flops.rigl_average(sparse, dense, sum(1 for _ in schedules.update_steps(group.update, steps)), steps)
+    return dense - sparse
 
 
 def total_steps(config: Config) -> int | None:
@@ -179,72 +166,80 @@ def _memory(config: Config, total: int, sparse_total: int, msl: int) -> dict[str
     }
 
 
-def _numel(shape: tuple[int, ...]) -> int:
-    n = 1
-    for s in shape:
-        n *= s
-    return n
-
-
 def text(config: Config) -> str:
     """The plan as a person reads it."""
     init, fit = config.trainer.init, config.trainer.fit
     p, m = make(config), init.model
-    ratio = p.dense.total / p.start.total
+    live = p.sparse_total - p.total + p.live
+    masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
+    per_token = f"FLOPs      per token at {p.context} tokens of context: "
     lines = [
-        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, ffn {m.filter_size}, "
-        f"vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
-        f"parameters {p.total:,} in all, {p.live:,} live at the start"
-        + (
-            f" ({p.sparse_total:,} under masks, {p.sparse_total - p.total + p.live:,} of them live)"
-            if init.sparsity
-            else " (dense)"
-        ),
+        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, "
+        f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
+        f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
     ]
     for group, sizes in groups(init):
-        s = schedules.value(group.sparsity, 0, group.update)
-        end = schedules.value(group.sparsity, _last_update(group, p.steps or 0), group.update)
+        start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
         lines.append(
-            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}: {s:.4g}"
-            + (f" to {end:.4g}" if end != s else "")
+            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}: {start:.4g}"
+            + (f" to {end:.4g}" if end != start else "")
             + f" over {len(sizes)} weights"
         )
-    lines += [
-        f"FLOPs      per token at {p.context} tokens of context: dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
-        f"(dense / sparse = {ratio:.3f}x)",
-        f"           of the sparse: weights {amount(p.start.linear)}, attention {amount(p.start.attention)}, head {amount(p.start.head)}",
-    ]
+    if init.sparsity:
+        lines += [
+            f"{per_token}dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
+            f"(dense / sparse = {p.dense.total / p.start.total:.3f}x)",
+            f"           of the sparse: {_parts(p.start)}",
+        ]
+    else:
+        lines.append(
+            f"FLOPs      per token at {p.context} tokens of context: {amount(p.dense.total)}: {_parts(p.dense)}"
+        )
     if p.tokens:
         lines.append(
-            f"           in all: dense {p.tokens * p.dense.total:.4g}, as scheduled {p.tokens * p.mean:.4g} "
-            f"({p.dense.total / p.mean:.3f}x)"
+            f"           in all: dense {p.tokens * p.dense.total:.4g}"
+            + (f", as scheduled {p.tokens * p.mean:.4g} ({p.dense.total / p.mean:.3f}x)" if init.sparsity else "")
         )
-    lines.append("           counted, not measured: off the CS-2, unstructured masks save no time")
-    lines.append(
-        f"memory     {size(sum(p.bytes.values()))}: " + ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
-    )
+    if init.sparsity:
+        lines.append("           counted, not measured: off the CS-2, unstructured masks save no time")
+    needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
+    lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
     if fit is not None:
         accum = init.loop.grad_accum_steps
         lines.append(
-            f"steps      {p.steps if p.steps else 'unknown (give loop.max_steps, or num_epochs with the data here)'} of "
+            f"steps      {p.steps or 'unknown (give loop.max_steps, or num_epochs with the data here)'} of "
             f"{fit.train_dataloader.batch_size} x {p.context} tokens"
             + (f" in {accum} micro-batches" if accum > 1 else "")
             + (f": {p.tokens:,} tokens" if p.tokens else "")
         )
-        loaders = [("train", fit.train_dataloader), *[("val", v) for v in fit.val_dataloader]]
-        for name, loader in loaders:
-            for folder in folders(loader):
-                lines.append(f"data       {name}: {_state(folder)}")
+    lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
     return "\n".join(lines)
 
 
-def _state(folder: str) -> str:
-    if not os.path.exists(folder):
-        return f"{folder}  MISSING"
-    if os.path.isfile(folder):
-        return f"{folder}  found"
-    shards = [n for n in os.listdir(folder) if n.endswith(f.SHARD_SUFFIXES)]
-    facts = manifest(folder)
-    return f"{folder}  found, {len(shards)} shards" + (
-        f", {facts['n_examples']:,} examples" if "n_examples" in facts else ""
+def _parts(cost: flops.Cost) -> str:
+    return f"weights {amount(cost.linear)}, attention {amount(cost.attention)}, head {amount(cost.head)}"
+
+
+def _paths(config: Config) -> list[tuple[str, str]]:
+    """Every path that the config reads, with what it is for, once each."""
+    t, found = config.trainer, []
+    if t.fit is not None:
+        found += [("train", d) for d in folders(t.fit.train_dataloader)]
+    loaders = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
+    loaders += [t.validate_.val_dataloader] if t.validate_ else []
+    found += [("val", d) for loader in loaders for d in folders(loader)]
+    sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
+    found += [("checkpoint", s.ckpt_path) for s in sections]
+    return list(dict.fromkeys(found))
+
+
+def _state(path: str) -> str:
+    if not os.path.exists(path):
+        return f"{path}  MISSING"
+    shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
+    examples = manifest(path).get("n_examples")
+    return (
+        f"{path}  found"
+        + (f", {len(shards)} shards" if shards else "")
+        + (f", {examples:,} examples" if isinstance(examples, int) else "")
     )
