@@ -8,7 +8,7 @@ The schema is any pydantic model that refuses unknown keys; nothing here knows w
 import difflib
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,13 +25,30 @@ def load(path: str | os.PathLike, schema: type[Schema], overrides: Sequence[str]
     Raises:
         UserError: one line per problem, each naming the file, the line and the key.
     """
-    doc = read(path)
+    return validate(resolve(path, schema, overrides), schema)
+
+
+def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequence[str] = ()) -> Document:
+    """`path` in today's form with `overrides` applied, not yet validated.
+
+    A schema may read older dialects of itself: `schema.upgrade(doc, child)` turns `doc` into today's form (unless
+    `child`, about to be merged over it, speaks the older dialect too), and overrides may speak the file's own dialect.
+    """
+    upgrade = getattr(schema, "upgrade", None)
+    doc = read(path, upgrade)
+    if upgrade is not None:
+        own = doc.data.keys() - schema.model_fields.keys()
+        older = [o for o in overrides if o.partition("=")[0].strip().split(".")[0] in own]
+        for override in older:
+            _override(doc, override)
+        overrides = [o for o in overrides if o not in older]
+        upgrade(doc)
     for override in overrides:
         _override(doc, override)
-    return validate(doc, schema)
+    return doc
 
 
-def read(path: str | os.PathLike, _seen: tuple[str, ...] = ()) -> Document:
+def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[str, ...] = ()) -> Document:
     """Parse one file and merge it over the parent that its top-level `extends:` names (relative to the file)."""
     file = os.fspath(path)
     if os.path.realpath(file) in _seen:
@@ -58,7 +75,9 @@ def read(path: str | os.PathLike, _seen: tuple[str, ...] = ()) -> Document:
     parent = os.path.join(os.path.dirname(file), parent)
     if not os.path.exists(parent):
         raise UserError(f"{where}: extends {parent}, which is not there{_near(parent)}")
-    base = read(parent, (*_seen, os.path.realpath(file)))
+    base = read(parent, upgrade, (*_seen, os.path.realpath(file)))
+    if upgrade is not None:
+        upgrade(base, doc)
     for path in _replaced(base.data, doc.data):
         base.forget(path)
     base.data = merge(base.data, doc.data)

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from modelzoo.config import legacy
 from modelzoo.config.base import (
     Bool,
     Float,
@@ -19,6 +20,7 @@ from modelzoo.config.base import (
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.optim import Optimizer, Scheduler
 from modelzoo.config.sparsity import SparsityGroups
+from modelzoo.config.yaml12 import Document
 
 
 class Backend(Section):
@@ -269,6 +271,12 @@ class Config(Section):
     """`trainer:` is the only top-level key (besides `extends:`, which the loader resolves)."""
 
     trainer: Trainer
+
+    @staticmethod
+    def upgrade(doc: Document, child: Document | None = None) -> None:
+        """Older dialects of the zoo become this one (for `load`)."""
+        if child is None or not legacy.is_older(child):
+            legacy.upgrade(doc)
 
     @property
     def keep_checkpoints(self) -> Int | None:

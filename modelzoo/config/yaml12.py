@@ -33,6 +33,7 @@ class Document:
     data: object
     marks: dict[Path, Mark] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list = field(default_factory=list)  # what a schema's `upgrade` did to an older dialect
 
     def mark(self, path: Path) -> Mark:
         """The mark of `path`, or of its nearest ancestor that was written down."""
