@@ -54,7 +54,6 @@ _BOILERPLATE = re.compile(
     r"|publisher'?s note|copyright ©? ?\d{4})[\w\s.,:;()/'’\[\]-]{0,200}$",
     re.I,
 )
-_SPACES = re.compile(r"\s+")
 
 
 def mark(document: Document, kinds: Kinds) -> None:
@@ -130,7 +129,10 @@ def boilerplate(document: Document) -> str | None:
 
 def text_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in case and white space alone."""
-    return hashlib.blake2b(_SPACES.sub(" ", text.lower()).encode(), digest_size=16).digest()
+    plain = text.lower().replace("\n", " ")
+    if "  " in plain or plain[:1] == " " or plain[-1:] == " " or not plain.isprintable():
+        plain = " ".join(plain.split())
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest()
 
 
 def key_hash(key: str) -> bytes:

@@ -13,6 +13,7 @@ is a pure function of what the steps before it left on disk, and its marker is w
 import contextlib
 import dataclasses
 import fcntl
+import functools
 import os
 import shutil
 import time
@@ -132,11 +133,20 @@ def call(plan: Plan, step: str, index: int) -> dict:
         return make_tokenizer(plan)
     if step == "encode":
         path = os.path.join(plan.out, "tokenizer.json")
-        encoder = tokens.Encoder(tokens.read_tokenizer(path), path, job.tokenizer.encoder)
+        encoder = _encoder(path, store.marker(work, "tokenizer", 0)["sha256"], job.tokenizer.encoder)
         return encode.encode(job, plan.out, work, index, plan.buckets, encoder)
     from data_preprocessing import finish
 
     return finish.finish(plan)
+
+
+@functools.lru_cache(maxsize=1)  # loading takes half a second, a unit of work two
+def _encoder(path: str, sha256: str, engine: str) -> tokens.Encoder:
+    with open(path, encoding="utf-8") as f:
+        encoder = tokens.Encoder(f.read(), path, engine)
+    if encoder.sha256 != sha256:
+        raise UserError(f"{path}: is not the tokenizer that this folder was begun with; delete the folder, start anew")
+    return encoder
 
 
 def make_tokenizer(plan: Plan) -> dict:

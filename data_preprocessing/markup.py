@@ -1,5 +1,6 @@
 """Inline markup to readable text: italics vanish, superscripts and formulas stay legible, white space is one blank."""
 
+import html
 import re
 import unicodedata
 
@@ -20,10 +21,12 @@ def hardened_parser(**extra) -> etree.XMLParser:
 
 def tidy(text: str) -> str:
     """NFC, one blank for any run of white space, no invisible characters."""
+    if text.isascii() and text.isprintable() and "  " not in text:
+        return text.strip()
     if not text.isascii():
         text = _INVISIBLE.sub(lambda m: " " if m[0] in "\u2028\u2029" else "", text)
         text = unicodedata.normalize("NFC", text)
-    elif not text.isprintable():
+    else:
         text = _INVISIBLE.sub("", text)
     return " ".join(text.split())
 
@@ -77,7 +80,10 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             else:
                 _walk(child, style, special, out)
         elif child.tag is etree.Entity:
-            raise ValueError(f"undefined entity {child.text}")
+            text = html.unescape(child.text)  # &eacute; and the like, which only the unread DTD declares
+            if text == child.text:
+                raise ValueError(f"undefined entity {child.text}")
+            out.append(text)
         if child.tail:
             out.append(child.tail)
 

@@ -26,15 +26,12 @@ _TAG = re.compile(rb"<(/?)([A-Za-z_][\w:.-]*)")
 _SPACE = re.compile(rb"\s*")
 _PMID = re.compile(rb"<PMID\b([^>]*)>\s*(\d+)\s*</PMID>")
 _VERSION = re.compile(rb'Version="(\d+)"')
-_LANGUAGE = re.compile(rb"<Language>\s*([A-Za-z]+)\s*</Language>")
 _YEAR = re.compile(rb"<Year>\s*(\d{4})")
 _ANY_YEAR = re.compile(rb"(1[5-9]\d\d|20\d\d)")
-_PART = re.compile(rb"<AbstractText\b([^>]*?)(?:/>|>(.*?)</AbstractText>)", re.S)
 _LABEL = re.compile(rb'\bLabel="([^"]*)"')
 _DATE = re.compile(rb"<Date(?:Created|Completed|Revised)>\s*<Year>(\d{4})</Year>\s*<Month>(\d\d)</Month>\s*<Day>(\d\d)")
 _OTHER_ID = re.compile(rb"<OtherID\b[^>]*>\s*(PMC\d+)")
 _PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]*">\s*(?:PMC)?(\d+)')
-_UNUSUAL = (b"<!", b"<?", b"='", b" >", b' ="', b'= "')
 _NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
 _KINDS = (  # (field of config.Kinds, what in the record says so)
     ("retracted", (b">Retracted Publication<", b'RefType="RetractionIn"')),
@@ -128,6 +125,8 @@ def _token_end(buffer: bytes, pos: int, root: bytes, path: str) -> tuple[int, st
             f"{path}: unexpected <{close.decode()}{name.decode('utf-8', 'replace')}>: not PubMed citation "
             "XML (expected the root PubmedArticleSet or MedlineCitationSet)"
         )
+    if buffer[pos:] in (b"<", b"</"):
+        return -1, ""
     for start, end, kind in (
         (b"<!--", b"-->", "comment"),
         (b"<?", b"?>", "instruction"),
@@ -147,42 +146,69 @@ def _token_end(buffer: bytes, pos: int, root: bytes, path: str) -> tuple[int, st
 
 def citation(record: bytes, policy: TextPolicy) -> Document:
     """One PubmedArticle or MedlineCitation. Raises ValueError where it has no PMID or is malformed."""
-    if any(sign in record for sign in _UNUSUAL):
+    if _unusual(record):
         record = _normalised(record)
+    # The order of elements is that of NLM's DTD, so each search begins where the last one ended.
     pmid = _PMID.search(record)
     if not pmid:
         raise ValueError("a record without a PMID")
     version = _VERSION.search(pmid[1])
-    article = _between(record, b"<Article ", b"</Article>") or _between(record, b"<Article>", b"</Article>")
-    if article is None:
-        raise ValueError(f"PMID {pmid[2].decode()} has no Article")
-    title = _fragment(_element(article, b"ArticleTitle"), policy)
-    vernacular = _fragment(_element(article, b"VernacularTitle"), policy) if policy.vernacular_title == "append" else ""
-    head, data, tail = record.partition(b"<PubmedData>")
-    ids = _between(tail, b"<ArticleIdList>", b"</ArticleIdList>") if data else None
-    pmcid = _PMC_ID.search(ids) if ids else _OTHER_ID.search(head)
-    published = _between(article, b"<PubDate>", b"</PubDate>") or b""
+    number = pmid[2].decode().lstrip("0")
+    start = record.find(b"<Article", pmid.end())
+    stop = record.find(b"</Article>", start)
+    if start < 0 or stop < 0 or record[start + 8 : start + 9] not in b" >":
+        raise ValueError(f"PMID {number} has no Article")
+    dates = [int(b"".join(d)) for d in _DATE.findall(record, pmid.end(), start)]
+    published = _element(record, b"PubDate", start, stop)[0] or b""
     year = _YEAR.search(published) or _ANY_YEAR.search(published)
-    dates = [int(b"".join(d)) for d in _DATE.findall(record, 0, 4096)]
-    languages = _LANGUAGE.findall(article)
-    abstract = _abstract(_element(article, b"Abstract"), policy)
-    other = [_abstract(body, policy) for body in _others(head)] if policy.other_abstract != "drop" else []
-    if policy.other_abstract == "append":
-        abstract = "\n".join(filter(None, [abstract, *other]))
-    elif policy.other_abstract == "if_missing" and not abstract:
-        abstract = next(filter(None, other), "")
+    title, at = _element(record, b"ArticleTitle", start, stop)
+    abstract, at = _element(record, b"Abstract", max(at, start), stop)
+    at = max(at, start)
+    vernacular = _element(record, b"VernacularTitle", at, stop)[0] if policy.vernacular_title == "append" else b""
+    data = record.find(b"<PubmedData>", stop)
+    head_end = data if data >= 0 else len(record)
+    ids = _element(record, b"ArticleIdList", data, len(record))[0] if data >= 0 else None
+    pmcid = _PMC_ID.search(ids) if ids else _OTHER_ID.search(record, stop, head_end)
+    text = _abstract(abstract, policy)
+    if policy.other_abstract == "append" or (policy.other_abstract == "if_missing" and not text):
+        others = [_abstract(other, policy) for other in _others(record, stop, head_end)]
+        text = "\n".join(filter(None, [text, *(others if policy.other_abstract == "append" else others[:1])]))
     return Document(
-        key="pmid:" + pmid[2].decode().lstrip("0"),
-        text=assemble(title, vernacular, abstract, policy),
+        key="pmid:" + number,
+        text=assemble(_fragment(title, policy), _fragment(vernacular, policy), text, policy),
         version=int(version[1]) if version else 1,
         date=max(dates, default=0),
-        pmid=pmid[2].decode().lstrip("0"),
+        pmid=number,
         pmcid="PMC" + pmcid[1].decode().removeprefix("PMC") if pmcid else "",
         year=int(year[1]) if year else 0,
-        language=",".join(code.decode().lower() for code in languages),
-        kinds=_kinds(head),
-        has_abstract=bool(abstract),
+        language=_languages(record, at, stop),
+        kinds=_kinds(record, at, stop, head_end),
+        has_abstract=bool(text),
     )
+
+
+def _unusual(record: bytes) -> bool:
+    """Whether the record is written in a way that the searches below could misread.
+
+    A rare byte is looked for first, which is fast; white space inside tags is looked for before the authors, where
+    everything stands that is read with its attributes.
+    """
+    if (
+        (b"!" in record and b"<!" in record)
+        or (b"?" in record and b"<?" in record)
+        or (b"'" in record and b"='" in record)
+    ):
+        return True
+    head = record[: record.find(b"<AuthorList")]
+    return b'= "' in head or b' ="' in head or b" >" in head or b"\n>" in head
+
+
+def _languages(record: bytes, start: int, stop: int) -> str:
+    codes = []
+    while (start := record.find(b"<Language>", start, stop)) >= 0:
+        start += 10
+        codes.append(record[start : record.find(b"<", start)].strip().decode().lower())
+    return ",".join(codes)
 
 
 def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> str:
@@ -196,10 +222,17 @@ def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> 
     return "\n".join(part for part in (title, vernacular, abstract) if part)
 
 
-def _kinds(head: bytes) -> tuple[str, ...]:
-    if b"RefType=" not in head and b"ublication" not in head and b">Comment<" not in head:
+def _kinds(record: bytes, at: int, stop: int, head_end: int) -> tuple[str, ...]:
+    types = record.find(b"<PublicationTypeList", at, stop)
+    links = record.find(b"<CommentsCorrectionsList", stop, head_end)
+    told = b""
+    if types >= 0:
+        told = record[types : record.find(b"</PublicationTypeList>", types)]
+    if links >= 0:
+        told += record[links : record.find(b"</CommentsCorrectionsList>", links)]
+    elif told.count(b"</PublicationType>") == 1 and b">Journal Article<" in told:
         return ()
-    return tuple(kind for kind, signs in _KINDS if any(sign in head for sign in signs))
+    return tuple(kind for kind, signs in _KINDS if any(sign in told for sign in signs))
 
 
 def _normalised(record: bytes) -> bytes:
@@ -211,49 +244,47 @@ def _normalised(record: bytes) -> bytes:
     return etree.tostring(root, encoding="utf-8")
 
 
-def _between(data: bytes, start: bytes, end: bytes) -> bytes | None:
-    at = data.find(start)
+def _element(data: bytes, tag: bytes, start: int, stop: int) -> tuple[bytes | None, int]:
+    """(inner bytes, where it ends) of the first <tag ...> in data[start:stop]; (None, -1) where there is none."""
+    at = data.find(b"<" + tag, start, stop)
+    after = at + len(tag) + 1
+    while at >= 0 and data[after : after + 1] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
+        at = data.find(b"<" + tag, after, stop)  # <AbstractText is no <Abstract
+        after = at + len(tag) + 1
     if at < 0:
-        return None
-    stop = data.find(end, at)
-    if stop < 0:
-        raise ValueError(f"{start.decode()} is not closed")
-    return data[at + len(start) : stop]
-
-
-def _element(data: bytes, tag: bytes) -> bytes | None:
-    """Inner bytes of the first <tag ...>; None where there is none, b"" where it is empty."""
-    at = data.find(b"<" + tag)
-    while at >= 0 and data[at + len(tag) + 1 : at + len(tag) + 2] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
-        at = data.find(b"<" + tag, at + 1)  # <AbstractText is no <Abstract
-    if at < 0:
-        return None
-    start = data.index(b">", at) + 1
-    if data[start - 2 : start - 1] == b"/":
-        return b""
-    stop = data.find(b"</" + tag + b">", start)
-    if stop < 0:
+        return None, -1
+    inner = data.index(b">", after) + 1
+    if data[inner - 2 : inner - 1] == b"/":
+        return b"", inner
+    end = data.find(b"</" + tag + b">", inner, stop)
+    if end < 0:
         raise ValueError(f"<{tag.decode()}> is not closed")
-    return data[start:stop]
+    return data[inner:end], end
 
 
-def _others(head: bytes) -> Iterator[bytes]:
-    at = head.find(b"<OtherAbstract")
-    while at >= 0:
-        stop = head.find(b"</OtherAbstract>", at)
-        if stop < 0:
-            raise ValueError("<OtherAbstract> is not closed")
-        yield head[head.index(b">", at) + 1 : stop]
-        at = head.find(b"<OtherAbstract", stop)
+def _others(record: bytes, start: int, stop: int) -> Iterator[bytes]:
+    while start >= 0:
+        inner, start = _element(record, b"OtherAbstract", start, stop)
+        if inner:
+            yield inner
 
 
 def _abstract(inner: bytes | None, policy: TextPolicy) -> str:
     if not inner:
         return ""
-    parts = []
-    for attributes, body in _PART.findall(inner):
-        text = _fragment(body, policy)
-        if text and policy.labels == "keep" and b"Label" in attributes and (label := _LABEL.search(attributes)):
+    parts, at = [], 0
+    while (at := inner.find(b"<AbstractText", at)) >= 0:
+        begin = inner.index(b">", at) + 1
+        attributes = inner[at + 13 : begin - 1]
+        at = begin
+        if attributes.endswith(b"/"):
+            continue
+        end = inner.find(b"</AbstractText>", begin)
+        if end < 0:
+            raise ValueError("<AbstractText> is not closed")
+        at = end
+        text = _fragment(inner[begin:end], policy)
+        if text and attributes and policy.labels == "keep" and (label := _LABEL.search(attributes)):
             name = tidy(html.unescape(label[1].decode()))
             if name and name.upper() != "UNLABELLED":
                 text = f"{name}: {text}"

@@ -10,6 +10,8 @@ import numpy as np
 from modelzoo.config.errors import UserError
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
+# gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow on and on.
+FRESH_AFTER = 200_000_000
 # Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
 CANARY = (
     "",
@@ -107,7 +109,7 @@ class Encoder:
     """Texts to ids, as `tokenizers` gives them. gigatoken does the work where it agrees on CANARY."""
 
     def __init__(self, text: str, name: str, engine: str = "auto"):
-        self.name = name
+        self.name, self.text, self.characters = name, text, 0
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
         self.reference = parse(text, name)
         # Ids may have gaps, so what a model needs room for is the largest id + 1.
@@ -119,9 +121,12 @@ class Encoder:
 
     def encode(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of all texts end to end (int32) and offsets [len(texts)+1] (int64); no special token is added."""
-        if self.fast is not None:
-            return _encode_fast(self.fast, texts)
-        return encode_reference(self.reference, texts)
+        if self.fast is None:
+            return encode_reference(self.reference, texts)
+        self.characters += sum(map(len, texts))
+        if self.characters > FRESH_AFTER:
+            self.fast, self.characters = _fast(self.text, self.reference), 0
+        return _encode_fast(self.fast, texts)
 
     def check(self, texts: list[str]) -> None:
         """Compare with the reference on these texts."""
