@@ -4,15 +4,18 @@ import argparse
 import os
 import sys
 
+from modelzoo import verbs
 from modelzoo.config.errors import UserError
 
 EXAMPLES = """
 examples:
   python run.py -p configs/quickstart/s75.yaml -m plan
   python run.py CPU -p configs/quickstart/s75.yaml -m train_and_eval -o runs/s75
-  python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.fit.train_dataloader.data_dir=/data/train
+  python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000
   python run.py -p runs/s75/config.yaml -m eval -o runs/s75
-"""
+
+verbs (run.py VERB --help says more):
+""" + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
 MODES = ("train", "eval", "train_and_eval", "eval_all", "plan")
 
 
@@ -128,9 +131,11 @@ def states(text: str) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    args = parser().parse_args(argv)
     try:
-        _run(args, "run.py " + " ".join(argv))
+        if argv[:1] and argv[0] in verbs.VERBS:
+            verbs.run(argv)
+        else:
+            _run(parser().parse_args(argv), "run.py " + " ".join(argv))
     except UserError as e:
         print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
         return e.exit_code
@@ -144,15 +149,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, command: str) -> None:
-    from modelzoo.config.load import load
+    from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
-    from modelzoo.tasks import plan
+    from modelzoo.tasks import convert, plan
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
-    config = load(args.params, Config, overrides(args) + extra)
+    doc = resolve(args.params, Config, overrides(args) + extra)
+    config = validate(doc, Config)
     plan.check(config.trainer.init, plan.total_steps(config))
     if args.mode == "plan":
-        print(plan.text(config))
+        print("\n".join([plan.text(config), *(f"note       {line}" for line in convert.remarks(doc))]))
         return
     if args.validate_only and args.compile_only:
         raise UserError("--validate_only and --compile_only exclude each other")
