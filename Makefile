@@ -1,0 +1,39 @@
+# make demo   environment, a small corpus, dense and 75 % sparse pre-training, and the comparison (ten minutes, two cores)
+# make test   the tests (the ones on real data run where ../shared/data lies)
+# make help   the rest
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+JOBS ?= 2
+
+.PHONY: help demo test check env env-csx test-csx bench clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: env ## environment + main job; DEMO="--pubmed 2" takes real baseline files, DEMO="--xml DIR" your own
+	$(PY) scripts/demo.py $(DEMO)
+
+test: env ## all tests of the default environment
+	$(PY) -m pytest -n $(JOBS) $(TESTS)
+
+check: env ## lint and format
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+env: $(VENV)/.made ## the default environment in .venv (torch pinned by constraints.txt)
+
+$(VENV)/.made: setup.py constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt torch
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+bench: env ## training step against Hugging Face, side by side
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(PY) benchmarks/train_step.py
+
+clean: ## remove environments and the demo's output
+	rm -rf $(VENV) .venv-csx demo build *.egg-info

@@ -1,0 +1,35 @@
+"""Packaging: lower bounds only; constraints.txt pins what is tested."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="mediswift-trainer",
+    version="0.1.0",
+    description="Sparse pre-training and dense fine-tuning of biomedical GPTs from one YAML",
+    long_description=open("README.md", encoding="utf-8").read(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["modelzoo*", "data_preprocessing*"]),
+    install_requires=[
+        "torch>=2.7",
+        "numpy>=1.25",
+        "h5py>=3.10",
+        "hdf5plugin>=4.4",
+        "lxml>=5.0",
+        "matplotlib>=3.8",
+        "pydantic>=2.10",
+        "pyyaml>=6.0",
+        "safetensors>=0.4",
+        "tensorboard>=2.16",
+        "tokenizers>=0.20",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "ruff>=0.9", "transformers>=4.57"],
+        "bench": ["transformers>=4.57", "accelerate>=1.0"],
+        "ray": ["ray>=2.40"],
+    },
+    entry_points={
+        "console_scripts": ["mediswift=modelzoo.cli:main", "mediswift-data=data_preprocessing.cli:main"],
+    },
+)
