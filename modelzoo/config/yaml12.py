@@ -167,22 +167,27 @@ def parse(text: str, file: str) -> Document:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes what `parse` reads back to equal values: floats by repr, strings quoted only where they must be."""
-
-    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+    """Writes what YAML 1.1 readers (PyYAML, and so Model Zoo) and `parse` read back to the same values."""
 
     def ignore_aliases(self, data):
         return True
 
 
+# A string is quoted where either version would take it for something else.
+for _name, (_pattern, _first) in CORE.items():
+    _Dumper.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
+
+
 def _float(dumper: yaml.SafeDumper, value: float):
     text = {"inf": ".inf", "-inf": "-.inf", "nan": ".nan"}.get(repr(value), repr(value))
-    return dumper.represent_scalar("tag:yaml.org,2002:float", text)
+    if "e" in text and "." not in text:
+        text = text.replace("e", ".0e")  # to YAML 1.1, 1e-05 is a string
+    return dumper.represent_scalar(TAG + "float", text)
 
 
 _Dumper.add_representer(float, _float)
 
 
 def dump(data: object) -> str:
-    """`data` (dicts, lists, scalars) as YAML 1.2 text, keys in their given order."""
+    """`data` (dicts, lists, scalars) as YAML text, keys in their given order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
