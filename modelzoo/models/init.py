@@ -75,14 +75,18 @@ def initialize(model: nn.Module, c: GPTConfig) -> None:
         output = _scaled(output or default, width * depth)
         ffn_output = _scaled(c.ffn_output_layer_initializer or default, ffn_width * depth)
     else:
-        if output is None:
-            output = _scaled(default, depth) if c.initializer is None else attention
-        ffn_output = c.ffn_output_layer_initializer or output
+        if output is None and c.initializer is None:
+            output = _scaled(default, depth)
+        # With `initializer` given and no other, a block's last matrix is drawn like its first ones.
+        ffn_output = c.ffn_output_layer_initializer or output or ffn
+        output = output or attention
     embedding = c.embedding_initializer or default
     for name, weight in model.named_parameters():
         if weight.dim() < 2:
             fill(weight, Initializer(name="zeros" if name.endswith("bias") else "ones"))
-        elif "embedding" in name or "lm_head" in name:
+        elif "lm_head" in name:  # untied: Model Zoo draws it from a plain normal, whatever the embeddings' initializer
+            fill(weight, Initializer(name="normal", std=c.initializer_range))
+        elif "embedding" in name:
             fill(weight, embedding)
         elif "proj_output" in name:
             fill(weight, output)

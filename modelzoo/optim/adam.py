@@ -61,7 +61,7 @@ class AgedAdam(torch.optim.Adam):
     def _young(self, p: nn.Parameter) -> tuple[Tensor, Tensor] | None:
         """Flat positions and births of the weights younger than the horizon, or None."""
         born = self.state[p].get("born")
-        if born is None:
+        if born is None or p.grad is None:  # without a gradient torch passes the weight over
             return None
         cached = self._cohorts.get(p)
         # `_version` counts in-place changes, so the cache follows mask updates and loaded checkpoints.
