@@ -17,7 +17,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ALL = sorted(p for p in CONFIGS.rglob("*.yaml") if "data" not in p.relative_to(CONFIGS).parts[:1])
 SHAPES = {"med": (24, 1024, 16), "large": (18, 1536, 12), "xl": (24, 2048, 16)}
 RATIOS = {  # the design's table, to its printed digits
-    "med_s50": "1.498", "med_s75": "1.995", "large_s50": "1.572", "large_s75": "2.202", "xl_s50": "1.665", "xl_s75": "2.494",
+    "med_s50": "1.498", "med_s75": "1.995", "large_s50": "1.572", "large_s75": "2.202",
+    "xl_s50": "1.665", "xl_s75": "2.494",
 }  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def test_mediswift_shapes(size):
     assert matrices == 12 * layers * width**2
     published = {"med": "302M", "large": "510M", "xl": "1.21B"}[size]
     assert published == (f"{matrices / 1e6:.0f}M" if matrices < 1e9 else f"{matrices / 1e9:.2f}B")
-    # With the tied embedding, positions, 13 d of biases and norms a layer, and the last norm: the whole of GPT-2's count.
+    # With the tied embedding, positions, 13 d of biases and norms a layer, and the last norm: GPT-2's whole count.
     assert sum(s.numel for s in shapes.values()) == matrices + (50257 + 2048) * width + 13 * layers * width + 2 * width
     assert loop.max_steps * loader.batch_size * model.max_position_embeddings == 104_857_600_000
 
