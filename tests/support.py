@@ -93,7 +93,9 @@ def loader(*folders: Path, **fields) -> DataLoader:
 
 def write_manifest(folder: Path, **facts) -> None:
     """A manifest with the SHA-256 of each shard in `folder`, as preprocessing leaves it."""
-    shards = [{"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in sorted(folder.glob("*.h5"))]
+    shards = [
+        {"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in sorted(folder.glob("*.h5"))
+    ]
     (folder / "manifest.json").write_text(json.dumps({"shards": shards, **facts}))
 
 

@@ -15,13 +15,12 @@ PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache hold
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden, weight, bias, labels, loss_mask, scale, dtype):
+    def forward(ctx, hidden, weight, bias, labels, loss_mask, scale, dtype, needs):
         n, vocab = hidden.shape[0], weight.shape[0]
         # The scale goes onto the narrow side [n, d], and so does the mask: the wide side [n, vocab] is touched least.
         x, w = (hidden.detach() * scale if scale != 1.0 else hidden.detach()).to(dtype), weight.detach().to(dtype)
         b = None if bias is None else (bias.detach() * scale).to(dtype)
         losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
-        needs = any(ctx.needs_input_grad[:3])
         dx = torch.empty_like(x) if needs else None
         dw = db = None
         rows = max(64, BUFFER_BYTES // (dtype.itemsize * vocab))
@@ -55,7 +54,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx, dw, db = ctx.saved_tensors
         if db is not None:
             db = db * (grad * ctx.scale)
-        return dx.to(ctx.dtypes[0]) * grad, dw.mul_(grad).to(ctx.dtypes[1]), db, None, None, None, None
+        return dx.to(ctx.dtypes[0]) * grad, dw.mul_(grad).to(ctx.dtypes[1]), db, *[None] * 5
 
 
 def linear_cross_entropy(
@@ -84,7 +83,9 @@ def linear_cross_entropy(
     if hidden.device.type == "lazy":  # traced for the CS-2: its compiler wants plain ops, and cuts the work itself
         return plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias, scale)
     with torch.autocast(hidden.device.type, enabled=False):  # dtypes are chosen above; autocast must not choose again
-        return _LinearCrossEntropy.apply(hidden, weight, bias, labels, loss_mask, scale, dtype or hidden.dtype)
+        # Asked here: inside a Function gradients are always off, and needs_input_grad knows nothing of `no_grad`.
+        needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias))
+        return _LinearCrossEntropy.apply(hidden, weight, bias, labels, loss_mask, scale, dtype or hidden.dtype, needs)
 
 
 def plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias=None, scale=1.0) -> Tensor:

@@ -39,7 +39,7 @@ def slopes(heads: int) -> list[float]:
 
 
 def rotary(x: np.ndarray, positions: np.ndarray, width: int, theta: float, scaling: float) -> np.ndarray:
-    """x [t, head_dim]: dimensions 2i and 2i+1 below `width` as a complex number, turned by position * theta^(-2i/width)."""
+    """x [t, head_dim]: dimensions 2i, 2i+1 below `width` as a complex number, turned by position theta^(-2i/width)."""
     out = x.copy()
     z = x[:, :width:2] + 1j * x[:, 1:width:2]
     angle = positions[:, None] / scaling * theta ** (-np.arange(0, width, 2) / width)

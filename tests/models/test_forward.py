@@ -139,8 +139,9 @@ def test_alibi_slopes(heads):
     np.testing.assert_allclose(alibi_slopes(heads), reference.slopes(heads), rtol=1e-12)
 
 
+BIASES = ("use_ffn_bias", "use_projection_bias_in_attention", "use_ffn_bias_in_attention")
 GRID = [
-    {**positions, **norm, **tie, "nonlinearity": activation, "use_ffn_bias": bias, "use_projection_bias_in_attention": bias}
+    {**positions, **norm, **tie, "nonlinearity": activation, **dict.fromkeys(BIASES, bias)}
     for positions in (
         {"position_embedding_type": "learned", "position_embedding_offset": 2},
         {"position_embedding_type": "rotary", "attention_inner_dim": 24},
@@ -161,8 +162,9 @@ def test_names_and_shapes_are_the_tables():
         found = [(n, tuple(p.shape)) for n, p in model.named_parameters()]
         assert found == [(n, s.size) for n, s in parameters(c).items()], fields
         kinds = {"Embedding": "embedding", "LayerNorm": "norm", "RMSNorm": "norm", "Linear": "linear"}
-        modules = {f"{m}.{n}": kinds[type(module).__name__]
-                   for m, module in model.named_modules() for n, _ in module.named_parameters(recurse=False)}  # fmt: skip
+        modules = {}
+        for m, module in model.named_modules():
+            modules |= {f"{m}.{n}": kinds[type(module).__name__] for n, _ in module.named_parameters(recurse=False)}
         for name, shape in parameters(c).items():
             kind = "bias" if modules[name] == "linear" and name.endswith("bias") else modules[name]
             assert shape.kind == ("head" if "lm_head.weight" in name else kind), name

@@ -71,7 +71,10 @@ def test_micro_batches_add_up_to_the_whole(scaling, parts):
 
 @pytest.mark.parametrize("kind", ["learned", "fixed", "rotary", "alibi", None])
 def test_no_token_sees_a_later_one(kind):
-    model, ids = GPTModel(tiny(position_embedding_type=kind, initializer_range=0.3), seed=0).eval(), batch()["input_ids"]
+    model, ids = (
+        GPTModel(tiny(position_embedding_type=kind, initializer_range=0.3), seed=0).eval(),
+        batch()["input_ids"],
+    )
     with torch.no_grad():
         before = model.model.hidden(ids)
         for t in range(12):
@@ -84,7 +87,10 @@ def test_no_token_sees_a_later_one(kind):
 
 @pytest.mark.parametrize("kind", ["learned", "fixed", "rotary", "alibi", None])
 def test_documents_in_one_row_do_not_see_each_other(kind):
-    model, ids = GPTModel(tiny(position_embedding_type=kind, initializer_range=0.3), seed=0).eval(), batch()["input_ids"]
+    model, ids = (
+        GPTModel(tiny(position_embedding_type=kind, initializer_range=0.3), seed=0).eval(),
+        batch()["input_ids"],
+    )
     more = {
         "position_ids": torch.tensor([[*range(5), *range(7)]] * 4),
         "span": torch.tensor([[*range(4, -1, -1), *range(6, -1, -1)]] * 4),

@@ -1,0 +1,51 @@
+"""The loss scale of float16: when it halves, doubles, and when it can do no more."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelzoo.config.trainer import Precision
+from modelzoo.optim.loss_scale import LossScale
+
+
+def make(float16=True, **fields):
+    return LossScale.make(Precision(fp16_type="float16", **fields), float16)
+
+
+def test_float32_and_bfloat16_need_none():
+    scale = make(float16=False, loss_scaling_factor="dynamic", initial_loss_scale=128.0)
+    scale.update(False)
+    assert (scale.scale, scale.can_fall) == (1.0, False)
+
+
+@pytest.mark.parametrize("fields,expected", [
+    ({}, 1.0), ({"loss_scaling_factor": 512.0}, 512.0), ({"loss_scaling_factor": None}, 1.0),
+    ({"loss_scaling_factor": 512.0, "initial_loss_scale": 64.0}, 64.0),
+])  # fmt: skip
+def test_a_fixed_scale_stays(fields, expected):
+    scale = make(**fields)
+    for finite in (True, False, True):
+        scale.update(finite)
+    assert (scale.scale, scale.can_fall) == (expected, False)
+
+
+def test_dynamic_defaults_are_those_of_the_paper_and_the_zoo():
+    scale = make(loss_scaling_factor="dynamic")
+    assert (scale.scale, scale.patience, scale.low, scale.high) == (2.0**16, 2000, 2.0**-14, 2.0**24)
+
+
+@given(st.lists(st.booleans(), max_size=80), st.integers(1, 5))
+def test_dynamic_follows_a_replay(history, patience):
+    """Halved at each overflow, doubled after `patience` good steps in a row, within its bounds."""
+    bounds = {"min_loss_scale": 2.0, "max_loss_scale": 64.0}
+    scale = make(loss_scaling_factor="dynamic", initial_loss_scale=16.0, steps_per_increase=patience, **bounds)
+    power, streak = 4, 0
+    for finite in history:
+        scale.update(finite)
+        streak = streak + 1 if finite else 0
+        if not finite:
+            power = max(power - 1, 1)
+        elif streak == patience:
+            power, streak = min(power + 1, 6), 0
+        assert scale.scale == 2.0**power
+        assert scale.can_fall == (power > 1)
