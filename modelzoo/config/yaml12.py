@@ -185,7 +185,14 @@ def _float(dumper: yaml.SafeDumper, value: float):
     return dumper.represent_scalar(TAG + "float", text)
 
 
+def _str(dumper: yaml.SafeDumper, value: str):
+    # PyYAML folds Unicode's own line breaks as if they were spaces; in double quotes it escapes them.
+    style = '"' if any(c in value for c in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar(TAG + "str", value, style)
+
+
 _Dumper.add_representer(float, _float)
+_Dumper.add_representer(str, _str)
 
 
 def dump(data: object) -> str:
