@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
         help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
     )
     p.add_argument("-p", "--params", required=True, metavar="CONFIG", help="YAML config (Model Zoo's trainer format)")
-    p.add_argument("-m", "--mode", required=True, choices=MODES, help="plan needs neither torch nor data")
+    p.add_argument("-m", "--mode", choices=MODES, help="plan needs neither torch nor data")
     p.add_argument(
         "-o", "--model_dir", metavar="DIR", help="where the run is written (default: the config's, else ./model_dir)"
     )
@@ -153,6 +153,10 @@ def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.trainer import Config
     from modelzoo.tasks import convert, plan
 
+    dry = args.validate_only or args.compile_only
+    if args.mode is None and not dry:
+        raise UserError(f"-m is missing; it is one of {', '.join(MODES)}")
+
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
     doc = resolve(args.params, Config, overrides(args) + extra)
     config = validate(doc, Config)
@@ -162,6 +166,13 @@ def _run(args: argparse.Namespace, command: str) -> None:
         return
     if args.validate_only and args.compile_only:
         raise UserError("--validate_only and --compile_only exclude each other")
+    if args.target == "CSX":
+        from modelzoo.backends import csx_preflight
+
+        if not args.validate_only:  # asked before torch is imported: whoever forgot the cluster waits no second
+            csx_preflight.require(csx_preflight.with_defaults(config.trainer.init.backend))
+        if not dry and args.mode != "train":
+            raise UserError(f"CSX trains; run -m {args.mode} of its checkpoints with CPU or GPU")
     from modelzoo.tasks import pretrain, validate
     from modelzoo.tasks.build import Options
 
@@ -173,7 +184,11 @@ def _run(args: argparse.Namespace, command: str) -> None:
         strict=not args.disable_strict_checkpoint_loading,
         command=command,
     )
-    if args.validate_only or args.compile_only:
+    if dry and args.target == "CSX":
+        from modelzoo.tasks import lower
+
+        lower.lower(config, options, args.compile_only)
+    elif dry:
         validate.check(config, options, args.compile_only)
     elif args.mode in ("eval", "eval_all"):
         validate.evaluate(config, options)

@@ -1,32 +1,43 @@
-"""The CS-2: the only file that names cerebras.pytorch. Here: whether an appliance can be reached from this machine."""
+"""cerebras.pytorch, imported here and nowhere else, with the two schedules that it lacks.
 
-import importlib.util
+csx.py            the library                    csx_preflight.py  is there a cluster, would it take the job
+csx_backend.py    a run's double on the wafer    csx_lowering.py   what a lowered step holds, what made one fail
+csx_parts.py      optimizer, rates and sparsity, from our config
+"""
+
 import os
-import socket
+import sys
 
-from modelzoo.config.trainer import Backend as Config
+# The bundled lowering tool is found through PATH, and this interpreter's folder need not be on it.
+os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", "")
 
-TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+import cerebras.pytorch as cstorch
+import torch
+from torch import Tensor
+
+__all__ = ["cstorch", "Cubic", "Ramp"]
 
 
-def missing(config: Config) -> str | None:
-    """Why no CS-2 can be used from here, or None if one answers.
+class Cubic(cstorch.sparse.utils.HyperParameterSchedule):
+    """Zhu & Gupta's schedule, which cerebras.pytorch does not have. It finds subclasses by their names."""
 
-    Looks for an address (config, then $CSCONFIG_PATH or /opt/cerebras/config_v2, then a Kubernetes service account),
-    tries a short TCP connection where there is one, and only then for the client library.
-    """
-    address = config.mgmt_address
-    config_file = os.environ.get("CSCONFIG_PATH", "/opt/cerebras/config_v2")
-    in_cluster = bool(os.environ.get("KUBERNETES_SERVICE_HOST")) and os.path.exists(TOKEN)
-    if not address and not os.path.exists(config_file) and not in_cluster:
-        return f"no cluster is configured (no mgmt_address, no {config_file})"
-    if address:
-        host, _, port = address.rpartition(":")
-        try:
-            with socket.create_connection((host or address, int(port) if port.isdigit() else 443), timeout=1.0):
-                pass
-        except OSError as e:
-            return f"the cluster at {address} does not answer ({e.strerror or e})"
-    if importlib.util.find_spec("cerebras") is None:
-        return "cerebras_pytorch is not installed in this environment"
-    return None
+    def __init__(self, final: float, end: int, init: float = 0.0, begin: int = 0):
+        super().__init__()
+        self.init, self.final, self.begin, self.end = init, final, begin, end
+
+    def compute(self, step: Tensor) -> Tensor:
+        share = torch.clamp((torch.as_tensor(step).float() - self.begin) / (self.end - self.begin), 0.0, 1.0)
+        left = 1.0 - share
+        return self.final + (self.init - self.final) * left * left * left
+
+
+class Ramp(cstorch.sparse.utils.HyperParameterSchedule):
+    """A linear schedule that stays at `final` once there; cerebras.pytorch's goes on to 1."""
+
+    def __init__(self, init: float, slope: float, final: float):
+        super().__init__()
+        self.init, self.slope, self.final = init, slope, final
+
+    def compute(self, step: Tensor) -> Tensor:
+        y = self.init + torch.as_tensor(step).float() * self.slope
+        return torch.clamp(y, max=self.final) if self.slope >= 0 else torch.clamp(y, min=self.final)

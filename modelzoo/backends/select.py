@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import torch
 
-from modelzoo.backends import csx
+from modelzoo.backends import csx_preflight
 from modelzoo.backends.base import Backend
 from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 
 WAYS_OUT = {
-    "CSX": "give --mgmt_address of a cluster, or run on this machine with `auto` or `CPU`, or look at the run with `-m plan`",
+    "CSX": csx_preflight.WAYS_OUT,
     "GPU": "run with `auto` or `CPU`, or install a CUDA build of torch on a machine with an NVIDIA GPU",
 }
 
@@ -25,14 +25,17 @@ class Choice(NamedTuple):
 def missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
     if kind == "CSX":
-        return csx.missing(init.backend) or "training on CS-2 is not part of this version"
+        return csx_preflight.missing(csx_preflight.with_defaults(init.backend))
     if kind == "GPU" and not torch.cuda.is_available():
         return "torch sees no CUDA device" if torch.version.cuda else "this torch is a CPU build"
     return None
 
 
-def select(target: str, init: Init) -> Choice:
+def select(target: str, init: Init, folder: str = ".") -> Choice:
     """The backend for `target`: CSX, GPU and CPU are taken at their word; auto tries the config's and falls back.
+
+    Args:
+        folder: the run's; cerebras.pytorch writes its artefacts under it.
 
     Raises:
         UserError: an explicit target that is not there, with the ways out.
@@ -40,7 +43,7 @@ def select(target: str, init: Init) -> Choice:
     if target != "auto":
         if why := missing(target, init):
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
-        return Choice(_make(target, init), target, None)
+        return Choice(_make(target, init, folder), target, None)
     asked = init.backend.backend_type
     order = ("CSX", "GPU", "CPU")[("CSX", "GPU", "CPU").index(asked) :] if asked != "auto" else ("GPU", "CPU")
     reasons = []
@@ -48,10 +51,26 @@ def select(target: str, init: Init) -> Choice:
         why = missing(kind, init)
         if why is None:
             said = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
-            return Choice(_make(kind, init), asked, said)
+            return Choice(_make(kind, init, folder), asked, said)
         reasons.append(f"{kind}: {why}")
     raise AssertionError("the CPU is always there")
 
 
-def _make(kind: str, init: Init) -> Backend:
+def _make(kind: str, init: Init, folder: str) -> Backend:
+    if kind == "CSX":
+        return csx(init, folder)
     return Local(torch.device("cuda" if kind == "GPU" else "cpu"), init.backend, init.precision)
+
+
+def csx(init: Init, folder: str, only: str | None = None) -> Backend:
+    """The CS-2 backend; `only` is "validate" (needs no cluster) or "compile".
+
+    Raises:
+        UserError: the client library is not installed here.
+    """
+    if why := csx_preflight.no_library():
+        raise UserError(f"CSX: {why}")
+    from modelzoo.backends.csx_backend import CSX  # takes seconds to import, and is installed in its own environment
+
+    backend = csx_preflight.with_defaults(init.backend)
+    return CSX(init.model_copy(update={"backend": backend}), folder, only)

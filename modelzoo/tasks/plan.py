@@ -59,7 +59,7 @@ def make(config: Config) -> Plan:
     m = init.model
     shapes = parameters(m)
     chosen = groups(init)
-    steps, msl = total_steps(config), _context(config)
+    steps, msl = total_steps(config), context(config)
     batch = fit.train_dataloader.batch_size if fit else None
     weights = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
     live = {n: k for g, sizes in chosen for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
@@ -135,7 +135,8 @@ def _examples(loader: DataLoader) -> int | None:
     return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
 
 
-def _context(config: Config) -> int:
+def context(config: Config) -> int:
+    """Tokens of an example: the dataloader's max_sequence_length, else the data's, else the model's."""
     fit = config.trainer.fit
     if fit is not None:
         known = [manifest(d).get("msl") for d in folders(fit.train_dataloader)]

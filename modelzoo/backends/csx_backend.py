@@ -1,0 +1,281 @@
+"""Training on CS-2 systems: a run's double on the wafer.
+
+A run is built on this machine as for a CPU: same weights, masks, optimizer state and checkpoints. `ship` makes its
+double, `step` traces the training step once and from then on reads its values, and at checkpoint steps the state comes
+back into the run. So checkpoints have one format, and a run may move between CPU, GPU and CS-2.
+
+cerebras.pytorch's own optimizer, learning-rate schedules and sparsity run on the wafer, set up from the same config
+(csx_parts.py). Its "CPU" backend runs the same code here; tests hold it against ours.
+"""
+
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.backends import csx_parts as parts
+from modelzoo.backends import csx_preflight as preflight
+from modelzoo.backends.csx import cstorch
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import DataLoader, Init
+from modelzoo.data.hdf5 import Shards
+from modelzoo.models.gpt import GPTModel, loss_denominator
+from modelzoo.models.shapes import parameters
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state that has one name on both sides
+
+
+class CSX:
+    """Training on CS-2 systems.
+
+    Args:
+        init: the config's `trainer.init`; its backend section must be complete (site defaults included).
+        folder: where cerebras.pytorch writes its artefacts.
+        only: "validate" lowers the step without a cluster, "compile" has a cluster compile it; None trains.
+        kind: cerebras.pytorch's backend. "CPU" runs the same code on this machine (for tests).
+    """
+
+    kind = "CSX"
+
+    def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):
+        self.init, self.config, self.only = init, init.backend, only
+        self.notes: list[str] = []
+        self.device, self.fetched = torch.device("cpu"), None
+        options = {} if kind == "CPU" else {"compile_dir": self.config.compile_dir, "cluster_config": self._cluster()}
+        if only:
+            options[f"{only}_only"] = True
+        there = cstorch.current_backend(raise_exception=False, raise_warning=False)  # one to a process
+        self.backend = there or cstorch.backend(kind, artifact_dir=folder, **options)
+        self.on_wafer = self.backend.is_csx
+        precision = init.precision
+        self.dtype = torch.bfloat16 if precision.fp16_type == "bfloat16" else torch.float16
+        if self.on_wafer:
+            cstorch.amp.set_half_dtype(precision.fp16_type)
+            if not precision.enabled:
+                self.notes.append(f"the CS-2 always computes in mixed precision; {precision.fp16_type} here")
+            if precision.precision_opt_level is not None:
+                cstorch.backends.csx.precision.optimization_level = precision.precision_opt_level
+            if any(g.algorithm != "static" for g in init.sparsity):
+                self.notes.append("sparsity and churn are shown as of the last checkpoint; the wafer keeps its masks")
+        self._flags()
+
+    def _cluster(self):
+        c = self.config
+        try:
+            return cstorch.distributed.ClusterConfig(
+                mgmt_address=c.mgmt_address,
+                credentials_path=c.credentials_path,
+                num_csx=c.num_csx,
+                num_workers_per_csx=c.num_workers_per_csx or 1,
+                job_labels=list(c.job_labels),
+                job_priority=c.job_priority or "p2",
+                job_time_sec=c.job_time_sec,
+                mount_dirs=list(c.mount_dirs),
+                python_paths=[*c.python_paths, str(preflight.REPO)],
+                disable_version_check=c.disable_version_check,
+                **(c.cluster_config or {}),
+            )
+        except (TypeError, ValueError) as e:
+            raise UserError(f"trainer.init.backend: {e}") from None
+
+    def _flags(self) -> None:
+        """`csx.*` flags of the config's callbacks, and the micro-batch size."""
+        for callback in self.init.callbacks:
+            for key, value in (getattr(callback.value, "model_extra", None) or {}).items():
+                *path, last = key.split(".")
+                at = cstorch.backends
+                for part in path:
+                    at = getattr(at, part, None)
+                if not hasattr(at, last):
+                    raise UserError(f"trainer.init.callbacks: cerebras.pytorch has no flag {key!r}")
+                setattr(at, last, value)
+
+    def describe(self) -> str:
+        if not self.on_wafer:
+            return "cerebras.pytorch's CPU backend"
+        doing = {"validate": "lowering only", "compile": "compiling only", None: f"{self.config.num_csx} systems"}
+        return (
+            f"CS-2 through cerebras.pytorch {cstorch.__version__} ({doing[self.only]}), {self.init.precision.fp16_type}"
+        )
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """The host's copy stays where it is; `ship` makes the wafer's."""
+        return model
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        return contextlib.nullcontext()
+
+    def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return batch
+
+    def memory(self) -> int | None:
+        return None
+
+    # What runs on the wafer
+
+    def ship(self, model: GPTModel | None, masks: Mapping[str, Tensor], moments: Mapping, steps: int, scale: float):
+        """Make the wafer's double of a run.
+
+        Args:
+            model: the host's model; None (with `only`) traces without any values.
+            masks: by parameter name.
+            moments: the host optimizer's state: by parameter, then by name.
+            steps: optimizer steps taken.
+            scale: the loss scale.
+        """
+        init, shapes = self.init, parameters(self.init.model)
+        if model is None:
+            with self.backend.device:
+                self.model = GPTModel(init.model)
+        else:
+            self.model = copy.deepcopy(model)  # the host's copy takes the state back at checkpoints
+        names = dict(self.model.named_parameters())
+        self.compiled = cstorch.compile(self.model, self.backend)
+        self.names = {name: self.model.get_parameter(name) for name in names}  # moving them may have replaced them
+        self.optimizer = parts.optimizer(init, self.model, {n: x.kind for n, x in shapes.items()})
+        self.schedulers = parts.schedulers(init, self.optimizer)
+        self.algorithms = parts.sparsify(init, self.model, self.optimizer, shapes, masks)
+        half = self.init.precision.fp16_type
+        self.scaler = parts.grad_scaler(init, scale) if self.on_wafer and half != "bfloat16" else None
+        if model is not None:
+            self._resume(dict(model.named_parameters()), moments, steps)
+        self.body = cstorch.trace(self._body)
+
+    @torch.no_grad()
+    def _resume(self, host: Mapping[str, Tensor], moments: Mapping, steps: int) -> None:
+        with self.backend.device:
+            for name, p in self.names.items():
+                state, saved = self.optimizer.state[p], moments.get(host[name], {})
+                for key in MOMENTS:
+                    if key in state and isinstance(saved.get(key), Tensor):
+                        state[key] = saved[key].detach().clone().to(self.backend.torch_device)
+                for key, beta in zip(("beta1_power", "beta2_power"), getattr(self.optimizer, "betas", ())):
+                    if key in state:  # beta ** t as step t uses it
+                        state[key] = torch.tensor(beta ** (steps + 1)).to(self.backend.torch_device)
+        if steps:
+            for scheduler in self.schedulers:
+                parts.wind(scheduler, steps)
+            for algorithm, group in self.algorithms:
+                parts.wind_sparsity(algorithm, group, steps)
+
+    def _body(self, batch: Mapping[str, Tensor]) -> None:
+        """One training step, as traced: no branch on a value, no value read."""
+        p = self.init.precision
+        loss = self.compiled(batch, loss_denominator(self.init.model, batch["attention_mask"]))
+        (self.scaler.scale(loss) if self.scaler else loss).backward()
+        if self.scaler:
+            self.scaler.unscale_(self.optimizer)
+        weights = list(self.names.values())
+        norm = torch.nn.utils.clip_grad_norm_(weights, p.max_gradient_norm or float("inf"))
+        if p.max_gradient_value is not None:
+            torch.nn.utils.clip_grad_value_(weights, p.max_gradient_value)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        for scheduler in self.schedulers:
+            scheduler.step()
+        scale = self.scaler.get_scale() if self.scaler else 1.0
+        cstorch.step_closure(self._read)(loss, norm, scale)
+        cstorch.checkpoint_closure(self._bring)()
+
+    def _read(self, loss, norm, scale) -> None:
+        self.values = float(loss), float(norm), float(scale)
+
+    def _bring(self) -> None:
+        """At a checkpoint step: all state, to the host."""
+        get = self.backend.to_cpu
+        self.fetched = {
+            "step": cstorch.utils.data.data_executor.current_executor().user_iteration,
+            "weights": {n: get(p.detach()).clone() for n, p in self.names.items()},
+            "masks": {
+                name: get(sparse.mask).clone() for a, _ in self.algorithms for name, sparse in a.sparse_params.items()
+            },
+            "moments": {
+                n: {k: get(v).clone() for k, v in self.optimizer.state[p].items() if k in MOMENTS}
+                for n, p in self.names.items()
+            },
+        }
+
+    # What the loop calls
+
+    def batches(self, run, shards: Shards, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+        """Ship `run` and go through its steps: the executor's batches, one a step."""
+        self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
+        self.start = start
+        loader = cstorch.utils.data.DataLoader(input_batches, shards.config, shards.vocab_size, start, stop)
+        every = self.init.checkpoint.steps or stop - start
+        self.executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - start, checkpoint_steps=every)
+        self.steps = iter(self.executor)
+        self.batch = next(self.steps)
+        for _ in range(start, stop):
+            yield self.batch
+
+    def step(self, batch: Mapping[str, Tensor]) -> tuple[float, float, float]:
+        """Loss, gradient norm before clipping and loss scale of one step.
+
+        The executor hands values out when asked for its next batch, so it is asked here.
+        """
+        self.body(batch)
+        self.batch = next(self.steps, None)
+        return self.values
+
+    @torch.no_grad()
+    def fetch(self, run) -> bool:
+        """Put the wafer's state into `run`; False if it did not come back at this step."""
+        found = self.fetched
+        if found is None or self.start + found["step"] != run.step:
+            return False
+        for name, p in run.model.named_parameters():
+            p.copy_(found["weights"][name])
+            for key, value in found["moments"][name].items():
+                run.optimizer.state[p][key].copy_(value)
+            if "step" in run.optimizer.state[p] and self.init.optimizer.value.correct_bias:
+                run.optimizer.state[p]["step"].fill_(run.optimizer_step)
+        run.sparsity.load_state_dict({f"{name}_mask": mask for name, mask in found["masks"].items()})
+        return True
+
+    def lower(self, batch: dict[str, Tensor]) -> str:
+        """Trace one training step on `batch` and lower it; returns the folder of torch.mlir and cirh.mlir."""
+        self.ship(None, {}, {}, 0, 0.0)
+        loader = cstorch.utils.data.DataLoader(_once, batch)
+        executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
+        for traced in executor:
+            self.body(traced)
+        return str(executor.artifact_dir)
+
+
+def _once(batch):
+    return [batch]
+
+
+def input_batches(config: DataLoader, vocab_size: int, start: int, stop: int):
+    """What each input worker on the cluster runs: its share of every global batch, in our order."""
+    shards = Shards.open(config, vocab_size)
+    order = cstorch.utils.data.ShardedSampler(_Order(shards, start, stop))
+    return torch.utils.data.DataLoader(_Rows(shards), batch_size=None, sampler=order, num_workers=config.num_workers)
+
+
+class _Order:
+    """Steps start..stop-1 as lists of example numbers."""
+
+    def __init__(self, shards: Shards, start: int, stop: int):
+        self.shards, self.steps = shards, range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self):
+        return (self.shards.indices(step) for step in self.steps)
+
+
+class _Rows(torch.utils.data.Dataset):
+    def __init__(self, shards: Shards):
+        self.shards = shards
+
+    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
+        return self.shards.read(indices)

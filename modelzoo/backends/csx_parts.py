@@ -1,0 +1,180 @@
+"""Optimizer, learning rates, sparsity and loss scale as cerebras.pytorch has them, made from our config."""
+
+import inspect
+from collections.abc import Mapping
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.backends.csx import cstorch
+from modelzoo.config import optim as o
+from modelzoo.config import sparsity as s
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Init
+from modelzoo.optim.groups import param_groups
+from modelzoo.sparsity.schedules import is_update, updates_before
+from modelzoo.sparsity.select import live_counts, select
+
+
+def optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
+    """cerebras.pytorch's optimizer of the config's name, with the same groups as ours."""
+    config = init.optimizer.value
+    groups = [
+        {"params": g["params"], "weight_decay": g["weight_decay"], "adjust_learning_rate": g["lr_scale"]}
+        for g in param_groups(model, kinds, config.weight_decay, init.model)
+    ]
+    rate = 1e-3 if config.lr is None else config.lr
+    for g in groups:
+        g["lr"] = rate * g["adjust_learning_rate"]
+    if isinstance(config, o.SGD):
+        return cstorch.optim.SGD(
+            groups, lr=rate, momentum=config.momentum, dampening=config.dampening, nesterov=config.nesterov
+        )
+    extra = {"betas": config.betas, "eps": config.eps}
+    if isinstance(config, o.AdamW):
+        made = cstorch.optim.AdamW(groups, lr=rate, correct_bias=config.correct_bias, **extra)
+    elif not config.correct_bias:
+        raise UserError("trainer.init.optimizer.Adam.correct_bias: false is AdamW's alone on CSX")
+    else:
+        made = cstorch.optim.Adam(groups, lr=rate, **extra)
+    made.betas = config.betas
+    return made
+
+
+def schedulers(init: Init, optim: cstorch.optim.Optimizer) -> list:
+    """cerebras.pytorch's learning-rate schedule of the same name, muP's scales around it; none for a constant rate."""
+    if not init.schedulers:
+        return []
+    made = _scheduler(init.schedulers[0], optim)
+    if any(g["adjust_learning_rate"] != 1.0 for g in optim.param_groups):
+        if isinstance(made, cstorch.optim.lr_scheduler.ChainedLR):
+            raise UserError("trainer.init.schedulers: ChainedLR does not go with muP's scales on CSX")
+        if not isinstance(made, cstorch.optim.lr_scheduler.ScalePerParamLR):
+            made = cstorch.optim.lr_scheduler.ScalePerParamLR(optim, made)
+    return [made]
+
+
+def _scheduler(config: o.Scheduler, optim: cstorch.optim.Optimizer):
+    kind, value = getattr(cstorch.optim.lr_scheduler, config.name), config.value
+    if isinstance(value, o.SequentialLR):
+        return kind(optim, [_scheduler(x, optim) for x in value.schedulers], list(value.starts[1:]))
+    if isinstance(value, o.ChainedLR):
+        return kind([_scheduler(x, optim) for x in value.schedulers])
+    if isinstance(value, o.ScalePerParamLR):
+        return kind(optim, _scheduler(value.scheduler, optim))
+    given = {k: list(v) if isinstance(v, tuple) else v for k, v in value.model_dump().items()}
+    taken = inspect.signature(kind).parameters
+    return kind(optim, **{k: v for k, v in given.items() if k in taken and k != "param_group_tags"})
+
+
+def wind(scheduler, steps: int) -> None:
+    """Put a schedule, and those it holds, at `steps`."""
+    inner = [scheduler, *getattr(scheduler, "_schedulers", ()), getattr(scheduler, "_scheduler_nested", None)]
+    for x in inner[1:]:
+        if x is not None:
+            wind(x, steps)
+    scheduler.last_epoch.fill_(steps)
+    if not cstorch.use_cs():
+        scheduler.update_last_value()
+
+
+def sparsify(init: Init, model: nn.Module, optim, shapes, masks: Mapping[str, Tensor]) -> list:
+    """Attach cerebras.pytorch's sparsity, from our config, to the parameters that we choose, with our first masks.
+
+    Guards its faults: whole numbers and unknown names never reach `configure`, a group names its weights one by one
+    (bare algorithms would take biases, and the default filter takes `wte`), and schedules that end have an end.
+
+    Returns:
+        (algorithm, group) pairs.
+    """
+    found, whole = [], cstorch.sparse.Group()
+    weights = dict(model.named_parameters())
+    for group, names in zip(init.sparsity, select(shapes, init.sparsity), strict=True):
+        made = cstorch.sparse.configure({**sparsity_block(group), "param_filter": names})
+        algorithm = made[0]
+        if group.distribution != "uniform":
+            if not isinstance(group.sparsity, s.Constant):
+                raise UserError(
+                    f"trainer.init.sparsity.distribution: {group.distribution} takes a constant level on CSX"
+                )
+            counts = live_counts({n: shapes[n].size for n in names}, group.sparsity.value, group.distribution)
+            # Half a weight more keeps its float32 truncation on the right side.
+            algorithm.sparsity = {weights[n]: 1 - (counts[n] + 0.5) / shapes[n].numel for n in names}
+        found.append((algorithm, group))
+        whole.extend(made)
+    if not found:
+        return []
+    model.apply(whole)
+    optim.apply(whole)
+    for algorithm, _ in found:
+        for name, sparse in algorithm.sparse_params.items():
+            sparse.init_method = partial(_first_mask, mask=masks.get(name))
+        drop = getattr(algorithm, "drop_fraction", None)
+        if drop is not None:  # its cache takes a step counter changed in place for the same step
+            optim.register_step_post_hook(lambda *_, drop=drop: drop.cache_clear())
+    return found
+
+
+def _first_mask(weight: Tensor, device=None, mask: Tensor | None = None) -> Tensor:
+    device = weight.device if device is None else device
+    if mask is None:
+        return cstorch.ones_like(weight, dtype=torch.bool).to(device)
+    return mask.clone().to(device)
+
+
+def sparsity_block(group: s.SparsityGroup) -> dict:
+    """One group in `cerebras.pytorch.sparse.configure`'s own words, less its filter."""
+    block = {"algorithm": group.algorithm, "sparsity": _schedule(group.sparsity)}
+    if group.update is not None:
+        update = group.update
+        block["update"] = (
+            {"steps": list(update.steps)}
+            if update.steps is not None
+            else {"freq": update.freq or 1, "start": update.start, "stop": update.stop}
+        )
+    if group.drop_fraction is not None:
+        block["drop_fraction"] = _schedule(group.drop_fraction)
+    for key in ("balance_in_groups", "balance_out_groups"):
+        if (value := getattr(group, key)) is not None:
+            block[key] = value
+    return block
+
+
+def _schedule(schedule):
+    if isinstance(schedule, s.Constant):
+        return float(schedule.value)
+    if isinstance(schedule, s.Cycling):
+        return [float(v) for v in schedule.values]
+    given = schedule.model_dump(exclude_none=True)
+    if isinstance(schedule, s.Linear) and schedule.final is not None:
+        given["type"] = "ramp"
+    return given
+
+
+def wind_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
+    """Put an algorithm's counters where `steps` updates leave them (its own load_state_dict loses cycling's place)."""
+    if group.algorithm == "static":
+        return
+    algorithm.step.fill_(steps)
+    drop = getattr(algorithm, "drop_fraction", None)
+    for schedule in {id(x): x for x in (*algorithm.sparsity.values(), drop)}.values():
+        if hasattr(schedule, "index"):
+            # Masks' schedules move on at step 0 too, if that is an update step; drop fractions do not.
+            done = updates_before(group.update, steps + 1)
+            if schedule is drop and is_update(group.update, 0):
+                done -= 1
+            schedule.index.fill_(done % len(schedule.values))
+
+
+def grad_scaler(init: Init, scale: float):
+    """The wafer's loss scale, started at the host's where that has run already."""
+    p = init.precision
+    first = p.initial_loss_scale if not scale or scale == 1.0 else scale
+    return cstorch.amp.GradScaler(
+        loss_scale=p.loss_scaling_factor,
+        init_scale=first,
+        steps_per_increase=p.steps_per_increase,
+        min_loss_scale=p.min_loss_scale,
+        max_loss_scale=p.max_loss_scale,
+    )

@@ -1,0 +1,59 @@
+"""`CSX --validate_only` and `CSX --compile_only`: the training step traced, lowered and, with a cluster, compiled."""
+
+import os
+import sys
+import time
+
+import torch
+from torch import Tensor
+
+from modelzoo.backends import csx_lowering as lowering
+from modelzoo.backends import csx_preflight as preflight
+from modelzoo.backends.select import csx
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
+from modelzoo.data import format as f
+from modelzoo.sparsity import schedules
+from modelzoo.sparsity.select import group_counts
+from modelzoo.tasks import plan
+from modelzoo.tasks.build import Options
+
+
+def lower(config: Config, options: Options, compile_only: bool) -> None:
+    """Trace and lower one training step; with `compile_only`, have the cluster compile it too. Needs no data.
+
+    Raises:
+        UserError: names the op, module and config key, or what the cluster refused.
+    """
+    init, fit = config.trainer.init, config.trainer.fit
+    if fit is None:
+        raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
+    if init.optimizer is None:
+        raise UserError("trainer.init.optimizer: missing; a training step needs one")
+    if compile_only:
+        backend = preflight.with_defaults(init.backend)
+        preflight.require(backend)
+        print("preflight  " + "; ".join(preflight.check(config, backend)), file=sys.stderr)
+        print(preflight.sends(config, backend, compile_only=True), file=sys.stderr, flush=True)
+    begin = time.perf_counter()
+    backend = csx(init, os.path.join(options.model_dir, "cerebras_logs"), "compile" if compile_only else "validate")
+    for line in (backend.describe(), *backend.notes):
+        print(f"device     {line}", file=sys.stderr)
+    folder = lowering.guarded(lambda: backend.lower(_batch(config)))
+    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, _live(config)))
+    if compile_only:
+        print("compiled   on the cluster")
+
+
+def _batch(config: Config) -> dict[str, Tensor]:
+    """A global batch of the right shapes: the step is traced, so its values do not matter."""
+    loader = config.trainer.fit.train_dataloader
+    names = f.VSL_ROWS if loader.use_vsl else f.ROWS
+    return {n: torch.zeros(loader.batch_size, plan.context(config), dtype=torch.int32) for n in names}
+
+
+def _live(config: Config) -> dict[str, int]:
+    """Live weights at the start, by parameter."""
+    return {
+        n: k for g, z in plan.groups(config.trainer.init) for n, k in group_counts(g, z, schedules.held(g, 0)).items()
+    }
