@@ -33,7 +33,7 @@ def _(s: c.Linear, step: int, update: c.Update | None = None) -> float:
 
 @value.register
 def _(s: c.Exp, step: int, update: c.Update | None = None) -> float:
-    return s.final + (s.init - s.final) * math.exp(step * s.gamma)
+    return _between(s.final, s.init, math.exp(step * s.gamma))
 
 
 @value.register
@@ -43,8 +43,7 @@ def _(s: c.Power, step: int, update: c.Update | None = None) -> float:
 
 @value.register
 def _(s: c.Cosine, step: int, update: c.Update | None = None) -> float:
-    middle = (s.init + s.minimum) / 2
-    return middle + (s.init - middle) * math.cos(step * math.pi / s.half_period)
+    return _between(s.minimum, s.init, (1 + math.cos(step * math.pi / s.half_period)) / 2)
 
 
 @value.register
@@ -55,7 +54,12 @@ def _(s: c.Cycling, step: int, update: c.Update | None = None) -> float:
 @value.register
 def _(s: c.Cubic, step: int, update: c.Update | None = None) -> float:
     share = min(max((step - s.begin) / (s.end - s.begin), 0.0), 1.0)
-    return s.final + (s.init - s.final) * (1 - share) ** 3
+    return _between(s.final, s.init, (1 - share) ** 3)
+
+
+def _between(a: float, b: float, share: float) -> float:
+    """From a to b, exactly a at 0 and b at 1: counts of live weights hang on the last digit."""
+    return a * (1 - share) + b * share
 
 
 def is_update(update: c.Update | None, step: int) -> bool:
