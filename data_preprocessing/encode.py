@@ -206,7 +206,7 @@ def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> s
     """OUT/documents/00003.tsv.gz: one line per record of the input with its fate; returns its SHA-256."""
     import hashlib
 
-    from isal import isal_zlib
+    from zlib_ng import zlib_ng
 
     with open(store.unit_path(work, "extract", index, ".tsv"), "rb") as f:
         lines = f.read().split(b"\n")[:-1]
@@ -216,7 +216,7 @@ def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> s
     ]
     head = "\t".join((*store.FACTS, "reason", "split", "tokens")).encode()
     body = b"\n".join([head, *(a + b for a, b in zip(lines, fates, strict=True)), b""])
-    packer = isal_zlib.compressobj(1, wbits=31)
+    packer = zlib_ng.compressobj(1, wbits=31)
     data = packer.compress(body) + packer.flush()
     write_bytes(os.path.join(out, "documents", f"{index:05d}.tsv.gz"), data)
     return hashlib.sha256(data).hexdigest()

@@ -39,7 +39,7 @@ def finish(plan) -> dict:
         "documents": {f"{u:05d}.tsv.gz": part["documents_sha256"] for u, part in enumerate(written)},
     }
     facts = _facts(plan, read, written, manifest)
-    shards.write_json(os.path.join(plan.out, "report.json"), facts)
+    shards.write_json(os.path.join(plan.out, "report.json"), facts, sort=False)
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
     manifest["files"] = _files(plan.out, splits)
     shards.write_json(os.path.join(plan.out, fmt.MANIFEST), shards.seal(manifest))

@@ -93,10 +93,10 @@ def verify(args) -> int:
 def verify_output(out: str) -> tuple[list[str], int, int]:
     """(faults, files checked, bytes checked) of a whole output folder."""
     manifest = shards.read_json(os.path.join(out, fmt.MANIFEST))
+    if not shards.sealed(manifest):
+        return [f"{os.path.join(out, fmt.MANIFEST)}: has been changed"], 1, 0
     listed = {**manifest["files"], **{f"documents/{n}": sha for n, sha in manifest["documents"].items()}}
     faults, checked, size = _compare(out, listed)
-    if not shards.sealed(manifest):
-        faults.append(f"{os.path.join(out, fmt.MANIFEST)}: has been changed")
     faults += _strays(os.path.join(out, "documents"), {n for n in manifest["documents"]}, ".tsv.gz")
     for split in manifest["splits"]:
         more = verify_split(os.path.join(out, split))
@@ -120,9 +120,9 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
                 faults.append(str(e))
         return faults, len(names), sum(map(os.path.getsize, names))
     manifest = shards.read_json(path)
-    faults, checked, size = _compare(folder, {s["file"]: s["sha256"] for s in manifest["shards"]} | manifest["files"])
     if not shards.sealed(manifest):
-        faults.append(f"{path}: has been changed")
+        return [f"{path}: has been changed"], 1, 0
+    faults, checked, size = _compare(folder, {s["file"]: s["sha256"] for s in manifest["shards"]} | manifest["files"])
     faults += _strays(folder, {s["file"] for s in manifest["shards"]}, fmt.SHARD_SUFFIXES)
     for s in manifest["shards"]:
         name = os.path.join(folder, s["file"])

@@ -18,8 +18,9 @@ BATCH = 1 << 22  # ints shuffled and compressed at once
 def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     """Write examples [n, rows, msl] int32; returns {"file", "sha256", "data_sha256", "n_examples", "bytes"}.
 
-    The same examples give the same bytes (no time stamps). `gzip` is compressed by ISA-L behind HDF5's shuffle
-    filter: several times faster than HDF5's own, and any HDF5 reader undoes it.
+    The same examples give the same bytes (no time stamps). `gzip` is compressed by zlib-ng behind HDF5's shuffle
+    filter: several times faster than HDF5's own, and any HDF5 reader undoes it. (ISA-L is no alternative: from level
+    1 on its output for the same input differs now and then.)
     """
     import h5py
 
@@ -58,7 +59,7 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
 
 
 def _write_compressed(data, examples: np.ndarray) -> None:
-    from isal import isal_zlib
+    from zlib_ng import zlib_ng
 
     n, rows, msl = examples.shape
     step = max(1, BATCH // (rows * msl))
@@ -69,7 +70,7 @@ def _write_compressed(data, examples: np.ndarray) -> None:
             batch.reshape(len(batch), -1).view(np.uint8).reshape(len(batch), rows * msl, 4).transpose(0, 2, 1)
         ).reshape(len(batch), -1)
         for k, chunk in enumerate(shuffled):
-            data.id.write_direct_chunk((start + k, 0, 0), isal_zlib.compress(chunk, 1))
+            data.id.write_direct_chunk((start + k, 0, 0), zlib_ng.compress(chunk, 1))
 
 
 @dataclass
@@ -111,9 +112,9 @@ class ShardWriter:
         )
 
 
-def write_json(path: str, value: object) -> None:
+def write_json(path: str, value: object, sort: bool = True) -> None:
     """Whole or not at all: temporary name, fsync, rename."""
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=sort, ensure_ascii=False) + "\n").encode())
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -137,7 +138,9 @@ def seal(value: dict) -> dict:
 
 
 def sealed(value: dict) -> bool:
-    return value.get("self_sha256") == _own_hash({k: v for k, v in value.items() if k != "self_sha256"})
+    return isinstance(value, dict) and value.get("self_sha256") == _own_hash(
+        {k: v for k, v in value.items() if k != "self_sha256"}
+    )
 
 
 def _own_hash(value: dict) -> str:

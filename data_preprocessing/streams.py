@@ -47,10 +47,10 @@ def _plain(f, path: str, max_bytes: int) -> Iterator[bytes]:
 
 
 def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
-    from isal import isal_zlib
+    from zlib_ng import zlib_ng
 
     read = made = 0
-    unpack = isal_zlib.decompressobj(wbits=31)
+    unpack = zlib_ng.decompressobj(wbits=31)
     pending = b""
     while True:
         data = pending or f.read(CHUNK)
@@ -63,12 +63,12 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
                 continue
             if data[:1] != b"\x1f":
                 raise UserError(f"{path}: bytes after the end of the gzip stream; the file is damaged or not gzip")
-            unpack = isal_zlib.decompressobj(wbits=31)
+            unpack = zlib_ng.decompressobj(wbits=31)
         before = len(data)
         while True:
             try:
                 out = unpack.decompress(data, 4 * CHUNK)
-            except (isal_zlib.error, zlib.error) as e:
+            except (zlib_ng.error, zlib.error) as e:
                 raise UserError(f"{path}: corrupt gzip ({e}); fetch the file again") from None
             made += len(out)
             data = unpack.unconsumed_tail

@@ -10,7 +10,7 @@ import numpy as np
 from modelzoo.config.errors import UserError
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
-# gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow on and on.
+# gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
 FRESH_AFTER = 200_000_000
 # Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
 CANARY = (

@@ -42,7 +42,7 @@ def read_job(args) -> Job:
     if isinstance(doc.data, dict) and doc.data.get("source", args.source) != args.source:
         raise UserError(f"{args.config}: is a job for `{doc.data['source']}`, not `{args.source}`")
     doc.data = load.merge(doc.data, top.data)
-    doc.marks.update(top.marks)
+    doc.marks.update({path: yaml12.Mark("the command line") for path in top.marks})
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
         if name not in doc.data:
             raise UserError(f"{flag} is missing" + (f" (nor does {args.config} say `{name}:`)" if args.config else ""))

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 from data_preprocessing import job as jobs
-from data_preprocessing import minhash, shards, store
+from data_preprocessing import minhash, store
 from data_preprocessing.config import Job
 from data_preprocessing.inspection import check_tokens, verify_output
 from modelzoo.config.errors import UserError
 
 
-def make(corpus, out, tokenizer, **more) -> Job:
-    settings = {"source": "pubmed", "input": (str(corpus),), "output": str(out), "tokenizer": {"path": str(tokenizer)},
+def make(corpus, out, path, **more) -> Job:
+    settings = {"source": "pubmed", "input": (str(corpus),), "output": str(out), "tokenizer": {"path": str(path)},
                 "msl": 64, "val_fraction": 0.2, "unit_megabytes": 0.01, "buckets": 3, "shard_tokens": 64 * 60, **more}
     return Job(**settings)
 
@@ -58,9 +58,8 @@ def test_every_record_has_one_fate(whole):
     out, result = whole
     rows = table(out)
     assert result["records"] == len(rows) == 307 == sum(result["reasons"].values())
-    assert result["reasons"] == {"written": 301, "superseded": 2, "deleted": 1, "retracted": 1, "no_text": 1, "no_abstract": 0,
-                                 "exact_duplicate": 1} or result["reasons"]["written"] + sum(
-        n for r, n in result["reasons"].items() if r != "written") == 307
+    assert result["reasons"] == {"written": 300, "superseded": 2, "deleted": 1, "retracted": 1, "no_text": 1, "no_abstract": 1,
+                                 "exact_duplicate": 1}
     fate = {(r["key"], r["version"], r["file"]): r["reason"] for r in rows}
     first, last = "pubmed30n0001.xml.gz", "pubmed30n0005.xml.gz"
     assert fate["pmid:900000000", "1", first] == "superseded" and fate["pmid:900000000", "1", last] == "written"
@@ -106,7 +105,7 @@ def test_shards_hold_exactly_the_written_documents(whole, corpus, tokenizer):
             else:
                 document.append(t)
         assert sorted(d for d in found if d) == sorted(documents)
-    assert len(expected["val"]) / 301 == pytest.approx(0.2, abs=0.08)
+    assert len(expected["val"]) / 300 == pytest.approx(0.2, abs=0.08)
 
 
 def test_manifests_and_side_files(whole, tokenizer):
@@ -123,7 +122,7 @@ def test_manifests_and_side_files(whole, tokenizer):
         assert params["post-process"]["n_examples"] == len(data) and params["processing"]["max_seq_length"] == 64
         assert max(s["n_examples"] for s in m["shards"]) <= 60
     assert (out / "tokenizer.json").read_bytes() == tokenizer.read_bytes()
-    assert not [p for p in (out / "work").rglob("*") if p.is_file() and p.suffix not in (".json", "") ]
+    assert not [p for p in (out / "work").rglob("*") if p.is_file() and p.suffix not in (".json", "")]
 
 
 @pytest.mark.parametrize("more", [{}, {"objective": {"name": "vsl"}}, {"objective": {"name": "fim"}},
@@ -170,13 +169,14 @@ class Killed(BaseException):
 
 def test_killed_at_every_rename(tmp_path, corpus, tokenizer, hash_tree, whole, monkeypatch):
     """Stop dead before, then after, the k-th file becomes visible, for every k; the rerun gives the same bytes."""
-    real, count, limit = os.replace, 0, None
+    real, count = os.replace, 0
+    limit = None
 
     def replace(a, b):
         nonlocal count
         count += 1
-        if limit is not None and count > abs(limit):
-            if limit < 0:
+        if limit is not None and count > limit[0]:
+            if limit[1]:
                 real(a, b)
             raise Killed
         real(a, b)
@@ -186,10 +186,9 @@ def test_killed_at_every_rename(tmp_path, corpus, tokenizer, hash_tree, whole, m
     run(job)
     total = count
     assert total > 40
-    for k in range(0, total, 5):
-        for limit in ((k, -k - 1) if k % 10 == 0 else (k,)):
-            out = tmp_path / f"at{limit}"
-            count = 0
+    for k in range(0, total - 1, 5):
+        for after in (False, True) if k % 10 == 0 else (False,):
+            out, count, limit = tmp_path / f"at{k}{after}", 0, (k, after)
             with pytest.raises(Killed):
                 run(make(corpus, out, tokenizer))
             limit = None
@@ -359,4 +358,3 @@ def test_extracted_store_round_trip(tmp_path):
     store.save_drops(str(tmp_path), "texts", 0, drops)
     reasons = store.apply_drops(str(tmp_path), ("texts",), 1, 3, np.array([0] * 9 + [7], np.uint8))
     assert reasons.tolist() == [0, 0, 4, 0, 0, 0, 0, 0, 0, 7]
-    assert shards.read_json(store.unit_path(str(tmp_path), "x", 0, ".json")) if False else True
