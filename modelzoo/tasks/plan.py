@@ -86,18 +86,17 @@ def make(config: Config) -> Plan:
 
 def _mean_saving(group: c.SparsityGroup, sizes: dict, weights: dict[str, int], steps: int) -> float:
     """FLOPs per token that `group`'s masks save on average over a run; RigL's updates give some of it back."""
-    sizes = {n: size for n, size in sizes.items() if n in weights}
     seen: dict[float, int] = {}  # a schedule takes few values, and counting is exact and slow
 
     def live_at(step: int) -> int:
         s = schedules.held(group, step)
         if s not in seen:
-            seen[s] = sum(group_counts(group, sizes, s).values())
+            seen[s] = sum(k for n, k in group_counts(group, sizes, s).items() if n in weights)
         return seen[s]
 
     samples = min(steps, SAMPLES)
     live = sum(live_at((2 * i + 1) * steps // (2 * samples)) for i in range(samples)) / samples
-    dense, sparse = 6.0 * sum(weights[n] for n in sizes), 6.0 * live
+    dense, sparse = 6.0 * sum(weights[n] for n in sizes if n in weights), 6.0 * live
     if group.algorithm == "rigl":
         sparse = flops.rigl_average(sparse, dense, sum(1 for _ in schedules.update_steps(group.update, steps)), steps)
     return dense - sparse
@@ -237,7 +236,10 @@ def _paths(config: Config) -> list[tuple[str, str]]:
 def _state(path: str) -> str:
     if not os.path.exists(path):
         return f"{path}  MISSING"
-    shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
+    try:
+        shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
+    except OSError as e:
+        return f"{path}  cannot be read: {e.strerror}"
     examples = manifest(path).get("n_examples")
     return (
         f"{path}  found"
