@@ -13,6 +13,8 @@ from modelzoo.backends.local import Local
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Backend, Config, DataLoader, Precision
 
+torch.set_num_threads(1)  # toys gain nothing from threads, and lose much to them on a busy machine
+
 TINY = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

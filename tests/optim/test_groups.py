@@ -107,7 +107,7 @@ def test_sgd_equals_its_formula():
     fields = {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1}
     optimizer = build(Optimizer.model_validate({"SGD": fields}), model, kinds, c, [])
     set_lr(optimizer, 0.05)
-    name, p = next((n, p) for n, p in model.named_parameters() if n.endswith("proj_q_dense_layer.weight"))
+    p = next(p for n, p in model.named_parameters() if n.endswith("proj_q_dense_layer.weight"))
     w, v = p.detach().double().clone(), None
     for step in range(5):
         grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step))
