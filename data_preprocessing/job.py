@@ -15,7 +15,6 @@ import dataclasses
 import fcntl
 import functools
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 
@@ -264,10 +263,13 @@ def _alone(plan: Plan, how: How):
 
 
 def clean(plan: Plan) -> None:
-    """Delete what only the steps needed; markers stay."""
+    """Delete what only the steps needed, and what killed runs left half-written; markers stay."""
     for step in STEPS:
         folder = os.path.join(plan.work, step)
         for name in os.listdir(folder) if os.path.isdir(folder) else []:
             if not name.endswith(".json"):
-                path = os.path.join(folder, name)
-                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+                os.remove(os.path.join(folder, name))
+    for folder in (plan.out, *(os.path.join(plan.out, name) for name in (*encode.SPLITS, "documents"))):
+        for name in os.listdir(folder) if os.path.isdir(folder) else []:
+            if name.startswith(".") and name.endswith(".tmp"):
+                os.remove(os.path.join(folder, name))
