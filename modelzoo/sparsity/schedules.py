@@ -6,7 +6,8 @@ no state, a schedule resumes exactly (cycling too: its place is the count of ear
 
 import math
 from collections.abc import Iterator
-from functools import singledispatch
+from fractions import Fraction
+from functools import cache, singledispatch
 
 from modelzoo.config import sparsity as c
 from modelzoo.config.errors import UserError
@@ -25,7 +26,8 @@ def _(s: c.Constant, step: int, update: c.Update | None = None) -> float:
 
 @value.register
 def _(s: c.Linear, step: int, update: c.Update | None = None) -> float:
-    y = s.init + step * s.slope
+    (p, q), (r, t) = _ratio(s.init), _ratio(s.slope)
+    y = (p * t + step * r * q) / (q * t)
     if s.final is None:
         return y
     return min(y, s.final) if s.slope >= 0 else max(y, s.final)
@@ -53,13 +55,24 @@ def _(s: c.Cycling, step: int, update: c.Update | None = None) -> float:
 
 @value.register
 def _(s: c.Cubic, step: int, update: c.Update | None = None) -> float:
-    share = min(max((step - s.begin) / (s.end - s.begin), 0.0), 1.0)
-    return _between(s.final, s.init, (1 - share) ** 3)
+    length = s.end - s.begin
+    left = length - min(max(step - s.begin, 0), length)
+    (p, q), (r, t) = _ratio(s.init), _ratio(s.final)
+    return (r * q * length**3 + (p * t - r * q) * left**3) / (q * t * length**3)
 
 
 def _between(a: float, b: float, share: float) -> float:
-    """From a to b, exactly a at 0 and b at 1: counts of live weights hang on the last digit."""
+    """From a to b, exactly a at 0 and b at 1."""
     return a * (1 - share) + b * share
+
+
+@cache
+def _ratio(x: float) -> tuple[int, int]:
+    """The decimal that was written, as numerator and denominator; integers divide to the nearest float.
+
+    Counts of live weights hang on the last digit: 3 * 0.1 must be 0.3, not 0.30000000000000004.
+    """
+    return Fraction(repr(x)).as_integer_ratio()
 
 
 def is_update(update: c.Update | None, step: int) -> bool:
