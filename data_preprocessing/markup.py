@@ -73,6 +73,9 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             elif tag == "math":
                 out.append(" " + math_text(child).strip() + " ")
             elif tag in ("sup", "sub"):
+                # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
+                if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
+                    out[-1] = out[-1].rstrip()
                 inner = render(child, style, special)
                 out.append(script(inner, "".join(out[-3:]), tag, style))
             elif tag in ("break", "br"):

@@ -27,8 +27,15 @@ def cli():
     """Run `python -m data_preprocessing ...` in a process of its own."""
 
     def run(*args, check: bool = True, timeout: float = 120, **extra) -> subprocess.CompletedProcess:
-        done = subprocess.run([sys.executable, "-m", "data_preprocessing", *map(str, args)], cwd=REPO, text=True,
-                              capture_output=True, timeout=timeout, env={**os.environ, "PYTHONPATH": str(REPO)}, **extra)
+        done = subprocess.run(
+            [sys.executable, "-m", "data_preprocessing", *map(str, args)],
+            cwd=REPO,
+            text=True,
+            capture_output=True,
+            timeout=timeout,
+            env={**os.environ, "PYTHONPATH": str(REPO)},
+            **extra,
+        )
         if check and done.returncode:
             raise AssertionError(f"exit {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
@@ -36,16 +43,19 @@ def cli():
     return run
 
 
-def make_record(pmid: int, title: str, abstract: str, *, version: int = 1, types: str = "", extra: str = "",
-                language: str = "eng") -> str:
+def make_record(
+    pmid: int, title: str, abstract: str, *, version: int = 1, types: str = "", extra: str = "", language: str = "eng"
+) -> str:
     body = f"<Abstract>{abstract}</Abstract>" if abstract else ""
-    return (f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="{version}">{pmid}</PMID>'
-            "<DateRevised><Year>2020</Year><Month>01</Month><Day>02</Day></DateRevised>"
-            '<Article PubModel="Print"><Journal><JournalIssue><PubDate><Year>2001</Year></PubDate></JournalIssue></Journal>'
-            f"<ArticleTitle>{title}</ArticleTitle>{body}<AuthorList><Author><LastName>O'Neil</LastName></Author></AuthorList>"
-            f"<Language>{language}</Language><PublicationTypeList><PublicationType UI=\"D016428\">Journal Article"
-            f"</PublicationType>{types}</PublicationTypeList></Article>{extra}</MedlineCitation><PubmedData><ArticleIdList>"
-            f'<ArticleId IdType="pubmed">{pmid}</ArticleId></ArticleIdList></PubmedData></PubmedArticle>\n')
+    return (
+        f'<PubmedArticle><MedlineCitation Status="MEDLINE" Owner="NLM"><PMID Version="{version}">{pmid}</PMID>'
+        "<DateRevised><Year>2020</Year><Month>01</Month><Day>02</Day></DateRevised>"
+        '<Article PubModel="Print"><Journal><JournalIssue><PubDate><Year>2001</Year></PubDate></JournalIssue></Journal>'
+        f"<ArticleTitle>{title}</ArticleTitle>{body}<AuthorList><Author><LastName>O'Neil</LastName></Author></AuthorList>"
+        f'<Language>{language}</Language><PublicationTypeList><PublicationType UI="D016428">Journal Article'
+        f"</PublicationType>{types}</PublicationTypeList></Article>{extra}</MedlineCitation><PubmedData><ArticleIdList>"
+        f'<ArticleId IdType="pubmed">{pmid}</ArticleId></ArticleIdList></PubmedData></PubmedArticle>\n'
+    )
 
 
 def make_set(*records: str, root: str = "PubmedArticleSet") -> bytes:
@@ -74,15 +84,29 @@ def corpus(tmp_path_factory) -> Path:
     para = "<AbstractText>{}</AbstractText>"
     text = "The same abstract stands in two records, and only one of them may be written to a shard."
     update = make_set(
-        make_record(900000000, "A newer version of the first record", para.format("Its abstract has been revised by its authors "
-                                                                                  "in the year after.")),
-        make_record(900000001, "A second version by number", para.format("The version attribute decides before the order of files "
-                                                                         "does so."), version=2),
-        make_record(5, "Twin", para.format(text)), make_record(6, "Twin", para.format(text.upper())),
-        make_record(7, "Withdrawn", para.format(text + " Not true."), types="<PublicationType>Retracted Publication"
-                    "</PublicationType>"),
-        make_record(8, "A title alone", ""), make_record(9, "", ""),
-        "<DeleteCitation><PMID Version=\"1\">900000002</PMID><PMID Version=\"1\">123456</PMID></DeleteCitation>\n")
+        make_record(
+            900000000,
+            "A newer version of the first record",
+            para.format("Its abstract has been revised by its authors in the year after."),
+        ),
+        make_record(
+            900000001,
+            "A second version by number",
+            para.format("The version attribute decides before the order of files does so."),
+            version=2,
+        ),
+        make_record(5, "Twin", para.format(text)),
+        make_record(6, "Twin", para.format(text.upper())),
+        make_record(
+            7,
+            "Withdrawn",
+            para.format(text + " Not true."),
+            types="<PublicationType>Retracted Publication</PublicationType>",
+        ),
+        make_record(8, "A title alone", ""),
+        make_record(9, "", ""),
+        '<DeleteCitation><PMID Version="1">900000002</PMID><PMID Version="1">123456</PMID></DeleteCitation>\n',
+    )
     with gzip.GzipFile(folder / "pubmed30n0005.xml.gz", "wb", mtime=0) as f:
         f.write(update)
     return folder
@@ -94,7 +118,9 @@ def tokenizer(tmp_path_factory, corpus) -> Path:
     from data_preprocessing import pubmed, tokens
     from data_preprocessing.config import TextPolicy
 
-    texts = [d.text for f in sorted(corpus.iterdir()) for d in pubmed.documents(str(f), TextPolicy(), 1 << 30) if d.text]
+    texts = [
+        d.text for f in sorted(corpus.iterdir()) for d in pubmed.documents(str(f), TextPolicy(), 1 << 30) if d.text
+    ]
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
     path.write_text(tokens.train(iter([texts]), 700, ["<|endoftext|>", *tokens.FIM_TOKENS]))
     return path
@@ -109,8 +135,11 @@ def tree_hash(out: Path) -> dict[str, str]:
     """SHA-256 of every file that a job leaves, but for the folder between steps."""
     import hashlib
 
-    return {str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
-            for p in sorted(out.rglob("*")) if p.is_file() and "work" not in p.relative_to(out).parts}
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in sorted(out.rglob("*"))
+        if p.is_file() and "work" not in p.relative_to(out).parts
+    }
 
 
 @pytest.fixture(scope="session")
@@ -126,8 +155,12 @@ def _squeeze(text: str) -> str:
     for c in unicodedata.normalize("NFC", text):
         if unicodedata.category(c) in ("Zl", "Zp"):
             kept.append(" ")
-        elif (unicodedata.category(c) == "Cc" and not c.isspace()) or c in "\u00ad\u200b\u200c\u200d\u200e\u200f\ufeff" \
-                or "\u202a" <= c <= "\u202e" or "\u2060" <= c <= "\u2064":
+        elif (
+            (unicodedata.category(c) == "Cc" and not c.isspace())
+            or c in "\u00ad\u200b\u200c\u200d\u200e\u200f\ufeff"
+            or "\u202a" <= c <= "\u202e"
+            or "\u2060" <= c <= "\u2064"
+        ):
             continue
         else:
             kept.append(c)
@@ -138,6 +171,8 @@ def _text(element) -> str:
     out = element.text or ""
     for child in element:
         inner = _text(child)
+        if child.tag in ("sup", "sub") and re.search(r"\n\s*$", out):
+            out = out.rstrip()
         if child.tag == "sup" and re.fullmatch(r"\s*[-−+–]?\d+([.,]\d+)?\s*", inner) and out[-1:].isdigit():
             inner = "^" + inner.strip()
         out += inner + (child.tail or "")
@@ -151,7 +186,9 @@ def reference_citations(data: bytes) -> dict[str, dict]:
         article = citation.find("Article")
         title = _squeeze(_text(article.find("ArticleTitle")))
         if re.fullmatch(r"\[[^\[]*\]\.?", title):
-            title = title[1:title.rindex("]")] + ("" if title[title.rindex("]") - 1] in ".?!" else title[title.rindex("]") + 1:])
+            title = title[1 : title.rindex("]")] + (
+                "" if title[title.rindex("]") - 1] in ".?!" else title[title.rindex("]") + 1 :]
+            )
         if title.lower().strip("[].") == "not available":
             title = ""
         lines = [title] if title else []
@@ -165,10 +202,13 @@ def reference_citations(data: bytes) -> dict[str, dict]:
         date = article.find("Journal/JournalIssue/PubDate")
         year = re.search(r"\d{4}", date.findtext("Year") or date.findtext("MedlineDate") or "")
         facts[citation.findtext("PMID").strip()] = {
-            "text": "\n".join(lines), "labels": labels, "year": int(year[0]) if year else 0,
+            "text": "\n".join(lines),
+            "labels": labels,
+            "year": int(year[0]) if year else 0,
             "language": ",".join(e.text for e in article.findall("Language")),
             "version": int(citation.find("PMID").get("Version", 1)),
-            "types": {t.text for t in article.findall("PublicationTypeList/PublicationType")}}
+            "types": {t.text for t in article.findall("PublicationTypeList/PublicationType")},
+        }
     return facts
 
 

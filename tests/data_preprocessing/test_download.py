@@ -35,7 +35,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if fault.isdigit():
             self.send_error(int(fault))
         elif not name:
-            page = "".join(f'<a href="{n}">{n}</a><a href="{n}.md5">m</a>' for n in FILES) + '<a href="../../evil.xml.gz">x</a>'
+            page = (
+                "".join(f'<a href="{n}">{n}</a><a href="{n}.md5">m</a>' for n in FILES)
+                + '<a href="../../evil.xml.gz">x</a>'
+            )
             self.reply(page.encode())
         elif name.endswith(".md5"):
             body = FILES.get(name.removesuffix(".md5"))
@@ -68,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.end_headers()
         if fault == "cut":
-            part = part[:len(part) // 2]
+            part = part[: len(part) // 2]
         elif fault == "flip":
             part = bytes([part[0] ^ 1]) + part[1:]
         self.wfile.write(part)
@@ -97,12 +100,23 @@ def fetch(server, tmp_path, name="pubmed30n0001.xml.gz", **more):
 
 
 def verb(server, tmp_path, **what):
-    args = {"baseline": None, "updates": None, "pmc": None, "pmc_group": "oa_comm", "output": str(tmp_path / "out"),
-            "base_url": f"http://127.0.0.1:{server.server_port}/", "workers": 2, "retries": 1, **what}
+    args = {
+        "baseline": None,
+        "updates": None,
+        "pmc": None,
+        "pmc_group": "oa_comm",
+        "output": str(tmp_path / "out"),
+        "base_url": f"http://127.0.0.1:{server.server_port}/",
+        "workers": 2,
+        "retries": 1,
+        **what,
+    }
     return download.run(argparse.Namespace(**args))
 
 
-@pytest.mark.parametrize(("wanted", "numbers"), [("2", [1, 2]), ("2-3", [2, 3]), ("4-99", [4, 5]), ("all", [1, 2, 3, 4, 5])])
+@pytest.mark.parametrize(
+    ("wanted", "numbers"), [("2", [1, 2]), ("2-3", [2, 3]), ("4-99", [4, 5]), ("all", [1, 2, 3, 4, 5])]
+)
 def test_ranges(server, tmp_path, wanted, numbers):
     assert verb(server, tmp_path, baseline=wanted) == 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [f"pubmed30n{k:04d}.xml.gz" for k in numbers]
@@ -114,7 +128,9 @@ def test_bad_ranges(server, tmp_path, wanted):
         verb(server, tmp_path, baseline=wanted)
 
 
-@pytest.mark.parametrize("faults", [["cut"], ["cut", "cut", "cut"], ["flip"], ["503"], ["cut", "ignore range"], ["cut", "flip"], ["429"]])
+@pytest.mark.parametrize(
+    "faults", [["cut"], ["cut", "cut", "cut"], ["flip"], ["503"], ["cut", "ignore range"], ["cut", "flip"], ["429"]]
+)
 def test_faults_are_overcome(server, tmp_path, faults):
     server.faults["pubmed30n0001.xml.gz"] = list(faults)
     fetch(server, tmp_path)
@@ -146,7 +162,9 @@ def test_without_md5_gzip_has_to_be_whole(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("faults", "message"), [(["cut"] * 3, "run again to go on"), (["flip"] * 3, "MD5"), (["404"], "404")])
+@pytest.mark.parametrize(
+    ("faults", "message"), [(["cut"] * 3, "run again to go on"), (["flip"] * 3, "MD5"), (["404"], "404")]
+)
 def test_giving_up_is_one_clear_line(server, tmp_path, faults, message):
     server.faults["pubmed30n0001.xml.gz"] = list(faults)
     with pytest.raises(UserError, match=message):
@@ -162,5 +180,15 @@ def test_nobody_there(tmp_path):
 
 def test_only_web_addresses(tmp_path):
     with pytest.raises(UserError, match="http"):
-        download.run(argparse.Namespace(base_url="file:///etc", baseline="1", updates=None, pmc=None, pmc_group="oa_comm",
-                                        output=str(tmp_path), workers=1, retries=0))
+        download.run(
+            argparse.Namespace(
+                base_url="file:///etc",
+                baseline="1",
+                updates=None,
+                pmc=None,
+                pmc_group="oa_comm",
+                output=str(tmp_path),
+                workers=1,
+                retries=0,
+            )
+        )

@@ -21,27 +21,34 @@ def reason(document: Document, kinds: Kinds | None = None, benchmark=None, **set
     return filters.REASONS[filters.judge(document, chain)]
 
 
-@pytest.mark.parametrize(("document", "settings", "expected"), [
-    (Document("k", LONG), {}, "written"),
-    (Document("k", ""), {}, "no_text"),
-    (Document("k", "A title", has_abstract=False), {}, "no_abstract"),
-    (Document("k", LONG, has_abstract=False), {"require_abstract": False}, "written"),
-    (Document("k", "T\nshort"), {}, "too_short"),
-    (Document("k", LONG), {"max_chars": 100}, "too_long"),
-    (Document("k", LONG, language="ita"), {"languages": ("eng",)}, "language"),
-    (Document("k", LONG, language="ita,eng"), {"languages": ("eng",)}, "written"),
-    (Document("k", LONG), {"languages": ("eng",)}, "written"),
-    (Document("k", LONG, licence="CC-BY-4.0"), {"licences": ("CC-BY", "CC0")}, "written"),
-    (Document("k", LONG, licence="CC-BY-NC-4.0"), {"licences": ("CC-BY", "CC0")}, "licence"),
-    (Document("k", LONG, licence="CC0"), {"licences": ("CC-BY", "CC0")}, "written"),
-    (Document("k", LONG), {"licences": ("CC-BY",)}, "licence"),
-    (Document("k", "Letter to the editor about fever and its causes\nNo abstract available."), {}, "boilerplate"),
-    (Document("k", "A title\nThis article has been withdrawn at the request of the authors and the editor."), {}, "boilerplate"),
-    (Document("k", "A title that is long enough\nNo abstract available."), {"boilerplate": False}, "written"),
-    (Document("k", LONG, kinds=("retracted",)), {}, "retracted"),
-    (Document("k", LONG, kinds=("comment",)), {}, "written"),
-    (Document("k", LONG, kinds=("unreadable",)), {}, "unreadable"),
-])
+@pytest.mark.parametrize(
+    ("document", "settings", "expected"),
+    [
+        (Document("k", LONG), {}, "written"),
+        (Document("k", ""), {}, "no_text"),
+        (Document("k", "A title", has_abstract=False), {}, "no_abstract"),
+        (Document("k", LONG, has_abstract=False), {"require_abstract": False}, "written"),
+        (Document("k", "T\nshort"), {}, "too_short"),
+        (Document("k", LONG), {"max_chars": 100}, "too_long"),
+        (Document("k", LONG, language="ita"), {"languages": ("eng",)}, "language"),
+        (Document("k", LONG, language="ita,eng"), {"languages": ("eng",)}, "written"),
+        (Document("k", LONG), {"languages": ("eng",)}, "written"),
+        (Document("k", LONG, licence="CC-BY-4.0"), {"licences": ("CC-BY", "CC0")}, "written"),
+        (Document("k", LONG, licence="CC-BY-NC-4.0"), {"licences": ("CC-BY", "CC0")}, "licence"),
+        (Document("k", LONG, licence="CC0"), {"licences": ("CC-BY", "CC0")}, "written"),
+        (Document("k", LONG), {"licences": ("CC-BY",)}, "licence"),
+        (Document("k", "Letter to the editor about fever and its causes\nNo abstract available."), {}, "boilerplate"),
+        (
+            Document("k", "A title\nThis article has been withdrawn at the request of the authors and the editor."),
+            {},
+            "boilerplate",
+        ),
+        (Document("k", "A title that is long enough\nNo abstract available."), {"boilerplate": False}, "written"),
+        (Document("k", LONG, kinds=("retracted",)), {}, "retracted"),
+        (Document("k", LONG, kinds=("comment",)), {}, "written"),
+        (Document("k", LONG, kinds=("unreadable",)), {}, "unreadable"),
+    ],
+)
 def test_one_reason_each(document, settings, expected):
     assert reason(document, **settings) == expected
 
@@ -49,10 +56,16 @@ def test_one_reason_each(document, settings, expected):
 def test_policies_of_kinds():
     for kind in Kinds.model_fields:
         document = Document("k", LONG, kinds=(kind,))
-        assert reason(document, Kinds(**{kind: "drop"})) == kind and reason(document, Kinds(**{kind: "keep"})) == "written"
+        assert (
+            reason(document, Kinds(**{kind: "drop"})) == kind and reason(document, Kinds(**{kind: "keep"})) == "written"
+        )
         marked = Document("k", LONG, kinds=(kind,))
         filters.mark(marked, Kinds(**{kind: "mark"}))
-        assert marked.text.endswith(LONG) and marked.text.startswith("[") and reason(marked, Kinds(**{kind: "mark"})) == "written"
+        assert (
+            marked.text.endswith(LONG)
+            and marked.text.startswith("[")
+            and reason(marked, Kinds(**{kind: "mark"})) == "written"
+        )
 
 
 @settings(max_examples=300)
@@ -86,7 +99,7 @@ vocabulary = st.sampled_from(["a", "b", "the", "The", "fever", "é", "x1", "1", 
 def test_ngrams_are_equal_exactly_where_the_words_are(a, b, n):
     a, b = " ".join(a), "  ".join(b)
     found = [minhash.word_ngrams(t.encode(), n) for t in (a, b)]
-    expected = [[tuple(w[i:i + n]) for i in range(len(w) - n + 1)] for w in map(words_of, (a, b))]
+    expected = [[tuple(w[i : i + n]) for i in range(len(w) - n + 1)] for w in map(words_of, (a, b))]
     assert [len(g) for g in found] == [len(e) for e in expected]
     for x, gx in zip(expected[0] + expected[1], np.concatenate(found).tolist(), strict=True):
         for y, gy in zip(expected[0] + expected[1], np.concatenate(found).tolist(), strict=True):
@@ -98,7 +111,7 @@ def test_signatures_estimate_jaccard():
     a, b = minhash.seeds(256)
     for share in (0.2, 0.5, 0.8, 0.95):
         base = [f"w{rng.randrange(10**6)}" for _ in range(400)]
-        other = base[:int(400 * share)] + [f"v{rng.randrange(10**6)}" for _ in range(400 - int(400 * share))]
+        other = base[: int(400 * share)] + [f"v{rng.randrange(10**6)}" for _ in range(400 - int(400 * share))]
         grams = [np.unique(minhash.word_ngrams(" ".join(w).encode(), 5)) for w in (base, other)]
         exact = len(np.intersect1d(*grams)) / len(np.union1d(*grams))
         estimate = np.mean(minhash.signature(grams[0], a, b) == minhash.signature(grams[1], a, b))
@@ -117,14 +130,17 @@ def test_bands_catch_pairs_at_the_threshold(permutations, threshold):
 QUESTION = "Does the early use of an invented drug lower the rate of relapse in patients with a made up disease"
 
 
-@pytest.mark.parametrize(("name", "content", "pmids"), [
-    ("ids.txt", "123\n456\n", {"123", "456"}),
-    ("ids.json", json.dumps(["123", "456"]), {"123", "456"}),
-    ("pqa.json", json.dumps({"123": {"QUESTION": QUESTION, "CONTEXTS": [QUESTION], "YEAR": "2001"}}), {"123"}),
-    ("hoc.tsv", f"labels\tsentence\tindex\n0_0\t{QUESTION}\t123_s0\n", {"123"}),
-    ("set.jsonl", json.dumps({"pmid": 123, "text": QUESTION}) + "\n", {"123"}),
-    ("plain.txt", QUESTION, set()),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "pmids"),
+    [
+        ("ids.txt", "123\n456\n", {"123", "456"}),
+        ("ids.json", json.dumps(["123", "456"]), {"123", "456"}),
+        ("pqa.json", json.dumps({"123": {"QUESTION": QUESTION, "CONTEXTS": [QUESTION], "YEAR": "2001"}}), {"123"}),
+        ("hoc.tsv", f"labels\tsentence\tindex\n0_0\t{QUESTION}\t123_s0\n", {"123"}),
+        ("set.jsonl", json.dumps({"pmid": 123, "text": QUESTION}) + "\n", {"123"}),
+        ("plain.txt", QUESTION, set()),
+    ],
+)
 def test_test_sets_of_all_forms(tmp_path, name, content, pmids):
     (tmp_path / name).write_text(content)
     benchmark = decontaminate.load((str(tmp_path / name),), 13)
@@ -147,7 +163,9 @@ def test_test_sets_without_content_are_refused(tmp_path, name, content):
 
 @pytest.mark.realdata
 def test_real_test_sets(shared_data):
-    paths = tuple(str(shared_data / p) for p in ("pubmedqa/pqal_test_ids.json", "pubmedqa/pqal_cv_500.json", "hoc/dev.tsv"))
+    paths = tuple(
+        str(shared_data / p) for p in ("pubmedqa/pqal_test_ids.json", "pubmedqa/pqal_cv_500.json", "hoc/dev.tsv")
+    )
     benchmark = decontaminate.load(paths, 13)
     assert len(benchmark.pmids) == 500 + 500 + 186
     with open(paths[1]) as f:

@@ -11,12 +11,14 @@ from data_preprocessing import pmc
 from data_preprocessing.config import TextPolicy
 from modelzoo.config.errors import UserError
 
-META = ('<journal-meta/><article-meta><article-id pub-id-type="pmid">11</article-id><article-id pub-id-type="pmcid">PMC22.2'
-        "</article-id><title-group><article-title>A <italic>title</italic><xref ref-type=\"fn\">*</xref></article-title></title-group>"
-        "<pub-date><year>2011</year></pub-date><pub-date><year>2010</year></pub-date><permissions><license><license-p>"
-        '<ext-link xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="http://creativecommons.org/licenses/by-nc/3.0/">CC</ext-link>'
-        "</license-p></license></permissions><abstract><sec><title>Aim:</title><p>Why.</p></sec><sec><title>Methods</title><p>How.</p>"
-        "<p>More.</p></sec></abstract><abstract abstract-type=\"graphical\"><p>Picture.</p></abstract></article-meta>")
+META = (
+    '<journal-meta/><article-meta><article-id pub-id-type="pmid">11</article-id><article-id pub-id-type="pmcid">PMC22.2'
+    '</article-id><title-group><article-title>A <italic>title</italic><xref ref-type="fn">*</xref></article-title></title-group>'
+    "<pub-date><year>2011</year></pub-date><pub-date><year>2010</year></pub-date><permissions><license><license-p>"
+    '<ext-link xmlns:xlink="http://www.w3.org/1999/xlink" xlink:href="http://creativecommons.org/licenses/by-nc/3.0/">CC</ext-link>'
+    "</license-p></license></permissions><abstract><sec><title>Aim:</title><p>Why.</p></sec><sec><title>Methods</title><p>How.</p>"
+    '<p>More.</p></sec></abstract><abstract abstract-type="graphical"><p>Picture.</p></abstract></article-meta>'
+)
 BACK = "<back><ref-list><ref><mixed-citation>Nobody et al.</mixed-citation></ref></ref-list></back>"
 
 
@@ -33,33 +35,62 @@ def test_front_matter():
     (d,) = pmc.articles(article("<p>Body.</p>"), "f", "m", TextPolicy())
     assert d.text == "A title*\nAim: Why.\nMethods: How.\nMore.\nBody."
     assert (d.key, d.pmid, d.pmcid, d.version, d.year, d.language, d.licence) == (
-        "PMC22", "11", "PMC22", 2, 2010, "eng", "CC-BY-NC-3.0")
+        "PMC22",
+        "11",
+        "PMC22",
+        2,
+        2010,
+        "eng",
+        "CC-BY-NC-3.0",
+    )
     (short,) = pmc.articles(article("<p>Body.</p>"), "f", "m", TextPolicy(body=False, labels="drop"))
     assert short.text == "A title*\nWhy.\nHow.\nMore."
     (more,) = pmc.articles(article("<p>Body.</p>"), "f", "m", TextPolicy(body=False, other_abstract="append"))
     assert more.text.endswith("\nPicture.")
 
 
-@pytest.mark.parametrize(("body", "expected"), [
-    ("<sec><label>1</label><title>Intro</title><p>One.</p><sec><title>Sub</title><p>Two.</p></sec></sec>",
-     ["Intro", "One.", "Sub", "Two."]),
-    ('<p>Seen [<xref ref-type="bibr" rid="a">1</xref>,<xref ref-type="bibr" rid="b">2</xref>] before.</p>', ["Seen before."]),
-    ('<p>Seen<sup><xref ref-type="bibr" rid="a">1</xref>,<xref ref-type="bibr" rid="b">2</xref></sup>.</p>', ["Seen."]),
-    ('<p>So (<xref ref-type="bibr" rid="a">Smith, 2001</xref>; <xref ref-type="bibr" rid="b">Li, 2002</xref>) it is.</p>',
-     ["So it is."]),
-    ('<p>As <xref ref-type="bibr" rid="a">Smith (2001)</xref> says.</p>', ["As Smith (2001) says."]),
-    ('<p>See <xref ref-type="fig" rid="f">Figure 1</xref> (p = 0.1).</p>', ["See Figure 1 (p = 0.1)."]),
-    ("<p>List: <list><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list> end.</p>", ["List:", "a", "b", "end."]),
-    ("<fig><caption><p>Cap.</p></caption><graphic/></fig><p>X</p>", ["X"]),
-    ("<table-wrap><table><tr><td>1</td></tr></table></table-wrap><p>X</p>", ["X"]),
-    ("<p>x<sup>2</sup> and 10<sup>9</sup>/L</p>", ["x2 and 10^9/L"]),
-    ("<p>So <inline-formula><alternatives><tex-math>\\frac12</tex-math><math><mfrac><mn>1</mn><mn>2</mn></mfrac></math>"
-     "</alternatives></inline-formula> it is</p>", ["So 1/2 it is"]),
-    ("<p>T <tex-math>\\documentclass{x}\\begin{document}$$a_1$$\\end{document}</tex-math></p>", ["T a_1"]),
-    ("<p>F <inline-formula><inline-graphic/></inline-formula>.</p>", ["F [formula] ."]),
-    ("<boxed-text><title>Box</title><p>In.</p></boxed-text><disp-quote><p>Said.</p></disp-quote>", ["Box", "In.", "Said."]),
-    ("<p>a&#160;b&#x2009;c\n   d</p>", ["a b c d"]),
-])
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        (
+            "<sec><label>1</label><title>Intro</title><p>One.</p><sec><title>Sub</title><p>Two.</p></sec></sec>",
+            ["Intro", "One.", "Sub", "Two."],
+        ),
+        (
+            '<p>Seen [<xref ref-type="bibr" rid="a">1</xref>,<xref ref-type="bibr" rid="b">2</xref>] before.</p>',
+            ["Seen before."],
+        ),
+        (
+            '<p>Seen<sup><xref ref-type="bibr" rid="a">1</xref>,<xref ref-type="bibr" rid="b">2</xref></sup>.</p>',
+            ["Seen."],
+        ),
+        (
+            '<p>So (<xref ref-type="bibr" rid="a">Smith, 2001</xref>; <xref ref-type="bibr" rid="b">Li, 2002</xref>) it is.</p>',
+            ["So it is."],
+        ),
+        ('<p>As <xref ref-type="bibr" rid="a">Smith (2001)</xref> says.</p>', ["As Smith (2001) says."]),
+        ('<p>See <xref ref-type="fig" rid="f">Figure 1</xref> (p = 0.1).</p>', ["See Figure 1 (p = 0.1)."]),
+        (
+            "<p>List: <list><list-item><p>a</p></list-item><list-item><p>b</p></list-item></list> end.</p>",
+            ["List:", "a", "b", "end."],
+        ),
+        ("<fig><caption><p>Cap.</p></caption><graphic/></fig><p>X</p>", ["X"]),
+        ("<table-wrap><table><tr><td>1</td></tr></table></table-wrap><p>X</p>", ["X"]),
+        ("<p>x<sup>2</sup> and 10<sup>9</sup>/L</p>", ["x2 and 10^9/L"]),
+        (
+            "<p>So <inline-formula><alternatives><tex-math>\\frac12</tex-math><math><mfrac><mn>1</mn><mn>2</mn></mfrac></math>"
+            "</alternatives></inline-formula> it is</p>",
+            ["So 1/2 it is"],
+        ),
+        ("<p>T <tex-math>\\documentclass{x}\\begin{document}$$a_1$$\\end{document}</tex-math></p>", ["T a_1"]),
+        ("<p>F <inline-formula><inline-graphic/></inline-formula>.</p>", ["F [formula] ."]),
+        (
+            "<boxed-text><title>Box</title><p>In.</p></boxed-text><disp-quote><p>Said.</p></disp-quote>",
+            ["Box", "In.", "Said."],
+        ),
+        ("<p>a&#160;b&#x2009;c\n   d</p>", ["a b c d"]),
+    ],
+)
 def test_body(body, expected):
     assert lines(body) == expected
 
@@ -71,18 +102,32 @@ def test_tables_captions_and_citations_are_policy():
     assert lines('<p>Seen [<xref ref-type="bibr">1</xref>].</p>', citations="keep") == ["Seen [1]."]
 
 
-@pytest.mark.parametrize(("kind", "meta", "kinds"), [
-    ("retraction", META, ("retraction_notice",)), ("correction", META, ("erratum",)), ("research-article", META, ()),
-    ("research-article", META.replace("</article-meta>", '<related-article related-article-type="retraction-forward"/></article-meta>'),
-     ("retracted",)),
-])
+@pytest.mark.parametrize(
+    ("kind", "meta", "kinds"),
+    [
+        ("retraction", META, ("retraction_notice",)),
+        ("correction", META, ("erratum",)),
+        ("research-article", META, ()),
+        (
+            "research-article",
+            META.replace(
+                "</article-meta>", '<related-article related-article-type="retraction-forward"/></article-meta>'
+            ),
+            ("retracted",),
+        ),
+    ],
+)
 def test_kinds(kind, meta, kinds):
     (d,) = pmc.articles(article("<p>x</p>", meta, kind), "f", "m", TextPolicy())
     assert d.kinds == kinds
 
 
 def test_article_sets_and_named_entities():
-    data = b"<!DOCTYPE pmc-articleset PUBLIC 'x' 'y.dtd'><pmc-articleset>" + article("<p>caf&eacute;</p>") * 2 + b"</pmc-articleset>"
+    data = (
+        b"<!DOCTYPE pmc-articleset PUBLIC 'x' 'y.dtd'><pmc-articleset>"
+        + article("<p>caf&eacute;</p>") * 2
+        + b"</pmc-articleset>"
+    )
     found = list(pmc.articles(data, "f", "m", TextPolicy()))
     assert len(found) == 2 and found[0].text.endswith("café") and found[1].source == "m#2"
 
@@ -92,8 +137,11 @@ def test_every_real_article_is_read(shared_data):
     folder = shared_data / "pmc_nxml"
     with open(folder / "manifest.csv", newline="") as f:
         manifest = {row["pmcid"]: row for row in csv.DictReader(f)}
-    documents = [d for path in sorted([*folder.rglob("*.nxml"), *folder.glob("*.tar.gz")])
-                 for d in pmc.documents(str(path), TextPolicy(), 1 << 40)]
+    documents = [
+        d
+        for path in sorted([*folder.rglob("*.nxml"), *folder.glob("*.tar.gz")])
+        for d in pmc.documents(str(path), TextPolicy(), 1 << 40)
+    ]
     by_id = {d.pmcid: d for d in documents}
     assert len(documents) == len(by_id) == 1849 and set(manifest) < set(by_id)
     # Of several dates the earliest counts here; the manifest's maker took another now and then.
@@ -118,18 +166,32 @@ def read(path, **more):
 
 
 def test_packages_are_streamed(tmp_path):
-    pack(tmp_path / "p.tar.gz", [("PMC1/a.nxml", article("<p>1</p>"), tarfile.REGTYPE), ("PMC1/a.jpg", b"\xff", tarfile.REGTYPE),
-                                 ("PMC1", b"", tarfile.DIRTYPE), ("b.xml", article("<p>2</p>"), tarfile.REGTYPE)])
+    pack(
+        tmp_path / "p.tar.gz",
+        [
+            ("PMC1/a.nxml", article("<p>1</p>"), tarfile.REGTYPE),
+            ("PMC1/a.jpg", b"\xff", tarfile.REGTYPE),
+            ("PMC1", b"", tarfile.DIRTYPE),
+            ("b.xml", article("<p>2</p>"), tarfile.REGTYPE),
+        ],
+    )
     before = set(tmp_path.iterdir())
     assert [(d.source, d.text[-1]) for d in read(tmp_path / "p.tar.gz")] == [("PMC1/a.nxml", "1"), ("b.xml", "2")]
     assert set(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(("name", "kind", "message"), [
-    ("../evil.nxml", tarfile.REGTYPE, "points out"), ("/abs.nxml", tarfile.REGTYPE, "points out"),
-    ("a/../../b.nxml", tarfile.REGTYPE, "points out"), ("link.nxml", tarfile.SYMTYPE, "link or device"),
-    ("hard.nxml", tarfile.LNKTYPE, "link or device"), ("dev.nxml", tarfile.CHRTYPE, "link or device"),
-    ("fifo.nxml", tarfile.FIFOTYPE, "link or device")])
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("../evil.nxml", tarfile.REGTYPE, "points out"),
+        ("/abs.nxml", tarfile.REGTYPE, "points out"),
+        ("a/../../b.nxml", tarfile.REGTYPE, "points out"),
+        ("link.nxml", tarfile.SYMTYPE, "link or device"),
+        ("hard.nxml", tarfile.LNKTYPE, "link or device"),
+        ("dev.nxml", tarfile.CHRTYPE, "link or device"),
+        ("fifo.nxml", tarfile.FIFOTYPE, "link or device"),
+    ],
+)
 def test_hostile_members(tmp_path, name, kind, message):
     pack(tmp_path / "evil.tar.gz", [(name, b"" if kind != tarfile.REGTYPE else article("<p>x</p>"), kind)])
     with pytest.raises(UserError, match=f"evil.tar.gz.*{message}"):
@@ -139,7 +201,7 @@ def test_hostile_members(tmp_path, name, kind, message):
 def test_truncated_package(tmp_path):
     pack(tmp_path / "p.tar.gz", [("a.nxml", article("<p>1</p>" * 3000), tarfile.REGTYPE)])
     data = (tmp_path / "p.tar.gz").read_bytes()
-    (tmp_path / "cut.tar.gz").write_bytes(data[:len(data) // 2])
+    (tmp_path / "cut.tar.gz").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"cut.tar.gz.*truncated"):
         read(tmp_path / "cut.tar.gz")
     (tmp_path / "no.tar").write_bytes(b"not a tar at all" * 100)
@@ -147,16 +209,25 @@ def test_truncated_package(tmp_path):
         read(tmp_path / "no.tar")
 
 
-LAUGHS = "<!DOCTYPE article [<!ENTITY a 'aaaaaaaaaa'>" + "".join(
-    f"<!ENTITY {b} '{f'&{a};' * 10}'>" for a, b in zip("abcdefgh", "bcdefghi", strict=True)) + "]>"
+LAUGHS = (
+    "<!DOCTYPE article [<!ENTITY a 'aaaaaaaaaa'>"
+    + "".join(f"<!ENTITY {b} '{f'&{a};' * 10}'>" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
+    + "]>"
+)
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    (article("<p>&x;</p>", head='<!DOCTYPE article [<!ENTITY x SYSTEM "file:///etc/passwd">]>'), "entities"),
-    (article("<p>&i;</p>", head=LAUGHS), "entities"),
-    (article("<p>&nosuch;</p>", head='<!DOCTYPE article SYSTEM "http://127.0.0.1:9/x.dtd">'), "nosuch"),
-    (article("<p>open"), "broken XML"), (b"<html/>", "no JATS article"), (b"", "broken XML"),
-    (b"<article><front/></article>", "article-meta")])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (article("<p>&x;</p>", head='<!DOCTYPE article [<!ENTITY x SYSTEM "file:///etc/passwd">]>'), "entities"),
+        (article("<p>&i;</p>", head=LAUGHS), "entities"),
+        (article("<p>&nosuch;</p>", head='<!DOCTYPE article SYSTEM "http://127.0.0.1:9/x.dtd">'), "nosuch"),
+        (article("<p>open"), "broken XML"),
+        (b"<html/>", "no JATS article"),
+        (b"", "broken XML"),
+        (b"<article><front/></article>", "article-meta"),
+    ],
+)
 def test_hostile_xml(tmp_path, data, message):
     (tmp_path / "h.nxml").write_bytes(data)
     with pytest.raises(UserError, match=f"h.nxml.*{message}"):

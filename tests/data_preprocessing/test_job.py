@@ -21,8 +21,18 @@ from modelzoo.config.errors import UserError
 
 
 def make(corpus, out, path, **more) -> Job:
-    settings = {"source": "pubmed", "input": (str(corpus),), "output": str(out), "tokenizer": {"path": str(path)},
-                "msl": 64, "val_fraction": 0.2, "unit_megabytes": 0.01, "buckets": 3, "shard_tokens": 64 * 60, **more}
+    settings = {
+        "source": "pubmed",
+        "input": (str(corpus),),
+        "output": str(out),
+        "tokenizer": {"path": str(path)},
+        "msl": 64,
+        "val_fraction": 0.2,
+        "unit_megabytes": 0.01,
+        "buckets": 3,
+        "shard_tokens": 64 * 60,
+        **more,
+    }
     return Job(**settings)
 
 
@@ -58,8 +68,15 @@ def test_every_record_has_one_fate(whole):
     out, result = whole
     rows = table(out)
     assert result["records"] == len(rows) == 307 == sum(result["reasons"].values())
-    assert result["reasons"] == {"written": 300, "superseded": 2, "deleted": 1, "retracted": 1, "no_text": 1, "no_abstract": 1,
-                                 "exact_duplicate": 1}
+    assert result["reasons"] == {
+        "written": 300,
+        "superseded": 2,
+        "deleted": 1,
+        "retracted": 1,
+        "no_text": 1,
+        "no_abstract": 1,
+        "exact_duplicate": 1,
+    }
     fate = {(r["key"], r["version"], r["file"]): r["reason"] for r in rows}
     first, last = "pubmed30n0001.xml.gz", "pubmed30n0005.xml.gz"
     assert fate["pmid:900000000", "1", first] == "superseded" and fate["pmid:900000000", "1", last] == "written"
@@ -112,12 +129,21 @@ def test_manifests_and_side_files(whole, tokenizer):
     out, result = whole
     assert verify_output(str(out))[0] == [] and check_tokens(str(out / "train")) == []
     import hashlib
+
     for split in ("train", "val"):
         m = json.loads((out / split / "manifest.json").read_text())
-        assert (m["msl"], m["rows"], m["eos_id"], m["vocab_size"]) == (64, ["input_ids", "attention_mask", "labels"], 0, 700)
+        assert (m["msl"], m["rows"], m["eos_id"], m["vocab_size"]) == (
+            64,
+            ["input_ids", "attention_mask", "labels"],
+            0,
+            700,
+        )
         assert m["tokenizer_sha256"] == hashlib.sha256((out / "tokenizer.json").read_bytes()).hexdigest()
         data = read_split(out, split)
-        assert len(data) == m["n_examples"] == sum(s["n_examples"] for s in m["shards"]) and data[:, 1].sum() == m["loss_tokens"]
+        assert (
+            len(data) == m["n_examples"] == sum(s["n_examples"] for s in m["shards"])
+            and data[:, 1].sum() == m["loss_tokens"]
+        )
         params = json.loads((out / split / "data_params.json").read_text())
         assert params["post-process"]["n_examples"] == len(data) and params["processing"]["max_seq_length"] == 64
         assert max(s["n_examples"] for s in m["shards"]) <= 60
@@ -125,24 +151,50 @@ def test_manifests_and_side_files(whole, tokenizer):
     assert not [p for p in (out / "work").rglob("*") if p.is_file() and p.suffix not in (".json", "")]
 
 
-@pytest.mark.parametrize("more", [{}, {"objective": {"name": "vsl"}}, {"objective": {"name": "fim"}},
-                                  {"filters": {"near_duplicates": 0.7}}], ids=["lm", "vsl", "fim", "near"])
+@pytest.mark.parametrize(
+    "more",
+    [{}, {"objective": {"name": "vsl"}}, {"objective": {"name": "fim"}}, {"filters": {"near_duplicates": 0.7}}],
+    ids=["lm", "vsl", "fim", "near"],
+)
 def test_worker_counts_do_not_matter(tmp_path, corpus, tokenizer, hash_tree, more):
     trees = []
     for workers in (1, 2, 8) if not more else (1, 2):
         run(make(corpus, tmp_path / str(workers), tokenizer, **more), workers=workers)
         trees.append(hash_tree(tmp_path / str(workers)))
-        assert verify_output(str(tmp_path / str(workers)))[0] == [] and check_tokens(str(tmp_path / str(workers) / "train")) == []
+        assert (
+            verify_output(str(tmp_path / str(workers)))[0] == []
+            and check_tokens(str(tmp_path / str(workers) / "train")) == []
+        )
     assert all(t == trees[0] for t in trees) and len(trees[0]) > 10
 
 
 def test_shares_of_a_job_array_give_the_same(tmp_path, corpus, tokenizer, hash_tree, whole, repo):
     """Three processes at once, as a Slurm array runs them, then the same step by step."""
-    flags = ["pubmed", "--input", str(corpus), "--tokenizer", str(tokenizer), "--msl", "64", "--val_fraction", "0.2", "--quiet",
-             "--set", "unit_megabytes=0.01", "--set", "buckets=3", "--set", "shard_tokens=3840", "--workers", "1"]
+    flags = [
+        "pubmed",
+        "--input",
+        str(corpus),
+        "--tokenizer",
+        str(tokenizer),
+        "--msl",
+        "64",
+        "--val_fraction",
+        "0.2",
+        "--quiet",
+        "--set",
+        "unit_megabytes=0.01",
+        "--set",
+        "buckets=3",
+        "--set",
+        "shard_tokens=3840",
+        "--workers",
+        "1",
+    ]
     start = [sys.executable, "-m", "data_preprocessing", *flags]
-    together = [subprocess.Popen([*start, "--output", str(tmp_path / "a"), "--shard", f"{i}/3", "--wait", "100"], cwd=repo)
-                for i in range(3)]
+    together = [
+        subprocess.Popen([*start, "--output", str(tmp_path / "a"), "--shard", f"{i}/3", "--wait", "100"], cwd=repo)
+        for i in range(3)
+    ]
     assert [p.wait(timeout=100) for p in together] == [0, 0, 0]
     for step in ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish"):
         for i in range(2):
@@ -199,9 +251,31 @@ def test_killed_at_every_rename(tmp_path, corpus, tokenizer, hash_tree, whole, m
 
 def test_killed_by_the_clock(tmp_path, corpus, tokenizer, hash_tree, whole, repo):
     """SIGKILL to the whole process group at many moments of a run with two workers."""
-    command = [sys.executable, "-m", "data_preprocessing", "pubmed", "--input", str(corpus), "--output", str(tmp_path / "out"),
-               "--tokenizer", str(tokenizer), "--msl", "64", "--val_fraction", "0.2", "--quiet", "--workers", "2", "--set",
-               "unit_megabytes=0.01", "--set", "buckets=3", "--set", "shard_tokens=3840"]
+    command = [
+        sys.executable,
+        "-m",
+        "data_preprocessing",
+        "pubmed",
+        "--input",
+        str(corpus),
+        "--output",
+        str(tmp_path / "out"),
+        "--tokenizer",
+        str(tokenizer),
+        "--msl",
+        "64",
+        "--val_fraction",
+        "0.2",
+        "--quiet",
+        "--workers",
+        "2",
+        "--set",
+        "unit_megabytes=0.01",
+        "--set",
+        "buckets=3",
+        "--set",
+        "shard_tokens=3840",
+    ]
     for k in range(12):
         process = subprocess.Popen(command, cwd=repo, start_new_session=True, stderr=subprocess.PIPE)
         try:
@@ -227,7 +301,7 @@ def test_verify_finds_any_flipped_byte(tmp_path, whole):
     for path in files:
         data = path.read_bytes()
         for place in {0, len(data) - 1, *rng.integers(0, len(data), 3).tolist()}:
-            path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1:])
+            path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
             try:
                 assert verify_output(str(out))[0], (path, place)
             except UserError:
@@ -247,9 +321,16 @@ def test_a_finished_job_is_left_alone(whole, corpus, tokenizer, hash_tree):
     assert {p: p.stat().st_mtime_ns for p in whole[0].rglob("*.h5")} == before
 
 
-@pytest.mark.parametrize(("more", "message"), [
-    ({"msl": 32}, "msl = 64, now 32"), ({"seed": 1}, "seed = 0, now 1"), ({"filters": {"min_chars": 60}}, "filters.min_chars"),
-    ({"objective": {"name": "vsl"}}, "objective.name"), ({"tokenizer": {"path": "train"}}, "tokenizer")])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"msl": 32}, "msl = 64, now 32"),
+        ({"seed": 1}, "seed = 0, now 1"),
+        ({"filters": {"min_chars": 60}}, "filters.min_chars"),
+        ({"objective": {"name": "vsl"}}, "objective.name"),
+        ({"tokenizer": {"path": "train"}}, "tokenizer"),
+    ],
+)
 def test_another_config_is_refused(whole, corpus, tokenizer, more, message):
     with pytest.raises(UserError, match=message):
         jobs.make_plan(make(corpus, whole[0], tokenizer, **more))
@@ -317,8 +398,12 @@ def test_near_duplicates_are_those_of_all_pairs(tmp_path, tokenizer, record, cit
     out = tmp_path / "out"
     run(make(tmp_path / "xml", out, tokenizer, filters={"near_duplicates": 0.8, "near_permutations": 128}))
     grams = [set(minhash.word_ngrams(b"Title\n" + t.encode(), 5).tolist()) for t in texts]
-    expected = {f"pmid:{j + 1}" for j in range(len(texts)) for i in range(j)
-                if len(grams[i] & grams[j]) / len(grams[i] | grams[j]) >= 0.8}
+    expected = {
+        f"pmid:{j + 1}"
+        for j in range(len(texts))
+        for i in range(j)
+        if len(grams[i] & grams[j]) / len(grams[i] | grams[j]) >= 0.8
+    }
     assert {r["key"] for r in table(out) if r["reason"] == "near_duplicate"} == expected and len(expected) == 3
 
 
@@ -327,10 +412,19 @@ def test_prompt_completion_from_jsonl(tmp_path, tokenizer):
 
     lines = [{"prompt": f"question {k} ? ", "completion": f"answer {k}", "id": k} for k in range(30)]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
-    job = make(tmp_path / "p.jsonl", tmp_path / "out", tokenizer, source="jsonl", objective={"name": "prompt_completion"},
-               filters={"min_chars": 0})
+    job = make(
+        tmp_path / "p.jsonl",
+        tmp_path / "out",
+        tokenizer,
+        source="jsonl",
+        objective={"name": "prompt_completion"},
+        filters={"min_chars": 0},
+    )
     result = run(job)
-    assert result["reasons"] == {"written": 30} and result["splits"]["train"]["n_examples"] + result["splits"]["val"]["n_examples"] == 30
+    assert (
+        result["reasons"] == {"written": 30}
+        and result["splits"]["train"]["n_examples"] + result["splits"]["val"]["n_examples"] == 30
+    )
     t = Tokenizer.from_file(str(tokenizer))
     learnt = set()
     for split in ("train", "val"):

@@ -28,7 +28,7 @@ def test_stream_round_trip(docs, msl, cut, tail):
     examples = in_batches(pack.StreamPacker(msl, EOS, EOS, tail), docs, cut)
     stream = [t for d in docs for t in [*d, EOS]]
     # The zoo's rule, written out: windows of msl + 1 with stride msl.
-    expected = [stream[s:s + msl + 1] for s in range(0, max(len(stream) - 1, 0), msl)]
+    expected = [stream[s : s + msl + 1] for s in range(0, max(len(stream) - 1, 0), msl)]
     if tail == "drop":
         expected = [w for w in expected if len(w) == msl + 1]
     assert examples.shape == (len(expected), 3, msl) and examples.dtype == np.int32
@@ -48,24 +48,34 @@ def test_vsl_keeps_documents_whole_and_apart(docs, msl, cut):
         at = 0
         while at < msl and mask[at]:
             n = span[at] + 1
-            assert position[at:at + n].tolist() == list(range(n)) and span[at:at + n].tolist() == list(range(n - 1, -1, -1))
-            assert mask[at:at + n].all() and (labels[at:at + n - 1] == ids[at + 1:at + n]).all()
-            found.append((ids[at:at + n].tolist(), int(labels[at + n - 1])))
+            assert position[at : at + n].tolist() == list(range(n)) and span[at : at + n].tolist() == list(
+                range(n - 1, -1, -1)
+            )
+            assert mask[at : at + n].all() and (labels[at : at + n - 1] == ids[at + 1 : at + n]).all()
+            found.append((ids[at : at + n].tolist(), int(labels[at + n - 1])))
             at += n
         assert not mask[at:].any() and not span[at:].any() and not position[at:].any()
     pieces = []
     for d in docs:
         stream = [*d, EOS]
-        pieces += [(stream[s:s + msl][:len(stream) - 1 - s], stream[min(s + msl, len(stream) - 1)])
-                   for s in range(0, len(d), msl)]
+        pieces += [
+            (stream[s : s + msl][: len(stream) - 1 - s], stream[min(s + msl, len(stream) - 1)])
+            for s in range(0, len(d), msl)
+        ]
     assert sorted(found) == sorted(pieces)
 
 
 @settings(max_examples=2000)
-@given(st.lists(st.integers(1, 99), max_size=20), st.lists(st.integers(1, 99), min_size=1, max_size=20), st.integers(4, 24),
-       st.sampled_from(["drop", "truncate"]))
+@given(
+    st.lists(st.integers(1, 99), max_size=20),
+    st.lists(st.integers(1, 99), min_size=1, max_size=20),
+    st.integers(4, 24),
+    st.sampled_from(["drop", "truncate"]),
+)
 def test_prompt_completion_learns_the_completion_alone(prompt, completion, msl, too_long):
-    example = pack.prompt_completion(np.array(prompt, np.int32), np.array(completion, np.int32), msl, EOS, EOS, too_long)
+    example = pack.prompt_completion(
+        np.array(prompt, np.int32), np.array(completion, np.int32), msl, EOS, EOS, too_long
+    )
     fits = len(prompt) + len(completion) <= msl
     if not fits and (too_long == "drop" or len(completion) + 1 > msl):
         # A completion needs at least one token of prompt before it when the left is cut.
@@ -75,8 +85,10 @@ def test_prompt_completion_learns_the_completion_alone(prompt, completion, msl, 
     learnt = example[2][example[1] == 1].tolist()
     assert learnt == ([*completion, EOS] if prompt or not fits else [*completion, EOS][1:])
     stream = [*prompt, *completion, EOS]
-    stream = stream[max(0, len(stream) - msl - 1):]
-    assert example[0, :len(stream) - 1].tolist() == stream[:-1] and example[2, :len(stream) - 1].tolist() == stream[1:]
+    stream = stream[max(0, len(stream) - msl - 1) :]
+    assert (
+        example[0, : len(stream) - 1].tolist() == stream[:-1] and example[2, : len(stream) - 1].tolist() == stream[1:]
+    )
 
 
 @settings(max_examples=500)
@@ -90,7 +102,9 @@ def test_fim_cuts_lose_no_text(text, u, rate):
     assert prefix + middle + suffix == text and order == ("spm" if u[3] < 0.5 else "psm")
 
 
-@pytest.mark.parametrize(("order", "expected"), [("psm", [91, 1, 2, 93, 5, 92, 3, 4]), ("spm", [91, 93, 5, 92, 1, 2, 3, 4])])
+@pytest.mark.parametrize(
+    ("order", "expected"), [("psm", [91, 1, 2, 93, 5, 92, 3, 4]), ("spm", [91, 93, 5, 92, 1, 2, 3, 4])]
+)
 def test_fim_orders(order, expected):
     ids = pack.fim_join(order, np.array([1, 2]), np.array([3, 4]), np.array([5]), (91, 92, 93))
     assert ids.tolist() == expected

@@ -42,16 +42,24 @@ def test_agrees_with_the_standard_library_on_every_real_record(shared_data, by_s
 
 
 words = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc", "Cn", "Co"]), min_size=1, max_size=12)
-inline = st.recursive(words.map(html.escape), lambda inner: st.tuples(st.sampled_from(["i", "b", "sup", "sub", "u"]), inner).map(
-    lambda pair: f"<{pair[0]}>{pair[1]}</{pair[0]}>"), max_leaves=4)
+inline = st.recursive(
+    words.map(html.escape),
+    lambda inner: st.tuples(st.sampled_from(["i", "b", "sup", "sub", "u"]), inner).map(
+        lambda pair: f"<{pair[0]}>{pair[1]}</{pair[0]}>"
+    ),
+    max_leaves=4,
+)
 passages = st.lists(inline, min_size=1, max_size=6).map(" ".join)
 
 
 @settings(max_examples=300)
 @given(passages, st.lists(st.tuples(st.sampled_from(["", "METHODS", "R&amp;D", "UNLABELLED"]), passages), max_size=3))
-def test_agrees_with_the_standard_library_on_made_up_records(tmp_path_factory, record, citation_set, by_standard_library, title,
-                                                             parts):
-    abstract = "".join((f'<AbstractText Label="{a}">' if a else "<AbstractText>") + t + "</AbstractText>" for a, t in parts)
+def test_agrees_with_the_standard_library_on_made_up_records(
+    tmp_path_factory, record, citation_set, by_standard_library, title, parts
+):
+    abstract = "".join(
+        (f'<AbstractText Label="{a}">' if a else "<AbstractText>") + t + "</AbstractText>" for a, t in parts
+    )
     data = citation_set(record(77, title, abstract))
     assert one(tmp_path_factory.mktemp("p"), data).text == by_standard_library(data)["77"]["text"]
 
@@ -60,28 +68,33 @@ def test_agrees_with_the_standard_library_on_made_up_records(tmp_path_factory, r
 @given(st.lists(st.integers(1, 400), min_size=1, max_size=12), st.integers(1, 97))
 def test_records_are_found_however_the_bytes_arrive(record, citation_set, lengths, step):
     data = citation_set(*(record(k, "t" * n, "") for k, n in enumerate(lengths, 1)))
-    chunks = [data[i:i + step] for i in range(0, len(data), step)]
+    chunks = [data[i : i + step] for i in range(0, len(data), step)]
     whole = list(pubmed.cut(iter([data]), "f"))
     assert list(pubmed.cut(iter(chunks), "f")) == whole and len(whole) == len(lengths)
 
 
 def test_structured_abstract_keeps_its_labels(tmp_path, record, citation_set):
-    parts = '<AbstractText Label="AIM">A.</AbstractText><AbstractText/><AbstractText Label="UNLABELLED">B.</AbstractText>'
+    parts = (
+        '<AbstractText Label="AIM">A.</AbstractText><AbstractText/><AbstractText Label="UNLABELLED">B.</AbstractText>'
+    )
     data = citation_set(record(1, "T.", parts))
     assert one(tmp_path, data).text == "T.\nAIM: A.\nB."
     assert one(tmp_path, data, labels="drop").text == "T.\nA.\nB."
 
 
-@pytest.mark.parametrize(("markup", "readable", "uni", "plain"), [
-    ("10<sup>6</sup> cells", "10^6 cells", "10⁶ cells", "106 cells"),
-    ("10<sup>-3</sup> M", "10^-3 M", "10⁻³ M", "10-3 M"),
-    ("Ca<sup>2+</sup>", "Ca2+", "Ca²⁺", "Ca2+"),
-    ("CO<sub>2</sub>", "CO2", "CO₂", "CO2"),
-    ("<sup>18</sup>F", "18F", "¹⁸F", "18F"),
-    ("kg/m<sup>2</sup>", "kg/m2", "kg/m²", "kg/m2"),
-    ("<i>E. coli</i> &amp; &lt;5&#37;", "E. coli & <5%", "E. coli & <5%", "E. coli & <5%"),
-    ("a\u00a0b\u2009c\n\t d\u00ad\u200be", "a b c de", "a b c de", "a b c de"),
-])
+@pytest.mark.parametrize(
+    ("markup", "readable", "uni", "plain"),
+    [
+        ("10<sup>6</sup> cells", "10^6 cells", "10⁶ cells", "106 cells"),
+        ("10<sup>-3</sup> M", "10^-3 M", "10⁻³ M", "10-3 M"),
+        ("Ca<sup>2+</sup>", "Ca2+", "Ca²⁺", "Ca2+"),
+        ("CO<sub>2</sub>", "CO2", "CO₂", "CO2"),
+        ("<sup>18</sup>F", "18F", "¹⁸F", "18F"),
+        ("kg/m<sup>2</sup>", "kg/m2", "kg/m²", "kg/m2"),
+        ("<i>E. coli</i> &amp; &lt;5&#37;", "E. coli & <5%", "E. coli & <5%", "E. coli & <5%"),
+        ("a\u00a0b\u2009c\n\t d\u00ad\u200be", "a b c de", "a b c de", "a b c de"),
+    ],
+)
 def test_inline_markup(tmp_path, record, citation_set, markup, readable, uni, plain):
     data = citation_set(record(1, markup, ""))
     for style, expected in (("readable", readable), ("unicode", uni), ("plain", plain)):
@@ -89,17 +102,23 @@ def test_inline_markup(tmp_path, record, citation_set, markup, readable, uni, pl
 
 
 def test_mathml(tmp_path, record, citation_set):
-    m = ("<mml:math><mml:mfrac><mml:mrow><mml:mi>a</mml:mi><mml:mo>+</mml:mo><mml:mn>1</mml:mn></mml:mrow><mml:mi>b</mml:mi>"
-         "</mml:mfrac><mml:mo>=</mml:mo><mml:msup><mml:mi>x</mml:mi><mml:mn>2</mml:mn></mml:msup></mml:math>")
+    m = (
+        "<mml:math><mml:mfrac><mml:mrow><mml:mi>a</mml:mi><mml:mo>+</mml:mo><mml:mn>1</mml:mn></mml:mrow><mml:mi>b</mml:mi>"
+        "</mml:mfrac><mml:mo>=</mml:mo><mml:msup><mml:mi>x</mml:mi><mml:mn>2</mml:mn></mml:msup></mml:math>"
+    )
     data = citation_set(record(1, f"Ratio {m} holds", "")).replace(
-        b"<PubmedArticleSet>", b'<PubmedArticleSet xmlns:mml="http://www.w3.org/1998/Math/MathML">')
+        b"<PubmedArticleSet>", b'<PubmedArticleSet xmlns:mml="http://www.w3.org/1998/Math/MathML">'
+    )
     (tmp_path / "m.xml").write_bytes(data.replace(b' xmlns:mml="http://www.w3.org/1998/Math/MathML"', b""))
     assert read(tmp_path / "m.xml")[0].text == "Ratio (a+1)/b = x^2 holds"
 
 
 def test_titles_of_translated_articles(tmp_path, record, citation_set):
-    data = citation_set(record(1, "[On fever].", "<AbstractText>X</AbstractText>", language="ita").replace(
-        "</PublicationTypeList>", "</PublicationTypeList><VernacularTitle>Sulla febbre.</VernacularTitle>"))
+    data = citation_set(
+        record(1, "[On fever].", "<AbstractText>X</AbstractText>", language="ita").replace(
+            "</PublicationTypeList>", "</PublicationTypeList><VernacularTitle>Sulla febbre.</VernacularTitle>"
+        )
+    )
     assert one(tmp_path, data).text == "On fever.\nX" and one(tmp_path, data).language == "ita"
     assert one(tmp_path, data, brackets="keep", vernacular_title="append").text == "[On fever].\nSulla febbre.\nX"
     assert one(tmp_path, citation_set(record(1, "[Not Available].", "<AbstractText>X</AbstractText>"))).text == "X"
@@ -116,15 +135,26 @@ def test_other_abstracts_are_policy(tmp_path, record, citation_set):
     assert only.text == "T\nOtro." and only.has_abstract
 
 
-@pytest.mark.parametrize(("types", "extra", "kinds"), [
-    ("<PublicationType>Retracted Publication</PublicationType>", "", ("retracted",)),
-    ("<PublicationType>Published Erratum</PublicationType>", "", ("erratum",)),
-    ("", '<CommentsCorrectionsList><CommentsCorrections RefType="RetractionIn"><PMID Version="1">9</PMID>'
-         "</CommentsCorrections></CommentsCorrectionsList>", ("retracted",)),
-    ("<PublicationType>Comment</PublicationType><PublicationType>Letter</PublicationType>", "", ("comment",)),
-    ("", '<CommentsCorrectionsList><CommentsCorrections RefType="ErratumIn"/></CommentsCorrectionsList>', ("corrected",)),
-    ("", '<CommentsCorrectionsList><CommentsCorrections RefType="Cites"/></CommentsCorrectionsList>', ()),
-])
+@pytest.mark.parametrize(
+    ("types", "extra", "kinds"),
+    [
+        ("<PublicationType>Retracted Publication</PublicationType>", "", ("retracted",)),
+        ("<PublicationType>Published Erratum</PublicationType>", "", ("erratum",)),
+        (
+            "",
+            '<CommentsCorrectionsList><CommentsCorrections RefType="RetractionIn"><PMID Version="1">9</PMID>'
+            "</CommentsCorrections></CommentsCorrectionsList>",
+            ("retracted",),
+        ),
+        ("<PublicationType>Comment</PublicationType><PublicationType>Letter</PublicationType>", "", ("comment",)),
+        (
+            "",
+            '<CommentsCorrectionsList><CommentsCorrections RefType="ErratumIn"/></CommentsCorrectionsList>',
+            ("corrected",),
+        ),
+        ("", '<CommentsCorrectionsList><CommentsCorrections RefType="Cites"/></CommentsCorrectionsList>', ()),
+    ],
+)
 def test_kinds(tmp_path, record, citation_set, types, extra, kinds):
     assert one(tmp_path, citation_set(record(1, "T", "", types=types, extra=extra))).kinds == kinds
 
@@ -135,16 +165,20 @@ def test_old_root_deletions_and_pmc_ids(tmp_path):
         b'<PMID Version="1">0017</PMID><Article PubModel="Print"><Journal><JournalIssue><PubDate><MedlineDate>1998 Dec-1999 Jan'
         b"</MedlineDate></PubDate></JournalIssue></Journal><ArticleTitle>Old</ArticleTitle></Article>"
         b'<OtherID Source="NLM">PMC123 [Available on 1/1/00]</OtherID></MedlineCitation>'
-        b'<DeleteCitation><PMID Version="1">3</PMID>\n<PMID Version="1">4</PMID></DeleteCitation></MedlineCitationSet>')
+        b'<DeleteCitation><PMID Version="1">3</PMID>\n<PMID Version="1">4</PMID></DeleteCitation></MedlineCitationSet>'
+    )
     first, *deleted = read(tmp_path / "m.xml")
     assert (first.key, first.year, first.pmcid, first.text) == ("pmid:17", 1998, "PMC123", "Old")
     assert [(d.key, d.deleted) for d in deleted] == [("pmid:3", True), ("pmid:4", True)]
 
 
 def test_references_do_not_lend_their_ids(tmp_path, record, citation_set):
-    data = citation_set(record(1, "T", "")).replace(b"</ArticleIdList></PubmedData>", b"</ArticleIdList><ReferenceList><Reference>"
-                        b'<ArticleIdList><ArticleId IdType="pmc">PMC999</ArticleId></ArticleIdList></Reference></ReferenceList>'
-                        b"</PubmedData>")
+    data = citation_set(record(1, "T", "")).replace(
+        b"</ArticleIdList></PubmedData>",
+        b"</ArticleIdList><ReferenceList><Reference>"
+        b'<ArticleIdList><ArticleId IdType="pmc">PMC999</ArticleId></ArticleIdList></Reference></ReferenceList>'
+        b"</PubmedData>",
+    )
     assert one(tmp_path, data).pmcid == ""
 
 
@@ -153,41 +187,65 @@ def test_book_articles(tmp_path):
         b'<PubmedArticleSet><PubmedBookArticle><BookDocument><PMID Version="1">20301295</PMID><Book><BookTitle>Genes</BookTitle>'
         b"<PubDate><Year>1993</Year></PubDate></Book><ArticleTitle>A <i>gene</i></ArticleTitle><Language>eng</Language><Abstract>"
         b'<AbstractText Label="CLINICAL">Long.</AbstractText></Abstract></BookDocument><PubmedBookData/></PubmedBookArticle>'
-        b"</PubmedArticleSet>")
+        b"</PubmedArticleSet>"
+    )
     (d,) = read(tmp_path / "b.xml")
-    assert (d.key, d.text, d.year, d.language, d.has_abstract) == ("pmid:20301295", "A gene\nCLINICAL: Long.", 1993, "eng", True)
+    assert (d.key, d.text, d.year, d.language, d.has_abstract) == (
+        "pmid:20301295",
+        "A gene\nCLINICAL: Long.",
+        1993,
+        "eng",
+        True,
+    )
 
 
-@pytest.mark.parametrize("change", [
-    lambda r: r.replace("T1", "<![CDATA[T1]]>"), lambda r: r.replace("T1", "<!-- x -->T1"), lambda r: r.replace("T1", "T<?p q?>1"),
-    lambda r: r.replace('Version="1"', "Version='1'"), lambda r: r.replace("<ArticleTitle>", "<ArticleTitle >"),
-    lambda r: r.replace('Version="1"', 'Version = "1"'),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.replace("T1", "<![CDATA[T1]]>"),
+        lambda r: r.replace("T1", "<!-- x -->T1"),
+        lambda r: r.replace("T1", "T<?p q?>1"),
+        lambda r: r.replace('Version="1"', "Version='1'"),
+        lambda r: r.replace("<ArticleTitle>", "<ArticleTitle >"),
+        lambda r: r.replace('Version="1"', 'Version = "1"'),
+    ],
+)
 def test_unusual_writing_means_the_same(tmp_path, record, citation_set, change):
     plain = record(1, "T1", '<AbstractText Label="AIM">A</AbstractText>')
     assert change(plain) != plain
     assert one(tmp_path, citation_set(change(plain))) == one(tmp_path, citation_set(plain))
 
 
-@pytest.mark.parametrize(("data", "message"), [
-    (b"", "no PubMed citation XML"), (b"hello", "text outside"), (b"<html><body/></html>", "unexpected <html>"),
-    (b"<PubmedArticleSet>", "truncated"), (b"<PubmedArticleSet><PubmedArticle><Medl", "cut off"),
-    (b"<eFetchResult><ERROR>x</ERROR></eFetchResult>", "efetch error"),
-    (b'<!DOCTYPE x [<!ENTITY a "b">]><PubmedArticleSet/>', "entities"),
-    (b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><PubmedArticleSet/>', "entities"),
-    (b"<PubmedArticleSet><PubmedArticle><MedlineCitation></MedlineCitation></PubmedArticle></PubmedArticleSet>", "without a PMID"),
-    (b"<PubmedArticleSet><PubmedArticle></PubmedArticle>junk</PubmedArticleSet>", "text outside|without a PMID"),
-    (b"<PubmedArticleSet><PubmedArticle><a/><PubmedArticle></PubmedArticle></PubmedArticleSet>", "not closed"),
-    (b"<PubmedArticleSet><Unknown/></PubmedArticleSet>", "unexpected <Unknown>"),
-    (b"<PubmedArticle><MedlineCitation/></PubmedArticle>", "outside the root"),
-])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "no PubMed citation XML"),
+        (b"hello", "text outside"),
+        (b"<html><body/></html>", "unexpected <html>"),
+        (b"<PubmedArticleSet>", "truncated"),
+        (b"<PubmedArticleSet><PubmedArticle><Medl", "cut off"),
+        (b"<eFetchResult><ERROR>x</ERROR></eFetchResult>", "efetch error"),
+        (b'<!DOCTYPE x [<!ENTITY a "b">]><PubmedArticleSet/>', "entities"),
+        (b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><PubmedArticleSet/>', "entities"),
+        (
+            b"<PubmedArticleSet><PubmedArticle><MedlineCitation></MedlineCitation></PubmedArticle></PubmedArticleSet>",
+            "without a PMID",
+        ),
+        (b"<PubmedArticleSet><PubmedArticle></PubmedArticle>junk</PubmedArticleSet>", "text outside|without a PMID"),
+        (b"<PubmedArticleSet><PubmedArticle><a/><PubmedArticle></PubmedArticle></PubmedArticleSet>", "not closed"),
+        (b"<PubmedArticleSet><Unknown/></PubmedArticleSet>", "unexpected <Unknown>"),
+        (b"<PubmedArticle><MedlineCitation/></PubmedArticle>", "outside the root"),
+    ],
+)
 def test_refused_with_the_file_name(tmp_path, data, message):
     (tmp_path / "bad_input.xml").write_bytes(data)
     with pytest.raises(UserError, match=f"(?s)bad_input.xml.*({message})"):
         read(tmp_path / "bad_input.xml")
 
 
-@pytest.mark.parametrize("body", ["&undefined;", "<i>open", "a</i>", "\ud800".encode("utf-8", "surrogatepass").decode("latin-1")])
+@pytest.mark.parametrize(
+    "body", ["&undefined;", "<i>open", "a</i>", "\ud800".encode("utf-8", "surrogatepass").decode("latin-1")]
+)
 def test_broken_record_names_the_one_before(tmp_path, record, citation_set, body):
     data = citation_set(record(41, "Fine", ""), record(42, f"<b>x</b>{body}", ""))
     if not body.isascii():

@@ -22,13 +22,17 @@ def test_plain_h5py_reads_it(tmp_path, compression, n, rows, msl):
     examples = some(n, rows, msl)
     facts = shards.write_shard(str(tmp_path / "a.h5"), examples, compression)
     np.save(tmp_path / "a.npy", examples)
-    code = ("import h5py, numpy as np, sys\nf = h5py.File(sys.argv[1]); d = f['data']\n"
-            "assert 'hdf5plugin' not in sys.modules and d.chunks == (1, *d.shape[1:]) and d.dtype == '<i4'\n"
-            "assert f.attrs['n_examples'] == len(d) and list(f) == ['data']\n"
-            "assert (d[:] == np.load(sys.argv[2])).all() and (d[len(d) - 1] == np.load(sys.argv[2])[-1]).all()")
+    code = (
+        "import h5py, numpy as np, sys\nf = h5py.File(sys.argv[1]); d = f['data']\n"
+        "assert 'hdf5plugin' not in sys.modules and d.chunks == (1, *d.shape[1:]) and d.dtype == '<i4'\n"
+        "assert f.attrs['n_examples'] == len(d) and list(f) == ['data']\n"
+        "assert (d[:] == np.load(sys.argv[2])).all() and (d[len(d) - 1] == np.load(sys.argv[2])[-1]).all()"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.h5"), str(tmp_path / "a.npy")], check=True)
     again = shards.write_shard(str(tmp_path / "b.h5"), examples, compression)
-    assert {**facts, "file": ""} == {**again, "file": ""} and (tmp_path / "a.h5").read_bytes() == (tmp_path / "b.h5").read_bytes()
+    assert {**facts, "file": ""} == {**again, "file": ""} and (tmp_path / "a.h5").read_bytes() == (
+        tmp_path / "b.h5"
+    ).read_bytes()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
@@ -95,14 +99,23 @@ def bad_chunks(f, tmp):
     f.create_dataset("data", (2**20, 3, 2048), "i4", chunks=(2**17, 3, 2048))
 
 
-@pytest.mark.parametrize(("make", "message"), [
-    (bad_link, "link"), (bad_soft, "link"), (bad_external, "other files"), (bad_virtual, "other files"), (bad_shape, "declares"),
-    (bad_chunks, "chunks"), (lambda f, t: f.create_group("data"), "no dataset"), (lambda f, t: f.create_dataset("x", data=1), "no dataset"),
-    (lambda f, t: f.create_dataset("data", data=np.ones((2, 3, 4))), "not integers"),
-    (lambda f, t: f.create_dataset("data", data=np.ones((2, 4, 4), int)), "4 rows"),
-    (lambda f, t: f.create_dataset("data", data=np.ones((2, 4), int)), "shape"),
-    (lambda f, t: (f.create_dataset("data", data=some()), f.attrs.update(n_examples=3)), "attribute"),
-])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (bad_link, "link"),
+        (bad_soft, "link"),
+        (bad_external, "other files"),
+        (bad_virtual, "other files"),
+        (bad_shape, "declares"),
+        (bad_chunks, "chunks"),
+        (lambda f, t: f.create_group("data"), "no dataset"),
+        (lambda f, t: f.create_dataset("x", data=1), "no dataset"),
+        (lambda f, t: f.create_dataset("data", data=np.ones((2, 3, 4))), "not integers"),
+        (lambda f, t: f.create_dataset("data", data=np.ones((2, 4, 4), int)), "4 rows"),
+        (lambda f, t: f.create_dataset("data", data=np.ones((2, 4), int)), "shape"),
+        (lambda f, t: (f.create_dataset("data", data=some()), f.attrs.update(n_examples=3)), "attribute"),
+    ],
+)
 def test_hostile_hdf5(tmp_path, make, message):
     with h5py.File(tmp_path / "h.h5", "w") as f:
         make(f, tmp_path)
@@ -120,7 +133,7 @@ def test_not_hdf5(tmp_path, data):
 def test_truncated_shard(tmp_path):
     shards.write_shard(str(tmp_path / "a.h5"), some(200), "none")
     data = (tmp_path / "a.h5").read_bytes()
-    (tmp_path / "a.h5").write_bytes(data[:len(data) // 2])
+    (tmp_path / "a.h5").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=r"a\.h5"):
         list(shards.batches(str(tmp_path / "a.h5")))
 

@@ -81,7 +81,7 @@ def test_missing_file():
 def test_declared_encodings(encoding):
     text = f'<?xml version="1.0" encoding="{encoding.removesuffix("-sig")}"?><a>é ü</a>'
     data = text.encode(encoding)
-    chunks = [data[i:i + 7] for i in range(0, len(data), 7)]
+    chunks = [data[i : i + 7] for i in range(0, len(data), 7)]
     first = b"".join(chunks[:20])
     assert b"".join(streams.utf8(iter([first, *chunks[20:]]), "f")).decode().endswith("<a>é ü</a>")
 

@@ -36,8 +36,39 @@ def test_any_text(small, texts):
     agree(small, texts)
 
 
-pieces = st.sampled_from(["the", " the", "  ", "\n", "\r\n", "\t", "'s", "'S", "’ll", " 12", "3.5", "β", " µg", "é", "e\u0301", "\u00a0",
-                          "\u2009", "<|endoftext|>", "<fim_middle>", "—", "…", "中", "\U0001f9ec", "A", "aB", "_", "²", "½", "\u3000"])
+pieces = st.sampled_from(
+    [
+        "the",
+        " the",
+        "  ",
+        "\n",
+        "\r\n",
+        "\t",
+        "'s",
+        "'S",
+        "’ll",
+        " 12",
+        "3.5",
+        "β",
+        " µg",
+        "é",
+        "e\u0301",
+        "\u00a0",
+        "\u2009",
+        "<|endoftext|>",
+        "<fim_middle>",
+        "—",
+        "…",
+        "中",
+        "\U0001f9ec",
+        "A",
+        "aB",
+        "_",
+        "²",
+        "½",
+        "\u3000",
+    ]
+)
 
 
 @settings(max_examples=500)
@@ -57,7 +88,10 @@ def test_gpt2_ids_on_all_real_documents(shared_data, gpt2):
     encoder = tokens.Encoder(tokens.read_tokenizer(str(gpt2)), str(gpt2))
     assert encoder.size == 50257 and tokens.token_id(encoder.reference, "<|endoftext|>", "gpt2") == 50256
     count = 0
-    for source, folders in (("pubmed", ("pubmed_real", "pubmed_wrapped")), ("pmc", ("pmc_nxml/loose", "pmc_nxml/titipata"))):
+    for source, folders in (
+        ("pubmed", ("pubmed_real", "pubmed_wrapped")),
+        ("pmc", ("pmc_nxml/loose", "pmc_nxml/titipata")),
+    ):
         job = Job(source=source, input=tuple(str(shared_data / f) for f in folders), output="unused")
         for file in inputs.find(job.input, source):
             texts = [d.text for d in extract.documents(job, file["path"], file["name"]) if not d.deleted]
@@ -79,7 +113,7 @@ def test_gpt2_from_its_vocabulary_is_the_published_one(gpt2):
             best = min(range(len(parts) - 1), key=lambda i: ranks.get((parts[i], parts[i + 1]), 10**9))
             if (parts[best], parts[best + 1]) not in ranks:
                 break
-            parts[best:best + 2] = [parts[best] + parts[best + 1]]
+            parts[best : best + 2] = [parts[best] + parts[best + 1]]
         return [vocab[p] for p in parts]
 
     text = "Randomised controlled trials of angiotensin converting enzyme inhibitors in hypertensive patients"
@@ -114,9 +148,15 @@ def test_a_fast_encoder_that_differs_is_found_out(small, monkeypatch):
         small.check(["a b c"])
 
 
-@pytest.mark.parametrize(("files", "message"), [
-    ({}, "holds neither"), ({"tokenizer.json": "{"}, "not a Hugging Face"), ({"tokenizer.json": "{}"}, "not a Hugging Face"),
-    ({"encoder.json": "{}", "vocab.bpe": "a b\n"}, "not a byte-level BPE")])
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds neither"),
+        ({"tokenizer.json": "{"}, "not a Hugging Face"),
+        ({"tokenizer.json": "{}"}, "not a Hugging Face"),
+        ({"encoder.json": "{}", "vocab.bpe": "a b\n"}, "not a byte-level BPE"),
+    ],
+)
 def test_bad_tokenizers(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
