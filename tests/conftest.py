@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
-import pytest
+# Toy models are too small for two threads, and test workers share the cores: set before torch is imported anywhere.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest  # noqa: E402
 
 REPO = Path(__file__).resolve().parents[1]
 
