@@ -65,6 +65,8 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
 
     A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
     """
+    if run.backend.kind == "CSX":
+        return _traced_step(run, batch)
     # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{run.init.seed}/{run.step}".encode()).digest()[:7], "big"))
     run.model.train()
@@ -96,6 +98,20 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
     return Step(loss, norm, lr, tokens, churn, not finite)
 
 
+def _traced_step(run: Run, batch: Mapping[str, Tensor]) -> Step:
+    """One step on the wafer: its body was traced once (backends/csx_backend.py); what it computed arrives here.
+
+    The wafer's dynamic loss scale passes over a step that is not finite; without one, such a step was taken.
+    """
+    lr, tokens = run.lr(), batch["input_ids"].numel()
+    loss, norm, run.loss_scale.scale = run.backend.step(batch)
+    finite = math.isfinite(loss) and math.isfinite(norm)
+    run.step += 1
+    run.tokens += tokens if finite else 0
+    run.skipped += not finite
+    return Step(loss, norm, lr, tokens, 0, not finite)
+
+
 def _split(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
     pieces = {name: x.chunk(parts) for name, x in batch.items()}
     for i in range(parts):
@@ -108,7 +124,7 @@ def _clip(run: Run) -> float:
     grads = [p.grad for p in run.model.parameters() if p.grad is not None]
     if scale != 1.0:
         torch._foreach_mul_(grads, 1.0 / scale)
-    norm = float(torch.nn.utils.get_total_norm(grads, foreach=True))
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
     if precision.max_gradient_norm is not None and norm > precision.max_gradient_norm:  # NaN compares False
         torch._foreach_mul_(grads, precision.max_gradient_norm / (norm + 1e-6))
     elif precision.max_gradient_value is not None:
@@ -129,10 +145,11 @@ def steps(run: Run, shards: hdf5.Shards, stop: int, micro_batches: int) -> Itera
     """Train until `stop`, yielding after each step. What to do between steps (log, validate, save) is the caller's."""
     overflows = 0
     begin = time.perf_counter()
-    for batch in hdf5.batches(shards, run.step, stop, pin_memory=run.backend.kind == "GPU"):
+    for batch in run.backend.batches(run, shards, stop):
         fetched = time.perf_counter()
+        mendable = run.loss_scale.can_fall  # asked before the step, which lowers the scale if it overflows
         step = train_step(run, batch, micro_batches)
-        if step.skipped and not run.loss_scale.can_fall:
+        if step.skipped and not mendable:
             overflows += 1
             _check_nonfinite(run, step, overflows)
         end = time.perf_counter()

@@ -1,10 +1,13 @@
 """What the training loop asks of a device. Small on purpose: CPU, GPU and CS-2 differ here and nowhere else."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+
+from modelzoo.data.hdf5 import Shards
 
 
 class Backend(Protocol):
@@ -26,6 +29,12 @@ class Backend(Protocol):
 
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device."""
+
+    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+        """The global batches of steps run.step..stop-1, one after another."""
+
+    def fetch(self, run) -> bool:
+        """Bring the state of `run` (weights, masks, moments) to the host; False if this step has none to give."""
 
     def memory(self) -> int | None:
         """Peak bytes used on the device, if it can tell."""

@@ -42,7 +42,7 @@ class CSX:
     def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):
         self.init, self.config, self.only = init, init.backend, only
         self.notes: list[str] = []
-        self.device, self.fetched = torch.device("cpu"), None
+        self.device, self.fetched, self.executor = torch.device("cpu"), None, None
         options = {} if kind == "CPU" else {"compile_dir": self.config.compile_dir, "cluster_config": self._cluster()}
         if only:
             options[f"{only}_only"] = True
@@ -203,17 +203,21 @@ class CSX:
 
     # What the loop calls
 
-    def batches(self, run, shards: Shards, start: int, stop: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         """Ship `run` and go through its steps: the executor's batches, one a step."""
+        start = run.step
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
         self.start = start
         loader = cstorch.utils.data.DataLoader(input_batches, shards.config, shards.vocab_size, start, stop)
         every = self.init.checkpoint.steps or stop - start
         self.executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - start, checkpoint_steps=every)
         self.steps = iter(self.executor)
-        self.batch = next(self.steps)
-        for _ in range(start, stop):
-            yield self.batch
+        try:
+            self.batch = next(self.steps)
+            for _ in range(start, stop):
+                yield self.batch
+        finally:
+            self.steps.close()  # an interrupted run gives the cluster its systems back
 
     def step(self, batch: Mapping[str, Tensor]) -> tuple[float, float, float]:
         """Loss, gradient norm before clipping and loss scale of one step.
@@ -228,6 +232,8 @@ class CSX:
     def fetch(self, run) -> bool:
         """Put the wafer's state into `run`; False if it did not come back at this step."""
         found = self.fetched
+        if self.executor is None:  # not shipped yet
+            return True
         if found is None or self.start + found["step"] != run.step:
             return False
         for name, p in run.model.named_parameters():

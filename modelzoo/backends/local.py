@@ -3,12 +3,14 @@
 import contextlib
 import os
 import resource
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
+from modelzoo.data import hdf5
 
 DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,6 +57,12 @@ class Local:
 
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+    def batches(self, run, shards: hdf5.Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+        return hdf5.batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
+
+    def fetch(self, run) -> bool:
+        return True  # it never left
 
     def memory(self) -> int | None:
         if self.kind == "GPU":

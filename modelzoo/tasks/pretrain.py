@@ -11,6 +11,7 @@ import time
 import torch
 
 from modelzoo import checkpoint, loop, state
+from modelzoo.backends import csx_preflight
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
@@ -28,7 +29,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     init, fit = config.trainer.init, config.trainer.fit
     if fit is None:
         raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
-    choice = select(options.target, init)
+    choice = _choose(config, options)
     shards = open_shards(config, fit.train_dataloader)
     vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
     if evaluate and not vals:
@@ -51,6 +52,17 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     _fit(run, config, options.model_dir, shards, vals, stop, parts, out)
 
 
+def _choose(config: Config, options: Options) -> Choice:
+    """The device. A job for a cluster is checked whole, and what it will send is said, before it sends anything."""
+    init = config.trainer.init
+    choice = select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
+    if choice.backend.kind == "CSX":
+        backend = csx_preflight.with_defaults(init.backend)
+        print("preflight  " + "; ".join(csx_preflight.check(config, backend)), file=sys.stderr)
+        print(csx_preflight.sends(config, backend, compile_only=False), file=sys.stderr, flush=True)
+    return choice
+
+
 def _fit(
     run: Run, config: Config, model_dir: str, shards: Shards, vals: list[Shards], stop: int, parts: int, out: Progress
 ):
@@ -62,7 +74,10 @@ def _fit(
     tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
     logs = Logs(model_dir, run.step, tensorboard)
 
-    def save() -> str:
+    def save() -> str | None:
+        if not run.backend.fetch(run):
+            out.note(f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps")
+            return None
         return checkpoint.save(root, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
 
     try:
@@ -80,7 +95,7 @@ def _fit(
                 if every and (run.step == stop or run.step % every == 0):
                     tally.scores = [_validate(run, val, logs, out, i) for i, val in enumerate(vals)]
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
-                    saved = save()
+                    saved = save() or saved
                 if interrupted:
                     break
     finally:
