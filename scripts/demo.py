@@ -50,11 +50,7 @@ def main() -> None:
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "plan", *options)
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "train_and_eval", "-o", folder, *options)
     picture = os.path.join(args.output, "comparison.svg")
-    print(f"\n$ python run.py compare {shlex.join(folders)} -o {picture}\n", flush=True)
-    sys.path.insert(0, os.getcwd())
-    from modelzoo.tasks.compare import compare
-
-    compare(folders, picture)
+    run("run.py", "compare", *folders, "-o", picture)
     print(f"\nThe demo took {time.monotonic() - begin:.0f} s. Off the CS-2, unstructured sparsity saves counted FLOPs, not time: "
           "compare the runs by loss for the FLOPs spent.\nNext: the real job on PubMed, README.md, step 2.")  # fmt: skip
 

@@ -28,6 +28,7 @@ class Result(NamedTuple):
     validation: list[dict]
     speed: float | None  # median tokens per second
     plan: plan.Plan
+    layers: int
     masks: dict[str, tuple[int, int]]  # parameter: (live, all)
 
 
@@ -49,6 +50,7 @@ def read(folder: str) -> Result:
         [r for r in records if r["kind"] == "validation"],
         float(np.median(speeds)) if speeds else None,
         plan.make(config),
+        config.trainer.init.model.num_hidden_layers,
         _masks(os.path.join(path, "model.safetensors")) if path else {},
     )
 
@@ -98,12 +100,16 @@ def picture(results: list[Result], path: str) -> None:
             if scored:
                 x, y = np.array(scored).T
                 axes.plot(x * scale, y, style, color=colour, marker="o", markersize=4, label=r.name)
-        shares = _by_layer(r.masks)
+        shares = _by_layer(r.masks) if r.plan.sparse_total else dict.fromkeys(range(r.layers), 0.0)
         layers.plot(list(shares), list(shares.values()), style, color=colour, marker="o", markersize=4, label=r.name)
     by_tokens.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", title="Loss by tokens")
     by_flops.set(xlabel="training FLOPs, counted (10¹²)", ylabel="loss (nats per token)", title="Loss by training FLOPs")
     layers.set(xlabel="layer", ylabel="share of weights off", title="Sparsity per layer", ylim=(-0.03, 1.0))
     layers.xaxis.get_major_locator().set_params(integer=True)
+    for axes in (by_tokens, by_flops):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in "235" else "")
     for axes in (by_tokens, by_flops, layers):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
