@@ -1,0 +1,184 @@
+"""`run.py export`: a checkpoint as a plain Hugging Face folder, or as Model Zoo's `.mdl`."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modelzoo import checkpoint, mdl, mdl_state
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.trainer import Config
+from modelzoo.data import format as f
+from modelzoo.models import hf, hf_config
+from modelzoo.tasks import plan
+from modelzoo.tasks.card import card
+
+MASKS = "masks.safetensors"
+VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def export(
+    source: str, out: str, params: str | None = None, tokenizer: str | None = None, dtype: str = "float32"
+) -> str:
+    """Write the checkpoint `source` (a step folder, or a run folder: its newest) as `out`.
+
+    Args:
+        out: a folder to make, or a file name that ends in .mdl.
+        params: the run's config; default: config.yaml of the run folder.
+        tokenizer: a tokenizer.json or a folder with one; default: the training data's.
+        dtype: of the Hugging Face weights.
+
+    Returns:
+        What was written, as a person reads it.
+
+    Raises:
+        UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
+    """
+    path = step_folder(source)
+    if os.path.lexists(out):
+        raise UserError(f"{out}: exists; give another name, or remove it first")
+    config_file = params or _config_beside(path)
+    if out.endswith(".mdl"):
+        return _mdl(path, out, config_file)
+    files, state = checkpoint.load(path)
+    c = GPTConfig.model_validate(state["model"])
+    family = hf_config.choose(c)
+    if not state.get("finite", True):
+        raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
+    config = load(config_file, Config) if config_file else _config_of(state)
+    masks = {n.removesuffix("_mask"): x.bool() for n, x in files["model"].items() if n.endswith("_mask")}
+    weights = {n: x for n, x in files["model"].items() if not n.endswith("_mask")}
+    tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
+    folders = plan.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
+    vocabulary = _vocabulary(tokenizer, folders)
+    eos = next((e for d in folders if isinstance(e := plan.manifest(d).get("eos_id"), int)), None)
+    texts = {
+        "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
+        "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
+    }
+    if f.TOKENIZER in {os.path.basename(v) for v in vocabulary}:
+        texts["tokenizer_config.json"] = _tokenizer_config(vocabulary[0], eos, c)
+    name = os.path.basename(os.path.abspath(out))
+    readme = card(name, family.architecture, config, state, masks)
+    other = hf.to_hf(masks, c, family, masks=True) if masks else {}
+    _write(out, tensors, other, texts, readme, vocabulary)
+    lines = [
+        f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
+    ]
+    lines.append(f"           {', '.join(sorted(os.listdir(out)))}")
+    if not vocabulary:
+        lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
+    lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
+    return "\n".join(lines)
+
+
+def step_folder(source: str) -> str:
+    """`source` itself if it is a step folder, else the newest whole checkpoint of that run folder."""
+    if os.path.exists(os.path.join(source, checkpoint.MANIFEST)) and os.path.exists(
+        os.path.join(source, checkpoint.STATE)
+    ):
+        return source
+    for root in (os.path.join(source, "checkpoints"), source):
+        if (path := checkpoint.newest(root)[0]) is not None:
+            return path
+    raise UserError(f"{source}: holds no whole checkpoint; name a run folder or a step folder")
+
+
+def _config_beside(path: str) -> str | None:
+    """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
+    found = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    return found if os.path.exists(found) else None
+
+
+def _config_of(state: Mapping[str, Any]) -> Config:
+    """What a checkpoint alone says of its run: enough for the card."""
+    return Config.model_validate({"trainer": {"init": {"model": state["model"], "sparsity": state["sparsity"]}}})
+
+
+def _mdl(path: str, out: str, config_file: str | None) -> str:
+    if config_file is None:
+        raise UserError(
+            f"{path}: has no config.yaml beside it; name the run's config with -p (the optimizer's settings)"
+        )
+    init = load(config_file, Config).trainer.init
+    files, state = checkpoint.load(path)
+    if init.optimizer is None or init.optimizer.name != state["optimizer"]:
+        raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
+    mdl.write(out, mdl_state.to_zoo(files, state, init))
+    masks = sum(n.endswith("_mask") for n in files["model"])
+    return (
+        f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
+        f"optimizer state\nnext       in Model Zoo ckpt_path: {out}\n"
+        f"           here python run.py import {out} RUN -p {config_file}"
+    )
+
+
+def _vocabulary(named: str | None, folders: list[str]) -> list[str]:
+    """The tokenizer's files: those named, or those of the training data (in its folder or the one above)."""
+    if named is not None and os.path.isfile(named):
+        return [named]
+    places = [named] if named is not None else [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
+    for place in places:
+        found = [os.path.join(place, v) for v in VOCABULARIES if os.path.exists(os.path.join(place, v))]
+        if found:
+            return found
+    if named is not None:
+        raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
+    return []
+
+
+def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        ids = {**found["model"]["vocab"], **{t["content"]: t["id"] for t in found.get("added_tokens") or []}}
+        largest = max(ids.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is not a byte-level tokenizer.json") from None
+    if largest >= c.vocab_size:
+        raise UserError(f"{path}: has token id {largest}, the model's vocabulary is {c.vocab_size}; not its tokenizer")
+    text = next((t for t, i in ids.items() if i == eos), None)
+    special = {"eos_token": text, "bos_token": text, "pad_token": text} if text else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": c.max_position_embeddings,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+
+
+def _write(out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str]) -> None:
+    """The whole folder or nothing: made under a temporary name beside `out`."""
+    temporary = f"{out.rstrip(os.sep)}.tmp-{os.getpid()}"
+    try:
+        os.makedirs(temporary)
+        _save(tensors, os.path.join(temporary, "model.safetensors"))
+        if masks:
+            _save(masks, os.path.join(temporary, MASKS))
+        for name, content in texts.items():
+            _text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
+        _text(os.path.join(temporary, "README.md"), readme)
+        for path in vocabulary:
+            shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
+        os.rename(temporary, out)
+    except (OSError, safetensors.SafetensorError) as e:
+        raise UserError(f"{out}: not written: {getattr(e, 'strerror', None) or e}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(tensors: Mapping[str, Tensor], path: str) -> None:
+    safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
