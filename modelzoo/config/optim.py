@@ -25,6 +25,7 @@ class Adam(Section):
     eps: PositiveFloat = 1e-6
     weight_decay: NonNegativeFloat = 0.0
     correct_bias: Bool = True
+    compat: Literal["cstorch"] | None = None  # epsilon beside the root of the uncorrected moment, as cerebras.pytorch
     amsgrad: Literal[False] = False
 
 

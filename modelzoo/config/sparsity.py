@@ -127,6 +127,7 @@ class SparsityGroup(Section):
     distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"
     seed: NonNegativeInt | None = None
     max_sparsity: Rate = 0.999
+    compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
 
     @model_validator(mode="before")
     @classmethod
@@ -169,6 +170,8 @@ class SparsityGroup(Section):
             raise ValueError(f"balance_in_groups and balance_out_groups belong to rigl, not {name}")
         if (self.balance_in_groups or self.balance_out_groups) and self.distribution != "uniform":
             raise ValueError("balanced groups need `distribution: uniform`")
+        if self.compat and self.distribution != "uniform":
+            raise ValueError("compat: cstorch knows `distribution: uniform` alone")
         if self.init_method == "from_zeros" and not constant:
             raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
         return self

@@ -5,6 +5,7 @@ the global t its second moment is taken at face value while it is still far too 
 6.6 times too large at beta2 = 0.999. So a regrown weight counts from its own birth: t - t0.
 """
 
+import inspect
 import math
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 # 1 - beta^t is exactly 1.0 in float64 from here for any beta below 1 - 1e-5; a float32 counter stays there (2^24 + 1
 # rounds to 2^24). Starting the step count at this value is Adam without bias correction.
 FOREVER = float(1 << 24)
+NATIVE = "decoupled_weight_decay" in inspect.signature(torch.optim.Adam.__init__).parameters  # torch 2.7 and later
 
 
 class AgedAdam(torch.optim.Adam):
@@ -24,10 +26,21 @@ class AgedAdam(torch.optim.Adam):
         decoupled: AdamW's weight decay (arXiv 1711.05101) instead of L2.
         correct_bias: divide the moments by 1 - beta^t.
         aged: parameters that carry `born` (int32, each weight's step of birth; 0 from the start).
+        raw_eps: add eps to the root of the second moment before its bias correction, as cerebras.pytorch does.
     """
 
-    def __init__(self, params, betas, eps, decoupled: bool, correct_bias: bool, aged: list[nn.Parameter]):
-        super().__init__(params, lr=0.0, betas=betas, eps=eps, fused=True, decoupled_weight_decay=decoupled)
+    def __init__(
+        self, params, betas, eps, decoupled: bool, correct_bias: bool, aged: list[nn.Parameter], raw_eps: bool = False
+    ):
+        super().__init__(
+            params,
+            lr=0.0,
+            betas=betas,
+            eps=eps,
+            fused=True,
+            **({"decoupled_weight_decay": decoupled} if NATIVE else {}),
+        )
+        self.decoupled, self.raw_eps = decoupled, eps if raw_eps and correct_bias else None
         old = {id(p) for p in aged} if correct_bias else set()
         for group in self.param_groups:
             for p in group["params"]:
@@ -44,6 +57,12 @@ class AgedAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure=None):
+        if self.raw_eps is not None:  # sqrt(v) + eps, corrected: sqrt(v / c) + eps / sqrt(c) with c = 1 - beta2^t
+            for group in self.param_groups:
+                count = float(self.state[group["params"][0]]["step"]) + 1
+                group["eps"] = self.raw_eps / math.sqrt(1 - group["betas"][1] ** count)
+        if self.decoupled and not NATIVE:
+            return self._step_decayed(closure)
         young = [
             (group, p, *found) for group in self.param_groups for p in group["params"] if (found := self._young(p))
         ]
@@ -54,9 +73,25 @@ class AgedAdam(torch.optim.Adam):
             age = (state["step"] - born).double()
             m = state["exp_avg"].view(-1)[at].double() / (1 - beta1**age)
             v = state["exp_avg_sq"].view(-1)[at].double() / (1 - beta2**age)
-            if group["decoupled_weight_decay"]:
+            if self.decoupled:
                 old = old * (1 - lr * group["weight_decay"])
             p.view(-1)[at] = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
+
+    def _step_decayed(self, closure):
+        """Decoupled decay by hand around L2-free steps, for torch before 2.7."""
+        decays = [group["weight_decay"] for group in self.param_groups]
+        for group, decay in zip(self.param_groups, decays, strict=True):
+            moving = [p for p in group["params"] if p.grad is not None]
+            if decay and moving:
+                torch._foreach_mul_(moving, 1 - group["lr"] * decay)
+            group["weight_decay"] = 0.0
+        self.decoupled = False
+        try:
+            return self.step(closure)
+        finally:
+            self.decoupled = True
+            for group, decay in zip(self.param_groups, decays, strict=True):
+                group["weight_decay"] = decay
 
     def _young(self, p: nn.Parameter) -> tuple[Tensor, Tensor] | None:
         """Flat positions and births of the weights younger than the horizon, or None."""

@@ -62,7 +62,13 @@ def build(
     groups = param_groups(model, kinds, o.weight_decay, model_config)
     if isinstance(o, c.Adam):
         return AgedAdam(
-            groups, betas=o.betas, eps=o.eps, decoupled=isinstance(o, c.AdamW), correct_bias=o.correct_bias, aged=aged
+            groups,
+            betas=o.betas,
+            eps=o.eps,
+            decoupled=isinstance(o, c.AdamW),
+            correct_bias=o.correct_bias,
+            aged=aged,
+            raw_eps=o.compat is not None,
         )
     return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, dampening=o.dampening, nesterov=o.nesterov, fused=True)
 

@@ -22,6 +22,11 @@ class Static:
         self.group = group
         self.seed = seed if group.seed is None else group.seed
 
+    @property
+    def ages(self) -> bool:
+        """Whether weights come to life during training and count Adam's bias correction from their own birth."""
+        return self.changes and self.group.compat is None
+
     def target(self, step: int) -> float:
         """The overall sparsity asked for at `step`."""
         return schedules.value(self.group.sparsity, step, self.group.update)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.sparsity import masks
+from modelzoo.sparsity import compat, masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.select import ShapeLike, live_counts, select
 
@@ -74,7 +74,8 @@ class Sparsity:
         weights = dict(model.named_parameters())
         groups = []
         for config, names in zip(configs, select(shapes, configs), strict=True):
-            algorithm = ALGORITHMS[config.algorithm](config, seed)
+            rules = compat.ALGORITHMS if config.compat else ALGORITHMS
+            algorithm = rules[config.algorithm](config, seed)
             parameters = []
             for name in names:
                 _check_balance(name, weights[name], config)

@@ -38,7 +38,7 @@ def build(config: Config, choice: Choice) -> Run:
     backend, shapes = choice.backend, parameters(init.model)
     model = backend.place(GPTModel(init.model, seed=init.seed))
     sparsity = Sparsity.attach(model, shapes, init.sparsity, init.seed)
-    aged = [p.weight for g in sparsity.groups if g.algorithm.changes for p in g.parameters]
+    aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged)
     scale = LossScale.make(init.precision, backend.dtype == torch.float16)
     return Run(init, backend, model, optimizer, sparsity, scale)
