@@ -1,5 +1,6 @@
 """The model card (README.md) of an exported model: what it is, how sparse, what it cost, and what it is not for."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +103,7 @@ def _recipe(config: Config) -> list[str]:
     for group, sizes in plan.groups(config.trainer.init):
         begin = value(group.sparsity, 0, group.update)
         line = f"{group.algorithm}, sparsity {begin:.4g}, {group.init_method} masks, {group.distribution}"
-        line += f", {len(sizes)} weights ({amount(sum(plan._numel(s) for s in sizes.values()))} parameters)"
+        line += f", {len(sizes)} weights ({amount(sum(math.prod(s) for s in sizes.values()))} parameters)"
         if group.update is not None:
             u = group.update
             line += f"; masks change at steps {list(u.steps)}" if u.steps else (
