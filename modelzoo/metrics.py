@@ -4,6 +4,7 @@ What was computed is kept apart from how fast, so that metrics.jsonl of a resume
 the byte. On resume both are cut back to the checkpoint's step.
 """
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -31,15 +32,22 @@ class Logs:
         """One record of `step`. `kind` is train or validation."""
         for name, values in (("metrics", metrics), ("timing", timing)):
             if values:
-                self._files[name].write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
-                self._files[name].flush()
+                try:
+                    self._files[name].write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
+                    self._files[name].flush()
+                except OSError as e:
+                    raise UserError(
+                        f"{self._files[name].name}: cannot be written ({e.strerror}); free some space and run the same "
+                        "command again: it goes on from the last checkpoint"
+                    ) from None
             if self._writer is not None:
                 for key, value in values.items():
                     self._writer.add_scalar(f"{kind}/{key}", value, step)
 
     def close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # what could not be written was said by write()
+                file.close()
         if self._writer is not None:
             self._writer.close()
 
