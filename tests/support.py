@@ -72,7 +72,7 @@ def write_shard(path: Path, data: np.ndarray, n_examples: int | None = -1, **opt
     """An HDF5 shard as Model Zoo writes it: gzip, one chunk an example, the attribute `n_examples`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        chunks = (1, *data.shape[1:]) if data.ndim > 1 else None
+        chunks = (1, *data.shape[1:]) if data.ndim > 1 and len(data) else None
         file.create_dataset("data", data=data, chunks=chunks, compression="gzip" if chunks else None, **options)
         if n_examples is not None:
             file.attrs["n_examples"] = len(data) if n_examples == -1 else n_examples
@@ -94,10 +94,11 @@ def loader(*folders: Path, **fields) -> DataLoader:
 
 
 def write_manifest(folder: Path, **facts) -> None:
-    """A manifest with the SHA-256 of each shard in `folder`, as preprocessing leaves it."""
-    shards = [
-        {"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in sorted(folder.glob("*.h5"))
-    ]
+    """A manifest with the checksum of each shard's tokens in `folder`, as preprocessing leaves it."""
+    shards = []
+    for path in sorted(folder.glob("*.h5")):
+        with h5py.File(path) as file:
+            shards.append({"file": path.name, "data_sha256": hashlib.sha256(file["data"][:]).hexdigest()})
     (folder / "manifest.json").write_text(json.dumps({"shards": shards, **facts}))
 
 

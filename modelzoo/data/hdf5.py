@@ -23,6 +23,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
 
+OPEN_FILES = 256  # at once and process: well below the usual limit of 1024 descriptors
+
 
 class Shard(NamedTuple):
     path: str
@@ -86,8 +88,8 @@ def inspect(path: str, msl: int | None = None) -> Shard:
         raise UserError(
             f"{path}: '{f.DATASET}' is {list(shape)}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl]"
         )
-    if declared is not None and int(declared) != shape[0]:
-        raise UserError(f"{path}: says n_examples = {int(declared)} but holds {shape[0]}; make this shard again")
+    if declared is not None and declared != shape[0]:
+        raise UserError(f"{path}: says n_examples = {declared} but holds {shape[0]}; make this shard again")
     if msl is not None and shape[2] != msl:
         raise UserError(f"{path}: sequences of {shape[2]} tokens, but max_sequence_length is {msl}")
     return _nonempty(Shard(path, shape[0], shape[2], shape[1]))
@@ -116,7 +118,7 @@ class Shards:
         self.total = sum(sizes)
         self.mixed = _mixture(sizes, weights) if weights else None
         self.epoch = config.num_samples or self.total
-        self._open: dict[int, h5py.Dataset] = {}
+        self._open: dict[tuple[int, int], h5py.Dataset] = {}
 
     @classmethod
     def open(cls, config: Config, vocab_size: int, max_positions: int | None = None) -> "Shards":
@@ -155,28 +157,24 @@ class Shards:
         return self.epoch
 
     def fingerprint(self) -> str:
-        """SHA-256 over what decides the order and content of batches: names, sizes, checksums, seed, batch size."""
+        """SHA-256 over what decides the order and content of batches: names, sizes, checksums, seed, batch size.
+
+        A shard without a checksum in its folder's manifest (Model Zoo writes none) counts with three of its examples.
+        """
         c = self.config
-        sums = {
-            d: {
-                s["name"]: s.get("sha256")
-                for s in _manifest(d).get("shards", [])
-                if isinstance(s, dict) and "name" in s
-            }
-            for d in {os.path.dirname(s.path) for s in self.files}
-        }
-        facts = [
-            (
-                os.path.basename(s.path),
-                s.examples,
-                s.msl,
-                s.rows,
-                sums[os.path.dirname(s.path)].get(os.path.basename(s.path)),
-            )
-            for s in self.files
-        ]
-        order = [c.batch_size, c.shuffle, c.shuffle_seed, c.num_samples, [m.weight for m in c.mixture or ()]]
+        sums = {folder: _checksums(folder) for folder in {os.path.dirname(s.path) for s in self.files}}
+        facts = []
+        for i, s in enumerate(self.files):
+            folder, name = os.path.split(s.path)
+            facts.append((name, s.examples, s.msl, s.rows, sums[folder].get(name) or self._sample(i)))
+        parts = [(len(part), m.weight) for part, m in zip(self.parts, c.mixture or (), strict=False)]
+        order = [c.batch_size, (c.shuffle_seed or 0) if c.shuffle else None, self.epoch, c.use_vsl, parts]
         return hashlib.sha256(json.dumps([facts, order]).encode()).hexdigest()
+
+    def _sample(self, shard: int) -> str:
+        last = self.files[shard].examples - 1
+        found = [self._example(shard, i).astype(np.int64).tobytes() for i in (0, last // 2, last)]
+        return hashlib.sha256(b"".join(found)).hexdigest()
 
     def indices(self, step: int) -> list[int]:
         """Global example numbers of the batch of `step`, in order."""
@@ -199,7 +197,8 @@ class Shards:
         Raises:
             UserError: an id outside the vocabulary, naming file and example; a shard that cannot be read.
         """
-        out = np.empty((len(indices), self.rows or len(f.ROWS), self.msl), dtype=np.int32)
+        # int64 on the way: a shard of wider integers must not wrap round into the vocabulary unseen
+        out = np.empty((len(indices), self.rows or len(f.ROWS), self.msl), dtype=np.int64)
         for row, index in enumerate(indices):
             shard = int(np.searchsorted(self.starts, index, side="right")) - 1
             out[row] = self._example(shard, int(index - self.starts[shard]))
@@ -207,30 +206,55 @@ class Shards:
         if int(ids.max()) >= self.vocab_size or int(ids.min()) < 0:
             self._refuse_ids(indices, ids)
         names = f.VSL_ROWS if self.config.use_vsl else f.ROWS
-        return {name: torch.from_numpy(np.ascontiguousarray(out[:, i])) for i, name in enumerate(names)}
+        if self.config.use_vsl and (out[:, 3:].min() < 0 or out[:, 3:].max() >= self.msl):
+            self._refuse_places(indices, out[:, 3:])
+        return {name: torch.from_numpy(out[:, i].astype(np.int32)) for i, name in enumerate(names)}
 
     def _example(self, shard: int, index: int) -> np.ndarray:
         s = self.files[shard]
-        if shard not in self._open:  # opened here, not in __init__: each worker process needs handles of its own
-            self._open[shard] = h5py.File(s.path, "r")[f.DATASET]
         try:
+            data = self._dataset(shard)
             if s.rows:
-                return self._open[shard][index]
-            window = self._open[shard][index * s.msl : index * s.msl + s.msl + 1]
+                return data[index]
+            window = data[index * s.msl : index * s.msl + s.msl + 1]
             return np.stack((window[:-1], np.ones(s.msl, np.int32), window[1:]))
-        except OSError as e:
-            raise UserError(
-                f"{s.path}: example {index} cannot be read ({str(e)[:80]}); make this shard again"
-            ) from None
+        except (
+            OSError,
+            KeyError,
+            RuntimeError,
+            IndexError,
+            ValueError,
+        ) as e:  # the last two: it shrank since `inspect`
+            reason = str(e).splitlines()[0][:80] if str(e) else type(e).__name__
+            raise UserError(f"{s.path}: example {index} cannot be read ({reason}); make this shard again") from None
+
+    def _dataset(self, shard: int) -> h5py.Dataset:
+        key = os.getpid(), shard  # a forked worker must not read through its parent's handle
+        if key not in self._open:
+            if len(self._open) >= OPEN_FILES:
+                self._open.pop(next(iter(self._open))).file.close()
+            self._open[key] = h5py.File(self.files[shard].path, "r")[f.DATASET]
+        return self._open[key]
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray) -> None:
-        row = int(np.argmax(((ids >= self.vocab_size) | (ids < 0)).any(axis=(1, 2))))
-        shard = int(np.searchsorted(self.starts, indices[row], side="right")) - 1
-        bad = ids[row][(ids[row] >= self.vocab_size) | (ids[row] < 0)][0]
+        row, where = self._first(indices, bad := (ids >= self.vocab_size) | (ids < 0))
         raise UserError(
-            f"{self.files[shard].path}: example {indices[row] - self.starts[shard]} holds token id {int(bad)}, outside "
-            f"model.vocab_size {self.vocab_size}; use the tokenizer's vocabulary size"
+            f"{where} holds token id {int(ids[row][bad[row]][0])}, outside model.vocab_size {self.vocab_size}; use the "
+            "tokenizer's vocabulary size"
         )
+
+    def _refuse_places(self, indices: Sequence[int], rows: np.ndarray) -> None:
+        row, where = self._first(indices, bad := (rows >= self.msl) | (rows < 0))
+        raise UserError(
+            f"{where} holds {int(rows[row][bad[row]][0])} in attention_span or position_ids, outside its {self.msl} "
+            "tokens; make this shard again with --vsl"
+        )
+
+    def _first(self, indices: Sequence[int], bad: np.ndarray) -> tuple[int, str]:
+        """The first row of a batch with a bad entry, and the file and example that it came from."""
+        row = int(np.argmax(bad.any(axis=(1, 2))))
+        shard = int(np.searchsorted(self.starts, indices[row], side="right")) - 1
+        return row, f"{self.files[shard].path}: example {indices[row] - self.starts[shard]}"
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": {}}  # open files do not travel to worker processes
@@ -257,14 +281,26 @@ def _manifest(folder: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
+def _checksums(folder: str) -> dict[str, str]:
+    """SHA-256 of each shard's tokens, by file name, as preprocessing notes it."""
+    shards = _manifest(folder).get("shards", [])
+    return {s["file"]: s.get("data_sha256") for s in shards if isinstance(s, dict) and "file" in s}
+
+
 class Steps(torch.utils.data.Dataset):
-    """Batches by step, for torch's DataLoader: workers fetch whole batches, in the order of steps."""
+    """Batches by step, for torch's DataLoader: workers fetch whole batches, in the order of steps.
+
+    A worker hands an error's text over like a batch: raised there, torch would wrap it in its own traceback.
+    """
 
     def __init__(self, shards: Shards):
         self.shards = shards
 
-    def __getitem__(self, step: int) -> dict[str, Tensor]:
-        return self.shards.batch(step)
+    def __getitem__(self, step: int) -> dict[str, Tensor] | str:
+        try:
+            return self.shards.batch(step)
+        except UserError as e:
+            return str(e)
 
 
 def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> Iterator[dict[str, Tensor]]:
@@ -279,10 +315,10 @@ def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> 
         prefetch_factor=shards.config.prefetch_factor if workers else None,
         persistent_workers=bool(workers) and shards.config.persistent_workers,
     )
-    try:
-        yield from loader
-    except UserError as e:  # torch wraps what a worker raises in its own traceback; the last line is the message
-        raise UserError(str(e).strip().rsplit("UserError: ", 1)[-1]) from None
+    for batch in loader:
+        if isinstance(batch, str):
+            raise UserError(batch)
+        yield batch
 
 
 def validation(shards: Shards, eval_steps: int | None = None):
