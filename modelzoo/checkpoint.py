@@ -24,8 +24,8 @@ from modelzoo.config.errors import UserError
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
-_STEP = re.compile(r"step_(\d+)$")
-_TEMPORARY = ".tmp-"
+_STEP = re.compile(r"step_(\d+)(\.replaced)?$")
+_TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
 def save(
@@ -41,7 +41,7 @@ def save(
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
     """
-    target, temporary = os.path.join(root, f"step_{step}"), os.path.join(root, f"{_TEMPORARY}step_{step}.{os.getpid()}")
+    target, temporary = _folder(root, step), os.path.join(root, f"{_TEMPORARY}step_{step}.{os.getpid()}")
     try:
         os.makedirs(root, exist_ok=True)
         clean(root)
@@ -58,12 +58,12 @@ def save(
             n: {"sha256": sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
             for n in names
         }
-        _write_json(os.path.join(temporary, MANIFEST), {"format": FORMAT, "step": step, "files": sums})
+        _write_json(os.path.join(temporary, MANIFEST), {"format": FORMAT, "files": sums})
         for name in (*names, MANIFEST):
             _sync(os.path.join(temporary, name))
         _sync(temporary)
-        if os.path.exists(target):  # the same step again (a resumed run): the new one replaces it in one rename
-            os.rename(target, os.path.join(root, f"{_TEMPORARY}old_{step}.{os.getpid()}"))
+        if os.path.exists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
+            os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one stands
         os.rename(temporary, target)
         _sync(root)
         clean(root)
@@ -83,28 +83,34 @@ def save(
             + ("; free some space and run the same command again" if full else "")
         ) from None
     if keep is not None:
-        _rotate(root, keep)
+        _rotate(root, keep, step, bool(state.get("finite")))
     return target
 
 
 def steps(root: str) -> list[int]:
     """Steps that have a folder under `root`, rising."""
     try:
-        return sorted(int(m.group(1)) for n in os.listdir(root) if (m := _STEP.match(n)))
-    except FileNotFoundError:
+        return sorted({int(m.group(1)) for n in os.listdir(root) if (m := _STEP.match(n))})
+    except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _folder(root: str, step: int) -> str:
+    return os.path.join(root, f"step_{step}")
 
 
 def newest(root: str) -> tuple[str | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that is not."""
     damaged = []
     for step in reversed(steps(root)):
-        path = os.path.join(root, f"step_{step}")
-        try:
-            verify(path)
-            return path, damaged
-        except UserError as e:
-            damaged.append(str(e))
+        path = _folder(root, step)
+        for candidate in (path, path + _REPLACED):
+            if os.path.exists(candidate):
+                try:
+                    verify(candidate)
+                    return candidate, damaged
+                except UserError as e:
+                    damaged.append(str(e))
     return None, damaged
 
 
@@ -119,15 +125,22 @@ def verify(path: str) -> dict:
     manifest = _read_json(os.path.join(path, MANIFEST))
     if manifest.get("format") != FORMAT:
         raise UserError(f"{path}: checkpoint format {manifest.get('format')!r}; this version reads {FORMAT}")
-    for name, facts in manifest["files"].items():
+    try:
+        facts = [(name, of["bytes"], of["sha256"]) for name, of in manifest["files"].items()]
+        names = {name for name, _, _ in facts}
+        if STATE not in names or manifest.keys() != {"format", "files"}:
+            raise KeyError
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{os.path.join(path, MANIFEST)}: is not what this trainer writes; it was changed") from None
+    for name, size, digest in facts:
         file = os.path.join(path, name)
-        if not os.path.exists(file):
+        if not os.path.isfile(file):
             raise UserError(f"{file}: missing from the checkpoint")
-        if os.path.getsize(file) != facts["bytes"]:
+        if os.path.getsize(file) != size:
             raise UserError(
-                f"{file}: {os.path.getsize(file)} bytes where {facts['bytes']} were written; it was cut short or changed"
+                f"{file}: {os.path.getsize(file)} bytes where {size} were written; it was cut short or changed"
             )
-        if sha256(file) != facts["sha256"]:
+        if sha256(file) != digest:
             raise UserError(f"{file}: its SHA-256 differs from the manifest's; it was changed after it was written")
     return manifest
 
@@ -148,21 +161,41 @@ def read_state(path: str) -> dict[str, Any]:
 
 
 def clean(root: str) -> None:
-    """Remove what killed runs left half-written."""
+    """Remove what killed runs left half-written, and give back its name to what a kill left half-replaced."""
     for name in os.listdir(root):
+        path, target = os.path.join(root, name), os.path.join(root, name.removesuffix(_REPLACED))
         if name.startswith(_TEMPORARY):
-            shutil.rmtree(os.path.join(root, name), ignore_errors=True)
+            shutil.rmtree(path, ignore_errors=True)
+        elif path != target and _STEP.match(name):
+            if _whole(target):
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                shutil.rmtree(target, ignore_errors=True)
+                os.rename(path, target)
 
 
-def _rotate(root: str, keep: int) -> None:
-    have = steps(root)
-    finite = [s for s in have if read_state(os.path.join(root, f"step_{s}")).get("finite")]
-    stay = {*have[-keep:], *finite[-1:]}
-    for step in set(have) - stay:
+def _whole(path: str) -> bool:
+    try:
+        verify(path)
+    except UserError:
+        return False
+    return True
+
+
+def _rotate(root: str, keep: int, written: int, finite: bool) -> None:
+    have = [s for s in steps(root) if os.path.isdir(_folder(root, s))]
+    last = written if finite else next((s for s in reversed(have) if _finite(_folder(root, s))), None)
+    for step in set(have) - {*have[-keep:], written, last}:
         # renamed first: a kill while deleting must not leave something that looks like a checkpoint
         doomed = os.path.join(root, f"{_TEMPORARY}old_{step}.{os.getpid()}")
-        os.rename(os.path.join(root, f"step_{step}"), doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what cannot be removed now is removed another time
+            os.rename(_folder(root, step), doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _finite(path: str) -> bool:
+    """Whether `path` is a whole checkpoint of finite weights."""
+    return _whole(path) and bool(read_state(path).get("finite"))
 
 
 def sha256(path: str) -> str:
