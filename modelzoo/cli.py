@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eval_steps", type=int, help="validation batches (default: all)")
     p.add_argument("--eval_frequency", help="steps between validations, or a share of the run (0.25)")
     p.add_argument(
-        "--checkpoint_path", metavar="STEP_FOLDER", help="start from this checkpoint instead of the newest in -o"
+        "--checkpoint_path", metavar="PATH", help="start from this step folder or .mdl, not from the newest in -o"
     )
     p.add_argument(
         "--load_checkpoint_states",

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo import mdl
+from modelzoo import checkpoint, mdl
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.trainer import Init
@@ -29,6 +29,13 @@ SECTIONS = ("model", "optimizer", "global_step", OURS)
 WORDS, HEAD = "model.embedding_layer.word_embeddings.weight", "model.lm_head.weight"
 FINAL, TWIN = "model.ln_f.", "model.transformer_decoder.norm."  # one norm, which the zoo's model holds by both names
 SHARED = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # state of the same name and meaning on both sides
+
+
+def load(path: str, init: Init, dataset: str | None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The checkpoint at `path`, a step folder or a `.mdl`, as files and state. Other arguments as in `from_zoo`."""
+    if not path.endswith(".mdl"):
+        return checkpoint.load(path)
+    return from_zoo(path, mdl.read(path, SECTIONS), init, dataset)
 
 
 def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:

@@ -233,6 +233,22 @@ def test_a_run_goes_through_a_mdl_and_on_exactly(tmp_path, capsys, optimizer, sp
     assert all(same(x, end_b[0][stem][n]) for stem in end_a[0] for n, x in end_a[0][stem].items())
 
 
+def test_train_and_eval_take_a_mdl_as_it_is(tmp_path, capsys):
+    write_shard(tmp_path / "data" / "output_chunk_0_0.h5", examples(24))
+    data = str(tmp_path / "data")
+    text = CONFIG.replace("OPTIMIZER", ADAMW).replace("SPARSITY", f"sparsity: {{sparsity: 0.5, {FILTER}}}")
+    params, a, b = tmp_path / "c.yaml", tmp_path / "a", tmp_path / "b"
+    params.write_text(text.replace("DATA", data) + f"    val_dataloader: {{data_dir: {data}, batch_size: 4}}\n")
+    assert run("CPU", "-p", params, "-m", "train", "-o", a) == 0
+    assert run("export", a / "checkpoints/step_4", tmp_path / "m.mdl") == 0
+    assert run("CPU", "-p", params, "-m", "train", "-o", b, "--checkpoint_path", tmp_path / "m.mdl") == 0
+    assert log(b) == [line for line in log(a) if line["step"] > 4]
+    for path in (a / "checkpoints/step_4", tmp_path / "m.mdl"):
+        assert run("CPU", "-p", params, "-m", "eval", "-o", tmp_path / path.stem, "--checkpoint_path", path) == 0
+    scores = [json.loads((tmp_path / n / "eval.json").read_text())[0] for n in ("step_4", "m")]
+    assert scores[0]["loss"] == scores[1]["loss"] and scores[1]["step"] == 4
+
+
 def foreign(c, seed: int = 0, step: int = 9) -> dict:
     """What Model Zoo's trainer saves of a GPT of ours: no key of ours, its own numbering, beta powers for steps."""
     torch.manual_seed(seed)

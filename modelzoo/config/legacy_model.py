@@ -123,7 +123,8 @@ def _divided(init: Any, by: float) -> Any:
     """`init` with its spread divided by `by`; what has no spread is left for the schema to judge."""
     if not isinstance(init, dict):
         return init
-    numbers = {k: init[k] / by for k in ("std", "a", "b") if isinstance(init.get(k), int | float)}
+    # 14 digits: what was 0.08 before it was scaled is 0.08 again, not 0.08000000000000002
+    numbers = {k: float(f"{init[k] / by:.14g}") for k in ("std", "a", "b") if isinstance(init.get(k), int | float)}
     return {**init, **numbers}
 
 

@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from modelzoo import checkpoint, loop, state
+from modelzoo import checkpoint, loop, mdl_state, state
 from modelzoo.backends import csx_preflight
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
@@ -151,7 +151,8 @@ def _resume(run: Run, config: Config, options: Options, root: str, fingerprint: 
     path = path or config.trainer.fit.ckpt_path
     if path is None:
         return None
-    state.restore(run, path, *checkpoint.load(path), fingerprint, options.load_states, options.strict)
+    files, saved = mdl_state.load(path, run.init, fingerprint)
+    state.restore(run, path, files, saved, fingerprint, options.load_states, options.strict)
     out.note(f"resumed    {path} at step {run.step}" if run.step else f"weights    from {path}; steps count from 0")
     return path
 

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from modelzoo import checkpoint, loop, state
+from modelzoo import checkpoint, loop, mdl_state, state
 from modelzoo.backends.select import select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -23,7 +23,7 @@ def evaluate(config: Config, options: Options) -> None:
     vals = [open_shards(config, loader) for loader in loaders]
     run = build(config, choice)
     states = tuple(s for s in options.load_states if s != "optimizer")
-    state.restore(run, path, *checkpoint.load(path), None, states, options.strict)
+    state.restore(run, path, *mdl_state.load(path, init, None), None, states, options.strict)
     print(f"checkpoint {path}, step {run.step}\ndevice     {choice.backend.describe()}", file=sys.stderr)
     results = []
     for shards, loader in zip(vals, loaders, strict=True):
