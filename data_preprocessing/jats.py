@@ -56,10 +56,11 @@ _BLOCKS = {
 }
 _BREAK = "\x1e"  # between blocks that stand inside a paragraph
 _NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark stood
-_CITES = re.compile(
-    "\\s*[\\[(](?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review"
-    "|references?|refs?|\x1f|\x1c[^\x1d]*\x1d)*[\\])]"
+_CITE_WORDS = (
+    "(?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
+    "|\x1f|\x1c[^\x1d]*\x1d)*"
 )
+_CITES = re.compile(rf"\s*(?:\[\[{_CITE_WORDS}\]\]|[\[(]{_CITE_WORDS}[\])])")
 _CITED = re.compile("\\s*(?:\x1f(?:\\s*[,;–—−-]\\s*(?=\x1f))?)+")
 _NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*(?:\d+[a-z]?|[SR]\d+)?(?:[\s\[\](){}.,;*–—−-]|\d+[a-z]?)*$")
 _CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+|zero|mark)(?:/(\d(?:\.\d)?))?", re.I)

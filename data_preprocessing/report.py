@@ -78,7 +78,7 @@ def html(facts: dict) -> str:
         "<h2>Document length in tokens</h2>",
         _histogram(facts["token_lengths"]),
         "<h2>Publication year</h2>",
-        _histogram(_years(facts["years"])),
+        _histogram(_years(facts["years"]), facts["years"].get("0", 0)),
         "<div class=two><div><h2>Languages</h2>",
         _top(facts["languages"]),
         "</div><div><h2>Licences</h2>",
@@ -136,12 +136,13 @@ def _years(years: dict[str, int]) -> dict[str, int]:
             decades[year // 10 * 10] = decades.get(year // 10 * 10, 0) + n
         told = decades
     shown = {str(y): n for y, n in sorted(told.items())}
-    return shown | ({"not told": years["0"]} if years.get("0") else {})
+    return shown
 
 
-def _histogram(bins: dict[str, int]) -> str:
+def _histogram(bins: dict[str, int], not_told: int = 0) -> str:
+    note = f"; not told: {not_told:,}" if not_told else ""
     if not bins:
-        return "<p class=sub>nothing was written</p>"
+        return f"<p class=sub>nothing to show{note}</p>"
     width, height, most = 920, 150, max(bins.values())
     step = width / len(bins)
     every = max(1, round(len(bins) / 18))
@@ -152,11 +153,10 @@ def _histogram(bins: dict[str, int]) -> str:
             f"<rect x='{i * step + 1:.1f}' y='{height + 14 - tall:.1f}' width='{max(step - 2, 1):.1f}' "
             f"height='{tall:.1f}'><title>{_e(label)}: {n:,}</title></rect>"
         )
-        if i % every == 0 or label == "not told":
+        if i % every == 0:
             parts.append(f"<text x='{(i + 0.5) * step:.1f}' y='{height + 28}' text-anchor='middle'>{_e(label)}</text>")
-    return (
-        f"<svg viewBox='0 0 {width} {height + 34}' role=img><text x=0 y=10>most: {most:,}</text>{''.join(parts)}</svg>"
-    )
+    head = f"<svg viewBox='0 0 {width} {height + 34}' role=img><text x=0 y=10>most: {most:,}{note}</text>"
+    return f"{head}{''.join(parts)}</svg>"
 
 
 def _top(counts: dict[str, int], limit: int = 12) -> str:

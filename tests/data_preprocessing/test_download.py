@@ -94,7 +94,7 @@ def settings(server, **more):
 
 def fetch(server, tmp_path, name="pubmed30n0001.xml.gz", **more):
     s = settings(server, **more)
-    path, count = download.fetch(f"{s.base_url}/pubmed/baseline/{name}", str(tmp_path / name), s)
+    _, count = download.fetch(f"{s.base_url}/pubmed/baseline/{name}", str(tmp_path / name), s)
     assert (tmp_path / name).read_bytes() == FILES[name] and not (tmp_path / f"{name}.part").exists()
     return count
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (lines of XML are kept whole)
 """Full text: what comes out of JATS, real articles all of them, packages and hostile input."""
 
 import csv

@@ -34,7 +34,7 @@ def test_large_members_and_plain_files(tmp_path):
 def test_truncated_gzip_is_refused_by_name(tmp_path, cut):
     path = tmp_path / "short.xml.gz"
     path.write_bytes(gzip.compress(bytes(range(256)) * 4, mtime=0)[:-cut])
-    with pytest.raises(UserError, match="short.xml.gz"):
+    with pytest.raises(UserError, match=r"short.xml.gz"):
         read(path)
 
 
@@ -43,7 +43,7 @@ def test_flipped_bytes_are_refused(tmp_path, where):
     data = bytearray(gzip.compress(b"some text " * 500 + bytes(range(256)), mtime=0))
     data[where] ^= 0x40
     (tmp_path / "bad.gz").write_bytes(data)
-    with pytest.raises(UserError, match="bad.gz"):
+    with pytest.raises(UserError, match=r"bad.gz"):
         read(tmp_path / "bad.gz")
 
 
@@ -73,7 +73,7 @@ def test_limit(tmp_path):
 
 
 def test_missing_file():
-    with pytest.raises(UserError, match="no/such.gz"):
+    with pytest.raises(UserError, match=r"no/such.gz"):
         read("no/such.gz")
 
 

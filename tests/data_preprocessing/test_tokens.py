@@ -167,5 +167,5 @@ def test_bad_tokenizers(tmp_path, files, message):
 def test_missing_tokens_and_files(small, tmp_path):
     with pytest.raises(UserError, match="no token '<eos>'"):
         tokens.token_id(small.reference, "<eos>", "t")
-    with pytest.raises(UserError, match="gone.json"):
+    with pytest.raises(UserError, match=r"gone.json"):
         tokens.read_tokenizer(str(tmp_path / "gone.json"))
