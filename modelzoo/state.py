@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Init
 from modelzoo.loop import Run
 
@@ -28,6 +29,7 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
         "global_step": run.step,
         "skipped": run.skipped,
         "tokens": run.tokens,
+        "churn": run.churn,
         "finite": finite,
         "loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps},
         "optimizer": run.init.optimizer.name,
@@ -38,6 +40,12 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
     }
 
 
+# Model fields that a resumed run may change: they act on training alone, or not on the values.
+TRAINING_ONLY = {
+    *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
+    *("lr_adjustment_groups", "compute_eval_metrics", "initializer_range", "max_position_embeddings"),
+    *("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
+}
 ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "global_step")
 
 
@@ -53,46 +61,43 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     Raises:
         UserError: names the parameter or part that does not fit, and the way round it.
     """
-    weights = dict(run.model.named_parameters())
-    masks = {f"{p.name}_mask" for p in run.sparsity.parameters}
-    saved = files["model"]
-    saved_masks = {n for n in saved if n.endswith("_mask")}
-    _check_names(path, weights.keys(), saved.keys() - saved_masks, strict)
-    for name, p in weights.items():
-        if name in saved and saved[name].shape != p.shape:
-            raise UserError(
-                f"{path}: {name} is {list(saved[name].shape)}, the config's model has {list(p.shape)}; "
-                "this is a checkpoint of another model"
-            )
-    if "sparsity" in states and masks != saved_masks:
-        raise UserError(_mask_mismatch(path, masks, saved_masks))
-    if "optimizer" in states and state["optimizer"] != run.init.optimizer.name:
-        raise UserError(
-            f"{path}: holds {state['optimizer']} state, the config asks for {run.init.optimizer.name}; "
-            "start it fresh with --load_checkpoint_states model,sparsity"
-        )
+    weights, saved = dict(run.model.named_parameters()), files["model"]
+    saved_masks = {n: x for n, x in saved.items() if n.endswith("_mask")}
+    if "model" in states:
+        _check_names(path, weights.keys(), saved.keys() - saved_masks.keys(), strict)
+        _check_shapes(path, weights, saved)
+        if strict:
+            _check_config(path, state["model"], run.init.model)
+    if "sparsity" in states:
+        _check_masks(run, path, saved_masks)
+    moments = _moments(run, path, files, state, strict) if "optimizer" in states else {}
     if "dataloader" in states and fingerprint is not None and state["dataset"] != fingerprint:
         raise UserError(
             f"{path}: was trained on other data (or another batch size or shuffle seed), so its place in the data "
             "means nothing here; restore the data, or start at its beginning with "
             "--load_checkpoint_states model,optimizer,sparsity"
         )
-    for name, p in weights.items():
-        if name in saved:
-            p.copy_(saved[name])
+    if "model" in states:
+        for name in weights.keys() & saved.keys():
+            weights[name].copy_(saved[name])
     if "sparsity" in states:
-        run.sparsity.load_state_dict({n: saved[n] for n in saved_masks})
+        run.sparsity.load_state_dict(saved_masks)
     else:
-        run.sparsity.mask_weights()
-    if "optimizer" in states:
-        _restore_optimizer(run, path, files["optimizer"])
+        run.sparsity.draw()  # anew, from the loaded weights: topk keeps the largest of these, not of the first draw
+    for p, entries in moments.items():
+        fresh = run.optimizer.state[p]
+        for entry, value in entries.items():
+            if entry in fresh:
+                fresh[entry].copy_(value)
+            elif entry != "born":  # state that torch makes in its first step (SGD's momentum)
+                fresh[entry] = value.to(p.device)
+    run.sparsity.mask_state(run.optimizer.state)  # moments may come from a run that was denser
     if "grad_scaler" in states and run.loss_scale.dynamic:
-        run.loss_scale.scale, run.loss_scale.good_steps = (
-            state["loss_scale"]["scale"],
-            state["loss_scale"]["good_steps"],
-        )
+        saved_scale = state["loss_scale"]
+        run.loss_scale.scale, run.loss_scale.good_steps = saved_scale["scale"], saved_scale["good_steps"]
     if "global_step" in states and "dataloader" in states:
         run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
+        run.churn = state.get("churn", 0)  # a .mdl has none
 
 
 def _check_names(path: str, ours, theirs, strict: bool) -> None:
@@ -108,40 +113,70 @@ def _check_names(path: str, ours, theirs, strict: bool) -> None:
         )
 
 
-def _mask_mismatch(path: str, ours: set[str], theirs: set[str]) -> str:
-    if theirs and not ours:
-        return (
-            f"{path}: is sparse ({len(theirs)} masks), the config is dense; keep it sparse with the run's `sparsity` section, or "
-            "lift the masks by saying so: --load_checkpoint_states model"
-        )
-    if ours and not theirs:
-        return (
-            f"{path}: is dense, the config is sparse; start sparse from its weights with --load_checkpoint_states model "
-            "(and init_method: topk to keep the largest)"
-        )
-    name = sorted(ours ^ theirs)[0].removesuffix("_mask")
-    return f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ"
+def _check_shapes(path: str, weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    for name, p in weights.items():
+        if name in saved and saved[name].shape != p.shape:
+            raise UserError(
+                f"{path}: {name} is {list(saved[name].shape)}, the config's model has {list(p.shape)}; "
+                "this is a checkpoint of another model"
+            )
 
 
-def _restore_optimizer(run: Run, path: str, saved: Mapping[str, Tensor]) -> None:
+def _check_config(path: str, saved: Mapping[str, Any], model: GPTConfig) -> None:
+    """The same shapes may still be another function: other heads, another activation, other positions."""
+    for key, ours in model.model_dump(mode="json").items():
+        if key in saved and saved[key] != ours and key not in TRAINING_ONLY and "initializer" not in key:
+            raise UserError(
+                f"{path}: was trained with model.{key} {saved[key]}, the config says {ours}; take the checkpoint's "
+                "value, or keep yours with --disable_strict_checkpoint_loading"
+            )
+
+
+def _check_masks(run: Run, path: str, saved: Mapping[str, Tensor]) -> None:
+    ours = {f"{p.name}_mask" for p in run.sparsity.parameters}
+    if saved and not ours:
+        raise UserError(
+            f"{path}: is sparse ({len(saved)} masks), the config is dense; keep it sparse with the run's `sparsity` "
+            "section, or lift the masks by saying so: --load_checkpoint_states model"
+        )
+    if ours and not saved:
+        raise UserError(
+            f"{path}: is dense, the config is sparse; start sparse from its weights with --load_checkpoint_states "
+            "model (and init_method: topk to keep the largest)"
+        )
+    if different := sorted(ours ^ saved.keys()):
+        name = different[0].removesuffix("_mask")
+        raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
+    for group in run.sparsity.groups:
+        fixed = not group.algorithm.changes and group.algorithm.group.init_method != "from_zeros"
+        for name, k in group.counts(0).items() if fixed else ():
+            if (live := int(saved[f"{name}_mask"].sum())) != k:
+                raise UserError(
+                    f"{path}: {name} has {live} live weights, the config's static sparsity asks for {k}; set the "
+                    "checkpoint's sparsity, or draw new masks with --load_checkpoint_states model"
+                )
+
+
+def _moments(run: Run, path: str, files, state, strict: bool) -> dict[nn.Parameter, dict[str, Tensor]]:
+    """The checkpoint's optimizer state by parameter, held against the run's."""
+    afresh = "start it fresh with --load_checkpoint_states model,sparsity"
+    if state["optimizer"] != run.init.optimizer.name:
+        raise UserError(
+            f"{path}: holds {state['optimizer']} state, the config asks for {run.init.optimizer.name}; {afresh}"
+        )
     entries: dict[str, dict[str, Tensor]] = {}
-    for key, value in saved.items():
+    for key, value in files.get("optimizer", {}).items():
         name, _, entry = key.rpartition("/")
         entries.setdefault(name, {})[entry] = value
+    found = {}
     for name, p in run.model.named_parameters():
-        fresh = run.optimizer.state[p]
-        if name not in entries or not fresh.keys() <= entries[name].keys() | {"born"}:
-            if fresh:
-                raise UserError(
-                    f"{path}: has no optimizer state for {name}; start it fresh with "
-                    "--load_checkpoint_states model,sparsity"
-                )
-            continue
-        for entry, value in entries[name].items():
-            if entry in fresh:
-                fresh[entry].copy_(value)
-            elif entry != "born":
-                fresh[entry] = value.to(p.device)
+        fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
+        if strict and fresh.keys() - theirs.keys() - {"born"}:
+            raise UserError(f"{path}: has no optimizer state for {name}; {afresh}")
+        if any(value.dim() and value.shape != p.shape for value in theirs.values()):
+            raise UserError(f"{path}: the optimizer state of {name} has another shape; {afresh}")
+        found[p] = theirs
+    return found
 
 
 def checkpoint_root(init: Init, model_dir: str) -> str:

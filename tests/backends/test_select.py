@@ -1,0 +1,126 @@
+"""Which device a run gets: what was asked for, or the next best, said aloud."""
+
+import pytest
+import torch
+
+from modelzoo.backends import csx_preflight, local, select
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Backend, Precision
+from tests.support import config
+
+
+class Recorded:
+    """Stands for a backend, and remembers what it was made of."""
+
+    def __init__(self, device, *rest):
+        self.device = device
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend what this machine has; devices are recorded and not touched."""
+
+    def pretend(csx=False, gpu=False, cuda_build=True):
+        monkeypatch.setattr(csx_preflight, "missing", lambda c: None if csx else "no cluster is configured")
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+        monkeypatch.setattr(torch.version, "cuda", "12.6" if cuda_build else None)
+        monkeypatch.setattr(select, "Local", Recorded)
+        monkeypatch.setattr(select, "csx", lambda init, folder: Recorded("csx"))
+
+    return pretend
+
+
+def chosen(target, backend_type=None):
+    section = {} if backend_type is None else {"backend": {"backend_type": backend_type}}
+    choice = select.select(target, config(**section).trainer.init)
+    return str(choice.backend.device), choice.asked, choice.said
+
+
+NO_CSX, NO_GPU, CPU_BUILD = (
+    "CSX: no cluster is configured",
+    "GPU: torch sees no CUDA device",
+    "this torch is a CPU build",
+)
+
+
+@pytest.mark.parametrize("backend_type,has,device,said", [
+    (None, {}, "cpu", None),
+    (None, {"gpu": True}, "cuda", None),
+    ("auto", {"csx": True, "gpu": True}, "cuda", None),  # a wafer is taken only where it is asked for
+    ("CPU", {"csx": True, "gpu": True}, "cpu", None),
+    ("GPU", {"gpu": True}, "cuda", None),
+    ("GPU", {}, "cpu", f"{NO_GPU}; running on CPU"),
+    ("GPU", {"cuda_build": False}, "cpu", f"GPU: {CPU_BUILD}; running on CPU"),
+    ("CSX", {"csx": True}, "csx", None),
+    ("CSX", {"gpu": True}, "cuda", f"{NO_CSX}; running on GPU"),
+    ("CSX", {}, "cpu", f"{NO_CSX}, {NO_GPU}; running on CPU"),
+])  # fmt: skip
+def test_auto_falls_back_and_says_why(machine, backend_type, has, device, said):
+    machine(**has)
+    assert chosen("auto", backend_type) == (device, backend_type or "auto", said)
+
+
+@pytest.mark.parametrize("target,has,device", [
+    ("CPU", {"gpu": True}, "cpu"), ("GPU", {"gpu": True}, "cuda"), ("CSX", {"csx": True}, "csx"),
+])  # fmt: skip
+@pytest.mark.parametrize("backend_type", ["CSX", "GPU", "CPU", "auto"])
+def test_an_explicit_target_wins_over_the_config(machine, target, has, device, backend_type):
+    machine(**has)
+    assert chosen(target, backend_type) == (device, target, None)
+
+
+@pytest.mark.parametrize("target,has,message", [
+    ("GPU", {}, r"^GPU: torch sees no CUDA device; run with `auto` or `CPU`"),
+    ("GPU", {"cuda_build": False}, r"^GPU: this torch is a CPU build; run with `auto` or `CPU`"),
+    ("CSX", {"gpu": True}, r"^CSX: no cluster is configured; .*`auto`"),
+])  # fmt: skip
+def test_an_explicit_target_that_is_not_there_is_an_error_with_the_ways_out(machine, target, has, message):
+    machine(**has)
+    with pytest.raises(UserError, match=message) as e:
+        chosen(target)
+    assert "\n" not in str(e.value)
+
+
+# --- the CPU ----------------------------------------------------------------------------------------------------------
+
+
+def cpu(backend=None, **precision):
+    return local.Local(torch.device("cpu"), Backend.model_validate(backend or {}), Precision.model_validate(precision))
+
+
+@pytest.mark.parametrize("precision,dtype,note", [
+    ({}, torch.bfloat16, None),
+    ({"fp16_type": "bfloat16"}, torch.bfloat16, None),
+    ({"fp16_type": "cbfloat16"}, torch.bfloat16, "cbfloat16 is the CS-2's format; bfloat16 here"),
+    ({"fp16_type": "float16"}, torch.bfloat16, "float16 is not for CPUs; bfloat16 here"),
+    ({"enabled": False}, torch.float32, None),
+    ({"enabled": False, "fp16_type": "cbfloat16"}, torch.float32, None),
+])  # fmt: skip
+def test_precision_on_the_cpu_and_what_is_said_of_it(precision, dtype, note):
+    backend = cpu(**precision)
+    assert (backend.kind, backend.dtype, backend.notes) == ("CPU", dtype, [note] if note else [])
+    assert str(dtype).removeprefix("torch.") in backend.describe()
+    with backend.autocast():
+        product = torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3))
+    assert product.dtype == dtype
+
+
+def test_threads():
+    before = torch.get_num_threads()
+    try:
+        assert "CPU (2 threads)" in cpu({"num_threads": 2}).describe() and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_memory_is_in_bytes():
+    """At least what a freshly touched block takes."""
+    block = torch.ones(64 << 20, dtype=torch.uint8)
+    assert cpu().memory() > block.numel()
+
+
+def test_batches_and_models_stay_on_the_cpu():
+    backend, model = cpu(), torch.nn.Linear(2, 2)
+    assert backend.place(model) is model
+    x = torch.ones(2)
+    assert backend.put({"x": x})["x"] is x
