@@ -36,6 +36,7 @@ class Run:
     step: int = 0
     skipped: int = 0
     tokens: int = 0
+    churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
 
     @property
     def optimizer_step(self) -> int:
@@ -89,6 +90,7 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
         set_lr(run.optimizer, lr)
         run.optimizer.step()
         churn = run.sparsity.update(count, run.optimizer.state)
+        run.churn += churn
         run.tokens += tokens
     else:
         run.sparsity.drop_gradients()

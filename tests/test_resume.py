@@ -111,13 +111,14 @@ def test_resume_at_every_step_is_bit_equal(algorithm, data, tmp_path):
 def test_kill_dash_nine_and_the_same_command_again(algorithm, data, tmp_path):
     raw = raw_config(data, ALGORITHMS[algorithm])
     raw["trainer"]["init"]["checkpoint"] = {"steps": 3, "keep": 2}
+    raw["trainer"]["init"]["logging"] = {"log_steps": 2}  # records and checkpoints fall on different steps
     raw["trainer"]["fit"]["train_dataloader"]["num_workers"] = 1
     config = tmp_path / "config.yaml"
     config.write_text(dump(raw))
     run(raw, tmp_path / "whole")
     folder = tmp_path / "killed"
     command = [sys.executable, "run.py", "CPU", "-p", str(config), "-m", "train", "-o", str(folder)]
-    for lines in (2, 8, 15):  # kill when the log has this many records: before, between and after checkpoints
+    for lines in (1, 4, 8):  # kill when the log has this many records: before, between and after checkpoints
         process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                                    start_new_session=True)  # fmt: skip
         log, deadline = folder / "metrics.jsonl", time.monotonic() + 120

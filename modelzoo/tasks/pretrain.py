@@ -70,7 +70,7 @@ def _fit(
     init = run.init
     root, fingerprint = state.checkpoint_root(init, model_dir), shards.fingerprint()
     every = eval_every(init.loop.eval_frequency, stop) if vals else None
-    tally, churn, saved = show.Tally(run.step), 0, None
+    tally, saved = show.Tally(run.step), None
     tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
     logs = Logs(model_dir, run.step, tensorboard)
 
@@ -86,11 +86,10 @@ def _fit(
                 saved = save()
             for timed in loop.steps(run, shards, stop, parts):
                 tally.add(timed)
-                churn += timed.step.churn
                 last = run.step == stop or bool(interrupted)
-                if last or run.step % init.logging.log_steps == 0:
-                    logs.write(run.step, "train", _metrics(run, timed.step, churn), _timing(timed))
-                    churn = 0
+                if run.step == stop or run.step % init.logging.log_steps == 0:
+                    logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
+                    run.churn = 0
                 out.update(run.step, show.line(run, timed, tally))
                 if every and (run.step == stop or run.step % every == 0):
                     tally.scores = [_validate(run, val, logs, out, i) for i, val in enumerate(vals)]
@@ -113,12 +112,12 @@ def eval_every(frequency: int | float | None, stop: int) -> int | None:
     return frequency if isinstance(frequency, int) else max(1, round(frequency * stop))
 
 
-def _metrics(run: Run, step: Step, churn: int) -> dict[str, float]:
+def _metrics(run: Run, step: Step) -> dict[str, float]:
     metrics = {"loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm, "tokens": run.tokens}
     if run.sparsity.parameters:
         metrics["sparsity_target"] = run.sparsity.target(run.optimizer_step)
         metrics["sparsity"] = run.sparsity.actual()
-        metrics["churn"] = churn
+        metrics["churn"] = run.churn
     if run.loss_scale.dynamic or run.init.precision.log_loss_scale:
         metrics["loss_scale"] = run.loss_scale.scale
     if run.skipped:
