@@ -120,7 +120,7 @@ class CSX:
 
         Args:
             model: the host's model; None (with `only`) traces without any values.
-            masks: by parameter name.
+            masks: by `<parameter>_mask`.
             moments: the host optimizer's state: by parameter, then by name.
             steps: optimizer steps taken.
             scale: the loss scale.

@@ -109,7 +109,7 @@ def sparsify(init: Init, model: nn.Module, optim, shapes, masks: Mapping[str, Te
     optim.apply(whole)
     for algorithm, _ in found:
         for name, sparse in algorithm.sparse_params.items():
-            sparse.init_method = partial(_first_mask, mask=masks.get(name))
+            sparse.init_method = partial(_first_mask, mask=masks.get(f"{name}_mask"))
         drop = getattr(algorithm, "drop_fraction", None)
         if drop is not None:  # its cache takes a step counter changed in place for the same step
             optim.register_step_post_hook(lambda *_, drop=drop: drop.cache_clear())

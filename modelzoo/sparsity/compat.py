@@ -101,13 +101,20 @@ class SET(Static, ours.SET):
     changes = True
 
     def update_mask(self, name, weight, mask, grad, step, k):
-        fraction = self.group.drop_fraction or c.Constant(value=0.3)
-        drop = value32(fraction, torch.tensor(step), self.group.update)
+        drop = self.drop32(step)
         rows = self.rows(mask)
         keep = int(((1 - drop) * (mask.sum().float() / rows.shape[0])).int())
         kept = self.choose(weight.abs(), keep)
         score = torch.where(kept, masks.DEAD, self.grow_score(name, weight, grad, step))
         return kept | self.choose(score, max(self.k(rows.shape[-1], step) - keep, 0))
+
+    def drop32(self, step: int) -> Tensor:
+        """The share to drop. A cycling one begins with the first real update: step 0 draws masks and drops nothing."""
+        fraction, update = self.group.drop_fraction or c.Constant(value=0.3), self.group.update
+        if isinstance(fraction, c.Cycling):
+            done = schedules.updates_before(update, step) - schedules.is_update(update, 0)
+            return torch.tensor(float(fraction.values[done % len(fraction.values)]))
+        return value32(fraction, torch.tensor(step), update)
 
 
 class RigL(SET):
