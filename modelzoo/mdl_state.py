@@ -86,7 +86,7 @@ def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], 
         "model": model,
         "optimizer": {"state": {i: e for i, e in entries.items() if e}, "param_groups": _settings(found, init, step)},
         "global_step": state["global_step"],
-        **({"sparsity": sparsity[0] if len(sparsity) == 1 else sparsity} if sparsity else {}),
+        **({"sparsity": sparsity} if sparsity else {}),
         OURS: {"state": json.dumps(state), "names": json.dumps(names), "optimizer": extras},
     }
 

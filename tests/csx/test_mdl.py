@@ -103,7 +103,8 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     mdl.write(path, mdl_state.to_zoo(files, st, run.init))
     loaded = cstorch.load(path, map_location="cpu")
 
-    cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))
+    if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
+        cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))
     names = [n for _, _, group in mdl_state.groups(config().trainer.init.model) for n in group]
     params = {n: torch.nn.Parameter(loaded["model"][n].detach().clone()) for n in names}
     groups = [{"params": [params[n] for n in g]} for _, _, g in mdl_state.groups(run.init.model)]
@@ -122,3 +123,30 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     assert set(names) == set(parameters(run.init.model))
     for n in names:  # they divide by sqrt(v) + eps before, we after, the correction of bias: eps is 1e-8
         torch.testing.assert_close(params[n].data, ours[n].data, rtol=1e-5, atol=1e-6)
+
+
+def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
+    """A RigL run of ours, written as .mdl, in cstorch: masks equal, its algorithm at our step, nothing missing."""
+    from modelzoo import loop, mdl_state
+    from modelzoo.models.gpt import GPTModel
+    from modelzoo.state import snapshot
+    from tests.support import batch, make_run
+
+    rigl = {"algorithm": "rigl", "sparsity": 0.5, "update": {"freq": 2}, "param_filter": ["*linear_layer.weight"]}
+    run = make_run(sparsity=rigl)
+    for step in range(5):
+        loop.train_step(run, batch(step), 1)
+    path = str(tmp_path / "ours.mdl")
+    mdl.write(path, mdl_state.to_zoo(*snapshot(run, "data"), run.init))
+    loaded = cstorch.load(path, map_location="cpu")
+    if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
+        cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))
+    model, sparsity = GPTModel(run.init.model, seed=1), cstorch.sparse.configure(rigl)
+    sparsity.apply(model)
+    keys = model.load_state_dict(loaded["model"], strict=False)
+    assert not keys.missing_keys
+    assert all(k.startswith("model.transformer_decoder.norm.") for k in keys.unexpected_keys)  # the zoo's second name
+    sparsity.load_state_dict(loaded["sparsity"])
+    assert int(sparsity._groups[0].algorithm.step) == 5
+    for p in run.sparsity.parameters:
+        assert torch.equal(model.get_submodule(p.name.removesuffix(".weight")).weight_mask.bool(), p.mask), p.name
