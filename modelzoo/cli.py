@@ -1,6 +1,7 @@
 """The command line: target, mode and config to one task. Imports torch only when something runs."""
 
 import argparse
+import difflib
 import os
 import sys
 
@@ -135,7 +136,9 @@ def main(argv: list[str] | None = None) -> int:
         if argv[:1] and argv[0] in verbs.VERBS:
             verbs.run(argv)
         else:
-            _run(parser().parse_args(argv), "run.py " + " ".join(argv))
+            p = parser()
+            _known_flags(p, argv)
+            _run(p.parse_args(argv), "run.py " + " ".join(argv))
     except UserError as e:
         print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
         return e.exit_code
@@ -146,6 +149,17 @@ def main(argv: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:
+    """Name a mistyped flag before argparse takes its value for the target."""
+    known = [flag for action in p._actions for flag in action.option_strings]
+    for flag in (a.partition("=")[0] for a in argv if a.startswith("--")):
+        if flag not in known:
+            from modelzoo.config.explain import did_you_mean
+
+            near = did_you_mean(flag, known) if difflib.get_close_matches(flag, known, n=1) else "; see --help"
+            raise UserError(f"unknown flag {flag}{near}")
 
 
 def _run(args: argparse.Namespace, command: str) -> None:

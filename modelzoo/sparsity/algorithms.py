@@ -28,8 +28,8 @@ class Static:
         return self.changes and self.group.compat is None
 
     def target(self, step: int) -> float:
-        """The overall sparsity asked for at `step`."""
-        return schedules.value(self.group.sparsity, step, self.group.update)
+        """The overall sparsity that the masks should have at `step`: the schedule's, as of the last update."""
+        return schedules.held(self.group, step)
 
     def is_update(self, step: int) -> bool:
         """Whether masks change after optimizer step number `step` (counted from 1)."""

@@ -16,7 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity import compat, masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
-from modelzoo.sparsity.select import ShapeLike, live_counts, select
+from modelzoo.sparsity.select import ShapeLike, group_counts, select
 
 
 @dataclass
@@ -44,10 +44,7 @@ class Group:
 
     def counts(self, step: int) -> dict[str, int]:
         """Live weights of each parameter at `step`."""
-        config = self.algorithm.group
-        counts = live_counts(self.sizes, self.algorithm.target(step), config.distribution)
-        groups = config.balance_in_groups or config.balance_out_groups or 1
-        return {name: k // groups * groups for name, k in counts.items()}
+        return group_counts(self.algorithm.group, self.sizes, self.algorithm.target(step))
 
 
 class Sparsity:
