@@ -1,12 +1,14 @@
 """Packaging: lower bounds only; constraints.txt pins what is tested."""
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 setup(
     name="mediswift-trainer",
     version="0.1.0",
     description="Sparse pre-training and dense fine-tuning of biomedical GPTs from one YAML",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

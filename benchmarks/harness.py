@@ -18,7 +18,8 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     load = os.getloadavg()[0]
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, torch {torch.__version__}, load {load:.1f}"
+    threads = torch.get_num_threads()
+    return f"{name}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}, load {load:.1f}"
 
 
 def rounds(contestants: Mapping[str, Callable[[], None]], count: int, warmup: int = 2) -> dict[str, list[float]]:

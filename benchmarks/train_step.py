@@ -114,7 +114,7 @@ def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
     """Median seconds of a step's mask keeping, and of one mask update, on their own."""
     keep, update = [], []
     group = run.sparsity.groups[0]
-    for i in range(count):
+    for _ in range(count):
         train_step(run, batch, 1)
         for p in run.sparsity.parameters:
             p.weight.grad = torch.randn_like(p.weight)
@@ -163,7 +163,8 @@ def main() -> None:
         contestants["HF Trainer"] = hf_trainer(args, batch)
     except ImportError as e:
         print(f"no peers: {e}")
-    print(f"{machine()}\n{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}, {args.dtype}")
+    shapes = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"
+    print(f"{machine()}\n{shapes}, {args.dtype}")
     times = rounds(contestants, args.rounds)
     tokens = args.batch * args.length
     base = "HF raw loop" if "HF raw loop" in times else "ours, dense"

@@ -36,8 +36,10 @@ def main() -> None:
     if args.pubmed:
         run("-m", "data_preprocessing", "download", "--baseline", str(args.pubmed), "--output", xml)
     elif not args.xml:
-        print("No corpus was named: this one is SYNTHETIC, invented by a grammar. It shows that the machinery works, "
-              "not what a model learns about medicine.")  # fmt: skip
+        print(
+            "No corpus was named: this one is SYNTHETIC, invented by a grammar. It shows that the machinery works, "
+            "not what a model learns about medicine."
+        )
         run("-m", "data_preprocessing", "synthetic", "--output", xml, "--documents", "6000")
     run("-m", "data_preprocessing", "pubmed", "--input", xml, "--output", data,
         "--tokenizer", "train", "--vocab_size", "4096", "--msl", "128")  # fmt: skip
@@ -45,14 +47,17 @@ def main() -> None:
     for name in ("dense", "s75"):
         folder = os.path.join(args.output, "runs", name)
         folders.append(folder)
-        data_keys = [f"trainer.fit.{split}_dataloader.data_dir={os.path.join(data, split)}" for split in ("train", "val")]
-        options = ["--max_steps", str(args.steps), *[x for key in data_keys for x in ("--set", key)]]
+        options = ["--max_steps", str(args.steps)]
+        for split in ("train", "val"):
+            options += ["--set", f"trainer.fit.{split}_dataloader.data_dir={os.path.join(data, split)}"]
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "plan", *options)
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "train_and_eval", "-o", folder, *options)
     picture = os.path.join(args.output, "comparison.svg")
     run("run.py", "compare", *folders, "-o", picture)
-    print(f"\nThe demo took {time.monotonic() - begin:.0f} s. Off the CS-2, unstructured sparsity saves counted FLOPs, not time: "
-          "compare the runs by loss for the FLOPs spent.\nNext: the real job on PubMed, README.md, step 2.")  # fmt: skip
+    print(
+        f"\nThe demo took {time.monotonic() - begin:.0f} s. Off the CS-2, unstructured sparsity saves counted FLOPs, "
+        'not time:\ncompare the runs by loss for the FLOPs spent.\nNext: "The real job on PubMed" in README.md.'
+    )
 
 
 if __name__ == "__main__":

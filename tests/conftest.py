@@ -6,7 +6,7 @@ from pathlib import Path
 # Toy models are too small for two threads, and test workers share the cores: set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import pytest  # noqa: E402
+import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -1,4 +1,4 @@
-"""Causal attention: torch's fused kernel, and on CPUs at short lengths three plain products, which are twice as fast."""
+"""Causal attention: torch's fused kernel, and on CPUs at short lengths three plain products, twice as fast."""
 
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,7 @@
 """The output head and its cross-entropy in one pass, some rows at a time: the batch's logits never exist at once.
 
-At V = 50257 the logits of 16 sequences of 2048 tokens take 6.6 GB in float32, and their gradient as much again. Here the
-gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products, two
+At V = 50257 the logits of 16 sequences of 2048 tokens take 6.6 GB in float32, and their gradient as much again. Here
+the gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products, two
 passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to rounding.
 """
 
@@ -28,7 +28,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
             logits = F.linear(x[part], w, b)  # [rows, vocab]
-            for g, y, loss in zip(logits.split(piece), labels[part].split(piece), losses[part].split(piece), strict=True):
+            pieces = zip(logits.split(piece), labels[part].split(piece), losses[part].split(piece), strict=True)
+            for g, y, loss in pieces:
                 logp = torch.log_softmax(g, -1, dtype=torch.float32)
                 at = y.unsqueeze(1)
                 loss.copy_(logp.gather(1, at).squeeze(1)).neg_()

@@ -259,7 +259,8 @@ class GPTModel(nn.Module):
         the same loss and gradient as the whole.
 
         Args:
-            batch: input_ids, labels, attention_mask (the loss mask), each [b, t]; VSL adds attention_span, position_ids.
+            batch: input_ids, labels, attention_mask (the loss mask), each [b, t]; VSL adds attention_span and
+                position_ids.
             denominator: positive float or scalar tensor.
         """
         hidden = compute(self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")))
@@ -275,7 +276,7 @@ class GPTModel(nn.Module):
         return loss / denominator
 
     def score(self, batch: Mapping[str, Tensor], rows: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed loss, right next-token guesses and counting tokens of a batch (evaluation; logits a few rows at a time)."""
+        """Summed loss, right next-token guesses and counting tokens of a batch, its logits `rows` at a time."""
         hidden = self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")).flatten(
             0, 1
         )

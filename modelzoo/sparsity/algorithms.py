@@ -1,7 +1,7 @@
 """The sparsity algorithms: which weights are live at the start, and which change places at an update step.
 
-Static keeps its mask. GMP keeps the largest weights along a rising schedule. SET drops the smallest and grows at random;
-RigL is SET with one thing changed: it grows where the dense gradient is largest.
+Static keeps its mask. GMP keeps the largest weights along a rising schedule. SET drops the smallest and grows at
+random; RigL is SET with one thing changed: it grows where the dense gradient is largest.
 """
 
 import torch

@@ -103,7 +103,7 @@ def picture(results: list[Result], path: str) -> None:
         shares = _by_layer(r.masks) if r.plan.sparse_total else dict.fromkeys(range(r.layers), 0.0)
         layers.plot(list(shares), list(shares.values()), style, color=colour, marker="o", markersize=4, label=r.name)
     by_tokens.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", title="Loss by tokens")
-    by_flops.set(xlabel="training FLOPs, counted (10¹²)", ylabel="loss (nats per token)", title="Loss by training FLOPs")
+    by_flops.set(xlabel="training FLOPs, counted (10¹²)", ylabel="loss (nats per token)", title="Loss by FLOPs")
     layers.set(xlabel="layer", ylabel="share of weights off", title="Sparsity per layer", ylim=(-0.03, 1.0))
     layers.xaxis.get_major_locator().set_params(integer=True)
     for axes in (by_tokens, by_flops):

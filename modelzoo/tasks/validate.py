@@ -58,6 +58,7 @@ def check(config: Config, options: Options, compile_layers: bool) -> None:
     step = loop.train_step(build(config, choice), shards.batch(0), micro_batches(config))
     print(
         f"valid: one training step on {choice.backend.describe()} took {time.perf_counter() - begin:.1f} s"
-        f"{', compiling included' if compile_layers else ''}: loss {step.loss:.4f}, gradient norm {step.grad_norm:.4f}; "
+        f"{', compiling included' if compile_layers else ''}: loss {step.loss:.4f}, "
+        f"gradient norm {step.grad_norm:.4f}; "
         "nothing was written"
     )

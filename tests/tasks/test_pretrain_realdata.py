@@ -32,12 +32,13 @@ def shards(shared_data: Path, tmp_path_factory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense", "static75", "rigl75"])
 def test_pretraining_learns_and_stays_sparse(name, shards, tmp_path):
+    decay = "{CosineDecayLR: {initial_learning_rate: 2e-3, end_learning_rate: 2e-4, total_iters: 40}}"
     settings = {
         "trainer.fit.train_dataloader.data_dir": shards / "train",
         "trainer.fit.val_dataloader.data_dir": shards / "val",
         "trainer.fit.train_dataloader.batch_size": 4,
         "trainer.init.loop.eval_frequency": 1.0,
-        "trainer.init.schedulers": "[{LinearLR: {initial_learning_rate: 2e-3, end_learning_rate: 2e-4, total_iters: 40}}]",
+        "trainer.init.schedulers": f"[{decay}]",
     }
     flags = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     command = ["run.py", "CPU", "-p", f"configs/pubmed/{name}.yaml", "-o", str(tmp_path), "--max_steps", str(STEPS)]
