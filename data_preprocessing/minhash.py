@@ -25,8 +25,8 @@ for _c in range(256):
 def word_ngrams(text: bytes, n: int) -> np.ndarray:
     """u8 hashes of the word n-grams of UTF-8 text: lower case, anything but letters and digits parts words.
 
-    Each word's polynomial hash comes from prefix sums (wrapping mod 2^64, base odd and so invertible), mixed and then
-    combined over n words; all in numpy, about 20 ns a byte.
+    Each word's polynomial hash comes from prefix sums (wrapping mod 2^64, base odd and so invertible), is mixed, and
+    combined over n words in the same way; all in numpy.
     """
     letters = _LETTERS[np.frombuffer(text, np.uint8)]
     inside = letters != 0
@@ -40,10 +40,10 @@ def word_ngrams(text: bytes, n: int) -> np.ndarray:
         words = mix(
             (prefix[ends] - prefix[starts]) * _inverse_powers(len(letters))[starts] + (ends - starts).astype(np.uint64)
         )
+        # The same trick over words: a gram is the difference of two prefix sums.
         count = max(len(words) - n + 1, 0)
-        grams = np.zeros(count, np.uint64)
-        for k in range(n):
-            grams = mix(grams * _BASE + words[k : k + count])
+        prefix = np.concatenate(([np.uint64(0)], np.cumsum(words * powers[: len(words)])))
+        grams = mix((prefix[n : n + count] - prefix[:count]) * _inverse_powers(len(letters))[:count])
     return grams
 
 

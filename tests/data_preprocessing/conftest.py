@@ -151,6 +151,8 @@ def hash_tree():
 
 
 def _squeeze(text: str) -> str:
+    if text.isascii() and text.replace("\n", " ").replace("\t", " ").isprintable():
+        return re.sub(r"\s+", " ", text).strip()
     kept = []
     for c in unicodedata.normalize("NFC", text):
         if unicodedata.category(c) in ("Zl", "Zp"):
