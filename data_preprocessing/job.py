@@ -72,13 +72,23 @@ def make_plan(job: Job) -> Plan:
     }
     path = os.path.join(job.output, "job.json")
     if os.path.exists(path):
-        if difference := _difference(shards.read_json(path), record):
+        difference = _difference(shards.read_json(path), record)
+        if difference and not _anything_done(plan):
+            shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
+        elif difference:
             raise UserError(f"{job.output}: was begun with {difference}; give another --output, or delete this one")
     else:
         if os.path.isdir(job.output) and any(not n.startswith(".") for n in os.listdir(job.output)):
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _anything_done(plan: Plan) -> bool:
+    """Whether any step has left a marker."""
+    return any(
+        name.endswith(".json") and not name.startswith(".") for _, _, names in os.walk(plan.work) for name in names
+    )
 
 
 def _sha(text: str) -> str:

@@ -353,6 +353,16 @@ def test_changed_inputs_are_refused(tmp_path, corpus, tokenizer):
         jobs.make_plan(job)
 
 
+def test_a_run_that_did_nothing_binds_nobody(tmp_path, corpus, tokenizer):
+    """After a refused input the user mends it, and perhaps the settings, and runs again into the same folder."""
+    (tmp_path / "xml").mkdir()
+    (tmp_path / "xml" / "a.xml").write_bytes(b"<PubmedArticleSet>")
+    with pytest.raises(UserError, match="truncated"):
+        run(make(tmp_path / "xml", tmp_path / "out", tokenizer))
+    (tmp_path / "xml" / "a.xml").write_bytes(b"<PubmedArticleSet></PubmedArticleSet>")
+    assert run(make(tmp_path / "xml", tmp_path / "out", tokenizer, msl=32))["records"] == 0
+
+
 def test_foreign_folder_and_second_writer_are_refused(tmp_path, corpus, tokenizer):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").write_text("x")
