@@ -37,7 +37,8 @@ def keys(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     order = np.lexsort((record, unit, date, version, key))
     reasons = np.zeros(len(key), np.uint8)
     ranked = key[order]
-    older = np.append(ranked[1:] == ranked[:-1], False)  # one of the same key follows
+    older = np.zeros(len(ranked), bool)
+    older[:-1] = ranked[1:] == ranked[:-1]  # one of the same key follows
     reasons[order[older]] = CODE["superseded"]
     reasons[_deleted(key, unit, record, orders)] = CODE["deleted"]
     return _save(work, "keys", bucket, unit, record, reasons)
