@@ -117,7 +117,7 @@ def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     hashes, owners = [], []
     for unit in range(units):
         signatures, records = _candidates(job, work, buckets, unit)
-        banded = np.ascontiguousarray(signatures).reshape(len(records), bands, -1)
+        banded = np.ascontiguousarray(signatures).reshape(len(records), bands, signatures.shape[1] // bands)
         for band in range(bands):
             h = np.full(len(records), mix(np.array([band + 1], np.uint64))[0])
             for column in banded[:, band].T.astype(np.uint64):

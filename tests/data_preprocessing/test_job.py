@@ -445,7 +445,7 @@ def test_prompt_completion_from_jsonl(tmp_path, tokenizer):
 
 
 def test_nothing_kept_is_no_crash(tmp_path, corpus, tokenizer):
-    result = run(make(corpus, tmp_path / "out", tokenizer, filters={"min_chars": 10**6}))
+    result = run(make(corpus, tmp_path / "out", tokenizer, filters={"min_chars": 10**6, "near_duplicates": 0.8}))
     assert result["records"] == 307 and "written" not in result["reasons"]
     assert verify_output(str(tmp_path / "out"))[0] == []
 
