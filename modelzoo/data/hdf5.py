@@ -118,7 +118,7 @@ class Shards:
         self.total = sum(sizes)
         self.mixed = _mixture(sizes, weights) if weights else None
         self.epoch = config.num_samples or self.total
-        self._open: dict[tuple[int, int], h5py.Dataset] = {}
+        self._open: dict[int, h5py.Dataset] = {}
 
     @classmethod
     def open(cls, config: Config, vocab_size: int, max_positions: int | None = None) -> "Shards":
@@ -229,12 +229,11 @@ class Shards:
             raise UserError(f"{s.path}: example {index} cannot be read ({reason}); make this shard again") from None
 
     def _dataset(self, shard: int) -> h5py.Dataset:
-        key = os.getpid(), shard  # a forked worker must not read through its parent's handle
-        if key not in self._open:
+        if shard not in self._open:  # opened here, not in __init__: worker processes come by handles of their own
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open))).file.close()
-            self._open[key] = h5py.File(self.files[shard].path, "r")[f.DATASET]
-        return self._open[key]
+            self._open[shard] = h5py.File(self.files[shard].path, "r")[f.DATASET]
+        return self._open[shard]
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray) -> None:
         row, where = self._first(indices, bad := (ids >= self.vocab_size) | (ids < 0))

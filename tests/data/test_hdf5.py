@@ -81,7 +81,7 @@ def test_a_batch_is_a_function_of_its_step_alone(folder):
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_workers_change_nothing(folder, workers):
     shards = opened(folder, shuffle=True, num_workers=workers, prefetch_factor=2)
-    shards.batch(0)  # files open in this process too: a worker must not read through them
+    shards.batch(0)  # files open in this process too
     found = list(hdf5.batches(shards, 5, 18))
     assert [numbers(b) for b in found] == [numbers(opened(folder, shuffle=True).batch(s)) for s in range(5, 18)]
     assert all(torch.equal(b["labels"], shards.batch(s)["labels"]) for b, s in zip(found, range(5, 18), strict=True))
