@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_parts as parts
 from modelzoo.backends import csx_preflight as preflight
 from modelzoo.backends.csx import cstorch
@@ -42,7 +43,7 @@ class CSX:
     def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):
         self.init, self.config, self.only = init, init.backend, only
         self.notes: list[str] = []
-        self.device, self.fetched, self.executor = torch.device("cpu"), None, None
+        self.device, self.fetched, self.executor, self.model = torch.device("cpu"), None, None, None
         options = {} if kind == "CPU" else {"compile_dir": self.config.compile_dir, "cluster_config": self._cluster()}
         if only:
             options[f"{only}_only"] = True
@@ -246,12 +247,22 @@ class CSX:
         return True
 
     def lower(self, batch: dict[str, Tensor]) -> str:
-        """Trace one training step on `batch` and lower it; returns the folder of torch.mlir and cirh.mlir."""
-        self.ship(None, {}, {}, 0, 0.0)
-        loader = cstorch.utils.data.DataLoader(_once, batch)
-        executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
-        for traced in executor:
-            self.body(traced)
+        """Trace one training step on `batch` and lower it; returns the folder of torch.mlir and cirh.mlir.
+
+        Raises:
+            UserError: names the op, module and config key that do not go.
+        """
+        for stale in self.backend.artifact_dir.glob("executors/*/traceback_*.json"):
+            stale.unlink()
+        try:
+            self.ship(None, {}, {}, 0, 0.0)
+            loader = cstorch.utils.data.DataLoader(_once, batch)
+            executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
+            for traced in executor:
+                self.body(traced)
+        except (RuntimeError, TypeError, ValueError, NotImplementedError) as e:
+            raise lowering.explain(e, self.model) from e
+        lowering.check(str(executor.artifact_dir))
         return str(executor.artifact_dir)
 
 

@@ -1,31 +1,35 @@
 """What a lowered training step holds, read from its MLIR, and which op, module and config key made one fail."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import nn
+
 from modelzoo.config.errors import UserError
 
 _TORCH_OP = re.compile(r"torch\.aten\.([\w.]+)")
 _CIRH_OP = re.compile(r"\bcirh\.(\w+)")
 _STATE = re.compile(r'%arg\d+: tensor<((?:\d+x)*)(\w+)> \{[^{}]*tf\.resource_name = "state\.([^"]+)"')
-_FAILED_OP = re.compile(r"(?:aten::|torch\.aten\.|'torch\.|Operator |op )_?'?([\w.:]+)")
+_OP = re.compile(r"aten::([\w.]+)|torch\.aten\.([\w.]+)")
+_MODULE = re.compile(r'loc\("([\w.]+?)(?:\.call\d+)?\.(fwd|bwd)/')
 
-# Where an op can only come from one choice of the config, that choice; else the section that decides.
+# What decides the ops of a part of the step: by module name, or by the function that was at work.
 KEYS = (
-    ("drop", "trainer.init.model.dropout_rate"),
-    ("self_attn", "trainer.init.model.attention_type, position_embedding_type"),
-    ("ffn", "trainer.init.model.nonlinearity"),
-    ("norm", "trainer.init.model.norm_type"),
-    ("embedding", "trainer.init.model.position_embedding_type"),
-    ("lm_head", "trainer.init.model.share_embedding_weights"),
-    ("optim", "trainer.init.optimizer"),
-    ("sparse", "trainer.init.sparsity"),
-    ("grad_scaler", "trainer.init.precision"),
-    ("clip_grad", "trainer.init.precision.max_gradient_norm"),
-    ("scheduler", "trainer.init.schedulers"),
+    (r"\bdrop", "trainer.init.model.dropout_rate"),
+    (r"ffn\.ffn", "trainer.init.model.nonlinearity"),
+    (r"norm\d|ln_f", "trainer.init.model.norm_type"),
+    (r"self_attn", "trainer.init.model.attention_type or position_embedding_type"),
+    (r"embedding", "trainer.init.model.position_embedding_type"),
+    (r"lm_head", "trainer.init.model.share_embedding_weights"),
+    (r"sparsify|/sparse/", "trainer.init.sparsity"),
+    (r"schedulers\b|scheduler\.py", "trainer.init.schedulers"),
+    (r"clip_grad", "trainer.init.precision.max_gradient_norm"),
+    (r"grad_scaler", "trainer.init.precision"),
+    (r"csx_parts\.py optimizer|/optim/", "trainer.init.optimizer"),
 )
 
 
@@ -78,32 +82,47 @@ def text(found: Lowered, folder: str, seconds: float, live: Mapping[str, int]) -
     return "\n".join(lines)
 
 
-def guarded(work):
-    """Do `work`; what fails while tracing or lowering comes back as a message to the user."""
-    try:
-        return work()
-    except UserError:
-        raise
-    except (RuntimeError, TypeError, ValueError, NotImplementedError, KeyError) as e:
-        raise explain(e) from e
-
-
-def explain(error: BaseException) -> UserError:
-    """The user's message for a step that would not trace or lower: op, module, and the config key to change."""
-    message = str(error).strip()
-    line = next((x for x in message.splitlines() if "support" in x or "Lowering" in x or "aten" in x), message[:300])
-    op = _FAILED_OP.search(line)
-    frames, at = [], error.__traceback__
+def explain(error: BaseException, model: nn.Module | None) -> UserError:
+    """The message for a step that could not be built or traced: op, module, and the config key to change."""
+    message = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__).strip()
+    names = {id(m): n for n, m in model.named_modules() if n} if model is not None else {}
+    module, trail, at = None, [], error.__traceback__
     while at is not None:
-        frames.append((at.tb_frame.f_code.co_filename, at.tb_lineno, at.tb_frame.f_code.co_name))
+        code = at.tb_frame.f_code
+        module = names.get(id(at.tb_frame.f_locals.get("self")), module)
+        trail.append(f"{code.co_filename} {code.co_name}")
         at = at.tb_next
-    ours = [f for f in frames if "/modelzoo/" in f[0] and "/backends/" not in f[0]]
-    trail = " ".join(f"{Path(f[0]).stem} {f[2]}" for f in frames) + " " + message
-    key = next((key for sign, key in KEYS if sign in trail), "trainer.init.model")
-    where = f" in {Path(ours[-1][0]).name}:{ours[-1][1]} ({ours[-1][2]})" if ours else ""
+    return _message(message, module, " ".join(trail), None)
+
+
+def check(folder: str) -> None:
+    """Whether the step in `folder` was lowered: the client library says nothing where it was not.
+
+    Raises:
+        UserError: names the op, module and config key.
+    """
+    if Path(folder, "cirh.mlir").stat().st_size:
+        return
+    found = sorted(Path(folder).glob("traceback_*.json"))
+    if not found:
+        raise UserError(f"CSX: the training step does not lower, and no reason was given; see {folder}/torch.mlir")
+    diagnosis = json.loads(found[-1].read_text())
+    notes = " ".join(n.get("message", "") for n in diagnosis.get("compileMetadata", {}).get("notes", []))
+    module = _MODULE.search(notes)
+    frames = [f for f in diagnosis.get("traceback", []) if f["filename"].startswith("modelzoo/models")]
+    where = f"{frames[-1]['filename']}:{frames[-1]['line']}" if frames else None
+    trail = " ".join(f"{f['filename']} {f['function']}" for f in diagnosis.get("traceback", []))
+    raise _message(diagnosis.get("message", ""), module.group(1) if module else None, trail, where)
+
+
+def _message(message: str, module: str | None, trail: str, where: str | None) -> UserError:
+    op = _OP.search(message)
+    key = next((key for sign, key in KEYS if re.search(sign, module or "")), None) or next(
+        (key for sign, key in KEYS if re.search(sign, trail)), "trainer.init.model"
+    )
+    what = f"the CS-2 does not have {op.group(1) or op.group(2)}" if op else "the training step does not lower"
     return UserError(
-        f"CSX: the training step does not lower: {op.group(1) if op else 'an op'}{where}: {line.strip()[:300]}\n"
-        f"look at {key}"
+        f"CSX: {what}, in {module or 'the step'}{f' ({where})' if where else ''}: {message[:300]}\nlook at {key}"
     )
 
 
