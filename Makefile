@@ -31,6 +31,12 @@ $(VENV)/.made: setup.py constraints.txt
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[test]'
 	@touch $@
 
+env-csx: ## the second environment in .venv-csx: cerebras_pytorch 2.10.0 with torch 2.4.0 (3 minutes, 6 GB)
+	PYTHON=$(PYTHON) scripts/env-csx.sh .venv-csx
+
+test-csx: env-csx ## the tests of the second environment
+	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" .venv-csx/bin/python -m pytest tests/csx
+
 bench: env ## training step against Hugging Face, side by side
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(PY) benchmarks/train_step.py

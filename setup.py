@@ -16,6 +16,7 @@ setup(
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",
+        "gigatoken>=0.10",
         "h5py>=3.10",
         "hdf5plugin>=4.4",
         "lxml>=5.0",
@@ -25,6 +26,7 @@ setup(
         "safetensors>=0.4",
         "tensorboard>=2.16",
         "tokenizers>=0.20",
+        "zlib-ng>=1.0",
     ],
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3", "hypothesis>=6.100", "ruff>=0.9", "transformers>=4.57"],

@@ -216,8 +216,9 @@ class GPTConfig(Section):
     def _consistent(self):
         if self.inner_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide the attention width {self.inner_dim}")
-        if self.position_embedding_type == "rotary" and (self.rotary_width > self.head_dim or self.rotary_width % 2):
-            raise ValueError(f"rotary_dim {self.rotary_width} must be even and at most the head's {self.head_dim}")
+        rotated = self.rotary_width
+        if self.position_embedding_type == "rotary" and not (0 < rotated <= self.head_dim and rotated % 2 == 0):
+            raise ValueError(f"rotary_dim {rotated} must be even, above 0 and at most the head's {self.head_dim}")
         if self.position_embedding_offset and self.position_embedding_type != "learned":
             raise ValueError("position_embedding_offset is for learned positions")
         if self.pos_scaling_factor != 1.0 and self.position_embedding_type not in ("rotary", "alibi"):
