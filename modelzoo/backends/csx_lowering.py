@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,10 +40,12 @@ class Lowered(NamedTuple):
     cirh_ops: Counter
     states: dict[str, tuple[int, ...]]  # shape of each tensor that lives on the wafer, by name
 
-    @property
-    def parameters(self) -> int:
-        """Weights of the model (its buffers, such as masks, not counted)."""
-        return sum(_numel(s) for n, s in self.states.items() if n.startswith("model.") and not n.endswith("_mask"))
+    def weights(self, names: Iterable[str]) -> int:
+        """How many weights those of the named parameters hold that live on the wafer."""
+        wanted = set(names)
+        if "model.embedding_layer.word_embeddings.weight" in wanted:
+            wanted.add("model.lm_head.weight")  # one tensor if tied, and it goes by its last name there
+        return sum(_numel(self.states.get(f"model.{n}", (0,))) for n in wanted)
 
     @property
     def masked(self) -> list[str]:
@@ -58,13 +60,14 @@ def read(folder: str) -> Lowered:
     return Lowered(Counter(_TORCH_OP.findall(torch_text)), Counter(_CIRH_OP.findall(cirh_text)), states)
 
 
-def text(found: Lowered, folder: str, seconds: float, live: Mapping[str, int]) -> str:
+def text(found: Lowered, folder: str, seconds: float, names: Iterable[str], live: Mapping[str, int]) -> str:
     """What a person reads of a lowered step.
 
     Args:
+        names: the model's parameters.
         live: live weights of each sparse parameter, by name, at step 0.
     """
-    total = found.parameters
+    total = found.weights(names)
     lines = [
         f"lowered    one training step in {seconds:.1f} s: {sum(found.torch_ops.values()):,} torch ops of "
         f"{len(found.torch_ops)} kinds to {sum(found.cirh_ops.values()):,} CIRH ops of {len(found.cirh_ops)} kinds",
@@ -72,7 +75,7 @@ def text(found: Lowered, folder: str, seconds: float, live: Mapping[str, int]) -
         f"parameters {total:,} in {len(found.states)} tensors of state with the optimizer's",
     ]
     if live:
-        sparse = sum(_numel(found.states[f"model.{n}"]) for n in live if f"model.{n}" in found.states)
+        sparse = found.weights(live)
         lines.append(
             f"live       {total - sparse + sum(live.values()):,}: {sum(live.values()):,} of {sparse:,} weights under "
             f"{len(found.masked)} masks"
@@ -112,7 +115,10 @@ def check(folder: str) -> None:
     frames = [f for f in diagnosis.get("traceback", []) if f["filename"].startswith("modelzoo/models")]
     where = f"{frames[-1]['filename']}:{frames[-1]['line']}" if frames else None
     trail = " ".join(f"{f['filename']} {f['function']}" for f in diagnosis.get("traceback", []))
-    raise _message(diagnosis.get("message", ""), module.group(1) if module else None, trail, where)
+    name = module.group(1) if module else None
+    raise _message(
+        diagnosis.get("message", ""), "model" if name and name.startswith("GPTModel") else name, trail, where
+    )
 
 
 def _message(message: str, module: str | None, trail: str, where: str | None) -> UserError:

@@ -234,7 +234,7 @@ class GPT(nn.Module):
         seen = back >= 0
         if span is not None:
             seen = seen & (back <= span[:, None, None, :])
-        bias = -self.slopes[None, :, None, None] * back if alibi else torch.zeros(1, device=device)
+        bias = -self.slopes[None, :, None, None] * back if alibi else torch.zeros(seen.shape, device=device)
         return bias.masked_fill(~seen, float("-inf")).to(dtype)
 
     def logits(self, hidden: Tensor) -> Tensor:

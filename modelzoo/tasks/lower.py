@@ -13,6 +13,7 @@ from modelzoo.backends.select import csx
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
+from modelzoo.models.shapes import parameters
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import group_counts
 from modelzoo.tasks import plan
@@ -40,7 +41,8 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     for line in (backend.describe(), *backend.notes):
         print(f"device     {line}", file=sys.stderr)
     folder = backend.lower(_batch(config))
-    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, _live(config)))
+    names = parameters(init.model)
+    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, _live(config)))
     if compile_only:
         print("compiled   on the cluster")
 
