@@ -59,6 +59,11 @@ def _scheduler(config: o.Scheduler, optim: cstorch.optim.Optimizer):
     kind, value = getattr(cstorch.optim.lr_scheduler, config.name), config.value
     if isinstance(value, o.SequentialLR):
         return kind(optim, [_scheduler(x, optim) for x in value.schedulers], list(value.starts[1:]))
+    if isinstance(value, o.CosineAnnealingWarmRestarts):
+        raise UserError(
+            "trainer.init.schedulers.CosineAnnealingWarmRestarts: cerebras.pytorch 2.10.0 stays at the top rate after "
+            "the first restart; use CosineAnnealingLR, or a SequentialLR of CosineDecayLRs"
+        )
     if isinstance(value, o.ChainedLR):
         return kind([_scheduler(x, optim) for x in value.schedulers])
     if isinstance(value, o.ScalePerParamLR):
@@ -69,11 +74,13 @@ def _scheduler(config: o.Scheduler, optim: cstorch.optim.Optimizer):
 
 
 def wind(scheduler, steps: int) -> None:
-    """Put a schedule, and those it holds, at `steps`."""
-    inner = [scheduler, *getattr(scheduler, "_schedulers", ()), getattr(scheduler, "_scheduler_nested", None)]
-    for x in inner[1:]:
-        if x is not None:
-            wind(x, steps)
+    """Put a schedule, and those it holds, where `steps` steps leave them."""
+    inner = list(getattr(scheduler, "_schedulers", ()))
+    starts = (0, *getattr(scheduler, "_milestones", [0] * len(inner)))  # chained ones all begin at 0
+    for x, start in zip(inner, starts):
+        wind(x, max(0, steps - start))
+    if (nested := getattr(scheduler, "_scheduler_nested", None)) is not None:
+        wind(nested, steps)
     scheduler.last_epoch.fill_(steps)
     if not cstorch.use_cs():
         scheduler.update_last_value()

@@ -69,7 +69,7 @@ FAILING = {  # case: (activation that stands in for GELU, or overrides; what the
     "erfinv": ("erfinv", [], ["erfinv", "layers.0.ffn.ffn.0", "gpt.py", "model.nonlinearity"]),
     "lgamma": ("lgamma", [], ["lgamma", "layers.0.ffn.ffn.0", "model.nonlinearity"]),
     "a branch on values": ("branch", [], ["_local_scalar_dense", "layers.0.ffn.ffn.0", "model.nonlinearity"]),
-    "warm restarts that grow": (None, [INIT + WARM], ["T_mult", "trainer.init.schedulers"]),
+    "warm restarts that grow": (None, [INIT + WARM], ["CosineAnnealingWarmRestarts", "trainer.init.schedulers"]),
 }
 
 
