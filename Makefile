@@ -35,7 +35,7 @@ env-csx: ## the second environment in .venv-csx: cerebras_pytorch 2.10.0 with to
 	PYTHON=$(PYTHON) scripts/env-csx.sh .venv-csx
 
 test-csx: env-csx ## the tests of the second environment
-	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" .venv-csx/bin/python -m pytest tests/csx
+	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" PYTHONPATH="$(CURDIR)" .venv-csx/bin/python -m pytest tests/csx
 
 bench: env ## training step against Hugging Face, side by side
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
