@@ -5,6 +5,7 @@ csx_backend.py    a run's double on the wafer    csx_lowering.py   what a lowere
 csx_parts.py      optimizer, rates and sparsity, from our config
 """
 
+import logging
 import os
 import sys
 
@@ -15,7 +16,24 @@ import cerebras.pytorch as cstorch
 import torch
 from torch import Tensor
 
-__all__ = ["cstorch", "Cubic", "Ramp"]
+__all__ = ["cstorch", "Cubic", "Ramp", "log_to_stderr"]
+
+
+class _OneLine(logging.Formatter):
+    """The library's messages without the tracebacks it logs with some of them: what ends a run is said once."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(bare)
+
+
+def log_to_stderr(level: str) -> None:
+    """Show the library's messages from `level` (debug, info, ...) on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_OneLine("cerebras   %(message)s"))
+    logger = logging.getLogger("cerebras")
+    logger.handlers, logger.propagate = [handler], False
+    logger.setLevel(level.upper())
 
 
 class Cubic(cstorch.sparse.utils.HyperParameterSchedule):

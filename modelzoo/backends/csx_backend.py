@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_parts as parts
 from modelzoo.backends import csx_preflight as preflight
-from modelzoo.backends.csx import cstorch
+from modelzoo.backends.csx import cstorch, log_to_stderr
+from modelzoo.backends.csx_input import input_batches
+from modelzoo.backends.csx_refusal import refusal
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import DataLoader, Init
+from modelzoo.config.trainer import Init
 from modelzoo.data.hdf5 import Shards
 from modelzoo.models.gpt import GPTModel, loss_denominator
 from modelzoo.models.shapes import parameters
@@ -44,6 +46,7 @@ class CSX:
         self.init, self.config, self.only = init, init.backend, only
         self.notes: list[str] = []
         self.device, self.fetched, self.executor, self.model = torch.device("cpu"), None, None, None
+        log_to_stderr("error" if only == "validate" or kind == "CPU" else init.logging.log_level)
         options = {} if kind == "CPU" else {"compile_dir": self.config.compile_dir, "cluster_config": self._cluster()}
         if only:
             options[f"{only}_only"] = True
@@ -214,7 +217,7 @@ class CSX:
         self.executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - start, checkpoint_steps=every)
         self.steps = iter(self.executor)
         try:
-            self.batch = next(self.steps)
+            self.batch = self._next()
             for _ in range(start, stop):
                 yield self.batch
         finally:
@@ -226,8 +229,17 @@ class CSX:
         The executor hands values out when asked for its next batch, so it is asked here.
         """
         self.body(batch)
-        self.batch = next(self.steps, None)
+        self.batch = self._next()
         return self.values
+
+    def _next(self):
+        """The executor's next batch; None after the last."""
+        try:
+            return next(self.steps, None)
+        except Exception as e:
+            if (refused := refusal(e, self.config.mgmt_address)) is not None:
+                raise refused from e
+            raise
 
     @torch.no_grad()
     def fetch(self, run) -> bool:
@@ -260,39 +272,17 @@ class CSX:
             executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
             for traced in executor:
                 self.body(traced)
-        except (RuntimeError, TypeError, ValueError, NotImplementedError) as e:
-            raise lowering.explain(e, self.model) from e
+        except UserError:
+            raise
+        except Exception as e:
+            if (refused := refusal(e, self.config.mgmt_address)) is not None:
+                raise refused from e
+            if isinstance(e, RuntimeError | TypeError | ValueError | NotImplementedError):
+                raise lowering.explain(e, self.model) from e
+            raise
         lowering.check(str(executor.artifact_dir))
         return str(executor.artifact_dir)
 
 
 def _once(batch):
     return [batch]
-
-
-def input_batches(config: DataLoader, vocab_size: int, start: int, stop: int):
-    """What each input worker on the cluster runs: its share of every global batch, in our order."""
-    shards = Shards.open(config, vocab_size)
-    order = cstorch.utils.data.ShardedSampler(_Order(shards, start, stop))
-    return torch.utils.data.DataLoader(_Rows(shards), batch_size=None, sampler=order, num_workers=config.num_workers)
-
-
-class _Order:
-    """Steps start..stop-1 as lists of example numbers."""
-
-    def __init__(self, shards: Shards, start: int, stop: int):
-        self.shards, self.steps = shards, range(start, stop)
-
-    def __len__(self) -> int:
-        return len(self.steps)
-
-    def __iter__(self):
-        return (self.shards.indices(step) for step in self.steps)
-
-
-class _Rows(torch.utils.data.Dataset):
-    def __init__(self, shards: Shards):
-        self.shards = shards
-
-    def __getitem__(self, indices: list[int]) -> dict[str, Tensor]:
-        return self.shards.read(indices)

@@ -81,7 +81,6 @@ def text(found: Lowered, folder: str, seconds: float, names: Iterable[str], live
             f"{len(found.masked)} masks"
         )
     lines.append(f"files      {Path(folder, 'torch.mlir')}, {Path(folder, 'cirh.mlir')}")
-    lines.append("           lowered, not placed: whether it fits the wafer is for a cluster to say (--compile_only)")
     return "\n".join(lines)
 
 

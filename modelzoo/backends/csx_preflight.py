@@ -167,8 +167,9 @@ def sends(config: Config, backend: Backend, compile_only: bool) -> str:
     fit = config.trainer.fit
     lines = [
         f"sends      to {backend.mgmt_address or 'the cluster of this machine'}:",
-        f"           your user name and id, this folder's path, labels {', '.join(backend.job_labels) or 'none'}, "
-        f"priority {backend.job_priority or 'p2'}, time limit {backend.job_time_sec or 'none'}",
+        "           your user name and id, this machine's name, load and folder; "
+        f"labels {', '.join(backend.job_labels) or 'none'}, priority {backend.job_priority or 'p2'}, "
+        f"time limit {backend.job_time_sec or 'none'}",
         "           the program of one training step (CIRH: names and shapes of all tensors, source lines; no "
         f"weights), batch {fit.train_dataloader.batch_size if fit else '?'}, {backend.num_csx} systems",
     ]

@@ -44,7 +44,9 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     names = parameters(init.model)
     print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, _live(config)))
     if compile_only:
-        print("compiled   on the cluster")
+        print(f"compiled   by the cluster at {backend.config.mgmt_address or 'its address'}; -m train finds it there")
+    else:
+        print("           lowered, not placed: whether it fits the wafer is for a cluster to say (--compile_only)")
 
 
 def _batch(config: Config) -> dict[str, Tensor]:
