@@ -61,7 +61,7 @@ class CSX:
                 self.notes.append(f"the CS-2 always computes in mixed precision; {precision.fp16_type} here")
             if precision.precision_opt_level is not None:
                 cstorch.backends.csx.precision.optimization_level = precision.precision_opt_level
-            if any(g.algorithm != "static" for g in init.sparsity):
+            if only is None and any(g.algorithm != "static" for g in init.sparsity):
                 self.notes.append("sparsity and churn are shown as of the last checkpoint; the wafer keeps its masks")
         self._flags()
 

@@ -126,7 +126,8 @@ def check(config: Config, backend: Backend) -> list[str]:
     said = ["the cluster answers"] if backend.mgmt_address else []
     said += ["versions match", f"{len(backend.mount_dirs)} mounts and {len(backend.python_paths)} python paths exist"]
     if fit is not None:
-        said.append(f"data is mounted, {backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
+        data = "data is mounted" if backend.mount_dirs else "data exists (mounting it is left to the cluster)"
+        said.append(f"{data}, {backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
     return said
 
 

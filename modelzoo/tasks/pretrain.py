@@ -29,7 +29,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     init, fit = config.trainer.init, config.trainer.fit
     if fit is None:
         raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
-    choice = _choose(config, options)
+    choice = _choose(config, options, evaluate)
     shards = open_shards(config, fit.train_dataloader)
     vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
     if evaluate and not vals:
@@ -52,15 +52,17 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     _fit(run, config, options.model_dir, shards, vals, stop, parts, out)
 
 
-def _choose(config: Config, options: Options) -> Choice:
+def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
     """The device. A job for a cluster is checked whole, and what it will send is said, before it sends anything."""
     init = config.trainer.init
-    choice = select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
-    if choice.backend.kind == "CSX":
-        backend = csx_preflight.with_defaults(init.backend)
+    backend = csx_preflight.with_defaults(init.backend)
+    asked = options.target if options.target != "auto" else init.backend.backend_type
+    if asked == "CSX" and csx_preflight.missing(backend) is None:
+        if evaluate:
+            raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
         print("preflight  " + "; ".join(csx_preflight.check(config, backend)), file=sys.stderr)
         print(csx_preflight.sends(config, backend, compile_only=False), file=sys.stderr, flush=True)
-    return choice
+    return select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
 
 
 def _fit(
