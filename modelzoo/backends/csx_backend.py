@@ -59,6 +59,8 @@ class CSX:
             cstorch.amp.set_half_dtype(precision.fp16_type)
             if not precision.enabled:
                 self.notes.append(f"the CS-2 always computes in mixed precision; {precision.fp16_type} here")
+            if init.loop.grad_accum_steps > 1:
+                self.notes.append("grad_accum_steps has no effect: the CS-2's compiler cuts batches (micro_batch_size)")
             if precision.precision_opt_level is not None:
                 cstorch.backends.csx.precision.optimization_level = precision.precision_opt_level
             if only is None and any(g.algorithm != "static" for g in init.sparsity):
@@ -212,6 +214,7 @@ class CSX:
         start = run.step
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
         self.start = start
+        _cut(shards.config.micro_batch_size)
         loader = cstorch.utils.data.DataLoader(input_batches, shards.config, shards.vocab_size, start, stop)
         every = self.init.checkpoint.steps or stop - start
         self.executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - start, checkpoint_steps=every)
@@ -258,7 +261,7 @@ class CSX:
         run.sparsity.load_state_dict({f"{name}_mask": mask for name, mask in found["masks"].items()})
         return True
 
-    def lower(self, batch: dict[str, Tensor]) -> str:
+    def lower(self, batch: dict[str, Tensor], micro_batch_size: int | str | None = None) -> str:
         """Trace one training step on `batch` and lower it; returns the folder of torch.mlir and cirh.mlir.
 
         Raises:
@@ -267,6 +270,7 @@ class CSX:
         for stale in self.backend.artifact_dir.glob("executors/*/traceback_*.json"):
             stale.unlink()
         try:
+            _cut(micro_batch_size)
             self.ship(None, {}, {}, 0, 0.0)
             loader = cstorch.utils.data.DataLoader(_once, batch)
             executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
@@ -282,6 +286,11 @@ class CSX:
             raise
         lowering.check(str(executor.artifact_dir))
         return str(executor.artifact_dir)
+
+
+def _cut(micro_batch_size: int | str | None) -> None:
+    """Into what the compiler cuts a system's batch; it chooses unless told."""
+    cstorch.backends.csx.performance.micro_batch_size = micro_batch_size or "auto"
 
 
 def _once(batch):

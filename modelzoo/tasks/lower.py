@@ -40,7 +40,7 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     backend = csx(init, os.path.join(options.model_dir, "cerebras_logs"), "compile" if compile_only else "validate")
     for line in (backend.describe(), *backend.notes):
         print(f"device     {line}", file=sys.stderr)
-    folder = backend.lower(_batch(config))
+    folder = backend.lower(_batch(config), fit.train_dataloader.micro_batch_size)
     names = parameters(init.model)
     print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, _live(config)))
     if compile_only:

@@ -1,5 +1,7 @@
 """Small runs for the CS-2 tests: one config, our CPU's Run and cerebras.pytorch's double of it on its CPU backend."""
 
+from types import SimpleNamespace
+
 import torch
 
 from modelzoo.backends.csx_backend import CSX
@@ -63,7 +65,7 @@ def theirs(c: Config, folder, run: Run | None = None) -> tuple[CSX, Run]:
 class FakeShards:
     """Enough of `Shards` for `CSX.batches`, whose input function the tests replace."""
 
-    config, vocab_size = None, 67
+    config, vocab_size = SimpleNamespace(micro_batch_size=None), 67
 
 
 def train(run: Run, steps: int, after=lambda step: None) -> list:
