@@ -1,6 +1,7 @@
 """The whole training step lowers to CIRH without a cluster: the nine configs, and what a config may choose."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,9 +86,9 @@ def lowered(tmp_path_factory) -> dict[str, dict]:
     cases |= {n: [str(tiny), o, activation] for n, (activation, o, _) in FAILING.items()}
     (folder / "cases.json").write_text(json.dumps(cases))
     script = Path(__file__).with_name("lower_cases.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(folder), str(folder / "cases.json")], capture_output=True, text=True, cwd=REPO
-    )
+    command = [sys.executable, str(script), str(folder), str(folder / "cases.json")]
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPO, env=env)
     assert done.returncode == 0, done.stderr[-2000:]
     found = [json.loads(x) for x in done.stdout.splitlines() if x.startswith("{")]
     return {x["name"]: x for x in found} | {"cases": cases}
