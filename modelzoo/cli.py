@@ -17,6 +17,16 @@ examples:
 
 verbs (run.py VERB --help says more):
 """ + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
+CLUSTER = {  # flags that set the key of the same name in trainer.init.backend
+    "num_csx": (int, "CS-2 systems"),
+    "num_workers_per_csx": (int, "input workers per system"),
+    "compile_dir": (str, "compile artefacts on the cluster"),
+    "job_time_sec": (int, "time limit"),
+    "job_priority": (str, "p1, p2 or p3"),
+    "credentials_path": (str, "TLS certificate"),
+    "mgmt_address": (str, "host:port"),
+}
+CLUSTER_LISTS = ("job_labels", "mount_dirs", "python_paths")
 MODES = ("train", "eval", "train_and_eval", "eval_all", "plan")
 
 
@@ -70,17 +80,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level")
     csx = p.add_argument_group("CS-2 (used with CSX)")
-    for flag, kind, text in (
-        ("num_csx", int, "CS-2 systems"),
-        ("num_workers_per_csx", int, "input workers per system"),
-        ("compile_dir", str, "compile artefacts on the cluster"),
-        ("job_time_sec", int, "time limit"),
-        ("job_priority", str, "p1, p2 or p3"),
-        ("credentials_path", str, "TLS certificate"),
-        ("mgmt_address", str, "host:port"),
-    ):
-        csx.add_argument(f"--{flag}", type=kind, help=text, **({"dest": flag} if flag != "compile_dir" else {}))
-    for flag in ("job_labels", "mount_dirs", "python_paths"):
+    for flag, (kind, text) in CLUSTER.items():
+        csx.add_argument(f"--{flag}", type=kind, help=text)
+    for flag in CLUSTER_LISTS:
         csx.add_argument(f"--{flag}", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
     csx.add_argument("--disable_version_check", action="store_true", default=None)
     return p
@@ -101,26 +103,16 @@ def overrides(args: argparse.Namespace) -> list[str]:
         found.append(f"trainer.init.seed={args.seed}")
     if args.logging is not None:
         found.append(f"trainer.init.logging.log_level={args.logging.lower()}")
-    for key in (
-        "num_csx",
-        "num_workers_per_csx",
-        "compile_dir",
-        "job_time_sec",
-        "job_priority",
-        "credentials_path",
-        "mgmt_address",
-        "job_labels",
-        "mount_dirs",
-        "python_paths",
-        "disable_version_check",
-    ):
+    for key in (*CLUSTER, *CLUSTER_LISTS, "disable_version_check"):
         if (value := getattr(args, key)) is not None:
             found.append(f"trainer.init.backend.{key}={json.dumps(value)}")
     return found + args.overrides
 
 
 def states(text: str) -> tuple[str, ...]:
-    known = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "global_step")
+    """The parts of a checkpoint that --load_checkpoint_states names."""
+    from modelzoo.config.trainer import ALL_STATES as known
+
     if text == "all":
         return known
     asked = tuple(s for s in text.replace(" ", "").split(",") if s)
@@ -187,8 +179,9 @@ def _run(args: argparse.Namespace, command: str) -> None:
             csx_preflight.require(csx_preflight.with_defaults(config.trainer.init.backend))
         if not dry and args.mode != "train":
             raise UserError(f"CSX trains; run -m {args.mode} of its checkpoints with CPU or GPU")
-    from modelzoo.tasks import pretrain, validate
+    from modelzoo.tasks import pretrain
     from modelzoo.tasks.build import Options
+    from modelzoo.tasks.validate import check, evaluate
 
     options = Options(
         target=args.target,
@@ -203,8 +196,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
 
         lower.lower(config, options, args.compile_only)
     elif dry:
-        validate.check(config, options, args.compile_only)
+        check(config, options, args.compile_only)
     elif args.mode in ("eval", "eval_all"):
-        validate.evaluate(config, options)
+        evaluate(config, options)
     else:
         pretrain.train(config, options, evaluate=args.mode == "train_and_eval")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.config.trainer import Init
+from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.loop import Run
 
 
@@ -46,7 +46,6 @@ TRAINING_ONLY = {
     *("lr_adjustment_groups", "compute_eval_metrics", "initializer_range", "max_position_embeddings"),
     *("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
 }
-ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "global_step")
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
 """What a lowered training step holds, read from its MLIR, and which op, module and config key made one fail."""
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -45,7 +46,7 @@ class Lowered(NamedTuple):
         wanted = set(names)
         if "model.embedding_layer.word_embeddings.weight" in wanted:
             wanted.add("model.lm_head.weight")  # one tensor if tied, and it goes by its last name there
-        return sum(_numel(self.states.get(f"model.{n}", (0,))) for n in wanted)
+        return sum(math.prod(self.states.get(f"model.{n}", (0,))) for n in wanted)
 
     @property
     def masked(self) -> list[str]:
@@ -129,10 +130,3 @@ def _message(message: str, module: str | None, trail: str, where: str | None) ->
     return UserError(
         f"CSX: {what}, in {module or 'the step'}{f' ({where})' if where else ''}: {message[:300]}\nlook at {key}"
     )
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    n = 1
-    for s in shape:
-        n *= s
-    return n

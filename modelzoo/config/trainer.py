@@ -91,6 +91,9 @@ class Loop(Section):
         return self
 
 
+ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "global_step")  # parts of a checkpoint
+
+
 class Checkpoint(Section):
     steps: PositiveInt | None = None
     save_initial_checkpoint: Bool = False

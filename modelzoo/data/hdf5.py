@@ -145,7 +145,9 @@ class Shards:
                 f"{max_positions}; raise it, or pack with --msl {max_positions}"
             )
         if config.use_vsl and files[0].rows != len(f.VSL_ROWS):
-            raise UserError(f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --vsl")
+            raise UserError(
+                f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --objective vsl"
+            )
         for folder in {os.path.dirname(s.path) for s in files}:
             known = _manifest(folder).get("vocab_size")
             if isinstance(known, int) and known > vocab_size:
@@ -246,7 +248,7 @@ class Shards:
         row, where = self._first(indices, bad := (rows >= self.msl) | (rows < 0))
         raise UserError(
             f"{where} holds {int(rows[row][bad[row]][0])} in attention_span or position_ids, outside its {self.msl} "
-            "tokens; make this shard again with --vsl"
+            "tokens; make this shard again with --objective vsl"
         )
 
     def _first(self, indices: Sequence[int], bad: np.ndarray) -> tuple[int, str]:

@@ -117,11 +117,8 @@ class SET(Static, ours.SET):
         return value32(fraction, torch.tensor(step), update)
 
 
-class RigL(SET):
-    needs_gradient = True
-
-    def grow_score(self, name, weight, grad, step):
-        return grad.abs()
+class RigL(SET, ours.RigL):
+    """cerebras.pytorch's drops and counts, RigL's growth."""
 
 
 ALGORITHMS = {"static": Static, "gmp": GMP, "set": SET, "rigl": RigL}

@@ -14,8 +14,6 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.models.shapes import parameters
-from modelzoo.sparsity import schedules
-from modelzoo.sparsity.select import group_counts
 from modelzoo.tasks import plan
 from modelzoo.tasks.build import Options
 
@@ -42,7 +40,7 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
         print(f"device     {line}", file=sys.stderr)
     folder = backend.lower(_batch(config), fit.train_dataloader.micro_batch_size)
     names = parameters(init.model)
-    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, _live(config)))
+    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, plan.first_masks(init)))
     if compile_only:
         print(f"compiled   by the cluster at {backend.config.mgmt_address or 'its address'}; -m train finds it there")
     else:
@@ -54,10 +52,3 @@ def _batch(config: Config) -> dict[str, Tensor]:
     loader = config.trainer.fit.train_dataloader
     names = f.VSL_ROWS if loader.use_vsl else f.ROWS
     return {n: torch.zeros(loader.batch_size, plan.context(config), dtype=torch.int32) for n in names}
-
-
-def _live(config: Config) -> dict[str, int]:
-    """Live weights at the start, by parameter."""
-    return {
-        n: k for g, z in plan.groups(config.trainer.init) for n, k in group_counts(g, z, schedules.held(g, 0)).items()
-    }

@@ -40,6 +40,11 @@ def groups(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]
     ]
 
 
+def first_masks(init: Init) -> dict[str, int]:
+    """Live weights that a run begins with, by the name of each sparse parameter."""
+    return {n: k for g, sizes in groups(init) for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
+
+
 def check(init: Init, max_steps: int | None) -> None:
     """Refuse sparsity that selects nothing, or whose schedule would empty a weight within the run."""
     for group, sizes in groups(init):
@@ -62,7 +67,7 @@ def make(config: Config) -> Plan:
     steps, msl = total_steps(config), context(config)
     batch = fit.train_dataloader.batch_size if fit else None
     weights = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
-    live = {n: k for g, sizes in chosen for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
+    live = first_masks(init)
 
     def cost(counts: dict[str, int]) -> flops.Cost:
         return flops.per_token(counts, m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size)
@@ -192,9 +197,7 @@ def text(config: Config) -> str:
             f"           of the sparse: {_parts(p.start)}",
         ]
     else:
-        lines.append(
-            f"FLOPs      per token at {p.context} tokens of context: {amount(p.dense.total)}: {_parts(p.dense)}"
-        )
+        lines.append(f"{per_token}{amount(p.dense.total)}: {_parts(p.dense)}")
     if p.tokens:
         lines.append(
             f"           in all: dense {p.tokens * p.dense.total:.4g}"

@@ -42,14 +42,14 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     for note in choice.backend.notes:
         out.note(f"           {note}")
     run = build(config, choice)
-    root = state.checkpoint_root(init, options.model_dir)
-    resumed = _resume(run, config, options, root, shards.fingerprint(), out)
+    root, fingerprint = state.checkpoint_root(init, options.model_dir), shards.fingerprint()
+    resumed = _resume(run, config, options, root, fingerprint, out)
     if run.step >= stop:
         out.note(f"nothing to do: {resumed} is at step {run.step} of {stop}; raise loop.max_steps to go on")
         return
     _check_space(run, root)
     _record(config, options, choice, run)
-    _fit(run, config, options.model_dir, shards, vals, stop, parts, out)
+    _fit(run, config, options.model_dir, shards, fingerprint, vals, stop, parts, out)
 
 
 def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
@@ -66,11 +66,19 @@ def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
 
 
 def _fit(
-    run: Run, config: Config, model_dir: str, shards: Shards, vals: list[Shards], stop: int, parts: int, out: Progress
-):
+    run: Run,
+    config: Config,
+    model_dir: str,
+    shards: Shards,
+    fingerprint: str,
+    vals: list[Shards],
+    stop: int,
+    parts: int,
+    out: Progress,
+) -> None:
     """The run, step by step: log, show, validate, save."""
     init = run.init
-    root, fingerprint = state.checkpoint_root(init, model_dir), shards.fingerprint()
+    root = state.checkpoint_root(init, model_dir)
     every = eval_every(init.loop.eval_frequency, stop) if vals else None
     tally, saved = show.Tally(run.step), None
     tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
