@@ -1,8 +1,8 @@
 """The output head and its cross-entropy in one pass, some rows at a time: the batch's logits never exist at once.
 
 At V = 50257 the logits of 16 sequences of 2048 tokens take 6.6 GB in float32, and their gradient as much again. Here
-the gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products, two
-passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to rounding.
+the gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products (a
+frozen one two), two passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to rounding.
 """
 
 import torch
@@ -38,10 +38,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if not needs:
                 continue
             torch.mm(logits, w, out=dx[part])
-            counted = x[part] * loss_mask[part].unsqueeze(1).to(dtype)
-            part_dw = torch.mm(logits.t(), counted)
-            dw = part_dw.float() if dw is None else dw.add_(part_dw)
-            if bias is not None:
+            if weight.requires_grad:
+                counted = x[part] * loss_mask[part].unsqueeze(1).to(dtype)
+                part_dw = torch.mm(logits.t(), counted)
+                dw = part_dw.float() if dw is None else dw.add_(part_dw)
+            if bias is not None and bias.requires_grad:
                 part_db = logits.t().mv(loss_mask[part].to(dtype)).float()
                 db = part_db if db is None else db.add_(part_db)
         if needs:
@@ -55,7 +56,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx, dw, db = ctx.saved_tensors
         if db is not None:
             db = db * (grad * ctx.scale)
-        return dx.to(ctx.dtypes[0]) * grad, dw.mul_(grad).to(ctx.dtypes[1]), db, *[None] * 5
+        dw = None if dw is None else dw.mul_(grad).to(ctx.dtypes[1])
+        return dx.to(ctx.dtypes[0]) * grad, dw, db, *[None] * 5
 
 
 def linear_cross_entropy(
@@ -79,7 +81,7 @@ def linear_cross_entropy(
         dtype: of the matrix products; default `hidden`'s. Softmax and sums are float32.
 
     Returns:
-        float32 scalar, in nats. Differentiable once in hidden, weight and bias.
+        float32 scalar, in nats. Differentiable once in hidden, weight and bias; what requires no gradient costs none.
     """
     if hidden.device.type == "lazy":  # traced for the CS-2: its compiler wants plain ops, and cuts the work itself
         return plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias, scale)

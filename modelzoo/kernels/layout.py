@@ -1,0 +1,126 @@
+"""Where the live blocks of a packed [out, in] weight stand: block rows and columns, and how to transpose.
+
+Only shapes that their pattern divides are packed (`packable`); all others stay masked-dense.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def packable(shape: Sequence[int], block: Sequence[int]) -> bool:
+    """Whether a weight of `shape` [out, in] can be packed in blocks [R, C]: both sides divide."""
+    return len(shape) == 2 and shape[0] % block[0] == 0 and shape[1] % block[1] == 0
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Live blocks in row-major order of their places (block compressed sparse rows, and columns by `by_column`).
+
+    Attributes:
+        shape: (out, in) of the weight; block: (R, C) of a block.
+        rows, cols: [nnz] int32, the block row and block column of each live block.
+        row_ptr: [out / R + 1] int32; block row i holds blocks row_ptr[i] to row_ptr[i + 1].
+        col_ptr: [in / C + 1] int32, likewise for columns, in the order of `by_column`.
+        by_column: [nnz] int32, the blocks ordered by column and then row: the transpose permutation.
+    """
+
+    shape: tuple[int, int]
+    block: tuple[int, int]
+    rows: Tensor
+    cols: Tensor
+    row_ptr: Tensor
+    col_ptr: Tensor
+    by_column: Tensor
+
+    @property
+    def nnz(self) -> int:
+        """Live blocks."""
+        return self.rows.numel()
+
+    @property
+    def density(self) -> float:
+        """Live share of the weight."""
+        return self.nnz * self.block[0] * self.block[1] / max(1, self.shape[0] * self.shape[1])
+
+    @cached_property
+    def row_bounds(self) -> list[int]:
+        """`row_ptr` on the host."""
+        return self.row_ptr.tolist()
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """[nnz * C] int64: the inputs that each live block reads, block after block."""
+        c = self.block[1]
+        return (self.cols.long().unsqueeze(1) * c + torch.arange(c, device=self.cols.device)).flatten()
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """The same layout on another device."""
+        names = ("rows", "cols", "row_ptr", "col_ptr", "by_column")
+        return Layout(self.shape, self.block, *(getattr(self, name).to(device) for name in names))
+
+    def block_mask(self) -> Tensor:
+        """[out / R, in / C] bool: where blocks live."""
+        r, c = self.block
+        mask = torch.zeros(self.shape[0] // r, self.shape[1] // c, dtype=torch.bool, device=self.rows.device)
+        mask[self.rows.long(), self.cols.long()] = True
+        return mask
+
+    def mask(self) -> Tensor:
+        """[out, in] bool: where weights live."""
+        return self.block_mask().repeat_interleave(self.block[0], 0).repeat_interleave(self.block[1], 1)
+
+
+def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
+    """The layout of live blocks.
+
+    Args:
+        live: [out / R, in / C] bool, True where a block lives; any number of them, none and all included.
+        block: (R, C).
+    """
+    at = live.nonzero()  # row-major
+    rows, cols = at[:, 0], at[:, 1]
+    by_column = torch.argsort(cols, stable=True)
+
+    def pointers(counts: Tensor) -> Tensor:
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
+
+    shape = (live.shape[0] * block[0], live.shape[1] * block[1])
+    pointer = pointers(live.sum(1)), pointers(live.sum(0))
+    return Layout(shape, (block[0], block[1]), rows.int(), cols.int(), *pointer, by_column.int())
+
+
+def layout_from_mask(mask: Tensor, block: Sequence[int]) -> Layout:
+    """The layout of an [out, in] bool mask that is constant on each block.
+
+    Raises:
+        ValueError: the shape does not divide, or a block is partly live.
+    """
+    if not packable(mask.shape, block):
+        raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
+    tiles = _tiles(mask, block)
+    live = tiles.any(3).any(2)
+    if not torch.equal(live, tiles.all(3).all(2)):
+        raise ValueError(f"the mask is not constant on blocks of {list(block)}")
+    return layout_of(live, block)
+
+
+def _tiles(x: Tensor, block: Sequence[int]) -> Tensor:
+    """[out, in] as a view [out / R, in / C, R, C]."""
+    r, c = block
+    return x.unflatten(0, (-1, r)).unflatten(2, (-1, c)).transpose(1, 2)
+
+
+def pack(weight: Tensor, layout: Layout) -> Tensor:
+    """The live blocks of `weight` [out, in] as a new [nnz, R, C], any dtype (weights, gradients, moments, masks)."""
+    return _tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
+
+
+def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
+    """The dense [out, in] of live blocks `values` [nnz, R, C], `fill` elsewhere. `pack` takes it back bit for bit."""
+    dense = torch.full(layout.shape, fill, dtype=values.dtype, device=values.device)
+    _tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
+    return dense

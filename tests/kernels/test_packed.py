@@ -1,0 +1,121 @@
+"""Packed weights against dense float64 products: packing, forward, dX, dW, bias, the dense gradient on demand."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelzoo.kernels import choose, gathered, masked
+from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, unpack
+
+BLOCKS = [(1, 1), (2, 3), (32, 1), (32, 2), (16, 16), (32, 32), (64, 64)]
+
+
+def live_blocks(rows: int, cols: int, density: float, seed: int = 0) -> torch.Tensor:
+    """Random block mask; 0 and 1 give none and all."""
+    return torch.rand(rows, cols, generator=torch.Generator().manual_seed(seed)) < density
+
+
+@given(st.sampled_from(BLOCKS), st.integers(1, 5), st.integers(1, 5), st.floats(0, 1), st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_pack_is_exact_and_unpack_takes_it_back(block, rows, cols, density, seed):
+    live = live_blocks(rows, cols, density, seed)
+    layout = layout_of(live, block)
+    mask = live.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    weight = torch.randn(mask.shape)
+    values = pack(weight, layout)
+    assert values.shape == (int(live.sum()), *block) and values.is_contiguous()
+    assert torch.equal(unpack(values, layout), torch.where(mask, weight, 0.0))
+    assert torch.equal(pack(unpack(values, layout, fill=float("nan")), layout), values)
+    assert torch.equal(layout.mask(), mask) and torch.equal(layout.block_mask(), live)
+    assert layout.density == pytest.approx(mask.float().mean().item())
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.floats(0, 1), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_pointers_and_the_transpose_permutation(rows, cols, density, seed):
+    live = live_blocks(rows, cols, density, seed)
+    layout = layout_of(live, (32, 32))
+    csr, csc = live.float().to_sparse_csr(), live.float().to_sparse_csc()
+    assert torch.equal(layout.row_ptr.long(), csr.crow_indices()) and torch.equal(layout.cols.long(), csr.col_indices())
+    assert torch.equal(layout.col_ptr.long(), csc.ccol_indices())
+    assert torch.equal(layout.rows[layout.by_column.long()].long(), csc.row_indices())
+
+
+def test_a_mask_must_follow_its_blocks():
+    mask = torch.ones(64, 64, dtype=torch.bool)
+    assert layout_from_mask(mask, (32, 32)).nnz == 4
+    mask[3, 5] = False
+    with pytest.raises(ValueError, match="not constant"):
+        layout_from_mask(mask, (32, 32))
+    with pytest.raises(ValueError, match="divide"):
+        layout_from_mask(mask, (48, 32))
+    assert packable((64, 96), (32, 32)) and not packable((64, 97), (32, 32)) and not packable((65, 96), (32, 32))
+
+
+@pytest.mark.parametrize("kernel", [gathered, masked], ids=lambda m: m.__name__.split(".")[-1])
+@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
+def test_float64_products_equal_dense_ones(monkeypatch, kernel, block, density):
+    monkeypatch.setattr("modelzoo.kernels.packed.choose", lambda *_: kernel)
+    layout = layout_of(live_blocks(3, 4, density), block)
+    out, inputs = layout.shape
+    torch.manual_seed(1)
+    x = torch.randn(2, 7, inputs, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(out, inputs, dtype=torch.float64)
+    bias = torch.randn(out, dtype=torch.float64, requires_grad=True)
+    values = pack(weight, layout).requires_grad_()
+    dense = unpack(values.detach(), layout).requires_grad_()
+    dy = torch.randn(2, 7, out, dtype=torch.float64)
+    y, reference = linear(x, values, layout, bias), F.linear(x, dense, bias)
+    torch.testing.assert_close(y, reference)
+    got = torch.autograd.grad(y, (x, values, bias), dy)
+    want = torch.autograd.grad(reference, (x, dense, bias), dy)
+    torch.testing.assert_close(got[0], want[0])
+    torch.testing.assert_close(got[1], pack(want[1], layout))
+    torch.testing.assert_close(got[2], want[2])
+
+
+@pytest.mark.parametrize("kernel", [gathered, masked], ids=lambda m: m.__name__.split(".")[-1])
+def test_gradcheck(monkeypatch, kernel):
+    monkeypatch.setattr("modelzoo.kernels.packed.choose", lambda *_: kernel)
+    layout = layout_of(live_blocks(2, 3, 0.5), (4, 2))
+    torch.manual_seed(0)
+    x, values, bias = (
+        torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in [(3, 6), (layout.nnz, 4, 2), (8,)]
+    )
+    assert torch.autograd.gradcheck(lambda *a: linear(a[0], a[1], layout, a[2]), (x, values, bias))
+
+
+def test_the_probe_receives_the_dense_gradient_and_adds_up():
+    layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
+    values = torch.randn(layout.nnz, 32, 32, requires_grad=True)
+    sought = probe(layout)
+    total, packed_total = torch.zeros(layout.shape), torch.zeros_like(values)
+    for _ in range(2):
+        x, dy = torch.randn(9, layout.shape[1]), torch.randn(9, layout.shape[0])
+        linear(x, values, layout, probe=sought).backward(dy)
+        total += dy.t() @ x
+    torch.testing.assert_close(sought.grad, total)
+    torch.testing.assert_close(values.grad, pack(total, layout))
+    assert sought.untyped_storage().nbytes() == 4 and packed_total.shape == values.grad.shape
+
+
+def test_autocast_runs_in_bfloat16_with_float32_masters():
+    layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
+    values = torch.randn(layout.nnz, 32, 32, requires_grad=True)
+    bias = torch.randn(layout.shape[0], requires_grad=True)
+    x = torch.randn(5, layout.shape[1], requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = linear(x, values, layout, bias)
+    y.sum().backward()
+    assert y.dtype == torch.bfloat16
+    assert values.grad.dtype == bias.grad.dtype == x.grad.dtype == torch.float32
+    reference = F.linear(x.double(), unpack(values, layout).double(), bias.double())
+    assert (y.double() - reference).abs().max() < 0.02 * reference.abs().max()
+
+
+def test_float64_never_meets_a_compiled_kernel():
+    layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
+    assert choose.choose(layout, torch.device("cpu"), torch.float64) in (gathered, masked)
