@@ -1,36 +1,30 @@
 """Pre-training: builds a Run from a config, trains it, logs, validates, saves, and says what it made."""
 
-import contextlib
-import json
 import os
-import shutil
-import signal
 import sys
 import time
-
-import torch
 
 from modelzoo import checkpoint, loop, mdl_state, state
 from modelzoo.backends import csx_preflight
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.loop import Run, Score, Step, Timed
+from modelzoo.loop import Run, Score
 from modelzoo.metrics import Logs
-from modelzoo.report import Progress, size
+from modelzoo.report import Progress
 from modelzoo.tasks import plan, show
 from modelzoo.tasks.build import Options, build, micro_batches, open_shards, total_steps, val_loaders
+from modelzoo.tasks.fit import check_space, eval_every, fit, record
 
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
     """`-m train` and, with `evaluate`, `-m train_and_eval`."""
-    init, fit = config.trainer.init, config.trainer.fit
-    if fit is None:
+    init, section = config.trainer.init, config.trainer.fit
+    if section is None:
         raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
     choice = _choose(config, options, evaluate)
-    shards = open_shards(config, fit.train_dataloader)
+    shards = open_shards(config, section.train_dataloader)
     vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
     if evaluate and not vals:
         raise UserError("trainer.fit.val_dataloader: missing; train_and_eval needs one (or use -m train)")
@@ -47,9 +41,18 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     if run.step >= stop:
         out.note(f"nothing to do: {resumed} is at step {run.step} of {stop}; raise loop.max_steps to go on")
         return
-    _check_space(run, root)
-    _record(config, options, choice, run)
-    _fit(run, config, options.model_dir, shards, fingerprint, vals, stop, parts, out)
+    check_space(run, root)
+    record(config, options, choice, run)
+
+    def assess(logs: Logs, tally: show.Tally) -> bool:
+        tally.scores = [_validate(run, val, logs, out, i) for i, val in enumerate(vals)]
+        return False
+
+    every = eval_every(init.loop.eval_frequency, stop) if vals else None
+    done = fit(run, config, options.model_dir, shards, fingerprint, stop, parts, out, every, assess)
+    print(show.summary(run, done.tally, options.model_dir, done.saved, stop))
+    if done.interrupted and run.step < stop:
+        sys.exit(128 + done.interrupted)
 
 
 def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
@@ -63,81 +66,6 @@ def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
         print("preflight  " + "; ".join(csx_preflight.check(config, backend)), file=sys.stderr)
         print(csx_preflight.sends(config, backend, compile_only=False), file=sys.stderr, flush=True)
     return select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
-
-
-def _fit(
-    run: Run,
-    config: Config,
-    model_dir: str,
-    shards: Shards,
-    fingerprint: str,
-    vals: list[Shards],
-    stop: int,
-    parts: int,
-    out: Progress,
-) -> None:
-    """The run, step by step: log, show, validate, save."""
-    init = run.init
-    root = state.checkpoint_root(init, model_dir)
-    every = eval_every(init.loop.eval_frequency, stop) if vals else None
-    tally, saved = show.Tally(run.step), None
-    tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
-    logs = Logs(model_dir, run.step, tensorboard)
-
-    def save() -> str | None:
-        if not run.backend.fetch(run):
-            out.note(f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps")
-            return None
-        return checkpoint.save(root, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
-
-    try:
-        with _interrupts() as interrupted:
-            if init.checkpoint.save_initial_checkpoint and run.step == 0:
-                saved = save()
-            for timed in loop.steps(run, shards, stop, parts):
-                tally.add(timed)
-                last = run.step == stop or bool(interrupted)
-                if run.step == stop or run.step % init.logging.log_steps == 0:
-                    logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
-                    run.churn = 0
-                out.update(run.step, show.line(run, timed, tally))
-                if every and (run.step == stop or run.step % every == 0):
-                    tally.scores = [_validate(run, val, logs, out, i) for i, val in enumerate(vals)]
-                if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
-                    saved = save() or saved
-                if interrupted:
-                    break
-    finally:
-        out.close()
-        logs.close()
-    print(show.summary(run, tally, model_dir, saved, stop))
-    if interrupted and run.step < stop:
-        sys.exit(128 + interrupted[0])
-
-
-def eval_every(frequency: int | float | None, stop: int) -> int | None:
-    """Steps between validations: a count, or a share of the run; None for none."""
-    if not frequency:
-        return None
-    return frequency if isinstance(frequency, int) else max(1, round(frequency * stop))
-
-
-def _metrics(run: Run, step: Step) -> dict[str, float]:
-    metrics = {"loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm, "tokens": run.tokens}
-    if run.sparsity.parameters:
-        metrics["sparsity_target"] = run.sparsity.target(run.optimizer_step)
-        metrics["sparsity"] = run.sparsity.actual()
-        metrics["churn"] = run.churn
-    if run.loss_scale.dynamic or run.init.precision.log_loss_scale:
-        metrics["loss_scale"] = run.loss_scale.scale
-    if run.skipped:
-        metrics["skipped"] = run.skipped
-    return metrics
-
-
-def _timing(timed: Timed) -> dict[str, float]:
-    speed = timed.step.tokens / timed.seconds
-    return {"tokens_per_second": speed, "seconds": timed.seconds, "waiting": timed.waiting}
 
 
 def _validate(run: Run, shards: Shards, logs: Logs, out: Progress, number: int) -> Score:
@@ -164,59 +92,3 @@ def _resume(run: Run, config: Config, options: Options, root: str, fingerprint: 
     state.restore(run, path, files, saved, fingerprint, options.load_states, options.strict)
     out.note(f"resumed    {path} at step {run.step}" if run.step else f"weights    from {path}; steps count from 0")
     return path
-
-
-def _check_space(run: Run, root: str) -> None:
-    """Better to learn before the first step than after the first hour that a checkpoint does not fit."""
-    need = sum(p.numel() * 12 for p in run.model.parameters())
-    folder = os.path.abspath(root)
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise UserError(
-            f"{folder}: {size(free)} free, but one checkpoint takes about {size(need)}; "
-            "free some space or give another -o"
-        )
-
-
-def _record(config: Config, options: Options, choice: Choice, run: Run) -> None:
-    """config.yaml (the resolved config, reloadable) and a line in launches.jsonl."""
-    record = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": options.command,
-        "asked": choice.asked,
-        "device": choice.backend.describe(),
-        "fallback": choice.said,
-        "notes": choice.backend.notes,
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-        "from_step": run.step,
-    }
-    try:
-        os.makedirs(options.model_dir, exist_ok=True)
-        text = dump(config, f"resolved config of `{options.command}`")
-        checkpoint.write_text(os.path.join(options.model_dir, "config.yaml"), text)
-        with open(os.path.join(options.model_dir, "launches.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as e:
-        raise UserError(f"{options.model_dir}: cannot be written ({e.strerror}); give another -o") from None
-
-
-@contextlib.contextmanager
-def _interrupts():
-    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
-    seen: list[int] = []
-
-    def handler(number, frame):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-        print("\nstopping after this step; once more stops at once", file=sys.stderr)
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)

@@ -1,0 +1,166 @@
+"""A run, step by step: what the loop does is logged, shown, assessed and saved. Every task that trains uses this."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from modelzoo import checkpoint, loop, state
+from modelzoo.backends.select import Choice
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump
+from modelzoo.config.trainer import Config
+from modelzoo.data.hdf5 import Shards
+from modelzoo.loop import Run, Step, Timed
+from modelzoo.metrics import Logs
+from modelzoo.report import Progress, size
+from modelzoo.tasks import show
+from modelzoo.tasks.build import Options
+
+
+class Fitted(NamedTuple):
+    """How a run went: its totals, its newest checkpoint, and the signal that interrupted it, if one did."""
+
+    tally: show.Tally
+    saved: str | None
+    interrupted: int | None
+
+
+def fit(
+    run: Run,
+    config: Config,
+    model_dir: str,
+    shards: Shards,
+    fingerprint: str,
+    stop: int,
+    parts: int,
+    out: Progress,
+    every: int | None = None,
+    assess: Callable[[Logs, show.Tally], bool] | None = None,
+) -> Fitted:
+    """Train until step `stop`, calling `assess` each `every` steps and at the end; if it says so, the run ends there.
+
+    Args:
+        fingerprint: of the data, for the checkpoints.
+        parts: micro-batches in a step.
+    """
+    init = run.init
+    root = state.checkpoint_root(init, model_dir)
+    tally, saved = show.Tally(run.step), None
+    tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
+    logs = Logs(model_dir, run.step, tensorboard)
+
+    def save() -> str | None:
+        if not run.backend.fetch(run):
+            out.note(f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps")
+            return None
+        return checkpoint.save(root, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
+
+    try:
+        with _interrupts() as interrupted:
+            if init.checkpoint.save_initial_checkpoint and run.step == 0:
+                saved = save()
+            for timed in loop.steps(run, shards, stop, parts):
+                tally.add(timed)
+                if run.step == stop or run.step % init.logging.log_steps == 0:
+                    logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
+                    run.churn = 0
+                out.update(run.step, show.line(run, timed, tally))
+                enough = bool(every) and (run.step == stop or run.step % every == 0) and assess(logs, tally)
+                last = run.step == stop or enough or bool(interrupted)
+                if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
+                    saved = save() or saved
+                if last:
+                    break
+    finally:
+        out.close()
+        logs.close()
+    return Fitted(tally, saved, interrupted[0] if interrupted else None)
+
+
+def eval_every(frequency: int | float | None, stop: int) -> int | None:
+    """Steps between validations: a count, or a share of the run; None for none."""
+    if not frequency:
+        return None
+    return frequency if isinstance(frequency, int) else max(1, round(frequency * stop))
+
+
+def _metrics(run: Run, step: Step) -> dict[str, float]:
+    metrics = {"loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm, "tokens": run.tokens}
+    if run.sparsity.parameters:
+        metrics["sparsity_target"] = run.sparsity.target(run.optimizer_step)
+        metrics["sparsity"] = run.sparsity.actual()
+        metrics["churn"] = run.churn
+    if run.loss_scale.dynamic or run.init.precision.log_loss_scale:
+        metrics["loss_scale"] = run.loss_scale.scale
+    if run.skipped:
+        metrics["skipped"] = run.skipped
+    return metrics
+
+
+def _timing(timed: Timed) -> dict[str, float]:
+    speed = timed.step.tokens / timed.seconds
+    return {"tokens_per_second": speed, "seconds": timed.seconds, "waiting": timed.waiting}
+
+
+def check_space(run: Run, root: str) -> None:
+    """Better to learn before the first step than after the first hour that a checkpoint does not fit."""
+    need = sum(p.numel() * 12 for p in run.model.parameters())
+    folder = os.path.abspath(root)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{folder}: {size(free)} free, but one checkpoint takes about {size(need)}; "
+            "free some space or give another -o"
+        )
+
+
+def record(config: Config, options: Options, choice: Choice, run: Run) -> None:
+    """config.yaml (the resolved config, reloadable) and a line in launches.jsonl."""
+    record = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": options.command,
+        "asked": choice.asked,
+        "device": choice.backend.describe(),
+        "fallback": choice.said,
+        "notes": choice.backend.notes,
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "from_step": run.step,
+    }
+    try:
+        os.makedirs(options.model_dir, exist_ok=True)
+        text = dump(config, f"resolved config of `{options.command}`")
+        checkpoint.write_text(os.path.join(options.model_dir, "config.yaml"), text)
+        with open(os.path.join(options.model_dir, "launches.jsonl"), "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+    except OSError as e:
+        raise UserError(f"{options.model_dir}: cannot be written ({e.strerror}); give another -o") from None
+
+
+@contextlib.contextmanager
+def _interrupts():
+    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
+    seen: list[int] = []
+
+    def handler(number, frame):
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(number)
+        print("\nstopping after this step; once more stops at once", file=sys.stderr)
+
+    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield seen
+    finally:
+        for s, old in before.items():
+            signal.signal(s, old)
