@@ -128,6 +128,19 @@ class SparsityGroup(Section):
     seed: NonNegativeInt | None = None
     max_sparsity: Rate = 0.999
     compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
+    block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
+    shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
+    nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
+    storage: Literal["auto", "packed", "dense"] = "auto"  # of blocks off the CS-2; auto: packed where that pays
+
+    @property
+    def pattern(self) -> str | None:
+        """The shape that live weights take, in the config's words; None where each weight lives for itself."""
+        if self.shared_inputs:
+            return f"shared_inputs: {self.shared_inputs}"
+        if self.nm:
+            return f"nm: [{self.nm[0]}, {self.nm[1]}]"
+        return f"block: [{self.block[0]}, {self.block[1]}]" if self.block != (1, 1) else None
 
     @model_validator(mode="before")
     @classmethod
@@ -146,6 +159,8 @@ class SparsityGroup(Section):
                 value[name] = value.pop(alias)
         if isinstance(value.get("algorithm"), str):
             value["algorithm"] = value["algorithm"].lower()
+        if (level := _nm_level(value.get("nm"))) is not None:
+            value.setdefault("sparsity", level)
         return value
 
     @model_validator(mode="after")
@@ -175,6 +190,41 @@ class SparsityGroup(Section):
         if self.init_method == "from_zeros" and not constant:
             raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
         return self
+
+    @model_validator(mode="after")
+    def _fits_pattern(self):
+        given = [k for k in ("block", "shared_inputs", "nm") if getattr(self, k) not in (None, (1, 1))]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both")
+        if self.storage == "packed" and given not in (["block"], ["shared_inputs"]):
+            raise ValueError(f"storage: packed holds blocks; {self.pattern or 'unstructured masks'} are kept dense")
+        if not given:
+            return self
+        key = given[0]
+        if self.compat:
+            raise ValueError(f"compat: cstorch knows unstructured masks alone; remove {key}")
+        if other := next((k for k in ("balance_in_groups", "balance_out_groups") if getattr(self, k)), None):
+            raise ValueError(f"give {key} or {other}, not both")
+        if key != "block" and self.distribution != "uniform":
+            raise ValueError(f"{key} needs `distribution: uniform`; {self.distribution} goes with block")
+        if key == "nm":
+            self._fits_nm(*self.nm)
+        return self
+
+    def _fits_nm(self, n: int, m: int) -> None:
+        level = _nm_level((n, m))
+        if level is None:
+            raise ValueError(f"nm [{n}, {m}] keeps {n} of every {m} weights; the first must be smaller")
+        if not isinstance(self.sparsity, Constant) or abs(self.sparsity.value - level) > 1e-6:
+            raise ValueError(f"nm [{n}, {m}] is sparsity {level:.6g}; leave `sparsity` out, or choose another pattern")
+        if self.init_method == "from_zeros":
+            raise ValueError("nm chooses its own weights; use init_method: topk to keep the largest, not from_zeros")
+
+
+def _nm_level(value: Any) -> float | None:
+    """The sparsity that N of M is, or None where `value` is no such pair."""
+    pair = isinstance(value, list | tuple) and len(value) == 2 and all(type(x) is int for x in value)
+    return 1 - value[0] / value[1] if pair and 0 < value[0] < value[1] else None
 
 
 def _group_list(value: Any) -> Any:

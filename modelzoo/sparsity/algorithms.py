@@ -2,6 +2,9 @@
 
 Static keeps its mask. GMP keeps the largest weights along a rising schedule. SET drops the smallest and grows at
 random; RigL is SET with one thing changed: it grows where the dense gradient is largest.
+
+Where weights live in blocks, all of this happens to blocks: a block's "weight" is the sum of its weights' magnitudes,
+its "gradient" that of their gradients' (sparsity/blocks.py), and k counts blocks.
 """
 
 import torch
@@ -54,11 +57,17 @@ class Static:
         """
         return mask
 
+    def rows(self, scores: Tensor) -> Tensor:
+        """`scores` as rows that compete among themselves: one, or one per balanced group, input set, or M of N:M."""
+        g = self.group
+        if g.nm:
+            return scores.reshape(-1, g.nm[1])
+        return masks.as_rows(scores, g.balance_in_groups, g.balance_out_groups or g.shared_inputs)
+
     def choose(self, scores: Tensor, k: int) -> Tensor:
-        """The k best of `scores`, evenly over the balanced groups if there are any."""
-        ins, outs = self.group.balance_in_groups, self.group.balance_out_groups
-        rows = masks.as_rows(scores, ins, outs)
-        return masks.from_rows(masks.top_k(rows, k // rows.shape[0]), scores.shape, ins)
+        """The k best of `scores`, as many in each of `rows`."""
+        rows = self.rows(scores)
+        return masks.from_rows(masks.top_k(rows, k // rows.shape[0]), scores.shape, self.group.balance_in_groups)
 
 
 class GMP(Static):
@@ -85,7 +94,7 @@ class SET(Static):
         return masks.random_scores(weight, self.seed, name, step)
 
     def update_mask(self, name, weight, mask, grad, step, k):
-        groups = self.group.balance_in_groups or self.group.balance_out_groups or 1
+        groups = self.rows(mask).shape[0]
         per_group = live_count(int(mask.sum()) // groups, self.drop_fraction(step))
         keep = min(per_group * groups, k)  # a rising sparsity drops more than drop_fraction asks
         kept = self.choose(torch.where(mask, weight.abs(), masks.DEAD), keep)

@@ -6,32 +6,21 @@ Per optimizer step, in this order:
     sparsity.update(step, optimizer.state)  masks change here, on update steps
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, MutableMapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.sparsity import compat, masks
+from modelzoo.sparsity import blocks, compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
-from modelzoo.sparsity.select import ShapeLike, group_counts, select
+from modelzoo.sparsity.parameter import SparseParameter
+from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select
 
-
-@dataclass
-class SparseParameter:
-    """A weight and its mask. `keep` is the mask as bits, kept because every step needs it."""
-
-    name: str
-    weight: nn.Parameter
-    mask: Tensor
-    keep: Tensor
-    live: int
-    dense_grad: Tensor | None = None
-
-    def set_mask(self, mask: Tensor) -> None:
-        self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
+State = Mapping[nn.Parameter, MutableMapping[str, Any]]  # an optimizer's
 
 
 class Group:
@@ -40,11 +29,31 @@ class Group:
     def __init__(self, algorithm: Static, parameters: list[SparseParameter]):
         self.algorithm = algorithm
         self.parameters = parameters
-        self.sizes = {p.name: tuple(p.weight.shape) for p in parameters}
+        self.sizes = {p.name: tuple(p.shape) for p in parameters}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the masks change during training. Those of frozen weights never do."""
+        return self.algorithm.changes and any(p.weight.requires_grad for p in self.parameters)
+
+    def is_update(self, step: int) -> bool:
+        """Whether the masks change after `step`."""
+        return self.changes and self.algorithm.is_update(step)
 
     def counts(self, step: int) -> dict[str, int]:
         """Live weights of each parameter at `step`."""
         return group_counts(self.algorithm.group, self.sizes, self.algorithm.target(step))
+
+    def first_mask(self, p: SparseParameter, weight: Tensor, k: int) -> Tensor:
+        """The mask [out, in] that `p` begins with, from its whole weight, with k live weights."""
+        mask = self.algorithm.init_mask(p.name, blocks.scores(weight, p.block), k // p.area)
+        return blocks.spread(mask, p.block)
+
+    def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
+        """The mask [out, in] of `p` after update step `step`, with k live weights."""
+        weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
+        grad = None if p.dense_grad is None else blocks.scores(p.dense_grad, p.block)
+        return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
 
 
 class Sparsity:
@@ -73,18 +82,20 @@ class Sparsity:
         for config, names in zip(configs, select(shapes, configs), strict=True):
             rules = compat.ALGORITHMS if config.compat else ALGORITHMS
             algorithm = rules[config.algorithm](config, seed)
-            parameters = []
-            for name in names:
-                _check_balance(name, weights[name], config)
-                full = torch.ones_like(weights[name], dtype=torch.bool)
-                parameters.append(SparseParameter(name, weights[name], full, masks.bits(full), full.numel()))
+            check_sides(config, {n: tuple(weights[n].shape) for n in names})
+            parameters = [SparseParameter(n, weights[n], block_of(config, tuple(weights[n].shape))) for n in names]
             groups.append(Group(algorithm, parameters))
         sparsity = cls(groups)
         sparsity.draw()
         return sparsity
 
-    def draw(self) -> None:
+    @torch.no_grad()
+    def draw(self, weights: Mapping[str, Tensor] = MappingProxyType({}), state: State = MappingProxyType({})) -> None:
         """First masks from the weights as they are, and zero what they mask.
+
+        Args:
+            weights: whole weights by name to take over first; others stay.
+            state: the optimizer's, which follows.
 
         Raises:
             UserError: a parameter is left without a live weight.
@@ -92,12 +103,11 @@ class Sparsity:
         for group in self.groups:
             counts = group.counts(0)
             for p in group.parameters:
-                p.set_mask(group.algorithm.init_mask(p.name, p.weight.detach(), counts[p.name]))
-                if p.live == 0:
-                    raise UserError(
-                        f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.weight.shape)}"
-                    )
-        self.mask_weights()
+                weight = weights[p.name].to(p.weight.device) if p.name in weights else p.whole(p.weight.detach())
+                mask = group.first_mask(p, weight, counts[p.name])
+                if not mask.any():
+                    raise UserError(f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.shape)}")
+                p.move(mask, state.get(p.weight, {}), weight)
 
     @property
     def parameters(self) -> list[SparseParameter]:
@@ -106,19 +116,26 @@ class Sparsity:
     @property
     def changes(self) -> bool:
         """Whether any mask changes during training."""
-        return any(group.algorithm.changes for group in self.groups)
+        return any(group.changes for group in self.groups)
 
     @torch.no_grad()
     def mask_weights(self) -> None:
         """Zero what the masks mask."""
         for p in self.parameters:
-            masks.zero_dead(p.weight, p.keep)
+            p.mask_weight()
 
     @torch.no_grad()
-    def mask_state(self, state: Mapping[nn.Parameter, dict[str, Tensor]]) -> None:
+    def mask_state(self, state: State) -> None:
         """Zero what the masks mask in optimizer state (after loading it)."""
         for p in self.parameters:
-            self._mask_entries(p, state.get(p.weight, {}))
+            p.mask_state(state.get(p.weight, {}))
+
+    def watch(self, step: int) -> None:
+        """Before the forward passes of a step: on RigL's update steps, packed weights collect dense gradients too."""
+        for group in self.groups:
+            if group.algorithm.needs_gradient and group.is_update(step):
+                for p in group.parameters:
+                    p.watch()
 
     @torch.no_grad()
     def mask_gradients(self, step: int) -> None:
@@ -127,15 +144,12 @@ class Sparsity:
         Zeroed by selection, never by multiplication: a NaN under the mask must not count (NaN * 0 is NaN).
         """
         for group in self.groups:
-            keep = group.algorithm.needs_gradient and group.algorithm.is_update(step)
+            keep = group.algorithm.needs_gradient and group.is_update(step)
             for p in group.parameters:
-                if p.weight.grad is None:
-                    continue
-                p.dense_grad = p.weight.grad.clone() if keep else None
-                masks.zero_dead(p.weight.grad, p.keep)
+                p.mask_gradient(keep)
 
     @torch.no_grad()
-    def update(self, step: int, state: Mapping[nn.Parameter, dict[str, Tensor]]) -> int:
+    def update(self, step: int, state: State) -> int:
         """Change masks if `step` (optimizer steps taken, this one included) is an update step.
 
         A weight that loses its place is zeroed, and so is its optimizer state; one that gains a place starts at zero
@@ -146,64 +160,48 @@ class Sparsity:
         """
         churn = 0
         for group in self.groups:
-            if not group.algorithm.is_update(step):
+            if not group.is_update(step):
                 continue
             counts = group.counts(step)
             for p in group.parameters:
-                new = group.algorithm.update_mask(p.name, p.weight.detach(), p.mask, p.dense_grad, step, counts[p.name])
-                p.dense_grad = None
-                dropped, grown = p.mask & ~new, new & ~p.mask
-                churn += int(dropped.sum())
-                p.set_mask(new)
-                self._settle(p, grown, state.get(p.weight, {}))
+                old, new = p.mask, group.next_mask(p, step, counts[p.name])
+                p.drop_gradient()
+                churn += int((old & ~new).sum())
+                entries = state.get(p.weight, {})
+                p.move(new, entries)
+                if "born" in entries:
+                    entries["born"].masked_fill_(p.stored(new & ~old), int(entries["step"]))
         return churn
-
-    def _settle(self, p: SparseParameter, grown: Tensor, state: dict[str, Tensor]) -> None:
-        masks.zero_dead(p.weight, p.keep)
-        if p.weight.grad is not None:
-            masks.zero_dead(p.weight.grad, p.keep)
-        self._mask_entries(p, state)
-        if "born" in state:
-            state["born"].masked_fill_(grown, int(state["step"]))
-
-    def _mask_entries(self, p: SparseParameter, state: dict[str, Tensor]) -> None:
-        for tensor in state.values():
-            if isinstance(tensor, Tensor) and tensor.shape == p.weight.shape:
-                tensor.masked_fill_(~p.mask, 0)
 
     def drop_gradients(self) -> None:
         """Forget kept gradients (a skipped step)."""
         for p in self.parameters:
-            p.dense_grad = None
+            p.drop_gradient()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, by `<parameter>_mask` (Model Zoo's name)."""
         return {f"{p.name}_mask": p.mask for p in self.parameters}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take masks over and zero what they mask. The caller has checked names and shapes."""
+    @torch.no_grad()
+    def load_state_dict(
+        self,
+        found: Mapping[str, Tensor],
+        weights: Mapping[str, Tensor] = MappingProxyType({}),
+        state: State = MappingProxyType({}),
+    ) -> None:
+        """Take masks over and zero what they mask. The caller has checked names and shapes. Others as in `draw`."""
         for p in self.parameters:
-            p.set_mask(state[f"{p.name}_mask"].to(p.weight.device, torch.bool))
-            p.dense_grad = None
-        self.mask_weights()
+            p.drop_gradient()
+            mask = found[f"{p.name}_mask"].to(p.weight.device, torch.bool)
+            p.move(mask, state.get(p.weight, {}), weights.get(p.name))
 
     def target(self, step: int) -> float:
         """Share of the sparse parameters' weights that the schedules want off at `step`."""
-        total = sum(p.weight.numel() for p in self.parameters)
-        off = sum(g.algorithm.target(step) * sum(p.weight.numel() for p in g.parameters) for g in self.groups)
+        total = sum(p.shape.numel() for p in self.parameters)
+        off = sum(g.algorithm.target(step) * sum(p.shape.numel() for p in g.parameters) for g in self.groups)
         return off / total if total else 0.0
 
     def actual(self) -> float:
         """Share of the sparse parameters' weights that is off."""
-        total = sum(p.weight.numel() for p in self.parameters)
+        total = sum(p.shape.numel() for p in self.parameters)
         return 1 - sum(p.live for p in self.parameters) / total if total else 0.0
-
-
-def _check_balance(name: str, weight: Tensor, config: SparsityGroup) -> None:
-    for key, dim in (("balance_out_groups", 0), ("balance_in_groups", 1)):
-        groups = getattr(config, key)
-        if groups and (weight.dim() != 2 or weight.shape[dim] % groups):
-            raise UserError(
-                f"trainer.init.sparsity.{key}: {groups} does not divide {name} {tuple(weight.shape)}; "
-                "use a divisor of that side, or a param_filter that leaves this weight out"
-            )

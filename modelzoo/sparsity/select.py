@@ -47,13 +47,55 @@ def _matches(name: str, shape: ShapeLike, group: SparsityGroup) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in group.param_filter)
 
 
-def group_counts(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
-    """Live weights of each parameter of `group` at one overall `sparsity`.
+def block_of(group: SparsityGroup, size: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of the blocks that live or die together in a weight of `size` [out, in]."""
+    return (size[0] // group.shared_inputs, 1) if group.shared_inputs else group.block
 
-    Balanced groups hold equal numbers, so what does not divide among them stays off.
+
+def check_sides(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Refuse a pattern, or balanced groups, that do not divide a weight they act on.
+
+    Blocks at an edge are never smaller than the others: counts would no longer be whole numbers of equal blocks.
+
+    Raises:
+        UserError: names the weight, and what would divide it.
     """
-    balance = group.balance_in_groups or group.balance_out_groups or 1
-    return {n: k // balance * balance for n, k in live_counts(sizes, sparsity, group.distribution).items()}
+    rows, columns = group.block
+    wanted = (
+        ("balance_out_groups", group.balance_out_groups, 0),
+        ("balance_in_groups", group.balance_in_groups, 1),
+        ("shared_inputs", group.shared_inputs, 0),
+        ("nm", group.nm and group.nm[1], 1),
+        ("block", rows if rows > 1 else None, 0),
+        ("block", columns if columns > 1 else None, 1),
+    )
+    for key, divisor, side in wanted:
+        for name, size in sizes.items() if divisor else ():
+            if len(size) != 2 or size[side] % divisor:
+                near = sorted(_divisors(size[side]), key=lambda d: (abs(d - divisor), d))[:3] if len(size) == 2 else []
+                fitting = f" ({', '.join(map(str, sorted(near)))})" if near else ""
+                raise UserError(
+                    f"trainer.init.sparsity.{key}: {divisor} does not divide {name} {size}; use a divisor of its "
+                    f"{'outputs' if side == 0 else 'inputs'}{fitting}, or a param_filter that leaves this weight out"
+                )
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def group_counts(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, int]:
+    """Live weights of each parameter of `group` at one overall `sparsity`: whole blocks.
+
+    Balanced groups, and the groups of shared inputs, hold equal numbers; what does not divide among them stays off.
+    """
+    if group.nm:
+        n, m = group.nm
+        return {name: math.prod(size) // m * n for name, size in sizes.items()}
+    area = {name: math.prod(block_of(group, size)) for name, size in sizes.items()}
+    balance = group.balance_in_groups or group.balance_out_groups or group.shared_inputs or 1
+    counts = live_counts(sizes, sparsity, group.distribution, area)
+    return {name: k // balance * balance * area[name] for name, k in counts.items()}
 
 
 def live_count(numel: int, sparsity: float) -> int:
@@ -61,14 +103,19 @@ def live_count(numel: int, sparsity: float) -> int:
     return int((1 - Fraction(repr(float(sparsity)))) * numel)
 
 
-def live_counts(sizes: Mapping[str, tuple[int, ...]], sparsity: float, distribution: str) -> dict[str, int]:
-    """Live weights of each parameter at one overall `sparsity`.
+def live_counts(
+    sizes: Mapping[str, tuple[int, ...]],
+    sparsity: float,
+    distribution: str,
+    area: Mapping[str, int] | None = None,
+) -> dict[str, int]:
+    """Live weights of each parameter at one overall `sparsity`; live blocks where `area` gives their weights.
 
     uniform: each parameter at that sparsity. erdos_renyi and erk: density proportional to (out + in) / (out * in), a
     layer that would pass 1 is kept dense and the rest rescaled (RigL, arXiv 1911.11134, appendix A); for matrices the
-    two are the same. Their total is exactly floor((1 - sparsity) * all).
+    two are the same. Their total is exactly floor((1 - sparsity) * all); there, blocks are of one size.
     """
-    numel = {name: math.prod(size) for name, size in sizes.items()}
+    numel = {name: math.prod(size) // (area[name] if area else 1) for name, size in sizes.items()}
     if distribution == "uniform":
         return {name: live_count(n, sparsity) for name, n in numel.items()}
     total = live_count(sum(numel.values()), sparsity)

@@ -1,0 +1,154 @@
+"""One sparse weight: stored whole under a mask, or as its live blocks alone. Both move masks and state the same way."""
+
+from collections.abc import MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.kernels import packed
+from modelzoo.sparsity import blocks, masks
+
+
+class SparseParameter:
+    """A weight that is stored whole, with its mask.
+
+    Attributes:
+        name: the parameter's name. weight: [out, in], zero where it is dead.
+        block: (rows, columns) that live or die together.
+        mask: [out, in] bool. keep: the mask as bits, kept because every step needs it. live: how many weights live.
+        dense_grad: on RigL's update steps, the gradient of dead weights too, [out, in].
+    """
+
+    def __init__(self, name: str, weight: nn.Parameter, block: Sequence[int] = (1, 1)):
+        self.name, self.weight, self.block = name, weight, tuple(block)
+        self.dense_grad: Tensor | None = None
+        self.set_mask(torch.ones_like(weight, dtype=torch.bool))
+
+    def set_mask(self, mask: Tensor) -> None:
+        self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
+
+    @property
+    def shape(self) -> torch.Size:
+        """(out, in), however the weight is stored."""
+        return self.weight.shape
+
+    @property
+    def area(self) -> int:
+        """Weights in a block."""
+        return self.block[0] * self.block[1]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """`x`, the weight or something of its form (gradient, moments), as [out, in]: the form of checkpoints."""
+        return x
+
+    def stored(self, x: Tensor) -> Tensor:
+        """An [out, in] in the weight's own form."""
+        return x
+
+    def move(self, mask: Tensor, state: MutableMapping[str, Any], weight: Tensor | None = None) -> None:
+        """Live where `mask` says. What is dead becomes zero, what grows starts at zero, in the optimizer's `state` too.
+
+        Args:
+            weight: [out, in] to take values from; default: its own.
+        """
+        if weight is not None:
+            self.weight.copy_(weight)
+        self.set_mask(mask)
+        self.mask_weight()
+        if self.weight.grad is not None:
+            masks.zero_dead(self.weight.grad, self.keep)
+        self.mask_state(state)
+
+    def mask_weight(self) -> None:
+        """Zero what is dead."""
+        masks.zero_dead(self.weight, self.keep)
+
+    def mask_state(self, state: MutableMapping[str, Any]) -> None:
+        """Zero what is dead in optimizer state."""
+        for tensor in state.values():
+            if isinstance(tensor, Tensor) and tensor.shape == self.weight.shape:
+                tensor.masked_fill_(~self.mask, 0)
+
+    def watch(self) -> None:
+        """Before a forward pass: the dense gradient will be asked for."""
+
+    def mask_gradient(self, dense: bool) -> None:
+        """Zero the gradient of what is dead; with `dense`, keep it in `dense_grad` first."""
+        if self.weight.grad is None:
+            return
+        self.dense_grad = self.weight.grad.clone() if dense else None
+        masks.zero_dead(self.weight.grad, self.keep)
+
+    def drop_gradient(self) -> None:
+        """Forget the kept gradient."""
+        self.dense_grad = None
+
+
+class PackedLinear(nn.Module):
+    """A linear whose weight is its live blocks, [nnz, rows, columns], under the name that the whole weight had."""
+
+    def __init__(self, linear: nn.Linear, layout: packed.Layout):
+        super().__init__()
+        self.layout, self.probe = layout, None
+        values = packed.pack(linear.weight.detach(), layout)
+        self.weight = nn.Parameter(values, requires_grad=linear.weight.requires_grad)
+        self.register_parameter("bias", linear.bias)
+
+    @torch.compiler.disable  # its layout changes between steps, and its products are compiled already
+    def forward(self, x: Tensor) -> Tensor:
+        return packed.linear(x, self.weight, self.layout, self.bias, self.probe)
+
+
+class PackedParameter(SparseParameter):
+    """A weight that is stored as its live blocks: gradient and optimizer state exist for these alone."""
+
+    def __init__(self, masked: SparseParameter, module: PackedLinear):
+        self.name, self.weight, self.block = masked.name, module.weight, masked.block
+        self.module, self.dense_grad = module, None
+
+    @property
+    def layout(self) -> packed.Layout:
+        return self.module.layout
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(self.layout.shape)
+
+    @property
+    def mask(self) -> Tensor:
+        return self.layout.mask()
+
+    @property
+    def live(self) -> int:
+        return self.weight.numel()
+
+    def whole(self, x: Tensor) -> Tensor:
+        return packed.unpack(x, self.layout)
+
+    def stored(self, x: Tensor) -> Tensor:
+        return packed.pack(x.to(self.weight.device), self.layout)
+
+    def move(self, mask, state, weight=None):
+        kept = {k: self.whole(x) for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape}
+        weight = self.whole(self.weight.detach()) if weight is None else weight
+        self.module.layout = packed.layout_of(blocks.gathered(mask, self.block), self.block)
+        # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
+        self.weight.data, self.weight.grad = self.stored(weight), None
+        state.update({k: self.stored(x) for k, x in kept.items()})
+
+    def mask_weight(self) -> None:
+        """Nothing dead is stored."""
+
+    def mask_state(self, state) -> None:
+        """Nothing dead is stored."""
+
+    def watch(self) -> None:
+        self.module.probe = packed.probe(self.layout)
+
+    def mask_gradient(self, dense: bool) -> None:
+        probe, self.module.probe = self.module.probe, None
+        self.dense_grad = probe.grad if dense and probe is not None else None
+
+    def drop_gradient(self) -> None:
+        self.module.probe = self.dense_grad = None
