@@ -1,0 +1,60 @@
+"""The `finetune` section: a task to learn from a checkpoint's weights, what becomes of its masks, and when to stop."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, listed
+from modelzoo.config.explain import shown
+
+
+class Gradual(Section):
+    """Masks open step by step: the weights off fall linearly to none, those with the largest gradient first."""
+
+    steps: PositiveInt  # optimizer steps until every weight is live
+    freq: PositiveInt = 10  # steps between openings
+
+
+class EarlyStopping(Section):
+    """Stop once the dev metric has not risen by more than `min_delta` in `patience` assessments."""
+
+    metric: Str | None = None  # one of the task's metrics; default: its main one
+    patience: PositiveInt = 3
+    min_delta: NonNegativeFloat = 0.0
+
+
+def _lifting(value: Any) -> Any:
+    if isinstance(value, dict) and set(value) == {"gradual"}:
+        return value["gradual"]
+    if value == "gradual":
+        raise ValueError("gradual needs its length: `sparsity: {gradual: {steps: 200}}`")
+    if value is None or value in ("none", "keep") or isinstance(value, Gradual | dict):
+        return value
+    raise ValueError(f"takes none (lift the masks), keep, or {{gradual: {{steps: N}}}}; got {shown(value)}")
+
+
+class Finetune(Section):
+    """`-m finetune`. Length, learning rate and how often dev is assessed stand in `trainer.init`, as for training."""
+
+    task: Str  # a task's YAML (configs/eval/); relative to the working directory
+    data_dir: Str | None = None  # instead of the task's own
+    checkpoint: Str | None = None  # a run folder, a step folder or a .mdl; --checkpoint_path wins
+    sparsity: Annotated[Literal["none", "keep"] | Gradual | None, BeforeValidator(_lifting)] = None
+    optimizer: Literal["fresh", "keep"] = "fresh"  # the moments of pre-training, or none
+    batch_size: PositiveInt = 16
+    micro_batch_size: PositiveInt | None = None
+    eval_batch_size: PositiveInt = 16
+    max_sequence_length: PositiveInt | None = None  # default: the model's max_position_embeddings
+    seeds: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(listed)] = None  # default: trainer.init.seed
+    folds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
+    num_examples: PositiveInt | None = None  # learn from the first N training examples only
+    early_stopping: EarlyStopping | None = None
+
+    @model_validator(mode="after")
+    def _adds_up(self):
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(f"micro_batch_size {self.micro_batch_size} must divide batch_size {self.batch_size}")
+        for key in ("seeds", "folds"):
+            if len(set(getattr(self, key) or ())) != len(getattr(self, key) or ()):
+                raise ValueError(f"{key} repeats a number")
+        return self
