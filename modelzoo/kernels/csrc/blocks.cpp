@@ -1,0 +1,248 @@
+// Products of activations with a packed block-sparse weight: forward, dX, dW. R and the inputs are multiples of 32.
+//
+// To the kernels a pattern is, for each group of 32 outputs, a list of live columns. One register tile does all the
+// arithmetic: M broadcast units against two vectors, M x 2 accumulators in float32. The products differ in what is
+// broadcast, what fills the lanes and what is summed:
+//   product   broadcast tokens,        lanes 32 outputs (inputs for dX, where C divides by 32), sum over live weights
+//   scatter   broadcast live columns,  lanes 32 tokens, sum over 32 outputs: dX of narrow blocks
+//   sample    broadcast live columns,  lanes 32 outputs, sum over tokens: dW
+// One thread sums each result in a fixed order: equal bits from run to run, whatever the number of threads.
+
+#include "pack.h"
+
+// acc[m] += sum over k < count of a(k, m) * b[k * 32 ...], two vectors of lanes.
+template <class K, int M, class A>
+static inline __attribute__((always_inline)) void tile(V (&acc)[M][2], int64_t count, A a, const uint32_t* b,
+                                                       int64_t stride) {
+    for (int64_t k = 0; k < count; k++, b += stride) {
+        V b0 = load(b), b1 = load(b + LANES);
+#pragma GCC unroll 12
+        for (int m = 0; m < M; m++) {
+            uint32_t unit = a(k, m);
+            acc[m][0] = K::madd(acc[m][0], unit, b0);
+            acc[m][1] = K::madd(acc[m][1], unit, b1);
+        }
+    }
+}
+
+// y [tokens, 32 of a group] = bias + sum over `count` units. x: [unit][CHUNK], w: [count][32].
+template <class K>
+static void product(const uint32_t* x, const uint32_t* w, const int32_t* index, int64_t count, const float* bias,
+                    int64_t tokens, typename K::io* y, int64_t stride) {
+    for (int64_t t = 0; t < tokens; t += ROWS)
+        for (int s = 0; s < GROUP; s += 2 * LANES) {
+            V acc[ROWS][2], b0 = bias ? load(bias + s) : V{}, b1 = bias ? load(bias + s + LANES) : V{};
+#pragma GCC unroll 12
+            for (int m = 0; m < ROWS; m++) acc[m][0] = b0, acc[m][1] = b1;
+            const uint32_t* at = x + t;
+            tile<K>(acc, count, [=](int64_t k, int m) { return at[index[k] * CHUNK + m]; }, w + s, GROUP);
+#pragma GCC unroll 12
+            for (int m = 0; m < ROWS; m++)
+                if (t + m < tokens)
+                    for (int j = 0; j < 2; j++) K::store(y + (t + m) * stride + s + j * LANES, acc[m][j]);
+        }
+}
+
+// y [n, out] = x W^T + bias, or with `transposed` y [n, in] = x W.
+template <class K, bool transposed>
+static void multiply(const Weight& w, int64_t n, const typename K::io* x, const float* bias, typename K::io* y,
+                     int threads) {
+    int64_t dim = transposed ? w.out : w.in, result = transposed ? w.in : w.out;
+    int64_t groups = result / GROUP, sub = (transposed ? w.C : w.R) / GROUP, chunks = (n + CHUNK - 1) / CHUNK;
+    int64_t stride = chunks * CHUNK + 32;  // not a power of 2: columns would fall into the same cache set
+    bool apart = !transposed && w.C % K::per;  // the columns of a unit stand apart
+    auto begin = transposed ? starts(w.col_ptr, groups, sub, w.R, K::per) : starts(w.row_ptr, groups, sub, w.C, K::per);
+    uint32_t* units = scratch<0>(dim * stride / K::per);
+    uint32_t* packed = scratch<1>(begin.back() * GROUP);
+    int32_t* index = (int32_t*)scratch<2>(begin.back());
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t g = 0; g < groups; g++)
+            (transposed ? pack_columns<K> : pack_rows<K>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < chunks; i++)
+            if (apart)
+                for (int t = 0; t < CHUNK; t += 32) by_token<K>(x, n, dim, i * CHUNK + t, stride, units);
+            else
+                by_unit<K>(x, n, dim, i, units);
+        std::vector<uint32_t> panel;
+        std::vector<int32_t> straight;
+#pragma omp for schedule(dynamic, 2)
+        for (int64_t task = 0; task < chunks * groups; task++) {
+            int64_t i = task / groups, g = task % groups, count = begin[g + 1] - begin[g];
+            const uint32_t* from = units + i * (dim / K::per) * CHUNK;
+            const int32_t* order = index + begin[g];
+            if (apart) {  // join them for these tokens
+                Columns columns(w, g);
+                auto column = [&](int64_t c) { return (typename K::io*)units + columns.c(c) * stride + i * CHUNK; };
+                panel.resize(count * CHUNK + 16);
+                while ((int64_t)straight.size() < count) straight.push_back(straight.size());
+                for (int64_t k = 0; k < count; k++)
+                    for (int t = 0; t < CHUNK; t += 32)
+                        K::join(column(2 * k) + t, column(2 * k + 1 < columns.count ? 2 * k + 1 : 2 * k) + t,
+                                panel.data() + k * CHUNK + t);
+                from = panel.data(), order = straight.data();
+            }
+            product<K>(from, packed + begin[g] * GROUP, order, count, bias ? bias + g * GROUP : nullptr,
+                       n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK, y + i * CHUNK * result + g * GROUP, result);
+        }
+    }
+}
+
+// Live columns c to c + M of 32 outputs, weights [M][32 / per]: dx [in][32 tokens] += W^T dy. dy: [16 * 2 / per][CHUNK].
+template <class K, int M>
+static void scatter(const Columns& columns, int64_t c, const uint32_t* weights, const uint32_t* dy, float* dx) {
+    for (int s = 0; s < 32; s += 2 * LANES) {
+        V acc[M][2];
+        float* to[M];
+        for (int m = 0; m < M; m++) {
+            to[m] = dx + columns.c(c + m) * 32 + s;
+            acc[m][0] = load(to[m]), acc[m][1] = load(to[m] + LANES);
+        }
+        tile<K>(acc, GROUP / K::per, [=](int64_t k, int m) { return weights[m * (GROUP / K::per) + k]; }, dy + s, CHUNK);
+        for (int m = 0; m < M; m++) Float::store(to[m], acc[m][0]), Float::store(to[m] + LANES, acc[m][1]);
+    }
+}
+
+// dx [n, in] = dy W for blocks too narrow to fill the lanes.
+template <class K>
+static void spread(const Weight& w, int64_t n, const typename K::io* dy, typename K::io* dx, int threads) {
+    int64_t groups = w.out / GROUP, sub = w.R / GROUP, chunks = (n + CHUNK - 1) / CHUNK, per_group = GROUP / K::per;
+    auto begin = starts(w.row_ptr, groups, sub, w.C, 1);
+    uint32_t* units = scratch<0>(w.out / K::per * chunks * CHUNK);
+    uint32_t* packed = scratch<1>(begin.back() * per_group);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t g = 0; g < groups; g++) pack_pairs<K>(w, g, packed + begin[g] * per_group);
+#pragma omp for schedule(dynamic)
+        for (int64_t i = 0; i < chunks; i++) by_unit<K>(dy, n, w.out, i, units);
+        std::vector<float> sums(w.in * 32);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < n; t += 32) {
+            std::fill(sums.begin(), sums.end(), 0.0f);
+            const uint32_t* from = units + t / CHUNK * (w.out / K::per) * CHUNK + t % CHUNK;
+            for (int64_t g = 0; g < groups; g++, from += per_group * CHUNK) {
+                Columns columns(w, g);
+                const uint32_t* weights = packed + begin[g] * per_group;
+                int64_t c = 0;
+                for (; c + ROWS <= columns.count; c += ROWS)
+                    scatter<K, ROWS>(columns, c, weights + c * per_group, from, sums.data());
+                for (; c < columns.count; c++) scatter<K, 1>(columns, c, weights + c * per_group, from, sums.data());
+            }
+            float rows[16 * 16];
+            for (int64_t h = 0; h < 32 && t + h < n; h += 16)
+                for (int64_t c = 0; c < w.in; c += 16) {
+                    transpose16((const uint32_t*)sums.data() + c * 32 + h, 32, 16, (uint32_t*)rows, 16);
+                    for (int64_t r = 0; r < 16 && t + h + r < n; r++)
+                        for (int j = 0; j < 16; j += LANES)
+                            K::store(dx + (t + h + r) * w.in + c + j, load(rows + r * 16 + j));
+                }
+        }
+    }
+}
+
+// dw [M][32] += sum over `count` units of tokens, live columns c to c + M of 32 outputs. x: [in][stride], dy: [count][32].
+template <class K, int M>
+static void sample(const Columns& columns, int64_t c, const uint32_t* x, int64_t stride, const uint32_t* dy,
+                   int64_t count, float* dw) {
+    const uint32_t* from[M];
+    for (int m = 0; m < M; m++) from[m] = x + columns.c(c + m) * stride;
+    for (int s = 0; s < GROUP; s += 2 * LANES) {
+        V acc[M][2];
+        for (int m = 0; m < M; m++)
+            for (int j = 0; j < 2; j++) acc[m][j] = load(dw + m * GROUP + s + j * LANES);
+        tile<K>(acc, count, [&](int64_t k, int m) { return from[m][k]; }, dy + s, GROUP);
+        for (int m = 0; m < M; m++)
+            for (int j = 0; j < 2; j++) Float::store(dw + m * GROUP + s + j * LANES, acc[m][j]);
+    }
+}
+
+// dvalues [nnz, R, C] = dy^T x on live blocks.
+template <class K>
+static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const typename K::io* x, float* dvalues,
+                    int threads) {
+    constexpr int64_t span = 1024;  // tokens whose gradients stay in the first-level caches
+    int64_t groups = w.out / GROUP, padded = up(n, 32), stride = (padded + 32) / K::per;
+    uint32_t* columns_x = scratch<0>(w.in * stride);
+    uint32_t* groups_dy = scratch<1>(w.out * padded / K::per);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t t = 0; t < padded; t += 32) by_token<K>(x, n, w.in, t, stride * K::per, columns_x);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < padded; t += 32)
+            for (int64_t i = 0; i < 32; i += K::per) by_group<K>(dy, n, w.out, t + i, padded, groups_dy);
+        std::vector<float> sums;
+#pragma omp for schedule(dynamic)
+        for (int64_t g = 0; g < groups; g++) {
+            Columns columns(w, g);
+            sums.assign(columns.count * GROUP, 0.0f);
+            for (int64_t t = 0; t < padded; t += span) {
+                const uint32_t* from = columns_x + t / K::per;
+                const uint32_t* lanes = groups_dy + (g * padded + t) / K::per * GROUP;
+                int64_t c = 0, count = (padded - t < span ? padded - t : span) / K::per;
+                for (; c + ROWS <= columns.count; c += ROWS)
+                    sample<K, ROWS>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+                for (; c + 4 <= columns.count; c += 4)
+                    sample<K, 4>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+                for (; c < columns.count; c++)
+                    sample<K, 1>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+            }
+            float* to = dvalues + (columns.base - w.values);
+            for (int64_t i = 0; i < columns.count; i++)
+                for (int r = 0; r < GROUP; r++)
+                    to[(columns.first + i / w.C) * w.R * w.C + r * w.C + i % w.C] = sums[i * GROUP + r];
+        }
+    }
+}
+
+#ifdef __AVX512BF16__
+#define DISPATCH(call)                  \
+    if (bf16) {                         \
+        typedef Pair K;                 \
+        typedef typename K::io io;      \
+        call;                           \
+    } else {                            \
+        typedef Float K;                \
+        typedef typename K::io io;      \
+        call;                           \
+    }
+#else
+#define DISPATCH(call)      \
+    {                       \
+        typedef Float K;    \
+        typedef K::io io;   \
+        call;               \
+    }
+#endif
+
+extern "C" {
+
+// Whether bfloat16 has kernels of its own here.
+int has_bf16() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+void block_forward(const Weight* w, int bf16, int threads, int64_t n, const void* x, const float* bias, void* y) {
+    DISPATCH((multiply<K, false>(*w, n, (const io*)x, bias, (io*)y, threads)))
+}
+
+void block_backward_x(const Weight* w, int bf16, int threads, int64_t n, const void* dy, void* dx) {
+    if (w->C % GROUP == 0) {
+        DISPATCH((multiply<K, true>(*w, n, (const io*)dy, nullptr, (io*)dx, threads)))
+    } else {
+        DISPATCH((spread<K>(*w, n, (const io*)dy, (io*)dx, threads)))
+    }
+}
+
+void block_backward_w(const Weight* w, int bf16, int threads, int64_t n, const void* dy, const void* x,
+                      float* dvalues) {
+    DISPATCH((sampled<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
+}
+}

@@ -1,0 +1,118 @@
+// Activations and weights brought into the order in which the register tile reads them.
+#pragma once
+
+#include <vector>
+#include "units.h"
+
+constexpr int GROUP = 32;  // outputs (or inputs) together
+constexpr int CHUNK = 96;  // tokens whose activations stay in the second-level cache
+
+struct Weight {  // a packed weight: pointers into torch's tensors
+    int64_t out, in, R, C;
+    const int32_t *row_ptr, *cols, *rows, *col_ptr, *by_column;
+    const float* values;
+};
+
+// x [n, dim] -> [chunk][dim / per][CHUNK] units: neighbours along dim share a unit. Tokens beyond n are 0.
+template <class K>
+static void by_unit(const typename K::io* x, int64_t n, int64_t dim, int64_t chunk, uint32_t* to) {
+    int64_t units = dim / K::per, begin = chunk * CHUNK;
+    to += chunk * units * CHUNK;
+    for (int64_t t = 0; t < CHUNK; t += 16)
+        for (int64_t u = 0; u < units; u += 16)
+            transpose16((const uint32_t*)(x + (begin + t) * dim) + u, units, n - begin - t, to + u * CHUNK + t, CHUNK);
+}
+
+// x [n, dim], 32 tokens from t -> [dim][stride] elements: neighbours along tokens are neighbours in memory.
+template <class K>
+static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t stride, void* to_) {
+    auto to = (typename K::io*)to_;
+    int64_t units = dim / K::per;
+    uint32_t tile[16 * 32];
+    for (int64_t u = 0; u < units; u += 16) {
+        for (int h = 0; h < 32; h += 16)
+            transpose16((const uint32_t*)(x + (t + h) * dim) + u, units, n - t - h, tile + h, 32);
+        for (int i = 0; i < 16; i++) K::split(tile + i * 32, to + (u + i) * K::per * stride + t, stride);
+    }
+}
+
+// x [n, dim], `per` tokens from t -> [dim / 32][padded / per][32] units: neighbours along tokens share a unit.
+template <class K>
+static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t padded, uint32_t* to) {
+    static const typename K::io zero[GROUP] = {};
+    for (int64_t g = 0; g < dim / GROUP; g++) {
+        const typename K::io* row = x + t * dim + g * GROUP;
+        K::join(t < n ? row : zero, t + 1 < n ? row + dim : zero, to + (g * padded + t) / K::per * GROUP);
+    }
+}
+
+// The live columns of 32 outputs: column i is number c(i) of the input and its weights are at(i)[r * C], r < 32.
+struct Columns {
+    const Weight& w;
+    int64_t first, count;
+    const float* base;
+    Columns(const Weight& w, int64_t g) : w(w) {
+        int64_t sub = w.R / GROUP;
+        first = w.row_ptr[g / sub];
+        count = (w.row_ptr[g / sub + 1] - first) * w.C;
+        base = w.values + g % sub * GROUP * w.C;
+    }
+    int64_t c(int64_t i) const { return w.cols[first + i / w.C] * w.C + i % w.C; }
+    const float* at(int64_t i) const { return base + (first + i / w.C) * w.R * w.C + i % w.C; }
+};
+
+// Where the units of each group begin; an odd column at a group's end is paired with zeros.
+static std::vector<int64_t> starts(const int32_t* ptr, int64_t groups, int64_t per_block, int64_t sum, int64_t per) {
+    std::vector<int64_t> begin{0};
+    for (int64_t g = 0; g < groups; g++) {
+        int64_t live = ptr[g / per_block + 1] - ptr[g / per_block];
+        begin.push_back(begin.back() + (live * sum + per - 1) / per);
+    }
+    return begin;
+}
+
+// 32 outputs as [columns / per][32] units, and which unit of the activations each one meets.
+template <class K>
+static void pack_rows(const Weight& w, int64_t g, uint32_t* to, int32_t* index) {
+    Columns columns(w, g);
+    constexpr int wide = 16 * K::per;
+    for (int64_t i = 0; i < columns.count; i += K::per) index[i / K::per] = columns.c(i) / K::per;
+    if (w.C % wide == 0) {
+        uint32_t rows[16 * 16];
+        for (int64_t i = 0; i < columns.count; i += wide)
+            for (int r = 0; r < GROUP; r += 16) {
+                for (int k = 0; k < 16; k++) K::narrow(columns.at(i) + (r + k) * w.C, rows + k * 16);
+                transpose16(rows, 16, 16, to + i / K::per * GROUP + r, GROUP);
+            }
+        return;
+    }
+    for (int64_t i = 0; i < columns.count; i += K::per, to += GROUP) {
+        const float *lo = columns.at(i), *hi = i + K::per > columns.count ? nullptr : columns.at(i + K::per - 1);
+        for (int r = 0; r < GROUP; r++) to[r] = K::unit_of(lo[r * w.C], hi ? hi[r * w.C] : 0.0f);
+    }
+}
+
+// 32 inputs as [live rows / per][32] units: the transposed weight, for C a multiple of 32.
+template <class K>
+static void pack_columns(const Weight& w, int64_t g, uint32_t* to, int32_t* index) {
+    int64_t sub = w.C / GROUP;
+    for (int64_t i = w.col_ptr[g / sub]; i < w.col_ptr[g / sub + 1]; i++) {
+        int64_t b = w.by_column[i];
+        const float* from = w.values + b * w.R * w.C + g % sub * GROUP;
+        for (int64_t r = 0; r < w.R; r += K::per, to += GROUP) {
+            K::join_floats(from + r * w.C, from + (r + K::per - 1) * w.C, to);
+            *index++ = (w.rows[b] * w.R + r) / K::per;
+        }
+    }
+}
+
+// 32 outputs as [columns][32 / per] units: neighbouring outputs share a unit.
+template <class K>
+static void pack_pairs(const Weight& w, int64_t g, uint32_t* to) {
+    Columns columns(w, g);
+    for (int64_t i = 0; i < columns.count; i++, to += GROUP / K::per) {
+        const float* from = columns.at(i);
+        for (int r = 0; r < GROUP; r += K::per)
+            to[r / K::per] = K::unit_of(from[r * w.C], from[(r + K::per - 1) * w.C]);
+    }
+}

@@ -1,0 +1,72 @@
+"""The products of a packed weight in C++, compiled on first use for the processor at hand (csrc/blocks.cpp).
+
+Serves float32 anywhere, and bfloat16 where the processor multiplies it (avx512_bf16); elsewhere bfloat16 activations
+are widened to float32, which is as exact and no slower than torch's own bfloat16 there.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from modelzoo.kernels.build import library
+from modelzoo.kernels.layout import Layout
+
+NAME = "C++"
+
+
+class _Weight(ctypes.Structure):
+    """`struct Weight` of csrc/pack.h."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("out", "input", "R", "C")] + [
+        (name, ctypes.c_void_p) for name in ("row_ptr", "cols", "rows", "col_ptr", "by_column", "values")
+    ]
+
+
+def serves(layout: Layout) -> bool:
+    """Whether the kernels know this pattern: tall blocks in whole groups of 32 outputs, inputs likewise."""
+    return layout.block[0] % 32 == 0 and layout.shape[1] % 32 == 0
+
+
+def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
+    """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
+    index = (layout.row_ptr, layout.cols, layout.rows, layout.col_ptr, layout.by_column)
+    weight = _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
+    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
+    n = ctypes.c_int64(x.shape[0])
+    getattr(library(), name)(
+        ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *pointers
+    )
+
+
+def _activations(x: Tensor) -> Tensor:
+    """`x` contiguous, in a dtype with kernels."""
+    return (x if x.dtype == torch.float32 or library().has_bf16() else x.float()).contiguous()
+
+
+def _master(values: Tensor) -> Tensor:
+    return values.detach().float().contiguous()
+
+
+def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
+    """x [n, in] -> [n, out] in x's dtype; bias is added before rounding."""
+    rows = _activations(x)
+    y = rows.new_empty(x.shape[0], layout.shape[0])
+    _call("block_forward", _master(values), layout, rows, None if bias is None else _master(bias), y)
+    return y.to(x.dtype)
+
+
+def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
+    """dy [n, out] -> [n, in] in dy's dtype."""
+    rows = _activations(dy)
+    dx = rows.new_empty(dy.shape[0], layout.shape[1])
+    _call("block_backward_x", _master(values), layout, rows, dx)
+    return dx.to(dy.dtype)
+
+
+def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
+    """dy [n, out], x [n, in] -> the gradient of live blocks, [nnz, R, C] float32, never rounded to bfloat16."""
+    rows = _activations(dy)
+    dvalues = torch.empty(layout.nnz, *layout.block)
+    _call("block_backward_w", dvalues, layout, rows, _activations(x), dvalues)
+    return dvalues
