@@ -11,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.loop import Run
+from modelzoo.sparsity.ledger import Ledger
 
 
 def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -30,6 +31,7 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
         "skipped": run.skipped,
         "tokens": run.tokens,
         "churn": run.churn,
+        "flops": [run.ledger.sparse, run.ledger.dense],
         "finite": finite,
         "loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps},
         "optimizer": run.init.optimizer.name,
@@ -97,6 +99,7 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     if "global_step" in states and "dataloader" in states:
         run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
         run.churn = state.get("churn", 0)  # a .mdl has none
+        run.ledger = Ledger(*state.get("flops", ()))
 
 
 def _check_names(path: str, ours, theirs, strict: bool) -> None:
