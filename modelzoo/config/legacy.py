@@ -6,7 +6,7 @@ silently. The marks move along, so a problem found later in the new key still na
 
 from modelzoo.config import legacy_model, legacy_optim
 from modelzoo.config.explain import did_you_mean
-from modelzoo.config.legacy_base import IDLE, ONLY, RUNCONFIG, Upgrade
+from modelzoo.config.legacy_base import IDLE, ONLY, RUNCONFIG, Note, Upgrade, dotted
 from modelzoo.config.yaml12 import Document
 
 SECTIONS = ("train_input", "eval_input", "model", "optimizer", "sparsity", "runconfig")
@@ -21,6 +21,7 @@ def upgrade(doc: Document) -> None:
     if not is_older(doc):
         legacy_model.precision_in_model(doc)
         return
+    keep_last(doc)
     up = Upgrade(doc)
     for name in sorted(doc.data.keys() - set(SECTIONS)):
         up.refuse((name,), f"unknown section{did_you_mean(name, SECTIONS)}")
@@ -37,6 +38,17 @@ def upgrade(doc: Document) -> None:
         up.refuse(("runconfig", key), f"unknown key{did_you_mean(key, known)}")
     _settle(up)
     doc.data = {"trainer": up.new}
+
+
+def keep_last(doc: Document) -> None:
+    """Allow the repeated keys of `doc`: the last value holds, which is what PyYAML gave those who ran such a file."""
+    for repeat in doc.repeats:
+        doc.problems.remove(str(repeat))
+        what = "with one value" if repeat.equal else "and the last value holds, as it did in Model Zoo"
+        lines = f"given on line {repeat.first.line} and on line {repeat.last.line}"
+        text = f"{repeat.last}: {dotted(repeat.path)}: {lines}, {what}"
+        doc.notes.append(Note("idle" if repeat.equal else "changed", text))
+    doc.repeats.clear()
 
 
 def _inputs(up: Upgrade) -> None:

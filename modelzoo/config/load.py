@@ -83,6 +83,7 @@ def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[
     base.data = merge(base.data, doc.data)
     base.marks.update(doc.marks)
     base.problems.extend(doc.problems)
+    base.repeats.extend(doc.repeats)
     return base
 
 

@@ -26,6 +26,20 @@ class Mark:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
+@dataclass(frozen=True)
+class Repeat:
+    """A key that one mapping gives twice; the value on `last` is the one in the data, as with PyYAML."""
+
+    path: Path
+    first: Mark
+    last: Mark
+    equal: bool  # both lines give the same value
+
+    def __str__(self) -> str:
+        dotted = ".".join(map(str, self.path))
+        return f"{self.last}: duplicate key '{dotted}' (first on line {self.first.line}); remove one of them"
+
+
 @dataclass
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
@@ -33,6 +47,7 @@ class Document:
     data: object
     marks: dict[Path, Mark] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    repeats: list[Repeat] = field(default_factory=list)  # each stands in `problems` too, until someone allows it
     notes: list = field(default_factory=list)  # what a schema's `upgrade` did to an older dialect
 
     def mark(self, path: Path) -> Mark:
@@ -116,24 +131,22 @@ class _Builder:
                     raise self._error(key_node, "'<<' merges mappings only")
                 self._count(source, open_nodes)
                 result.update(self._mapping(source, path, (*open_nodes, source)))
-        lines: dict[str, int] = {}
+        lines: dict[str, Mark] = {}
         for key_node, value_node in node.value:
-            line = key_node.start_mark.line + 1
             if key_node.tag == TAG + "merge":
                 continue
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self._error(key_node, "a key must be plain text")
             key = key_node.value  # always text: `1:` and `no:` are the keys "1" and "no"
+            here, mark = (*path, key), Mark(self.file, key_node.start_mark.line + 1)
+            self.doc.forget(here)
+            self.doc.marks[here] = mark
+            value = self.build(value_node, here, open_nodes)
             if key in lines:
-                dotted = ".".join(map(str, (*path, key)))
-                self.doc.problems.append(
-                    f"{self.file}:{line}: duplicate key '{dotted}' (first on line {lines[key]}); remove one of them"
-                )
-                continue
-            lines[key] = line
-            self.doc.forget((*path, key))
-            self.doc.marks[(*path, key)] = Mark(self.file, line)
-            result[key] = self.build(value_node, (*path, key), open_nodes)
+                repeat = Repeat(here, lines[key], mark, value == result[key])
+                self.doc.repeats.append(repeat)
+                self.doc.problems.append(str(repeat))
+            lines[key], result[key] = mark, value
         return result
 
     def _count(self, node: yaml.Node, open_nodes: tuple) -> None:

@@ -109,7 +109,8 @@ def config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str, Any]
     if family is NEOX:
         rope["partial_rotary_factor"] = share
         return {**shared, "layer_norm_eps": eps, "use_parallel_residual": False, "hidden_dropout": c.dropout_rate,
-                "rotary_pct": share, "rotary_emb_base": c.rope_theta, "rope_parameters": rope}  # fmt: skip
+                "rotary_pct": share, "rotary_emb_base": c.rope_theta, "rope_scaling": scaling,
+                "rope_parameters": rope}  # fmt: skip
     bias = c.use_projection_bias_in_attention or c.use_ffn_bias_in_attention
     return {**shared, "rms_norm_eps": eps, "head_dim": c.head_dim, "num_key_value_heads": heads,
             "attention_bias": bias, "mlp_bias": c.use_ffn_bias, "rope_theta": c.rope_theta, "rope_scaling": scaling,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 
-from modelzoo.config import yaml12
+from modelzoo.config import legacy, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.model import NOT_SUPPORTED
@@ -43,6 +43,7 @@ def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = Fal
     if os.path.exists(new) and not force:
         raise UserError(f"{new}: exists; give another name, or --force to replace it")
     doc = resolve(old, Config, overrides)
+    legacy.keep_last(doc)  # today's format is refused for it, but this writes a file that has each key once
     notes = [(note.kind, note.text) for note in doc.notes]
     notes += [("idle", text) for text in idle(doc)]
     notes += [("changed", text) for text in _drop(doc)]

@@ -2,9 +2,11 @@
 
 import math
 import re
+import subprocess
 from fnmatch import fnmatchcase
 
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -290,6 +292,66 @@ def test_precision_in_the_model_of_release_2_4(write):
     assert load(write(text), Config) == load(write(TODAY, "today.yaml"), Config)
     with pytest.raises(UserError, match="contradicts"):
         load(write(text.replace("fp16_type: bfloat16}", "fp16_type: float16}", 1)), Config)
+
+
+REPEATED = [  # a line of R22, the line that repeats its key, and what is said of it
+    ("  weight_decay: 0.1\n", "  weight_decay: 0.3\n", "changed"),
+    ("  weight_decay: 0.3\n", "  weight_decay: 0.3\n", "idle"),
+    ("  learning_rate: 0.5\n", "", "changed"),  # a scalar, then R22's own list
+]
+
+
+@pytest.mark.parametrize("first,last,kind", REPEATED)
+def test_a_repeated_key_holds_its_last_value_aloud(write, first, last, kind):
+    """As PyYAML reads it, which is how such files were run."""
+    alone = R22.replace("  weight_decay: 0.1\n", last) if last else R22
+    key = first.split(":")[0]
+    text = alone.replace(f"\n{key}", f"\n{first}{key}", 1)
+    assert yaml.safe_load(text) == yaml.safe_load(alone) and text.count(f"\n{key}:") == 2
+    doc = resolve(write(text), Config)
+    line = text[: text.index(first)].count("\n") + 1
+    (note,) = [n for n in doc.notes if "given on line" in n.text]
+    assert note.kind == kind and f"old.yaml:{line + 1}: optimizer.{key.strip()}: " in note.text
+    assert f"line {line} and on line {line + 1}" in note.text
+    assert load(write(text), Config) == load(write(alone, "alone.yaml"), Config)
+
+
+def test_todays_format_and_overrides_have_each_key_once(write):
+    twice = write(TODAY.replace("    seed: 7\n", "    seed: 7\n    seed: 8\n"), "twice.yaml")
+    with pytest.raises(UserError, match=r"twice\.yaml:18: duplicate key 'trainer\.init\.seed' \(first on line 17\)"):
+        load(twice, Config)
+    with pytest.raises(UserError, match="duplicate key"):
+        load(write(R22), Config, ["optimizer={optimizer_type: SGD, momentum: 0.1, momentum: 0.2}"])
+    child = write("extends: old.yaml\ntrainer: {init: {seed: 1, seed: 2}}\n", "child.yaml")
+    with pytest.raises(UserError, match=r"child\.yaml:2: duplicate key"):
+        load(child, Config)
+
+
+@pytest.mark.realdata
+def test_every_gpt_config_of_the_zoos_history_is_read(shared, tmp_path):
+    """All releases from 1.8 on, as their files stand, those with a repeated key included."""
+    history = shared.parent / ".mirror/Cerebras+modelzoo/repo"
+    if not history.is_dir():
+        pytest.skip(f"no history of the Model Zoo at {history}")
+
+    def git(*argv: str) -> str:
+        return subprocess.run(["git", "-C", str(history), *argv], capture_output=True, text=True, check=True).stdout
+
+    read, repeated = set(), []
+    for release in git("tag", "--list", "Release_*").split():
+        for line in git("ls-tree", "-r", release).splitlines():
+            blob, name = line.split()[2], line.split("\t")[1]
+            if "/tf/" in name or not re.search(r"/gpt[23]/.*\.ya?ml$", name) or (blob, name) in read:
+                continue
+            read.add((blob, name))
+            file = tmp_path / release / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(git("cat-file", "blob", blob))
+            load(file, Config)
+            notes = [n for n in resolve(file, Config).notes if "given on line" in n.text]
+            repeated += [(file.name, n.kind) for n in notes]
+    assert len(read) > 100
+    assert {("256m_mup.yaml", "idle"), ("params_gpt3_20b.yaml", "changed")} <= set(repeated)
 
 
 @pytest.mark.realdata

@@ -250,8 +250,8 @@ trainer:
     optimizer:
       Adamw: {}
     loop:
-      max_steps: 0
       max_steps: 5
+      max_steps: 0
       eval_frequency: 1.5
     precision: {enabled: yes}
     callbacks: [ComputeNrom]
@@ -273,7 +273,7 @@ trainer:
         (9, "trainer.init.model.num_heads: takes an integer, got '1_2'; write 12"),
         (10, "trainer.init.model.nonlinearity: takes 'gelu'"),
         (12, "unknown key 'trainer.init.optimizer.Adamw'; did you mean 'AdamW'?"),
-        (14, "trainer.init.loop.max_steps: must be above 0, got 0"),
+        (15, "trainer.init.loop.max_steps: must be above 0, got 0"),
         (16, "trainer.init.loop.eval_frequency: takes an integer or must be at most 1"),
         (17, "trainer.init.precision.enabled: takes true or false, got 'yes'; write true"),
         (18, "trainer.init.callbacks.0: unknown name 'ComputeNrom'; did you mean 'ComputeNorm'?"),

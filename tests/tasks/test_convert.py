@@ -75,6 +75,25 @@ def test_the_converted_file_is_the_same_config_and_the_same_run(old, tmp_path, c
     assert "moved" not in capsys.readouterr().out  # today's format has nothing left to move
 
 
+@pytest.mark.parametrize("today", [False, True])
+def test_a_repeated_key_is_written_once_and_said(old, tmp_path, capsys, today):
+    """In a file of today's format as well: `run.py` refuses it, and this is the way to mend it."""
+    twice, new = Path(old), tmp_path / "new.yaml"
+    if today:
+        assert run("convert-config", old, tmp_path / "today.yaml") == 0
+        twice = tmp_path / "today.yaml"
+    once = twice.read_text()
+    twice.write_text(re.sub(r"( +)num_heads: 2\n", r"\1num_heads: 4\n\g<0>", once))
+    capsys.readouterr()
+    assert run("-p", twice, "-m", "plan") == (2 if today else 0)
+    assert "num_heads" in (capsys.readouterr().err if today else "num_heads")
+    assert run("convert-config", twice, new) == 0
+    assert re.search(r"changed +\d+: .*num_heads: given on line \d+ and on line \d+", capsys.readouterr().out)
+    assert new.read_text().count("num_heads:") == 1
+    twice.write_text(once)
+    assert load(new, Config) == load(twice, Config)
+
+
 def test_each_change_is_said_with_its_line(old, tmp_path, capsys):
     assert run("convert-config", old, tmp_path / "new.yaml") == 0
     said = capsys.readouterr().out.splitlines()
