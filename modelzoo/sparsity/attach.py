@@ -19,6 +19,7 @@ from modelzoo.sparsity import blocks, compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.parameter import SparseParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select
+from modelzoo.sparsity.storage import store
 
 State = Mapping[nn.Parameter, MutableMapping[str, Any]]  # an optimizer's
 
@@ -61,21 +62,34 @@ class Sparsity:
 
     def __init__(self, groups: list[Group]):
         self.groups = groups
+        self.notes: list[str] = []  # what to say about how weights are stored
+        self._index()
+
+    def _index(self) -> None:
+        self._by_weight = {p.weight: p for p in self.parameters}
 
     @classmethod
     def attach(
-        cls, model: nn.Module, shapes: Mapping[str, ShapeLike], configs: tuple[SparsityGroup, ...], seed: int
+        cls,
+        model: nn.Module,
+        shapes: Mapping[str, ShapeLike],
+        configs: tuple[SparsityGroup, ...],
+        seed: int,
+        dtype: torch.dtype = torch.float32,
     ) -> "Sparsity":
-        """Choose the sparse parameters, draw their first masks and zero what they mask.
+        """Choose the sparse parameters, draw their first masks, zero what they mask, pack what is faster packed.
+
+        Packing replaces linears of the model, and their weights; names stay.
 
         Args:
             model: the model, on its device, with float32 weights.
             shapes: its parameters by name (`models.shapes.parameters`).
             configs: the `sparsity` section.
             seed: for groups without a seed of their own.
+            dtype: of activations.
 
         Raises:
-            UserError: a filter matches nothing, or balanced groups do not divide a weight.
+            UserError: a filter matches nothing, or blocks or balanced groups do not divide a weight.
         """
         weights = dict(model.named_parameters())
         groups = []
@@ -87,6 +101,10 @@ class Sparsity:
             groups.append(Group(algorithm, parameters))
         sparsity = cls(groups)
         sparsity.draw()
+        for group in groups:
+            group.parameters, said = store(model, group.algorithm.group, group.parameters, dtype)
+            sparsity.notes += said
+        sparsity._index()
         return sparsity
 
     @torch.no_grad()
@@ -108,6 +126,20 @@ class Sparsity:
                 if not mask.any():
                     raise UserError(f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.shape)}")
                 p.move(mask, state.get(p.weight, {}), weight)
+
+    def whole(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """`x`, a parameter of the model or something of its form (moments), as checkpoints hold it: never packed."""
+        p = self._by_weight.get(weight)
+        return x if p is None or x.shape != weight.shape else p.whole(x)
+
+    def stored(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """The inverse of `whole`."""
+        p = self._by_weight.get(weight)
+        return x if p is None or x.shape != p.shape else p.stored(x)
+
+    def shape(self, weight: nn.Parameter) -> torch.Size:
+        """The shape of a parameter of the model as checkpoints hold it."""
+        return self._by_weight[weight].shape if weight in self._by_weight else weight.shape
 
     @property
     def parameters(self) -> list[SparseParameter]:

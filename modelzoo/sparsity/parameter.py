@@ -134,7 +134,7 @@ class PackedParameter(SparseParameter):
         weight = self.whole(self.weight.detach()) if weight is None else weight
         self.module.layout = packed.layout_of(blocks.gathered(mask, self.block), self.block)
         # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
-        self.weight.data, self.weight.grad = self.stored(weight), None
+        self.weight.data, self.weight.grad = self.stored(weight.to(self.weight.dtype)), None
         state.update({k: self.stored(x) for k, x in kept.items()})
 
     def mask_weight(self) -> None:

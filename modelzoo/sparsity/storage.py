@@ -1,0 +1,66 @@
+"""How a block-sparse weight is stored off the CS-2: whole under its mask, or as its live blocks where that is faster."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from modelzoo.config.sparsity import Constant, SparsityGroup
+from modelzoo.kernels import masked, packed
+from modelzoo.kernels.choose import choose
+from modelzoo.sparsity import blocks
+from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
+
+# Measured by benchmarks/linear.py and benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
+DENSEST = 0.5  # live share above which a dense product is as fast
+NARROWEST = 256  # the same for the shorter side of a weight
+
+
+def store(
+    model: nn.Module, group: SparsityGroup, parameters: Sequence[SparseParameter], dtype: torch.dtype
+) -> tuple[list[SparseParameter], list[str]]:
+    """Replace the linears of `model` whose weights are to be packed, as the group's `storage` says.
+
+    Args:
+        parameters: the group's, whole, with their first masks.
+        dtype: of activations.
+
+    Returns:
+        The group's parameters as they are stored now, and what to say about it, a line each.
+    """
+    if group.pattern is None or group.nm or group.storage == "dense":
+        return list(parameters), []
+    done, said = [], Counter()
+    for p in parameters:
+        path, _, last = p.name.rpartition(".")
+        linear = model.get_submodule(path)
+        layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
+        kernel = choose(layout, p.weight.device, dtype)
+        why = _kept_whole(group, linear, last, layout, kernel, p.weight.device, dtype)
+        if why is None:
+            parent, _, name = path.rpartition(".")
+            module = PackedLinear(linear, layout)
+            setattr(model.get_submodule(parent), name, module)
+            p = PackedParameter(p, module)
+        said[f"packed ({kernel.NAME})" if why is None else f"whole under masks: {why}"] += 1
+        done.append(p)
+    return done, [f"storage    {n} weights of {group.pattern} are {how}" for how, n in said.items()]
+
+
+def _kept_whole(group, linear, last, layout, kernel, device, dtype) -> str | None:
+    """Why a weight is not packed, or None if it is."""
+    if type(linear) is not nn.Linear or last != "weight":
+        return f"{type(linear).__name__} has no packed form"
+    if group.storage == "packed":
+        return None
+    if not isinstance(group.sparsity, Constant):
+        return "their sparsity changes (storage: packed packs them even so)"
+    if not pays(layout, kernel):
+        return f"no gain is known on this {device.type} ({kernel.NAME}; storage: packed packs them even so)"
+    return None
+
+
+def pays(layout: packed.Layout, kernel) -> bool:
+    """Whether `kernel` is known to beat the dense product on the layout's weight."""
+    return kernel is not masked and layout.density <= DENSEST and min(layout.shape) >= NARROWEST
