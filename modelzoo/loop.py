@@ -75,6 +75,7 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
     denominator = loss_denominator(run.init.model, batch["attention_mask"])
     lr, count = run.lr(), run.optimizer_step + 1
     losses = []
+    run.sparsity.watch(count)
     for micro in _split(batch, micro_batches):
         with run.backend.autocast():
             loss = run.model(micro, denominator)

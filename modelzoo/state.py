@@ -17,9 +17,9 @@ from modelzoo.sparsity.ledger import Ledger
 def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once."""
     names = {p: n for n, p in run.model.named_parameters()}
-    model = {n: p.detach() for p, n in names.items()} | run.sparsity.state_dict()
+    model = {n: run.sparsity.whole(p, p.detach()) for p, n in names.items()} | run.sparsity.state_dict()
     moments = {
-        f"{names[p]}/{key}": value if isinstance(value, Tensor) else torch.tensor(value)
+        f"{names[p]}/{key}": run.sparsity.whole(p, torch.as_tensor(value))
         for p, entries in run.optimizer.state.items()
         for key, value in entries.items()
         if value is not None
@@ -66,7 +66,7 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     saved_masks = {n: x for n, x in saved.items() if n.endswith("_mask")}
     if "model" in states:
         _check_names(path, weights.keys(), saved.keys() - saved_masks.keys(), strict)
-        _check_shapes(path, weights, saved)
+        _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
         if strict:
             _check_config(path, state["model"], run.init.model)
     if "sparsity" in states:
@@ -78,16 +78,20 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
             "means nothing here; restore the data, or start at its beginning with "
             "--load_checkpoint_states model,optimizer,sparsity"
         )
+    sparse = {p.name for p in run.sparsity.parameters}  # these take over weights and masks as one
     if "model" in states:
-        for name in weights.keys() & saved.keys():
+        for name in weights.keys() & saved.keys() - sparse:
             weights[name].copy_(saved[name])
+    taken = {n: saved[n] for n in sparse & saved.keys()} if "model" in states else {}
     if "sparsity" in states:
-        run.sparsity.load_state_dict(saved_masks)
+        run.sparsity.load_state_dict(saved_masks, taken, run.optimizer.state)
     else:
-        run.sparsity.draw()  # anew, from the loaded weights: topk keeps the largest of these, not of the first draw
+        # anew, from the loaded weights: topk keeps the largest of these, not of the first draw
+        run.sparsity.draw(taken, run.optimizer.state)
     for p, entries in moments.items():
         fresh = run.optimizer.state[p]
         for entry, value in entries.items():
+            value = run.sparsity.stored(p, value)
             if entry in fresh:
                 fresh[entry].copy_(value)
             elif entry != "born":  # state that torch makes in its first step (SGD's momentum)
@@ -115,11 +119,11 @@ def _check_names(path: str, ours, theirs, strict: bool) -> None:
         )
 
 
-def _check_shapes(path: str, weights: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
-    for name, p in weights.items():
-        if name in saved and saved[name].shape != p.shape:
+def _check_shapes(path: str, shapes: Mapping[str, torch.Size], saved: Mapping[str, Tensor]) -> None:
+    for name, shape in shapes.items():
+        if name in saved and saved[name].shape != shape:
             raise UserError(
-                f"{path}: {name} is {list(saved[name].shape)}, the config's model has {list(p.shape)}; "
+                f"{path}: {name} is {list(saved[name].shape)}, the config's model has {list(shape)}; "
                 "this is a checkpoint of another model"
             )
 
@@ -175,7 +179,7 @@ def _moments(run: Run, path: str, files, state, strict: bool) -> dict[nn.Paramet
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
             raise UserError(f"{path}: has no optimizer state for {name}; {afresh}")
-        if any(value.dim() and value.shape != p.shape for value in theirs.values()):
+        if any(value.dim() and value.shape != run.sparsity.shape(p) for value in theirs.values()):
             raise UserError(f"{path}: the optimizer state of {name} has another shape; {afresh}")
         found[p] = theirs
     return found

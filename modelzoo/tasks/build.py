@@ -37,7 +37,7 @@ def build(config: Config, choice: Choice) -> Run:
         raise UserError(f"trainer.init.optimizer: missing; for example {example}")
     backend, shapes = choice.backend, parameters(init.model)
     model = backend.place(GPTModel(init.model, seed=init.seed))
-    sparsity = Sparsity.attach(model, shapes, init.sparsity, init.seed)
+    sparsity = Sparsity.attach(model, shapes, init.sparsity, init.seed, backend.dtype)
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged)
     scale = LossScale.make(init.precision, backend.dtype == torch.float16)

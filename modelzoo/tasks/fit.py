@@ -112,7 +112,7 @@ def _timing(timed: Timed) -> dict[str, float]:
 
 def check_space(run: Run, root: str) -> None:
     """Better to learn before the first step than after the first hour that a checkpoint does not fit."""
-    need = sum(p.numel() * 12 for p in run.model.parameters())
+    need = sum(run.sparsity.shape(p).numel() * 12 for p in run.model.parameters())
     folder = os.path.abspath(root)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)

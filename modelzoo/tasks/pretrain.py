@@ -36,6 +36,8 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     for note in choice.backend.notes:
         out.note(f"           {note}")
     run = build(config, choice)
+    for note in run.sparsity.notes:
+        out.note(note)
     root, fingerprint = state.checkpoint_root(init, options.model_dir), shards.fingerprint()
     resumed = _resume(run, config, options, root, fingerprint, out)
     if run.step >= stop:

@@ -59,7 +59,7 @@ def summary(run: Run, tally: Tally, model_dir: str, saved: str | None, stop: int
     ]
     lines += [f"validation {score(found)}" for found in tally.scores]
     if masked := run.sparsity.parameters:
-        live, total = sum(p.live for p in masked), sum(p.weight.numel() for p in masked)
+        live, total = sum(p.live for p in masked), sum(p.shape.numel() for p in masked)
         lines.append(f"sparsity   {live:,} of {total:,} weights under masks live ({1 - live / total:.4%} off)")
     if run.skipped:
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
