@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from modelzoo.optim.groups import set_lr
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.optim.lr import learning_rate
 from modelzoo.sparsity.attach import Sparsity
+from modelzoo.sparsity.ledger import Ledger
 
 DEFAULT_LR = 1e-3  # torch's and cerebras.pytorch's default for Adam, where the config names no rate
 
@@ -37,6 +38,7 @@ class Run:
     skipped: int = 0
     tokens: int = 0
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
+    ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
 
     @property
     def optimizer_step(self) -> int:
@@ -71,7 +73,7 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
     # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{run.init.seed}/{run.step}".encode()).digest()[:7], "big"))
     run.model.train()
-    batch = run.backend.put(dict(batch))
+    batch = run.backend.put(trimmed(batch))
     denominator = loss_denominator(run.init.model, batch["attention_mask"])
     lr, count = run.lr(), run.optimizer_step + 1
     losses = []
@@ -87,6 +89,7 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
     finite = math.isfinite(loss) and math.isfinite(norm)
     run.loss_scale.update(finite)
     churn, tokens = 0, batch["input_ids"].numel()
+    run.ledger.add(run.init.model, run.model, run.sparsity, tokens, batch["input_ids"].shape[1], count)
     if finite:
         set_lr(run.optimizer, lr)
         run.optimizer.step()
@@ -101,12 +104,24 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
     return Step(loss, norm, lr, tokens, churn, not finite)
 
 
+def trimmed(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor]:
+    """A batch [b, t] without the columns at its end in which no token counts, down to a multiple of `multiple`.
+
+    A causal model's counted tokens see nothing of what follows them, so padding there is work for nothing.
+    """
+    counts = batch["attention_mask"].any(0).nonzero()
+    length = -(-(int(counts[-1]) + 1) // multiple) * multiple if len(counts) else multiple
+    return {name: x[:, :length] for name, x in batch.items()}
+
+
 def _traced_step(run: Run, batch: Mapping[str, Tensor]) -> Step:
     """One step on the wafer: its body was traced once (backends/csx_backend.py); what it computed arrives here.
 
     The wafer's dynamic loss scale passes over a step that is not finite; without one, such a step was taken.
     """
     lr, tokens = run.lr(), batch["input_ids"].numel()
+    context = batch["input_ids"].shape[1]
+    run.ledger.add(run.init.model, run.model, run.sparsity, tokens, context, run.optimizer_step + 1)
     loss, norm, run.loss_scale.scale = run.backend.step(batch)
     finite = math.isfinite(loss) and math.isfinite(norm)
     run.step += 1

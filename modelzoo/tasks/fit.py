@@ -94,6 +94,7 @@ def eval_every(frequency: int | float | None, stop: int) -> int | None:
 
 def _metrics(run: Run, step: Step) -> dict[str, float]:
     metrics = {"loss": step.loss, "lr": step.lr, "grad_norm": step.grad_norm, "tokens": run.tokens}
+    metrics |= {"flops": run.ledger.sparse, "dense_flops": run.ledger.dense}
     if run.sparsity.parameters:
         metrics["sparsity_target"] = run.sparsity.target(run.optimizer_step)
         metrics["sparsity"] = run.sparsity.actual()
