@@ -70,6 +70,8 @@ def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], 
         init: the run's config: the zoo's loader takes the optimizer's settings from the file.
     """
     c = GPTConfig.model_validate(state["model"])
+    if foreign := sorted(n for n in files["model"] if n.removesuffix("_mask") not in parameters(c)):
+        raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
     weights, moments = files["model"], files.get("optimizer", {})
     model: dict[str, Any] = dict(weights)
     if c.share_embedding_weights:

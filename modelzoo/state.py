@@ -12,6 +12,8 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.loop import Run
 from modelzoo.sparsity.ledger import Ledger
+from modelzoo.models.adapt import redraw
+from modelzoo.models.shapes import SOFT_PROMPT, parameters, with_adapters
 
 
 def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -39,9 +41,11 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
         "model": run.init.model.model_dump(mode="json"),
         "sparsity": [g.model_dump(mode="json") for g in run.init.sparsity],
         "seed": run.init.seed,
+        **{k: part.model_dump(mode="json") for k in ADAPTERS if (part := getattr(run.init, k)) is not None},
     }
 
 
+ADAPTERS = ("soft_prompt", "lora")  # sections of trainer.init that add parameters to the model
 # Model fields that a resumed run may change: they act on training alone, or not on the values.
 TRAINING_ONLY = {
     *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
@@ -64,14 +68,20 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     """
     weights, saved = dict(run.model.named_parameters()), files["model"]
     saved_masks = {n: x for n, x in saved.items() if n.endswith("_mask")}
+    goes_on = "global_step" in states and "dataloader" in states
+    absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
     if "model" in states:
-        _check_names(path, weights.keys(), saved.keys() - saved_masks.keys(), strict)
+        new = set(with_adapters(run.init)) - set(parameters(run.init.model))
+        if not goes_on and not new & saved.keys():
+            absent = new
+        _check_names(path, weights.keys() - absent, saved.keys() - saved_masks.keys(), strict, new)
         _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
         if strict:
             _check_config(path, state["model"], run.init.model)
+            _check_scale(path, state.get("lora"), run.init)
     if "sparsity" in states:
         _check_masks(run, path, saved_masks)
-    moments = _moments(run, path, files, state, strict) if "optimizer" in states else {}
+    moments = _moments(run, path, files, state, strict, absent) if "optimizer" in states else {}
     if "dataloader" in states and fingerprint is not None and state["dataset"] != fingerprint:
         raise UserError(
             f"{path}: was trained on other data (or another batch size or shuffle seed), so its place in the data "
@@ -82,6 +92,8 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     if "model" in states:
         for name in weights.keys() & saved.keys() - sparse:
             weights[name].copy_(saved[name])
+        if SOFT_PROMPT not in saved:
+            redraw(run.model)
     taken = {n: saved[n] for n in sparse & saved.keys()} if "model" in states else {}
     if "sparsity" in states:
         run.sparsity.load_state_dict(saved_masks, taken, run.optimizer.state)
@@ -100,14 +112,25 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     if "grad_scaler" in states and run.loss_scale.dynamic:
         saved_scale = state["loss_scale"]
         run.loss_scale.scale, run.loss_scale.good_steps = saved_scale["scale"], saved_scale["good_steps"]
-    if "global_step" in states and "dataloader" in states:
+    if goes_on:
         run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
         run.churn = state.get("churn", 0)  # a .mdl has none
         run.ledger = Ledger(*state.get("flops", ()))
 
 
-def _check_names(path: str, ours, theirs, strict: bool) -> None:
+def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:
+    """`new`: those of ours that a soft prompt or LoRA adds."""
     missing, unknown = sorted(ours - theirs), sorted(theirs - ours)
+    if strict and missing and new.issuperset(missing) and not unknown:
+        raise UserError(
+            f"{path}: lacks {missing[0]}, which trainer.init.soft_prompt or lora adds; to start from its weights, "
+            "--load_checkpoint_states model (with sparsity, to keep its masks)"
+        )
+    if strict and not missing and all("soft_prompt" in n or ".lora_" in n for n in unknown) and unknown:
+        raise UserError(
+            f"{path}: has {unknown[0]}; give the soft_prompt and lora sections of the run that made it in trainer.init "
+            "(they are in its config.yaml)"
+        )
     if strict and (missing or unknown):
         what = [
             f"lacks {missing[0]} and {len(missing) - 1} more" if len(missing) > 1 else f"lacks {n}" for n in missing[:1]
@@ -138,6 +161,14 @@ def _check_config(path: str, saved: Mapping[str, Any], model: GPTConfig) -> None
             )
 
 
+def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None:
+    ours = init.lora
+    if ours is not None and saved is not None and saved["alpha"] / saved["r"] != ours.scale:
+        raise UserError(
+            f"{path}: was trained with lora.alpha {saved['alpha']}, the config says {ours.alpha}; take the checkpoint's"
+        )
+
+
 def _check_masks(run: Run, path: str, saved: Mapping[str, Tensor]) -> None:
     ours = {f"{p.name}_mask" for p in run.sparsity.parameters}
     if saved and not ours:
@@ -163,7 +194,9 @@ def _check_masks(run: Run, path: str, saved: Mapping[str, Tensor]) -> None:
                 )
 
 
-def _moments(run: Run, path: str, files, state, strict: bool) -> dict[nn.Parameter, dict[str, Tensor]]:
+def _moments(
+    run: Run, path: str, files, state, strict: bool, absent: set[str]
+) -> dict[nn.Parameter, dict[str, Tensor]]:
     """The checkpoint's optimizer state by parameter, held against the run's."""
     afresh = "start it fresh with --load_checkpoint_states model,sparsity"
     if state["optimizer"] != run.init.optimizer.name:
@@ -176,6 +209,8 @@ def _moments(run: Run, path: str, files, state, strict: bool) -> dict[nn.Paramet
         entries.setdefault(name, {})[entry] = value
     found = {}
     for name, p in run.model.named_parameters():
+        if not p.requires_grad or name in absent:
+            continue
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
             raise UserError(f"{path}: has no optimizer state for {name}; {afresh}")

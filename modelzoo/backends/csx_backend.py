@@ -24,8 +24,9 @@ from modelzoo.backends.csx_refusal import refusal
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.data.hdf5 import Shards
+from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel, loss_denominator
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import with_adapters
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state that has one name on both sides
 
@@ -131,10 +132,10 @@ class CSX:
             steps: optimizer steps taken.
             scale: the loss scale.
         """
-        init, shapes = self.init, parameters(self.init.model)
+        init, shapes = self.init, with_adapters(self.init)
         if model is None:
             with self.backend.device:
-                self.model = GPTModel(init.model)
+                self.model = adapt(GPTModel(init.model), init)
         else:
             self.model = copy.deepcopy(model)  # the host's copy takes the state back at checkpoints
         names = dict(self.model.named_parameters())
@@ -215,7 +216,9 @@ class CSX:
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
         self.start = start
         _cut(shards.config.micro_batch_size)
-        loader = cstorch.utils.data.DataLoader(input_batches, shards.config, shards.vocab_size, start, stop)
+        loader = cstorch.utils.data.DataLoader(
+            input_batches, shards.config, shards.vocab_size, shards.prompt_tokens, start, stop
+        )
         every = self.init.checkpoint.steps or stop - start
         self.executor = cstorch.utils.data.DataExecutor(loader, num_steps=stop - start, checkpoint_steps=every)
         self.steps = iter(self.executor)

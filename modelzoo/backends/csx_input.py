@@ -8,9 +8,9 @@ from modelzoo.config.trainer import DataLoader
 from modelzoo.data.hdf5 import Shards
 
 
-def input_batches(config: DataLoader, vocab_size: int, start: int, stop: int):
+def input_batches(config: DataLoader, vocab_size: int, prompt_tokens: int, start: int, stop: int):
     """The batches of steps start..stop-1. On a worker: its own system's part of those that are its turn."""
-    shards = Shards.open(config, vocab_size)
+    shards = Shards.open(config, vocab_size, prompt_tokens=prompt_tokens)
     order = cstorch.utils.data.sampler.ShardedSampler(_Order(shards, start, stop))
     return torch.utils.data.DataLoader(_Rows(shards), batch_size=None, sampler=order, num_workers=config.num_workers)
 

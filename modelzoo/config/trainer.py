@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from modelzoo.config import legacy
+from modelzoo.config.adapters import LoRA, MaybePrompt
 from modelzoo.config.base import (
     Bool,
     Float,
@@ -17,6 +18,7 @@ from modelzoo.config.base import (
     listed,
     one_of,
 )
+from modelzoo.config.finetune import Finetune
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.optim import Optimizer, Scheduler
 from modelzoo.config.sparsity import SparsityGroups
@@ -209,10 +211,13 @@ class Init(Section):
     model_dir: Str = "./model_dir"
     seed: NonNegativeInt = 1
     model: GPTConfig
+    tokenizer: Str | None = None  # a tokenizer.json or a folder with one; default: the one beside the training data
     optimizer: Optimizer | None = None
     schedulers: Annotated[tuple[Scheduler, ...], BeforeValidator(listed)] = ()
     precision: Precision = Precision()
     sparsity: SparsityGroups = ()
+    soft_prompt: MaybePrompt = None
+    lora: LoRA | None = None
     loop: Loop = Loop()
     checkpoint: Checkpoint = Checkpoint()
     logging: Logging = Logging()
@@ -238,6 +243,17 @@ class Init(Section):
             raise ValueError("give the learning rate once: either optimizer lr or schedulers")
         return self
 
+    @model_validator(mode="after")
+    def _one_who_trains(self):
+        if self.lora is not None and self.soft_prompt is not None and self.soft_prompt.train == "all":
+            raise ValueError("lora freezes the model: soft_prompt.train must be `prompt` beside it, not `all`")
+        return self
+
+    @property
+    def base_frozen(self) -> Bool:
+        """Whether the model's own weights stay as they are, and only a soft prompt or LoRA trains."""
+        return self.lora is not None or (self.soft_prompt is not None and self.soft_prompt.train == "prompt")
+
 
 class Fit(Section):
     train_dataloader: DataLoader
@@ -258,6 +274,7 @@ class ValidateAll(Section):
 class Trainer(Section):
     init: Init
     fit: Fit | None = None
+    finetune: Finetune | None = None
     validate_: Validate | None = Field(None, alias="validate")
     validate_all: ValidateAll | None = None
 

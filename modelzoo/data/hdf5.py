@@ -109,8 +109,15 @@ def _permutation(n: int, seed: int) -> Tensor:
 class Shards:
     """Random access to the examples of some folders, and the order in which a run takes them."""
 
-    def __init__(self, parts: list[list[Shard]], weights: list[float] | None, config: Config, vocab_size: int):
-        self.parts, self.config, self.vocab_size = parts, config, vocab_size
+    def __init__(
+        self,
+        parts: list[list[Shard]],
+        weights: list[float] | None,
+        config: Config,
+        vocab_size: int,
+        prompt_tokens: int = 0,
+    ):
+        self.parts, self.config, self.vocab_size, self.prompt_tokens = parts, config, vocab_size, prompt_tokens
         self.files = [shard for part in parts for shard in part]
         self.msl, self.rows = self.files[0].msl, self.files[0].rows
         self.starts = np.cumsum([0] + [s.examples for s in self.files])
@@ -121,8 +128,13 @@ class Shards:
         self._open: dict[int, h5py.Dataset] = {}
 
     @classmethod
-    def open(cls, config: Config, vocab_size: int, max_positions: int | None = None) -> "Shards":
+    def open(
+        cls, config: Config, vocab_size: int, max_positions: int | None = None, prompt_tokens: int = 0
+    ) -> "Shards":
         """Find and check all shards of a dataloader section.
+
+        Args:
+            prompt_tokens: how many soft-prompt ids follow the vocabulary's; labels never hold them.
 
         Raises:
             UserError: names the file at fault, or the two files or keys that do not go together.
@@ -152,7 +164,7 @@ class Shards:
             known = _manifest(folder).get("vocab_size")
             if isinstance(known, int) and known > vocab_size:
                 raise UserError(f"{folder}: tokens of a vocabulary of {known}, but model.vocab_size is {vocab_size}")
-        return cls(parts, [m.weight for m in mixture] if mixture else None, config, vocab_size)
+        return cls(parts, [m.weight for m in mixture] if mixture else None, config, vocab_size, prompt_tokens)
 
     def __len__(self) -> int:
         """Examples in an epoch."""
@@ -204,9 +216,12 @@ class Shards:
         for row, index in enumerate(indices):
             shard = int(np.searchsorted(self.starts, index, side="right")) - 1
             out[row] = self._example(shard, int(index - self.starts[shard]))
-        ids = out[:, (0, 2)]
-        if int(ids.max()) >= self.vocab_size or int(ids.min()) < 0:
-            self._refuse_ids(indices, ids)
+        ids, labels, known = out[:, :1], out[:, 2:3], self.vocab_size + self.prompt_tokens
+        if max(int(ids.max()) - self.prompt_tokens, int(labels.max())) >= self.vocab_size or (
+            min(int(ids.min()), int(labels.min())) < 0
+        ):
+            self._refuse_ids(indices, ids, known, " and its soft-prompt tokens")
+            self._refuse_ids(indices, labels, self.vocab_size, " in its labels")
         names = f.VSL_ROWS if self.config.use_vsl else f.ROWS
         if self.config.use_vsl and (out[:, 3:].min() < 0 or out[:, 3:].max() >= self.msl):
             self._refuse_places(indices, out[:, 3:])
@@ -237,11 +252,18 @@ class Shards:
             self._open[shard] = h5py.File(self.files[shard].path, "r")[f.DATASET]
         return self._open[shard]
 
-    def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray) -> None:
-        row, where = self._first(indices, bad := (ids >= self.vocab_size) | (ids < 0))
+    def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray, known: int, where: str) -> None:
+        bad = (ids >= known) | (ids < 0)
+        if not bad.any():
+            return
+        row, example = self._first(indices, bad)
         raise UserError(
-            f"{where} holds token id {int(ids[row][bad[row]][0])}, outside model.vocab_size {self.vocab_size}; use the "
-            "tokenizer's vocabulary size"
+            f"{example} holds token id {int(ids[row][bad[row]][0])}, outside model.vocab_size {self.vocab_size}"
+            + (
+                f"{where}; encode the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
+                if self.prompt_tokens
+                else "; use the tokenizer's vocabulary size"
+            )
         )
 
     def _refuse_places(self, indices: Sequence[int], rows: np.ndarray) -> None:

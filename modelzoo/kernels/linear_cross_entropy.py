@@ -2,7 +2,8 @@
 
 At V = 50257 the logits of 16 sequences of 2048 tokens take 6.6 GB in float32, and their gradient as much again. Here
 the gradient is made in the place of the logits while they are at hand, so the head costs its three matrix products (a
-frozen one two), two passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to rounding.
+frozen one two), two passes over a bounded buffer, and nothing else. Equals F.cross_entropy(hidden @ weight.T) to
+rounding.
 """
 
 import torch

@@ -4,15 +4,21 @@ The names are Model Zoo's, so its `param_filter` globs and its checkpoints fit. 
 """
 
 import math
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+from modelzoo.config.adapters import LoRA
+from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
+from modelzoo.config.trainer import Init
 
+WORDS = "model.embedding_layer.word_embeddings"
+SOFT_PROMPT = f"{WORDS}.soft_prompt"
 GLU = ("geglu", "reglu", "swiglu")
 
 
 class Shape(NamedTuple):
-    """A parameter: its shape and its kind: embedding, norm, linear, bias or head."""
+    """A parameter: its shape and its kind: embedding, norm, linear, bias or head; prompt or adapter."""
 
     size: tuple[int, ...]
     kind: str
@@ -37,7 +43,7 @@ def parameters(config: GPTConfig) -> dict[str, Shape]:
         if config.norm_type == "layernorm":
             table[f"{name}.bias"] = Shape((d,), "norm")
 
-    table["model.embedding_layer.word_embeddings.weight"] = Shape((config.vocab_size, d), "embedding")
+    table[f"{WORDS}.weight"] = Shape((config.vocab_size, d), "embedding")
     if config.position_embedding_type == "learned":
         rows = config.max_position_embeddings + config.position_embedding_offset
         table["model.embedding_layer.position_embeddings.embed.weight"] = Shape((rows, d), "embedding")
@@ -60,3 +66,44 @@ def parameters(config: GPTConfig) -> dict[str, Shape]:
     if config.use_bias_in_output:
         table["model.lm_head.bias"] = Shape((config.vocab_size,), "bias")
     return table
+
+
+def with_adapters(init: Init) -> dict[str, Shape]:
+    """`parameters` of the config's model with its soft prompt and LoRA, in the model's own order."""
+    table = parameters(init.model)
+    if init.lora is not None:
+        chosen = lora_targets(init.model, init.lora)
+        bare, table = table, {}
+        for name, shape in bare.items():
+            table[name] = shape
+            module = name.rpartition(".")[0]
+            if module in chosen and (name.endswith(".bias") or f"{module}.bias" not in bare):  # after its last one
+                out, into = chosen[module]
+                table[f"{module}.lora_A"] = Shape((init.lora.r, into), "adapter")
+                table[f"{module}.lora_B"] = Shape((out, init.lora.r), "adapter")
+    if init.soft_prompt is not None:
+        first, *rest = table.items()
+        prompt = Shape((init.soft_prompt.tokens, init.model.hidden_size), "prompt")
+        table = dict([first, (SOFT_PROMPT, prompt), *rest])
+    return table
+
+
+def trains(init: Init, kind: str) -> bool:
+    """Whether parameters of `kind` train."""
+    return not init.base_frozen or kind in ("prompt", "adapter")
+
+
+def lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
+    """The linear modules that `target_modules` names, with their (out, in).
+
+    Raises:
+        UserError: a glob that matches none.
+    """
+    linear = {n.removesuffix(".weight"): s.size for n, s in parameters(config).items() if s.kind == "linear"}
+    for glob in lora.target_modules:
+        if not any(fnmatchcase(name, glob) for name in linear):
+            raise UserError(
+                f"trainer.init.lora.target_modules ({glob}): matches no linear module; names look like "
+                f"{next(iter(linear))}"
+            )
+    return {n: size for n, size in linear.items() if any(fnmatchcase(n, g) for g in lora.target_modules)}

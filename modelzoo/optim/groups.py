@@ -36,14 +36,19 @@ def _patterns(group: LRAdjustmentGroup) -> tuple[str, ...]:
 
 
 def param_groups(model: nn.Module, kinds: Mapping[str, str], decay: float, config: GPTConfig) -> list[dict]:
-    """Parameters by (weight decay, LR scale). Biases and norms do not decay, as in Model Zoo; embeddings do.
+    """Parameters that train by (weight decay, LR scale).
+
+    Biases and norms do not decay, as in Model Zoo, nor do soft prompts (few vectors, and zero is no good place for
+    one); embeddings and LoRA's matrices do.
 
     Args:
         kinds: parameter name to kind (`models.shapes`).
     """
     groups: dict[tuple[float, float], dict] = {}
     for name, p in model.named_parameters():
-        key = (0.0 if kinds[name] in ("bias", "norm") else decay, lr_scale(name, config))
+        if not p.requires_grad:
+            continue
+        key = (0.0 if kinds[name] in ("bias", "norm", "prompt") else decay, lr_scale(name, config))
         group = groups.setdefault(key, {"params": [], "names": [], "weight_decay": key[0], "lr_scale": key[1]})
         group["params"].append(p)
         group["names"].append(name)

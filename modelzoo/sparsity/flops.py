@@ -21,15 +21,28 @@ class Cost(NamedTuple):
         return self.linear + self.attention + self.head
 
 
-def per_token(live: Mapping[str, int], layers: int, inner_dim: int, context: int, hidden: int, vocab: int) -> Cost:
+def per_token(
+    live: Mapping[str, int],
+    layers: int,
+    inner_dim: int,
+    context: int,
+    hidden: int,
+    vocab: int,
+    frozen: bool = False,
+    adapters: int = 0,
+) -> Cost:
     """FLOPs of one token, forward and backward.
 
     Args:
         live: live (multiplied) weights of each linear matrix, by name.
         layers, inner_dim, context: attention's layers, width over all heads, and sequence length.
         hidden, vocab: the head's two sides.
+        frozen: no weight of these trains, so their gradients are never made: two passes instead of three. (That the
+            first layer's inputs may need no gradient either is left out.)
+        adapters: weights of LoRA's matrices, which train.
     """
-    return Cost(6.0 * sum(live.values()), 12.0 * layers * context * inner_dim, 6.0 * hidden * vocab)
+    each = 4.0 if frozen else 6.0
+    return Cost(each * sum(live.values()) + 6.0 * adapters, 12.0 * layers * context * inner_dim, each * hidden * vocab)
 
 
 def rigl_average(sparse: float, dense: float, updates: int, steps: int) -> float:

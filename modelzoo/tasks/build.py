@@ -1,5 +1,6 @@
 """From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
 
+import os
 from typing import NamedTuple
 
 import torch
@@ -8,10 +9,12 @@ from modelzoo import state
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.data import format as f
 from modelzoo.data.hdf5 import Shards
 from modelzoo.loop import Run
+from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import parameters, with_adapters
 from modelzoo.optim import groups
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.sparsity.attach import Sparsity
@@ -35,13 +38,40 @@ def build(config: Config, choice: Choice) -> Run:
     if init.optimizer is None:
         example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
         raise UserError(f"trainer.init.optimizer: missing; for example {example}")
-    backend, shapes = choice.backend, parameters(init.model)
-    model = backend.place(GPTModel(init.model, seed=init.seed))
-    sparsity = Sparsity.attach(model, shapes, init.sparsity, init.seed, backend.dtype)
+    backend, shapes = choice.backend, with_adapters(init)
+    words = prompt_words(config)
+    model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
+    sparsity = Sparsity.attach(model, parameters(init.model), init.sparsity, init.seed, backend.dtype)
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged)
     scale = LossScale.make(init.precision, backend.dtype == torch.float16)
     return Run(init, backend, model, optimizer, sparsity, scale)
+
+
+def prompt_words(config: Config) -> list[int] | None:
+    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one beside the training data.
+
+    Raises:
+        UserError: no tokenizer, or one that cannot be read.
+    """
+    prompt, fit = config.trainer.init.soft_prompt, config.trainer.fit
+    if prompt is None or prompt.init != "words":
+        return None
+    named = getattr(config.trainer.init, "tokenizer", None)
+    folders = [named] if named else plan.folders(fit.train_dataloader) if fit else []
+    places = [p for d in folders for p in (d, os.path.join(d, f.TOKENIZER), os.path.join(d, os.pardir, f.TOKENIZER))]
+    path = next((p for p in places if os.path.isfile(p)), None)
+    if path is None:
+        raise UserError(
+            f"trainer.init.soft_prompt.words: no {f.TOKENIZER} at {named or 'the training data'}; name one with "
+            "trainer.init.tokenizer"
+        )
+    from tokenizers import Tokenizer  # here alone: training as such needs none
+
+    try:
+        return Tokenizer.from_file(path).encode(prompt.words, add_special_tokens=False).ids
+    except Exception as e:  # the library raises bare Exceptions
+        raise UserError(f"{path}: cannot be read as a tokenizer ({str(e)[:80]})") from None
 
 
 def open_shards(config: Config, loader: DataLoader) -> Shards:
@@ -49,7 +79,8 @@ def open_shards(config: Config, loader: DataLoader) -> Shards:
     m = config.trainer.init.model
     # Rotary, ALiBi and no positions have no table that could be too short.
     longest = m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
-    return Shards.open(loader, m.vocab_size, longest)
+    prompt = config.trainer.init.soft_prompt
+    return Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
 
 
 def micro_batches(config: Config) -> int:

@@ -13,7 +13,7 @@ from modelzoo.backends.select import csx
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import with_adapters
 from modelzoo.tasks import plan
 from modelzoo.tasks.build import Options
 
@@ -32,14 +32,14 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     if compile_only:
         backend = preflight.with_defaults(init.backend)
         preflight.require(backend)
-        print("preflight  " + "; ".join(preflight.check(config, backend)), file=sys.stderr)
+        print("preflight  " + "; ".join(preflight.check(config, backend, compile_only=True)), file=sys.stderr)
         print(preflight.sends(config, backend, compile_only=True), file=sys.stderr, flush=True)
     begin = time.perf_counter()
     backend = csx(init, os.path.join(options.model_dir, "cerebras_logs"), "compile" if compile_only else "validate")
     for line in (backend.describe(), *backend.notes):
         print(f"device     {line}", file=sys.stderr)
     folder = backend.lower(_batch(config), fit.train_dataloader.micro_batch_size)
-    names = parameters(init.model)
+    names = with_adapters(init)
     print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, plan.first_masks(init)))
     if compile_only:
         print(f"compiled   by the cluster at {backend.config.mgmt_address or 'its address'}; -m train finds it there")

@@ -8,7 +8,7 @@ from modelzoo.config import sparsity as c
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader, Init
 from modelzoo.data import format as f
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import lora_targets, parameters, trains, with_adapters
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import group_counts, select
@@ -22,6 +22,7 @@ class Plan(NamedTuple):
     total: int  # parameters
     sparse_total: int  # of which under a mask's control
     live: int  # parameters that are on at the start
+    trained: int  # parameters that train
     steps: int | None
     tokens: int | None
     context: int
@@ -62,7 +63,8 @@ def make(config: Config) -> Plan:
     """The plan of `config`. Reads no data beyond manifests."""
     init, fit = config.trainer.init, config.trainer.fit
     m = init.model
-    shapes = parameters(m)
+    shapes = with_adapters(init)
+    adapters = sum(s.numel for s in shapes.values() if s.kind == "adapter")
     chosen = groups(init)
     steps, msl = total_steps(config), context(config)
     batch = fit.train_dataloader.batch_size if fit else None
@@ -70,22 +72,27 @@ def make(config: Config) -> Plan:
     live = first_masks(init)
 
     def cost(counts: dict[str, int]) -> flops.Cost:
-        return flops.per_token(counts, m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size)
+        sides = m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size
+        return flops.per_token(counts, *sides, init.base_frozen, adapters)
 
     dense, start = cost(weights), cost({n: live.get(n, k) for n, k in weights.items()})
     total = sum(s.numel for s in shapes.values())
     sparse_total = sum(shapes[n].numel for n in live)
+    trained = sum(s.numel for s in shapes.values() if trains(init, s.kind))
     return Plan(
         total=total,
         sparse_total=sparse_total,
         live=total - sparse_total + sum(live.values()),
+        trained=trained,
         steps=steps,
         tokens=steps * batch * msl if steps and batch else None,
         context=msl,
         dense=dense,
         start=start,
-        mean=dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
-        bytes=_memory(config, total, sparse_total, msl),
+        mean=start.total  # frozen masks do not change
+        if init.base_frozen
+        else dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
+        bytes=_memory(config, total, sparse_total, trained, msl),
     )
 
 
@@ -149,7 +156,7 @@ def context(config: Config) -> int:
     return config.trainer.init.model.max_position_embeddings
 
 
-def _memory(config: Config, total: int, sparse_total: int, msl: int) -> dict[str, int]:
+def _memory(config: Config, total: int, sparse_total: int, trained: int, msl: int) -> dict[str, int]:
     """Bytes of a training run on one device. Activations are an estimate: what backward needs of a micro-batch."""
     init, fit = config.trainer.init, config.trainer.fit
     m, half = init.model, 2 if init.precision.enabled else 4
@@ -164,8 +171,8 @@ def _memory(config: Config, total: int, sparse_total: int, msl: int) -> dict[str
     )
     return {
         "weights": 4 * total,
-        "gradients": 4 * total,
-        "optimizer": 4 * moments * total,
+        "gradients": 4 * trained,
+        "optimizer": 4 * moments * trained,
         "masks": (2 + 4 * dynamic) * sparse_total,
         "activations (estimate)": micro * msl * per_token,
     }
@@ -183,6 +190,8 @@ def text(config: Config) -> str:
         f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
         f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
     ]
+    if init.soft_prompt is not None or init.lora is not None:
+        lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
     for group, sizes in groups(init):
         start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
         lines.append(
@@ -217,6 +226,16 @@ def text(config: Config) -> str:
         )
     lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
     return "\n".join(lines)
+
+
+def _trains(init: Init) -> str:
+    what = []
+    if (prompt := init.soft_prompt) is not None:
+        what.append(f"soft prompt of {prompt.tokens} vectors ({prompt.place}, from {prompt.init})")
+    if (lora := init.lora) is not None:
+        what.append(f"LoRA of rank {lora.r} on {len(lora_targets(init.model, lora))} weights")
+    how = "the model is frozen, no weight gradients" if init.base_frozen else "with the whole model"
+    return f"{' and '.join(what)}, {how}"
 
 
 def _parts(cost: flops.Cost) -> str:

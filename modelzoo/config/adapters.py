@@ -1,0 +1,51 @@
+"""Small trained parts beside a model that may stay as it is: learned soft-prompt vectors, and LoRA."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+
+
+class SoftPrompt(Section):
+    """Learned vectors that stand among the word embeddings (arXiv 2104.08691; BioGPT's placing, arXiv 2210.10341).
+
+    Vector i is token id `model.vocab_size + i`: where the vectors stand in a sequence is the data's choice. `place`
+    says where those who encode data put them.
+    """
+
+    tokens: NonNegativeInt  # 0: no prompt at all
+    place: Literal["before_target", "prefix"] = "before_target"
+    init: Literal["random", "words", "vocab_mean", "sample_vocab"] = "random"
+    words: Str | None = None  # with init: words; repeated where they are fewer than `tokens`
+    train: Literal["prompt", "all"] = "prompt"
+    seed: NonNegativeInt | None = None  # default: trainer.init.seed
+
+    @model_validator(mode="after")
+    def _words_for_words(self):
+        if self.init == "words" and not (self.words or "").strip():
+            raise ValueError("init: words needs `words`, the text to begin with")
+        if self.init != "words" and self.words is not None:
+            raise ValueError(f"words act with init: words only, not with init: {self.init}")
+        return self
+
+
+MaybePrompt = Annotated[SoftPrompt | None, AfterValidator(lambda p: p if p is not None and p.tokens else None)]
+
+
+class LoRA(Section):
+    """Low-rank updates of frozen weights, W + alpha / r * B A (arXiv 2106.09685), by PEFT's names."""
+
+    r: PositiveInt = 8
+    alpha: PositiveFloat = 16
+    dropout: Rate = 0.0
+    target_modules: Annotated[tuple[Str, ...], BeforeValidator(listed), Field(min_length=1)] = (
+        "*self_attn.proj_q_dense_layer",
+        "*self_attn.proj_v_dense_layer",
+    )  # globs over names of the decoder's linear modules
+    bias: Literal["none"] = "none"
+
+    @property
+    def scale(self) -> PositiveFloat:
+        """What multiplies B A."""
+        return self.alpha / self.r

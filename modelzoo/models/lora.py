@@ -1,0 +1,58 @@
+"""LoRA: low-rank updates beside frozen linear weights (arXiv 2106.09685), initialised and scaled as PEFT does."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelzoo.config.adapters import LoRA
+from modelzoo.models.gpt import GPTModel
+from modelzoo.models.init import keyed
+
+A, B = ".lora_A", ".lora_B"
+
+
+class LoRALinear(nn.Linear):
+    """A linear with `lora_A` [r, in] and `lora_B` [out, r] beside its weight: y = W x + b + alpha / r * B A x.
+
+    The weight keeps its name and place, masks included: what is dead in W stays dead there.
+    """
+
+    def __init__(self, linear: nn.Linear, config: LoRA):
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        self.weight, self.bias = linear.weight, linear.bias
+        self.scale, self.dropout = config.scale, config.dropout
+        self.lora_A = nn.Parameter(linear.weight.new_empty(config.r, self.in_features))
+        self.lora_B = nn.Parameter(linear.weight.new_zeros(self.out_features, config.r))
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(F.dropout(x, self.dropout, self.training) if self.dropout else x, self.lora_A)
+        return super().forward(x) + F.linear(low, self.lora_B) * self.scale
+
+
+def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> None:
+    """Replace the modules `targets` (`shapes.lora_targets`) by LoRA's. At the start they compute what they did.
+
+    A is drawn from PEFT's kaiming uniform, keyed by seed and name; B is zero.
+    """
+    for name in targets:
+        parent, _, last = name.rpartition(".")
+        made = LoRALinear(model.get_submodule(name), config)
+        setattr(model.get_submodule(parent), last, made)
+        if made.weight.device.type not in ("meta", "lazy"):
+            bound = 1 / math.sqrt(made.in_features)  # kaiming_uniform with a = sqrt(5)
+            with torch.no_grad():
+                drawn = torch.rand(made.lora_A.shape, generator=keyed(seed, name))
+                made.lora_A.copy_(drawn * (2 * bound) - bound)
+
+
+def merge(weights: Mapping[str, Tensor], config: LoRA) -> dict[str, Tensor]:
+    """Weights by name with every update added to its weight, and no LoRA entries left. Masked zeros fill up."""
+    out = {n: w for n, w in weights.items() if not n.endswith((A, B))}
+    for name in [n.removesuffix(A) for n in weights if n.endswith(A)]:
+        a, b = weights[name + A].double(), weights[name + B].double()
+        w = out[f"{name}.weight"]
+        out[f"{name}.weight"] = (w.double() + config.scale * (b @ a)).to(w.dtype)
+    return out

@@ -1,0 +1,90 @@
+"""Learned soft-prompt vectors as further rows of the word embedding: ids from vocab_size on select them.
+
+Their place in a sequence is therefore the data's choice, and whatever the model does to word embeddings (positions,
+scale, norm, dropout) it does to them. The output head does not know them.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelzoo.config.adapters import SoftPrompt
+from modelzoo.config.errors import UserError
+from modelzoo.models.gpt import GPTModel
+from modelzoo.models.init import keyed
+
+
+class SoftPromptEmbedding(nn.Embedding):
+    """The word embedding with `soft_prompt` [tokens, hidden_size] behind its last row.
+
+    Args:
+        words: the embedding to extend; its weight is shared, not copied.
+        config: how many vectors, and what they begin as.
+        seed: for random beginnings.
+        word_ids: token ids of `config.words`, with init: words.
+    """
+
+    def __init__(self, words: nn.Embedding, config: SoftPrompt, seed: int, word_ids: list[int] | None = None):
+        super().__init__(words.num_embeddings, words.embedding_dim, _weight=words.weight)
+        self.weight = words.weight  # the very parameter, which a tied head shares
+        self.config, self.seed, self.word_ids = config, seed, word_ids
+        self.soft_prompt = nn.Parameter(words.weight.new_empty(config.tokens, words.embedding_dim))
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """[b, t] ids below vocab_size + tokens to [b, t, hidden_size]."""
+        ours = input_ids >= self.num_embeddings
+        words = F.embedding(input_ids.masked_fill(ours, 0), self.weight)
+        prompt = F.embedding((input_ids - self.num_embeddings).clamp(min=0), self.soft_prompt)
+        return torch.where(ours.unsqueeze(-1), prompt, words)  # selects, so neither gets the other's gradient
+
+    @torch.no_grad()
+    def draw(self) -> None:
+        """The vectors' beginning, from the word embedding as it now is (so again after weights are loaded).
+
+        random: normal, with the standard deviation of the embedding's entries; words: the rows of `word_ids`;
+        vocab_mean: the mean row; sample_vocab: different rows by chance. Depends on nothing but weights and seed.
+        """
+        n, how = self.config.tokens, self.config.init
+        generator = keyed(self.seed, "soft_prompt")
+        if how == "random":
+            rows = torch.randn(n, self.embedding_dim, generator=generator).to(self.weight) * self.weight.std()
+        elif how == "vocab_mean":
+            rows = self.weight.mean(0, keepdim=True).expand(n, -1)
+        else:
+            chosen = self.word_ids
+            if how == "sample_vocab":
+                chosen = torch.randperm(self.num_embeddings, generator=generator)[:n].tolist()
+            rows = self.weight[[chosen[i % len(chosen)] for i in range(n)]]
+        self.soft_prompt.copy_(rows)
+
+
+def attach(model: GPTModel, config: SoftPrompt, seed: int, word_ids: list[int] | None = None) -> SoftPromptEmbedding:
+    """Give `model` a soft prompt, drawn from its weights (arguments as in SoftPromptEmbedding).
+
+    Raises:
+        UserError: words that are no words of the model, or more of them than vectors.
+    """
+    words = model.model.embedding_layer.word_embeddings
+    traced = words.weight.device.type in ("meta", "lazy")  # has no values, and needs none
+    if config.init == "words" and not traced:
+        _check_words(config, words.num_embeddings, word_ids)
+    prompted = SoftPromptEmbedding(words, config, config.seed if config.seed is not None else seed, word_ids)
+    model.model.embedding_layer.word_embeddings = prompted
+    if not traced:
+        prompted.draw()
+    return prompted
+
+
+def _check_words(config: SoftPrompt, vocab_size: int, ids: list[int] | None) -> None:
+    at = "trainer.init.soft_prompt.words"
+    if not ids:
+        raise UserError(f"{at}: {config.words!r} holds no token")
+    if len(ids) > config.tokens:
+        raise UserError(
+            f"{at}: {len(ids)} tokens, but there are {config.tokens} vectors; set soft_prompt.tokens: {len(ids)}"
+        )
+    if max(ids) >= vocab_size:
+        raise UserError(
+            f"{at}: token id {max(ids)} is outside model.vocab_size {vocab_size}; name the model's own tokenizer "
+            "with trainer.init.tokenizer"
+        )
