@@ -11,9 +11,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.loop import Run
-from modelzoo.sparsity.ledger import Ledger
 from modelzoo.models.adapt import redraw
 from modelzoo.models.shapes import SOFT_PROMPT, parameters, with_adapters
+from modelzoo.sparsity.ledger import Ledger
 
 
 def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
