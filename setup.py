@@ -13,6 +13,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["modelzoo*", "data_preprocessing*"]),
+    package_data={"modelzoo.kernels": ["csrc/*"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",

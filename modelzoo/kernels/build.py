@@ -89,9 +89,8 @@ def _load() -> ctypes.CDLL | Unavailable:
     try:
         path = compile_library(cache_folder())
         loaded = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
-    except Unavailable as reason:
-        return reason
-    except OSError as error:  # an unwritable cache, or a torch without OpenMP of its own
+    except (Unavailable, OSError) as error:  # OSError: an unwritable cache, or a torch without OpenMP of its own
+        print(f"sparse kernels are torch's alone, several times slower: {error}", file=sys.stderr, flush=True)
         return Unavailable(str(error))
     for name in ABI:
         getattr(loaded, name).restype = None

@@ -1,13 +1,47 @@
-"""Which kernel multiplies by a packed weight, and the one line that says why."""
+"""Which kernel multiplies by a packed weight, and the one line that says so.
+
+All kernels are modules with `forward`, `backward_x`, `backward_w` and a NAME, under one contract; they differ in time.
+"""
+
+from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import gathered, masked
+from modelzoo.kernels import gathered, masked, native
+from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
+TALL = 16  # rows of a block from which one gathered product per block row beats the dense product
 
-def choose(layout: Layout, device: torch.device, dtype: torch.dtype):
-    """The module (`forward`, `backward_x`, `backward_w`, `NAME`) that serves activations of `dtype` on `device`."""
-    if device.type == "cpu" and layout.block[0] >= 16:
-        return gathered
-    return masked
+
+def choose(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
+    """The kernel for activations of `dtype` on `device`."""
+    return _chosen(layout, device, dtype)[0]
+
+
+def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
+    """One line for a run's start: the pattern, its kernel, and why it is no faster one.
+
+    Compiles the C++ kernels where they serve and have not been compiled yet.
+    """
+    kernel, reason = _chosen(layout, device, dtype)
+    rows, cols = layout.block
+    name = str(dtype).removeprefix("torch.")
+    return f"[{rows}, {cols}] blocks in {name} on {device.type}: {kernel.NAME}" + (f" ({reason})" if reason else "")
+
+
+def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
+    """The kernel, and what stands in the way of a faster one."""
+    if device.type != "cpu":
+        return masked, "no kernel for this device"
+    plain = gathered if layout.block[0] >= TALL else masked
+    if dtype not in (torch.float32, torch.bfloat16):
+        return plain, "compiled kernels know float32 and bfloat16"
+    if not native.serves(layout):
+        return plain, "compiled kernels know blocks of 32 k rows on inputs in multiples of 32"
+    try:
+        loaded = library()
+    except Unavailable as reason:
+        return plain, f"no compiled kernels: {reason}"
+    widened = dtype == torch.bfloat16 and not loaded.has_bf16()
+    return native, "computed in float32: no avx512_bf16 here" if widened else ""

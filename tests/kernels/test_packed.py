@@ -32,6 +32,7 @@ def test_pack_is_exact_and_unpack_takes_it_back(block, rows, cols, density, seed
     assert layout.density == pytest.approx(mask.float().mean().item())
 
 
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
 @given(st.integers(1, 6), st.integers(1, 6), st.floats(0, 1), st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_pointers_and_the_transpose_permutation(rows, cols, density, seed):

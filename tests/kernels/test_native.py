@@ -1,0 +1,191 @@
+"""The compiled products against float64: every pattern, sparsity, token count and thread count; bits; refusals."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelzoo.kernels import build, choose, gathered, masked, native
+from modelzoo.kernels.packed import layout_of, linear, pack, unpack
+
+REPO = Path(__file__).resolve().parents[2]
+BLOCKS = [(32, 1), (32, 2), (32, 3), (64, 1), (32, 32), (64, 64), (32, 64), (64, 32), (96, 16)]
+TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-3}  # of |want| + mean |want|: some roundings; half a bfloat16 step
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled():
+    try:
+        build.library()
+    except build.Unavailable as reason:
+        pytest.skip(f"no compiled kernels: {reason}")
+
+
+def case(block, rows, cols, density, tokens, dtype, seed=0):
+    """A layout, its values, activations, gradients and bias; the inputs are a multiple of 32."""
+    draw = torch.Generator().manual_seed(seed)
+    inputs = math.lcm(block[1], 32) * cols
+    live = torch.rand(rows, inputs // block[1], generator=draw) < density
+    layout = layout_of(live, block)
+    values = torch.randn(layout.nnz, *block, generator=draw)
+    x = torch.randn(tokens, inputs, generator=draw).to(dtype)
+    dy = torch.randn(tokens, rows * block[0], generator=draw).to(dtype)
+    return layout, values, x, dy, torch.randn(rows * block[0], generator=draw)
+
+
+def close(got, want, tolerance):
+    if want.numel():
+        error = (got.double() - want).abs() / (want.abs() + want.abs().mean() + 1e-30)
+        assert error.max() < tolerance
+
+
+def hold_to_float64(block, rows, cols, density, tokens, dtype, seed=0):
+    layout, values, x, dy, bias = case(block, rows, cols, density, tokens, dtype, seed)
+    dense = unpack(values.to(dtype).double(), layout)  # the kernels round masters to the activations' dtype
+    y = native.forward(x, values, layout, bias)
+    dx, dvalues = native.backward_x(dy, values, layout), native.backward_w(dy, x, layout)
+    assert y.dtype == dx.dtype == dtype and dvalues.dtype == torch.float32
+    close(y, x.double() @ dense.t() + bias, TOLERANCE[dtype])
+    close(dx, dy.double() @ dense, TOLERANCE[dtype])
+    close(dvalues, pack(dy.double().t() @ x.double(), layout), TOLERANCE[torch.float32])
+    dead_inputs, dead_outputs = ~layout.mask().any(0), ~layout.mask().any(1)
+    assert not dx[:, dead_inputs].any() and torch.equal(
+        y[:, dead_outputs], bias.to(dtype)[dead_outputs].expand(tokens, -1)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("tokens", [1, 7, 97, 1000])
+def test_products_equal_float64(block, tokens, dtype):
+    for density in (0.0, 0.25, 1.0):
+        hold_to_float64(block, 3, 2, density, tokens, dtype)
+
+
+@given(
+    st.sampled_from(BLOCKS), st.integers(1, 4), st.integers(1, 3), st.floats(0, 1), st.integers(0, 210),
+    st.sampled_from([torch.float32, torch.bfloat16]), st.integers(0, 10**6),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_any_shape_and_sparsity(block, rows, cols, density, tokens, dtype, seed):
+    hold_to_float64(block, rows, cols, density, tokens, dtype, seed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("block", [(32, 1), (32, 2), (32, 32), (64, 64)], ids=str)
+def test_bits_are_equal_from_run_to_run_and_for_any_number_of_threads(block, dtype):
+    layout, values, x, dy, bias = case(block, 4, 5, 0.4, 333, dtype)
+
+    def products(threads):
+        torch.set_num_threads(threads)
+        return (
+            native.forward(x, values, layout, bias),
+            native.backward_x(dy, values, layout),
+            native.backward_w(dy, x, layout),
+        )
+
+    try:
+        first = products(1)
+        for threads in (1, 2, 2, 5):
+            assert all(torch.equal(a, b) for a, b in zip(products(threads), first))
+    finally:
+        torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("block", [(32, 1), (32, 32)], ids=str)
+def test_a_token_changes_nothing_but_its_own_row(block):
+    layout, values, x, dy, _ = case(block, 3, 2, 0.5, 100, torch.bfloat16)
+    y, dx = native.forward(x, values, layout, None), native.backward_x(dy, values, layout)
+    x[41], dy[41] = float("nan"), float("nan")
+    y2, dx2 = native.forward(x, values, layout, None), native.backward_x(dy, values, layout)
+    others = torch.arange(100) != 41
+    assert torch.equal(y[others], y2[others]) and torch.equal(dx[others], dx2[others])
+    live = layout.mask()
+    assert y2[41, live.any(1)].isnan().all() and not y2[41, ~live.any(1)].isnan().any()
+    assert dx2[41, live.any(0)].isnan().all()
+
+
+def test_infinities_and_nan_in_masters_stay_what_they_are():
+    layout, values, x, *_ = case((32, 2), 2, 1, 1.0, 5, torch.bfloat16)
+    x.fill_(1.0)
+    values.zero_()
+    values[0, 0, 0], values[1, 3, 1] = float("nan"), float("inf")
+    y = native.forward(x, values, layout, None)
+    assert y[:, 0].isnan().all() and torch.isinf(y[:, 3]).all() and y.isnan().sum() == 5 and torch.isinf(y).sum() == 5
+
+
+def test_linear_takes_the_compiled_kernel_and_any_strides():
+    layout, values, x, dy, bias = case((32, 32), 3, 4, 0.4, 60, torch.float32)
+    assert choose.choose(layout, torch.device("cpu"), torch.float32) is native
+    wide = torch.zeros(3, 20, 2 * layout.shape[1])
+    wide[..., ::2] = x.view(3, 20, -1)
+    strided = wide[..., ::2].requires_grad_()
+    values.requires_grad_()
+    y = linear(strided, values, layout, bias)
+    y.transpose(0, 1).backward(dy.view(3, 20, -1).transpose(0, 1))
+    dense = unpack(values.detach(), layout)
+    torch.testing.assert_close(y, (x @ dense.t() + bias).view(3, 20, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(strided.grad, (dy @ dense).view(3, 20, -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(values.grad, pack(dy.t() @ x, layout), rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_kernels_do_not_know_goes_to_torch():
+    cpu = torch.device("cpu")
+    odd = layout_of(torch.ones(2, 33, dtype=torch.bool), (32, 1))
+    low = layout_of(torch.ones(4, 4, dtype=torch.bool), (8, 8))
+    tall = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))
+    assert choose.choose(odd, cpu, torch.float32) is gathered and choose.choose(low, cpu, torch.float32) is masked
+    assert choose.choose(tall, cpu, torch.float64) is gathered
+    assert "multiples of 32" in choose.note(odd, cpu, torch.float32) and "float64" in choose.note(
+        tall, cpu, torch.float64
+    )
+
+
+def test_the_switch_forces_torch(monkeypatch):
+    layout = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))
+    monkeypatch.setenv(build.SWITCH, "torch")
+    assert choose.choose(layout, torch.device("cpu"), torch.float32) is gathered
+    assert f"{build.SWITCH}=torch" in choose.note(layout, torch.device("cpu"), torch.float32)
+
+
+def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
+    code = (
+        "import torch; from modelzoo.kernels.packed import *; from modelzoo.kernels.choose import note\n"
+        "layout = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))\n"
+        "for _ in range(2): y = linear(torch.ones(2, 32), torch.ones(1, 32, 32), layout)\n"
+        "print(y.sum().item(), note(layout, torch.device('cpu'), torch.float32))"
+    )
+    env = {**os.environ, "CXX": "/nonexistent/g++", "MEDISWIFT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2048.0 [32, 32] blocks in float32 on cpu: torch, gathered (no compiled kernels: no")
+    assert done.stderr.count("several times slower: no g++ found") == 1 and not (tmp_path / "cache").exists()
+
+
+def test_a_failing_compiler_is_quoted_and_leaves_nothing(tmp_path, monkeypatch):
+    fake = tmp_path / "g++"
+    fake.write_text(
+        "#!/bin/sh\n[ \"$1\" = --version ] && echo fake 1.0 && exit 0\necho 'x.cpp:1: error: no' >&2; exit 1\n"
+    )
+    fake.chmod(0o755)
+    monkeypatch.setenv("CXX", str(fake))
+    with pytest.raises(build.Unavailable, match="error: no"):
+        build.compile_library(tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_processes_that_compile_at_once_share_one_library(tmp_path):
+    code = "import sys, pathlib; from modelzoo.kernels import build\n"
+    code += "print(build.compile_library(pathlib.Path(sys.argv[1])))"
+    env = {**os.environ, "PYTHONPATH": str(REPO)}
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env) for _ in "12"]
+    paths = {p.communicate()[0].strip() for p in running}
+    assert all(p.returncode == 0 for p in running)
+    assert [str(p) for p in tmp_path.iterdir()] == list(paths)
