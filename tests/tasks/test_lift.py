@@ -1,0 +1,120 @@
+"""Fine-tuning from a sparse checkpoint: masks lifted, kept or opened, exactly, and Adam's ages with them."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelzoo import state
+from modelzoo.config.errors import UserError
+from modelzoo.config.finetune import Finetune
+from modelzoo.loop import train_step
+from modelzoo.sparsity import schedules
+from modelzoo.tasks import lift
+from tests.support import batch, make_run
+
+
+def pretrained(steps=3, **init):
+    """A checkpoint, as `checkpoint.load` gives it, of a short sparse run, and the run."""
+    run = make_run(sparsity=0.75, **init)
+    for step in range(steps):
+        train_step(run, batch(step), 1)
+    files, saved = state.snapshot(run, "data")
+    return {f: {n: x.clone() for n, x in part.items()} for f, part in files.items()}, saved, run
+
+
+def start(section: Finetune, files, saved):
+    """A fine-tuning run that starts from the checkpoint, as tasks/finetune.py does it."""
+    masks = lift.masks_of(files["model"])
+    groups = lift.sparsity(section, (), masks, "ckpt")
+    run = make_run(sparsity=[g.model_dump(mode="json") for g in groups])
+    if lift.keeps_ages(section):
+        lift.make_room_for_ages(run, run.init)
+    state.restore(run, "ckpt", files, saved, None, lift.states(section, section.sparsity != "none"))
+    if lift.keeps_ages(section):
+        lift.be_born(run, masks)
+    return run, masks
+
+
+def weights(run):
+    return dict(run.model.named_parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["fresh", "keep"])
+def test_lifted_weights_start_at_zero_and_learn(optimizer):
+    files, saved, _ = pretrained()
+    run, masks = start(Finetune(task="t", sparsity="none", optimizer=optimizer), files, saved)
+    assert run.step == 0 and not run.sparsity.parameters and masks
+    for name, mask in masks.items():
+        assert torch.equal(weights(run)[name], files["model"][name])
+        assert (weights(run)[name][~mask] == 0).all()
+    train_step(run, batch(9), 1)
+    for name, mask in masks.items():
+        moved = weights(run)[name][~mask]
+        assert (moved != 0).float().mean() > 0.99  # every weight has a gradient
+
+
+def test_a_lifted_weight_in_a_kept_optimizer_moves_like_a_newborn():
+    """Adam's first step is lr * g / (|g| + eps), whatever the step count of the optimizer that it joins."""
+    files, saved, _ = pretrained(steps=12)
+    run, masks = start(Finetune(task="t", sparsity="none", optimizer="keep"), files, saved)
+    train_step(run, batch(9), 1)
+    lr = run.lr()
+    for name, mask in masks.items():
+        size = weights(run)[name][~mask].abs()
+        assert size.max() <= lr * 1.01 and size.median() > 0.9 * lr
+        state_of = run.optimizer.state[weights(run)[name]]
+        assert (state_of["born"][~mask] == 12).all() and (state_of["born"][mask] == 0).all()
+        assert float(state_of["step"]) == 13
+
+
+def test_kept_masks_stay_to_the_last_weight():
+    files, saved, _ = pretrained()
+    run, masks = start(Finetune(task="t", sparsity="keep"), files, saved)
+    for step in range(5):
+        train_step(run, batch(step), 1)
+    assert {p.name for p in run.sparsity.parameters} == masks.keys()
+    for name, mask in masks.items():
+        assert torch.equal(weights(run)[name] != 0, mask & (weights(run)[name] != 0))
+        assert torch.equal(run.sparsity.state_dict()[f"{name}_mask"], mask)
+        assert (run.optimizer.state[weights(run)[name]]["exp_avg"][~mask] == 0).all()
+
+
+def test_masks_open_step_by_step_until_every_weight_is_live():
+    files, saved, _ = pretrained()
+    run, masks = start(Finetune(task="t", sparsity={"gradual": {"steps": 7, "freq": 3}}), files, saved)
+    seen = [run.sparsity.actual()]
+    live = {n: m.clone() for n, m in masks.items()}
+    for step in range(9):
+        train_step(run, batch(step), 1)
+        seen.append(run.sparsity.actual())
+        for p in run.sparsity.parameters:
+            assert (p.mask | ~live[p.name]).all(), "an open weight closed again"
+            live[p.name] = p.mask.clone()
+    assert seen[0] == seen[2] == pytest.approx(0.75) and seen[3] == seen[5] == pytest.approx(0.75 * 4 / 7, abs=0.01)
+    assert seen[7] == seen[9] == 0.0
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 60), st.floats(0.001, 0.999))
+def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, share):
+    mask = torch.arange(1000) >= round(1000 * share)
+    section = Finetune(task="t", sparsity={"gradual": {"steps": steps, "freq": freq}})
+    (group,) = lift.sparsity(section, (), {"w": mask.view(10, 100)}, "p")
+    levels = [schedules.held(group, s) for s in range(steps + 2)]
+    assert levels == sorted(levels, reverse=True)
+    assert levels[steps] == levels[steps + 1] == 0.0
+    assert math.isclose(levels[0], 1 - int(mask.sum()) / 1000)
+
+
+def test_a_sparse_checkpoint_is_lifted_only_where_that_is_said():
+    files, saved, _ = pretrained()
+    masks = lift.masks_of(files["model"])
+    with pytest.raises(UserError, match=r"ckpt: is sparse \(75.00% of .*finetune.sparsity: none"):
+        lift.sparsity(Finetune(task="t"), (), masks, "ckpt")
+    for mode in ("keep", {"gradual": {"steps": 5}}):
+        with pytest.raises(UserError, match="ckpt: is dense"):
+            lift.sparsity(Finetune(task="t", sparsity=mode), (), {}, "ckpt")
+    assert lift.sparsity(Finetune(task="t", sparsity="none"), (), {}, "ckpt") == ()
