@@ -1,0 +1,188 @@
+"""A run on packed blocks is the run on masked-dense weights: same masks, same losses, same checkpoints, less memory."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from modelzoo import checkpoint, state
+from modelzoo.kernels import packed
+from modelzoo.loop import train_step
+from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
+from tests.support import TINY, batch, make_run
+
+UPDATE = {"freq": 5, "stop": 151}
+RULES = {
+    "static": {"sparsity": 0.75, "init_method": "topk"},
+    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 100}, "update": UPDATE},
+    "set": {"algorithm": "set", "sparsity": [0.75, 0.5], "update": UPDATE, "seed": 5},
+    "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE},
+}
+PATTERNS = {"blocks": {"block": [4, 8]}, "vectors": {"block": [8, 1]}, "inputs": {"shared_inputs": 4}}
+CLIPPED = {"enabled": False, "max_gradient_norm": 0.5}
+OPTIMIZERS = {
+    "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01}},
+    "SGD": {"SGD": {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.05}},
+}
+
+
+def sparse_run(storage: str, rule: str = "rigl", pattern: str = "blocks", **init):
+    init.setdefault("precision", CLIPPED)
+    return make_run(sparsity={**RULES[rule], **PATTERNS[pattern], "storage": storage}, **init)
+
+
+def masks_equal(a, b) -> bool:
+    return all(torch.equal(p.mask, q.mask) for p, q in zip(a.sparsity.parameters, b.sparsity.parameters, strict=True))
+
+
+def save(run, folder) -> str:
+    files, facts = state.snapshot(run, "f")
+    return checkpoint.save(str(folder), run.step, files, facts, None)
+
+
+def restore(run, path, **kwargs):
+    files, facts = checkpoint.load(path)
+    state.restore(run, path, files, facts, "f", **kwargs)
+    return run
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("rule", RULES)
+def test_two_hundred_steps_are_those_of_the_masked_run(rule, pattern):
+    whole, run = (sparse_run(s, rule, pattern) for s in ("dense", "packed"))
+    assert {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
+    assert {type(p) for p in run.sparsity.parameters} == {PackedParameter}
+    churn = 0
+    for step in range(200):
+        a, b = (train_step(r, batch(step, uneven=True), 2) for r in (whole, run))
+        assert b.loss == pytest.approx(a.loss, abs=1e-4) and b.grad_norm == pytest.approx(a.grad_norm, rel=1e-3)
+        assert a.churn == b.churn and masks_equal(whole, run), step
+        churn += b.churn
+    assert (churn > 0) == (rule != "static")
+    for (name, p), (_, q) in zip(whole.model.named_parameters(), run.model.named_parameters(), strict=True):
+        torch.testing.assert_close(run.sparsity.whole(q, q.detach()), p.detach(), atol=2e-4, rtol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES)
+def test_a_packed_run_resumes_bit_by_bit(rule, optimizer, tmp_path):
+    init = {"optimizer": OPTIMIZERS[optimizer], "model": {**TINY, "dropout_rate": 0.1}}
+    run = sparse_run("packed", rule, **init)
+    for step in range(7):
+        train_step(run, batch(step), 2)
+    again = restore(sparse_run("packed", rule, seed=7, **init), save(run, tmp_path))
+    for step in range(7, 17):
+        assert train_step(run, batch(step), 2) == train_step(again, batch(step), 2)
+    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(again, "f")[0].values(), strict=True):
+        assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("there,back", [("packed", "dense"), ("dense", "packed")])
+def test_a_checkpoint_knows_no_storage(rule, there, back, tmp_path):
+    """Written by one storage, read by the other: every tensor the same, and training goes on alike."""
+    run = sparse_run(there, rule)
+    for step in range(7):
+        train_step(run, batch(step), 1)
+    moved = restore(sparse_run(back, rule, seed=9), save(run, tmp_path))
+    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(moved, "f")[0].values(), strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
+    moved.init = run.init  # dropout is off; the seed is the run's
+    for step in range(7, 27):
+        a, b = (train_step(r, batch(step), 1) for r in (run, moved))
+        assert b.loss == pytest.approx(a.loss, abs=1e-4) and masks_equal(run, moved)
+
+
+@pytest.mark.parametrize("states", [("model",), ("model", "sparsity"), ("optimizer", "sparsity")])
+def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
+    """The same parts into either storage give the same run, from a dense checkpoint where masks are drawn anew."""
+    source = make_run(precision=CLIPPED) if states == ("model",) else sparse_run("dense", "static")
+    for step in range(4):
+        train_step(source, batch(step), 1)
+    path = save(source, tmp_path)
+    runs = [restore(sparse_run(s, "static", seed=3), path, states=states) for s in ("dense", "packed")]
+    first, second = (state.snapshot(r, "f")[0] for r in runs)
+    for kind in first:
+        assert first[kind].keys() == second[kind].keys()
+        assert all(torch.equal(first[kind][n], second[kind][n]) for n in first[kind])
+    steps = [train_step(r, batch(5), 1).loss for r in runs]
+    assert steps[0] == pytest.approx(steps[1], abs=1e-5)
+
+
+def test_gradients_and_moments_exist_for_live_blocks_alone():
+    run = sparse_run("packed", "static")
+    seen, plain = {}, run.optimizer.step
+    run.optimizer.step = lambda: (seen.update({p.name: p.weight.grad for p in run.sparsity.parameters}), plain())
+    train_step(run, batch(0), 1)
+    for p in run.sparsity.parameters:
+        live = math.prod(p.shape) // 4
+        rows, columns = p.block
+        assert p.live == live and tuple(p.weight.shape) == (live // (rows * columns), rows, columns)
+        assert seen[p.name].shape == p.weight.shape
+        entries = [x for x in run.optimizer.state[p.weight].values() if x.dim()]
+        assert len(entries) == 2 and all(x.numel() == live for x in entries)
+    names = dict(run.model.named_parameters())
+    assert all(names[p.name] is p.weight for p in run.sparsity.parameters)
+    assert names.keys() == dict(make_run().model.named_parameters()).keys()
+
+
+def test_the_dense_gradient_is_made_on_update_steps_alone(monkeypatch):
+    made = []
+    monkeypatch.setattr(packed, "probe", lambda layout, make=packed.probe: (made.append(step), make(layout))[1])
+    run = sparse_run("packed", "rigl")
+    for step in range(1, 12):
+        train_step(run, batch(step), 4)
+        assert all(p.module.probe is None and p.dense_grad is None for p in run.sparsity.parameters)
+    assert sorted(set(made)) == [5, 10] and len(made) == 2 * len(run.sparsity.parameters)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_step_that_is_not_finite_never_was(rule):
+    run, twin = sparse_run("packed", rule), sparse_run("packed", rule)
+    for r in (run, twin):
+        for step in range(4):
+            train_step(r, batch(step), 2)
+    forward = run.model.forward
+    run.model.forward = lambda *a: forward(*a) * math.nan
+    assert train_step(run, batch(50), 2).skipped  # the fifth is an update step
+    run.model.forward = forward
+    twin.step, twin.skipped = 5, 1
+    for step in range(5, 12):
+        assert train_step(run, batch(step), 2)._replace(lr=0) == train_step(twin, batch(step), 2)._replace(lr=0)
+
+
+def test_what_is_packed_and_what_is_said():
+    run = sparse_run("packed", "static")
+    assert len(run.sparsity.notes) == 1 and "12 weights of block: [4, 8] are packed" in run.sparsity.notes[0]
+    assert sum(isinstance(m, PackedLinear) for m in run.model.modules()) == 12
+    assert sparse_run("dense", "static").sparsity.notes == []
+    tiny = sparse_run("auto", "static")  # nothing to gain at width 16
+    assert not any(isinstance(m, PackedLinear) for m in tiny.model.modules())
+    assert "whole under masks: no gain is known" in tiny.sparsity.notes[0]
+    scheduled = sparse_run("auto", "gmp")
+    assert "their sparsity changes" in scheduled.sparsity.notes[0]
+    section = {"sparsity": 0.5, "block": [1, 4], "storage": "packed", "param_filter": ["*word_emb*", "*proj_q*weight"]}
+    mixed = make_run(sparsity=section)
+    assert [type(p) for p in mixed.sparsity.parameters] == [SparseParameter, PackedParameter, PackedParameter]
+    assert any("Embedding has no packed form" in note for note in mixed.sparsity.notes)
+    train_step(mixed, batch(0), 1)
+
+
+def test_auto_packs_wide_blocks_that_are_mostly_off():
+    model = {**TINY, "hidden_size": 256, "filter_size": 512, "num_hidden_layers": 1}
+    for sparsity, packs in ((0.75, True), (0.25, False)):
+        run = make_run(model=model, sparsity={"sparsity": sparsity, "block": [32, 32]})
+        assert any(isinstance(m, PackedLinear) for m in run.model.modules()) is packs
+
+
+def test_a_packed_linear_computes_what_the_masked_one_does():
+    run, whole = sparse_run("packed", "static"), sparse_run("dense", "static")
+    for name, module in run.model.named_modules():
+        if isinstance(module, PackedLinear):
+            x = torch.randn(5, module.layout.shape[1])
+            other = whole.model.get_submodule(name)
+            assert isinstance(other, nn.Linear) and module.bias is not None
+            torch.testing.assert_close(module(x), other(x))
