@@ -109,8 +109,7 @@ def fold(weights: Mapping[str, Tensor], c: GPTConfig) -> dict[str, Tensor]:
     with torch.device("meta"):  # the scalars alone; no weight is drawn
         small = c.model_copy(update={"vocab_size": 1, "num_hidden_layers": 0, "max_position_embeddings": 1})
         output = GPT(small).output_scale
-        attention = [Attention(c, i).scale * math.sqrt(c.head_dim) for i in range(c.num_hidden_layers)]
-    for i, scale in enumerate(attention):
+    for i, scale in enumerate(query_scales(c)):
         _scale(out, f"{LAYER.format(i)}{QKV[0]}", scale)
     table = _positions(out, c)
     if table is not None:
@@ -125,6 +124,12 @@ def fold(weights: Mapping[str, Tensor], c: GPTConfig) -> dict[str, Tensor]:
             output /= e  # the head reads the scaled embeddings
     _scale(out, "model.ln_f", output)
     return out
+
+
+def query_scales(c: GPTConfig) -> list[float]:
+    """By layer, what `fold` multiplies queries by: the config's attention scale times sqrt(head_dim)."""
+    with torch.device("meta"):
+        return [Attention(c, i).scale * math.sqrt(c.head_dim) for i in range(c.num_hidden_layers)]
 
 
 def _scale(weights: dict[str, Tensor], module: str, by: float) -> None:
