@@ -25,6 +25,8 @@ setup(
         "pydantic>=2.10",
         "pyyaml>=6.0",
         "safetensors>=0.4",
+        "scikit-learn>=1.4",
+        "scipy>=1.11",
         "tensorboard>=2.16",
         "tokenizers>=0.20",
         "zlib-ng>=1.0",

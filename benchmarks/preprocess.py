@@ -229,8 +229,9 @@ def _tokenise_and_write(texts: list[str], out: str, tokenizer: str, msl: int) ->
     import numpy as np
 
     from data_preprocessing import pack, tokens
+    from modelzoo.data.tokenizer import read_tokenizer
 
-    encoder = tokens.Encoder(tokens.read_tokenizer(tokenizer), tokenizer, "tokenizers")
+    encoder = tokens.Encoder(read_tokenizer(tokenizer), tokenizer, "tokenizers")
     packer, parts, count = pack.StreamPacker(msl, 50256, 50256, "pad"), [], 0
     for k in range(0, len(texts), 1000):
         flat, offsets = encoder.encode(texts[k : k + 1000])

@@ -44,13 +44,13 @@ def show(args) -> int:
 
 
 def _tokenizer(path: str | None, folder: str):
-    from data_preprocessing import tokens
+    from modelzoo.data.tokenizer import parse, read_tokenizer
 
     for place in (
         [path] if path else [os.path.join(folder, fmt.TOKENIZER), os.path.join(os.path.dirname(folder), fmt.TOKENIZER)]
     ):
         if path or os.path.exists(place):
-            return tokens.parse(tokens.read_tokenizer(place), place)
+            return parse(read_tokenizer(place), place)
     return None
 
 

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from data_preprocessing import encode, engine, extract, inputs, resolve, shards, store, streams, tokens
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
+from modelzoo.data.tokenizer import read_tokenizer
 
 JOB_FORMAT = 1
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
@@ -59,7 +60,7 @@ def make_plan(job: Job) -> Plan:
     files = inputs.find(job.input, job.source)
     units = inputs.units(files, job.unit_megabytes)
     plan = Plan(job, units, job.buckets)
-    tokenizer = None if job.tokenizer.path == "train" else _sha(tokens.read_tokenizer(job.tokenizer.path))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
     settings = job.model_dump(mode="json", exclude={"input", "output"})
     settings["tokenizer"].pop("path")
     settings["tokenizer"].pop("encoder")
@@ -165,7 +166,7 @@ def make_tokenizer(plan: Plan) -> dict:
         special = [config.eos_token, *(tokens.FIM_TOKENS if plan.job.objective.name == "fim" else [])]
         text = tokens.train(_training_texts(plan), config.vocab_size or 50257, special)
     else:
-        text = tokens.read_tokenizer(config.path)
+        text = read_tokenizer(config.path)
     encoder = tokens.Encoder(text, config.path, "tokenizers")
     tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:

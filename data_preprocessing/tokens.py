@@ -1,13 +1,13 @@
-"""Tokenizers: loading, training, and an encoder that is fast and gives the ids of Hugging Face `tokenizers`."""
+"""Tokenizers: training, and an encoder that is fast and gives the ids of Hugging Face `tokenizers`."""
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from modelzoo.config.errors import UserError
+from modelzoo.data.tokenizer import parse
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
@@ -28,56 +28,6 @@ CANARY = (
     "CamelCase_snake-kebab/slash\\back",
     "\ufb01\ufb02\u2160\u00bd\u0663",
 )
-
-
-def read_tokenizer(path: str) -> str:
-    """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary."""
-    if os.path.isdir(path):
-        for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-            if os.path.exists(os.path.join(path, vocab)) and os.path.exists(os.path.join(path, merges)):
-                return _from_bpe(os.path.join(path, vocab), os.path.join(path, merges))
-        if not os.path.exists(os.path.join(path, "tokenizer.json")):
-            raise UserError(f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe")
-        path = os.path.join(path, "tokenizer.json")
-    try:
-        with open(path, encoding="utf-8") as f:
-            text = f.read()
-        parse(text, path)
-        return text
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: tokenizer cannot be read: {getattr(e, 'strerror', None) or e}") from None
-
-
-def parse(text: str, name: str):
-    """A tokenizers.Tokenizer that treats special tokens in documents as plain text: text never becomes control."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as e:  # tokenizers raises bare Exception
-        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({str(e)[:120]})") from None
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _from_bpe(vocab_path: str, merges_path: str) -> str:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    try:
-        with open(vocab_path, encoding="utf-8") as f:
-            vocab = json.load(f)
-        with open(merges_path, encoding="utf-8") as f:
-            lines = [line.rstrip("\n") for line in f]
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    except Exception as e:
-        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({str(e)[:120]})") from None
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
-    return tokenizer.to_str()
 
 
 def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> str:

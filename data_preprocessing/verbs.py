@@ -29,6 +29,7 @@ _KEYS = (
 def read_job(args) -> Job:
     """The YAML of --config, under the flags, under --set."""
     flags: dict = {}
+    problems: list[str] = []
     for key in _KEYS:
         if (value := getattr(args, key, None)) is not None:
             _put(flags, key, value)
@@ -36,12 +37,15 @@ def read_job(args) -> Job:
         key, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--set {text}: write key=value, for example filters.min_chars=200")
-        _put(flags, key.strip(), yaml12.parse(value, f"--set {text}").data)
+        parsed = yaml12.parse(value, f"--set {text}")
+        problems += parsed.problems
+        _put(flags, key.strip(), parsed.data)
     doc = load.read(args.config) if args.config else yaml12.parse("{}", "the command line")
     top = yaml12.parse(json.dumps({"source": args.source, **flags}), "the command line")
     if isinstance(doc.data, dict) and doc.data.get("source", args.source) != args.source:
         raise UserError(f"{args.config}: is a job for `{doc.data['source']}`, not `{args.source}`")
     doc.data = load.merge(doc.data, top.data)
+    doc.problems += problems
     doc.marks.update({path: yaml12.Mark("the command line") for path in top.marks})
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
         if name not in doc.data:
@@ -112,6 +116,7 @@ def summary(out: str, result: dict, seconds: float) -> str:
 def tokenizer(args) -> int:
     """Train a tokenizer on documents as a job would keep them, or compare encoders on them."""
     from data_preprocessing import extract, filters, inputs, shards, tokens
+    from modelzoo.data.tokenizer import read_tokenizer
 
     base = {"source": args.source, "input": tuple(args.input), "output": args.output or "."}
     config = Job(**base)
@@ -130,7 +135,7 @@ def tokenizer(args) -> int:
                         return
 
     if args.check:
-        encoder = tokens.Encoder(tokens.read_tokenizer(args.check), args.check)
+        encoder = tokens.Encoder(read_tokenizer(args.check), args.check)
         documents = ids = 0
         for batch in tokens.batched(texts(float("inf"))):
             encoder.check(batch)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from data_preprocessing import extract, inputs, tokens
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
+from modelzoo.data.tokenizer import read_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_text_never_becomes_a_special_token(small):
 
 @pytest.mark.realdata
 def test_gpt2_ids_on_all_real_documents(shared_data, gpt2):
-    encoder = tokens.Encoder(tokens.read_tokenizer(str(gpt2)), str(gpt2))
+    encoder = tokens.Encoder(read_tokenizer(str(gpt2)), str(gpt2))
     assert encoder.size == 50257 and tokens.token_id(encoder.reference, "<|endoftext|>", "gpt2") == 50256
     count = 0
     for source, folders in (
@@ -103,7 +104,7 @@ def test_gpt2_ids_on_all_real_documents(shared_data, gpt2):
 @pytest.mark.realdata
 def test_gpt2_from_its_vocabulary_is_the_published_one(gpt2):
     """Merging by hand, straight from vocab.bpe, on words without surprises."""
-    encoder = tokens.Encoder(tokens.read_tokenizer(str(gpt2)), "gpt2")
+    encoder = tokens.Encoder(read_tokenizer(str(gpt2)), "gpt2")
     vocab = json.loads((gpt2 / "encoder.json").read_text())
     ranks = {tuple(line.split()): k for k, line in enumerate((gpt2 / "vocab.bpe").read_text().splitlines()[1:]) if line}
 
@@ -161,11 +162,11 @@ def test_bad_tokenizers(tmp_path, files, message):
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        tokens.read_tokenizer(str(tmp_path))
+        read_tokenizer(str(tmp_path))
 
 
 def test_missing_tokens_and_files(small, tmp_path):
     with pytest.raises(UserError, match="no token '<eos>'"):
         tokens.token_id(small.reference, "<eos>", "t")
     with pytest.raises(UserError, match=r"gone.json"):
-        tokens.read_tokenizer(str(tmp_path / "gone.json"))
+        read_tokenizer(str(tmp_path / "gone.json"))

@@ -1,0 +1,73 @@
+"""What is evaluated, and how it is put to a model: task files (configs/eval/) and templates (configs/prompt/)."""
+
+import string
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from modelzoo.config.base import Bool, Float, NonNegativeInt, PositiveInt, Section, Str
+
+Form = Literal["pubmedqa", "hoc", "classification", "multilabel", "ner", "relations", "similarity"]
+
+
+def placeholders(text: str) -> list[str]:
+    """The field names of a format string, in order."""
+    return [name for _, name, _, _ in string.Formatter().parse(text) if name is not None]
+
+
+def _format(text: str) -> str:
+    parts = list(string.Formatter().parse(text))  # raises ValueError for a lone brace
+    for _, name, spec, conversion in parts:
+        if name is not None and (not name.isidentifier() or spec or conversion):
+            raise ValueError(f"'{{{name}}}' is not a field; write {{name}}, and {{{{ }}}} for braces themselves")
+    return text
+
+
+Format = Annotated[Str, AfterValidator(_format)]
+
+
+class Template(Section):
+    """How an example becomes text: `source` is given, `target` is to be said."""
+
+    source: Format  # over the example's fields
+    target: Format = " {label}"  # `{label}` stands for the label's words (for all of them, in multi-label tasks)
+    labels: dict[Str, Str] = Field({})  # label: its words (hoc: default the hallmarks' names)
+    separator: Str = "|"  # between the labels of a multi-label target
+    empty: Str = "none"  # words for "no label at all", in multi-label targets
+    item: Format = " {word}{label}"  # ner: one word with its tag; `labels` then give the tags' words
+
+    @model_validator(mode="after")
+    def _one_label(self):
+        if placeholders(self.target) != ["label"]:
+            raise ValueError("target holds {label} once, and no other field: it is what the model has to say")
+        if placeholders(self.item) not in (["word", "label"], ["label"]):
+            raise ValueError("item holds {word} and then {label}, or {label} alone")
+        return self
+
+
+class Task(Section):
+    """One task file. Which keys beyond these act depends on `form`; docs/evaluation.md lists them."""
+
+    form: Form
+    data_dir: Str | None = None  # --data_dir wins
+    template: Str  # a YAML file, relative to the task's file
+    train: Str | None = None  # file names in data_dir; pubmedqa and hoc know their own
+    dev: Str | None = None
+    test: Str | None = None
+    fold: Annotated[NonNegativeInt, Field(le=9)] = 0  # pubmedqa: of the ten official ones
+    protocol: Literal["BLUE", "BLURB", "BioGPT"] | None = None  # hoc
+    decoding: Literal["likelihood", "generation"] = "likelihood"  # single labels: compare them, or write one of them
+    normalize: Literal["none", "length", "pmi"] = "none"  # likelihoods: as they are, per token, or less the prior's
+    id_field: Str = "id"  # columns of the files; without ids, lines count from 1
+    label_field: Str = "label"
+    long_fields: tuple[Str, ...] = ()  # what may be cut at its end where a text exceeds the context
+    negative: Str | None = None  # relations: the class that does not count in micro-F1
+    scale: dict[Str, Float] = Field({})  # similarity: label: its value
+    sentences: Bool = True  # ner from PubTator: one example a sentence, not one a document
+    max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (said in the results)
+
+    @model_validator(mode="after")
+    def _protocol_said(self):
+        if self.form == "hoc" and self.protocol is None:
+            raise ValueError("protocol: hoc has three that do not compare; choose BLUE, BLURB or BioGPT")
+        return self

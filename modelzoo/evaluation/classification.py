@@ -1,0 +1,32 @@
+"""One label of a few for a text, from .jsonl, .tsv or .csv files: yes/no questions, classes, multiple choice."""
+
+from collections.abc import Sequence
+
+from modelzoo.evaluation import metrics
+from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
+from modelzoo.evaluation.task import SingleLabel
+
+
+class Classification(SingleLabel):
+    """Fields: every column of the file but the label."""
+
+    main_metric = "accuracy"
+
+    def read(self, split: str, fold: int) -> list[Example]:
+        path = self.path(split)
+        return unique((self._example(i, where, row) for i, (where, row) in enumerate(rows(path), 1)), path)
+
+    def _example(self, number: int, where: str, row: dict) -> Example:
+        label = str(need(row, self.config.label_field, where))
+        fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
+        return Example(str(row.get(self.config.id_field, number)), fields, self.gold(label, where))
+
+    def gold(self, label: str, where: str) -> str:
+        """What the metrics compare."""
+        return self.known(label, where)
+
+    def metrics(self, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+        return metrics.classification(golds, predictions)
+
+    def describe(self) -> str:
+        return f"{self.name}: one of {', '.join(self.labels)}; accuracy and macro-F1"

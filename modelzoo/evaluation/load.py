@@ -1,0 +1,55 @@
+"""Task files to tasks."""
+
+import difflib
+import os
+from collections.abc import Sequence
+
+from modelzoo.config import load as config
+from modelzoo.config.errors import UserError
+from modelzoo.config.task import Task as Config
+from modelzoo.config.task import Template
+from modelzoo.evaluation.classification import Classification
+from modelzoo.evaluation.hoc import HoC
+from modelzoo.evaluation.multilabel import MultiLabelFile
+from modelzoo.evaluation.ner import NER
+from modelzoo.evaluation.pubmedqa import PubMedQA
+from modelzoo.evaluation.relations import Relations
+from modelzoo.evaluation.similarity import Similarity
+from modelzoo.evaluation.task import Task
+
+FORMS: dict[str, type[Task]] = {
+    "pubmedqa": PubMedQA,
+    "hoc": HoC,
+    "classification": Classification,
+    "multilabel": MultiLabelFile,
+    "ner": NER,
+    "relations": Relations,
+    "similarity": Similarity,
+}
+BUNDLED = os.path.join("configs", "eval")
+
+
+def load_task(path: str, overrides: Sequence[str] = (), template: str | None = None) -> Task:
+    """The task in a YAML file, or the bundled one of that name.
+
+    Args:
+        overrides: "key=value" over the task's file.
+        template: another template's file, instead of the task's.
+    """
+    path = _find(path)
+    c = config.load(path, Config, overrides)
+    file = template or os.path.join(os.path.dirname(path), c.template)
+    name = os.path.splitext(os.path.basename(path))[0]
+    return FORMS[c.form](name, c, config.load(file, Template), os.path.normpath(file))
+
+
+def _find(path: str) -> str:
+    if path.endswith((".yaml", ".yml")) or os.path.exists(path):
+        return path
+    bundled = os.path.join(BUNDLED, f"{path}.yaml")
+    if os.path.exists(bundled):
+        return bundled
+    names = [n.removesuffix(".yaml") for n in sorted(os.listdir(BUNDLED))] if os.path.isdir(BUNDLED) else []
+    near = difflib.get_close_matches(path, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"bundled: {', '.join(names)}; or name a YAML file"
+    raise UserError(f"{path}: no such task; {hint}")

@@ -1,0 +1,31 @@
+"""Any number of labels for a text, from .jsonl (lists) or .tsv/.csv files (joined by | or ,)."""
+
+import re
+from collections.abc import Sequence
+
+from modelzoo.evaluation import metrics
+from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
+from modelzoo.evaluation.task import MultiLabel
+
+
+class MultiLabelFile(MultiLabel):
+    """Fields: every column of the file but the labels."""
+
+    main_metric = "micro_f1"
+
+    def read(self, split: str, fold: int) -> list[Example]:
+        path = self.path(split)
+        return unique((self._example(i, where, row) for i, (where, row) in enumerate(rows(path), 1)), path)
+
+    def _example(self, number: int, where: str, row: dict) -> Example:
+        value = need(row, self.config.label_field, where)
+        found = value if isinstance(value, list) else [v for v in re.split(r"\s*[|,]\s*", str(value).strip()) if v]
+        gold = self.sorted({self.known(str(label), where) for label in found})
+        fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
+        return Example(str(row.get(self.config.id_field, number)), fields, gold)
+
+    def metrics(self, golds: Sequence, predictions: Sequence) -> dict[str, float]:
+        return metrics.multilabel(golds, predictions, self.order)
+
+    def describe(self) -> str:
+        return f"{self.name}: any of {len(self.order)} labels; micro-F1, macro-F1 and exact match"

@@ -1,0 +1,118 @@
+"""Predictions of a model: the likelihood of given answers, and answers written under a grammar.
+
+A model here is anything with `model.hidden([b, t] ids) -> [b, t, d]` and `model.logits([n, d]) -> [n, V]`. Rows are
+padded on the right, which a causal model does not see.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from modelzoo.evaluation.grammar import Answer
+
+Progress = Callable[[int, int], None]
+
+
+class Likelihoods(NamedTuple):
+    """Of one example's answers: summed log-probabilities (nats) [answers], and over how many tokens each."""
+
+    log_p: np.ndarray
+    tokens: np.ndarray
+
+
+class _Row(NamedTuple):
+    """Ids to run, and (position, token, example, answer) whose log-probability is asked."""
+
+    ids: list[int]
+    asked: list[tuple[int, int, int, int]]
+
+
+@torch.inference_mode()
+def likelihoods(
+    model,
+    backend,
+    prompts: Sequence[list[int]],
+    answers: Sequence[Sequence[list[int]]],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> list[Likelihoods]:
+    """log p(answer | prompt) of each example's answers.
+
+    Tokens that all answers of an example begin with count as part of its prompt: they shift all alike. Where one token
+    then tells the answers apart, a prompt runs once for all of them.
+    """
+    rows, results = [], []
+    for e, (prompt, choices) in enumerate(zip(prompts, answers, strict=True)):
+        shared = _shared(choices)
+        base, rest = [*prompt, *choices[0][:shared]], [c[shared:] for c in choices]
+        results.append(Likelihoods(np.zeros(len(rest)), np.array([len(c) for c in rest])))
+        if all(len(c) == 1 for c in rest):
+            rows.append(_Row(base, [(len(base) - 1, c[0], e, a) for a, c in enumerate(rest)]))
+        else:
+            for a, c in enumerate(rest):
+                asked = [(len(base) - 1 + i, token, e, a) for i, token in enumerate(c)]
+                rows.append(_Row([*base, *c[:-1]], asked))
+    rows.sort(key=lambda r: -len(r.ids))  # the largest batch first: what does not fit in memory fails at once
+    for begin in range(0, len(rows), batch_size):
+        batch = rows[begin : begin + batch_size]
+        at = [(r, position) for r, row in enumerate(batch) for position, _, _, _ in row.asked]
+        places = sorted(set(at))
+        where = {place: i for i, place in enumerate(places)}
+        log_p = torch.log_softmax(_logits(model, backend, [row.ids for row in batch], places), -1)
+        for r, row in enumerate(batch):
+            picked = log_p[[where[r, q[0]] for q in row.asked], [q[1] for q in row.asked]].double().cpu().numpy()
+            for (_, _, e, a), value in zip(row.asked, picked, strict=True):
+                results[e].log_p[a] += value
+        if progress:
+            progress(min(begin + batch_size, len(rows)), len(rows))
+    return results
+
+
+def _shared(choices: Sequence[list[int]]) -> int:
+    """How many tokens all begin with, short of the whole of any."""
+    n = 0
+    while n < min(map(len, choices)) - 1 and len({c[n] for c in choices}) == 1:
+        n += 1
+    return n
+
+
+@torch.inference_mode()
+def generate(
+    model,
+    backend,
+    prompts: Sequence[list[int]],
+    answers: Sequence[Answer],
+    batch_size: int,
+    progress: Progress | None = None,
+) -> None:
+    """Write each answer greedily: of the tokens that its grammar allows, the likeliest; ties go to the lower id."""
+    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+    for begin in range(0, len(order), batch_size):
+        batch = order[begin : begin + batch_size]
+        while True:
+            for i in batch:
+                answers[i].forced()
+            open_ = [i for i in batch if answers[i].labels is None]
+            if not open_:
+                break
+            ids = [[*prompts[i], *answers[i].ids] for i in open_]
+            logits = _logits(model, backend, ids, [(r, len(x) - 1) for r, x in enumerate(ids)]).cpu()
+            for row, i in zip(logits, open_, strict=True):
+                allowed = answers[i].allowed()
+                answers[i].write(allowed[int(row[allowed].argmax())])
+        if progress:
+            progress(min(begin + batch_size, len(order)), len(order))
+
+
+def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> Tensor:
+    """float32 logits [places, V] at (row, position)."""
+    ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int32)
+    for row, x in zip(ids, rows, strict=True):
+        row[: len(x)] = torch.tensor(x, dtype=torch.int32)
+    with backend.autocast():
+        hidden = model.model.hidden(backend.put({"input_ids": ids})["input_ids"])
+        r, p = zip(*places, strict=True)
+        return model.model.logits(hidden[list(r), list(p)]).float()

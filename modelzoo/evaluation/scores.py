@@ -1,0 +1,106 @@
+"""A model's scores on a task: predictions, metrics, intervals."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.evaluation import intervals, predict
+from modelzoo.evaluation.encode import Counts, count, encode_prompt
+from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.grammar import Answer
+from modelzoo.evaluation.task import Task
+
+
+class Prediction(NamedTuple):
+    """`log_p`: of each label, where labels were compared by their likelihood."""
+
+    id: str
+    gold: Any
+    prediction: Any
+    log_p: dict[str, float] | None = None
+
+
+class Scores(NamedTuple):
+    """Metrics by name, their 95 % bootstrap intervals, and what they come from."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    predictions: list[Prediction]
+    n: int
+    counts: Counts
+
+
+def evaluate(
+    model,
+    backend,
+    task: Task,
+    examples: Sequence[Example],
+    tokenizer: Tokenizer,
+    length: int,
+    soft_tokens: int = 0,
+    batch_size: int = 8,
+    progress: predict.Progress | None = None,
+    vocab_size: int = 0,
+    place: str = "before_target",
+    resamples: int = intervals.RESAMPLES,
+) -> Scores:
+    """Score `model` on `examples`. Examples without gold are predicted, and left out of the metrics.
+
+    Args:
+        model: GPTModel, or another with `model.hidden` and `model.logits`; its training mode is left as it was.
+        backend: has `autocast()` and `put(batch)`.
+        length: ids at most in a row; sources are cut to it (encode.encode_prompt).
+        soft_tokens, vocab_size, place: the soft prompt, as encode_prompt takes it.
+        progress: called with (rows done, rows in all).
+        resamples: of the bootstrap; 0 leaves intervals out.
+    """
+    was = model.training
+    model.eval()
+    try:
+        prompts = [encode_prompt(task, e, tokenizer, length, soft_tokens, vocab_size, place) for e in examples]
+        ids = [p.ids for p in prompts]
+        if task.config.decoding == "likelihood" and task.choices(examples[0]) is not None:
+            soft = (soft_tokens, vocab_size, place)
+            found = _compare(model, backend, task, examples, ids, tokenizer, length, soft, batch_size, progress)
+        else:
+            answers = [Answer.begin(task, e, tokenizer) for e in examples]
+            predict.generate(model, backend, ids, answers, batch_size, progress)
+            found = [Prediction(e.id, e.gold, task.answer(a.labels)) for e, a in zip(examples, answers, strict=True)]
+    finally:
+        model.train(was)
+    return score(task, found, count(prompts, soft_tokens), resamples)
+
+
+def score(task: Task, found: list[Prediction], counts: Counts, resamples: int = intervals.RESAMPLES) -> Scores:
+    """Metrics and intervals of predictions."""
+    known = [p for p in found if p.gold is not None]
+    golds, predictions = [p.gold for p in known], [p.prediction for p in known]
+    metrics = task.metrics(golds, predictions) if known else {}
+    around = intervals.bootstrap(task.metrics, golds, predictions, resamples) if known and resamples else {}
+    return Scores(metrics, around, found, len(known), counts)
+
+
+def _compare(model, backend, task, examples, prompts, tokenizer, length, soft, batch_size, progress):
+    texts = [task.choices(e) for e in examples]
+    encoded = {text: tokenizer.encode(text) for choices in texts for text in choices.values()}
+    answers = [[encoded[text] for text in choices.values()] for choices in texts]
+    values = predict.likelihoods(model, backend, prompts, answers, batch_size, progress)
+    log_p = [v.log_p for v in values]
+    if task.config.normalize == "length":
+        log_p = [v.log_p / v.tokens for v in values]
+    elif task.config.normalize == "pmi":
+        priors: dict[tuple, np.ndarray] = {}
+        for e, choices, mine in zip(examples, texts, answers, strict=True):
+            if (key := tuple(choices.values())) not in priors:
+                blank = e._replace(fields=dict.fromkeys(e.fields, ""))
+                ids = encode_prompt(task, blank, tokenizer, length, *soft).ids or [tokenizer.eos]
+                priors[key] = predict.likelihoods(model, backend, [ids], [mine], batch_size)[0].log_p
+        log_p = [x - priors[tuple(c.values())] for x, c in zip(log_p, texts, strict=True)]
+    found = []
+    for e, choices, x in zip(examples, texts, log_p, strict=True):
+        labels = list(choices)
+        by_label = dict(zip(labels, map(float, x), strict=True))
+        found.append(Prediction(e.id, e.gold, task.choose(labels, x), by_label))
+    return found

@@ -1,0 +1,188 @@
+"""What every task can do. A form (one small file each) overrides how files are read and how answers are scored."""
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.task import Task as Config
+from modelzoo.config.task import Template
+from modelzoo.evaluation import templates
+from modelzoo.evaluation.examples import Example
+
+SPLITS = ("train", "dev", "test")
+
+
+class Option(NamedTuple):
+    """One way on from a state of an answer: `text` is written, `label` noted (None: nothing to note)."""
+
+    label: str | None
+    text: str | None  # None: the answer ends here
+    state: Hashable
+
+
+END = Option(None, None, None)
+
+
+class Task:
+    """A task: its examples, how they are put to a model, what the model may answer, how answers are scored.
+
+    Answers are paths through `options`; single labels may instead be compared by their likelihood (`choices`).
+    """
+
+    main_metric: ClassVar[str]
+    long_fields: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, name: str, config: Config, template: Template, template_path: str):
+        self.name, self.config, self.template, self.template_path = name, config, template, template_path
+        if not template.labels:
+            raise UserError(f"{template_path}: labels: missing; give each label its words")
+        self.head, self.tail = templates.around_label(template.target)
+
+    def examples(self, split: str, fold: int | None = None) -> list[Example]:
+        """The examples of a split (train, dev or test), in the files' order.
+
+        Args:
+            fold: of tasks with folds; default: the task's.
+
+        Raises:
+            UserError: a file that is missing, malformed or empty; an id twice; a label that the task does not know.
+        """
+        if split not in SPLITS:
+            raise UserError(f"{self.name}: no split {split!r}; known: {', '.join(SPLITS)}")
+        found = self.read(split, self.config.fold if fold is None else fold)
+        if not found:
+            raise UserError(f"{self.name}: the {split} split holds no example")
+        return found[: self.config.max_examples]
+
+    def read(self, split: str, fold: int) -> list[Example]:
+        raise NotImplementedError
+
+    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
+        """Scores by name, `main_metric` among them. Each lies in [0, 1] (correlations in [-1, 1])."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The protocol, said aloud."""
+        raise NotImplementedError
+
+    def source(self, example: Example) -> templates.Rendered:
+        return templates.render(self.template.source, example, self.config.long_fields or self.long_fields, self)
+
+    def pieces(self, example: Example) -> list[str]:
+        """The gold answer as pieces that are tokenised one by one, as `options` writes them."""
+        raise NotImplementedError
+
+    def target(self, example: Example) -> str:
+        """The gold answer's text, without the end-of-text token."""
+        return "".join(self.pieces(example))
+
+    def longest(self, example: Example) -> list[list[str]]:
+        """Answers among which the longest is: room for it is kept when a text is cut."""
+        raise NotImplementedError
+
+    def choices(self, example: Example) -> dict[str, str] | None:
+        """Each label's answer text, where an answer is one of a few; None where it is built of parts."""
+        return None
+
+    def options(self, example: Example, state: Hashable) -> list[Option]:
+        """The ways on from `state`; an answer begins in state None."""
+        raise NotImplementedError
+
+    def answer(self, labels: Sequence[str]) -> Any:
+        """The prediction that noted these labels on its path."""
+        raise NotImplementedError
+
+    def choose(self, labels: Sequence[str], log_p: np.ndarray) -> Any:
+        """The prediction from each label's log-likelihood; the first of equals."""
+        return labels[int(np.argmax(log_p))]
+
+    def folder(self) -> str:
+        """Where the task's files lie."""
+        if self.config.data_dir is None:
+            raise UserError(f"{self.name}: no data_dir; give it in the task's file or by --data_dir")
+        if not os.path.isdir(self.config.data_dir):
+            raise UserError(f"{self.config.data_dir}: no such folder (the data of {self.name}); give --data_dir")
+        return self.config.data_dir
+
+    def path(self, split: str) -> str:
+        """The file of a split that the task names."""
+        name = getattr(self.config, split)
+        if name is None:
+            raise UserError(f"{self.name}: names no file for the {split} split; add `{split}: FILE` to the task")
+        return os.path.join(self.folder(), name)
+
+    def known(self, label: str, where: str) -> str:
+        """`label`, if the template has words for it."""
+        if label not in self.labels:
+            raise UserError(f"{where}: unknown label {label!r}; {self.template_path} knows {', '.join(self.labels)}")
+        return label
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        return self.template.labels
+
+
+class SingleLabel(Task):
+    """The answer is one label."""
+
+    def text(self, label: str) -> str:
+        return self.head + self.labels[label] + self.tail
+
+    def choices(self, example: Example) -> dict[str, str] | None:
+        return {label: self.text(label) for label in self.labels}
+
+    def pieces(self, example: Example) -> list[str]:
+        return [self.text(example.gold)]
+
+    def longest(self, example: Example) -> list[list[str]]:
+        return [[self.text(label)] for label in self.labels]
+
+    def options(self, example: Example, state: Hashable) -> list[Option]:
+        if state is None:
+            return [Option(label, self.text(label), "end") for label in self.labels]
+        return [END]
+
+    def answer(self, labels: Sequence[str]) -> Any:
+        return labels[0]
+
+
+class MultiLabel(Task):
+    """The answer is a set of labels (golds and predictions: sorted as the template lists them), perhaps empty."""
+
+    def __init__(self, name: str, config: Config, template: Template, template_path: str):
+        super().__init__(name, config, template, template_path)
+        self.order = list(template.labels)
+        # A space before the labels belongs to their first word, as byte-level tokenizers have it.
+        self.lead = self.head[len(self.head.rstrip(" ")) :]
+        self.head = self.head.rstrip(" ")
+
+    def sorted(self, labels: set[str]) -> tuple[str, ...]:
+        return tuple(label for label in self.order if label in labels)
+
+    def pieces(self, example: Example) -> list[str]:
+        words = [self.labels[label] for label in example.gold] or [self.template.empty]
+        joined = [(self.template.separator if i else self.lead) + word for i, word in enumerate(words)]
+        return [p for p in (self.head, *joined, self.tail) if p]
+
+    def longest(self, example: Example) -> list[list[str]]:
+        return [self.pieces(example._replace(gold=gold)) for gold in (self.order, ())]
+
+    def options(self, example: Example, state: Hashable) -> list[Option]:
+        if state is None:
+            return [Option(None, self.head, -1)] if self.head else self.options(example, -1)
+        if state == "end":
+            return [END]
+        tail = Option(None, self.tail, "end") if self.tail else END
+        if state == "tail":
+            return [tail]
+        before = self.template.separator if state >= 0 else self.lead
+        ways = [
+            Option(self.order[i], before + self.labels[self.order[i]], i) for i in range(state + 1, len(self.order))
+        ]
+        return [*ways, tail if state >= 0 else Option(None, self.lead + self.template.empty, "tail")]
+
+    def answer(self, labels: Sequence[str]) -> tuple[str, ...]:
+        return tuple(labels)
