@@ -180,11 +180,33 @@ def test_schedule_forms():
         ({"algorithm": "gmp", "sparsity": {"init": 0, "slope": 1}}, "a mapping with `type`"),
         ({"algorithm": "gmp", "init_method": "from_zeros", "sparsity": [0.1, 0.2]}, "from_zeros"),
         ({"sparsity": 0.5, "max_sparsity": 1.0}, "below 1"),
+        ({"sparsity": 0.5, "block": [32]}, "block"),
+        ({"sparsity": 0.5, "block": [0, 32]}, "above 0"),
+        ({"sparsity": 0.5, "block": [32, 32], "shared_inputs": 4}, "give block or shared_inputs, not both"),
+        ({"block": [32, 32], "nm": [2, 4]}, "give block or nm, not both"),
+        ({"sparsity": 0.5, "block": [32, 32], "compat": "cstorch"}, "remove block"),
+        ({"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "balance_in_groups": 2}, "block or balance_in_groups"),
+        ({"algorithm": "rigl", "sparsity": 0.5, "shared_inputs": 4, "balance_out_groups": 2}, "not both"),
+        ({"sparsity": 0.5, "shared_inputs": 4, "distribution": "erk"}, "shared_inputs needs `distribution: uniform`"),
+        ({"sparsity": 0.5, "storage": "packed"}, "unstructured masks are kept dense"),
+        ({"nm": [2, 4], "storage": "packed"}, "nm: [2, 4] are kept dense"),
+        ({"nm": [4, 2], "sparsity": 0.5}, "must be smaller"),
+        ({"nm": [2, 4], "sparsity": 0.75}, "is sparsity 0.5"),
+        ({"nm": [2, 4], "algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.5, "end": 9}}, "is sparsity 0.5"),
+        ({"nm": [2, 4], "init_method": "from_zeros"}, "topk"),
     ],
     ids=str,
 )
 def test_sparsity_that_makes_no_sense(value, words):
     assert words in refused(sparsity=value)
+
+
+def test_patterns_are_named_in_the_configs_words():
+    assert group(0.5)[0].pattern is None and group({"sparsity": 0.5, "block": [1, 1]})[0].pattern is None
+    assert group({"sparsity": 0.5, "block": [32, 2]})[0].pattern == "block: [32, 2]"
+    assert group({"sparsity": 0.5, "shared_inputs": 4})[0].pattern == "shared_inputs: 4"
+    (two_of_four,) = group({"nm": [2, 4]})  # the level follows from the pattern
+    assert two_of_four.pattern == "nm: [2, 4]" and two_of_four.sparsity.value == 0.5
 
 
 # --- optimizer, schedulers, loop, data
