@@ -7,11 +7,12 @@ from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import gathered, masked, native
+from modelzoo.kernels import batched, gathered, masked, native
 from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
-TALL = 16  # rows of a block from which one gathered product per block row beats the dense product
+TALL = 16  # rows of a block from which one gathered product per block row beats the dense product on a CPU
+COPIES = 8  # a batched product gathers its inputs: at most so many copies of the activations
 
 
 def choose(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
@@ -32,9 +33,13 @@ def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
 
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
     """The kernel, and what stands in the way of a faster one."""
+    copies = layout.density * layout.shape[0] / layout.block[0]
+    if copies <= COPIES and layout.block[0] >= 2 * TALL and layout.even:
+        plain = batched
+    else:
+        plain = gathered if device.type == "cpu" and layout.block[0] >= TALL else masked
     if device.type != "cpu":
-        return masked, "no kernel for this device"
-    plain = gathered if layout.block[0] >= TALL else masked
+        return plain, "" if plain is batched else "no kernel for this device"
     if dtype not in (torch.float32, torch.bfloat16):
         return plain, "compiled kernels know float32 and bfloat16"
     if not native.serves(layout):

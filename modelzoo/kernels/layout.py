@@ -52,6 +52,12 @@ class Layout:
         return self.row_ptr.tolist()
 
     @cached_property
+    def even(self) -> bool:
+        """Whether every block row has as many live blocks, and at least one."""
+        live = self.row_ptr.diff()
+        return bool(live.min() == live.max()) and self.nnz > 0
+
+    @cached_property
     def columns(self) -> Tensor:
         """[nnz * C] int64: the inputs that each live block reads, block after block."""
         c = self.block[1]

@@ -39,6 +39,13 @@ def case(block, rows, cols, density, tokens, dtype, seed=0):
     return layout, values, x, dy, torch.randn(rows * block[0], generator=draw)
 
 
+def uneven(cols: int) -> torch.Tensor:
+    """[2, cols] live blocks, one of them dead: no batched product takes these."""
+    live = torch.ones(2, cols, dtype=torch.bool)
+    live[0, 0] = False
+    return live
+
+
 def close(got, want, tolerance):
     if want.numel():
         error = (got.double() - want).abs() / (want.abs() + want.abs().mean() + 1e-30)
@@ -137,9 +144,7 @@ def test_linear_takes_the_compiled_kernel_and_any_strides():
 
 def test_what_the_kernels_do_not_know_goes_to_torch():
     cpu = torch.device("cpu")
-    odd = layout_of(torch.ones(2, 33, dtype=torch.bool), (32, 1))
-    low = layout_of(torch.ones(4, 4, dtype=torch.bool), (8, 8))
-    tall = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))
+    odd, low, tall = (layout_of(uneven(33), (32, 1)), layout_of(uneven(4), (8, 8)), layout_of(uneven(4), (32, 32)))
     assert choose.choose(odd, cpu, torch.float32) is gathered and choose.choose(low, cpu, torch.float32) is masked
     assert choose.choose(tall, cpu, torch.float64) is gathered
     assert "multiples of 32" in choose.note(odd, cpu, torch.float32) and "float64" in choose.note(
@@ -148,7 +153,7 @@ def test_what_the_kernels_do_not_know_goes_to_torch():
 
 
 def test_the_switch_forces_torch(monkeypatch):
-    layout = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))
+    layout = layout_of(uneven(4), (32, 32))
     monkeypatch.setenv(build.SWITCH, "torch")
     assert choose.choose(layout, torch.device("cpu"), torch.float32) is gathered
     assert f"{build.SWITCH}=torch" in choose.note(layout, torch.device("cpu"), torch.float32)
@@ -157,14 +162,14 @@ def test_the_switch_forces_torch(monkeypatch):
 def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
     code = (
         "import torch; from modelzoo.kernels.packed import *; from modelzoo.kernels.choose import note\n"
-        "layout = layout_of(torch.ones(1, 1, dtype=torch.bool), (32, 32))\n"
-        "for _ in range(2): y = linear(torch.ones(2, 32), torch.ones(1, 32, 32), layout)\n"
+        "layout = layout_of(torch.tensor([[True, False], [True, True]]), (32, 32))\n"
+        "for _ in range(2): y = linear(torch.ones(2, 64), torch.ones(3, 32, 32), layout)\n"
         "print(y.sum().item(), note(layout, torch.device('cpu'), torch.float32))"
     )
     env = {**os.environ, "CXX": "/nonexistent/g++", "MEDISWIFT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("2048.0 [32, 32] blocks in float32 on cpu: torch, gathered (no compiled kernels: no")
+    assert done.stdout.startswith("6144.0 [32, 32] blocks in float32 on cpu: torch, gathered (no compiled kernels: no")
     assert done.stderr.count("several times slower: no g++ found") == 1 and not (tmp_path / "cache").exists()
 
 

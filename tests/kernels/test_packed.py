@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import choose, gathered, masked
+from modelzoo.kernels import batched, choose, gathered, masked
 from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, unpack
 
 BLOCKS = [(1, 1), (2, 3), (32, 1), (32, 2), (16, 16), (32, 32), (64, 64)]
@@ -117,6 +117,35 @@ def test_autocast_runs_in_bfloat16_with_float32_masters():
     assert (y.double() - reference).abs().max() < 0.02 * reference.abs().max()
 
 
+@pytest.mark.parametrize("block", [(24, 1), (8, 2), (16, 16)])
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-12), (torch.bfloat16, 2e-2)])
+def test_even_block_rows_as_one_batched_product(block, dtype, tolerance):
+    torch.manual_seed(3)
+    live = torch.zeros(3, 10, dtype=torch.bool).scatter_(1, torch.rand(3, 10).topk(4).indices, True)
+    layout = layout_of(live, block)
+    assert layout.even and not layout_of(live_blocks(3, 10, 0.5), block).even
+    values = torch.randn(layout.nnz, *block)
+    x, dy = torch.randn(9, layout.shape[1], dtype=dtype), torch.randn(9, layout.shape[0], dtype=dtype)
+    bias = torch.randn(layout.shape[0])
+    dense = unpack(values.to(dtype).double(), layout)
+    pairs = [
+        (batched.forward(x, values, layout, bias), x.double() @ dense.t() + bias.to(dtype)),
+        (batched.backward_x(dy, values, layout), dy.double() @ dense),
+        (batched.backward_w(dy, x, layout), pack(dy.double().t() @ x.double(), layout)),
+    ]
+    for got, want in pairs:
+        assert got.shape == want.shape and got.dtype == dtype and got.is_contiguous()
+        torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance * want.abs().max().item())
+
+
+def test_shared_inputs_are_served_by_batched_products():
+    live = torch.zeros(4, 30, dtype=torch.bool)
+    live[:, ::4] = True
+    assert choose.choose(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is batched
+    live[0] = True
+    assert choose.choose(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is gathered
+
+
 def test_float64_never_meets_a_compiled_kernel():
     layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
-    assert choose.choose(layout, torch.device("cpu"), torch.float64) in (gathered, masked)
+    assert choose.choose(layout, torch.device("cpu"), torch.float64) in (gathered, masked, batched)

@@ -68,11 +68,11 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                 by_unit<K>(x, n, dim, i, units);
         std::vector<uint32_t> panel;
         std::vector<int32_t> straight;
+        int64_t step = apart ? sub : 1;  // groups of one block row meet the same columns
 #pragma omp for schedule(dynamic, 2)
-        for (int64_t task = 0; task < chunks * groups; task++) {
-            int64_t i = task / groups, g = task % groups, count = begin[g + 1] - begin[g];
+        for (int64_t task = 0; task < chunks * (groups / step); task++) {
+            int64_t i = task / (groups / step), g = task % (groups / step) * step, count = begin[g + 1] - begin[g];
             const uint32_t* from = units + i * (dim / K::per) * CHUNK;
-            const int32_t* order = index + begin[g];
             if (apart) {  // join them for these tokens
                 Columns columns(w, g);
                 auto column = [&](int64_t c) { return (typename K::io*)units + columns.c(c) * stride + i * CHUNK; };
@@ -82,10 +82,12 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                     for (int t = 0; t < CHUNK; t += 32)
                         K::join(column(2 * k) + t, column(2 * k + 1 < columns.count ? 2 * k + 1 : 2 * k) + t,
                                 panel.data() + k * CHUNK + t);
-                from = panel.data(), order = straight.data();
+                from = panel.data();
             }
-            product<K>(from, packed + begin[g] * GROUP, order, count, bias ? bias + g * GROUP : nullptr,
-                       n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK, y + i * CHUNK * result + g * GROUP, result);
+            for (int64_t end = g + step; g < end; g++)
+                product<K>(from, packed + begin[g] * GROUP, apart ? straight.data() : index + begin[g], count,
+                           bias ? bias + g * GROUP : nullptr, n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK,
+                           y + i * CHUNK * result + g * GROUP, result);
         }
     }
 }
@@ -172,8 +174,7 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
 #pragma omp for schedule(dynamic) nowait
         for (int64_t t = 0; t < padded; t += 32) by_token<K>(x, n, w.in, t, stride * K::per, columns_x);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32)
-            for (int64_t i = 0; i < 32; i += K::per) by_group<K>(dy, n, w.out, t + i, padded, groups_dy);
+        for (int64_t t = 0; t < padded; t += 32) by_group<K>(dy, n, w.out, t, padded, groups_dy);
         std::vector<float> sums;
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
@@ -190,10 +191,16 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
                 for (; c < columns.count; c++)
                     sample<K, 1>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
             }
-            float* to = dvalues + (columns.base - w.values);
-            for (int64_t i = 0; i < columns.count; i++)
-                for (int r = 0; r < GROUP; r++)
-                    to[(columns.first + i / w.C) * w.R * w.C + r * w.C + i % w.C] = sums[i * GROUP + r];
+            int64_t wide = w.C % 16 ? 1 : 16;
+            for (int64_t i = 0; i < columns.count; i += wide) {
+                float* to = dvalues + (columns.at(i) - w.values);
+                const float* from = sums.data() + i * GROUP;
+                if (wide == 16)
+                    for (int r = 0; r < GROUP; r += 16)
+                        transpose16((const uint32_t*)from + r, GROUP, 16, (uint32_t*)to + r * w.C, w.C);
+                else
+                    for (int r = 0; r < GROUP; r++) to[r * w.C] = from[r];
+            }
         }
     }
 }

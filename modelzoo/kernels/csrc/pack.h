@@ -36,14 +36,15 @@ static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t,
     }
 }
 
-// x [n, dim], `per` tokens from t -> [dim / 32][padded / per][32] units: neighbours along tokens share a unit.
+// x [n, dim], 32 tokens from t -> [dim / 32][padded / per][32] units: neighbours along tokens share a unit.
 template <class K>
 static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t padded, uint32_t* to) {
     static const typename K::io zero[GROUP] = {};
-    for (int64_t g = 0; g < dim / GROUP; g++) {
-        const typename K::io* row = x + t * dim + g * GROUP;
-        K::join(t < n ? row : zero, t + 1 < n ? row + dim : zero, to + (g * padded + t) / K::per * GROUP);
-    }
+    for (int64_t g = 0; g < dim; g += GROUP)
+        for (int64_t i = t; i < t + 32; i += K::per) {
+            const typename K::io* row = x + i * dim + g;
+            K::join(i < n ? row : zero, i + 1 < n ? row + dim : zero, to + (g * padded + i * GROUP) / K::per);
+        }
 }
 
 // The live columns of 32 outputs: column i is number c(i) of the input and its weights are at(i)[r * C], r < 32.
