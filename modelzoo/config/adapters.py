@@ -16,17 +16,21 @@ class SoftPrompt(Section):
 
     tokens: NonNegativeInt  # 0: no prompt at all
     place: Literal["before_target", "prefix"] = "before_target"
-    init: Literal["random", "words", "vocab_mean", "sample_vocab"] = "random"
+    init: Literal["random", "words", "vocab_mean", "sample_vocab", "file"] = "random"
     words: Str | None = None  # with init: words; repeated where they are fewer than `tokens`
+    path: Str | None = None  # with init: file; a folder in PEFT's layout, or as `run.py export` writes one
     train: Literal["prompt", "all"] = "prompt"
     seed: NonNegativeInt | None = None  # default: trainer.init.seed
 
     @model_validator(mode="after")
-    def _words_for_words(self):
+    def _beginning(self):
         if self.init == "words" and not (self.words or "").strip():
             raise ValueError("init: words needs `words`, the text to begin with")
-        if self.init != "words" and self.words is not None:
-            raise ValueError(f"words act with init: words only, not with init: {self.init}")
+        if self.init == "file" and self.path is None:
+            raise ValueError("init: file needs `path`, the adapter's folder")
+        for key, how in (("words", "words"), ("path", "file")):
+            if self.init != how and getattr(self, key) is not None:
+                raise ValueError(f"{key} acts with init: {how} only, not with init: {self.init}")
         return self
 
 
@@ -44,6 +48,7 @@ class LoRA(Section):
         "*self_attn.proj_v_dense_layer",
     )  # globs over names of the decoder's linear modules
     bias: Literal["none"] = "none"
+    path: Str | None = None  # an adapter's folder in PEFT's layout to begin from; r, alpha and modules must be its own
 
     @property
     def scale(self) -> PositiveFloat:

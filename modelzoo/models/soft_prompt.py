@@ -22,12 +22,20 @@ class SoftPromptEmbedding(nn.Embedding):
         config: how many vectors, and what they begin as.
         seed: for random beginnings.
         word_ids: token ids of `config.words`, with init: words.
+        rows: [tokens, hidden_size], with init: file.
     """
 
-    def __init__(self, words: nn.Embedding, config: SoftPrompt, seed: int, word_ids: list[int] | None = None):
+    def __init__(
+        self,
+        words: nn.Embedding,
+        config: SoftPrompt,
+        seed: int,
+        word_ids: list[int] | None = None,
+        rows: Tensor | None = None,
+    ):
         super().__init__(words.num_embeddings, words.embedding_dim, _weight=words.weight)
         self.weight = words.weight  # the very parameter, which a tied head shares
-        self.config, self.seed, self.word_ids = config, seed, word_ids
+        self.config, self.seed, self.word_ids, self.rows = config, seed, word_ids, rows
         self.soft_prompt = nn.Parameter(words.weight.new_empty(config.tokens, words.embedding_dim))
 
     def forward(self, input_ids: Tensor) -> Tensor:
@@ -42,11 +50,14 @@ class SoftPromptEmbedding(nn.Embedding):
         """The vectors' beginning, from the word embedding as it now is (so again after weights are loaded).
 
         random: normal, with the standard deviation of the embedding's entries; words: the rows of `word_ids`;
-        vocab_mean: the mean row; sample_vocab: different rows by chance. Depends on nothing but weights and seed.
+        vocab_mean: the mean row; sample_vocab: different rows by chance; file: the rows given. Depends on nothing but
+        weights and seed.
         """
         n, how = self.config.tokens, self.config.init
         generator = keyed(self.seed, "soft_prompt")
-        if how == "random":
+        if how == "file":
+            rows = self.rows
+        elif how == "random":
             rows = torch.randn(n, self.embedding_dim, generator=generator).to(self.weight) * self.weight.std()
         elif how == "vocab_mean":
             rows = self.weight.mean(0, keepdim=True).expand(n, -1)
@@ -58,7 +69,13 @@ class SoftPromptEmbedding(nn.Embedding):
         self.soft_prompt.copy_(rows)
 
 
-def attach(model: GPTModel, config: SoftPrompt, seed: int, word_ids: list[int] | None = None) -> SoftPromptEmbedding:
+def attach(
+    model: GPTModel,
+    config: SoftPrompt,
+    seed: int,
+    word_ids: list[int] | None = None,
+    rows: Tensor | None = None,
+) -> SoftPromptEmbedding:
     """Give `model` a soft prompt, drawn from its weights (arguments as in SoftPromptEmbedding).
 
     Raises:
@@ -68,7 +85,7 @@ def attach(model: GPTModel, config: SoftPrompt, seed: int, word_ids: list[int] |
     traced = words.weight.device.type in ("meta", "lazy")  # has no values, and needs none
     if config.init == "words" and not traced:
         _check_words(config, words.num_embeddings, word_ids)
-    prompted = SoftPromptEmbedding(words, config, config.seed if config.seed is not None else seed, word_ids)
+    prompted = SoftPromptEmbedding(words, config, config.seed if config.seed is not None else seed, word_ids, rows)
     model.model.embedding_layer.word_embeddings = prompted
     if not traced:
         prompted.draw()

@@ -10,6 +10,7 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data import format as f
+from modelzoo.data import tokenizer
 from modelzoo.data.hdf5 import Shards
 from modelzoo.loop import Run
 from modelzoo.models.adapt import adapt
@@ -57,21 +58,17 @@ def prompt_words(config: Config) -> list[int] | None:
     prompt, fit = config.trainer.init.soft_prompt, config.trainer.fit
     if prompt is None or prompt.init != "words":
         return None
-    named = getattr(config.trainer.init, "tokenizer", None)
-    folders = [named] if named else plan.folders(fit.train_dataloader) if fit else []
-    places = [p for d in folders for p in (d, os.path.join(d, f.TOKENIZER), os.path.join(d, os.pardir, f.TOKENIZER))]
-    path = next((p for p in places if os.path.isfile(p)), None)
+    named = config.trainer.init.tokenizer
+    folders = plan.folders(fit.train_dataloader) if fit is not None else []
+    places = [named] if named else [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
+    path = next((p for p in places if named or os.path.exists(os.path.join(p, f.TOKENIZER))), None)
     if path is None:
         raise UserError(
-            f"trainer.init.soft_prompt.words: no {f.TOKENIZER} at {named or 'the training data'}; name one with "
-            "trainer.init.tokenizer"
+            f"trainer.init.soft_prompt.words: no {f.TOKENIZER} beside the training data; name one with "
+            "--set trainer.init.tokenizer=PATH"
         )
-    from tokenizers import Tokenizer  # here alone: training as such needs none
-
-    try:
-        return Tokenizer.from_file(path).encode(prompt.words, add_special_tokens=False).ids
-    except Exception as e:  # the library raises bare Exceptions
-        raise UserError(f"{path}: cannot be read as a tokenizer ({str(e)[:80]})") from None
+    text = tokenizer.read_tokenizer(path)
+    return tokenizer.parse(text, path).encode(prompt.words, add_special_tokens=False).ids
 
 
 def open_shards(config: Config, loader: DataLoader) -> Shards:

@@ -194,3 +194,27 @@ def test_folders_that_hold_no_adapter_of_this_model(tmp_path):
     (tmp_path / "prompt" / names[0]).write_text("{")
     with pytest.raises(UserError, match="cannot be read as an adapter"):
         peft.read_prompt(str(tmp_path / "prompt"), init.model)
+
+
+def test_a_run_begins_from_an_adapters_folder(tmp_path):
+    """`soft_prompt.path` and `lora.path`: what was written is what begins; sizes that differ are named."""
+    model, init = adapted(MUP, soft_prompt={"tokens": 2, "place": "prefix"}, lora={"r": 3, "alpha": 5})
+    weights = {n: p.detach() for n, p in model.named_parameters()}
+    family = hf_config.choose(init.model)
+    matrices = peft.lora_files(weights, init.lora, init.model, family, "base")
+    low = written(tmp_path / "lora", peft.PEFT_FILES, matrices)
+    rows = written(tmp_path / "prompt", *peft.prompt_files(weights[SOFT_PROMPT], init.soft_prompt, init.model, "base"))
+
+    def begun(prompt, section):
+        sections = {"soft_prompt": {"init": "file", "path": rows, **prompt}, "lora": {"path": low, **section}}
+        init = Init.model_validate({"model": {**TINY, **MUP}, **sections})
+        return dict(adapt(GPTModel(init.model), init).named_parameters())
+
+    found = begun({"tokens": 2, "place": "prefix"}, {"r": 3, "alpha": 5})
+    for name, x in weights.items():
+        if name == SOFT_PROMPT or ".lora_" in name:
+            assert torch.allclose(found[name], x, atol=1e-6), name
+    with pytest.raises(UserError, match="has tokens: 2 and place: prefix; give these"):
+        begun({"tokens": 2}, {"r": 3, "alpha": 5})
+    with pytest.raises(UserError, match=r"has r: 3, alpha: 5 and target_modules: \[model"):
+        begun({"tokens": 2, "place": "prefix"}, {"r": 3})
