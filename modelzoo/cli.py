@@ -14,6 +14,7 @@ examples:
   python run.py CPU -p configs/quickstart/s75.yaml -m train_and_eval -o runs/s75
   python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000
   python run.py -p runs/s75/config.yaml -m eval -o runs/s75
+  python run.py -p configs/study/mini.yaml -m study
 
 verbs (run.py VERB --help says more):
 """ + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
@@ -27,7 +28,7 @@ CLUSTER = {  # flags that set the key of the same name in trainer.init.backend
     "mgmt_address": (str, "host:port"),
 }
 CLUSTER_LISTS = ("job_labels", "mount_dirs", "python_paths")
-MODES = ("train", "eval", "train_and_eval", "eval_all", "plan")
+MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "plan")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -77,6 +78,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--validate_only", action="store_true", help="build everything, take one step, write nothing")
     p.add_argument(
         "--compile_only", action="store_true", help="the same with torch.compile (on CSX: compile for the wafer)"
+    )
+    p.add_argument(
+        "--share",
+        metavar="I/N",
+        help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
     p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level")
     csx = p.add_argument_group("CS-2 (used with CSX)")
@@ -154,12 +160,26 @@ def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:
             raise UserError(f"unknown flag {flag}{near}")
 
 
+def _study(args: argparse.Namespace) -> None:
+    """A study's file is no trainer config: of the flags, those that speak of a run's config have no place here."""
+    from modelzoo.study import run as study
+
+    own = argparse.Namespace(**{**vars(args), "overrides": []})
+    if args.target == "CSX" or args.compile_only or args.checkpoint_path or overrides(own):
+        raise UserError("-m study takes CPU or GPU, -p, -o, --set study.KEY=VALUE, --share and --validate_only alone")
+    options = study.Options(args.target, study.share(args.share), args.validate_only)
+    study.run(args.params, args.overrides, args.model_dir, options)
+
+
 def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.tasks import convert, plan
 
     dry = args.validate_only or args.compile_only
+    if args.mode == "study":
+        _study(args)
+        return
     if args.mode is None and not dry:
         raise UserError(f"-m is missing; it is one of {', '.join(MODES)}")
 
