@@ -1,0 +1,149 @@
+"""A study file: one base config and a matrix of variants, each of which becomes an ordinary run.
+
+    study:
+      base: ../quickstart/base.yaml
+      budget: {flops: 2.0e+13}
+      learning_rate: {peak: [1e-3, 2e-3]}
+      seeds: [1, 2, 3]
+      axes:
+        method:
+          dense: {}
+          rigl75: {trainer.init.sparsity: {algorithm: rigl, sparsity: 0.75, update: {freq: 5%, stop: 75%}}}
+
+`5%` stands for that share of the run's steps: runs of one study differ in length, and their schedules with them.
+"""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+
+_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+_NAME = re.compile(r"[A-Za-z0-9_.]+")
+_OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
+
+
+class Budget(Section):
+    """How long each run trains: until it has spent so many training FLOPs (as run), tokens or steps."""
+
+    flops: PositiveFloat | None = None
+    tokens: PositiveInt | None = None
+    steps: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one(self):
+        if sum(x is not None for x in (self.flops, self.tokens, self.steps)) != 1:
+            raise ValueError("takes exactly one of flops, tokens and steps")
+        return self
+
+
+class LearningRate(Section):
+    """Linear warm-up from 0 to the peak, then a cosine down to a share of it at the run's last step."""
+
+    # With several, each is tried with the first seed, and the one with the lowest final loss trains the other seeds.
+    peak: Annotated[tuple[PositiveFloat, ...], BeforeValidator(listed), Field(min_length=1)]
+    warmup: Rate = 0.1  # share of the steps
+    final: Rate = 0.1  # share of the peak
+
+
+class Study(Section):
+    """What varies between the runs of a study, and what they share."""
+
+    base: Str  # a trainer config, relative to the study's file
+    output: Str = "./runs/study"
+    budget: Budget
+    learning_rate: LearningRate | None = None  # null keeps the base's schedulers
+    seeds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (1,)
+    common: dict[Str, Any] = Field({})  # config keys of every run, for example {trainer.init.loop.eval_frequency: 0.1}
+    axes: dict[Str, dict[Str, dict[Str, Any] | None]]  # axis: value: {config key: its value}
+    cells: tuple[dict[Str, Any], ...] | None = None  # cross products to run; null runs the product of all axes
+    flops_per_second: PositiveFloat | None = None  # of this machine in training, for the estimate before the first run
+
+    @model_validator(mode="after")
+    def _adds_up(self):
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ValueError("seeds: each once")
+        for axis, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axes.{axis}: has no values")
+            if bad := next((n for n in (axis, *values) if not _NAME.fullmatch(n)), None):
+                raise ValueError(f"axes.{axis}: {bad!r} names a folder, so it takes letters, digits, _ and . alone")
+        for where, keys in (("common", self.common), *((f"axes.{a}.{n}", k) for a, n, k in self._values())):
+            for key in keys:
+                if key.partition(".")[0] not in ("trainer", *_OWN):
+                    raise ValueError(
+                        f"{where}: {key!r} is no key; write trainer.init..., budget... or learning_rate..."
+                    )
+        for i, block in enumerate(self.cells or ()):
+            for axis, chosen in block.items():
+                if axis not in self.axes:
+                    raise ValueError(f"cells.{i}: unknown axis {axis!r}; known: {', '.join(self.axes)}")
+                for name in () if chosen == "all" else listed(chosen):
+                    if name not in self.axes[axis]:
+                        known = ", ".join(self.axes[axis])
+                        raise ValueError(f"cells.{i}.{axis}: unknown value {name!r}; known: {known}, or all")
+        return self
+
+    def _values(self):
+        return [(axis, name, keys or {}) for axis, values in self.axes.items() for name, keys in values.items()]
+
+    def settings(self) -> list[dict[str, str]]:
+        """The chosen value of each axis, once per cell of the matrix, in the file's order.
+
+        An axis that a block of `cells` leaves out stands at its first value.
+        """
+        blocks = [dict.fromkeys(self.axes, "all")] if self.cells is None else self.cells
+        found: dict[tuple[str, ...], None] = {}
+        for block in blocks:
+            rows: list[tuple[str, ...]] = [()]
+            for axis, values in self.axes.items():
+                chosen = block.get(axis, next(iter(values)))
+                names = list(values) if chosen == "all" else listed(chosen)
+                rows = [(*row, name) for row in rows for name in names]
+            found |= dict.fromkeys(rows)
+        return [dict(zip(self.axes, row, strict=True)) for row in found]
+
+    def keys(self, setting: dict[str, str]) -> dict[str, Any]:
+        """All keys that a setting changes, later axes over earlier ones."""
+        keys = dict(self.common)
+        for axis, name in setting.items():
+            keys |= self.axes[axis][name] or {}
+        return keys
+
+    def of(self, setting: dict[str, str]) -> tuple[Budget, LearningRate | None]:
+        """The budget and learning rate of a setting."""
+        own = {name: part.model_dump() for name in _OWN if (part := getattr(self, name)) is not None}
+        for key, value in self.keys(setting).items():
+            section, _, field = key.partition(".")
+            if section in _OWN:
+                own.setdefault(section, {})[field] = value
+        rate = own.get("learning_rate")
+        return Budget.model_validate(own["budget"]), None if rate is None else LearningRate.model_validate(rate)
+
+
+class StudyFile(Section):
+    """`study:` is the only top-level key (besides `extends:`)."""
+
+    study: Study
+
+
+def stretched(value: Any, steps: int) -> Any:
+    """`value` with every `N%` in it as that share of `steps`, rounded, at least 1."""
+    if isinstance(value, dict):
+        return {k: stretched(v, steps) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [stretched(v, steps) for v in value]
+    if isinstance(value, str) and (share := _PERCENT.fullmatch(value)):
+        return max(1, round(float(share[1]) * steps / 100))
+    return value
+
+
+def schedule(rate: LearningRate, peak: float, steps: int) -> list[dict]:
+    """`trainer.init.schedulers` of a run of `steps` steps."""
+    warmup = max(1, round(rate.warmup * steps))
+    rise = {"initial_learning_rate": 0.0, "end_learning_rate": peak, "total_iters": warmup}
+    fall = {"initial_learning_rate": peak, "end_learning_rate": peak * rate.final}
+    fall["total_iters"] = max(1, steps - warmup)
+    return [{"SequentialLR": {"schedulers": [{"LinearLR": rise}, {"CosineDecayLR": fall}]}}]

@@ -1,0 +1,141 @@
+"""The runs of a study, from its file: which there are, how long each is, and each one's whole config. No torch."""
+
+import json
+import os
+from typing import NamedTuple
+
+from modelzoo.config import load as loader
+from modelzoo.config.errors import UserError
+from modelzoo.config.study import LearningRate, Study, StudyFile, schedule, stretched
+from modelzoo.config.trainer import Config
+from modelzoo.study import budget
+from modelzoo.tasks import plan
+
+
+class Cell(NamedTuple):
+    """One run: a setting (axis: value), a peak learning rate (None: the base's own schedule) and a seed."""
+
+    setting: dict[str, str]
+    label: str  # of the setting
+    peak: float | None
+    seed: int
+    name: str  # of its folder
+    config: Config
+    steps: int
+    flops: int  # training FLOPs as run
+    dense: int  # and dense-equivalent, which is what a device without sparse kernels computes
+
+
+class Matrix(NamedTuple):
+    """A study's runs by setting: in each, the seeds of one peak after the other."""
+
+    study: Study
+    settings: list[list[Cell]]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for setting in self.settings for cell in setting]
+
+
+def read(path: str, overrides: list[str], output: str | None) -> Matrix:
+    """The matrix of the study file at `path`.
+
+    Args:
+        overrides: `study.key=value`.
+        output: instead of the file's.
+
+    Raises:
+        UserError: what is wrong in the study file, or in the config of a run, which it names.
+    """
+    study = loader.load(path, StudyFile, overrides).study
+    if output is not None:
+        study = study.model_copy(update={"output": output})
+    base = os.path.join(os.path.dirname(path), study.base)
+    settings = study.settings()
+    shown = [a for a in study.axes if len({s[a] for s in settings}) > 1] or list(study.axes)[:1]
+    made = []
+    for setting in settings:
+        label = "-".join(setting[a] for a in shown)
+        try:
+            made.append(_setting(study, base, setting, label))
+        except UserError as e:
+            lines = [f"{path}: in {label}: {line.removeprefix('--set ')}" for line in str(e).splitlines()]
+            raise UserError("\n".join(lines)) from None
+        except ValueError as e:  # of the study's own sections
+            raise UserError(f"{path}: in {label}: {str(e).splitlines()[-1].strip()}") from None
+    return Matrix(study, made)
+
+
+def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> list[Cell]:
+    length, rate = study.of(setting)
+    keys = {k: v for k, v in study.keys(setting).items() if k.startswith("trainer.")}
+
+    def config(steps: int, peak: float | None = None, seed: int = study.seeds[0], folder: str = "x") -> Config:
+        own = stretched(keys, steps)
+        own |= {"trainer.init.loop.num_steps": None, "trainer.init.loop.num_epochs": None}
+        own |= {"trainer.init.loop.max_steps": steps, "trainer.init.seed": seed, "trainer.init.model_dir": folder}
+        if rate is not None:
+            own["trainer.init.schedulers"] = schedule(rate, peak or rate.peak[0], steps)
+        doc = loader.resolve(base, Config, [f"{k}={json.dumps(v)}" for k, v in own.items()])
+        return loader.validate(doc, Config)
+
+    probe = config(100)
+    if probe.trainer.fit is None or not probe.trainer.fit.val_dataloader:
+        raise UserError(f"{base}: a study needs trainer.fit with a train_dataloader and a val_dataloader")
+    if length.steps is not None:
+        steps = length.steps
+    elif length.tokens is not None:
+        per_step = probe.trainer.fit.train_dataloader.batch_size * plan.context(probe)
+        steps = max(1, round(length.tokens / per_step))
+    else:
+        steps = budget.steps_for(length.flops, config)
+    plan.check(config(steps).trainer.init, steps)
+    flops, dense = budget.spent(config(steps), steps)
+    peaks = rate.peak if isinstance(rate, LearningRate) else (None,)
+    cells = []
+    for peak in peaks:
+        for seed in study.seeds:
+            name = label + (f"-lr{peak:g}" if len(peaks) > 1 else "") + f"-seed{seed}"
+            made = config(steps, peak, seed, os.path.join(study.output, "runs", name))
+            cells.append(Cell(setting, label, peak, seed, name, made, steps, flops, dense))
+    return cells
+
+
+def text(matrix: Matrix, report_time) -> str:
+    """The matrix as a table, a setting a line, with what it will cost.
+
+    Args:
+        report_time: seconds to text.
+    """
+    study = matrix.study
+    rows = [("setting", "runs", "steps", "tokens", "live weights", "FLOPs a run", "dense / sparse", "time a run")]
+    for cells in matrix.settings:
+        cell, made = cells[0], plan.make(cells[0].config)
+        seconds = cell.dense / study.flops_per_second if study.flops_per_second else None
+        rows.append((
+            cell.label, str(len(runs_of(cells))), f"{cell.steps:,}", f"{made.tokens:,}", f"{made.live:,}",
+            f"{cell.flops:.3g}", f"{cell.dense / cell.flops:.2f}x", report_time(seconds) if seconds else "unknown",
+        ))  # fmt: skip
+    widths = [max(len(r[i]) for r in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(r, widths, strict=True)))
+        for r in rows
+    ]
+    total = sum(c.dense * n for cells in matrix.settings for c, n in [(cells[0], len(runs_of(cells)))])
+    runs = sum(len(runs_of(cells)) for cells in matrix.settings)
+    lines.append(
+        f"{runs} runs, {total:.3g} dense-equivalent FLOPs"
+        + (
+            f": about {report_time(total / study.flops_per_second)} at {study.flops_per_second:.3g} FLOPs a second "
+            "(study.flops_per_second)"
+            if study.flops_per_second
+            else "; study.flops_per_second would tell the time"
+        )
+    )
+    return "\n".join(lines)
+
+
+def runs_of(cells: list[Cell]) -> list[Cell]:
+    """The cells of a setting that will run: every peak with the first seed, the other seeds with one peak."""
+    first = cells[0].seed
+    return [c for c in cells if c.seed == first or c.peak == cells[0].peak]

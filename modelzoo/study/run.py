@@ -1,0 +1,275 @@
+"""`-m study`: runs the matrix of a study file, one ordinary run after the other, and reports. No torch of its own.
+
+Every run is a folder that `-m train_and_eval` made in a process of its own: finished ones are passed over, killed ones
+go on where they stopped, and one that fails is named while the rest goes on.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+from modelzoo import metrics
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump
+from modelzoo.report import duration
+from modelzoo.study import matrix as grid
+from modelzoo.study.matrix import Cell, Matrix
+
+POLL = 0.5  # seconds between looks at a run's log
+RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
+
+
+class Options(NamedTuple):
+    """What the command line says: the device, this process's share (i of n), and whether to run anything."""
+
+    target: str = "auto"
+    share: tuple[int, int] = (0, 1)
+    dry: bool = False
+
+
+def share(text: str | None, environment=os.environ) -> tuple[int, int]:
+    """`I/N`; else what a Slurm array or torchrun says; else everything.
+
+    Raises:
+        UserError: not I/N with 0 <= I < N.
+    """
+    if text is None:
+        for i, n in (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE")):
+            if i in environment and n in environment:
+                first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0)) if i.startswith("SLURM") else 0
+                return share(f"{int(environment[i]) - first}/{environment[n]}")
+        return 0, 1
+    i, slash, n = text.partition("/")
+    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
+        raise UserError(f"--share {text}: write I/N with 0 <= I < N, for example 0/8")
+    return int(i), int(n)
+
+
+def run(path: str, overrides: list[str], output: str | None, options: Options) -> None:
+    """Run this process's share of the study at `path`, and report."""
+    matrix = grid.read(path, overrides, output)
+    study = matrix.study
+    print(f"study      {path} -> {study.output}\n{grid.text(matrix, duration)}")
+    if options.dry:
+        print(f"next       python run.py -p {path} -m study" + (f" -o {output}" if output else ""))
+        return
+    _write(matrix)
+    i, n = options.share
+    mine = sorted(range(len(matrix.settings)), key=lambda s: -matrix.settings[s][0].dense)[i::n]
+    progress = Progress(sum(c.dense for s in mine for c in grid.runs_of(matrix.settings[s])))
+    failed = [name for s in sorted(mine) for name in _setting(matrix, matrix.settings[s], options, progress)]
+    _close(matrix, path, failed, options)
+
+
+def _setting(matrix: Matrix, cells: list[Cell], options: Options, progress: "Progress") -> list[str]:
+    """Run one setting: all peaks with the first seed, then the other seeds with the best. Returns what failed."""
+    first = [c for c in cells if c.seed == cells[0].seed]
+    failed = [c.name for c in first if not _run(matrix, c, options, progress)]
+    peak = best_peak(matrix, cells)
+    others = [c for c in cells if c.seed != cells[0].seed and c.peak == peak]
+    return failed + [c.name for c in others if not _run(matrix, c, options, progress)]
+
+
+def best_peak(matrix: Matrix, cells: list[Cell]) -> float | None:
+    """The peak whose run with the first seed ends with the lowest validation loss; the first where none has ended."""
+    first = [c for c in cells if c.seed == cells[0].seed]
+    losses = {c.peak: loss for c in first if (loss := final_loss(folder(matrix, c), c.steps)) is not None}
+    return min(losses, key=losses.get) if losses else cells[0].peak
+
+
+def folder(matrix: Matrix, cell: Cell) -> str:
+    return os.path.join(matrix.study.output, "runs", cell.name)
+
+
+def final_loss(run_folder: str, steps: int) -> float | None:
+    """Validation loss at the last step, or None."""
+    path = os.path.join(run_folder, "metrics.jsonl")
+    records = metrics.read(path) if os.path.exists(path) else []
+    return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
+
+
+def _write(matrix: Matrix) -> None:
+    """The config of every run, beside the runs; one that has begun keeps the config it began with, or is refused."""
+    for kind in ("configs", "runs", "logs"):
+        os.makedirs(os.path.join(matrix.study.output, kind), exist_ok=True)
+    for cell in matrix.cells:
+        path = _config(matrix, cell)
+        text = dump(cell.config, f"one run of a study: {cell.name}")
+        if _text(path) == text:
+            continue
+        if os.path.exists(os.path.join(folder(matrix, cell), "metrics.jsonl")):
+            raise UserError(
+                f"{folder(matrix, cell)}: began with another config than the study now asks for; give the changed "
+                f"study another output (-o), or remove that folder and {path}"
+            )
+        temporary = f"{path}.{os.getpid()}"
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+
+
+def _text(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def _config(matrix: Matrix, cell: Cell) -> str:
+    return os.path.join(matrix.study.output, "configs", f"{cell.name}.yaml")
+
+
+def finished(matrix: Matrix, cell: Cell) -> bool:
+    """Whether the checkpoint of the last step is there; it comes last, and whole or not at all."""
+    root = cell.config.trainer.init.checkpoint.checkpoint_root or os.path.join(folder(matrix, cell), "checkpoints")
+    return os.path.isfile(os.path.join(root, f"step_{cell.steps}", "manifest.json"))
+
+
+def _run(matrix: Matrix, cell: Cell, options: Options, progress: "Progress") -> bool:
+    """One run to its end. False if it failed, which is said; its log tells why."""
+    if finished(matrix, cell):
+        progress.passed(cell)
+        return True
+    log = os.path.join(matrix.study.output, "logs", f"{cell.name}.txt")
+    command = [sys.executable, "-c", RUN, options.target, "-p", _config(matrix, cell), "-m", "train_and_eval"]
+    # A run is one process: what torchrun told this one of its place among others is not for it.
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    with open(log, "ab") as out:
+        try:  # the run inherits the lock with its output, so one that outlives this process is not begun twice
+            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            progress.passed(cell, "busy       another process is at")
+            return True
+        child = subprocess.Popen(
+            [*command, "-o", folder(matrix, cell)], stdout=out, stderr=out, env=environment, start_new_session=True
+        )
+        with _handed_on(child):
+            while child.poll() is None:
+                progress.show(cell, _last_step(folder(matrix, cell)))
+                time.sleep(POLL)
+    if child.returncode == 0 and finished(matrix, cell):
+        progress.ended(cell, final_loss(folder(matrix, cell), cell.steps))
+        return True
+    progress.failed(cell, child.returncode, log)
+    return False
+
+
+@contextlib.contextmanager
+def _handed_on(child: subprocess.Popen):
+    """Ctrl-C and SIGTERM end the run first, with a checkpoint, and then this process; a second one ends it at once."""
+
+    def handler(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    except BaseException:
+        print("\nstopping the run after its step; once more stops at once", file=sys.stderr)
+        child.terminate()
+        try:
+            child.wait()
+        except KeyboardInterrupt:
+            child.terminate()
+            child.wait()
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _last_step(run_folder: str) -> int:
+    try:
+        with open(os.path.join(run_folder, "metrics.jsonl"), "rb") as file:
+            file.seek(max(0, os.path.getsize(file.name) - 4096))
+            return json.loads(file.read().splitlines()[-1])["step"]
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> None:
+    output = matrix.study.output
+    wanted = [c for cells in matrix.settings for c in cells if _wanted(matrix, cells, c)]
+    open_ = [c.name for c in wanted if not finished(matrix, c)]
+    if len(open_) < len(wanted):
+        from modelzoo.study import report
+
+        page = os.path.join(output, "report.html")
+        report.write_study(matrix, page)
+        print(f"report     {page} ({len(wanted) - len(open_)} of {len(wanted)} runs)")
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; what they said is in "
+            f"{os.path.join(output, 'logs')}; the same command tries them again and passes over the finished ones"
+        )
+    if open_:
+        print(f"open       {len(open_)} runs of other shares; the report is made anew by whichever share ends last")
+    print(f"next       open {os.path.join(output, 'report.html')} in a browser")
+
+
+def _wanted(matrix: Matrix, cells: list[Cell], cell: Cell) -> bool:
+    return cell.seed == cells[0].seed or cell.peak == best_peak(matrix, cells)
+
+
+class Progress:
+    """The live line of a study. Time left is reckoned by dense-equivalent FLOPs, which is what a run's time goes by."""
+
+    def __init__(self, total: float):
+        self.out, self.total, self.done, self.spent = sys.stderr, total, 0.0, 0.0
+        self.live = self.out.isatty()
+        self.begun: float | None = None
+        self.from_step = 0
+        self.printed = 0.0
+
+    def _say(self, text: str) -> None:
+        self.out.write(("\r\x1b[2K" if self.live else "") + text + "\n")
+        self.out.flush()
+
+    def _share(self) -> str:
+        return f"{self.done / self.total:4.0%}" if self.total else "100%"
+
+    def passed(self, cell: Cell, why: str = "finished  ") -> None:
+        self.total -= cell.dense  # so that the rate is of what ran now
+        self._say(f"{why} {cell.name}")
+
+    def show(self, cell: Cell, step: int) -> None:
+        now = time.monotonic()
+        if self.begun is None:
+            self.begun, self.from_step = now, step
+        every = 1.0 if self.live else 30.0
+        if now - self.printed < every:
+            return
+        self.printed = now
+        part = cell.dense * (step - self.from_step) / cell.steps
+        ahead = self.total - self.done - cell.dense * step / cell.steps
+        spent = self.spent + now - self.begun
+        left = f"  left {duration(ahead / (self.done + part) * spent)}" if self.done + part else ""
+        line = f"{self._share()}  {cell.name}  step {step}/{cell.steps}{left}"
+        self.out.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
+        self.out.flush()
+
+    def _stop(self, cell: Cell) -> float:
+        seconds = 0.0 if self.begun is None else time.monotonic() - self.begun
+        self.spent, self.done, self.begun = self.spent + seconds, self.done + cell.dense, None
+        return seconds
+
+    def ended(self, cell: Cell, loss: float | None) -> None:
+        seconds = self._stop(cell)
+        score = "" if loss is None else f"  validation loss {loss:.4f}"
+        self._say(f"{self._share()}  {cell.name}  {cell.steps} steps in {duration(seconds)}{score}")
+
+    def failed(self, cell: Cell, code: int, log: str) -> None:
+        self._stop(cell)
+        self._say(f"FAILED     {cell.name} (exit code {code}): {_last_words(log)}")
+
+
+def _last_words(log: str) -> str:
+    with open(log, encoding="utf-8", errors="replace") as file:
+        lines = [line.strip() for line in file if line.strip()]
+    return next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "it said nothing")
