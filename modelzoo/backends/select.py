@@ -25,10 +25,16 @@ class Choice(NamedTuple):
 def missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
     if kind == "CSX":
-        return csx_preflight.missing(csx_preflight.with_defaults(init.backend))
+        return structured(init) or csx_preflight.missing(csx_preflight.with_defaults(init.backend))
     if kind == "GPU" and not torch.cuda.is_available():
         return "torch sees no CUDA device" if torch.version.cuda else "this torch is a CPU build"
     return None
+
+
+def structured(init: Init) -> str | None:
+    """Why the CS-2 cannot hold the config's masks, or None: it takes each weight for itself."""
+    pattern = next((g.pattern for g in init.sparsity if g.pattern), None)
+    return pattern and f"its masks are unstructured, not trainer.init.sparsity's {pattern}"
 
 
 def select(target: str, init: Init, folder: str = ".") -> Choice:
@@ -40,6 +46,8 @@ def select(target: str, init: Init, folder: str = ".") -> Choice:
     Raises:
         UserError: an explicit target that is not there, with the ways out.
     """
+    if target == "CSX":
+        _require_unstructured(init)
     if target != "auto":
         if why := missing(target, init):
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
@@ -56,6 +64,11 @@ def select(target: str, init: Init, folder: str = ".") -> Choice:
     raise AssertionError("the CPU is always there")
 
 
+def _require_unstructured(init: Init) -> None:
+    if why := structured(init):
+        raise UserError(f"CSX: {why}; leave the pattern out, or train it with GPU or CPU")
+
+
 def _make(kind: str, init: Init, folder: str) -> Backend:
     if kind == "CSX":
         return csx(init, folder)
@@ -68,6 +81,7 @@ def csx(init: Init, folder: str, only: str | None = None) -> Backend:
     Raises:
         UserError: the client library is not installed here.
     """
+    _require_unstructured(init)
     if why := csx_preflight.no_library():
         raise UserError(f"CSX: {why}")
     from modelzoo.backends.csx_backend import CSX  # takes seconds to import, and is installed in its own environment

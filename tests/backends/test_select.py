@@ -124,3 +124,29 @@ def test_batches_and_models_stay_on_the_cpu():
     assert backend.place(model) is model
     x = torch.ones(2)
     assert backend.put({"x": x})["x"] is x
+
+
+BLOCKS = {"sparsity": 0.75, "block": [4, 4]}
+SHARED = {"algorithm": "rigl", "sparsity": 0.75, "shared_inputs": 4}
+
+
+@pytest.mark.parametrize("section,name", [
+    (BLOCKS, "block: [4, 4]"), (SHARED, "shared_inputs: 4"), ({"nm": [2, 4]}, "nm: [2, 4]"),
+])  # fmt: skip
+def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
+    machine(csx=True, gpu=True)
+    init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
+    words = f"its masks are unstructured, not trainer.init.sparsity's {name}"
+    assert select.select("auto", init).said == f"CSX: {words}; running on GPU"
+    with pytest.raises(UserError) as e:
+        select.select("CSX", init)
+    assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"
+
+
+def test_a_pattern_is_refused_before_it_is_lowered():
+    """With or without the client library at hand."""
+    for only in ("validate", "compile"):
+        with pytest.raises(
+            UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; leave the pattern out"
+        ):
+            select.csx(config(sparsity=BLOCKS).trainer.init, ".", only)
