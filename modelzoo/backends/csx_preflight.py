@@ -88,12 +88,13 @@ def with_defaults(config: Backend) -> Backend:
     return Backend.model_validate(merged)
 
 
-def check(config: Config, backend: Backend) -> list[str]:
+def check(config: Config, backend: Backend, compile_only: bool = False) -> list[str]:
     """Everything about a job that can be judged from here.
 
     Args:
         config: the whole config.
         backend: its backend section, site defaults included.
+        compile_only: such a job reads no data, so what is wrong with its folders is said and not refused.
 
     Returns:
         Lines that say what was checked.
@@ -118,16 +119,18 @@ def check(config: Config, backend: Backend) -> list[str]:
             "trainer.init.precision.loss_scaling_factor: cbfloat16 overflows and underflows without a dynamic loss "
             "scale; set it to dynamic"
         )
-    fit = config.trainer.fit
+    fit, folders = config.trainer.fit, []
     if fit is not None:
-        problems += _data(fit.train_dataloader, backend)
+        folders = _folders(fit.train_dataloader, backend)
+        problems += _batch(fit.train_dataloader, backend) + ([] if compile_only else folders)
     if problems:
         raise UserError("\n".join(problems))
     said = ["the cluster answers"] if backend.mgmt_address else []
     said += ["versions match", f"{len(backend.mount_dirs)} mounts and {len(backend.python_paths)} python paths exist"]
     if fit is not None:
         data = "data is mounted" if backend.mount_dirs else "data exists (mounting it is left to the cluster)"
-        said.append(f"{data}, {backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
+        said.append(f"{backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
+        said += [f"-m train would stop: {x}" for x in folders] or [data]
     return said
 
 
@@ -140,11 +143,17 @@ def _versions(backend: Backend) -> list[str]:
     return []
 
 
-def _data(loader: DataLoader, backend: Backend) -> list[str]:
+def _batch(loader: DataLoader, backend: Backend) -> list[str]:
+    if loader.batch_size % backend.num_csx == 0:
+        return []
+    return [
+        f"trainer.fit.train_dataloader.batch_size: {loader.batch_size} does not share out to {backend.num_csx} systems"
+    ]
+
+
+def _folders(loader: DataLoader, backend: Backend) -> list[str]:
     """The input workers run on the cluster: they see what is mounted there and nothing else."""
     where, problems = "trainer.fit.train_dataloader", []
-    if loader.batch_size < backend.num_csx or loader.batch_size % backend.num_csx:
-        problems.append(f"{where}.batch_size: {loader.batch_size} does not share out to {backend.num_csx} systems")
     folders = [d for m in loader.mixture or () for d in m.data_dir] if loader.mixture else loader.data_dir or ()
     for folder in folders:
         if not os.path.exists(folder):

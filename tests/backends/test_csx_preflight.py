@@ -133,6 +133,17 @@ def test_data_inside_a_mount_is_found(tmp_path, monkeypatch):
     assert any("data is mounted" in line for line in preflight.check(c, c.trainer.init.backend))
 
 
+def test_a_compile_job_needs_no_data_but_says_what_training_would(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: preflight.RELEASE)
+    c = job(tmp_path, mount_dirs=["/usr"])
+    (refused,) = problems(c, monkeypatch).splitlines()
+    said = preflight.check(c, c.trainer.init.backend, compile_only=True)
+    assert "none of the mounted folders" in refused and f"-m train would stop: {refused}" in said
+    uneven = job(tmp_path, batch=5, num_csx=2)
+    with pytest.raises(UserError, match="does not share out to 2 systems"):
+        preflight.check(uneven, uneven.trainer.init.backend, compile_only=True)
+
+
 def test_site_defaults_fill_in_and_add_folders(tmp_path, monkeypatch):
     site = tmp_path / "site.yaml"
     site.write_text("mgmt_address: site:9000\nnum_csx: 4\nmount_dirs: [/site, /both]\npython_paths: /site/code\n")

@@ -41,6 +41,10 @@ def test_no_module_imports_torch(repo):
         (["pubmed", "--input", ".", "--output", "o", "--msl", "2"], "the command line: msl: must be at least 8, got 2"),
         (["pubmed", "--input", ".", "--output", "o", "--set", "filters.min_char=3"], "did you mean 'min_chars'"),
         (["pubmed", "--input", ".", "--output", "o", "--set", "msl"], "write key=value"),
+        (
+            ["pubmed", "--input", ".", "--output", "o", "--set", "filters={min_chars: 1, min_chars: 2}"],
+            "duplicate key 'min_chars'",
+        ),
         (["pubmed", "--input", ".", "--output", "o", "--shard", "3/3"], "0 <= I < N"),
         (["pubmed", "--input", ".", "--output", "o", "--objective", "prompt_completion"], "needs source: jsonl"),
         (["pubmed", "--config", "gone.yaml"], "gone.yaml: no such config"),
