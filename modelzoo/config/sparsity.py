@@ -142,6 +142,11 @@ class SparsityGroup(Section):
             return f"nm: [{self.nm[0]}, {self.nm[1]}]"
         return f"block: [{self.block[0]}, {self.block[1]}]" if self.block != (1, 1) else None
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the pattern is one of blocks, which can be stored as live blocks alone."""
+        return self.pattern is not None and self.nm is None
+
     @model_validator(mode="before")
     @classmethod
     def _aliases(cls, value: Any) -> Any:

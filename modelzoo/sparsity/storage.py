@@ -1,4 +1,4 @@
-"""How a block-sparse weight is stored off the CS-2: whole under its mask, or as its live blocks where that is faster."""
+"""How a block-sparse weight is stored off the CS-2: whole under its mask, or as live blocks where that is faster."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def store(
     Returns:
         The group's parameters as they are stored now, and what to say about it, a line each.
     """
-    if group.pattern is None or group.nm or group.storage == "dense":
+    if not group.blocked or group.storage == "dense":
         return list(parameters), []
     done, said = [], Counter()
     for p in parameters:

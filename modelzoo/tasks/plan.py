@@ -1,6 +1,7 @@
 """What a config means before anything runs: parameters, FLOPs, memory, steps, tokens, paths. No torch."""
 
 import json
+import math
 import os
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from modelzoo.data import format as f
 from modelzoo.models.shapes import lora_targets, parameters, trains, with_adapters
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
-from modelzoo.sparsity.select import group_counts, select
+from modelzoo.sparsity.select import check_sides, group_counts, select
 
 SAMPLES = 1000  # steps at which a longer run's sparsity is looked at for the mean FLOPs
 
@@ -49,6 +50,7 @@ def first_masks(init: Init) -> dict[str, int]:
 def check(init: Init, max_steps: int | None) -> None:
     """Refuse sparsity that selects nothing, or whose schedule would empty a weight within the run."""
     for group, sizes in groups(init):
+        check_sides(group, sizes)
         highest, step = schedules.check(group, max_steps or 0)
         counts = group_counts(group, sizes, highest)
         empty = next((n for n, k in counts.items() if k == 0), None)
@@ -92,7 +94,7 @@ def make(config: Config) -> Plan:
         mean=start.total  # frozen masks do not change
         if init.base_frozen
         else dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
-        bytes=_memory(config, total, sparse_total, trained, msl),
+        bytes=_memory(config, total, trained, msl),
     )
 
 
@@ -156,12 +158,12 @@ def context(config: Config) -> int:
     return config.trainer.init.model.max_position_embeddings
 
 
-def _memory(config: Config, total: int, sparse_total: int, trained: int, msl: int) -> dict[str, int]:
+def _memory(config: Config, total: int, trained: int, msl: int) -> dict[str, int]:
     """Bytes of a training run on one device. Activations are an estimate: what backward needs of a micro-batch."""
     init, fit = config.trainer.init, config.trainer.fit
     m, half = init.model, 2 if init.precision.enabled else 4
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
-    dynamic = any(g.algorithm != "static" for g in init.sparsity)
+    gone, masks = _stored(init, ("packed",))
     micro = 0
     if fit is not None:
         asked = fit.train_dataloader.micro_batch_size
@@ -170,12 +172,52 @@ def _memory(config: Config, total: int, sparse_total: int, trained: int, msl: in
         8 * m.hidden_size + half * (2 * m.hidden_size + 5 * m.inner_dim + 2 * m.filter_size)
     )
     return {
-        "weights": 4 * total,
-        "gradients": 4 * trained,
-        "optimizer": 4 * moments * trained,
-        "masks": (2 + 4 * dynamic) * sparse_total,
+        "weights": 4 * (total - gone),
+        "gradients": 4 * (trained if init.base_frozen else trained - gone),
+        "optimizer": 4 * moments * (trained if init.base_frozen else trained - gone),
+        "masks": masks,
         "activations (estimate)": micro * msl * per_token,
     }
+
+
+def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
+    """Dead weights that are not stored at the start, and the bytes of masks and ages, off the CS-2.
+
+    Args:
+        packed: the values of `storage` that are taken to mean live blocks alone.
+    """
+    gone = masks = 0
+    for group, sizes in groups(init):
+        total = sum(math.prod(size) for size in sizes.values())
+        live = sum(group_counts(group, sizes, schedules.held(group, 0)).values())
+        ages = 4 * (group.algorithm != "static")
+        if group.blocked and group.storage in packed:
+            gone, masks = gone + total - live, masks + ages * live
+        else:
+            masks += (2 + ages) * total
+    return gone, masks
+
+
+def _real(init: Init) -> list[str]:
+    """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
+    blocked = [(g, sizes) for g, sizes in groups(init) if g.blocked and g.storage != "dense"]
+    counted = "           counted, not measured: off the CS-2, "
+    if not blocked:
+        return [f"{counted}these masks save no time: weights are stored and computed whole"]
+    count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
+    auto = any(g.storage == "auto" for g, _ in blocked)
+    lines = [
+        f"{counted}{count} weights are stored and computed as live blocks"
+        + (" where that is faster" if auto else "")
+        + (f", {others - count} whole under masks" if others > count else "")
+    ]
+    if auto:
+        less, masks = _stored(init, ("packed",))
+        most, fewer = _stored(init, ("packed", "auto"))
+        moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
+        saved = (most - less) * 4 * (1 if init.base_frozen else 2 + moments) + masks - fewer
+        lines.append(f"           (the run says which; then {size(saved)} less memory than below)")
+    return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
 
 
 def text(config: Config) -> str:
@@ -195,7 +237,9 @@ def text(config: Config) -> str:
     for group, sizes in groups(init):
         start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
         lines.append(
-            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}: {start:.4g}"
+            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
+            + (f", {group.pattern}" if group.pattern else "")
+            + f": {start:.4g}"
             + (f" to {end:.4g}" if end != start else "")
             + f" over {len(sizes)} weights"
         )
@@ -213,7 +257,7 @@ def text(config: Config) -> str:
             + (f", as scheduled {p.tokens * p.mean:.4g} ({p.dense.total / p.mean:.3f}x)" if init.sparsity else "")
         )
     if init.sparsity:
-        lines.append("           counted, not measured: off the CS-2, unstructured masks save no time")
+        lines += _real(init)
     needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
     lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
     if fit is not None:

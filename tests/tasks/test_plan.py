@@ -8,6 +8,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
+from modelzoo.report import size
 from modelzoo.tasks import plan
 
 L, D, V, T, BATCH = 2, 8, 11, 5, 4
@@ -190,7 +191,49 @@ def test_memory_of_weights_and_optimizer():
     assert memory()[key] == BATCH * memory(fit=micro)[key]
 
 
+def test_memory_of_packed_blocks():
+    """Dead blocks take no weight, gradient or moment; masks go with them, and only ages of live weights stay."""
+
+    def memory(**fields):
+        return plan.make(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
+
+    whole, packed = memory(storage="dense"), memory(storage="packed")
+    dead = MATRICES - MATRICES // 4
+    assert whole == memory(storage="auto") and whole["masks"] == 2 * MATRICES and packed["masks"] == 0
+    for part, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
+        assert whole[part] - packed[part] == each * dead
+    rigl = {"algorithm": "rigl", "update": {"freq": 2}}
+    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4
+    assert memory(storage="dense", **rigl)["masks"] == (2 + 4) * MATRICES
+
+
+def test_text_says_where_sparsity_is_real():
+    def text(*sections):
+        return plan.text(config(list(sections)))
+
+    blocks = {"sparsity": 0.75, "block": [4, 4]}
+    assert "static, random masks, uniform, block: [4, 4]: 0.75 over 12 weights" in text(blocks)
+    whole = "counted, not measured: off the CS-2, these masks save no time"
+    assert (
+        whole in text({"sparsity": 0.75})
+        and whole in text({"nm": [2, 4]})
+        and whole in text({**blocks, "storage": "dense"})
+    )
+    auto = text(blocks)
+    saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES
+    assert "12 weights are stored and computed as live blocks where that is faster" in auto
+    assert f"then {size(saved)} less memory than below" in auto and "-m bench" in auto
+    both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
+    assert "2 weights are stored and computed as live blocks, 10 whole under masks" in both
+    assert "less memory" not in both
+
+
 # --- check: what a run would trip over
+
+
+def test_check_refuses_blocks_that_do_not_divide():
+    assert "sparsity.block: 7 does not divide" in refused({"sparsity": 0.5, "block": [7, 4]})
+    assert "sparsity.shared_inputs: 3 does not divide" in refused({"sparsity": 0.5, "shared_inputs": 3})
 
 
 def refused(sparsity, steps=100) -> str:
