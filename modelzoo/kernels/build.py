@@ -16,7 +16,7 @@ import torch
 SOURCES = Path(__file__).with_name("csrc")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-w"]
 SWITCH = "MEDISWIFT_KERNELS"  # "torch": never compile; unset or "auto": compile where it can be done
-ABI = ("block_forward", "block_backward_x", "block_backward_w")
+ABI = [f"{kind}_{product}" for kind in ("block", "single") for product in ("forward", "backward_x", "backward_w")]
 
 
 class Unavailable(Exception):

@@ -40,10 +40,8 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         plain = gathered if device.type == "cpu" and layout.block[0] >= TALL else masked
     if device.type != "cpu":
         return plain, "" if plain is batched else "no kernel for this device"
-    if dtype not in (torch.float32, torch.bfloat16):
-        return plain, "compiled kernels know float32 and bfloat16"
-    if not native.serves(layout):
-        return plain, "compiled kernels know blocks of 32 k rows on inputs in multiples of 32"
+    if not native.serves(layout, dtype):
+        return plain, "compiled kernels know blocks of 32 k rows in float32 and bfloat16, and [1, 1] in float32"
     try:
         loaded = library()
     except Unavailable as reason:

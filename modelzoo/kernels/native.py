@@ -1,4 +1,4 @@
-"""The products of a packed weight in C++, compiled on first use for the processor at hand (csrc/blocks.cpp).
+"""The products of a packed weight in C++, compiled on first use for the processor at hand (csrc/).
 
 Serves float32 anywhere, and bfloat16 where the processor multiplies it (avx512_bf16); elsewhere bfloat16 activations
 are widened to float32, which is as exact and no slower than torch's own bfloat16 there.
@@ -23,9 +23,12 @@ class _Weight(ctypes.Structure):
     ]
 
 
-def serves(layout: Layout) -> bool:
-    """Whether the kernels know this pattern: tall blocks in whole groups of 32 outputs, inputs likewise."""
-    return layout.block[0] % 32 == 0 and layout.shape[1] % 32 == 0
+def serves(layout: Layout, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel: blocks in whole groups of 32 outputs and inputs, or single weights in float32."""
+    out, inputs = layout.shape
+    if layout.block == (1, 1):
+        return dtype == torch.float32 and out % 16 == inputs % 16 == 0
+    return dtype in (torch.float32, torch.bfloat16) and layout.block[0] % 32 == inputs % 32 == 0
 
 
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
@@ -34,7 +37,8 @@ def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor 
     weight = _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
     n = ctypes.c_int64(x.shape[0])
-    getattr(library(), name)(
+    kind = "single" if layout.block == (1, 1) else "block"
+    getattr(library(), f"{kind}_{name}")(
         ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *pointers
     )
 
@@ -52,7 +56,7 @@ def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> T
     """x [n, in] -> [n, out] in x's dtype; bias is added before rounding."""
     rows = _activations(x)
     y = rows.new_empty(x.shape[0], layout.shape[0])
-    _call("block_forward", _master(values), layout, rows, None if bias is None else _master(bias), y)
+    _call("forward", _master(values), layout, rows, None if bias is None else _master(bias), y)
     return y.to(x.dtype)
 
 
@@ -60,7 +64,7 @@ def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """dy [n, out] -> [n, in] in dy's dtype."""
     rows = _activations(dy)
     dx = rows.new_empty(dy.shape[0], layout.shape[1])
-    _call("block_backward_x", _master(values), layout, rows, dx)
+    _call("backward_x", _master(values), layout, rows, dx)
     return dx.to(dy.dtype)
 
 
@@ -68,5 +72,5 @@ def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """dy [n, out], x [n, in] -> the gradient of live blocks, [nnz, R, C] float32, never rounded to bfloat16."""
     rows = _activations(dy)
     dvalues = torch.empty(layout.nnz, *layout.block)
-    _call("block_backward_w", dvalues, layout, rows, _activations(x), dvalues)
+    _call("backward_w", dvalues, layout, rows, _activations(x), dvalues)
     return dvalues

@@ -1,7 +1,9 @@
 """The compiled products against float64: every pattern, sparsity, token count and thread count; bits; refusals."""
 
+import ctypes
 import math
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from modelzoo.kernels import build, choose, gathered, masked, native
 from modelzoo.kernels.packed import layout_of, linear, pack, unpack
 
 REPO = Path(__file__).resolve().parents[2]
-BLOCKS = [(32, 1), (32, 2), (32, 3), (64, 1), (32, 32), (64, 64), (32, 64), (64, 32), (96, 16)]
+BLOCKS = [(1, 1), (32, 1), (32, 2), (32, 3), (64, 1), (32, 32), (64, 64), (32, 64), (64, 32), (96, 16)]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-3}  # of |want| + mean |want|: some roundings; half a bfloat16 step
 
 
@@ -28,15 +30,15 @@ def compiled():
 
 
 def case(block, rows, cols, density, tokens, dtype, seed=0):
-    """A layout, its values, activations, gradients and bias; the inputs are a multiple of 32."""
+    """A layout, its values, activations, gradients and bias; inputs are a multiple of 32, outputs of 16."""
     draw = torch.Generator().manual_seed(seed)
-    inputs = math.lcm(block[1], 32) * cols
-    live = torch.rand(rows, inputs // block[1], generator=draw) < density
+    out, inputs = rows * max(block[0], 16), math.lcm(block[1], 32) * cols
+    live = torch.rand(out // block[0], inputs // block[1], generator=draw) < density
     layout = layout_of(live, block)
     values = torch.randn(layout.nnz, *block, generator=draw)
     x = torch.randn(tokens, inputs, generator=draw).to(dtype)
-    dy = torch.randn(tokens, rows * block[0], generator=draw).to(dtype)
-    return layout, values, x, dy, torch.randn(rows * block[0], generator=draw)
+    dy = torch.randn(tokens, out, generator=draw).to(dtype)
+    return layout, values, x, dy, torch.randn(out, generator=draw)
 
 
 def uneven(cols: int) -> torch.Tensor:
@@ -54,7 +56,11 @@ def close(got, want, tolerance):
 
 def hold_to_float64(block, rows, cols, density, tokens, dtype, seed=0):
     layout, values, x, dy, bias = case(block, rows, cols, density, tokens, dtype, seed)
-    dense = unpack(values.to(dtype).double(), layout)  # the kernels round masters to the activations' dtype
+    assert native.serves(layout, dtype) or (block, dtype) == ((1, 1), torch.bfloat16)
+    if not native.serves(layout, dtype):
+        return
+    rounded = values.to(dtype) if native.library().has_bf16() else values  # masters meet activations in their dtype
+    dense = unpack(rounded.double(), layout)
     y = native.forward(x, values, layout, bias)
     dx, dvalues = native.backward_x(dy, values, layout), native.backward_w(dy, x, layout)
     assert y.dtype == dx.dtype == dtype and dvalues.dtype == torch.float32
@@ -85,9 +91,11 @@ def test_any_shape_and_sparsity(block, rows, cols, density, tokens, dtype, seed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("block", [(32, 1), (32, 2), (32, 32), (64, 64)], ids=str)
+@pytest.mark.parametrize("block", [(1, 1), (32, 1), (32, 2), (32, 32), (64, 64)], ids=str)
 def test_bits_are_equal_from_run_to_run_and_for_any_number_of_threads(block, dtype):
     layout, values, x, dy, bias = case(block, 4, 5, 0.4, 333, dtype)
+    if not native.serves(layout, dtype):
+        pytest.skip("no kernel for single weights in bfloat16")
 
     def products(threads):
         torch.set_num_threads(threads)
@@ -105,9 +113,9 @@ def test_bits_are_equal_from_run_to_run_and_for_any_number_of_threads(block, dty
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("block", [(32, 1), (32, 32)], ids=str)
+@pytest.mark.parametrize("block", [(1, 1), (32, 1), (32, 32)], ids=str)
 def test_a_token_changes_nothing_but_its_own_row(block):
-    layout, values, x, dy, _ = case(block, 3, 2, 0.5, 100, torch.bfloat16)
+    layout, values, x, dy, _ = case(block, 3, 2, 0.5, 100, torch.float32 if block == (1, 1) else torch.bfloat16)
     y, dx = native.forward(x, values, layout, None), native.backward_x(dy, values, layout)
     x[41], dy[41] = float("nan"), float("nan")
     y2, dx2 = native.forward(x, values, layout, None), native.backward_x(dy, values, layout)
@@ -147,7 +155,7 @@ def test_what_the_kernels_do_not_know_goes_to_torch():
     odd, low, tall = (layout_of(uneven(33), (32, 1)), layout_of(uneven(4), (8, 8)), layout_of(uneven(4), (32, 32)))
     assert choose.choose(odd, cpu, torch.float32) is gathered and choose.choose(low, cpu, torch.float32) is masked
     assert choose.choose(tall, cpu, torch.float64) is gathered
-    assert "multiples of 32" in choose.note(odd, cpu, torch.float32) and "float64" in choose.note(
+    assert "blocks of 32 k rows" in choose.note(odd, cpu, torch.float32) and "float64" in choose.note(
         tall, cpu, torch.float64
     )
 
@@ -183,6 +191,19 @@ def test_a_failing_compiler_is_quoted_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(build.Unavailable, match="error: no"):
         build.compile_library(tmp_path / "cache")
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize("flags", ["-march=x86-64-v3", "-march=x86-64-v4", "-march=x86-64"])
+def test_older_processors_get_the_same_products(flags, tmp_path, monkeypatch):
+    if platform.machine() != "x86_64" or "avx512" not in build.processor():
+        pytest.skip("needs an x86 processor with AVX-512, which can run all three")
+    monkeypatch.setattr(build, "FLAGS", [flags if f == "-march=native" else f for f in build.FLAGS])
+    older = ctypes.CDLL(str(build.compile_library(tmp_path)))
+    monkeypatch.setattr(native, "library", lambda: older)
+    assert not older.has_bf16()
+    for block in [(1, 1), (32, 1), (32, 2), (32, 32), (64, 64)]:
+        for dtype in (torch.float32, torch.bfloat16):
+            hold_to_float64(block, 3, 2, 0.4, 97, dtype)
 
 
 def test_processes_that_compile_at_once_share_one_library(tmp_path):
