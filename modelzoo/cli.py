@@ -15,6 +15,7 @@ examples:
   python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000
   python run.py -p runs/s75/config.yaml -m eval -o runs/s75
   python run.py -p configs/study/mini.yaml -m study
+  python run.py CPU -p configs/quickstart/s75_blocks.yaml -m bench
 
 verbs (run.py VERB --help says more):
 """ + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
@@ -28,7 +29,7 @@ CLUSTER = {  # flags that set the key of the same name in trainer.init.backend
     "mgmt_address": (str, "host:port"),
 }
 CLUSTER_LISTS = ("job_labels", "mount_dirs", "python_paths")
-MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "plan")
+MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "bench", "plan")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -219,5 +220,9 @@ def _run(args: argparse.Namespace, command: str) -> None:
         check(config, options, args.compile_only)
     elif args.mode in ("eval", "eval_all"):
         evaluate(config, options)
+    elif args.mode == "bench":
+        from modelzoo.tasks.bench import bench
+
+        bench(config, options, args.params)
     else:
         pretrain.train(config, options, evaluate=args.mode == "train_and_eval")
