@@ -1,0 +1,168 @@
+"""`-m bench`: which sparsity pattern pays for a config's model on this machine: whole training steps, side by side."""
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from modelzoo.backends.select import Choice, select
+from modelzoo.config.errors import UserError
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.trainer import Config
+from modelzoo.loop import Run, train_step
+from modelzoo.report import Progress, amount, size
+from modelzoo.sparsity import schedules
+from modelzoo.sparsity.select import check_sides
+from modelzoo.tasks import plan
+from modelzoo.tasks.build import Options, build, micro_batches
+
+PATTERNS = (
+    {"block": (1, 1), "storage": "dense"},
+    {"block": (32, 1), "storage": "packed"},
+    {"block": (32, 32), "storage": "packed"},
+    {"block": (64, 64), "storage": "packed"},
+    {"shared_inputs": 4, "storage": "packed"},
+)
+TOKENS = 4096  # a step on more tokens takes longer and says no more
+WEIGHTS = 60_000_000  # a larger model is measured on its first layers: every contestant holds its own
+SECONDS, ROUNDS, FEWEST = 60.0, 15, 5
+
+
+def bench(config: Config, options: Options, params: str) -> None:
+    """Time a training step of `config` dense, under unstructured masks and in patterns, and say which is fastest.
+
+    Args:
+        params: the config's path, for the command to run next.
+
+    Raises:
+        UserError: the config cannot train, or asks for the CS-2.
+    """
+    init = config.trainer.init
+    choice = select(options.target, init)
+    if choice.backend.kind == "CSX":
+        raise UserError("-m bench measures this machine; use CPU or GPU")
+    level, filters = _level(config)
+    config, cut = _cut(config)
+    batch, parts = _batch(config)
+    rows, length = batch["input_ids"].shape
+    print(f"device     {choice.backend.describe()}, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
+        f"sparsity {level:.4g}"
+    )
+    own = [{"block": g.block, "shared_inputs": g.shared_inputs} for g in init.sparsity if g.blocked]
+    contestants, skipped = {"dense": _run(config, choice, ())}, []
+    for pattern in (*PATTERNS, *({**p, "storage": "packed"} for p in own)):
+        group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
+        name = group.pattern or "unstructured"
+        try:
+            for _, sizes in plan.groups(init.model_copy(update={"sparsity": (group,)})):
+                check_sides(group, sizes)
+            contestants[name] = _run(config, choice, (group,))
+        except UserError as e:
+            skipped.append(f"left out   {name}: {e}")
+    times = _rounds({n: lambda r=r: train_step(r, batch, parts) for n, r in contestants.items()})
+    print(_table(times, {n: _bytes(r) for n, r in contestants.items()}, rows * length))
+    print("\n".join([*skipped, *_advice(times, params)]))
+
+
+def _level(config: Config) -> tuple[float, tuple[str, ...] | None]:
+    """The sparsity to measure at, which is that of the config's first group at the end, and its filter."""
+    groups = config.trainer.init.sparsity
+    if not groups:
+        return 0.75, None
+    level = schedules.held(groups[0], plan.total_steps(config) or 0)
+    return (level if 0 < level < 1 else 0.75), groups[0].param_filter
+
+
+def _cut(config: Config) -> tuple[Config, str]:
+    """The config with as many layers as are worth holding several times over, and how many that is."""
+    m = config.trainer.init.model
+    per_layer = plan.make(config).total / m.num_hidden_layers
+    layers = max(1, min(m.num_hidden_layers, int(WEIGHTS // per_layer)))
+    said = f"{layers} layers" if layers == m.num_hidden_layers else f"{layers} of {m.num_hidden_layers} layers"
+    return _with_init(config, model=m.model_copy(update={"num_hidden_layers": layers})), said
+
+
+def _with_init(config: Config, **sections) -> Config:
+    trainer = config.trainer
+    return config.model_copy(
+        update={"trainer": trainer.model_copy(update={"init": trainer.init.model_copy(update=sections)})}
+    )
+
+
+def _run(config: Config, choice: Choice, groups: tuple[SparsityGroup, ...]) -> Run:
+    return build(_with_init(config, sparsity=groups), choice)
+
+
+def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
+    """Random tokens in the shape of the config's batch, at most `TOKENS` of them, and its micro-batches."""
+    fit, length = config.trainer.fit, plan.context(config)
+    rows, parts = (fit.train_dataloader.batch_size, micro_batches(config)) if fit is not None else (8, 1)
+    if rows * length > TOKENS:
+        rows, parts = max(1, min(rows // parts, TOKENS // length)), 1
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(config.trainer.init.model.vocab_size, (rows, length + 1), generator=draw, dtype=torch.int32)
+    ones = torch.ones(rows, length, dtype=torch.int32)
+    return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}, parts
+
+
+def _rounds(contestants: Mapping[str, Callable]) -> dict[str, list[float]]:
+    """Seconds of each contestant's step by round. They take turns in a rotating order: noise falls on all alike."""
+    names, times = list(contestants), {name: [] for name in contestants}
+    progress = Progress((ROUNDS + 1) * len(names))
+    begin = time.perf_counter()
+    for i in range(ROUNDS + 1):
+        for j, name in enumerate(names[i % len(names) :] + names[: i % len(names)]):
+            start = time.perf_counter()
+            contestants[name]()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if i > 0:  # the first round warms up
+                times[name].append(time.perf_counter() - start)
+            progress.update(i * len(names) + j + 1, name)
+        if i >= FEWEST and time.perf_counter() - begin > SECONDS:
+            break
+    progress.close()
+    return times
+
+
+def _ratios(times: Mapping[str, list[float]], name: str) -> tuple[float, float, float]:
+    """Quartiles of how many times faster than dense, round by round: low, median, high."""
+    return tuple(statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4))
+
+
+def _bytes(run: Run) -> int:
+    """Bytes of weights, gradients and optimizer state."""
+    moments = (x for entries in run.optimizer.state.values() for x in entries.values() if isinstance(x, Tensor))
+    trained = (p for p in run.model.parameters() if p.requires_grad)
+    tensors = [*run.model.parameters(), *trained, *moments]
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def _table(times: Mapping[str, list[float]], memory: Mapping[str, int], tokens: int) -> str:
+    lines = [
+        f"{'pattern':22} {'ms/step':>9} {'tokens/s':>9}  {'weights, gradients, moments':>27}   times dense's speed"
+    ]
+    for name, seconds in times.items():
+        middle, (low, ratio, high) = statistics.median(seconds), _ratios(times, name)
+        lines.append(
+            f"{name:22} {middle * 1e3:9.1f} {amount(tokens / middle):>9}  {size(memory[name]):>27}   "
+            + ("1" if name == "dense" else f"{ratio:.2f}  [{low:.2f} to {high:.2f}]")
+        )
+    return "\n".join(lines)
+
+
+def _advice(times: Mapping[str, list[float]], params: str) -> list[str]:
+    """What came of it, and what to run next."""
+    best = max((n for n in times if n != "dense"), key=lambda n: _ratios(times, n)[1])
+    low, ratio, _ = _ratios(times, best)
+    if low <= 1.0:
+        return [f"done       no pattern is clearly faster than dense here ({best}: {ratio:.2f}x)"]
+    return [
+        f"done       fastest: {best}, {ratio:.2f} times dense's speed; what patterns cost in quality: docs/training.md",
+        f"next       put `{best}` into trainer.init.sparsity and run python run.py -p {params} -m train",
+    ]
