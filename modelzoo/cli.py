@@ -16,6 +16,8 @@ examples:
   python run.py -p runs/s75/config.yaml -m eval -o runs/s75
   python run.py -p configs/study/mini.yaml -m study
   python run.py CPU -p configs/quickstart/s75_blocks.yaml -m bench
+  python run.py -p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa
+  python run.py -p runs/s75/config.yaml -m evaluate -o runs/s75 --tasks configs/eval/pubmedqa.yaml,hoc_blurb
 
 verbs (run.py VERB --help says more):
 """ + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
@@ -29,7 +31,7 @@ CLUSTER = {  # flags that set the key of the same name in trainer.init.backend
     "mgmt_address": (str, "host:port"),
 }
 CLUSTER_LISTS = ("job_labels", "mount_dirs", "python_paths")
-MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "bench", "plan")
+MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "bench", "finetune", "evaluate", "plan")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -66,7 +68,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--eval_steps", type=int, help="validation batches (default: all)")
     p.add_argument("--eval_frequency", help="steps between validations, or a share of the run (0.25)")
     p.add_argument(
-        "--checkpoint_path", metavar="PATH", help="start from this step folder or .mdl, not from the newest in -o"
+        "--checkpoint_path",
+        metavar="PATH",
+        help="start from this step folder or .mdl (finetune: or a run), not from the newest in -o",
     )
     p.add_argument(
         "--load_checkpoint_states",
@@ -85,6 +89,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
+    task = p.add_argument_group("evaluate")
+    task.add_argument(
+        "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
+    )
+    task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
+    task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
+    task.add_argument("--eval_batch_size", type=int, default=8, metavar="N", help="rows at once (8)")
     p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level")
     csx = p.add_argument_group("CS-2 (used with CSX)")
     for flag, (kind, text) in CLUSTER.items():
@@ -175,7 +186,7 @@ def _study(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
-    from modelzoo.tasks import convert, plan
+    from modelzoo.tasks import convert, plan, source
 
     dry = args.validate_only or args.compile_only
     if args.mode == "study":
@@ -186,6 +197,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
     doc = resolve(args.params, Config, overrides(args) + extra)
+    source.complete(doc, args.checkpoint_path)
     config = validate(doc, Config)
     plan.check(config.trainer.init, plan.total_steps(config))
     if args.mode == "plan":
@@ -224,5 +236,14 @@ def _run(args: argparse.Namespace, command: str) -> None:
         from modelzoo.tasks.bench import bench
 
         bench(config, options, args.params)
+    elif args.mode == "evaluate":
+        from modelzoo.tasks import evaluate as scoring
+
+        request = scoring.Request(scoring.listed(args.tasks), args.data_dir, args.split, args.eval_batch_size)
+        scoring.evaluate(config, options, request)
+    elif args.mode == "finetune":
+        from modelzoo.tasks.finetune import finetune
+
+        finetune(config, options)
     else:
         pretrain.train(config, options, evaluate=args.mode == "train_and_eval")

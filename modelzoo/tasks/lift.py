@@ -105,14 +105,16 @@ def be_born(run: Run, masks: Masks) -> None:
             entries["born"].masked_fill_(~masks[name].to(p.device), int(entries["step"]))
 
 
-def said(config: Finetune, masks: Masks, path: str) -> str:
-    """One line: what becomes of the masks."""
+def said(config: Finetune, masks: Masks) -> str:
+    """What becomes of the masks, in a few words."""
     mode = config.sparsity
     if not masks:
-        return f"{path} is dense"
+        return "dense"
     off = sum(int((~m).sum()) for m in masks.values())
     if mode == "none":
         return f"masks lifted: {off:,} weights that were off start at zero and learn"
+    if mode is None:
+        return "its masks and the config's sparsity"
     if isinstance(mode, Gradual):
         return f"masks open over {mode.steps} steps: {off:,} weights are off at the start"
     return f"masks kept: {off:,} weights stay off"

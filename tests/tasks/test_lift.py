@@ -110,7 +110,7 @@ def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, sha
 
 
 def test_a_sparse_checkpoint_is_lifted_only_where_that_is_said():
-    files, saved, _ = pretrained()
+    files, _, _ = pretrained()
     masks = lift.masks_of(files["model"])
     with pytest.raises(UserError, match=r"ckpt: is sparse \(75.00% of .*finetune.sparsity: none"):
         lift.sparsity(Finetune(task="t"), (), masks, "ckpt")

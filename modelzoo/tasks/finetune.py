@@ -1,0 +1,231 @@
+"""`-m finetune`: from a checkpoint's weights to a task, for each fold and seed, with the dev score deciding what stays.
+
+    <model_dir>/fold_0/seed_1/  an ordinary run folder; best/ holds the weights with the best dev score, result.json
+                                what came of it
+    <model_dir>/data/fold_0/    the task's training examples, encoded: an ordinary shard
+    <model_dir>/results.json    all of them, and their means
+
+A killed command goes on exactly where it stopped; what is finished is not done again.
+"""
+
+import json
+import os
+import sys
+import time
+from typing import Any, NamedTuple
+
+from modelzoo import checkpoint, mdl_state, metrics, state
+from modelzoo.backends.select import Choice, select
+from modelzoo.config.errors import UserError
+from modelzoo.config.finetune import EarlyStopping, Finetune
+from modelzoo.config.trainer import Config, Fit
+from modelzoo.data import tokenizer
+from modelzoo.data.hdf5 import Shards
+from modelzoo.evaluation.intervals import RESAMPLES
+from modelzoo.loop import Run
+from modelzoo.metrics import Logs
+from modelzoo.report import Progress
+from modelzoo.tasks import encoded, lift, plan, show, source
+from modelzoo.tasks.build import Options, build, micro_batches, open_shards, total_steps
+from modelzoo.tasks.fit import check_space, eval_every, fit, record
+from modelzoo.tasks.scoring import Judge, table
+
+RESULT = "result.json"
+
+
+class Job(NamedTuple):
+    """One fine-tuning run of the command."""
+
+    config: Config
+    options: Options
+    folder: str
+    fold: int
+    seed: int
+
+
+def finetune(config: Config, options: Options) -> None:
+    """Fine-tune for every fold and seed, and say what came of it."""
+    section = config.trainer.finetune
+    if section is None:
+        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, sparsity: none}")
+    named = options.checkpoint_path or section.checkpoint
+    if named is None:
+        raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
+    start = source.find(named)
+    choice = select(options.target, config.trainer.init)
+    words = tokenizer.load(source.tokenizer_path(config.trainer.init, start))
+    judge = Judge.open(section, config.trainer.init, words)
+    out = Progress(0)
+    out.note(f"device     {choice.backend.describe()}" + (f"  [{choice.said}]" if choice.said else ""))
+    out.note(f"task       {judge.describe()}")
+    jobs = [
+        _job(config, options, fold, seed)
+        for fold in (section.folds if judge.has_folds else section.folds[:1])
+        for seed in section.seeds or (config.trainer.init.seed,)
+    ]
+    results = []
+    for number, job in enumerate(jobs, 1):
+        out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder}")
+        results.append(_finished(job) or _one(job, start, choice, judge, out))
+    _write(os.path.join(options.model_dir, "results.json"), results)
+    print(table(results))
+    print(f"wrote      {options.model_dir}: results.json; in each run folder best/, {RESULT}, predictions.json")
+    print(f"next       python run.py export {jobs[0].folder} EXPORTED")
+
+
+def _job(config: Config, options: Options, fold: int, seed: int) -> Job:
+    """The run of one fold and seed as a config of its own, which `-m finetune` takes again."""
+    folder = os.path.join(options.model_dir, f"fold_{fold}", f"seed_{seed}")
+    section = config.trainer.finetune.model_copy(update={"folds": (fold,), "seeds": (seed,)})
+    init = config.trainer.init.model_copy(update={"seed": seed, "model_dir": folder})
+    trainer = config.trainer.model_copy(update={"init": init, "finetune": section})
+    return Job(config.model_copy(update={"trainer": trainer}), options, folder, fold, seed)
+
+
+def _finished(job: Job) -> dict[str, Any] | None:
+    path = os.path.join(job.folder, RESULT)
+    if not os.path.exists(path):
+        return None
+    with open(path, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def _one(job: Job, start: str, choice: Choice, judge: Judge, out: Progress) -> dict[str, Any]:
+    """One run: start or go on, train with the dev score assessed, take the best weights, score them."""
+    section: Finetune = job.config.trainer.finetune
+    data = encoded.write(os.path.join(job.options.model_dir, "data", f"fold_{job.fold}"), judge, job.fold, out)
+    files, saved = mdl_state.load(start, job.config.trainer.init, None)
+    masks = lift.masks_of(files["model"])
+    config = _with_data(job.config, section, masks, start, data)
+    shards = open_shards(config, config.trainer.fit.train_dataloader)
+    stop, parts = total_steps(config, shards), micro_batches(config)
+    plan.check(config.trainer.init, stop)
+    run = build(config, choice)
+    if lift.keeps_ages(section):
+        lift.make_room_for_ages(run, config.trainer.init)
+    fingerprint, root = shards.fingerprint(), state.checkpoint_root(config.trainer.init, job.folder)
+    own, damaged = checkpoint.newest(root)
+    for problem in damaged:
+        out.note(f"damaged    {problem}; taking the one before")
+    if own is not None:
+        state.restore(run, own, *checkpoint.load(own), fingerprint, strict=job.options.strict)
+        out.note(f"resumed    {own} at step {run.step}")
+    else:
+        taken = lift.states(section, bool(masks) and section.sparsity != "none")
+        state.restore(run, start, files, saved, None, taken, job.options.strict)
+        if lift.keeps_ages(section):
+            lift.be_born(run, masks)
+        out.note(f"start      {start}: {lift.said(section, masks)}")
+    del files
+    check_space(run, root)
+    record(config, job.options._replace(model_dir=job.folder), choice, run)
+    history = _history(job.folder, run.step)
+    interrupted = _train(run, config, job, shards, fingerprint, stop, parts, judge, history, out)
+    if interrupted:
+        print(f"go on      the same command: {job.folder} is at step {run.step} of {stop}")
+        sys.exit(128 + interrupted)
+    return _conclude(run, job, judge, history, out)
+
+
+def _with_data(config: Config, section: Finetune, masks: lift.Masks, start: str, data: str) -> Config:
+    """The config with its training data and the sparsity that this checkpoint and `finetune.sparsity` ask for."""
+    loader = {
+        "data_dir": [data],
+        "batch_size": section.batch_size,
+        "micro_batch_size": section.micro_batch_size,
+        "shuffle": True,
+        "shuffle_seed": config.trainer.init.seed,
+    }
+    groups = lift.sparsity(section, config.trainer.init.sparsity, masks, start)
+    init = config.trainer.init.model_copy(update={"sparsity": groups})
+    fit = Fit.model_validate({"train_dataloader": loader})
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"init": init, "fit": fit})})
+
+
+def _history(folder: str, step: int) -> list[dict[str, Any]]:
+    """The dev assessments up to `step`, as the log holds them."""
+    path = os.path.join(folder, "metrics.jsonl")
+    if step == 0 or not os.path.exists(path):
+        return []
+    return [r for r in metrics.read(path) if r["kind"] == "dev" and r["step"] <= step]
+
+
+def exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
+    """Whether the last `patience` assessments brought nothing: none rose above what stood before by `min_delta`."""
+    if early is None:
+        return False
+    best, waited = -float("inf"), 0
+    for score in scores:
+        best, waited = (score, 0) if score > best + early.min_delta else (best, waited + 1)
+    return waited >= early.patience
+
+
+def _train(run, config, job: Job, shards: Shards, fingerprint, stop, parts, judge: Judge, history, out) -> int | None:
+    early = config.trainer.finetune.early_stopping
+    metric = (early.metric if early else None) or judge.main_metric
+    best_folder = os.path.join(job.folder, "best")
+    progress = Progress(stop)
+
+    def assess(logs: Logs, tally: show.Tally) -> bool:
+        begin = time.perf_counter()
+        found = judge.score(run, "dev", job.fold).metrics
+        if metric not in found:
+            raise UserError(f"trainer.finetune.early_stopping.metric: no {metric}; the task has {', '.join(found)}")
+        before = max((r[metric] for r in history), default=-float("inf"))
+        if found[metric] > before:  # saved before it is logged: what the log calls best is there
+            files, saved = state.snapshot(run, fingerprint)
+            checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
+        logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
+        history.append({"step": run.step, **found})
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in found.items())
+        progress.note(f"dev at step {run.step}: {shown}{'  (best so far)' if found[metric] > before else ''}")
+        return exhausted([r[metric] for r in history], early)
+
+    if run.step >= stop or exhausted([r[metric] for r in history if metric in r], early):
+        return None
+    every = eval_every(config.trainer.init.loop.eval_frequency, stop)
+    done = fit(run, config, job.folder, shards, fingerprint, stop, parts, progress, every or stop, assess)
+    ended = run.step >= stop or exhausted([r[metric] for r in history], early)
+    return None if ended else done.interrupted
+
+
+def _conclude(run: Run, job: Job, judge: Judge, history, out: Progress) -> dict[str, Any]:
+    """Score the best weights and write down what came of the run."""
+    steps, best = run.step, checkpoint.newest(os.path.join(job.folder, "best"))[0]
+    if best is None:
+        raise UserError(f"{job.folder}: its best weights are gone; remove the folder and run again")
+    files, saved = checkpoint.load(best)
+    state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
+    scores = {"dev": judge.score(run, "dev", job.fold, RESAMPLES)}
+    try:
+        judge.examples("test", job.fold)
+    except UserError as e:  # many a test set is kept apart
+        out.note(f"no test    {e}")
+    else:
+        scores["test"] = judge.score(run, "test", job.fold, RESAMPLES)
+    predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
+    _write(os.path.join(job.folder, "predictions.json"), predictions)
+    result = {
+        "task": judge.name,
+        "fold": job.fold,
+        "seed": job.seed,
+        "steps": steps,
+        "best_step": saved["global_step"],
+        "best": best,
+        "scores": {
+            s: {"n": x.n, "metrics": x.metrics, "intervals": x.intervals, "majority": judge.majority(s, job.fold)}
+            for s, x in scores.items()
+            if x.n
+        },
+        "dev": history,
+    }
+    _write(os.path.join(job.folder, RESULT), result)
+    return result
+
+
+def _write(path: str, value: Any) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        checkpoint.write_text(path, json.dumps(value, indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space and run again") from None
