@@ -10,6 +10,8 @@ kernel (compiled, Triton or torch) by device, dtype and pattern; all hold the sa
 Under autocast activations and products have autocast's dtype, sums are float32, masters and gradients stay float32.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -44,35 +46,105 @@ def linear(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
+    if torch.compiler.is_compiling():  # opaque to the compiler, so what stands around it is still fused
+        return _linear_op(x, values, bias, probe, *_parts(layout))
     return _Linear.apply(x, values, bias, probe, layout)
+
+
+def _product(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+    """[..., in] -> [..., out]."""
+    with torch.autocast(x.device.type, enabled=False):
+        kernel = choose(layout, x.device, x.dtype)
+        y = kernel.forward(x.reshape(-1, layout.shape[1]), values, layout, bias)
+    return y.view(*x.shape[:-1], layout.shape[0])
+
+
+def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout, needs: Sequence[bool]):
+    """(dx, dvalues, dbias, dense dW in float32), None where not needed."""
+    need_x, need_values, need_bias, need_dense = needs
+    dx = dvalues = dbias = dense = None
+    kernel = choose(layout, x.device, x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        lines, rows = dy.reshape(-1, layout.shape[0]), x.reshape(-1, layout.shape[1])
+        if need_x:
+            dx = kernel.backward_x(lines, values, layout).view(x.shape)
+        if need_dense:
+            dense = (lines.t() @ rows).to(torch.promote_types(x.dtype, torch.float32))
+        if need_values:
+            dvalues = (pack(dense, layout) if need_dense else kernel.backward_w(lines, rows, layout)).to(values.dtype)
+        if need_bias:
+            dbias = lines.sum(0, dtype=bias.dtype)
+    return dx, dvalues, dbias, dense
 
 
 class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, values, bias, probe, layout):
-        with torch.autocast(x.device.type, enabled=False):
-            kernel = choose(layout, x.device, x.dtype)
-            rows = x.reshape(-1, layout.shape[1])
-            y = kernel.forward(rows, values, layout, bias)
-        ctx.save_for_backward(rows, values)
-        ctx.layout, ctx.kernel, ctx.bias_dtype = layout, kernel, None if bias is None else bias.dtype
-        return y.view(*x.shape[:-1], layout.shape[0])
+        ctx.save_for_backward(x, values, bias)
+        ctx.layout = layout
+        return _product(x, values, bias, layout)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy):
-        (rows, values), layout = ctx.saved_tensors, ctx.layout
-        need_x, need_values, need_bias, need_probe, _ = ctx.needs_input_grad
-        dx = dvalues = dbias = dense = None
-        with torch.autocast(dy.device.type, enabled=False):
-            lines = dy.reshape(-1, layout.shape[0])
-            if need_x:
-                dx = ctx.kernel.backward_x(lines, values, layout).view(*dy.shape[:-1], layout.shape[1])
-            if need_probe:
-                dense = (lines.t() @ rows).to(torch.promote_types(rows.dtype, torch.float32))
-            if need_values:
-                dvalues = pack(dense, layout) if need_probe else ctx.kernel.backward_w(lines, rows, layout)
-                dvalues = dvalues.to(values.dtype)
-            if need_bias:
-                dbias = lines.sum(0, dtype=ctx.bias_dtype)
-        return dx, dvalues, dbias, dense, None
+        return *_gradients(dy, *ctx.saved_tensors, ctx.layout, ctx.needs_input_grad[:4]), None
+
+
+# The same for torch.compile: operators that take a layout apart, since an operator's arguments are tensors and numbers.
+
+
+def _parts(layout: Layout):
+    return layout.rows, layout.cols, layout.row_ptr, layout.col_ptr, layout.by_column, *layout.block
+
+
+def _whole(rows, cols, row_ptr, col_ptr, by_column, r, c) -> Layout:
+    shape = (row_ptr.shape[0] - 1) * r, (col_ptr.shape[0] - 1) * c
+    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, by_column)
+
+
+LAYOUT = "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor by_column, int r, int c"
+
+
+@torch.library.custom_op(
+    "mediswift::packed_linear",
+    mutates_args=(),
+    schema=f"(Tensor x, Tensor values, Tensor? bias, Tensor? probe, {LAYOUT}) -> Tensor",
+)
+def _linear_op(x, values, bias, probe, *parts):
+    return _product(x, values, bias, _whole(*parts))
+
+
+@_linear_op.register_fake
+def _(x, values, bias, probe, *parts):
+    return x.new_empty(*x.shape[:-1], _whole(*parts).shape[0])
+
+
+@torch.library.custom_op(
+    "mediswift::packed_linear_backward",
+    mutates_args=(),
+    schema=f"(Tensor dy, Tensor x, Tensor values, Tensor? bias, bool[] needs, {LAYOUT}) -> Tensor[]",
+)
+def _gradients_op(dy, x, values, bias, needs, *parts):
+    """The gradients that are needed, in order."""
+    return [g for g in _gradients(dy, x, values, bias, _whole(*parts), needs) if g is not None]
+
+
+@_gradients_op.register_fake
+def _(dy, x, values, bias, needs, *parts):
+    dense = x.new_empty(_whole(*parts).shape, dtype=torch.promote_types(x.dtype, torch.float32))
+    return [g.new_empty(g.shape) for g, needed in zip((x, values, bias, dense), needs) if needed]
+
+
+def _save(ctx, inputs, output) -> None:
+    x, values, bias, _, *tensors, ctx.r, ctx.c = inputs
+    ctx.save_for_backward(x, values, bias, *tensors)
+
+
+def _backward_op(ctx, dy):
+    x, values, bias, *tensors = ctx.saved_tensors
+    needs = list(ctx.needs_input_grad[:4])
+    found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c))
+    return *(next(found) if needed else None for needed in needs), *[None] * 7
+
+
+_linear_op.register_autograd(_backward_op, setup_context=_save)

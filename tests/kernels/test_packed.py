@@ -149,3 +149,29 @@ def test_shared_inputs_are_served_by_batched_products():
 def test_float64_never_meets_a_compiled_kernel():
     layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
     assert choose.choose(layout, torch.device("cpu"), torch.float64) in (gathered, masked, batched)
+
+
+def test_compiled_by_torch_it_stays_one_graph_with_the_same_gradients():
+    layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
+    torch.manual_seed(0)
+    x, values, bias = torch.randn(2, 5, layout.shape[1]), torch.randn(layout.nnz, 32, 32), torch.randn(layout.shape[0])
+    sought = probe(layout)
+
+    def f(x, values, bias, sought):
+        return torch.nn.functional.gelu(linear(x * 2, values, layout, bias, sought)).square().sum()
+
+    leaves = [t.requires_grad_() for t in (x, values, bias, sought)]
+    want = torch.autograd.grad(f(*leaves), leaves)
+    compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
+    got = torch.autograd.grad(compiled(*leaves), leaves)
+    for a, b in zip(got, want):
+        torch.testing.assert_close(a, b)
+    frozen = [x.detach().requires_grad_(), values.detach(), bias.detach(), None]  # only x needs a gradient
+    torch.testing.assert_close(torch.autograd.grad(compiled(*frozen), frozen[0])[0], want[0])
+
+
+def test_the_operators_keep_torchs_rules():
+    layout = layout_of(live_blocks(2, 3, 0.5), (4, 2))
+    parts = (layout.rows, layout.cols, layout.row_ptr, layout.col_ptr, layout.by_column, 4, 2)
+    x, values = torch.randn(5, 6, requires_grad=True), torch.randn(layout.nnz, 4, 2, requires_grad=True)
+    torch.library.opcheck(torch.ops.mediswift.packed_linear.default, (x, values, None, None, *parts))
