@@ -65,12 +65,30 @@ def _compare(args: argparse.Namespace) -> None:
     compare(args.runs, args.output)
 
 
+def _report_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("runs", metavar="RUN", nargs="+", help="run folders; those that differ in their seed count as one")
+    p.add_argument("-o", "--output", metavar="PAGE", default="report.html", help="the HTML file (report.html)")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from modelzoo.study.report import report
+
+    print(report(args.runs, args.output))
+    print(f"next       open {args.output} in a browser")
+
+
 VERBS = {
     "compare": Verb(
         "Runs side by side: a table of FLOPs and scores, and a picture of their losses and sparsity per layer.",
         "python run.py compare runs/dense runs/s75 -o comparison.svg",
         _compare_arguments,
         _compare,
+    ),
+    "report": Verb(
+        "One self-contained HTML page of runs: losses, FLOPs, masks, weights and time, with the numbers as CSV.",
+        "python run.py report runs/dense runs/s75 runs/rigl75 -o report.html",
+        _report_arguments,
+        _report,
     ),
     "export": Verb(
         "Write a checkpoint as a Hugging Face folder (safetensors, tokenizer, model card), or as Model Zoo's .mdl.",
