@@ -45,6 +45,16 @@ class Template(Section):
         return self
 
 
+class Published(Section):
+    """A figure from the literature, for a table to show beside ours: of another model, never of ours."""
+
+    name: Str
+    metric: Str
+    score: Float
+    split: Literal["dev", "test"] = "test"
+    source: Str
+
+
 class Task(Section):
     """One task file. Which keys beyond these act depends on `form`; docs/evaluation.md lists them."""
 
@@ -64,6 +74,7 @@ class Task(Section):
     negative: Str | None = None  # relations: the class that does not count in micro-F1
     scale: dict[Str, Float] = Field({})  # similarity: label: its value
     sentences: Bool = True  # ner from PubTator: one example a sentence, not one a document
+    published: tuple[Published, ...] = ()
     max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (said in the results)
 
     @model_validator(mode="after")

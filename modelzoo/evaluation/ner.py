@@ -77,6 +77,10 @@ class NER(Task):
     def answer(self, labels: Sequence[str]) -> tuple[str, ...]:
         return tuple(labels)
 
+    def baseline(self, train: Sequence[Example], examples: Sequence[Example]) -> list[tuple[str, ...]]:
+        """No entity anywhere."""
+        return [("O",) * len(e.fields["text"].split()) for e in examples]
+
     def metrics(self, golds: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
         return metrics.entity_f1(golds, predictions)
 

@@ -116,3 +116,46 @@ def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[in
         hidden = model.model.hidden(backend.put({"input_ids": ids})["input_ids"])
         r, p = zip(*places, strict=True)
         return model.model.logits(hidden[list(r), list(p)]).float()
+
+
+@torch.inference_mode()
+def continuations(
+    model, backend, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int, progress: Progress | None = None
+) -> list[tuple[float, bool]]:
+    """Of each (context, continuation): log p(continuation | context), and whether greedy decoding would write it."""
+    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    for begin in range(0, len(order), batch_size):
+        batch = [i for i in order[begin : begin + batch_size] if pairs[i][1]]
+        places, tokens, spans = [], [], []
+        for r, i in enumerate(batch):
+            context, continuation = pairs[i]
+            spans.append((len(places), len(places) + len(continuation)))
+            places += [(r, len(context) - 1 + k) for k in range(len(continuation))]
+            tokens += continuation
+        if not batch:
+            continue
+        log_p = torch.log_softmax(_logits(model, backend, [pairs[i][0] + pairs[i][1][:-1] for i in batch], places), -1)
+        chosen = log_p[range(len(tokens)), tokens].double().cpu()
+        greedy = (log_p.argmax(-1).cpu() == torch.tensor(tokens)).cpu()
+        for i, (a, b) in zip(batch, spans, strict=True):
+            found[i] = float(chosen[a:b].sum()), bool(greedy[a:b].all())
+        if progress:
+            progress(min(begin + batch_size, len(order)), len(order))
+    return found
+
+
+@torch.inference_mode()
+def greedy(model, backend, prompts: Sequence[list[int]], tokens: int, done: Callable[[list[int]], bool]) -> list:
+    """Up to `tokens` likeliest ids after each prompt, until `done` says so of those written."""
+    written: list[list[int]] = [[] for _ in prompts]
+    open_ = list(range(len(prompts)))
+    for _ in range(tokens):
+        if not open_:
+            break
+        ids = [[*prompts[i], *written[i]] for i in open_]
+        logits = _logits(model, backend, ids, [(r, len(x) - 1) for r, x in enumerate(ids)])
+        for i, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
+            written[i].append(token)
+        open_ = [i for i in open_ if not done(written[i])]
+    return written

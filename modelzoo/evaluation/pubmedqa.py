@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
@@ -70,6 +70,10 @@ class PubMedQA(SingleLabel):
     def metrics(self, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
         """Accuracy and macro-F1, as the official evaluation.py."""
         return metrics.classification(golds, predictions)
+
+    def official(self, predictions: Mapping[str, Any]) -> dict[str, str]:
+        """{PMID: yes|no|maybe}, for the official evaluation.py."""
+        return dict(predictions)
 
     def describe(self) -> str:
         return (

@@ -1,6 +1,7 @@
 """What every task can do. A form (one small file each) overrides how files are read and how answers are scored."""
 
 import os
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -98,6 +99,15 @@ class Task:
     def choose(self, labels: Sequence[str], log_p: np.ndarray) -> Any:
         """The prediction from each label's log-likelihood; the first of equals."""
         return labels[int(np.argmax(log_p))]
+
+    def baseline(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Any]:
+        """What one would answer without reading: the commonest gold of `train`, the first of equals."""
+        common = Counter(e.gold for e in train if e.gold is not None).most_common(1)[0][0]
+        return [common] * len(examples)
+
+    def official(self, predictions: Mapping[str, Any]) -> Any:
+        """Predictions by example id, as the official scorer reads them (JSON); None where there is no such form."""
+        return None
 
     def folder(self) -> str:
         """Where the task's files lie."""

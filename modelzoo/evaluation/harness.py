@@ -1,0 +1,146 @@
+"""EleutherAI's lm-evaluation-harness over our models: its tasks by name, or ours handed to it (the extra `eval`)."""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from modelzoo.config.errors import UserError
+from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.evaluation import predict
+from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.task import Task
+
+
+def require() -> None:
+    """Raises UserError where lm-eval is not installed."""
+    if importlib.util.find_spec("lm_eval") is None:
+        raise UserError("lm_eval: tasks need lm-evaluation-harness; pip install -c constraints.txt -e '.[eval]'")
+
+
+def wrap(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
+    """`model` as an `lm_eval.api.model.LM`: loglikelihood, loglikelihood_rolling and (greedy) generate_until.
+
+    Texts become ids as the harness's own Hugging Face model makes them, so both give one score.
+    """
+    from lm_eval import utils
+    from lm_eval.api.model import TemplateLM
+
+    class Harness(TemplateLM):
+        eot_token_id = tokenizer.eos  # a plain value for the property that TemplateLM asks for
+
+        def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
+            return tokenizer.encode(string)
+
+        def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
+            pairs = []
+            for _, context, continuation in requests:
+                continuation = continuation[-length:]
+                kept = max(length + 1 - len(continuation), 1)  # of a long context the end, as the harness has it
+                pairs.append((context[-kept:], continuation))
+            return predict.continuations(model, backend, pairs, batch_size)
+
+        def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
+            totals = []
+            for (text,) in (r.args for r in requests):
+                windows = utils.get_rolling_token_windows(tokenizer.encode(text), tokenizer.eos, length, 1)
+                pairs = [utils.make_disjoint_window(w) for w in windows]
+                totals.append(sum(s for s, _ in predict.continuations(model, backend, pairs, batch_size)))
+            return totals
+
+        def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
+            return [self._generate(*r.args) for r in requests]
+
+        def _generate(self, context: str, options: dict[str, Any]) -> str:
+            if options.get("do_sample"):
+                raise UserError("lm_eval: this task samples; only greedy generation is supported")
+            until = options.get("until") or []
+            stops = [until] if isinstance(until, str) else list(until)
+            tokens = min(options.get("max_gen_toks", 256), length - 1)
+            prompt = (tokenizer.encode(context) or [tokenizer.eos])[-(length - tokens) :]
+
+            def done(ids: list[int]) -> bool:
+                return ids[-1] == tokenizer.eos or any(s in tokenizer.decode(ids) for s in stops)
+
+            ids = predict.greedy(model, backend, [prompt], tokens, done)[0]
+            text = tokenizer.decode(ids[:-1] if ids and ids[-1] == tokenizer.eos else ids)
+            return text[: min((text.index(s) for s in stops if s and s in text), default=len(text))]
+
+    return Harness()
+
+
+def as_task(task: Task, split: str):
+    """A task of ours as one of the harness's, multiple choice over its labels: no network, same texts."""
+    from datasets import Dataset
+    from lm_eval.api.task import ConfigurableTask
+
+    examples = [e for e in task.examples(split) if e.gold is not None]
+    choices = task.choices(examples[0])
+    if choices is None or task.config.form == "similarity":
+        raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")
+    labels = list(choices)
+    rows = [
+        {"text": task.source(e).text, "choices": list(task.choices(e).values()), "gold": labels.index(e.gold)}
+        for e in examples
+    ]
+    return ConfigurableTask(
+        config={
+            "task": task.name,
+            "custom_dataset": lambda **_: {split: Dataset.from_list(rows)},
+            "test_split": split,
+            "output_type": "multiple_choice",
+            "doc_to_text": "{{text}}",
+            "doc_to_choice": "{{choices}}",
+            "doc_to_target": "{{gold}}",
+            "target_delimiter": "",
+            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "metadata": {"version": 1.0},
+        }
+    )
+
+
+def run(
+    model,
+    backend,
+    tokenizer: Tokenizer,
+    length: int,
+    names: Sequence[str],
+    batch_size: int,
+    data_dir: str | None = None,
+    split: str = "dev",
+    limit: int | None = None,
+) -> dict[str, dict[str, float]]:
+    """The harness's metrics ("acc,none", "acc_stderr,none", ...) by name.
+
+    Args:
+        names: its task names, or files of ours (configs/eval/*.yaml), which need no network; a folder's name makes the
+            harness's own YAML files in it known.
+
+    Raises:
+        UserError: the harness knows no such task, or cannot get its data.
+    """
+    require()
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    folders = [n for n in names if os.path.isdir(n)]
+    overrides = [f"data_dir={data_dir}"] if data_dir else []
+    files = {n: load_task(n, overrides) for n in names if n.endswith(".yaml")}
+    tasks = [as_task(files[n], split) if n in files else n for n in names if n not in folders]
+    was = model.training
+    model.eval()
+    try:
+        manager = TaskManager(include_path=folders or None)
+        found = lm_eval.simple_evaluate(
+            model=wrap(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
+            batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False,
+        )  # fmt: skip
+    except (ConnectionError, OSError, KeyError, ValueError) as e:
+        raise UserError(
+            f"lm_eval: {', '.join(map(str, names))}: {str(e).splitlines()[0][:200] if str(e) else e!r}"
+        ) from e
+    finally:
+        model.train(was)
+    asked = {task.name: name for name, task in files.items()}
+    return {asked.get(name, name): dict(metrics) for name, metrics in found["results"].items()}

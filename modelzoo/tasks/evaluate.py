@@ -1,0 +1,168 @@
+"""`-m evaluate`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
+
+<model_dir>/evaluation/results.json                 everything below as numbers
+<model_dir>/evaluation/TASK_SPLIT[_N].json          predictions (N counts checkpoints, where there are several)
+<model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
+"""
+
+import json
+import os
+import re
+import sys
+import time
+from typing import Any, NamedTuple
+
+from modelzoo import checkpoint
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
+from modelzoo.evaluation import harness
+from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.scores import evaluate as score
+from modelzoo.evaluation.task import Task
+from modelzoo.report import Progress
+from modelzoo.tasks import score_table, subject
+from modelzoo.tasks.build import Options
+
+LM_EVAL = "lm_eval:"
+
+
+class Request(NamedTuple):
+    """What the command line adds for `-m evaluate`."""
+
+    tasks: tuple[str, ...]
+    data_dir: str | None = None
+    split: str | None = None  # default: test where its texts are at hand, else dev
+    batch_size: int = 8
+
+
+class Job(NamedTuple):
+    """A task with the examples to score."""
+
+    task: Task
+    split: str
+    examples: list[Example]
+    train: list[Example]  # for the baseline; empty where they are not at hand
+    note: str | None
+
+
+def evaluate(config: Config, options: Options, request: Request) -> None:
+    """Score the checkpoints that the command names on every task, and say what came of it."""
+    if not request.tasks:
+        raise UserError("--tasks: missing; for example --tasks configs/eval/pubmedqa.yaml (or lm_eval:TASK)")
+    jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
+    others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
+    if others:
+        harness.require()
+    folder = os.path.join(options.model_dir, "evaluation")
+    results: dict[str, list[dict[str, Any]]] = {}
+    paths = subject.paths(config, options)
+    for number, path in enumerate(paths):
+        model = subject.load(path, config, options)
+        print(f"checkpoint {path}\ndevice     {model.backend.describe()}", file=sys.stderr)
+        for job in jobs:
+            suffix = f"_{number}" if len(paths) > 1 else ""
+            results.setdefault(job.task.name, []).append(_one(job, model, folder, suffix, request.batch_size))
+        if others:
+            found = harness.run(
+                model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
+                request.data_dir, request.split or "dev",
+            )  # fmt: skip
+            for name, metrics in found.items():
+                results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
+    target = os.path.join(folder, "results.json")
+    _write(target, {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "tasks": results})
+    for job in jobs:
+        print(score_table.task(job.task, job.note, results[job.task.name]))
+    for name in results:
+        if name.startswith(LM_EVAL):
+            print(score_table.lm_eval(name, results[name]))
+    print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
+    if jobs:
+        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        print(f"           python run.py -p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path {paths[0]}")
+
+
+def _job(name: str, request: Request) -> Job:
+    task = load_task(name, [f"data_dir={request.data_dir}"] if request.data_dir else [])
+    split, note = request.split or "test", None
+    try:
+        examples = task.examples(split)
+    except UserError as e:
+        if request.split is not None:
+            raise
+        split, note = "dev", f"no test scores: {e}"
+        try:
+            examples = task.examples(split)
+        except UserError:
+            raise e from None
+    try:
+        train = task.examples("train")
+    except UserError:
+        train = []
+    return Job(task, split, examples, train, note)
+
+
+def _one(job: Job, model: subject.Subject, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
+    """Score one checkpoint on one task, and write its predictions."""
+    task, live = job.task, Progress(0)
+
+    def progress(done: int, whole: int) -> None:
+        live.stop = whole
+        live.update(done, f"of {task.name}")
+
+    found = score(
+        model.model, model.backend, task, job.examples, model.tokenizer, model.length,
+        batch_size=batch_size, progress=progress, **model.soft,
+    )  # fmt: skip
+    live.close()
+    name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
+    _write(f"{name}.json", [p._asdict() for p in found.predictions])
+    official = task.official({p.id: p.prediction for p in found.predictions})
+    if official is not None:
+        _write(f"{name}.official.json", official)
+    return {
+        **model.facts,
+        "protocol": task.describe(),
+        "split": job.split,
+        "template": task.template_path,
+        "decoding": task.config.decoding if task.choices(job.examples[0]) else "generation",
+        "normalize": task.config.normalize,
+        "n": found.n,
+        "max_examples": task.config.max_examples,
+        "counts": found.counts._asdict(),
+        "metrics": found.metrics,
+        "intervals": found.intervals,
+        "baseline": _baseline(job),
+        "predictions": f"{name}.json",
+    }
+
+
+def _baseline(job: Job) -> dict[str, float] | None:
+    """The task's metrics of answering without reading."""
+    known = [e for e in job.examples if e.gold is not None]
+    if not job.train or not known:
+        return None
+    return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
+
+
+def _write(path: str, value: Any) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        checkpoint.write_text(path, json.dumps(_plain(value), indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
+
+
+def _plain(value: Any) -> Any:
+    """`value` with null for what JSON has no word for."""
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The names in `--tasks A,B`."""
+    return tuple(t for t in re.split(r"[,\s]+", text or "") if t)

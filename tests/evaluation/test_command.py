@@ -1,0 +1,121 @@
+"""`-m evaluate` end to end: our checkpoint, its export and the harness agree; what is said and written."""
+
+import json
+import shutil
+
+import pytest
+
+from modelzoo.cli import main
+
+
+def evaluate(world, out, *more, tasks=None) -> int:
+    named = tasks or world / "task.yaml"
+    argv = ["CPU", "-p", world / "run/config.yaml", "-m", "evaluate", "-o", out, "--tasks", named, *more]
+    return main([str(a) for a in argv])
+
+
+def results(out) -> dict:
+    return json.loads((out / "evaluation/results.json").read_text())["tasks"]
+
+
+@pytest.fixture(scope="module")
+def ours(world, tmp_path_factory):
+    out = tmp_path_factory.mktemp("ours")
+    assert evaluate(world, out, "--checkpoint_path", world / "run") == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def export(world, tmp_path_factory):
+    pytest.importorskip("transformers")
+    out = tmp_path_factory.mktemp("out") / "exported"
+    assert main(["export", str(world / "run"), str(out)]) == 0
+    return out
+
+
+def test_the_export_scores_as_the_checkpoint_does(world, ours, export, tmp_path):
+    assert evaluate(world, tmp_path, "--checkpoint_path", export) == 0
+    a, b = results(ours)["task"][0], results(tmp_path)["task"][0]
+    assert a["metrics"] == pytest.approx(b["metrics"], abs=1e-4)
+    mine, theirs = (json.loads((f / "evaluation/task_test.json").read_text()) for f in (ours, tmp_path))
+    for x, y in zip(mine, theirs, strict=True):
+        assert x["prediction"] == y["prediction"] and x["id"] == y["id"]
+        assert x["log_p"] == pytest.approx(y["log_p"], abs=1e-4)
+
+
+def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
+    assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", "--split", "dev") == 0
+    said = capsys.readouterr().out
+    golds = [json.loads(line)["label"] for line in (world / "tasks/dev.jsonl").read_text().splitlines()]
+    found = results(tmp_path)["task"][0]
+    assert found["baseline"]["accuracy"] == pytest.approx(golds.count("yes") / len(golds))
+    low, high = found["intervals"]["accuracy"]
+    assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
+    assert found["n"] == len(golds) and found["split"] == "dev" and found["sparsity"] > 0.4
+    for line in ("commonest answer", "wrote", "next", "bootstrap", "test sets kept out"):
+        assert line in said
+
+
+def test_several_checkpoints_are_seeds_of_one_experiment(world, tmp_path, capsys):
+    both = f"{world / 'run'},{world / 'run/checkpoints/step_3'}"
+    assert evaluate(world, tmp_path, "--checkpoint_path", both) == 0
+    assert len(results(tmp_path)["task"]) == 2
+    assert "mean of 2 checkpoints" in capsys.readouterr().out
+    assert (tmp_path / "evaluation/task_test_1.json").exists()
+
+
+def test_a_missing_test_set_is_said_and_dev_is_scored(world, tmp_path, capsys):
+    shutil.copytree(world / "tasks", tmp_path / "tasks")
+    (tmp_path / "tasks/test.jsonl").unlink()
+    more = ("--checkpoint_path", world / "run", "--data_dir", tmp_path / "tasks")
+    assert evaluate(world, tmp_path, *more) == 0
+    assert "no test scores" in capsys.readouterr().out
+    assert results(tmp_path)["task"][0]["split"] == "dev"
+    assert evaluate(world, tmp_path, *more, "--split", "test") == 2
+    assert "test.jsonl: no such file" in capsys.readouterr().err
+
+
+def test_decontamination_of_the_training_data_is_carried_along(world, tmp_path, capsys):
+    try:
+        (world / "data/job.json").write_text(
+            json.dumps({"config": {"filters": {"decontaminate": ["ab" * 32], "decontaminate_ngram": 13}}})
+        )
+        (world / "data/manifest.json").write_text(json.dumps({"reasons": {"benchmark_pmid": 4}, "eos_id": 0}))
+        assert evaluate(world, tmp_path, "--checkpoint_path", world / "run") == 0
+    finally:
+        (world / "data/job.json").unlink()
+        (world / "data/manifest.json").unlink()
+    found = results(tmp_path)["task"][0]["decontamination"]
+    assert found == {"test_sets": ["ab" * 32], "ngram": 13, "dropped": {"benchmark_pmid": 4, "benchmark_overlap": 0}}
+    assert "4 documents left out by id" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [("pubmedqq", "did you mean pubmedqa"), ("gone.yaml", "no such config file"), (",", "--tasks: missing")],
+)
+def test_unknown_tasks_are_one_line(world, tmp_path, capsys, tasks, said):
+    assert evaluate(world, tmp_path, tasks=tasks) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ") and said in error
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_the_harness_without_its_package_says_how_to_get_it(world, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", tasks="lm_eval:arc_easy") == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+def test_the_harness_gives_our_task_our_score(world, ours, export, tmp_path):
+    pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra `eval`)")
+    more = ("--checkpoint_path", world / "run", "--split", "test")
+    assert evaluate(world, tmp_path, *more, tasks=f"lm_eval:{world / 'task.yaml'}") == 0
+    (found,) = results(tmp_path)[f"lm_eval:{world / 'task.yaml'}"]
+    # Ours takes the tokens that all labels share out of the sum, which shifts all alike.
+    assert found["metrics"]["acc,none"] == pytest.approx(results(ours)["task"][0]["metrics"]["accuracy"], abs=1e-4)
+    assert (
+        evaluate(world, tmp_path, *more[2:], "--checkpoint_path", export, tasks=f"lm_eval:{world / 'task.yaml'}") == 0
+    )
+    (theirs,) = results(tmp_path)[f"lm_eval:{world / 'task.yaml'}"]
+    assert theirs["metrics"]["acc,none"] == pytest.approx(found["metrics"]["acc,none"], abs=1e-4)
