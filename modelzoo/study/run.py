@@ -200,9 +200,14 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
     if len(open_) < len(wanted):
         from modelzoo.study import report
 
-        page = os.path.join(output, "report.html")
-        report.write_study(matrix, page)
-        print(f"report     {page} ({len(wanted) - len(open_)} of {len(wanted)} runs)")
+        shown = [(folder(matrix, c), c.label) for c in wanted if finished(matrix, c) and c.peak == _peak(matrix, c)]
+        rates: dict[str, dict[float, float]] = {}
+        for cell in matrix.cells:
+            loss = final_loss(folder(matrix, cell), cell.steps)
+            if cell.seed == matrix.study.seeds[0] and cell.peak is not None and loss is not None:
+                rates.setdefault(cell.label, {})[cell.peak] = loss
+        print(f"done       {len(wanted) - len(open_)} of {len(wanted)} runs")
+        print(report.write_study(shown, rates, os.path.join(output, "report.html")))
     if failed:
         raise UserError(
             f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; what they said is in "
@@ -211,6 +216,10 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
     if open_:
         print(f"open       {len(open_)} runs of other shares; the report is made anew by whichever share ends last")
     print(f"next       open {os.path.join(output, 'report.html')} in a browser")
+
+
+def _peak(matrix: Matrix, cell: Cell) -> float | None:
+    return best_peak(matrix, next(cells for cells in matrix.settings if cells[0].label == cell.label))
 
 
 def _wanted(matrix: Matrix, cells: list[Cell], cell: Cell) -> bool:

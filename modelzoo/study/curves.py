@@ -1,0 +1,147 @@
+"""Losses: against FLOPs with the Pareto front, against tokens and time, at the end with intervals, and by peak rate."""
+
+from collections.abc import Sequence
+
+from modelzoo.study.draw import Panel, axes, log_loss, look, svg
+from modelzoo.study.results import Group, front, interval
+
+UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+BAND = "Lines are means over seeds; bands are 95 % intervals (Student's t)."
+
+
+def _unit(highest: float) -> tuple[float, str]:
+    return next((u for u in UNITS if highest >= u[0]), (1.0, ""))
+
+
+def points(groups: Sequence[Group]) -> list[tuple]:
+    """A row per group and validated step: what had been spent by then, and the loss with its interval."""
+    rows = []
+    for group in groups:
+        for step in group.steps:
+            spent = [group.mean(key, step) for key in ("flops", "dense_flops", "tokens", "seconds")]
+            rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.runs)))
+    return rows
+
+
+HEAD = ("group", "step", "flops", "dense_flops", "tokens", "seconds", "loss", "low", "high", "runs")
+
+
+def by_flops(groups: Sequence[Group]) -> Panel | None:
+    """Loss against training FLOPs as run, and the front that no group's mean is below."""
+    rows = [r for r in points(groups) if r[2] is not None]
+    if not rows:
+        return None
+    figure, ((plot,),) = axes(width=9, height=4.6)
+    scale, unit = _unit(max(r[2] for r in rows))
+    best = {rows[i][:2] for i in front([(r[2], r[6]) for r in rows])}
+    edge = sorted((r for r in rows if r[:2] in best), key=lambda r: r[2])
+    plot.plot([r[2] / scale for r in edge], [r[6] for r in edge], color="#9a9b9c", linewidth=7, alpha=0.35,
+              solid_capstyle="round", label="Pareto front", zorder=1)  # fmt: skip
+    _lines(plot, groups, rows, 2, scale)
+    plot.set(xlabel=f"training FLOPs, counted ({unit})", ylabel="validation loss (nats per token)", xscale="log")
+    _plain_x(plot)
+    log_loss(plot)
+    plot.legend(ncols=2)
+    front_by = ", ".join(dict.fromkeys(r[0] for r in edge))
+    caption = (
+        f"{BAND} On the front, in rising FLOPs: {front_by}. FLOPs are counted as run: masks' savings, RigL's dense "
+        "gradients and GMP's dense beginning included. On a CPU or GPU they are not time saved."
+    )
+    marked = [(*r, int(r[:2] in best)) for r in rows]
+    return Panel(
+        "loss_by_flops", "Loss against training FLOPs", caption, svg(figure, "flops"), (*HEAD, "front"), marked
+    )
+
+
+def _plain_x(plot) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    plot.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    plot.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    plot.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _lines(plot, groups: Sequence[Group], rows, column: int, scale: float) -> None:
+    for i, group in enumerate(groups):
+        mine = [r for r in rows if r[0] == group.label and r[column] is not None]
+        if not mine:
+            continue
+        colour, style, marker = look(i)
+        x = [r[column] / scale for r in mine]
+        plot.fill_between(x, [r[7] for r in mine], [r[8] for r in mine], color=colour, alpha=0.15, linewidth=0)
+        plot.plot(x, [r[6] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
+
+
+def by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
+    """Loss against tokens seen and against seconds of training and validation."""
+    rows = points(groups)
+    if not rows:
+        return None
+    figure, ((tokens, seconds),) = axes(2, width=11, height=4.2)
+    for plot, column, name in ((tokens, 4, "tokens"), (seconds, 5, "wall-clock")):
+        highest = max((r[column] for r in rows if r[column] is not None), default=1.0)
+        scale, unit = _unit(highest) if column == 4 else ((60.0, "minutes") if highest > 600 else (1.0, "seconds"))
+        _lines(plot, groups, rows, column, scale)
+        plot.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="validation loss (nats per token)")
+        log_loss(plot)
+    tokens.legend()
+    caption = (
+        f"{BAND} Wall-clock is training and validation as this machine took it, whatever else ran on it, "
+        "without start-up and saving."
+    )
+    return Panel("loss_by_tokens_and_time", "Loss against tokens and time", caption, svg(figure, "tokens"), HEAD, rows)
+
+
+def at_the_end(groups: Sequence[Group]) -> Panel | None:
+    """The last validation loss of each group, lowest first."""
+    rows = []
+    for i, group in enumerate(groups):
+        if group.steps:
+            losses = group.losses(group.steps[-1])
+            flops = group.mean("flops", group.steps[-1])
+            rows.append((i, group.label, *interval(losses), len(losses), flops, losses))
+    if not rows:
+        return None
+    rows.sort(key=lambda r: r[2])
+    figure, ((plot,),) = axes(width=9, height=0.9 + 0.34 * len(rows))
+    for y, (i, _, mean, low, high, _, _, losses) in enumerate(rows):
+        colour, _, marker = look(i)
+        plot.plot(losses, [y] * len(losses), ".", color=colour, alpha=0.5, markersize=5)
+        plot.errorbar([mean], [y], xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
+    plot.set(yticks=range(len(rows)), yticklabels=[r[1] for r in rows], xlabel="validation loss (nats per token)")
+    plot.set_ylim(len(rows) - 0.5, -0.5)
+    few = min(r[5] for r in rows) < 2
+    caption = "Mean over seeds with its 95 % interval (Student's t); dots are single runs." + (
+        " A group with one run has no interval: its difference from others may be the seed's." if few else ""
+    )
+    head = ("group", "loss", "low", "high", "runs", "flops")
+    return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, [r[1:7] for r in rows], True)
+
+
+def by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
+    """Final loss against the peak learning rate.
+
+    Args:
+        losses: of the first seed, by setting and peak.
+    """
+    if not any(len(of) > 1 for of in losses.values()):
+        return None
+    figure, ((plot,),) = axes(width=9, height=4.0)
+    for i, (label, of) in enumerate(losses.items()):
+        colour, style, marker = look(i)
+        peaks = sorted(of)
+        plot.plot(peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label)
+        best = min(of, key=of.get)
+        plot.plot([best], [of[best]], "o", color=colour, markersize=10, fillstyle="none")
+    plot.set(xlabel="peak learning rate", ylabel="validation loss at the end", xscale="log")
+    plot.legend(ncols=2)
+    at_edge = [label for label, of in losses.items() if len(of) > 2 and min(of, key=of.get) in (min(of), max(of))]
+    caption = "One seed each; the ringed rate trains the other seeds." + (
+        f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
+        if at_edge
+        else ""
+    )
+    rows = [(label, peak, loss) for label, of in losses.items() for peak, loss in sorted(of.items())]
+    return Panel(
+        "learning_rates", "Learning rates tried", caption, svg(figure, "rates"), ("group", "peak", "loss"), rows
+    )

@@ -1,0 +1,108 @@
+"""Figures as SVG that reads on white, on black and in grey print: one palette, text in the page's own colour.
+
+Colours are written as CSS variables with a fallback, so a picture follows the page around it and still stands alone.
+"""
+
+import io
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+# Okabe and Ito's palette, told apart by colour-blind readers; beside it the same hues for a dark page.
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+DARK = ("#4aa8e0", "#ff8a3d", "#2fc79c", "#e39cc4", "#f2b63c", "#8fd0f5")
+STYLES, MARKERS = ("-", "--", "-.", ":"), "osD^vP"
+INK, FAINT = "#1a1b1c", "#9a9b9c"  # what matplotlib draws text and grid with, to be found again in its output
+
+
+class Look(NamedTuple):
+    """How one group is drawn, everywhere alike: never by colour alone."""
+
+    colour: str
+    style: str
+    marker: str
+
+
+class Panel(NamedTuple):
+    """One piece of a report: a figure or a table, and its numbers."""
+
+    name: str  # of its files
+    title: str
+    caption: str
+    svg: str | None
+    head: Sequence[str]  # of the CSV
+    rows: Sequence[Sequence]
+    shown: bool = False  # whether the rows stand in the page as a table
+
+
+def look(i: int) -> Look:
+    return Look(LIGHT[i % len(LIGHT)], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
+
+
+def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.8, **options):
+    """A matplotlib figure and its axes [rows, columns], styled."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+        "axes.titlesize": 10, "font.size": 9, "grid.color": FAINT, "axes.grid": True, "grid.alpha": 0.35,
+        "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+        "figure.facecolor": "none", "axes.facecolor": "none", "svg.fonttype": "none", "legend.fontsize": 8,
+    }  # fmt: skip
+    plt.rcdefaults()
+    plt.rcParams.update(style)  # for what is drawn afterwards too: legends and text take their colours when made
+    return plt.subplots(rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options)
+
+
+def svg(figure, name: str) -> str:
+    """The figure as an `<svg>` element; `name` keeps its ids apart from those of other figures on the page."""
+    import matplotlib.pyplot as plt
+
+    out = io.StringIO()
+    with plt.rc_context({"svg.hashsalt": name}):
+        figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    plt.close(figure)
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text)
+    text = re.sub(r'<svg [^>]*?height="[^"]*"[^>]*?width="[^"]*"', _without_size, text, count=1)
+    for i, colour in enumerate(LIGHT):
+        text = re.sub(colour, f"var(--c{i}, {colour})", text, flags=re.I)
+    text = text.replace(INK, "var(--ink, #1a1b1c)").replace(FAINT, "var(--faint, #9a9b9c)")
+    return text
+
+
+def _without_size(found: re.Match) -> str:
+    return re.sub(r' (width|height)="[^"]*"', "", found[0])
+
+
+def tint(share: np.ndarray, colour: str) -> np.ndarray:
+    """[rows, columns] in 0..1 as RGBA: the more, the less transparent, so that any page shines through."""
+    rgb = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    return np.dstack([np.full(share.shape, c) for c in rgb] + [np.clip(share, 0, 1)])
+
+
+def coarse(mask: np.ndarray, side: int = 48) -> np.ndarray:
+    """The density of a mask over a grid of at most `side` x `side` cells."""
+    rows, columns = (np.linspace(0, n, min(n, side) + 1).astype(int) for n in mask.shape)
+    sums = np.add.reduceat(np.add.reduceat(mask.astype(np.float64), rows[:-1], 0), columns[:-1], 1)
+    return sums / np.outer(np.diff(rows), np.diff(columns))
+
+
+def log_loss(plot) -> None:
+    """A logarithmic loss axis with plain numbers on it."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    plot.set_yscale("log")
+    low, high = plot.get_ylim()
+    fine = high / low < 4
+    plot.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if fine else (1, 2, 3, 5)))
+    plot.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    plot.yaxis.set_minor_formatter(NullFormatter())

@@ -1,0 +1,138 @@
+"""After pre-training: weights before and after lifting their masks, how fine-tuning regains, and what prompts learned."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelzoo import checkpoint
+from modelzoo.config.errors import UserError
+from modelzoo.study.draw import Panel, axes, look, svg
+from modelzoo.study.results import Group, Result, interval, masks, tensors
+
+BINS = 80
+PROMPT, WORDS = "model.embedding_layer.word_embeddings.soft_prompt", "model.embedding_layer.word_embeddings.weight"
+
+
+def start_of(run: Result) -> str | None:
+    """The step folder that `run` began with, if it is still there."""
+    path = run.parent
+    if path is None or not os.path.isdir(path):
+        return None
+    if os.path.exists(os.path.join(path, checkpoint.STATE)):
+        return path
+    roots = (os.path.join(path, "best"), os.path.join(path, "checkpoints"), path)
+    found = (checkpoint.steps(root) and os.path.join(root, f"step_{checkpoint.steps(root)[-1]}") for root in roots)
+    return next((p for p in found if p), None)
+
+
+def end_of(run: Result) -> str | None:
+    """Its best checkpoint where it kept one, else its last."""
+    best = os.path.join(run.folder, "best")
+    steps = checkpoint.steps(best)
+    return os.path.join(best, f"step_{steps[-1]}") if steps else run.last
+
+
+def histograms(groups: Sequence[Group]) -> list[Panel]:
+    """For each group that began from masked weights: its weights before and after, those once masked apart."""
+    made = []
+    for group in groups:
+        run = group.first
+        before, after = start_of(run), end_of(run)
+        if before is None or after is None or not (was := masks(before)):
+            continue
+        old = tensors(before, lambda n, was=was: n in was)
+        new = tensors(after, lambda n, was=was: n in was)
+        common = [n for n in was if n in new and new[n].shape == old[n].shape]
+        pick = lambda part, keep, was=was, common=common: np.concatenate(
+            [part[n][was[n] if keep else ~was[n]] for n in common]
+        )
+        live_before, live_after, freed = pick(old, True), pick(new, True), pick(new, False)
+        top = float(np.quantile(np.abs(live_before), 0.999)) * 1.2
+        edges = np.linspace(-top, top, BINS + 1)
+        counts = [np.histogram(x, edges)[0] for x in (live_before, live_after, freed)]
+        figure, ((left, right),) = axes(2, width=10, height=3.6, sharey=False)
+        for plot, parts in (
+            (left, ((0, "live, before"), (1, "the same, after"))),
+            (right, ((2, "once masked, after"),)),
+        ):
+            for at, label in parts:
+                look_ = look(at)
+                plot.stairs(counts[at], edges, color=look_.colour, linestyle=look_.style, label=label, linewidth=1.4)
+            plot.set(xlabel="weight", ylabel="weights", yscale="symlog")
+            plot.legend()
+        moved = float(np.mean(freed != 0)) if freed.size else 0.0
+        caption = (
+            f"{run.name} began from {before}: {live_before.size:,} live and {freed.size:,} masked weights. After it "
+            f"{moved:.1%} of those once masked differ from zero, with a standard deviation of {np.std(freed):.2g} against "
+            f"{np.std(live_after):.2g} of the others. Counts on a scale that is linear up to 1, then logarithmic."
+        )
+        key = "".join(c if c.isalnum() else "_" for c in group.label)
+        rows = list(zip(edges[:-1], edges[1:], *counts, strict=True))
+        head = ("from", "to", "live before", "live after", "once masked after")
+        title = f"Weights before and after lifting: {group.label}"
+        made.append(Panel(f"weights_{key}", title, caption, svg(figure, f"w{key}"), head, rows))
+    return made
+
+
+def recovery(groups: Sequence[Group]) -> Panel | None:
+    """Scores of fine-tuning runs on their dev sets, step by step."""
+    tuned = [(i, g) for i, g in enumerate(groups) if g.first.dev]
+    if not tuned:
+        return None
+    metric = next(k for k in tuned[0][1].first.dev[0] if k not in ("step", "kind", "loss"))
+    figure, ((plot,),) = axes(width=9, height=4.0)
+    rows = []
+    for i, group in tuned:
+        common = set.intersection(*({r["step"] for r in run.dev if metric in r} for run in group.runs))
+        mine = []
+        for step in sorted(common):
+            values = [next(r[metric] for r in run.dev if r["step"] == step) for run in group.runs]
+            mine.append((group.label, step, metric, *interval(values), len(values)))
+        colour, style, marker = look(i)
+        x = [r[1] for r in mine]
+        plot.fill_between(x, [r[4] for r in mine], [r[5] for r in mine], color=colour, alpha=0.15, linewidth=0)
+        plot.plot(x, [r[3] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
+        rows += mine
+    plot.set(xlabel="fine-tuning step", ylabel=f"dev {metric}")
+    plot.legend()
+    caption = (
+        "Means over seeds and folds with 95 % intervals (Student's t), at the steps that all runs of a group share."
+    )
+    head = ("group", "step", "metric", "mean", "low", "high", "runs")
+    return Panel("recovery", "What fine-tuning regains", caption, svg(figure, "recovery"), head, rows)
+
+
+def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
+    """The vocabulary's tokens whose embeddings lie nearest (by cosine) to each vector of a soft prompt."""
+    rows = []
+    for group in groups:
+        path = end_of(group.first)
+        found = tensors(path, lambda n: n in (PROMPT, WORDS)) if path else {}
+        if PROMPT not in found or WORDS not in found:
+            continue
+        names = _vocabulary(group.first)
+        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+        likeness = unit(found[PROMPT].astype(np.float32)) @ unit(found[WORDS].astype(np.float32)).T
+        for vector, row in enumerate(likeness):
+            best = np.argsort(-row)[:words]
+            rows.append((group.label, vector, ", ".join(f"{names(int(t))} {row[t]:.2f}" for t in best)))
+    if not rows:
+        return None
+    caption = (
+        "Cosine similarity beside each token. Soft prompts seldom spell anything: values below about 0.3 say little."
+    )
+    return Panel(
+        "soft_prompts", "Soft prompts: nearest tokens", caption, None, ("group", "vector", "tokens"), rows, True
+    )
+
+
+def _vocabulary(run: Result):
+    from modelzoo.data import tokenizer
+    from modelzoo.tasks import source
+
+    try:
+        words = tokenizer.load(source.tokenizer_path(run.init, end_of(run)))
+    except (UserError, OSError):  # a picture without words is better than none
+        return lambda token: f"#{token}"
+    return lambda token: repr(words.decode([token]))

@@ -1,0 +1,71 @@
+"""`run.py report RUN...` and a study's end: what the runs came to, as one page of figures with their numbers beside."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+
+from modelzoo.config.errors import UserError
+from modelzoo.study import curves, layers, lifted, page, results, where
+from modelzoo.study.draw import Panel
+from modelzoo.study.results import Group, Result
+
+
+def report(folders: Sequence[str], path: str) -> str:
+    """Write the page of some runs. Runs that differ in their seed alone count as one group.
+
+    Returns:
+        What was made, in words.
+
+    Raises:
+        UserError: a folder is no run, or none of the runs was ever validated.
+    """
+    if not path.endswith(".html"):
+        raise UserError(f"-o {path}: the report is an HTML file; name one that ends in .html")
+    groups = results.grouped([results.read(folder) for folder in folders])
+    return write(groups, path, "Runs side by side")
+
+
+def write_study(cells: Iterable[tuple[str, str]], losses: Mapping[str, Mapping[float, float]], path: str) -> str:
+    """Write the page of a study.
+
+    Args:
+        cells: folder and group of each finished run.
+        losses: final loss of the first seed by group and peak learning rate.
+    """
+    labels = dict(cells)
+    groups = results.grouped([results.read(folder) for folder in labels], labels)
+    return write(groups, path, "Study", [curves.by_peak(losses)])
+
+
+def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:
+    """Write what there is to show of `groups` to `path`; says what was made."""
+    panels = [
+        curves.at_the_end(groups),
+        curves.by_flops(groups),
+        curves.by_tokens_and_time(groups),
+        *more,
+        where.reality(groups),
+        where.time(groups),
+        layers.by_layer(groups),
+        *layers.over_time(groups),
+        lifted.recovery(groups),
+        *lifted.histograms(groups),
+        lifted.nearest_tokens(groups),
+    ]
+    shown = [p for p in panels if p is not None]
+    if not any(run.validation or run.dev for group in groups for run in group.runs):
+        raise UserError("report: none of these runs was validated; train with -m train_and_eval")
+    try:
+        folder = page.write(path, title, _lead(groups), shown)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror})") from None
+    return f"report     {path} ({len(shown)} figures and tables)\nnumbers    {folder}{os.sep}*.csv, pictures *.svg"
+
+
+def _lead(groups: Sequence[Group]) -> str:
+    runs: list[Result] = [run for group in groups for run in group.runs]
+    models = {(r.init.model.num_hidden_layers, r.init.model.hidden_size) for r in runs}
+    devices = dict.fromkeys(x.get("device", "an unknown device") for r in runs for x in r.launches)
+    return (
+        f"{len(runs)} runs in {len(groups)} groups, "
+        f"{', '.join(f'{layers} layers of width {width}' for layers, width in sorted(models))}; on {'; '.join(devices)}."
+    )

@@ -1,0 +1,180 @@
+"""What run folders hold, as a report reads it: logs, configs and masks; runs that differ in seed alone as one group."""
+
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import safetensors
+from scipy import stats
+
+from modelzoo import checkpoint, metrics
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.trainer import Config, Init
+
+_SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
+
+
+@dataclass
+class Result:
+    """One run as its folder shows it."""
+
+    folder: str
+    config: Config
+    train: list[dict]
+    validation: list[dict]
+    dev: list[dict]  # a fine-tuning run's scores on its dev set
+    timing: list[dict]
+    launches: list[dict]
+
+    @property
+    def name(self) -> str:
+        return os.path.basename(os.path.normpath(self.folder))
+
+    @property
+    def init(self) -> Init:
+        return self.config.trainer.init
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether its masks change during training."""
+        return any(g.algorithm != "static" for g in self.init.sparsity)
+
+    @cached_property
+    def checkpoints(self) -> dict[int, str]:
+        """Step: folder, rising."""
+        root = self.init.checkpoint.checkpoint_root or os.path.join(self.folder, "checkpoints")
+        return {step: os.path.join(root, f"step_{step}") for step in checkpoint.steps(root)}
+
+    @property
+    def last(self) -> str | None:
+        return next(reversed(self.checkpoints.values()), None)
+
+    @property
+    def parent(self) -> str | None:
+        """The checkpoint or run whose weights it began with, as far as its folder tells."""
+        section = getattr(self.config.trainer, "finetune", None)
+        fit = self.config.trainer.fit
+        named = [getattr(section, "checkpoint", None), fit.ckpt_path if fit else None]
+        for launch in self.launches[:1]:
+            words = shlex.split(launch.get("command", ""))
+            named += [b for a, b in zip(words, words[1:]) if a == "--checkpoint_path"]
+        return next((p for p in reversed(named) if p), None)
+
+    def at(self, step: int) -> dict:
+        """The training record of `step`, with the seconds that training and validation had taken by then."""
+        record = next((r for r in self.train if r["step"] == step), {})
+        return {**record, "seconds": sum(t["seconds"] for t in self.timing if t["step"] <= step)}
+
+
+def read(folder: str) -> Result:
+    """The run in `folder`.
+
+    Raises:
+        UserError: it is no run.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: no such run folder")
+    config = load(os.path.join(folder, "config.yaml"), Config)
+    logs = {n: metrics.read(os.path.join(folder, f"{n}.jsonl")) for n in ("metrics", "timing")}
+    of = lambda kind: [r for r in logs["metrics"] if r["kind"] == kind]
+    path = os.path.join(folder, "launches.jsonl")
+    launches = metrics.read(path) if os.path.exists(path) else []
+    return Result(folder, config, of("train"), of("validation"), of("dev"), logs["timing"], launches)
+
+
+def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:
+    """Tensors of a checkpoint's model file by name."""
+    found = {}
+    with safetensors.safe_open(os.path.join(path, "model.safetensors"), framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 safe_open is no mapping
+            if wanted(name):
+                found[name] = file.get_tensor(name)
+    return found
+
+
+def masks(path: str) -> dict[str, np.ndarray]:
+    """[out, in] bool by parameter name."""
+    return {n.removesuffix("_mask"): m for n, m in tensors(path, lambda n: n.endswith("_mask")).items()}
+
+
+@dataclass
+class Group:
+    """Runs of one config with different seeds."""
+
+    label: str
+    runs: list[Result]
+
+    @property
+    def first(self) -> Result:
+        return self.runs[0]
+
+    @property
+    def steps(self) -> list[int]:
+        """Steps at which every run was validated."""
+        common = set.intersection(*({r["step"] for r in run.validation} for run in self.runs))
+        return sorted(common)
+
+    def losses(self, step: int) -> list[float]:
+        """Validation loss of each run at `step`."""
+        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.runs]
+
+    def mean(self, key: str, step: int) -> float | None:
+        """Mean over the runs of a training record's `key` (or `seconds`) at `step`; None where one has none."""
+        values = [run.at(step).get(key) for run in self.runs]
+        return None if any(v is None for v in values) else float(np.mean(values))
+
+
+def grouped(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:
+    """Runs in groups, in the order in which they were named.
+
+    Args:
+        labels: folder to group; without it, runs whose configs differ in seeds and paths alone are one group.
+    """
+    groups: dict[str, Group] = {}
+    for result in results:
+        key = labels[result.folder] if labels is not None else _identity(result.config)
+        label = key if labels is not None else _SEED.sub("", result.name) or result.name
+        groups.setdefault(key, Group(label, [])).runs.append(result)
+    found = list(groups.values())
+    seen = [g.label for g in found]
+    for group in found:
+        if seen.count(group.label) > 1:
+            group.label = os.path.normpath(group.first.folder)
+    return found
+
+
+def _identity(config: Config) -> str:
+    data = config.model_dump(mode="json")
+    init = data["trainer"]["init"]
+    for key in ("seed", "model_dir", "backend", "device", "logging", "loggers", "checkpoint"):
+        init.pop(key, None)
+    finetune = data["trainer"].get("finetune")
+    if finetune:
+        finetune.pop("seeds", None)
+        data["trainer"].get("fit", {}).get("train_dataloader", {}).pop("shuffle_seed", None)
+    return json.dumps(data, sort_keys=True)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval by Student's t; the interval of a single value has no width, and says nothing."""
+    mean, n = float(np.mean(values)), len(values)
+    if n < 2:
+        return mean, mean, mean
+    half = float(stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / np.sqrt(n))
+    return mean, mean - half, mean + half
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the points (cost, loss) that no other beats in both, by rising cost."""
+    best, kept = float("inf"), []
+    for i in sorted(range(len(points)), key=lambda i: points[i]):
+        if points[i][1] < best:
+            best = points[i][1]
+            kept.append(i)
+    return kept

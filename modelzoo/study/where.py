@@ -1,0 +1,112 @@
+"""Where the time goes, and where sparsity is real: stored, counted, computed, measured."""
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+
+from modelzoo.report import size
+from modelzoo.study.draw import Panel, axes, look, svg
+from modelzoo.study.results import Group, Result, interval, masks
+
+
+def time(groups: Sequence[Group]) -> Panel | None:
+    """Seconds of training steps, waiting for data and validation, summed over each group's runs."""
+    rows = []
+    for group in groups:
+        steps = [t for run in group.runs for t in run.timing if t["kind"] == "train"]
+        waiting = sum(t.get("waiting", 0.0) for t in steps)
+        other = sum(t["seconds"] for run in group.runs for t in run.timing if t["kind"] != "train")
+        if steps:
+            rows.append((group.label, sum(t["seconds"] for t in steps) - waiting, waiting, other))
+    if not rows:
+        return None
+    figure, ((plot,),) = axes(width=9, height=1.0 + 0.34 * len(rows))
+    left = np.zeros(len(rows))
+    for i, part in enumerate(("training steps", "waiting for data", "validation")):
+        share = np.array([r[1 + i] / sum(r[1:]) for r in rows])
+        plot.barh(range(len(rows)), share, left=left, color=look(i).colour, label=part, hatch=("", "//", "..")[i],
+                  edgecolor="white", linewidth=0)  # fmt: skip
+        left += share
+    plot.set(yticks=range(len(rows)), yticklabels=[r[0] for r in rows], xlim=(0, 1), xlabel="share of the time")
+    plot.invert_yaxis()
+    plot.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    caption = "As the runs logged it (timing.jsonl), where they logged every step; start-up and saving are not in it."
+    head = ("group", "training seconds", "waiting seconds", "validation seconds")
+    return Panel("time", "Where the time goes", caption, svg(figure, "time"), head, rows)
+
+
+def speed(run: Result) -> float | None:
+    """Median tokens per second of a run's steps."""
+    speeds = [t["tokens_per_second"] for t in run.timing if "tokens_per_second" in t]
+    return float(np.median(speeds)) if speeds else None
+
+
+def _dense_twin(group: Group, groups: Sequence[Group]) -> Group | None:
+    """The group with the same model and no sparsity."""
+    model = group.first.init.model
+    return next((g for g in groups if not g.first.init.sparsity and g.first.init.model == model), None)
+
+
+def _stored(run: Result) -> tuple[int, int] | None:
+    """Bytes of a checkpoint's model file, and of the same weights as live values and one bit a weight."""
+    if run.last is None:
+        return None
+    path = os.path.join(run.last, "model.safetensors")
+    whole = os.path.getsize(path)
+    saved = sum(4 * int((~m).sum()) + m.size - m.size // 8 for m in masks(run.last).values())  # masks are bytes there
+    return whole, whole - saved
+
+
+def reality(groups: Sequence[Group]) -> Panel:
+    """For each group: what its sparsity saves on disk, in counted FLOPs, in computed FLOPs, and in time."""
+    rows = []
+    for group in groups:
+        run, twin = group.first, _dense_twin(group, groups)
+        last = run.train[-1] if run.train else {}
+        stored = _stored(run)
+        counted = last["dense_flops"] / last["flops"] if last.get("flops") else None
+        kinds = {getattr(g, "pattern", None) or "unstructured" for g in run.init.sparsity}
+        computed = _computed(run, counted, kinds)
+        rows.append((
+            group.label,
+            ", ".join(sorted(kinds)) if kinds else "dense",
+            "-" if stored is None else f"{size(stored[0])} ({size(stored[1])} as live values and bits)",
+            "-" if counted is None else f"{counted:.2f}x fewer",
+            computed,
+            _measured(group, twin),
+        ))  # fmt: skip
+    head = ("group", "pattern", "stored", "counted", "computed", "measured")
+    caption = (
+        "Stored: a checkpoint's weights as they lie on disk. Counted: dense-equivalent over sparse training FLOPs, as run. "
+        "Computed: what the kernels multiply. Measured: tokens a second against the dense group of the same model, "
+        "medians of each run's steps, with the range over seeds; two runs that shared a busy machine differ for that "
+        "reason too."
+    )
+    return Panel("where_sparsity_is_real", "Where sparsity is real", caption, None, head, rows, True)
+
+
+def _computed(run: Result, counted: float | None, kinds: set[str]) -> str:
+    if not run.init.sparsity:
+        return "all of it"
+    notes = " ".join(str(n) for launch in run.launches for n in launch.get("notes", ()))
+    if kinds == {"unstructured"} and "CS-2" not in " ".join(x.get("device", "") for x in run.launches):
+        return "all of it: masked weights are multiplied"
+    if "packed" in notes and counted is not None:
+        return f"{counted:.2f}x fewer: live blocks alone"
+    return "as the device does; its log says"
+
+
+def _measured(group: Group, twin: Group | None) -> str:
+    ours = [s for run in group.runs if (s := speed(run)) is not None]
+    theirs = [s for run in twin.runs if (s := speed(run)) is not None] if twin else []
+    if not ours:
+        return "-"
+    mean = interval(ours)[0]
+    if not theirs:
+        return f"{mean:,.0f} tokens/s; no dense run of this model beside it"
+    if twin is group:
+        return f"{mean:,.0f} tokens/s"
+    ratio = mean / interval(theirs)[0]
+    low, high = min(ours) / max(theirs), max(ours) / min(theirs)
+    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense [{low:.2f} to {high:.2f}]"

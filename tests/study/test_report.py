@@ -1,0 +1,209 @@
+"""A report's numbers against independent ones, and its page: whole, self-contained, readable by machines."""
+
+import base64
+import csv
+import json
+import math
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import safetensors.numpy
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from modelzoo.config.errors import UserError
+from modelzoo.study import curves, draw, layers, lifted, page, results, where
+from modelzoo.study.report import report, write
+from modelzoo.study.results import Group, front, grouped, interval, read
+
+LOSS = st.floats(0.1, 20)
+
+
+@given(st.lists(LOSS, min_size=2, max_size=8))
+def test_the_interval_is_students(values):
+    mean, low, high = interval(values)
+    assert mean == pytest.approx(np.mean(values))
+    if np.ptp(values) > 1e-6:
+        expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+        assert (low, high) == pytest.approx((expected.low, expected.high), rel=1e-6)
+
+
+@given(st.lists(st.tuples(st.floats(1, 100), LOSS), min_size=1, max_size=30))
+def test_the_front_is_what_no_point_beats_in_both(points):
+    kept = front(points)
+    beaten = lambda p: any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
+    assert {points[i] for i in kept} == {p for p in points if not beaten(p)}
+    assert [points[i][0] for i in kept] == sorted(points[i][0] for i in kept)
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 5))
+def test_coarse_cells_hold_the_mean_of_their_weights(rows, columns, seed):
+    mask = np.random.default_rng(seed).random((rows, columns)) < 0.3
+    cells = draw.coarse(mask, 16)
+    assert cells.shape == (min(rows, 16), min(columns, 16))
+    edges = [np.linspace(0, n, min(n, 16) + 1).astype(int) for n in mask.shape]
+    for i in range(cells.shape[0]):
+        for j in range(cells.shape[1]):
+            part = mask[edges[0][i] : edges[0][i + 1], edges[1][j] : edges[1][j + 1]]
+            assert cells[i, j] == pytest.approx(part.mean())
+
+
+def folders(runs: Path) -> list[str]:
+    return [str(runs / n) for n in ("dense-seed1", "dense-seed2", "s75-seed1", "rigl-seed1")]
+
+
+@pytest.fixture
+def groups(runs) -> list[Group]:
+    return grouped([read(f) for f in folders(runs)])
+
+
+def test_runs_that_differ_in_their_seed_are_one_group(groups):
+    assert [(g.label, len(g.runs)) for g in groups] == [("dense", 2), ("s75", 1), ("rigl", 1)]
+
+
+def test_points_are_the_logs_means(runs, groups):
+    rows = {(r[0], r[1]): r for r in curves.points(groups)}
+    assert {s for _, s in rows} == {4, 8, 12}
+    for step in (4, 8, 12):
+        logs = [
+            [json.loads(x) for x in (runs / f"dense-seed{s}" / "metrics.jsonl").read_text().splitlines()]
+            for s in (1, 2)
+        ]
+        pick = lambda kind, key, log, step=step: next(r[key] for r in log if r["kind"] == kind and r["step"] == step)
+        row = rows["dense", step]
+        assert row[2] == np.mean([pick("train", "flops", log) for log in logs])
+        assert row[4] == step * 48
+        assert row[6] == pytest.approx(np.mean([pick("validation", "loss", log) for log in logs]))
+        assert rows["s75", step][2] < rows["rigl", step][2] < row[2]
+
+
+def test_masks_over_time_account_for_every_weight(runs, groups):
+    (panel,) = layers.over_time(groups)
+    paths = {s: runs / "rigl-seed1" / "checkpoints" / f"step_{s}" / "model.safetensors" for s in (4, 8, 12)}
+    masks = {s: safetensors.numpy.load_file(p) for s, p in paths.items()}
+    layer = "model.transformer_decoder.layers.1.ffn.ffn.0.linear_layer.weight_mask"
+    rows = {r[1]: r for r in panel.rows if r[2:4] == (1, "ffn0")}
+    for before, after in ((4, 8), (8, 12)):
+        new, old = masks[after][layer], masks[before][layer]
+        assert rows[after][4:] == (new.sum(), new.size, (new & ~old).sum(), (old & ~new).sum())
+        assert rows[after][4] - rows[before][4] == rows[after][6] - rows[after][7]
+    assert rows[8][6] > 0  # RigL did move something
+
+
+def test_sparsity_by_layer_is_target_and_masks(groups):
+    panel = layers.by_layer(groups)
+    assert {r[0] for r in panel.rows} == {"s75", "rigl"} and len(panel.rows) == 2 * 2 * 6
+    assert all(r[3] == r[4] == 0.75 for r in panel.rows)
+
+
+def test_what_sparsity_saves_is_said_honestly(runs, groups):
+    rows = {r[0]: r for r in where.reality(groups).rows}
+    assert rows["dense"][3] == "1.00x fewer" and rows["s75"][4] == "all of it: masked weights are multiplied"
+    last = json.loads((runs / "rigl-seed1" / "metrics.jsonl").read_text().splitlines()[-2])
+    assert rows["rigl"][3] == f"{last['dense_flops'] / last['flops']:.2f}x fewer"
+    assert "x dense [" in rows["s75"][5]
+
+
+def test_time_adds_up_to_the_log(runs, groups):
+    row = next(r for r in where.time(groups).rows if r[0] == "s75")
+    log = [json.loads(x) for x in (runs / "s75-seed1" / "timing.jsonl").read_text().splitlines()]
+    assert sum(row[1:]) == pytest.approx(sum(r["seconds"] for r in log))
+
+
+def test_peaks_at_the_edge_are_named():
+    losses = {"a": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 1.5}}
+    assert curves.by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
+    assert curves.by_peak({"a": {1e-3: 2.0}}) is None
+
+
+class Page(HTMLParser):
+    """What a page refers to, its ids, and its tags."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.ids, self.tags = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key in ("href", "src", "xlink:href", "action", "data"):
+                self.links.append(value)
+            if key == "id":
+                self.ids.append(value)
+
+
+def test_the_page_needs_nothing_beside_it(runs, tmp_path):
+    said = report(folders(runs), str(tmp_path / "r.html"))
+    assert str(tmp_path / "r.html") in said
+    text = (tmp_path / "r.html").read_text()
+    found = Page(text)
+    assert not {"script", "link", "iframe", "object"} & set(found.tags)
+    assert all(link.startswith(("#", "data:")) for link in found.links), found.links
+    assert "@import" not in text and "url(http" not in text
+    assert len(set(found.ids)) == len(found.ids)  # inline pictures share one page's names
+    assert {link[1:] for link in found.links if link.startswith("#")} <= set(found.ids)
+    assert found.tags.count("svg") == len(list((tmp_path / "r_files").glob("*.svg"))) >= 5
+
+
+def test_the_numbers_are_the_same_in_the_page_and_beside_it(runs, tmp_path):
+    report(folders(runs), str(tmp_path / "r.html"))
+    prefix = "data:text/csv;base64,"
+    inside = [
+        base64.b64decode(x[len(prefix) :]).decode()
+        for x in Page((tmp_path / "r.html").read_text()).links
+        if x.startswith(prefix)
+    ]
+    beside = [p.read_text() for p in (tmp_path / "r_files").glob("*.csv")]
+    assert sorted(inside) == sorted(beside)
+    with open(tmp_path / "r_files" / "loss_by_flops.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert {r["group"] for r in rows} == {"dense", "s75", "rigl"} and all(math.isfinite(float(r["loss"])) for r in rows)
+
+
+def test_pictures_stand_alone_and_take_the_pages_colours(runs, tmp_path):
+    report(folders(runs), str(tmp_path / "r.html"))
+    for path in (tmp_path / "r_files").glob("*.svg"):
+        text = path.read_text()
+        ElementTree.fromstring(text)
+        assert draw.INK not in text.replace(f"var(--ink, {draw.INK})", "")
+        assert "var(--ink" in text and "#000000" not in text, path
+    style = page.STYLE
+    assert "prefers-color-scheme: dark" in style and "@media print" in style
+
+
+def test_what_is_written_in_a_name_is_no_markup(runs, tmp_path):
+    groups = [Group("<b>&\"'", [read(str(runs / "dense-seed1"))])]
+    write(groups, str(tmp_path / "r.html"), "<i>title</i>")
+    assert not {"b", "i"} & set(Page((tmp_path / "r.html").read_text()).tags)
+
+
+def test_what_is_no_run_is_refused(tmp_path, runs):
+    with pytest.raises(UserError, match="no such run folder"):
+        report([str(tmp_path / "nothing")], str(tmp_path / "r.html"))
+    with pytest.raises(UserError, match=r"\.html"):
+        report(folders(runs), str(tmp_path / "r.pdf"))
+
+
+def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_path):
+    from modelzoo.tasks import pretrain
+    from modelzoo.tasks.build import Options
+    from tests.study.conftest import tiny_config
+
+    start = runs / "s75-seed1" / "checkpoints" / "step_12"
+    options = Options(
+        "CPU", str(tmp_path / "lift"), str(start), ("model",), command=f"run.py --checkpoint_path {start}"
+    )
+    pretrain.train(tiny_config(data, tmp_path / "lift", loop={"max_steps": 3}), options, evaluate=True)
+    (panel,) = lifted.histograms(grouped([read(str(tmp_path / "lift"))]))
+    before = safetensors.numpy.load_file(start / "model.safetensors")
+    total = sum(x.size for n, x in before.items() if n.endswith("_mask"))
+    live = sum(int(x.sum()) for n, x in before.items() if n.endswith("_mask"))
+    counts = np.array([r[2:] for r in panel.rows]).sum(0)
+    assert 0.98 * live < counts[0] <= live and 0.9 * (total - live) < counts[2] <= total - live
+    assert "100.0% of those once masked differ from zero" in panel.caption
+    assert results.read(str(tmp_path / "lift")).parent == str(start)
