@@ -38,8 +38,10 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         plain = batched
     else:
         plain = gathered if device.type == "cpu" and layout.block[0] >= TALL else masked
+    if device.type == "cuda":
+        return _on_gpu(layout, dtype, plain)
     if device.type != "cpu":
-        return plain, "" if plain is batched else "no kernel for this device"
+        return plain, "no kernel for this device"
     if not native.serves(layout, dtype):
         return plain, "compiled kernels know blocks of 32 k rows in float32 and bfloat16, and [1, 1] in float32"
     try:
@@ -48,3 +50,16 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         return plain, f"no compiled kernels: {reason}"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()
     return native, "computed in float32: no avx512_bf16 here" if widened else ""
+
+
+def _on_gpu(layout: Layout, dtype: torch.dtype, plain: ModuleType) -> tuple[ModuleType, str]:
+    try:
+        from modelzoo.kernels import triton_blocks
+    except ImportError:
+        return plain, "Triton is not installed"
+    if plain is batched and layout.block[0] > 64:  # dense products of that size are the fastest there are
+        return batched, ""
+    if not triton_blocks.serves(layout, dtype):
+        return plain, "Triton's kernels know blocks of 16, 32, 64 or 128 rows"
+    narrow = layout.block[1] not in (16, 32, 64, 128)
+    return triton_blocks, "dX of narrow blocks is dense" if narrow else ""
