@@ -48,7 +48,11 @@ def bench(config: Config, options: Options, params: str) -> None:
     config, cut = _cut(config)
     batch, parts = _batch(config)
     rows, length = batch["input_ids"].shape
-    print(f"device     {choice.backend.describe()}, load {os.getloadavg()[0]:.1f}")
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = (
+        "; the machine is busy, measure again when it is not" if choice.backend.kind == "CPU" and load > cores else ""
+    )
+    print(f"device     {choice.backend.describe()}, {cores} cores at load {load:.1f}{busy}")
     print(
         f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
         f"sparsity {level:.4g}"
@@ -113,19 +117,21 @@ def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
 def _rounds(contestants: Mapping[str, Callable]) -> dict[str, list[float]]:
     """Seconds of each contestant's step by round. They take turns in a rotating order: noise falls on all alike."""
     names, times = list(contestants), {name: [] for name in contestants}
-    progress = Progress((ROUNDS + 1) * len(names))
     begin = time.perf_counter()
-    for i in range(ROUNDS + 1):
-        for j, name in enumerate(names[i % len(names) :] + names[: i % len(names)]):
+    for name in names:  # warms up, and tells how many rounds fit
+        contestants[name]()
+    count = min(ROUNDS, max(FEWEST, int(SECONDS / (time.perf_counter() - begin))))
+    progress, done = Progress(count * len(names)), 0
+    for i in range(count):
+        turn = i % len(names)
+        for name in names[turn:] + names[:turn]:
             start = time.perf_counter()
             contestants[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            if i > 0:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
-            progress.update(i * len(names) + j + 1, name)
-        if i >= FEWEST and time.perf_counter() - begin > SECONDS:
-            break
+            times[name].append(time.perf_counter() - start)
+            done += 1
+            progress.update(done, name)
     progress.close()
     return times
 
