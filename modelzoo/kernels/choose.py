@@ -11,7 +11,8 @@ from modelzoo.kernels import batched, gathered, masked, native
 from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
-TALL = 16  # rows of a block from which one gathered product per block row beats the dense product on a CPU
+TALL = 32  # rows of a block from which one gathered product per block row beats the dense product on a CPU; twice
+# as many in 16 bits, where products are quicker and gathering is not
 COPIES = 8  # a batched product gathers its inputs: at most so many copies of the activations
 
 
@@ -33,11 +34,12 @@ def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
 
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
     """The kernel, and what stands in the way of a faster one."""
-    copies = layout.density * layout.shape[0] / layout.block[0]
-    if copies <= COPIES and layout.block[0] >= 2 * TALL and layout.even:
+    rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
+    if copies <= COPIES and rows >= TALL and layout.even:
         plain = batched
     else:
-        plain = gathered if device.type == "cpu" and layout.block[0] >= TALL else masked
+        tall = rows >= (TALL if dtype.itemsize >= 4 else 2 * TALL)
+        plain = gathered if device.type == "cpu" and tall else masked
     if device.type == "cuda":
         return _on_gpu(layout, dtype, plain)
     if device.type != "cpu":
