@@ -14,9 +14,25 @@ os.environ["PATH"] = os.path.dirname(sys.executable) + os.pathsep + os.environ.g
 
 import cerebras.pytorch as cstorch
 import torch
+from cerebras.appliance import appliance_manager
 from torch import Tensor
 
 __all__ = ["cstorch", "Cubic", "Ramp", "log_to_stderr"]
+
+
+_freeze = appliance_manager.pip_freeze
+
+
+def _freeze_without_us(**options) -> list[str]:
+    """`pip freeze` for the image that a cluster builds for its input workers, less this trainer.
+
+    A clone that was ever installed lists itself there, but no index has it, so the build would fail. Workers import it
+    from python_paths.
+    """
+    return [x for x in _freeze(**options) if not x.lower().replace("_", "-").startswith("mediswift-trainer=")]
+
+
+appliance_manager.pip_freeze = _freeze_without_us
 
 
 class _OneLine(logging.Formatter):

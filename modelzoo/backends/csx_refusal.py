@@ -40,10 +40,12 @@ _DETAILS = re.compile(r'details ?[:=] ?"?([^"\n]+)', re.IGNORECASE)
 def refusal(error: BaseException, address: str | None) -> UserError | None:
     """The message for an error that came from the cluster or the way to it; None if it came from elsewhere."""
     chain = list(_chain(error))
+    full = any(_is_rpc(e) and "RESOURCE_EXHAUSTED" in f"{_call(e, 'code')}" for e in chain)
     # The outermost named refusal says most; a bare RPC error inside says the rest.
     for e in chain:
-        if type(e).__name__ in ADVICE:
-            return _say(type(e).__name__, _first_line(e), address)
+        if (name := type(e).__name__) in ADVICE:
+            name = "ClusterJobScheduleError" if full and name == "ClusterJobInitError" else name
+            return _say(name, _first_line(e), address)
     for e in chain:
         if _is_rpc(e):
             code = _CODE.search(f"{_call(e, 'code') or ''} {e}")

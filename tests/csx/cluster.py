@@ -1,7 +1,8 @@
 """A loopback stand-in of a CS-2 cluster: the management and appliance services, on the stubs that cerebras ships.
 
-It takes a compile job through its calls, and refuses as real clusters do. It compiles nothing and computes nothing:
-what it proves is that our side asks in the right order, sends what we say it sends, and ends cleanly.
+It takes a compile job through its calls, and a training job until that asks for systems to run on, which it refuses; and
+it refuses as real clusters do. It compiles nothing and computes nothing: what it proves is that our side asks in the
+right order, sends what we say it sends, and ends cleanly.
 """
 
 import threading
@@ -14,9 +15,12 @@ from cerebras.appliance.pb.workflow.appliance.cluster_mgmt import cluster_pb2 as
 from cerebras.appliance.pb.workflow.appliance.cluster_mgmt import cluster_pb2_grpc as management_grpc
 from cerebras.appliance.pb.workflow.appliance.cluster_mgmt.csctl import api_pb2 as csctl
 from cerebras.appliance.pb.workflow.appliance.cluster_mgmt.csctl import api_pb2_grpc as csctl_grpc
+from cerebras.appliance.pb.workflow.appliance.common.common_config_pb2 import ClusterDetails
 from google.protobuf import symbol_database
 
 VERSION, GITHASH = "2.10.0", "32008fd851"
+SYSTEMS = ClusterDetails(tasks=[ClusterDetails.TaskInfo(task_type=ClusterDetails.TaskInfo.WSE)])
+NOT_RUN = "this cluster has no system to run a job on"
 LEASE = "wsjob-standin was cancelled: no heartbeat of the client for 60 s"
 
 
@@ -65,6 +69,18 @@ class Cluster:
             job_id="wsjob-standin", workflow_id="wflow-standin", log_path="/logs", compile_dir_absolute_path="/cached"
         )
 
+    def InitImageBuildJob(self, request, context):
+        return management.ImageBuildResponse(job_id="image-standin", image_reference="standin/worker:1")
+
+    def GetImageBuildJob(self, request, context):
+        return management.ImageBuildResponse(
+            job_id=request.job_id, image_reference=request.image_reference, image_ready=True
+        )
+
+    def InitExecuteJob(self, request, context):
+        """Where a training job ends here: what comes after would need losses, and none are invented."""
+        context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, NOT_RUN)
+
     def HeartbeatV2(self, requests, context):
         for _ in requests:
             if self.fault == "heartbeat":
@@ -90,7 +106,7 @@ class Cluster:
             self._stop.wait(30)
         if self.fault == "heartbeat":
             context.abort(grpc.StatusCode.CANCELLED, LEASE)
-        return appliance.CompileResponse(cache_compile_dir="/cached/standin")
+        return appliance.CompileResponse(cache_compile_dir="/cached/standin", cluster_details=SYSTEMS)
 
     def UnaryMsgQueue(self, request, context):
         self._stop.wait(1)

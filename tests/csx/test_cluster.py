@@ -1,4 +1,4 @@
-"""`--compile_only` against the stand-in: a job end to end, and the ways in which clusters refuse one."""
+"""Jobs against the stand-in: `--compile_only` end to end, `-m train` until it asks for systems, and refusals."""
 
 import os
 import subprocess
@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 
 import pytest
-from cluster import Cluster
+from cluster import NOT_RUN, Cluster
 from test_lowering import TINY
+
+from tests.support import examples, write_shard
 
 REPO = Path(__file__).resolve().parents[2]
 CALLS = [
@@ -25,16 +27,16 @@ REFUSALS = {  # fault: what the message must say
 
 
 class Job:
-    """`run.py CSX --compile_only` against a stand-in, in a process of its own."""
+    """`run.py CSX` with `how` (flags) against a stand-in, in a process of its own."""
 
-    def __init__(self, fault: str | None, folder: Path):
+    def __init__(self, fault: str | None, folder: Path, *how: str):
         self.cluster = Cluster(fault)
         self.cluster.__enter__()
-        config = folder / "tiny.yaml"
-        (folder / "data").mkdir(parents=True)
-        config.write_text(TINY.replace("/nowhere", str(folder / "data")))
+        config, self.data = folder / "tiny.yaml", folder / "data"
+        write_shard(self.data / "a.h5", examples(16, msl=32, vocab=96))
+        config.write_text(TINY.replace("/nowhere", str(self.data)))
         self.folder, command = folder / "run", [sys.executable, str(REPO / "run.py"), "CSX", "-p", str(config)]
-        command += ["--compile_only", "--mgmt_address", self.cluster.address, "-o", str(self.folder)]
+        command += [*(how or ["--compile_only"]), "--mgmt_address", self.cluster.address, "-o", str(self.folder)]
         command += ["--job_labels", "team=bio", "--num_csx", "2", "--job_priority", "p3"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
@@ -51,11 +53,12 @@ class Job:
 def jobs(tmp_path_factory) -> dict[str | None, Job]:
     # The client tries a lost connection again for two minutes: that one starts first and waits beside the others.
     waiting = Job("drop", tmp_path_factory.mktemp("drop"))
+    folder = tmp_path_factory.mktemp("train")
+    training = Job(None, folder, "-m", "train", "--mount_dirs", str(folder / "data"))
     done = {}
     for fault in (None, *(f for f in REFUSALS if f != "drop")):
         done[fault] = Job(fault, tmp_path_factory.mktemp(str(fault))).finish()
-    done["drop"] = waiting.finish()
-    return done
+    return done | {"drop": waiting.finish(), "train": training.finish()}
 
 
 def test_a_job_is_compiled_end_to_end(jobs):
@@ -101,6 +104,28 @@ def test_a_refused_job_is_taken_back(jobs):
     """Where the cluster still listens, a job that was given an id is cancelled."""
     for fault in ("capacity", "heartbeat"):
         assert "CancelJobV2" in jobs[fault].cluster.calls
+
+
+def test_a_training_job_goes_as_far_as_asking_for_systems(jobs):
+    """Image of the environment, compilation, the request for systems; execution would need losses, so it ends there."""
+    job = jobs["train"]
+    asked = ["InitImageBuildJob", "InitCompileJob", "UnaryCompile", "GetImageBuildJob", "InitExecuteJob"]
+    assert [c for c in dict.fromkeys(job.cluster.calls) if c in asked] == asked
+    wanted = job.cluster.requests["InitExecuteJob"]
+    assert wanted.compile_artifact_dir == "/cached/standin"
+    assert [m.path for m in wanted.mount_dirs] == [str(job.data)] and list(wanted.python_paths) == [str(REPO)]
+    (error,) = [x for x in job.err.splitlines() if x.startswith("error: ")]
+    assert job.process.returncode == 2 and "Traceback" not in job.err
+    assert "cannot place the job" in error and NOT_RUN in error and "--num_csx" in error
+    assert not list(job.folder.glob("checkpoints/*")) and "loss" not in (job.folder / "metrics.jsonl").read_text()
+
+
+def test_the_image_of_the_environment_holds_no_package_that_no_index_has(jobs):
+    """What is said to go (`pip freeze`) goes, but for this trainer, which a clone that was installed lists too."""
+    sent = list(jobs["train"].cluster.requests["InitImageBuildJob"].frozen_dependencies)
+    freeze = [sys.executable, "-m", "pip", "freeze", "--exclude-editable"]
+    listed = subprocess.run(freeze, capture_output=True, text=True, check=True, cwd=REPO).stdout.split()
+    assert sorted(x for x in sent if x) == sorted(x for x in listed if "mediswift" not in x.lower())
 
 
 def test_no_address_listens_after_all():
