@@ -113,7 +113,8 @@ def sparsify(init: Init, model: nn.Module, optim, shapes, masks: Mapping[str, Te
     if not found:
         return []
     model.apply(whole)
-    optim.apply(whole)
+    if not init.base_frozen:  # masks of frozen weights neither change nor have optimizer state
+        optim.apply(whole)
     for algorithm, _ in found:
         for name, sparse in algorithm.sparse_params.items():
             sparse.init_method = partial(_first_mask, mask=masks.get(f"{name}_mask"))

@@ -21,7 +21,8 @@ class LoRALinear(nn.Linear):
     """
 
     def __init__(self, linear: nn.Linear, config: LoRA):
-        super().__init__(linear.in_features, linear.out_features, linear.bias is not None, device="meta")
+        nn.Module.__init__(self)  # not Linear's: the weight is there already
+        self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.scale, self.dropout = config.scale, config.dropout
         self.lora_A = nn.Parameter(linear.weight.new_empty(config.r, self.in_features))

@@ -25,29 +25,35 @@ WARMUP_COSINE = {
 }
 
 
-def config(sparsity=(), optimizer=ADAMW, schedulers=(WARMUP_COSINE,), precision=None, model=None, steps=50) -> Config:
+def config(
+    sparsity=(), optimizer=ADAMW, schedulers=(WARMUP_COSINE,), precision=None, model=None, steps=50, **adapters
+) -> Config:
     precision = {"enabled": False, "max_gradient_norm": 1.0} if precision is None else precision
     init = {
         "model": MODEL | (model or {}), "optimizer": optimizer, "schedulers": list(schedulers), "precision": precision,
-        "sparsity": sparsity, "loop": {"max_steps": steps}, "seed": 3,
+        "sparsity": sparsity, "loop": {"max_steps": steps}, "seed": 3, **adapters,
     }  # fmt: skip
     fit = {"train_dataloader": {"data_dir": "nowhere", "batch_size": 4}}
     return Config.model_validate({"trainer": {"init": init, "fit": fit}})
 
 
-def batch(step: int, rows: int = 4, length: int = 16, vocab: int = 67) -> dict[str, torch.Tensor]:
-    """Batch of `step`: random tokens, a loss mask with some zeros."""
+def batch(step: int, rows: int = 4, length: int = 16, vocab: int = 67, prompt: int = 0) -> dict[str, torch.Tensor]:
+    """Batch of `step`: random tokens, a loss mask with some zeros, `prompt` soft-prompt ids from the fifth place."""
     g = torch.Generator().manual_seed(1000 + step)
     ids = torch.randint(0, vocab, (rows, length + 1), generator=g, dtype=torch.int32)
+    ids[:, 4 : 4 + prompt] = torch.arange(vocab, vocab + prompt)
     mask = (torch.rand(rows, length, generator=g) < 0.9).to(torch.int32)
-    return {"input_ids": ids[:, :-1].contiguous(), "attention_mask": mask, "labels": ids[:, 1:].contiguous()}
+    return {"input_ids": ids[:, :-1].contiguous(), "attention_mask": mask, "labels": ids[:, 1:] % vocab}
 
 
 class Batches:
     """A picklable input function for cerebras.pytorch's DataLoader."""
 
+    def __init__(self, prompt: int = 0):
+        self.prompt = prompt
+
     def __call__(self, start: int, stop: int):
-        return [batch(step) for step in range(start, stop)]
+        return [batch(step, prompt=self.prompt) for step in range(start, stop)]
 
 
 def ours(c: Config) -> Run:
@@ -65,7 +71,7 @@ def theirs(c: Config, folder, run: Run | None = None) -> tuple[CSX, Run]:
 class FakeShards:
     """Enough of `Shards` for `CSX.batches`, whose input function the tests replace."""
 
-    config, vocab_size = SimpleNamespace(micro_batch_size=None), 67
+    config, vocab_size, prompt_tokens = SimpleNamespace(micro_batch_size=None), 67, 0
 
 
 def train(run: Run, steps: int, after=lambda step: None) -> list:

@@ -18,7 +18,7 @@ from modelzoo.backends import csx_lowering as lowering
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import with_adapters
 from modelzoo.tasks import lower
 from modelzoo.tasks.build import Options
 
@@ -40,7 +40,7 @@ def one(name: str, file: str, overrides: list[str], activation: str | None, fold
     return {
         "name": name,
         "said": out.getvalue(),
-        "parameters": found.weights(parameters(config.trainer.init.model)),
+        "parameters": found.weights(with_adapters(config.trainer.init)),
         "masked": found.masked,
         "torch": dict(found.torch_ops),
         "cirh": dict(found.cirh_ops),

@@ -10,7 +10,7 @@ import pytest
 
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import with_adapters
 from modelzoo.tasks import plan
 
 REPO = Path(__file__).resolve().parents[2]
@@ -62,6 +62,11 @@ CHOICES = {
         + ", gamma: 0.5, step_size: 4}}]}}]"],
     "one rate, uncorrected AdamW": [
         INIT + "schedulers=[]", INIT + "optimizer={AdamW: {lr: 1e-3, correct_bias: false}}"],
+    "soft prompt of words with the whole model": [
+        INIT + "soft_prompt={tokens: 3, train: all, init: words, words: x}", INIT + "sparsity=0.5"],
+    "soft prompt and LoRA over frozen rigl masks": [
+        INIT + "soft_prompt={tokens: 3}", INIT + "lora={r: 4, dropout: 0.1}",
+        INIT + "sparsity={algorithm: rigl, sparsity: 0.75, update: {freq: 10}}"],
     "cyclic": [INIT + "schedulers=[{CyclicLR: {base_lr: 1e-4, max_lr: 1e-3, step_size_up: 5}}]"],
     "one cycle": [INIT + "schedulers=[{OneCycleLR: {" + LR + ", max_lr: 1e-2, total_steps: 40}}]"],
 }  # fmt: skip
@@ -103,7 +108,7 @@ def _config(lowered, name) -> Config:
 def test_lowers(lowered, name):
     found, config = lowered[name], _config(lowered, name)
     assert "error" not in found, found["error"]
-    shapes = parameters(config.trainer.init.model)
+    shapes = with_adapters(config.trainer.init)
     assert found["parameters"] == sum(s.numel for s in shapes.values())
     masked = {n for _, sizes in plan.groups(config.trainer.init) for n in sizes}
     assert set(found["masked"]) == masked

@@ -15,7 +15,7 @@ CYCLING = {"algorithm": "gmp", "sparsity": [0.3, 0.5, 0.7], "update": {"freq": 4
 
 @pytest.fixture(autouse=True)
 def inputs(monkeypatch):
-    monkeypatch.setattr(csx_backend, "input_batches", lambda config, vocab, start, stop: Batches()(start, stop))
+    monkeypatch.setattr(csx_backend, "input_batches", lambda config, vocab, prompt, start, stop: Batches()(start, stop))
 
 
 def go(backend, run, stop):

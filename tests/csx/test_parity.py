@@ -30,11 +30,13 @@ NAMES: dict[int, str] = {}
 CLOCK = {"step": 0}
 
 
-def compare(c, tmp_path, monkeypatch, steps=STEPS):
+def compare(c, tmp_path, monkeypatch, steps=STEPS, prompt=0):
     """Train both for `steps` steps: masks equal at each, losses within 1e-5 relative, weights and moments close."""
     from modelzoo.backends import csx_backend
 
-    monkeypatch.setattr(csx_backend, "input_batches", lambda config, vocab, start, stop: Batches()(start, stop))
+    monkeypatch.setattr(
+        csx_backend, "input_batches", lambda config, vocab, none, start, stop: Batches(prompt)(start, stop)
+    )
     mine = ours(c)
     backend, host = theirs(c, tmp_path)
     batches = backend.batches(host, FakeShards(), steps)
@@ -43,7 +45,7 @@ def compare(c, tmp_path, monkeypatch, steps=STEPS):
         NAMES.update({id(p): n for n, p in backend.names.items()})
         CLOCK["step"] = host.step + 1
         before = {n: m.clone() for n, m in mine.sparsity.state_dict().items()}
-        a = train_step(mine, batch(mine.step), 1)
+        a = train_step(mine, batch(mine.step, prompt=prompt), 1)
         b = train_step(host, taken, 1)
         assert a.loss == pytest.approx(b.loss, rel=1e-5), f"loss at step {host.step}"
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=1e-4), f"gradient norm at step {host.step}"
@@ -126,3 +128,17 @@ def test_groups_of_several_kinds(tmp_path, monkeypatch):
         {"sparsity": 0.5, "param_filter": "*attn*weight", "compat": "cstorch"},
     ]
     assert compare(config(groups), tmp_path, monkeypatch) > 100
+
+
+ADAPTED = {
+    "prompt alone, over static masks": ({"soft_prompt": {"tokens": 3}}, [GROUP | STATIC["random"]]),
+    "prompt and all": ({"soft_prompt": {"tokens": 3, "train": "all", "init": "vocab_mean"}}, []),
+    "lora over masks that no longer move": ({"lora": {"r": 2}}, [GROUP | MOVING["rigl"]]),
+}
+
+
+@pytest.mark.parametrize("name", list(ADAPTED))
+def test_adapters(name, tmp_path, monkeypatch):
+    adapters, sparsity = ADAPTED[name]
+    prompt = adapters.get("soft_prompt", {}).get("tokens", 0)
+    assert compare(config(sparsity, **adapters), tmp_path, monkeypatch, steps=12, prompt=prompt) == 0

@@ -102,7 +102,7 @@ def test_workers_share_out_every_batch_in_our_order(config, monkeypatch):
     for me in tasks:
         spec = Fake(num_csx=2, num_workers_per_csx=2, tasks=tasks, task=lambda rank=None, me=me: me)
         monkeypatch.setattr(cstorch.distributed, "service_resolver", lambda spec=spec: Fake(cluster_spec=spec))
-        streamed[me.wse_id, me.local_rank] = list(input_batches(loader, 67, 3, 9))
+        streamed[me.wse_id, me.local_rank] = list(input_batches(loader, 67, 0, 3, 9))
     shards = Shards.open(loader, 67)
     for i, step in enumerate(range(3, 9)):
         halves = [streamed[system, i % 2][i // 2]["input_ids"] for system in range(2)]
