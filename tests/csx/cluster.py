@@ -1,8 +1,8 @@
 """A loopback stand-in of a CS-2 cluster: the management and appliance services, on the stubs that cerebras ships.
 
-It takes a compile job through its calls, and a training job until that asks for systems to run on, which it refuses; and
-it refuses as real clusters do. It compiles nothing and computes nothing: what it proves is that our side asks in the
-right order, sends what we say it sends, and ends cleanly.
+It takes a compile job through its calls, and a training job until that asks for systems to run on, which it has not;
+and it refuses as real clusters do. It compiles nothing and computes nothing: what it proves is that our side asks in
+the right order, sends what we say it sends, and ends cleanly.
 """
 
 import threading
