@@ -59,7 +59,7 @@ def by_layer(groups: Sequence[Group]) -> Panel | None:
     plot.set(ylim=(-0.03, 1.03), ylabel="share of weights off", xticks=starts, xticklabels=layers, xlabel="layer")
     plot.legend(ncols=3)
     caption = (
-        "Bars are what the config asks for, marks what the masks of the last checkpoint hold. Within a layer from left: "
+        "Bars are what the config asks for, marks what the masks of the last checkpoint hold. Within a layer: "
         + ", ".join(dict.fromkeys(p[1] for p in parts))
         + "."
     )
@@ -119,7 +119,7 @@ def _over_time(label: str, run: Result, most: int) -> Panel:
     layer, part = _part(name)
     caption = (
         f"{run.name}: matrix {part} of layer {layer}, {history[steps[0]][name].shape[0]} outputs (down) by "
-        f"{history[steps[0]][name].shape[1]} inputs, averaged over cells. Above: density, the darkest cell is the densest. "
+        f"{history[steps[0]][name].shape[1]} inputs, averaged over cells. Above: density, darkest where densest. "
         "Below: green grew, orange dropped; a cell where both happened mixes the colours. The numbers count weights. "
         "Only what differs between checkpoints is seen; a weight may have gone and come back in between."
     )

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing beside it: figures inline, numbers as CSV behind a link, light, dark and on paper."""
+"""One HTML file that needs nothing beside it: figures inline, numbers behind a link; light, dark and on paper."""
 
 import base64
 import csv
@@ -28,7 +28,8 @@ figure {{ margin: 0; overflow-x: auto; }}
 figure svg {{ display: block; width: 100%; height: auto; }}
 svg text {{ font-family: system-ui, sans-serif !important; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; border-bottom: 1px solid var(--line); }}
+th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
+  border-bottom: 1px solid var(--line); }}
 th {{ color: var(--soft); font-weight: 600; }}
 a {{ color: inherit; }}
 nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}

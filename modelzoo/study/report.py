@@ -65,7 +65,5 @@ def _lead(groups: Sequence[Group]) -> str:
     runs: list[Result] = [run for group in groups for run in group.runs]
     models = {(r.init.model.num_hidden_layers, r.init.model.hidden_size) for r in runs}
     devices = dict.fromkeys(x.get("device", "an unknown device") for r in runs for x in r.launches)
-    return (
-        f"{len(runs)} runs in {len(groups)} groups, "
-        f"{', '.join(f'{layers} layers of width {width}' for layers, width in sorted(models))}; on {'; '.join(devices)}."
-    )
+    shapes = ", ".join(f"{layers} layers of width {width}" for layers, width in sorted(models))
+    return f"{len(runs)} runs in {len(groups)} groups, {shapes}; on {'; '.join(devices)}."

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 import safetensors
@@ -63,7 +64,7 @@ class Result:
         named = [getattr(section, "checkpoint", None), fit.ckpt_path if fit else None]
         for launch in self.launches[:1]:
             words = shlex.split(launch.get("command", ""))
-            named += [b for a, b in zip(words, words[1:]) if a == "--checkpoint_path"]
+            named += [b for a, b in pairwise(words) if a == "--checkpoint_path"]
         return next((p for p in reversed(named) if p), None)
 
     def at(self, step: int) -> dict:

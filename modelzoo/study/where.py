@@ -78,7 +78,7 @@ def reality(groups: Sequence[Group]) -> Panel:
         ))  # fmt: skip
     head = ("group", "pattern", "stored", "counted", "computed", "measured")
     caption = (
-        "Stored: a checkpoint's weights as they lie on disk. Counted: dense-equivalent over sparse training FLOPs, as run. "
+        "Stored: a checkpoint's weights as they lie on disk. Counted: dense over sparse training FLOPs, as run. "
         "Computed: what the kernels multiply. Measured: tokens a second against the dense group of the same model, "
         "medians of each run's steps, with the range over seeds; two runs that shared a busy machine differ for that "
         "reason too."

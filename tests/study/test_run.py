@@ -1,0 +1,156 @@
+"""A study end to end on toys: equal FLOPs, finished runs passed over, killed ones gone on with, failures named."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modelzoo.config import yaml12
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump
+from modelzoo.study import matrix as grid
+from modelzoo.study import run as study
+from tests.study.conftest import RIGL, tiny_config
+
+STEP = 48 * (6 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 12 * 2 * 12 * 16 + 6 * 16 * 37)  # dense FLOPs of a toy step
+
+
+@pytest.fixture
+def base(data, tmp_path) -> Path:
+    path = tmp_path / "base.yaml"
+    path.write_text(dump(tiny_config(data, tmp_path / "unused", optimizer={"AdamW": {}})))
+    return path
+
+
+def write(base: Path, **keys) -> str:
+    path = base.parent / "study.yaml"
+    keys.setdefault("axes", {"method": {"dense": {}, "s75": {"trainer.init.sparsity": 0.75}}})
+    whole = {
+        "base": base.name, "output": str(base.parent / "out"), "budget": {"flops": 10.0 * STEP},
+        "learning_rate": {"peak": 0.01}, **keys,
+    }  # fmt: skip
+    path.write_text(yaml12.dump({"study": whole}))
+    return str(path)
+
+
+def records(folder: Path, kind: str) -> list[dict]:
+    return [r for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines()) if r["kind"] == kind]
+
+
+def test_runs_meet_at_equal_flops(base):
+    rigl = {**RIGL, "update": {"freq": "25%", "stop": "90%"}}
+    path = write(base, axes={"method": {"dense": {}, "s75": {"trainer.init.sparsity": 0.75}, "rigl": {
+        "trainer.init.sparsity": rigl}}})  # fmt: skip
+    cells = {c.label: c for c in grid.read(path, [], None).cells}
+    assert cells["dense"].steps == 10 and cells["s75"].steps > cells["rigl"].steps > 10
+    for cell in cells.values():
+        assert abs(cell.flops - 10 * STEP) < 0.5 * STEP
+    assert cells["rigl"].config.trainer.init.sparsity[0].update.freq == round(0.25 * cells["rigl"].steps)
+
+
+def test_other_budgets(base):
+    by = lambda **budget: [c.steps for c in grid.read(write(base, budget=budget), [], None).cells]
+    assert by(steps=7) == [7, 7]
+    assert by(tokens=5 * 48) == [5, 5]
+
+
+def test_mistakes_name_the_file_and_the_setting(base):
+    path = write(base, axes={"method": {"bad": {"trainer.init.sparsty": 0.5}}})
+    with pytest.raises(UserError, match=r"study\.yaml: in bad: .*unknown key.*did you mean 'sparsity'"):
+        grid.read(path, [], None)
+    path = write(base, axes={"method": {"bad": {"budget.days": 5}}})
+    with pytest.raises(UserError, match=r"study\.yaml: in bad: "):
+        grid.read(path, [], None)
+
+
+@pytest.mark.parametrize(
+    "text,environment,expected",
+    [
+        ("2/8", {}, (2, 8)),
+        (None, {}, (0, 1)),
+        (None, {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3"}, (2, 4)),
+        (None, {"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
+    ],
+)
+def test_shares(text, environment, expected):
+    assert study.share(text, environment) == expected
+
+
+@pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/3", "1/0"])
+def test_shares_that_are_none(text):
+    with pytest.raises(UserError, match="write I/N"):
+        study.share(text, {})
+
+
+def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
+    taken = []
+    monkeypatch.setattr(study, "_run", lambda matrix, cell, options, progress: taken.append(cell.name) or True)
+    monkeypatch.setattr(study, "_close", lambda *rest: None)
+    path = write(base, axes={"a": dict.fromkeys("xyz"), "b": dict.fromkeys("uv")}, seeds=[1, 2])
+    for i in range(4):
+        study.run(path, [], None, study.Options("CPU", (i, 4)))
+    assert sorted(taken) == sorted(c.name for c in grid.read(path, [], None).cells)
+
+
+@pytest.mark.slow
+def test_a_study_from_file_to_report_and_again(base, capsys):
+    path = write(base, seeds=[1, 2], axes={"method": {
+        "dense": {}, "broken": {"trainer.fit.train_dataloader.data_dir": str(base.parent / "missing")}}})  # fmt: skip
+    with pytest.raises(UserError, match="2 of 4 runs failed: broken-seed1, broken-seed2"):
+        study.run(path, [], None, study.Options("CPU"))
+    said = capsys.readouterr()
+    assert "FAILED     broken-seed1 (exit code 2): error: " in said.err and "missing" in said.err
+    out = base.parent / "out"
+    for seed in (1, 2):
+        last = records(out / "runs" / f"dense-seed{seed}", "train")[-1]
+        assert (last["step"], last["flops"]) == (10, 10 * STEP)
+    assert (out / "report.html").exists() and "report     " in said.out
+    before = (out / "runs" / "dense-seed1" / "timing.jsonl").read_bytes()
+    (base.parent / "missing").symlink_to(tiny_config(base.parent, base).trainer.fit.train_dataloader.data_dir[0])
+    with pytest.raises(UserError, match="2 of 4 runs failed"):
+        study.run(path, [], None, study.Options("CPU"))
+    assert "finished   dense-seed1" in capsys.readouterr().err
+    assert (out / "runs" / "dense-seed1" / "timing.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_the_best_rate_of_the_first_seed_trains_the_others(base):
+    path = write(base, seeds=[1, 2], learning_rate={"peak": [1e-7, 1e-2]}, axes={"method": {"dense": {}}})
+    study.run(path, [], None, study.Options("CPU"))
+    runs = sorted(p.name for p in (base.parent / "out" / "runs").iterdir())
+    assert runs == ["dense-lr0.01-seed1", "dense-lr0.01-seed2", "dense-lr1e-07-seed1"]
+    assert "Learning rates tried" in (base.parent / "out" / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_interrupted_it_saves_and_goes_on_where_it_was(base):
+    """The log of a study that was stopped in the middle of a run equals that of one that was not."""
+    keys = {"budget": {"steps": 400}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
+            "common": {"trainer.init.loop.eval_frequency": 400, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
+    path, out = write(base, **keys), base.parent / "out"
+    command = [sys.executable, "-c", study.RUN, "CPU", "-p", path, "-m", "study"]
+    log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    end = time.monotonic() + 100
+    while time.monotonic() < end and not (log.exists() and len(log.read_text().splitlines()) > 20):
+        time.sleep(0.05)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(60) == 130, child.stderr.read()
+    stopped = records(log.parent, "train")[-1]["step"]
+    assert 0 < stopped < 400 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
+    study.run(path, [], None, study.Options("CPU"))
+    study.run(path, [], str(base.parent / "whole"), study.Options("CPU"))
+    assert log.read_bytes() == (base.parent / "whole" / "runs" / "rigl-seed1" / "metrics.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_a_changed_study_does_not_mix_with_the_old(base):
+    path = write(base, axes={"method": {"dense": {}}})
+    study.run(path, [], None, study.Options("CPU"))
+    with pytest.raises(UserError, match="began with another config"):
+        study.run(path, ["study.learning_rate.peak=0.02"], None, study.Options("CPU"))
