@@ -13,7 +13,8 @@ from torch import Tensor
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.data import hdf5
+from modelzoo.data import feed
+from modelzoo.data.hdf5 import Shards
 from modelzoo.models.gpt import GPTModel, loss_denominator
 from modelzoo.optim.groups import set_lr
 from modelzoo.optim.loss_scale import LossScale
@@ -36,6 +37,7 @@ class Run:
     loss_scale: LossScale
     step: int = 0
     skipped: int = 0
+    unmended: int = 0  # those of `skipped` that no lower loss scale could have mended: what max_skipped_steps limits
     tokens: int = 0
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
@@ -159,23 +161,22 @@ class Timed(NamedTuple):
     waiting: float  # for data
 
 
-def steps(run: Run, shards: hdf5.Shards, stop: int, micro_batches: int) -> Iterator[Timed]:
+def steps(run: Run, shards: Shards, stop: int, micro_batches: int) -> Iterator[Timed]:
     """Train until `stop`, yielding after each step. What to do between steps (log, validate, save) is the caller's."""
-    overflows = 0
     begin = time.perf_counter()
     for batch in run.backend.batches(run, shards, stop):
         fetched = time.perf_counter()
         mendable = run.loss_scale.can_fall  # asked before the step, which lowers the scale if it overflows
         step = train_step(run, batch, micro_batches)
         if step.skipped and not mendable:
-            overflows += 1
-            _check_nonfinite(run, step, overflows)
+            run.unmended += 1
+            _check_nonfinite(run, step)
         end = time.perf_counter()
         yield Timed(step, end - begin, fetched - begin)
         begin = time.perf_counter()
 
 
-def _check_nonfinite(run: Run, step: Step, overflows: int) -> None:
+def _check_nonfinite(run: Run, step: Step) -> None:
     loop = run.init.loop
     what = f"step {run.step}: loss {step.loss}, gradient norm {step.grad_norm}"
     if loop.on_nonfinite == "stop":
@@ -183,7 +184,7 @@ def _check_nonfinite(run: Run, step: Step, overflows: int) -> None:
             f"{what}: not finite, so the run stops with its weights as they were; lower the learning rate or "
             "set max_gradient_norm, or pass over such steps with trainer.init.loop.on_nonfinite: skip"
         )
-    if overflows > loop.max_skipped_steps:
+    if run.unmended > loop.max_skipped_steps:
         raise UserError(
             f"{what}: not finite, and loop.max_skipped_steps {loop.max_skipped_steps} are used up; "
             "lower the learning rate"
@@ -200,11 +201,11 @@ class Score(NamedTuple):
 
 
 @torch.no_grad()
-def validate(run: Run, shards: hdf5.Shards, eval_steps: int | None) -> Score:
+def validate(run: Run, shards: Shards, eval_steps: int | None) -> Score:
     """Loss, perplexity and next-token accuracy over `shards`, in file order."""
     run.model.eval()
     loss, right, tokens = 0.0, 0, 0
-    for batch in hdf5.validation(shards, eval_steps):
+    for batch in feed.validation(shards, eval_steps):
         batch = run.backend.put(batch)
         with run.backend.autocast():
             part_loss, part_right, part_tokens = run.model.score(batch)

@@ -31,6 +31,7 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
     return {"model": model, "optimizer": moments}, {
         "global_step": run.step,
         "skipped": run.skipped,
+        "unmended": run.unmended,
         "tokens": run.tokens,
         "churn": run.churn,
         "flops": [run.ledger.sparse, run.ledger.dense],
@@ -114,7 +115,7 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
         run.loss_scale.scale, run.loss_scale.good_steps = saved_scale["scale"], saved_scale["good_steps"]
     if goes_on:
         run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
-        run.churn = state.get("churn", 0)  # a .mdl has none
+        run.churn, run.unmended = state.get("churn", 0), state.get("unmended", 0)  # a .mdl has neither
         run.ledger = Ledger(*state.get("flops", ()))
 
 

@@ -105,6 +105,11 @@ def test_skipping_has_a_budget(shards):
     poison(run, {1, 4, 5, 9})
     with pytest.raises(UserError, match=r"step 10: .* loop\.max_skipped_steps 3 are used up"):
         list(loop.steps(run, shards, 12, 1))
+    run = make_run(loop=settings)
+    poison(run, {1, 4, 5, 9})
+    list(loop.steps(run, shards, 6, 1))
+    with pytest.raises(UserError, match=r"step 10: .* are used up"):  # the run's budget, however it is cut
+        list(loop.steps(run, shards, 12, 1))
 
 
 # --- float16's loss scale, with overflows made by hand ----------------------------------------------------------------

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
-from modelzoo.data import hdf5
+from modelzoo.data import feed
+from modelzoo.data.hdf5 import Shards
 
 DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -58,8 +59,8 @@ class Local:
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
 
-    def batches(self, run, shards: hdf5.Shards, stop: int) -> Iterator[dict[str, Tensor]]:
-        return hdf5.batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
+    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+        return feed.batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
 
     def fetch(self, run) -> bool:
         return True  # it never left

@@ -1,0 +1,24 @@
+"""The order in which a run takes its examples: a pure function of seed and position."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@lru_cache(maxsize=2)
+def permutation(n: int, seed: int) -> Tensor:
+    """0..n-1 as an epoch shuffles them: torch's randperm, as Model Zoo's map reader draws it."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+
+
+def mixture(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+    """Example numbers of one epoch in which dataset j has its weight's share: each cycles through its own examples."""
+    total = sum(sizes)
+    share = np.array(weights) / sum(weights) * total
+    counts = np.floor(share).astype(int)
+    counts[np.argsort(counts - share, kind="stable")[: total - counts.sum()]] += 1
+    starts = np.cumsum([0, *sizes])
+    return np.concatenate([starts[j] + np.arange(n) % sizes[j] for j, n in enumerate(counts)])
