@@ -12,7 +12,9 @@ from modelzoo.config import optim as o
 from modelzoo.config import sparsity as s
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
+from modelzoo.models.shapes import parameters
 from modelzoo.optim.groups import param_groups
+from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
 from modelzoo.sparsity.select import live_counts, select
 
@@ -20,9 +22,10 @@ from modelzoo.sparsity.select import live_counts, select
 def optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
     """cerebras.pytorch's optimizer of the config's name, with the same groups as ours."""
     config = init.optimizer.value
+    ratios = density_ratios(parameters(init.model), init.sparsity)
     groups = [
         {"params": g["params"], "weight_decay": g["weight_decay"], "adjust_learning_rate": g["lr_scale"]}
-        for g in param_groups(model, kinds, config.weight_decay, init.model)
+        for g in param_groups(model, kinds, config.weight_decay, init.model, ratios)
     ]
     rate = 1e-3 if config.lr is None else config.lr
     for g in groups:

@@ -128,6 +128,7 @@ class SparsityGroup(Section):
     seed: NonNegativeInt | None = None
     max_sparsity: Rate = 0.999
     compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
+    mup_base_density: Annotated[PositiveFloat, Field(le=1)] | None = None  # rate and init corrected from it (SuPar)
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
     shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
@@ -194,6 +195,8 @@ class SparsityGroup(Section):
             raise ValueError("compat: cstorch knows `distribution: uniform` alone")
         if self.init_method == "from_zeros" and not constant:
             raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
+        if self.mup_base_density is not None and (not constant or self.init_method == "from_zeros"):
+            raise ValueError("mup_base_density corrects for one density: it takes a constant sparsity, and no from_zeros")
         return self
 
     @model_validator(mode="after")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -11,8 +12,10 @@ from modelzoo.config.model import MUP_GROUPS, GPTConfig, LRAdjustmentGroup
 from modelzoo.optim.adam import AgedAdam
 
 
-def lr_scale(name: str, model: GPTConfig) -> float:
+def lr_scale(name: str, model: GPTConfig, density: Mapping[str, float] = MappingProxyType({})) -> float:
     """What multiplies the learning rate of parameter `name`: muP's 1 / width factor for decoder weights, else 1.
+
+    `density` (`sparsity.mup.density_ratios`) divides it: sparse muP.
 
     The model's defaults (Model Zoo's GPT2LMHeadModel) hold unless `lr_adjustment_groups` overrides a group's scale.
     """
@@ -27,7 +30,7 @@ def lr_scale(name: str, model: GPTConfig) -> float:
     for group, globs in patterns.items():
         if any(fnmatchcase(name, glob) for glob in globs):
             scale *= scales[group]
-    return scale
+    return scale / density.get(name, 1.0)
 
 
 def _patterns(group: LRAdjustmentGroup) -> tuple[str, ...]:
@@ -35,7 +38,13 @@ def _patterns(group: LRAdjustmentGroup) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else found
 
 
-def param_groups(model: nn.Module, kinds: Mapping[str, str], decay: float, config: GPTConfig) -> list[dict]:
+def param_groups(
+    model: nn.Module,
+    kinds: Mapping[str, str],
+    decay: float,
+    config: GPTConfig,
+    density: Mapping[str, float] = MappingProxyType({}),
+) -> list[dict]:
     """Parameters that train by (weight decay, LR scale).
 
     Biases and norms do not decay, as in Model Zoo, nor do soft prompts (few vectors, and zero is no good place for
@@ -48,7 +57,7 @@ def param_groups(model: nn.Module, kinds: Mapping[str, str], decay: float, confi
     for name, p in model.named_parameters():
         if not p.requires_grad:
             continue
-        key = (0.0 if kinds[name] in ("bias", "norm", "prompt") else decay, lr_scale(name, config))
+        key = (0.0 if kinds[name] in ("bias", "norm", "prompt") else decay, lr_scale(name, config, density))
         group = groups.setdefault(key, {"params": [], "names": [], "weight_decay": key[0], "lr_scale": key[1]})
         group["params"].append(p)
         group["names"].append(name)
@@ -56,15 +65,21 @@ def param_groups(model: nn.Module, kinds: Mapping[str, str], decay: float, confi
 
 
 def build(
-    config: c.Optimizer, model: nn.Module, kinds: Mapping[str, str], model_config: GPTConfig, aged: list[nn.Parameter]
+    config: c.Optimizer,
+    model: nn.Module,
+    kinds: Mapping[str, str],
+    model_config: GPTConfig,
+    aged: list[nn.Parameter],
+    density: Mapping[str, float] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """The optimizer that `config` names, fused where torch has it.
 
     Args:
         aged: weights whose places change during training; Adam corrects their bias by their own age.
+        density: density over base density by name, where the learning rate is corrected for it (sparse muP).
     """
     o = config.value
-    groups = param_groups(model, kinds, o.weight_decay, model_config)
+    groups = param_groups(model, kinds, o.weight_decay, model_config, density)
     if isinstance(o, c.Adam):
         return AgedAdam(
             groups,

@@ -18,6 +18,7 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import parameters, with_adapters
 from modelzoo.optim import groups
 from modelzoo.optim.loss_scale import LossScale
+from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.tasks import plan
 
@@ -44,7 +45,9 @@ def build(config: Config, choice: Choice) -> Run:
     model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
     sparsity = Sparsity.attach(model, parameters(init.model), init.sparsity, init.seed, backend.dtype)
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
-    optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged)
+    ratios = mup.density_ratios(shapes, init.sparsity)
+    mup.correct(sparsity, ratios)
+    optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.dtype == torch.float16)
     return Run(init, backend, model, optimizer, sparsity, scale)
 
