@@ -54,6 +54,18 @@ def _import(args: argparse.Namespace) -> None:
     print(bring(args.source, args.out, args.params, args.weights))
 
 
+def _prompt_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("run", metavar="RUN", help="a run folder (its newest checkpoint) or a step folder")
+    p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
+    p.add_argument("--nearest", metavar="N", type=int, default=5, help="how many tokens to show of each vector (5)")
+
+
+def _prompt(args: argparse.Namespace) -> None:
+    from modelzoo.tasks.adapters import prompt_table
+
+    print(prompt_table(args.run, args.tokenizer, args.nearest))
+
+
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("runs", metavar="RUN", nargs="+", help="run folders; the first is what the others stand against")
     p.add_argument("-o", "--output", metavar="PICTURE", default="comparison.svg", help=".svg or .png (comparison.svg)")
@@ -77,6 +89,28 @@ def _report(args: argparse.Namespace) -> None:
     print(f"next       open {args.output} in a browser")
 
 
+def _search_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, a step folder or an exported folder")
+    p.add_argument("--task", required=True, metavar="TASK", help="a file like configs/eval/pubmedqa.yaml, or its name")
+    p.add_argument("--templates", nargs="+", default=[], metavar="PATH", help="files or folders (the task's folder)")
+    p.add_argument("-o", "--output", metavar="DIR", help="where results go (./prompt_search/TASK)")
+    p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
+    p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")
+    p.add_argument("--split", choices=["train", "dev"], default="dev", help="dev; never test: it would be used up")
+    p.add_argument("--eval_batch_size", type=int, default=8, metavar="N", help="rows at once (8)")
+    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+
+
+def _search(args: argparse.Namespace) -> None:
+    from modelzoo.tasks.prompt_search import Request, search
+
+    request = Request(
+        args.checkpoint, args.task, args.output, tuple(args.templates), args.params, args.data_dir, args.split,
+        args.eval_batch_size, args.target,
+    )  # fmt: skip
+    print(search(request))
+
+
 VERBS = {
     "compare": Verb(
         "Runs side by side: a table of FLOPs and scores, and a picture of their losses and sparsity per layer.",
@@ -96,11 +130,23 @@ VERBS = {
         _export_arguments,
         _export,
     ),
+    "prompt": Verb(
+        "The vocabulary's tokens that each learned soft-prompt vector is nearest to, as a table.",
+        "python run.py prompt runs/pubmedqa_prompt --nearest 3",
+        _prompt_arguments,
+        _prompt,
+    ),
     "import": Verb(
         "Bring a Hugging Face GPT-2 folder, or Model Zoo's .mdl, in as a checkpoint.",
         "python run.py import gpt2/ runs/gpt2\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
+    ),
+    "prompt-search": Verb(
+        "Score a task's templates and label words on its dev split, each against the task's own.",
+        "python run.py prompt-search runs/s75 --task configs/eval/pubmedqa.yaml",
+        _search_arguments,
+        _search,
     ),
     "convert-config": Verb(
         "Write a Model Zoo config of an older release (or today's) in today's format, saying each change.",

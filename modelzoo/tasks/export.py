@@ -17,7 +17,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.models import hf, hf_config
-from modelzoo.tasks import plan
+from modelzoo.tasks import adapters, plan
 from modelzoo.tasks.card import card
 
 MASKS = "masks.safetensors"
@@ -56,6 +56,7 @@ def export(
     config = load(config_file, Config) if config_file else _config_of(state)
     masks = {n.removesuffix("_mask"): x.bool() for n, x in files["model"].items() if n.endswith("_mask")}
     weights = {n: x for n, x in files["model"].items() if not n.endswith("_mask")}
+    adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = plan.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     vocabulary = _vocabulary(tokenizer, folders)
@@ -69,11 +70,12 @@ def export(
     name = os.path.basename(os.path.abspath(out))
     readme = card(name, family.architecture, config, state, masks)
     other = hf.to_hf(masks, c, family, masks=True) if masks else {}
-    _write(out, tensors, other, texts, readme, vocabulary)
+    _write(out, tensors, other, texts, readme, vocabulary, adapter)
     lines = [
         f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
     ]
     lines.append(f"           {', '.join(sorted(os.listdir(out)))}")
+    lines += [f"           {line}" for line in said]
     if not vocabulary:
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
@@ -155,7 +157,9 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
     }
 
 
-def _write(out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str]) -> None:
+def _write(
+    out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str], adapter=None
+) -> None:
     """The whole folder or nothing: made under a temporary name beside `out`."""
     temporary = f"{out.rstrip(os.sep)}.tmp-{os.getpid()}"
     try:
@@ -166,6 +170,11 @@ def _write(out: str, tensors, masks, texts: Mapping[str, Any], readme: str, voca
         for name, content in texts.items():
             _text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
         _text(os.path.join(temporary, "README.md"), readme)
+        if adapter is not None:
+            (config, weights), (facts, parts) = adapter
+            os.makedirs(os.path.join(temporary, adapters.FOLDER))
+            _text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
+            _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
         for path in vocabulary:
             shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
         os.rename(temporary, out)
