@@ -196,7 +196,7 @@ class SparsityGroup(Section):
         if self.init_method == "from_zeros" and not constant:
             raise ValueError("from_zeros takes its level from the weights; it does not go with a schedule")
         if self.mup_base_density is not None and (not constant or self.init_method == "from_zeros"):
-            raise ValueError("mup_base_density corrects for one density: it takes a constant sparsity, and no from_zeros")
+            raise ValueError("mup_base_density corrects for one density: it takes a constant sparsity, no from_zeros")
         return self
 
     @model_validator(mode="after")
