@@ -64,7 +64,7 @@ def histograms(groups: Sequence[Group]) -> list[Panel]:
         moved = float(np.mean(freed != 0)) if freed.size else 0.0
         caption = (
             f"{run.name} began from {before}: {live_before.size:,} live and {freed.size:,} masked weights. After it "
-            f"{moved:.1%} of those once masked differ from zero; their standard deviation is {np.std(freed):.2g}, against "
+            f"{moved:.1%} of those once masked differ from zero; their standard deviation is {np.std(freed):.2g} to "
             f"{np.std(live_after):.2g} of the others. Counts on a scale that is linear up to 1, then logarithmic."
         )
         key = "".join(c if c.isalnum() else "_" for c in group.label)
