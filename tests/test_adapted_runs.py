@@ -4,13 +4,16 @@ import copy
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from modelzoo import checkpoint, state
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES
 from modelzoo.loop import train_step
 from modelzoo.models.shapes import SOFT_PROMPT
-from tests.support import TINY, batch, make_run
+from modelzoo.tasks import plan
+from tests.support import TINY, batch, config, make_run
 
 STATIC = {"algorithm": "static", "sparsity": 0.6}
 RIGL = {"algorithm": "rigl", "sparsity": 0.6, "update": {"freq": 1}}
@@ -164,3 +167,40 @@ def test_without_adapters_a_checkpoint_says_nothing_of_them():
     assert not {"soft_prompt", "lora"} & facts.keys()
     _, facts = files_of(make_run(soft_prompt=PROMPT, lora=LORA))
     assert facts["soft_prompt"]["tokens"] == 3 and facts["lora"]["r"] == 4
+
+
+def flops(init) -> tuple[int, int, float]:
+    """Of one step: by torch's counter, by the run's ledger, by the plan."""
+    run, b = make_run(**init), prompted() if "soft_prompt" in init else batch()
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        train_step(run, b, 1)
+    per_token = plan.make(config(**init)).start.total
+    return counter.get_total_flops(), run.ledger.sparse, per_token * b["input_ids"].numel()
+
+
+def test_a_frozen_model_costs_two_passes():
+    """Torch's counter, the ledger and the plan agree; the dense model's third pass is all that goes."""
+    counted, logged, planned = flops({"soft_prompt": PROMPT})
+    assert counted == logged == planned
+    weights = 2 * (4 * 16 * 16 + 2 * 16 * 32) + 16 * 37
+    assert flops({})[0] - counted == 2 * weights * 48
+    assert flops({"soft_prompt": {**PROMPT, "train": "all"}})[0] == flops({})[0]
+
+
+def test_loras_matrices_cost_three_passes():
+    """The ledger leaves out that the first layer's inputs need no gradient: its queries', keys' and values' do not."""
+    counted, logged, planned = flops({"lora": LORA})
+    assert logged == planned
+    first = 3 * 2 * 48 * (16 * 16 + 4 * 16)  # three projections, W and A: their third product
+    assert logged - counted == first
+
+
+def test_the_plan_says_what_trains():
+    made = plan.make(config(soft_prompt=PROMPT, lora=LORA))
+    low = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
+    assert made.trained == 3 * 16 + low and made.total == plan.make(config()).total + made.trained
+    assert made.bytes["gradients"] == 4 * made.trained and made.bytes["optimizer"] == 8 * made.trained
+    said = plan.text(config(soft_prompt=PROMPT, lora=LORA))
+    assert "soft prompt of 3 vectors (before_target, from random) and LoRA of rank 4 on 12 weights" in said
+    assert "frozen" in said and f"{made.trained:,} parameters" in said
+    assert "trains " not in plan.text(config())

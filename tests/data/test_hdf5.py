@@ -288,6 +288,21 @@ def test_ids_out_of_the_vocabulary_name_file_and_example(folder, row, value):
             shards.batch(step)
 
 
+def test_soft_prompt_ids_stand_in_the_input_alone(tmp_path):
+    """Ids from vocab_size to vocab_size + tokens - 1 are known in input_ids; labels never hold them."""
+    data = examples(4, msl=6, vocab=100)
+    data[2, 0, 1:3] = (100, 102)
+    write_shard(tmp_path / "a/x.h5", data)
+    found = Shards.open(loader(tmp_path / "a"), 100, prompt_tokens=3).read([2])
+    assert found["input_ids"][0, 1:3].tolist() == [100, 102]
+    with pytest.raises(UserError, match=r"x\.h5: example 2 holds token id 102, .* and its soft-prompt tokens; .*2 tok"):
+        Shards.open(loader(tmp_path / "a"), 100, prompt_tokens=2).read([1, 2])
+    data[3, 2, 5] = 100
+    write_shard(tmp_path / "b/x.h5", data)
+    with pytest.raises(UserError, match=r"x\.h5: example 3 holds token id 100, .* in its labels"):
+        Shards.open(loader(tmp_path / "b"), 100, prompt_tokens=3).read([1, 2, 3])
+
+
 def test_wide_integers_do_not_wrap_into_the_vocabulary(tmp_path):
     data = examples(4).astype(np.int64)
     data[1, 0, 0] = 2**32 + 5

@@ -117,3 +117,17 @@ def test_gradient_agrees_with_finite_differences():
             moved = [y + sign * step * way if j == i else y for j, y in enumerate(inputs)]
             ends.append(plain(moved[0], moved[1], labels, mask, moved[2], 1.5).item())
         assert (grads[i].double() * way).sum().item() == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-4)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else(bias):
+    hidden, weight, labels, mask, b = problem(130, 11, bias=bias)
+    found = []
+    for trains in (True, False):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains)
+        c = None if b is None else b.clone().requires_grad_(trains)
+        loss = linear_cross_entropy(h, w, labels, mask, c, 0.7)
+        loss.backward()
+        assert (w.grad is not None) == trains and (c is None or (c.grad is not None) == trains)
+        found.append((loss.detach(), h.grad))
+    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
