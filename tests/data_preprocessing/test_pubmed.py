@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_preprocessing import citation_set, pubmed
+from data_preprocessing import pubmed
+from data_preprocessing.citation_set import cut
 from data_preprocessing.config import TextPolicy
 from modelzoo.config.errors import UserError
 
@@ -70,8 +71,8 @@ def test_agrees_with_the_standard_library_on_made_up_records(
 def test_records_are_found_however_the_bytes_arrive(record, citation_set, lengths, step):
     data = citation_set(*(record(k, "t" * n, "") for k, n in enumerate(lengths, 1)))
     chunks = [data[i : i + step] for i in range(0, len(data), step)]
-    whole = list(citation_set.cut(iter([data]), "f"))
-    assert list(citation_set.cut(iter(chunks), "f")) == whole and len(whole) == len(lengths)
+    whole = list(cut(iter([data]), "f"))
+    assert list(cut(iter(chunks), "f")) == whole and len(whole) == len(lengths)
 
 
 def test_structured_abstract_keeps_its_labels(tmp_path, record, citation_set):
