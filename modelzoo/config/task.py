@@ -32,6 +32,7 @@ class Template(Section):
     source: Format  # over the example's fields
     target: Format = " {label}"  # `{label}` stands for the label's words (for all of them, in multi-label tasks)
     labels: dict[Str, Str] = Field({})  # label: its words (hoc: default the hallmarks' names)
+    alternatives: tuple[dict[Str, Str], ...] = ()  # other words for some or all labels, which prompt-search tries too
     separator: Str = "|"  # between the labels of a multi-label target
     empty: Str = "none"  # words for "no label at all", in multi-label targets
     item: Format = " {word}{label}"  # ner: one word with its tag; `labels` then give the tags' words

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
+from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 
 
@@ -25,8 +26,8 @@ class Classification(SingleLabel):
         """What the metrics compare."""
         return self.known(label, where)
 
-    def metrics(self, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-        return metrics.classification(golds, predictions)
+    def metrics(self, golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
+        return metrics.classification(golds, predictions, weights)
 
     def describe(self) -> str:
         return f"{self.name}: one of {', '.join(self.labels)}; accuracy and macro-F1"

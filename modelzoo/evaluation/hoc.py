@@ -8,6 +8,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, need, rows, unique
+from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
 
 # In the order of the files' label numbers (and of BLUE's eval_hoc.py).
@@ -74,13 +75,13 @@ class HoC(MultiLabel):
     def _union(self, sentences: list[Example]) -> tuple[str, ...]:
         return self.sorted({label for s in sentences for label in s.gold})
 
-    def metrics(self, golds: Sequence, predictions: Sequence) -> dict[str, float]:
+    def metrics(self, golds: Sequence, predictions: Sequence, weights: Weights = None) -> Values:
         if self.config.protocol == "BLUE":
-            return metrics.example_f1(golds, predictions)
+            return metrics.example_f1(golds, predictions, weights)
         if self.config.protocol == "BLURB":
-            return metrics.multilabel(golds, predictions, HALLMARKS)
+            return metrics.multilabel(golds, predictions, HALLMARKS, weights)
         eleven = [[x or (EMPTY,) for x in side] for side in (golds, predictions)]
-        found = metrics.multilabel(*eleven, (*HALLMARKS, EMPTY))
+        found = metrics.multilabel(*eleven, (*HALLMARKS, EMPTY), weights)
         return {"micro_f1_11": found["micro_f1"], "exact": found["exact"]}
 
     def describe(self) -> str:

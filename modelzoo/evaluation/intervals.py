@@ -8,38 +8,38 @@ import numpy as np
 
 RESAMPLES, LEVEL = 1000, 0.95
 
-Metrics = Callable[[Sequence[Any], Sequence[Any]], dict[str, float]]
+# Of golds, predictions and weights [resamples, n]: arrays [resamples] by name (modelzoo.evaluation.metrics).
+Metrics = Callable[[Sequence[Any], Sequence[Any], np.ndarray], dict[str, np.ndarray]]
 
 
-def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, n, (resamples, n))
+def weights(n: int, resamples: int, seed: int = 0) -> np.ndarray:
+    """[resamples, n] float: how often each example is drawn when n are drawn with replacement."""
+    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    return draws.astype(float)
 
 
 def bootstrap(
     metrics: Metrics, golds: Sequence[Any], predictions: Sequence[Any], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of each metric over resampled examples (Efron 1979)."""
-    values: dict[str, list[float]] = {}
-    for draw in _draws(len(golds), resamples, seed):
-        for name, value in metrics([golds[i] for i in draw], [predictions[i] for i in draw]).items():
-            values.setdefault(name, []).append(value)
+    values = metrics(golds, predictions, weights(len(golds), resamples, seed))
     return {name: _middle(x) for name, x in values.items()}
 
 
 def paired(
-    metric: Callable[[Sequence[Any], Sequence[Any]], float],
+    metrics: Metrics,
+    name: str,
     golds: Sequence[Any],
     ours: Sequence[Any],
     theirs: Sequence[Any],
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """Difference of one metric, ours less theirs, on the same examples, and its 95 % bootstrap interval."""
-    differences = []
-    for draw in _draws(len(golds), resamples, seed):
-        gold = [golds[i] for i in draw]
-        differences.append(metric(gold, [ours[i] for i in draw]) - metric(gold, [theirs[i] for i in draw]))
-    return metric(golds, ours) - metric(golds, theirs), *_middle(differences)
+    """Difference of the metric `name`, ours less theirs, on the same examples, and its 95 % bootstrap interval."""
+    w = weights(len(golds), resamples, seed)
+    once = np.ones((1, len(golds)))
+    differences, (whole,) = (metrics(golds, ours, x)[name] - metrics(golds, theirs, x)[name] for x in (w, once))
+    return float(whole), *_middle(differences)
 
 
 def _middle(values: Sequence[float]) -> tuple[float, float]:

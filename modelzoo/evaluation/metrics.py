@@ -1,4 +1,8 @@
-"""Metrics, from scikit-learn and SciPy where they have them. All lie in [0, 1], correlations in [-1, 1]."""
+"""Metrics, in [0, 1] (correlations in [-1, 1]): scikit-learn's and SciPy's where they have them.
+
+Each takes golds and predictions, and perhaps `weights` [resamples, n]: how often each example stands in each resample.
+Without them it gives numbers; with them arrays [resamples], all at once in closed form (tests hold the two together).
+"""
 
 import math
 import warnings
@@ -7,25 +11,64 @@ from functools import lru_cache
 
 import numpy as np
 
+Weights = np.ndarray | None
+Values = dict[str, float] | dict[str, np.ndarray]
 
-def classification(golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+
+def _ratio(a, b) -> np.ndarray:
+    """a / b, and 0 where b is 0."""
+    a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))
+    return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
+
+
+def _f1(right, said, true) -> np.ndarray:
+    return _ratio(2 * np.asarray(right, float), np.asarray(said, float) + true)
+
+
+def _one_hot(values: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """[n, labels] float; all zero for what is none of them."""
+    return np.array([[v == label for label in labels] for v in values], float).reshape(len(values), len(labels))
+
+
+def classification(golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
     """Accuracy, and macro-F1 over the labels that occur in either (scikit-learn's default, as PubMedQA's script)."""
-    from sklearn.metrics import accuracy_score, f1_score
+    if weights is None:
+        from sklearn.metrics import accuracy_score, f1_score
 
+        return {
+            "accuracy": float(accuracy_score(golds, predictions)),
+            "macro_f1": float(f1_score(golds, predictions, average="macro", zero_division=0)),
+        }
+    labels = sorted({*golds, *predictions})
+    g, p = _one_hot(golds, labels), _one_hot(predictions, labels)
+    right, said, true = weights @ (g * p), weights @ p, weights @ g
     return {
-        "accuracy": float(accuracy_score(golds, predictions)),
-        "macro_f1": float(f1_score(golds, predictions, average="macro", zero_division=0)),
+        "accuracy": right.sum(1) / weights.sum(1),
+        "macro_f1": _ratio(_f1(right, said, true).sum(1), (said + true > 0).sum(1)),
     }
 
 
-def micro_f1(golds: Sequence[str], predictions: Sequence[str], labels: Sequence[str]) -> dict[str, float]:
+def micro_f1(
+    golds: Sequence[str], predictions: Sequence[str], labels: Sequence[str], weights: Weights = None
+) -> Values:
     """Precision, recall and F1 pooled over `labels` (leave the negative class out of them)."""
-    from sklearn.metrics import precision_recall_fscore_support
+    if weights is None:
+        from sklearn.metrics import precision_recall_fscore_support
 
-    p, r, f, _ = precision_recall_fscore_support(
-        golds, predictions, labels=list(labels), average="micro", zero_division=0
-    )
-    return {"micro_f1": float(f), "precision": float(p), "recall": float(r)}
+        p, r, f, _ = precision_recall_fscore_support(
+            golds, predictions, labels=list(labels), average="micro", zero_division=0
+        )
+        return {"micro_f1": float(f), "precision": float(p), "recall": float(r)}
+    g, p = _one_hot(golds, labels), _one_hot(predictions, labels)
+    return _pooled("micro_f1", (g * p).sum(1), p.sum(1), g.sum(1), weights)
+
+
+def _pooled(name: str, right: np.ndarray, said: np.ndarray, true: np.ndarray, weights: Weights) -> Values:
+    """F1, precision and recall of counts summed over examples, each [n]."""
+    w = np.ones((1, len(right))) if weights is None else weights
+    right, said, true = w @ right, w @ said, w @ true
+    values = {name: _f1(right, said, true), "precision": _ratio(right, said), "recall": _ratio(right, true)}
+    return values if weights is not None else {k: float(v[0]) for k, v in values.items()}
 
 
 def indicator(sets: Sequence[Sequence[str]], labels: Sequence[str]) -> np.ndarray:
@@ -37,28 +80,36 @@ def indicator(sets: Sequence[Sequence[str]], labels: Sequence[str]) -> np.ndarra
     return out
 
 
-def multilabel(golds: Sequence, predictions: Sequence, labels: Sequence[str]) -> dict[str, float]:
+def multilabel(golds: Sequence, predictions: Sequence, labels: Sequence[str], weights: Weights = None) -> Values:
     """Micro- and macro-F1 over `labels`, and the share of examples whose set is exactly right."""
-    from sklearn.metrics import f1_score
-
     y, z = indicator(golds, labels), indicator(predictions, labels)
+    if weights is None:
+        from sklearn.metrics import f1_score
+
+        return {
+            "micro_f1": float(f1_score(y, z, average="micro", zero_division=0)),
+            "macro_f1": float(f1_score(y, z, average="macro", zero_division=0)),
+            "exact": float((y == z).all(1).mean()),
+        }
+    right, said, true = weights @ (y * z), weights @ z, weights @ y
     return {
-        "micro_f1": float(f1_score(y, z, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(y, z, average="macro", zero_division=0)),
-        "exact": float((y == z).all(1).mean()),
+        "micro_f1": _f1(right.sum(1), said.sum(1), true.sum(1)),
+        "macro_f1": _f1(right, said, true).mean(1),
+        "exact": weights @ (y == z).all(1) / weights.sum(1),
     }
 
 
-def example_f1(golds: Sequence, predictions: Sequence) -> dict[str, float]:
+def example_f1(golds: Sequence, predictions: Sequence, weights: Weights = None) -> Values:
     """BLUE's example-based scores: mean precision and recall over examples, and the F1 of these two means.
 
     Every gold set must hold a label (BLUE leaves out documents without one).
     """
     right = np.array([len(set(g) & set(p)) for g, p in zip(golds, predictions, strict=True)], float)
-    said = np.array([len(p) for p in predictions], float)
-    p = float(np.divide(right, said, out=np.zeros_like(right), where=said > 0).mean())
-    r = float((right / np.array([len(g) for g in golds], float)).mean())
-    return {"example_f1": 2 * p * r / (p + r) if p + r else 0.0, "precision": p, "recall": r}
+    w = np.ones((1, len(right))) if weights is None else weights
+    p = w @ _ratio(right, [len(p) for p in predictions]) / w.sum(1)
+    r = w @ _ratio(right, [len(g) for g in golds]) / w.sum(1)
+    values = {"example_f1": _ratio(2 * p * r, p + r), "precision": p, "recall": r}
+    return values if weights is not None else {k: float(v[0]) for k, v in values.items()}
 
 
 @lru_cache(maxsize=1 << 16)
@@ -74,20 +125,21 @@ def entities(tags: tuple[str, ...]) -> frozenset[tuple[str, int, int]]:
     return frozenset(found)
 
 
-def entity_f1(golds: Sequence[tuple[str, ...]], predictions: Sequence[tuple[str, ...]]) -> dict[str, float]:
+def entity_f1(golds: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]], weights: Weights = None) -> Values:
     """Exact-match precision, recall and F1 over entities, pooled (seqeval's strict IOB2, micro average)."""
-    right = said = true = 0
-    for gold, found in zip(golds, predictions, strict=True):
-        g, p = entities(tuple(gold)), entities(tuple(found))
-        right, said, true = right + len(g & p), said + len(p), true + len(g)
-    p, r = right / said if said else 0.0, right / true if true else 0.0
-    return {"entity_f1": 2 * p * r / (p + r) if p + r else 0.0, "precision": p, "recall": r}
+    g, p = ([entities(tuple(tags)) for tags in side] for side in (golds, predictions))
+    right = np.array([len(a & b) for a, b in zip(g, p, strict=True)])
+    return _pooled("entity_f1", right, np.array([len(x) for x in p]), np.array([len(x) for x in g]), weights)
 
 
-def correlation(golds: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
+def correlation(golds: Sequence[float], predictions: Sequence[float], weights: Weights = None) -> Values:
     """Pearson's and Spearman's; nan where either side is constant."""
     from scipy.stats import pearsonr, spearmanr
 
+    if weights is not None:
+        rows = [np.repeat(np.arange(len(golds)), w) for w in weights.astype(int)]
+        found = [correlation(np.take(golds, r), np.take(predictions, r)) for r in rows]
+        return {name: np.array([f[name] for f in found]) for name in ("pearson", "spearman")}
     if len(golds) < 2:
         return {"pearson": math.nan, "spearman": math.nan}
     with warnings.catch_warnings():

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
+from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
 
 
@@ -24,8 +25,8 @@ class MultiLabelFile(MultiLabel):
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
         return Example(str(row.get(self.config.id_field, number)), fields, gold)
 
-    def metrics(self, golds: Sequence, predictions: Sequence) -> dict[str, float]:
-        return metrics.multilabel(golds, predictions, self.order)
+    def metrics(self, golds: Sequence, predictions: Sequence, weights: Weights = None) -> Values:
+        return metrics.multilabel(golds, predictions, self.order, weights)
 
     def describe(self) -> str:
         return f"{self.name}: any of {len(self.order)} labels; micro-F1, macro-F1 and exact match"

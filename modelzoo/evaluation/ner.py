@@ -9,6 +9,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics, pubtator, templates
 from modelzoo.evaluation.examples import Example, read_text, unique
+from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import END, Option, Task
 
 CONLL = (".tsv", ".conll", ".iob", ".iob2")
@@ -81,8 +82,8 @@ class NER(Task):
         """No entity anywhere."""
         return [("O",) * len(e.fields["text"].split()) for e in examples]
 
-    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        return metrics.entity_f1(golds, predictions)
+    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
+        return metrics.entity_f1(golds, predictions, weights)
 
     def describe(self) -> str:
         unit = "sentences" if self.config.sentences else "documents"

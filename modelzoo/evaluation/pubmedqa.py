@@ -8,6 +8,7 @@ from typing import Any
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, read_json
+from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 
 FOLDS, QUESTIONS, TEST_IDS = "pqal_folds.json", "pqal_cv_500.json", "pqal_test_ids.json"
@@ -67,9 +68,9 @@ class PubMedQA(SingleLabel):
         gold = q.get("final_decision")
         return Example(pmid, fields, None if gold is None else self.known(gold, where))
 
-    def metrics(self, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    def metrics(self, golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
         """Accuracy and macro-F1, as the official evaluation.py."""
-        return metrics.classification(golds, predictions)
+        return metrics.classification(golds, predictions, weights)
 
     def official(self, predictions: Mapping[str, Any]) -> dict[str, str]:
         """{PMID: yes|no|maybe}, for the official evaluation.py."""

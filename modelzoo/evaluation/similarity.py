@@ -9,6 +9,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
+from modelzoo.evaluation.metrics import Values, Weights
 
 
 class Similarity(Classification):
@@ -46,8 +47,8 @@ class Similarity(Classification):
     def answer(self, labels: Sequence[str]) -> float:
         return self.config.scale[labels[0]]
 
-    def metrics(self, golds: Sequence[float], predictions: Sequence[float]) -> dict[str, float]:
-        return metrics.correlation(golds, predictions)
+    def metrics(self, golds: Sequence[float], predictions: Sequence[float], weights: Weights = None) -> Values:
+        return metrics.correlation(golds, predictions, weights)
 
     def describe(self) -> str:
         return f"{self.name}: expected score over {', '.join(self.labels)}; Pearson's and Spearman's correlation"

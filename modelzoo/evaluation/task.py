@@ -12,6 +12,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import templates
 from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.metrics import Values, Weights
 
 SPLITS = ("train", "dev", "test")
 
@@ -61,8 +62,8 @@ class Task:
     def read(self, split: str, fold: int) -> list[Example]:
         raise NotImplementedError
 
-    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any]) -> dict[str, float]:
-        """Scores by name, `main_metric` among them. Each lies in [0, 1] (correlations in [-1, 1])."""
+    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
+        """Scores by name, `main_metric` among them: numbers, or with weights [resamples, n] arrays [resamples]."""
         raise NotImplementedError
 
     def describe(self) -> str:

@@ -130,11 +130,13 @@ def test_paired_difference_is_surer_than_two_intervals_apart():
     gold = list(draw.choice(LABELS, 200))
     theirs = [g if draw.random() < 0.5 else "other" for g in gold]
     ours = [g if draw.random() < 0.1 else t for g, t in zip(gold, theirs, strict=True)]  # never worse, a tenth better
-    accuracy = lambda g, p: float(np.mean([a == b for a, b in zip(g, p, strict=True)]))
-    difference, low, high = intervals.paired(accuracy, gold, ours, theirs, 300)
-    assert difference == pytest.approx(accuracy(gold, ours) - accuracy(gold, theirs))
+    difference, low, high = intervals.paired(metrics.classification, "accuracy", gold, ours, theirs, 300)
+    gained = sum(o == g for o, g in zip(ours, gold, strict=True)) - sum(
+        t == g for t, g in zip(theirs, gold, strict=True)
+    )
+    assert difference == pytest.approx(gained / 200)
     assert 0 < low <= difference <= high < 0.12
-    assert intervals.paired(accuracy, gold, ours, ours, 50) == (0, 0, 0)
+    assert intervals.paired(metrics.classification, "accuracy", gold, ours, ours, 50) == (0, 0, 0)
 
 
 def test_spread_over_seeds():
@@ -142,3 +144,38 @@ def test_spread_over_seeds():
     assert found.mean == pytest.approx(0.6) and found.sd == pytest.approx(0.1)
     assert found.high - found.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t(0.975, 2)
     assert math.isnan(intervals.spread([0.5]).sd)
+
+
+some = st.sets(st.sampled_from(LABELS)).map(lambda s: tuple(sorted(s)))
+CASES = {
+    "classification": (st.sampled_from(LABELS), st.sampled_from(LABELS), metrics.classification),
+    "micro_f1": (
+        st.sampled_from(LABELS), st.sampled_from(LABELS), lambda g, p, w=None: metrics.micro_f1(g, p, LABELS[:2], w),
+    ),
+    "multilabel": (some, some, lambda g, p, w=None: metrics.multilabel(g, p, LABELS, w)),
+    "example_f1": (some.filter(len), some, metrics.example_f1),
+    "entity_f1": (
+        st.lists(st.sampled_from(KINDS), min_size=4, max_size=4).map(tuple),
+        st.lists(st.sampled_from(KINDS), min_size=4, max_size=4).map(tuple),
+        metrics.entity_f1,
+    ),
+    "correlation": (st.floats(0, 4), st.floats(0, 4), metrics.correlation),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_resample_scores_as_the_examples_drawn(name, data):
+    """What is computed for all resamples at once equals the metric of each one's examples, repeats and all."""
+    golds, predictions, metric = CASES[name]
+    n = data.draw(st.integers(2, 9))
+    g, p = (data.draw(st.lists(x, min_size=n, max_size=n)) for x in (golds, predictions))
+    weights = intervals.weights(n, 3, data.draw(st.integers(0, 99)))
+    assert (weights.sum(1) == n).all()
+    at_once = metric(g, p, weights)
+    for i, w in enumerate(weights.astype(int)):
+        drawn = [k for k in range(n) for _ in range(w[k])]
+        one = metric([g[k] for k in drawn], [p[k] for k in drawn])
+        for key, value in one.items():
+            assert at_once[key][i] == pytest.approx(value, nan_ok=True)
