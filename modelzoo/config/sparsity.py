@@ -132,7 +132,7 @@ class SparsityGroup(Section):
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
     shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
-    storage: Literal["auto", "packed", "dense"] = "auto"  # of blocks off the CS-2; auto: packed where that pays
+    storage: Literal["auto", "packed", "dense"] = "auto"  # off the CS-2; auto packs blocks where that is faster
 
     @property
     def pattern(self) -> str | None:
@@ -144,9 +144,9 @@ class SparsityGroup(Section):
         return f"block: [{self.block[0]}, {self.block[1]}]" if self.block != (1, 1) else None
 
     @property
-    def blocked(self) -> bool:
-        """Whether the pattern is one of blocks, which can be stored as live blocks alone."""
-        return self.pattern is not None and self.nm is None
+    def may_pack(self) -> bool:
+        """Whether live blocks may be stored alone: asked for, or left open for a pattern of blocks."""
+        return self.storage == "packed" or (self.storage == "auto" and self.pattern is not None and self.nm is None)
 
     @model_validator(mode="before")
     @classmethod
@@ -204,8 +204,8 @@ class SparsityGroup(Section):
         given = [k for k in ("block", "shared_inputs", "nm") if getattr(self, k) not in (None, (1, 1))]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both")
-        if self.storage == "packed" and given not in (["block"], ["shared_inputs"]):
-            raise ValueError(f"storage: packed holds blocks; {self.pattern or 'unstructured masks'} are kept dense")
+        if self.storage == "packed" and self.nm:
+            raise ValueError("storage: packed holds blocks and single weights; nm is kept whole")
         if not given:
             return self
         key = given[0]

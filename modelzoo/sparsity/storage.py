@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import masked, packed
-from modelzoo.kernels.choose import choose
+from modelzoo.kernels import choose, masked, packed
 from modelzoo.sparsity import blocks
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 
@@ -29,35 +28,35 @@ def store(
     Returns:
         The group's parameters as they are stored now, and what to say about it, a line each.
     """
-    if not group.blocked or group.storage == "dense":
+    if not group.may_pack:
         return list(parameters), []
     done, said = [], Counter()
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
         layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
-        kernel = choose(layout, p.weight.device, dtype)
-        why = _kept_whole(group, linear, last, layout, kernel, p.weight.device, dtype)
+        how = choose.note(layout, p.weight.device, dtype)
+        why = _kept_whole(group, linear, last, layout, choose.choose(layout, p.weight.device, dtype))
         if why is None:
             parent, _, name = path.rpartition(".")
             module = PackedLinear(linear, layout)
             setattr(model.get_submodule(parent), name, module)
             p = PackedParameter(p, module)
-        said[f"packed ({kernel.NAME})" if why is None else f"whole under masks: {why}"] += 1
+        said[f"live blocks alone: {how}" if why is None else f"whole under masks: {why} ({how})"] += 1
         done.append(p)
-    return done, [f"storage    {n} weights of {group.pattern} are {how}" for how, n in said.items()]
+    return done, [f"storage    {n} weights {how}" for how, n in said.items()]
 
 
-def _kept_whole(group, linear, last, layout, kernel, device, dtype) -> str | None:
+def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, layout: packed.Layout, kernel) -> str | None:
     """Why a weight is not packed, or None if it is."""
     if type(linear) is not nn.Linear or last != "weight":
         return f"{type(linear).__name__} has no packed form"
     if group.storage == "packed":
         return None
     if not isinstance(group.sparsity, Constant):
-        return "their sparsity changes (storage: packed packs them even so)"
+        return "their sparsity changes; storage: packed packs them even so"
     if not pays(layout, kernel):
-        return f"no gain is known on this {device.type} ({kernel.NAME}; storage: packed packs them even so)"
+        return "no gain is known; storage: packed packs them even so"
     return None
 
 

@@ -57,7 +57,7 @@ def bench(config: Config, options: Options, params: str) -> None:
         f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
         f"sparsity {level:.4g}"
     )
-    own = [{"block": g.block, "shared_inputs": g.shared_inputs} for g in init.sparsity if g.blocked]
+    own = [{"block": g.block, "shared_inputs": g.shared_inputs} for g in init.sparsity if g.pattern and not g.nm]
     contestants, skipped = {"dense": _run(config, choice, ())}, []
     for pattern in (*PATTERNS, *({**p, "storage": "packed"} for p in own)):
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})

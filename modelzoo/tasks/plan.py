@@ -12,8 +12,9 @@ from modelzoo.data import format as f
 from modelzoo.models.shapes import lora_targets, parameters, trains, with_adapters
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
-from modelzoo.sparsity.select import check_sides, group_counts, select
+from modelzoo.sparsity.select import block_of, check_sides, group_counts, select
 
+INDEX = 12  # bytes that say where a live block is: its row, its column and its place by column
 SAMPLES = 1000  # steps at which a longer run's sparsity is looked at for the mean FLOPs
 
 
@@ -181,7 +182,7 @@ def _memory(config: Config, total: int, trained: int, msl: int) -> dict[str, int
 
 
 def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
-    """Dead weights that are not stored at the start, and the bytes of masks and ages, off the CS-2.
+    """Dead weights that are not stored at the start, and the bytes of masks (or indices) and ages, off the CS-2.
 
     Args:
         packed: the values of `storage` that are taken to mean live blocks alone.
@@ -189,10 +190,12 @@ def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
     gone = masks = 0
     for group, sizes in groups(init):
         total = sum(math.prod(size) for size in sizes.values())
-        live = sum(group_counts(group, sizes, schedules.held(group, 0)).values())
+        counts = group_counts(group, sizes, schedules.held(group, 0))
+        live = sum(counts.values())
         ages = 4 * (group.algorithm != "static")
-        if group.blocked and group.storage in packed:
-            gone, masks = gone + total - live, masks + ages * live
+        if group.may_pack and group.storage in packed:
+            blocks = sum(k // math.prod(block_of(group, sizes[n])) for n, k in counts.items())
+            gone, masks = gone + total - live, masks + ages * live + INDEX * blocks
         else:
             masks += (2 + ages) * total
     return gone, masks
@@ -200,7 +203,7 @@ def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
 
 def _real(init: Init) -> list[str]:
     """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
-    blocked = [(g, sizes) for g, sizes in groups(init) if g.blocked and g.storage != "dense"]
+    blocked = [(g, sizes) for g, sizes in groups(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
     if not blocked:
         return [f"{counted}these masks save no time: weights are stored and computed whole"]
@@ -239,7 +242,11 @@ def text(config: Config) -> str:
         lines.append(
             f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
             + (f", {group.pattern}" if group.pattern else "")
-            + f": {start:.4g}"
+            + (
+                f": {start:.4g}"
+                if group.init_method != "from_zeros"
+                else f": from the weights, counted here as {start:.4g}"
+            )
             + (f" to {end:.4g}" if end != start else "")
             + f" over {len(sizes)} weights"
         )

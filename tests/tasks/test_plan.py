@@ -192,18 +192,22 @@ def test_memory_of_weights_and_optimizer():
 
 
 def test_memory_of_packed_blocks():
-    """Dead blocks take no weight, gradient or moment; masks go with them, and only ages of live weights stay."""
+    """Dead blocks take no weight, gradient or moment; for masks there are indices, 12 bytes a live block."""
 
     def memory(**fields):
         return plan.make(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
 
     whole, packed = memory(storage="dense"), memory(storage="packed")
     dead = MATRICES - MATRICES // 4
-    assert whole == memory(storage="auto") and whole["masks"] == 2 * MATRICES and packed["masks"] == 0
+    assert (
+        whole == memory(storage="auto")
+        and whole["masks"] == 2 * MATRICES
+        and packed["masks"] == 12 * MATRICES // 4 // 16
+    )
     for part, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert whole[part] - packed[part] == each * dead
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
-    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4
+    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + 12 * MATRICES // 4 // 16
     assert memory(storage="dense", **rigl)["masks"] == (2 + 4) * MATRICES
 
 
@@ -220,7 +224,7 @@ def test_text_says_where_sparsity_is_real():
         and whole in text({**blocks, "storage": "dense"})
     )
     auto = text(blocks)
-    saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES
+    saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES - 12 * MATRICES // 4 // 16
     assert "12 weights are stored and computed as live blocks where that is faster" in auto
     assert f"then {size(saved)} less memory than below" in auto and "-m bench" in auto
     both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
@@ -273,4 +277,6 @@ def test_check_refuses_schedules_and_filters_before_anything_runs():
 
 
 def test_from_zeros_takes_its_level_from_the_weights():
-    plan.check(config({"sparsity": 0.99, "init_method": "from_zeros"}).trainer.init, 10)
+    c = config({"sparsity": 0.99, "init_method": "from_zeros"})
+    plan.check(c.trainer.init, 10)
+    assert "from_zeros masks, uniform: from the weights, counted here as 0.99 over" in plan.text(c)
