@@ -19,16 +19,17 @@ RULES = {
     "set": {"algorithm": "set", "sparsity": [0.75, 0.5], "update": UPDATE, "seed": 5},
     "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE},
 }
-PATTERNS = {"blocks": {"block": [4, 8]}, "vectors": {"block": [8, 1]}, "inputs": {"shared_inputs": 4}}
+PATTERNS = {"blocks": {"block": [4, 8]}, "vectors": {"block": [8, 1]}, "inputs": {"shared_inputs": 4}, "single": {}}
 CLIPPED = {"enabled": False, "max_gradient_norm": 0.5}
 OPTIMIZERS = {
-    "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01}},
+    "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01, "eps": 1e-6}},
     "SGD": {"SGD": {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.05}},
 }
 
 
 def sparse_run(storage: str, rule: str = "rigl", pattern: str = "blocks", **init):
-    init.setdefault("precision", CLIPPED)
+    # Adam's eps is above the rounding of a gradient that is truly zero (the keys' biases), which it would blow up.
+    init = {"precision": CLIPPED, "optimizer": OPTIMIZERS["AdamW"], **init}
     return make_run(sparsity={**RULES[rule], **PATTERNS[pattern], "storage": storage}, **init)
 
 
@@ -47,21 +48,23 @@ def restore(run, path, **kwargs):
     return run
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize(
+    "rule,pattern", [*((rule, "blocks") for rule in RULES), *(("rigl", p) for p in PATTERNS if p != "blocks")]
+)
 def test_two_hundred_steps_are_those_of_the_masked_run(rule, pattern):
+    """On four batches over and over, so that there is something to learn: the loss falls from 3.6 to below 0.5."""
     whole, run = (sparse_run(s, rule, pattern) for s in ("dense", "packed"))
     assert {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
     assert {type(p) for p in run.sparsity.parameters} == {PackedParameter}
     churn = 0
     for step in range(200):
-        a, b = (train_step(r, batch(step, uneven=True), 2) for r in (whole, run))
-        assert b.loss == pytest.approx(a.loss, abs=1e-4) and b.grad_norm == pytest.approx(a.grad_norm, rel=1e-3)
+        a, b = (train_step(r, batch(step % 4, uneven=True), 2) for r in (whole, run))
+        assert b.loss == pytest.approx(a.loss, abs=2e-3) and b.grad_norm == pytest.approx(a.grad_norm, rel=2e-2)
         assert a.churn == b.churn and masks_equal(whole, run), step
         churn += b.churn
-    assert (churn > 0) == (rule != "static")
+    assert (churn > 0) == (rule != "static") and b.loss < 0.5
     for (name, p), (_, q) in zip(whole.model.named_parameters(), run.model.named_parameters(), strict=True):
-        torch.testing.assert_close(run.sparsity.whole(q, q.detach()), p.detach(), atol=2e-4, rtol=1e-3, msg=name)
+        torch.testing.assert_close(run.sparsity.whole(q, q.detach()), p.detach(), atol=5e-3, rtol=1e-2, msg=name)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -156,14 +159,16 @@ def test_a_step_that_is_not_finite_never_was(rule):
 
 def test_what_is_packed_and_what_is_said():
     run = sparse_run("packed", "static")
-    assert len(run.sparsity.notes) == 1 and "12 weights of block: [4, 8] are packed" in run.sparsity.notes[0]
+    (note,) = run.sparsity.notes
+    assert note.startswith("storage    12 weights live blocks alone: [4, 8] blocks in float32 on cpu: ")
     assert sum(isinstance(m, PackedLinear) for m in run.model.modules()) == 12
     assert sparse_run("dense", "static").sparsity.notes == []
     tiny = sparse_run("auto", "static")  # nothing to gain at width 16
     assert not any(isinstance(m, PackedLinear) for m in tiny.model.modules())
     assert "whole under masks: no gain is known" in tiny.sparsity.notes[0]
-    scheduled = sparse_run("auto", "gmp")
-    assert "their sparsity changes" in scheduled.sparsity.notes[0]
+    assert "their sparsity changes" in sparse_run("auto", "gmp").sparsity.notes[0]
+    unstructured = sparse_run("auto", "static", "single")  # masks of single weights are packed where that is asked for
+    assert unstructured.sparsity.notes == [] and type(unstructured.sparsity.parameters[0]) is SparseParameter
     section = {"sparsity": 0.5, "block": [1, 4], "storage": "packed", "param_filter": ["*word_emb*", "*proj_q*weight"]}
     mixed = make_run(sparsity=section)
     assert [type(p) for p in mixed.sparsity.parameters] == [SparseParameter, PackedParameter, PackedParameter]
@@ -186,3 +191,20 @@ def test_a_packed_linear_computes_what_the_masked_one_does():
             other = whole.model.get_submodule(name)
             assert isinstance(other, nn.Linear) and module.bias is not None
             torch.testing.assert_close(module(x), other(x))
+
+
+def test_a_compiled_layer_takes_packed_weights_whose_blocks_move():
+    """One graph without breaks, and no new one when RigL moves blocks: the layout is data to it."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    # Weights large enough for every gradient to stand above rounding, so that RigL's choice is no matter of luck.
+    model = {**TINY, "initializer_range": 0.3}
+    run, plain = sparse_run("packed", "rigl", model=model), sparse_run("packed", "rigl", model=model)
+    for layer in run.model.model.transformer_decoder.layers:
+        layer.compile(backend="eager", fullgraph=True)
+    graphs = []
+    for step in range(1, 17):
+        a, b = (train_step(r, batch(step), 1) for r in (plain, run))
+        assert b.loss == pytest.approx(a.loss, abs=1e-4) and masks_equal(plain, run)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs[0] > 0 and graphs[-1] == graphs[9]  # after the first update step with a probe, and one without
