@@ -86,6 +86,9 @@ def linear_cross_entropy(
     """
     if hidden.device.type == "lazy":  # traced for the CS-2: its compiler wants plain ops, and cuts the work itself
         return plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias, scale)
+    rows = loss_mask.nonzero().squeeze(1)
+    if 0 < len(rows) < 0.75 * len(loss_mask):  # fine-tuning counts a few tokens of a text: the head sees only these
+        hidden, labels, loss_mask = hidden.index_select(0, rows), labels[rows], loss_mask[rows]
     with torch.autocast(hidden.device.type, enabled=False):  # dtypes are chosen above; autocast must not choose again
         # Asked here: inside a Function gradients are always off, and needs_input_grad knows nothing of `no_grad`.
         needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias))

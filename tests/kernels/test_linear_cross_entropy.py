@@ -131,3 +131,20 @@ def test_a_frozen_head_gets_no_gradient_and_changes_nothing_else(bias):
         assert (w.grad is not None) == trains and (c is None or (c.grad is not None) == trains)
         found.append((loss.detach(), h.grad))
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize("counted", [0, 1, 5, 60, 100])
+def test_few_counted_rows_give_the_loss_and_gradients_of_all(counted):
+    torch.manual_seed(counted)
+    hidden, weight = torch.randn(100, 8), torch.randn(37, 8)
+    labels, mask = torch.randint(0, 37, (100,)), torch.zeros(100)
+    mask[torch.randperm(100)[:counted]] = 1.0
+    found = []
+    for function in (linear_cross_entropy, kernel.plain_linear_cross_entropy):
+        h, w = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        loss = function(h, w, labels, mask)
+        loss.backward()
+        found.append((loss, h.grad, w.grad))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+    assert (found[0][1][mask == 0] == 0).all()
