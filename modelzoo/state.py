@@ -73,8 +73,9 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
     absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
     if "model" in states:
         new = set(with_adapters(run.init)) - set(parameters(run.init.model))
-        if not goes_on and not new & saved.keys():
-            absent = new
+        if not goes_on:
+            held = {".lora_" in n for n in saved if n == SOFT_PROMPT or ".lora_" in n}
+            absent = {n for n in new if (".lora_" in n) not in held}
         _check_names(path, weights.keys() - absent, saved.keys() - saved_masks.keys(), strict, new)
         _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
         if strict:

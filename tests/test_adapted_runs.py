@@ -138,6 +138,27 @@ def test_a_prompt_begins_from_the_loaded_weights(how):
     assert run.step == 0
 
 
+def test_lora_may_come_to_a_prompt_that_is_there():
+    first, run = make_run(soft_prompt=PROMPT), make_run(soft_prompt=PROMPT, lora=LORA, seed=9)
+    train_step(first, prompted(), 1)
+    state.restore(run, "first", *files_of(first), "data", states=("model",))
+    assert torch.equal(values(run)[SOFT_PROMPT], values(first)[SOFT_PROMPT])
+    with pytest.raises(UserError, match=r"lacks .*lora_[AB]"):  # of other modules than the config's: not half of it
+        part = make_run(lora={**LORA, "target_modules": "*proj_k*"})
+        state.restore(make_run(lora=LORA), "part", *files_of(part), "data", states=("model",))
+
+
+@pytest.mark.parametrize("init", [i for i, _ in ALONE.values()], ids=ALONE)
+def test_in_bfloat16_losses_stay_near(init):
+    """The same steps in mixed precision; bfloat16 keeps 8 bits, so losses agree to a percent."""
+    data = prompted if "soft_prompt" in init else batch
+    runs = [make_run(**init, optimizer=ADAMW, precision={"enabled": on}) for on in (True, False)]
+    for i in range(5):
+        half, whole = (train_step(run, data(i), 2).loss for run in runs)
+        assert half == pytest.approx(whole, rel=0.01)
+    assert all(p.dtype == torch.float32 for p in runs[0].model.parameters())
+
+
 def test_optimizer_state_of_the_base_may_be_kept():
     base = make_run(optimizer=ADAMW)
     train_step(base, batch(), 1)

@@ -72,6 +72,8 @@ def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
     Raises:
         UserError: no whole checkpoint, or one without a soft prompt.
     """
+    if nearest < 1:
+        raise UserError(f"--nearest {nearest}: give at least 1")
     found = source.find(path)
     files, state = checkpoint.load(found)
     if SOFT_PROMPT not in files["model"]:
