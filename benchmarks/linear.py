@@ -1,7 +1,7 @@
 """One linear layer at each block pattern against torch's dense one: forward, dX and dW apart, taking turns.
 
     python benchmarks/linear.py                                    # bfloat16 at 75 %, 1024 tokens, four shapes
-    python benchmarks/linear.py --dtype float32 --sparsity 0.5 0.9 --block 32,32 1,1
+    python benchmarks/linear.py --dtype float32 --sparsity 0.5 0.9 --block 64,64 1,1
     python benchmarks/linear.py --shape 768,768 --rounds 40
 
     python benchmarks/linear.py --threads 1 --busy                 # a machine with other work: processor time
@@ -23,7 +23,7 @@ from modelzoo.kernels.choose import choose, note
 from modelzoo.kernels.layout import Layout, layout_of
 
 SHAPES = ["768,768", "3072,768", "768,3072", "1536,1536"]
-BLOCKS = ["32,32", "64,64", "32,2", "32,1"]
+BLOCKS = ["32,32", "64,64", "32,2", "32,1", "1,1"]
 
 
 def random_layout(out: int, inputs: int, block: tuple[int, int], sparsity: float) -> Layout:

@@ -45,7 +45,9 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
     if device.type != "cpu":
         return plain, "no kernel for this device"
     if not native.serves(layout, dtype):
-        return plain, "compiled kernels know blocks of 32 k rows in float32 and bfloat16, and [1, 1] in float32"
+        return plain, (
+            "compiled kernels know [1, 1] and blocks of 32 k rows, sides in multiples of 32, float32 and bfloat16"
+        )
     try:
         loaded = library()
     except Unavailable as reason:

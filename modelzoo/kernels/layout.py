@@ -24,8 +24,9 @@ class Layout:
         shape: (out, in) of the weight; block: (R, C) of a block.
         rows, cols: [nnz] int32, the block row and block column of each live block.
         row_ptr: [out / R + 1] int32; block row i holds blocks row_ptr[i] to row_ptr[i + 1].
-        col_ptr: [in / C + 1] int32, likewise for columns, in the order of `by_column`.
         by_column: [nnz] int32, the blocks ordered by column and then row: the transpose permutation.
+        col_ptr: [in / C + 1] int32, likewise for columns, in the order of `by_column`.
+        col_rows: [nnz] int32, the block row of each block in that order.
     """
 
     shape: tuple[int, int]
@@ -34,7 +35,13 @@ class Layout:
     cols: Tensor
     row_ptr: Tensor
     col_ptr: Tensor
+    col_rows: Tensor
     by_column: Tensor
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """The six tensors, in order."""
+        return self.rows, self.cols, self.row_ptr, self.col_ptr, self.col_rows, self.by_column
 
     @property
     def nnz(self) -> int:
@@ -65,8 +72,7 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on another device."""
-        names = ("rows", "cols", "row_ptr", "col_ptr", "by_column")
-        return Layout(self.shape, self.block, *(getattr(self, name).to(device) for name in names))
+        return Layout(self.shape, self.block, *(part.to(device) for part in self.parts))
 
     def block_mask(self) -> Tensor:
         """[out / R, in / C] bool: where blocks live."""
@@ -95,8 +101,8 @@ def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
         return torch.cat([counts.new_zeros(1), counts.cumsum(0)]).int()
 
     shape = (live.shape[0] * block[0], live.shape[1] * block[1])
-    pointer = pointers(live.sum(1)), pointers(live.sum(0))
-    return Layout(shape, (block[0], block[1]), rows.int(), cols.int(), *pointer, by_column.int())
+    by_row = rows.int(), cols.int(), pointers(live.sum(1))
+    return Layout(shape, (block[0], block[1]), *by_row, pointers(live.sum(0)), rows[by_column].int(), by_column.int())
 
 
 def layout_from_mask(mask: Tensor, block: Sequence[int]) -> Layout:

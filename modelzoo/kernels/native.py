@@ -19,21 +19,19 @@ class _Weight(ctypes.Structure):
     """`struct Weight` of csrc/pack.h."""
 
     _fields_ = [(name, ctypes.c_int64) for name in ("out", "input", "R", "C")] + [
-        (name, ctypes.c_void_p) for name in ("row_ptr", "cols", "rows", "col_ptr", "by_column", "values")
+        (name, ctypes.c_void_p) for name in ("row_ptr", "cols", "col_ptr", "col_rows", "by_column", "values")
     ]
 
 
 def serves(layout: Layout, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel: blocks in whole groups of 32 outputs and inputs, or single weights in float32."""
-    out, inputs = layout.shape
-    if layout.block == (1, 1):
-        return dtype == torch.float32 and out % 16 == inputs % 16 == 0
-    return dtype in (torch.float32, torch.bfloat16) and layout.block[0] % 32 == inputs % 32 == 0
+    """Whether there is a kernel: single weights, or blocks in whole groups of 32 outputs; sides are multiples of 32."""
+    sides = layout.shape[0] % 32 == layout.shape[1] % 32 == 0
+    return dtype in (torch.float32, torch.bfloat16) and sides and (layout.block == (1, 1) or layout.block[0] % 32 == 0)
 
 
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
     """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
-    index = (layout.row_ptr, layout.cols, layout.rows, layout.col_ptr, layout.by_column)
+    index = (layout.row_ptr, layout.cols, layout.col_ptr, layout.col_rows, layout.by_column)
     weight = _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
     n = ctypes.c_int64(x.shape[0])

@@ -47,7 +47,7 @@ def linear(
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     if torch.compiler.is_compiling():  # opaque to the compiler, so what stands around it is still fused
-        return _linear_op(x, values, bias, probe, *_parts(layout))
+        return _linear_op(x, values, bias, probe, *layout.parts, *layout.block)
     return _Linear.apply(x, values, bias, probe, layout)
 
 
@@ -93,16 +93,12 @@ class _Linear(torch.autograd.Function):
 # The same for torch.compile: operators that take a layout apart, since an operator's arguments are tensors and numbers.
 
 
-def _parts(layout: Layout):
-    return layout.rows, layout.cols, layout.row_ptr, layout.col_ptr, layout.by_column, *layout.block
+LAYOUT = "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor col_rows, Tensor by_column, int r, int c"
 
 
-def _whole(rows, cols, row_ptr, col_ptr, by_column, r, c) -> Layout:
+def _whole(rows, cols, row_ptr, col_ptr, col_rows, by_column, r, c) -> Layout:
     shape = (row_ptr.shape[0] - 1) * r, (col_ptr.shape[0] - 1) * c
-    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, by_column)
-
-
-LAYOUT = "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor by_column, int r, int c"
+    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, col_rows, by_column)
 
 
 @torch.library.custom_op(
@@ -144,7 +140,7 @@ def _backward_op(ctx, dy):
     x, values, bias, *tensors = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:4])
     found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c))
-    return *(next(found) if needed else None for needed in needs), *[None] * 7
+    return *(next(found) if needed else None for needed in needs), *[None] * 8
 
 
 _linear_op.register_autograd(_backward_op, setup_context=_save)

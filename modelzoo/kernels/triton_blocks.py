@@ -55,7 +55,7 @@ def _forward(
 
 @triton.jit
 def _backward_x(
-    dy, values, dx, col_ptr, rows, by_column, n, out, inputs,
+    dy, values, dx, col_ptr, col_rows, by_column, n, out, inputs,
     R: tl.constexpr, C: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     t, column = tl.program_id(0) * T + tl.arange(0, T), tl.program_id(1)
@@ -63,7 +63,7 @@ def _backward_x(
     total = tl.zeros((T, C), tl.float32)
     for i in range(tl.load(col_ptr + column), tl.load(col_ptr + column + 1)):
         block = tl.load(by_column + i)
-        at = tl.load(rows + block) * R + r
+        at = tl.load(col_rows + i) * R + r
         a = tl.load(dy + t[:, None].to(tl.int64) * out + at[None, :], mask=(t < n)[:, None], other=0.0)
         w = tl.load(values + (block.to(tl.int64) * R + r[:, None]) * C + c[None, :])
         total += tl.dot(a, w.to(a.dtype), input_precision="ieee")
@@ -108,7 +108,18 @@ def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
         return masked.backward_x(dy, values, layout)
     dx = dy.new_empty(n, inputs)
     _backward_x[triton.cdiv(n, TOKENS), inputs // c](
-        dy.contiguous(), values, dx, layout.col_ptr, layout.rows, layout.by_column, n, out, inputs, R=r, C=c, T=TOKENS
+        dy.contiguous(),
+        values,
+        dx,
+        layout.col_ptr,
+        layout.col_rows,
+        layout.by_column,
+        n,
+        out,
+        inputs,
+        R=r,
+        C=c,
+        T=TOKENS,
     )
     return dx
 

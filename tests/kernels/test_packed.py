@@ -41,7 +41,8 @@ def test_pointers_and_the_transpose_permutation(rows, cols, density, seed):
     csr, csc = live.float().to_sparse_csr(), live.float().to_sparse_csc()
     assert torch.equal(layout.row_ptr.long(), csr.crow_indices()) and torch.equal(layout.cols.long(), csr.col_indices())
     assert torch.equal(layout.col_ptr.long(), csc.ccol_indices())
-    assert torch.equal(layout.rows[layout.by_column.long()].long(), csc.row_indices())
+    assert torch.equal(layout.col_rows.long(), csc.row_indices())
+    assert torch.equal(layout.rows[layout.by_column.long()], layout.col_rows)
 
 
 def test_a_mask_must_follow_its_blocks():
@@ -172,6 +173,5 @@ def test_compiled_by_torch_it_stays_one_graph_with_the_same_gradients():
 
 def test_the_operators_keep_torchs_rules():
     layout = layout_of(live_blocks(2, 3, 0.5), (4, 2))
-    parts = (layout.rows, layout.cols, layout.row_ptr, layout.col_ptr, layout.by_column, 4, 2)
     x, values = torch.randn(5, 6, requires_grad=True), torch.randn(layout.nnz, 4, 2, requires_grad=True)
-    torch.library.opcheck(torch.ops.mediswift.packed_linear.default, (x, values, None, None, *parts))
+    torch.library.opcheck(torch.ops.mediswift.packed_linear.default, (x, values, None, None, *layout.parts, 4, 2))

@@ -205,26 +205,6 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
     }
 }
 
-#ifdef __AVX512BF16__
-#define DISPATCH(call)                  \
-    if (bf16) {                         \
-        typedef Pair K;                 \
-        typedef typename K::io io;      \
-        call;                           \
-    } else {                            \
-        typedef Float K;                \
-        typedef typename K::io io;      \
-        call;                           \
-    }
-#else
-#define DISPATCH(call)      \
-    {                       \
-        typedef Float K;    \
-        typedef K::io io;   \
-        call;               \
-    }
-#endif
-
 extern "C" {
 
 // Whether bfloat16 has kernels of its own here.

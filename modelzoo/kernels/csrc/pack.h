@@ -9,7 +9,7 @@ constexpr int CHUNK = 96;  // tokens whose activations stay in the second-level 
 
 struct Weight {  // a packed weight: pointers into torch's tensors
     int64_t out, in, R, C;
-    const int32_t *row_ptr, *cols, *rows, *col_ptr, *by_column;
+    const int32_t *row_ptr, *cols, *col_ptr, *col_rows, *by_column;
     const float* values;
 };
 
@@ -102,7 +102,7 @@ static void pack_columns(const Weight& w, int64_t g, uint32_t* to, int32_t* inde
         const float* from = w.values + b * w.R * w.C + g % sub * GROUP;
         for (int64_t r = 0; r < w.R; r += K::per, to += GROUP) {
             K::join_floats(from + r * w.C, from + (r + K::per - 1) * w.C, to);
-            *index++ = (w.rows[b] * w.R + r) / K::per;
+            *index++ = (w.col_rows[i] * w.R + r) / K::per;
         }
     }
 }

@@ -51,6 +51,7 @@ struct Float {
     static void join_floats(const float* lo, const float*, uint32_t* to) { memcpy(to, lo, 32 * 4); }
     // 16 floats -> 16 units.
     static void narrow(const float* from, uint32_t* to) { memcpy(to, from, 16 * 4); }
+    static void narrow_all(const float* from, int64_t count, io* to) { memcpy(to, from, count * 4); }
     // 32 units of neighbouring columns -> one column of 32.
     static void split(const uint32_t* units, io* to, int64_t) { memcpy(to, units, 32 * 4); }
 };
@@ -75,12 +76,36 @@ struct Pair {
         __m512bh v = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(from + 16), _mm512_loadu_ps(from));
         memcpy(to, &v, 64);
     }
+    static void narrow_all(const float* from, int64_t count, io* to) {
+        for (int64_t i = 0; i < count; i++) to[i] = bfloat(from[i]);
+    }
     // 32 units of neighbouring columns -> two columns of 32, `stride` apart.
     static void split(const uint32_t* units, io* to, int64_t stride) {
         for (int i = 0; i < 32; i++) to[i] = units[i];
         for (int i = 0; i < 32; i++) to[stride + i] = units[i] >> 16;
     }
 };
+#endif
+
+// Run `call` with K and io for the activations' dtype.
+#ifdef __AVX512BF16__
+#define DISPATCH(call)                  \
+    if (bf16) {                         \
+        typedef Pair K;                 \
+        typedef typename K::io io;      \
+        call;                           \
+    } else {                            \
+        typedef Float K;                \
+        typedef typename K::io io;      \
+        call;                           \
+    }
+#else
+#define DISPATCH(call)      \
+    {                       \
+        typedef Float K;    \
+        typedef K::io io;   \
+        call;               \
+    }
 #endif
 
 // to[j][i] = from[i][j] for 16 x 16 units; rows from `valid` on read as 0.
