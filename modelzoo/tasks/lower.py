@@ -7,14 +7,15 @@ import time
 import torch
 from torch import Tensor
 
+from modelzoo import mdl_state
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_preflight as preflight
 from modelzoo.backends.select import csx
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config
+from modelzoo.config.trainer import Config, Fit
 from modelzoo.data import format as f
 from modelzoo.models.shapes import with_adapters
-from modelzoo.tasks import plan
+from modelzoo.tasks import lift, plan, source
 from modelzoo.tasks.build import Options
 
 
@@ -24,6 +25,8 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     Raises:
         UserError: names the op, module and config key, or what the cluster refused.
     """
+    if config.trainer.finetune is not None:
+        config = _finetuning(config, options)
     init, fit = config.trainer.init, config.trainer.fit
     if fit is None:
         raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
@@ -45,6 +48,33 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
         print(f"compiled   by the cluster at {backend.config.mgmt_address or 'its address'}; -m train finds it there")
     else:
         print("           lowered, not placed: whether it fits the wafer is for a cluster to say (--compile_only)")
+
+
+def _finetuning(config: Config, options: Options) -> Config:
+    """The config of the step that `-m finetune` takes: its batch, and what becomes of its checkpoint's masks."""
+    section, init = config.trainer.finetune, config.trainer.init
+    named, masks, start = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
+    if named is not None:
+        start = source.find(named)
+        masks = lift.masks_of(mdl_state.load(start, init, None)[0]["model"])
+    elif section.sparsity not in (None, "none"):
+        raise UserError(
+            "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
+            "here or with --checkpoint_path"
+        )
+    loader = {
+        "data_dir": "encoded by -m finetune",
+        "batch_size": section.batch_size,
+        "micro_batch_size": section.micro_batch_size,
+        "max_sequence_length": section.max_sequence_length or init.model.max_position_embeddings,
+    }
+    sparsity = lift.sparsity(section, init.sparsity, masks, start)
+    print(f"finetune   {lift.said(section, masks)}", file=sys.stderr)
+    changes = {
+        "init": init.model_copy(update={"sparsity": sparsity}),
+        "fit": Fit.model_validate({"train_dataloader": loader}),
+    }
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
 
 
 def _batch(config: Config) -> dict[str, Tensor]:
