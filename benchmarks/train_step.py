@@ -2,6 +2,10 @@
 
     python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8, bf16
     python benchmarks/train_step.py --rounds 30 --layers 12 --hidden 768
+    python benchmarks/train_step.py --patterns 0.5,0.75,0.9 --compile --hidden 768 --heads 12 --batch 4
+
+With --patterns, sparsity patterns stored as live blocks run beside dense and masked-dense, without the peers, and
+ratios are to the best dense step, torch.compile's included.
 
 Contestants take turns step by step in one process; the table gives medians of each round's ratio with quartiles.
 Needs transformers and accelerate for the peers (`pip install -e .[bench]`); without them it runs ours alone.
@@ -51,6 +55,32 @@ def our_run(args, sparsity=None, compiled: bool = False) -> Run:
 
 def ours(run: Run, batch):
     return lambda: train_step(run, batch, 1)
+
+
+PATTERNS = {
+    "32x32": {"block": [32, 32]},
+    "64x64": {"block": [64, 64]},
+    "32x1": {"block": [32, 1]},
+    "shared inputs (4)": {"shared_inputs": 4},
+}
+
+
+def patterns(args, batch) -> dict:
+    """Dense, masked and packed contestants."""
+    found = {"ours, dense": ours(our_run(args), batch)}
+    if args.compile:
+        found["ours, dense, torch.compile"] = ours(our_run(args, compiled=True), batch)
+    found["75 % masked"] = ours(our_run(args, 0.75), batch)
+    for level in map(float, args.patterns.split(",")):
+        for name, pattern in PATTERNS.items():
+            section = {"sparsity": level, "storage": "packed", **pattern}
+            found[f"{level:.0%} {name}"] = ours(our_run(args, section), batch)
+            if args.compile and name == "32x32":
+                found[f"{level:.0%} {name}, torch.compile"] = ours(our_run(args, section, compiled=True), batch)
+    rigl = {"algorithm": "rigl", "sparsity": 0.75, "storage": "packed", "block": [32, 32]}
+    found["75 % 32x32 RigL, between updates"] = ours(our_run(args, {**rigl, "update": {"freq": 10**6}}), batch)
+    found["75 % 32x32 RigL, update steps"] = ours(our_run(args, {**rigl, "update": {"freq": 1}}), batch)
+    return found
 
 
 def hf_model(args):
@@ -144,11 +174,20 @@ def main() -> None:
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--compile", action="store_true", help="ours with torch.compile too (25-90 s to build)")
+    p.add_argument("--patterns", metavar="LEVELS", help="sparsity patterns at these levels (0.5,0.75) instead of peers")
     args = p.parse_args()
     torch.manual_seed(0)
     ids = torch.randint(0, args.vocab, (args.batch, args.length + 1), dtype=torch.int32)
     ones = torch.ones(args.batch, args.length, dtype=torch.int32)
     batch = {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}
+    shapes = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"
+    print(f"{machine()}\n{shapes}, {args.dtype}", flush=True)
+    tokens = args.batch * args.length
+    if args.patterns:
+        times = rounds(patterns(args, batch), args.rounds)
+        dense = [n for n in times if n.startswith("ours, dense")]
+        print(table(times, min(dense, key=lambda n: statistics.median(times[n])), tokens, "tokens"))
+        return
     rigl = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 100}}
     contestants = {
         "ours, dense": ours(our_run(args), batch),
@@ -163,10 +202,7 @@ def main() -> None:
         contestants["HF Trainer"] = hf_trainer(args, batch)
     except ImportError as e:
         print(f"no peers: {e}")
-    shapes = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"
-    print(f"{machine()}\n{shapes}, {args.dtype}")
     times = rounds(contestants, args.rounds)
-    tokens = args.batch * args.length
     base = "HF raw loop" if "HF raw loop" in times else "ours, dense"
     print(table(times, base, tokens, "tokens"))
     dense = statistics.median(times["ours, dense"])
