@@ -17,6 +17,7 @@ from tests.support import TINY, batch, config, make_run
 
 STATIC = {"algorithm": "static", "sparsity": 0.6}
 RIGL = {"algorithm": "rigl", "sparsity": 0.6, "update": {"freq": 1}}
+PACKED = {"sparsity": 0.5, "block": [4, 8], "storage": "packed"}  # where it may: LoRA's weights stay whole
 ADAMW = {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 3e-2}}
 PROMPT, LORA = {"tokens": 3}, {"r": 4, "target_modules": "*"}
 ALONE = {
@@ -47,7 +48,7 @@ def files_of(run):
     return copy.deepcopy(files), facts
 
 
-@pytest.mark.parametrize("sparsity", [(), STATIC, RIGL], ids=["dense", "static", "rigl"])
+@pytest.mark.parametrize("sparsity", [(), STATIC, RIGL, PACKED], ids=["dense", "static", "rigl", "packed"])
 @pytest.mark.parametrize("init,ours", ALONE.values(), ids=ALONE)
 def test_alone_only_the_new_parameters_change(init, ours, sparsity):
     run = make_run(**init, sparsity=sparsity, optimizer=ADAMW)
