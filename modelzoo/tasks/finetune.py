@@ -22,6 +22,7 @@ from modelzoo.config.trainer import Config, Fit
 from modelzoo.data import tokenizer
 from modelzoo.data.hdf5 import Shards
 from modelzoo.evaluation.intervals import RESAMPLES
+from modelzoo.evaluation.scores import Scores, score
 from modelzoo.loop import Run
 from modelzoo.metrics import Logs
 from modelzoo.report import Progress
@@ -120,11 +121,12 @@ def _one(job: Job, start: str, choice: Choice, judge: Judge, out: Progress) -> d
     check_space(run, root)
     record(config, job.options._replace(model_dir=job.folder), choice, run)
     history = _history(job.folder, run.step)
-    interrupted = _train(run, config, job, shards, fingerprint, stop, parts, judge, history, out)
+    kept: dict[int, Scores] = {}
+    interrupted = _train(run, config, job, shards, fingerprint, stop, parts, judge, history, kept)
     if interrupted:
         print(f"go on      the same command: {job.folder} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
-    return _conclude(run, job, judge, history, out)
+    return _conclude(run, job, judge, history, kept, out)
 
 
 def _with_data(config: Config, section: Finetune, masks: lift.Masks, start: str, data: str) -> Config:
@@ -155,12 +157,20 @@ def exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
     if early is None:
         return False
     best, waited = -float("inf"), 0
-    for score in scores:
-        best, waited = (score, 0) if score > best + early.min_delta else (best, waited + 1)
+    for value in scores:
+        best, waited = (value, 0) if value > best + early.min_delta else (best, waited + 1)
     return waited >= early.patience
 
 
-def _train(run, config, job: Job, shards: Shards, fingerprint, stop, parts, judge: Judge, history, out) -> int | None:
+def _train(
+    run: Run, config: Config, job: Job, shards: Shards, fingerprint: str, stop: int, parts: int, judge: Judge,
+    history: list[dict[str, Any]], kept: dict[int, Scores],
+) -> int | None:  # fmt: skip
+    """Train with dev assessed now and then. `history` grows by each assessment; `kept` holds the best one whole.
+
+    Returns:
+        The signal that ended the run before its end, or None.
+    """
     early = config.trainer.finetune.early_stopping
     metric = (early.metric if early else None) or judge.main_metric
     best_folder = os.path.join(job.folder, "best")
@@ -168,13 +178,16 @@ def _train(run, config, job: Job, shards: Shards, fingerprint, stop, parts, judg
 
     def assess(logs: Logs, tally: show.Tally) -> bool:
         begin = time.perf_counter()
-        found = judge.score(run, "dev", job.fold).metrics
+        scores = judge.score(run, "dev", job.fold)
+        found = scores.metrics
         if metric not in found:
             raise UserError(f"trainer.finetune.early_stopping.metric: no {metric}; the task has {', '.join(found)}")
         before = max((r[metric] for r in history), default=-float("inf"))
         if found[metric] > before:  # saved before it is logged: what the log calls best is there
             files, saved = state.snapshot(run, fingerprint)
             checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
+            kept.clear()
+            kept[run.step] = scores
         logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
         history.append({"step": run.step, **found})
         shown = ", ".join(f"{k} {v:.4f}" for k, v in found.items())
@@ -189,14 +202,15 @@ def _train(run, config, job: Job, shards: Shards, fingerprint, stop, parts, judg
     return None if ended else done.interrupted
 
 
-def _conclude(run: Run, job: Job, judge: Judge, history, out: Progress) -> dict[str, Any]:
+def _conclude(run: Run, job: Job, judge: Judge, history, kept: dict[int, Scores], out: Progress) -> dict[str, Any]:
     """Score the best weights and write down what came of the run."""
     steps, best = run.step, checkpoint.newest(os.path.join(job.folder, "best"))[0]
     if best is None:
         raise UserError(f"{job.folder}: its best weights are gone; remove the folder and run again")
     files, saved = checkpoint.load(best)
     state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
-    scores = {"dev": judge.score(run, "dev", job.fold, RESAMPLES)}
+    dev = kept.get(saved["global_step"]) or judge.score(run, "dev", job.fold)
+    scores = {"dev": score(judge.task, dev.predictions, dev.counts)}  # once more from the predictions, with intervals
     try:
         judge.examples("test", job.fold)
     except UserError as e:  # many a test set is kept apart
