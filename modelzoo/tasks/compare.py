@@ -12,7 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.report import amount
-from modelzoo.tasks import plan
+from modelzoo.tasks import differences, plan
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -27,6 +27,7 @@ class Result(NamedTuple):
     train: list[dict]
     validation: list[dict]
     speed: float | None  # median tokens per second
+    config: Config
     plan: plan.Plan
     layers: int
     masks: dict[str, tuple[int, int]]  # parameter: (live, all)
@@ -49,6 +50,7 @@ def read(folder: str) -> Result:
         [r for r in records if r["kind"] == "train"],
         [r for r in records if r["kind"] == "validation"],
         float(np.median(speeds)) if speeds else None,
+        config,
         plan.make(config),
         config.trainer.init.model.num_hidden_layers,
         _masks(os.path.join(path, "model.safetensors")) if path else {},
@@ -88,29 +90,35 @@ def picture(results: list[Result], path: str) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, (by_tokens, by_flops, layers) = plt.subplots(1, 3, figsize=(15, 4.4), constrained_layout=True)
+    figure, (by_tokens, by_flops, gaps, layers) = plt.subplots(1, 4, figsize=(19, 4.4), constrained_layout=True)
     for i, r in enumerate(results):
         colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
         tokens = np.array([t["tokens"] for t in r.train])
         losses = np.array([t["loss"] for t in r.train])
         at = {t["step"]: t["tokens"] for t in r.train}
-        scored = [(at[v["step"]], v["loss"]) for v in r.validation if v["step"] in at]
-        for axes, scale in ((by_tokens, 1e-6), (by_flops, r.plan.mean * 1e-12)):
-            axes.plot(tokens * scale, losses, color=colour, alpha=0.3, linewidth=1)
+        spent = {t["step"]: t.get("flops", t["tokens"] * r.plan.mean) for t in r.train}  # older logs hold no FLOPs
+        flops = np.array([spent[t["step"]] for t in r.train])
+        scored = [(at[v["step"]], spent[v["step"]], v["loss"]) for v in r.validation if v["step"] in at]
+        for axes, all_x, column, scale in ((by_tokens, tokens, 0, 1e-6), (by_flops, flops, 1, 1e-12)):
+            axes.plot(all_x * scale, losses, color=colour, alpha=0.3, linewidth=1)
             if scored:
-                x, y = np.array(scored).T
+                points = np.array(scored)
+                x, y = points[:, column], points[:, 2]
                 axes.plot(x * scale, y, style, color=colour, marker="o", markersize=4, label=r.name)
+        if gap := differences.losses(results[0].validation, r.validation):
+            gaps.plot(*np.array(gap).T, style, color=colour, marker="o", markersize=4, label=r.name)
         shares = _by_layer(r.masks) if r.plan.sparse_total else dict.fromkeys(range(r.layers), 0.0)
         layers.plot(list(shares), list(shares.values()), style, color=colour, marker="o", markersize=4, label=r.name)
     by_tokens.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", title="Loss by tokens")
     by_flops.set(xlabel="training FLOPs, counted (10¹²)", ylabel="loss (nats per token)", title="Loss by FLOPs")
+    gaps.set(xlabel="step", ylabel="nats per token", title=f"Validation loss less {results[0].name}'s")
     layers.set(xlabel="layer", ylabel="share of weights off", title="Sparsity per layer", ylim=(-0.03, 1.0))
     layers.xaxis.get_major_locator().set_params(integer=True)
     for axes in (by_tokens, by_flops):
         axes.set_yscale("log")
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
         axes.yaxis.set_minor_formatter(lambda y, _: f"{y:g}" if f"{y:e}"[0] in "235" else "")
-    for axes in (by_tokens, by_flops, layers):
+    for axes in (by_tokens, by_flops, gaps, layers):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
@@ -138,6 +146,13 @@ def compare(folders: list[str], path: str) -> None:
         raise UserError("compare: name at least one run folder")
     results = [read(folder) for folder in folders]
     print(table(results))
+    if len(results) > 1:
+        print(f"\n{differences.text([r.name for r in results], [r.config for r in results])}")
+    for r in results[1:]:
+        gap = differences.losses(results[0].validation, r.validation)
+        shown = gap if len(gap) <= 8 else [gap[round(i * (len(gap) - 1) / 7)] for i in range(8)]
+        said = ", ".join(f"{d:+.4f} at {step}" for step, d in shown) or "no step at which both were validated"
+        print(f"\n{r.name}: validation loss less {results[0].name}'s: {said}")
     picture(results, path)
     numbers = os.path.splitext(path)[0] + ".json"
     checkpoint.write_text(numbers, json.dumps([_numbers(r) for r in results], indent=1) + "\n")
