@@ -103,6 +103,12 @@ MOVING = {
         "update": EVERY_5,
         "drop_fraction": 0.05,
     },
+    "rigl opening": {  # as fine-tuning opens masks step by step: nothing is dropped, the level falls to none
+        "algorithm": "rigl",
+        "sparsity": {"type": "linear", "init": 0.75, "slope": -0.75 / 40, "final": 0.0},
+        "update": {"steps": [*range(0, 41, 5)]},
+        "drop_fraction": 0.0,
+    },
     "rigl balanced in": {"algorithm": "rigl", "sparsity": 0.7, "update": EVERY_5, "balance_in_groups": 4},
     "rigl balanced out": {"algorithm": "rigl", "sparsity": 0.7, "update": EVERY_5, "balance_out_groups": 8},
 }
