@@ -69,6 +69,10 @@ def encode_prompt(
             f"({cuttable}), the context is {length}; shorten the template or take a longer context"
         )
     soft = list(range(vocab_size, vocab_size + soft_tokens))
+    if not kept and not soft:
+        return Prompt(
+            [tokenizer.eos], len(ids) - len(kept)
+        )  # something must stand before the first token that is asked for
     return Prompt(soft + kept if place == "prefix" else kept + soft, len(ids) - len(kept))
 
 

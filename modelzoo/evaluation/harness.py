@@ -35,8 +35,9 @@ def wrap(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
         def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
             pairs = []
             for _, context, continuation in requests:
-                continuation = continuation[-length:]
-                kept = max(length + 1 - len(continuation), 1)  # of a long context the end, as the harness has it
+                if len(continuation) > length:
+                    raise UserError(f"lm_eval: an answer of {len(continuation)} tokens exceeds the context of {length}")
+                kept = length + 1 - len(continuation)  # of a long context the end, as the harness has it
                 pairs.append((context[-kept:], continuation))
             return predict.continuations(model, backend, pairs, batch_size)
 

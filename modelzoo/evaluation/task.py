@@ -102,9 +102,14 @@ class Task:
         return labels[int(np.argmax(log_p))]
 
     def baseline(self, train: Sequence[Example], examples: Sequence[Example]) -> list[Any]:
-        """What one would answer without reading: the commonest gold of `train`, the first of equals."""
-        common = Counter(e.gold for e in train if e.gold is not None).most_common(1)[0][0]
-        return [common] * len(examples)
+        """The best answer without reading: of the constant ones, what scores best on `train`; the first of equals."""
+        golds = [e.gold for e in train if e.gold is not None]
+        scores = {c: self.metrics(golds, [c] * len(golds))[self.main_metric] for c in self.constants(golds)}
+        return [max(scores, key=scores.__getitem__)] * len(examples)
+
+    def constants(self, golds: Sequence[Any]) -> list[Any]:
+        """Answers that one might always give, the commonest first."""
+        return [gold for gold, _ in Counter(golds).most_common(10)]
 
     def official(self, predictions: Mapping[str, Any]) -> Any:
         """Predictions by example id, as the official scorer reads them (JSON); None where there is no such form."""
@@ -197,3 +202,9 @@ class MultiLabel(Task):
 
     def answer(self, labels: Sequence[str]) -> tuple[str, ...]:
         return tuple(labels)
+
+    def constants(self, golds: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+        """The commonest sets, and the commonest labels together: one, two, ..."""
+        labels = [label for label, _ in Counter(x for gold in golds for x in gold).most_common()]
+        together = [self.sorted(set(labels[: n + 1])) for n in range(len(labels))]
+        return list(dict.fromkeys([*super().constants(golds), *together]))

@@ -6,8 +6,9 @@ from typing import Any
 
 from modelzoo.evaluation import intervals
 from modelzoo.evaluation.task import Task
+from modelzoo.report import amount
 
-WIDTH = 30
+WIDTH = 38
 
 
 def task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> str:
@@ -24,13 +25,13 @@ def task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> 
     lines.append(_row("", names))
     for r in results:
         cells = [_cell(r["metrics"][n], r["intervals"].get(n)) for n in names]
-        lines.append(_row(f"this model, {r['parameters']:,} weights", cells))
+        lines.append(_row(_name(r), cells))
     if len(results) > 1:
         lines.append(
             _row(f"mean of {len(results)} checkpoints", [_spread([r["metrics"][n] for r in results]) for n in names])
         )
     if first["baseline"] is not None:
-        lines.append(_row("commonest answer, no model", [_number(first["baseline"][n]) for n in names]))
+        lines.append(_row("best constant answer, no model", [_number(first["baseline"][n]) for n in names]))
     lines.append("  [ ]: 95 % bootstrap over examples; ( ): 95 % of the mean over checkpoints, by Student's t")
     if published := [p for p in task.config.published if p.metric in names]:
         lines.append(
@@ -46,8 +47,13 @@ def lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"\n{name}"]
     for r in results:
         shown = ", ".join(f"{k} {v:.4f}" for k, v in r["metrics"].items() if isinstance(v, float))
-        lines.append(_row(f"this model, {r['parameters']:,} weights", [shown]))
+        lines.append(_row(_name(r), [shown]))
     return "\n".join(lines)
+
+
+def _name(r: Mapping[str, Any]) -> str:
+    off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
+    return f"this model ({amount(r['parameters'])} weights{off})"
 
 
 def _what(r: Mapping[str, Any]) -> str:

@@ -52,7 +52,7 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
     low, high = found["intervals"]["accuracy"]
     assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
     assert found["n"] == len(golds) and found["split"] == "dev" and found["sparsity"] > 0.4
-    for line in ("commonest answer", "wrote", "next", "bootstrap", "test sets kept out"):
+    for line in ("best constant answer", "wrote", "next", "bootstrap", "test sets kept out"):
         assert line in said
 
 

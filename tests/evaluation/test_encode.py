@@ -105,3 +105,14 @@ def test_template_fields_are_checked_by_name(tmp_path, tokenizer):
     task = make(tmp_path, "classification", SINGLE, {"train.jsonl": row})
     with pytest.raises(UserError, match=r"there is no field {context}; task has {id}, {question}"):
         task.source(task.examples("train")[0])
+
+
+def test_an_empty_source_is_an_end_of_text(tmp_path, tokenizer):
+    task = make(
+        tmp_path, "classification", SINGLE.replace("{context}\\nQuestion: {question}\\nAnswer:", "{context}"), {}
+    )
+    assert task.template.source == "{context}"
+    data, counts = encode.encode_training(task, [example("")], tokenizer, 20)
+    assert data[0, 0, 0] == tokenizer.eos and data[0, 1, 0] == 1
+    assert tokenizer.decode(data[0, 2][data[0, 1] == 1].tolist()) == " yes<|endoftext|>"
+    assert counts.truncated == 0

@@ -255,3 +255,18 @@ def test_bundled_tasks_and_all_their_templates_load(path):
     assert task.describe() and task.main_metric
     for template in Path(task.template_path).parent.glob("*.yaml"):
         assert load_task(str(path), template=str(template)).labels
+
+
+def test_the_baseline_is_the_constant_that_scores_best_on_train(tmp_path):
+    """A rare class may beat the commonest, where the commonest does not count."""
+    rows = "index\tlabel\n" + "".join(f"{i}\t{x}\n" for i, x in enumerate(["none"] * 5 + ["a"] * 2 + ["b"]))
+    ddi = make(
+        tmp_path / "r", "relations", 'source: "{index}"\nlabels: {none: none, a: a, b: b}', {"train.tsv": rows},
+        id_field="index", negative="none",
+    )  # fmt: skip
+    train = ddi.examples("train")
+    assert ddi.baseline(train, train[:2]) == ["a", "a"]
+    many = make(tmp_path / "m", "multilabel", MULTI, {"train.jsonl": ""})
+    golds = [(), (), ("A",), ("A", "B")]
+    examples = [train[0]._replace(gold=g) for g in golds]
+    assert many.baseline(examples, examples[:1]) == [("A",)]  # micro-F1 4/7; of ("A", "B") 6/11; of () 0
