@@ -3,6 +3,7 @@
 import pytest
 
 from modelzoo.cli import main
+from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation import harness
@@ -35,12 +36,12 @@ def requests(kind, *arguments):
 
 
 def test_loglikelihood(both):
-    asked = requests(
-        "loglikelihood", ("aspirin", " lowers"), ("", "fever"), ("the ", "fever"), (LONG, " no"), ("a", LONG)
-    )
+    asked = requests("loglikelihood", ("aspirin", " lowers"), ("", "fever"), ("the ", "fever"), (LONG, " no"))
     ours, theirs = (m.loglikelihood(asked, disable_tqdm=True) for m in both)
     for (a, greedy_a), (b, greedy_b) in zip(ours, theirs, strict=True):
-        assert a == pytest.approx(b, abs=1e-3 if b < -300 else 1e-4) and greedy_a == greedy_b
+        assert a == pytest.approx(b, abs=1e-4) and greedy_a == greedy_b
+    with pytest.raises(UserError, match="exceeds the context of 96"):
+        both[0].loglikelihood(requests("loglikelihood", ("a", LONG)), disable_tqdm=True)
 
 
 def test_loglikelihood_rolling(both):
