@@ -69,6 +69,8 @@ def export(
         texts["tokenizer_config.json"] = _tokenizer_config(vocabulary[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
     readme = card(name, family.architecture, config, state, masks)
+    if said:
+        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
     other = hf.to_hf(masks, c, family, masks=True) if masks else {}
     _write(out, tensors, other, texts, readme, vocabulary, adapter)
     lines = [

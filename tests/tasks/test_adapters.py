@@ -15,13 +15,15 @@ from safetensors.torch import load_file
 
 from modelzoo import checkpoint
 from modelzoo.cli import main
+from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import SOFT_PROMPT
 from modelzoo.tasks.adapters import neighbours
-from tests.support import examples, write_shard
+from modelzoo.tasks.build import prompt_words
+from tests.support import config, examples, write_shard
 
 REPO = Path(__file__).resolve().parents[2]
 VOCAB, WORDS = 270, "model.embedding_layer.word_embeddings.weight"
@@ -136,6 +138,7 @@ def test_exports_compute_the_same(trained, tmp_path, name, capsys):
             expected = model.model.hidden(ids if name == "lora" else torch.cat((prompt, ids), 1))
             expected = model.model.logits(expected)[:, -6:]
         assert torch.allclose(found, expected, atol=1e-5)
+    assert "## Adapter" in (out / "README.md").read_text()
     masks = load_file(out / "masks.safetensors")
     q, k, v = masks["transformer.h.0.attn.c_attn.weight"].chunk(3, 1)
     assert ("merged" in said) == (name == "both")
@@ -197,3 +200,12 @@ def test_ids_beyond_the_prompt_name_file_and_example(trained, capsys):
     assert run(*one, "-o", trained / "never") == 2
     said = capsys.readouterr().err
     assert "output_chunk_0_0.h5: example" in said and "token id 271" in said and "(1 tokens)" in said
+
+
+@pytest.mark.realdata
+def test_words_are_read_as_gpt2_reads_them(shared_data):
+    """`trainer.init.tokenizer` may be a folder of GPT-2's own files; its ids of `Hello world` are well known."""
+    init = {"soft_prompt": {"tokens": 2, "init": "words", "words": "Hello world"}}
+    assert prompt_words(config(**init, tokenizer=str(shared_data / "gpt2_bpe"))) == [15496, 995]
+    with pytest.raises(UserError, match=r"no tokenizer\.json beside the training data; .* trainer\.init\.tokenizer"):
+        prompt_words(config(**init))
