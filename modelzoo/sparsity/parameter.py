@@ -95,7 +95,6 @@ class PackedLinear(nn.Module):
         self.weight = nn.Parameter(values, requires_grad=linear.weight.requires_grad)
         self.register_parameter("bias", linear.bias)
 
-    @torch.compiler.disable  # its layout changes between steps, and its products are compiled already
     def forward(self, x: Tensor) -> Tensor:
         return packed.linear(x, self.weight, self.layout, self.bias, self.probe)
 
