@@ -7,17 +7,18 @@ the byte. On resume both are cut back to the checkpoint's step.
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelzoo.config.errors import UserError
+from modelzoo.trackers import Tracker
 
 
 class Logs:
     """Append-only logs in `folder`, continuing after step `resume` (0 starts anew)."""
 
-    def __init__(self, folder: str, resume: int, tensorboard: bool):
+    def __init__(self, folder: str, resume: int, tensorboard: bool, trackers: Sequence[Tracker] = ()):
         os.makedirs(folder, exist_ok=True)
-        self._files = {}
+        self._files, self._trackers = {}, trackers
         for name in ("metrics", "timing"):
             path = os.path.join(folder, f"{name}.jsonl")
             _cut(path, resume)
@@ -43,6 +44,8 @@ class Logs:
             if self._writer is not None:
                 for key, value in values.items():
                     self._writer.add_scalar(f"{kind}/{key}", value, step)
+        for tracker in self._trackers:
+            tracker.write(step, {f"{kind}/{k}": v for k, v in {**metrics, **timing}.items()})
 
     def close(self) -> None:
         for file in self._files.values():
@@ -50,6 +53,8 @@ class Logs:
                 file.close()
         if self._writer is not None:
             self._writer.close()
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read(path: str) -> list[dict]:

@@ -167,7 +167,22 @@ class JSONLLogger(Section):
     pass
 
 
-Logger = one_of("Logger", ProgressLogger, TensorBoardLogger, JSONLLogger)
+class WandbLogger(Section):
+    """Weights & Biases (an extra), offline unless told: `wandb sync` sends a run's folder later."""
+
+    project: Str = "mediswift"
+    entity: Str | None = None
+    mode: Literal["offline", "online"] = "offline"
+
+
+class MLflowLogger(Section):
+    """MLflow (an extra)."""
+
+    experiment: Str = "mediswift"
+    tracking_uri: Str | None = None  # default: mlruns/ in the run's folder, so that nothing leaves the machine
+
+
+Logger = one_of("Logger", ProgressLogger, TensorBoardLogger, JSONLLogger, WandbLogger, MLflowLogger)
 
 
 class Dataset(Section):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from modelzoo import checkpoint, loop, state
+from modelzoo import checkpoint, loop, state, trackers
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
@@ -55,7 +55,7 @@ def fit(
     root = state.checkpoint_root(init, model_dir)
     tally, saved = show.Tally(run.step), None
     tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
-    logs = Logs(model_dir, run.step, tensorboard)
+    logs = Logs(model_dir, run.step, tensorboard, trackers.open_all(init, model_dir))
 
     def save() -> str | None:
         if not run.backend.fetch(run):

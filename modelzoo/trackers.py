@@ -1,0 +1,105 @@
+"""Weights & Biases and MLflow, by choice (`trainer.init.loggers`): offline unless the config says otherwise.
+
+Each package is an extra, imported where a run asks for it. A resumed run goes on in the same tracked run.
+"""
+
+import hashlib
+import importlib
+import os
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Protocol
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Init, MLflowLogger, WandbLogger
+
+
+class Tracker(Protocol):
+    """Somewhere that a run's records go beside its own logs."""
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Values by `kind/name`, of one step."""
+
+    def close(self) -> None: ...
+
+
+def open_all(init: Init, folder: str) -> list[Tracker]:
+    """The trackers that the config asks for, begun.
+
+    Raises:
+        UserError: a package is not installed, or does not begin; says what to do.
+    """
+    made = []
+    for logger in init.loggers:
+        if logger.name in KINDS:
+            extra, kind = KINDS[logger.name]
+            package = _package(logger.name, extra)
+            try:
+                made.append(kind(package, logger.value, init, folder))
+            except Exception as e:  # whatever a foreign package raises before the first step
+                raise UserError(
+                    f"trainer.init.loggers: {logger.name} does not begin: {str(e).splitlines()[0][:200]}"
+                ) from None
+    return made
+
+
+def _package(name: str, extra: str) -> ModuleType:
+    try:
+        return importlib.import_module(extra)
+    except ImportError:
+        raise UserError(
+            f"trainer.init.loggers: {name} needs a package that is not installed: pip install "
+            f"'mediswift-trainer[{extra}]' (or leave {name} out; metrics.jsonl has the same numbers)"
+        ) from None
+
+
+def _identity(folder: str) -> str:
+    """The same for a run and its resumption."""
+    return hashlib.sha256(os.path.abspath(folder).encode()).hexdigest()[:16]
+
+
+class Wandb:
+    """A Weights & Biases run in `<folder>/wandb`."""
+
+    def __init__(self, wandb: Any, config: WandbLogger, init: Init, folder: str):
+        self._run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            name=os.path.basename(os.path.normpath(folder)),
+            id=_identity(folder),
+            resume="allow" if config.mode == "online" else None,  # what is offline is joined by its id when synced
+            dir=folder,
+            mode=config.mode,
+            config=init.model_dump(mode="json"),
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """An MLflow run; without `tracking_uri` in `<folder>/mlruns`."""
+
+    def __init__(self, mlflow: Any, config: MLflowLogger, init: Init, folder: str):
+        uri = config.tracking_uri or "file://" + os.path.join(os.path.abspath(folder), "mlruns")
+        self._client = mlflow.MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(config.experiment)
+        experiment = found.experiment_id if found else self._client.create_experiment(config.experiment)
+        tag = _identity(folder)
+        before = self._client.search_runs([experiment], f"tags.mediswift = '{tag}'")
+        name = os.path.basename(os.path.normpath(folder))
+        made = before[0] if before else self._client.create_run(experiment, tags={"mediswift": tag}, run_name=name)
+        self._id = made.info.run_id
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for key, value in values.items():
+            self._client.log_metric(self._id, key, value, step=step)
+
+    def close(self) -> None:
+        self._client.set_terminated(self._id)
+
+
+KINDS = {"WandbLogger": ("wandb", Wandb), "MLflowLogger": ("mlflow", MLflow)}
