@@ -187,6 +187,12 @@ def _check_masks(run: Run, path: str, saved: Mapping[str, Tensor]) -> None:
         name = different[0].removesuffix("_mask")
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
+        for p in group.parameters:
+            if not group.fits(p, saved[f"{p.name}_mask"]):
+                raise UserError(
+                    f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
+                    "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
+                )
         fixed = not group.algorithm.changes and group.algorithm.group.init_method != "from_zeros"
         for name, k in group.counts(0).items() if fixed else ():
             if (live := int(saved[f"{name}_mask"].sum())) != k:

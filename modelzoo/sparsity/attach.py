@@ -50,6 +50,13 @@ class Group:
         mask = self.algorithm.init_mask(p.name, blocks.scores(weight, p.block), k // p.area)
         return blocks.spread(mask, p.block)
 
+    def fits(self, p: SparseParameter, mask: Tensor) -> bool:
+        """Whether a mask [out, in] has the group's pattern."""
+        if self.algorithm.group.nm:
+            n, m = self.algorithm.group.nm
+            return bool((mask.view(-1, m).sum(1) == n).all())
+        return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
+
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
         """The mask [out, in] of `p` after update step `step`, with k live weights."""
         weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from modelzoo import checkpoint, state
+from modelzoo.config.errors import UserError
 from modelzoo.kernels import packed
 from modelzoo.loop import train_step
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
@@ -113,6 +114,20 @@ def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
         assert all(torch.equal(first[kind][n], second[kind][n]) for n in first[kind])
     steps = [train_step(r, batch(5), 1).loss for r in runs]
     assert steps[0] == pytest.approx(steps[1], abs=1e-5)
+
+
+@pytest.mark.parametrize("ours", [{"block": [4, 8]}, {"shared_inputs": 4}, {"nm": [1, 4]}])
+def test_masks_of_another_pattern_are_refused_and_change_nothing(ours, tmp_path):
+    path = save(make_run(sparsity=0.75), tmp_path)
+    run = make_run(sparsity={"sparsity": 0.75, **ours}, seed=8)
+    before = state.snapshot(run, "f")[0]["model"]
+    key = next(iter(ours))
+    with pytest.raises(UserError, match=rf"proj_q\S+ is not of the config's pattern \({key}: .*states model") as e:
+        restore(run, path)
+    assert "\n" not in str(e.value)
+    assert all(torch.equal(x, before[n]) for n, x in state.snapshot(run, "f")[0]["model"].items())
+    restore(run, path, states=("model",))
+    assert all(p.live * 4 == p.mask.numel() for p in run.sparsity.parameters)
 
 
 def test_gradients_and_moments_exist_for_live_blocks_alone():
