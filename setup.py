@@ -37,7 +37,7 @@ setup(
         "bench": ["transformers>=4.57", "accelerate>=1.0"],
         "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.19"],
-        "mlflow": ["mlflow-skinny>=2.20"],
+        "mlflow": ["mlflow>=2.20"],
     },
     entry_points={
         "console_scripts": ["mediswift=modelzoo.cli:main", "mediswift-data=data_preprocessing.cli:main"],

@@ -81,10 +81,10 @@ class Wandb:
 
 
 class MLflow:
-    """An MLflow run; without `tracking_uri` in `<folder>/mlruns`."""
+    """An MLflow run; without `tracking_uri` in `<folder>/mlflow.db`."""
 
     def __init__(self, mlflow: Any, config: MLflowLogger, init: Init, folder: str):
-        uri = config.tracking_uri or "file://" + os.path.join(os.path.abspath(folder), "mlruns")
+        uri = config.tracking_uri or "sqlite:///" + os.path.join(os.path.abspath(folder), "mlflow.db")
         self._client = mlflow.MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(config.experiment)
         experiment = found.experiment_id if found else self._client.create_experiment(config.experiment)

@@ -90,7 +90,7 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(tmp_path, monkeypatch):
     assert [x for x in mlflow.logged if x[1] != "end"] == [
         ("e/a", 1, "train/loss", 1.0), ("e/a", 2, "train/loss", 1.0), ("e/b", 3, "train/loss", 1.0),
     ]  # fmt: skip
-    assert all(uri.startswith("file://") for uri in mlflow.uris)
+    assert all(uri.startswith("sqlite:///") for uri in mlflow.uris)
 
 
 @pytest.mark.parametrize("name,package", [("WandbLogger", "wandb"), ("MLflowLogger", "mlflow")])

@@ -179,7 +179,7 @@ class MLflowLogger(Section):
     """MLflow (an extra)."""
 
     experiment: Str = "mediswift"
-    tracking_uri: Str | None = None  # default: mlruns/ in the run's folder, so that nothing leaves the machine
+    tracking_uri: Str | None = None  # default: mlflow.db in the run's folder, so that nothing leaves the machine
 
 
 Logger = one_of("Logger", ProgressLogger, TensorBoardLogger, JSONLLogger, WandbLogger, MLflowLogger)
