@@ -35,7 +35,7 @@ def table(root: Path, task: str, metrics: tuple[str, ...]) -> str:
         cells = [cell([r[m] for r in last]) for m in metrics]
         lines.append(f"| {ckpt} | {MASKS[masks]} | {'no' if prompt == 'plain' else '9'} | {' | '.join(cells)} |")
     if base:
-        lines.append(f"| | commonest answer | | {' | '.join(cell([b[m] for b in base]) for m in metrics)} |")
+        lines.append(f"| | best constant answer | | {' | '.join(cell([b[m] for b in base]) for m in metrics)} |")
     return "\n".join(lines)
 
 

@@ -11,16 +11,24 @@ from modelzoo.models.shapes import parameters
 from modelzoo.report import amount
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
-from modelzoo.tasks import plan
+from modelzoo.tasks import plan, provenance
 
 
-def card(name: str, architecture: str, config: Config, state: Mapping[str, Any], masks: Mapping[str, Tensor]) -> str:
+def card(
+    name: str,
+    architecture: str,
+    config: Config,
+    state: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    run: str | None = None,
+) -> str:
     """Markdown with Hugging Face's YAML header.
 
     Args:
         config: the run's config (model and sparsity at least).
         state: the checkpoint's JSON state.
         masks: bool masks by the names of our weights; their counts are what the card states.
+        run: the run's folder, which tells of data, commands and scores.
     """
     m = config.trainer.init.model
     shapes = parameters(m)
@@ -72,6 +80,8 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 `model.safetensors` holds masked weights as zeros. {_side_file(masks)}
 
+{chr(10).join(provenance.lines(config, run))}
+
 ## Use
 
 ```python
@@ -85,6 +95,12 @@ The logits equal the trainer's; scalars that the architecture has no place for a
 
 What the training text does not say, the model does not know; what it says wrongly, the model repeats. Abstracts and
 articles over-represent some populations, journals and languages. Before any use, evaluate on your own task and data.
+
+## Privacy and transparency
+
+The training text is published literature. It names authors and, in case reports, describes patients as published; a
+model of this kind can repeat passages of it word for word. No record of patients beyond the literature was used. What
+is on record of data, commands, seeds and scores stands above; what is not is said to be missing, not guessed.
 """
 
 

@@ -126,7 +126,7 @@ def _one(job: Job, start: str, choice: Choice, judge: Judge, out: Progress) -> d
     if interrupted:
         print(f"go on      the same command: {job.folder} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
-    return _conclude(run, job, judge, history, kept, out)
+    return _conclude(run, job, start, judge, history, kept, out)
 
 
 def _with_data(config: Config, section: Finetune, masks: lift.Masks, start: str, data: str) -> Config:
@@ -202,7 +202,9 @@ def _train(
     return None if ended else done.interrupted
 
 
-def _conclude(run: Run, job: Job, judge: Judge, history, kept: dict[int, Scores], out: Progress) -> dict[str, Any]:
+def _conclude(
+    run: Run, job: Job, start: str, judge: Judge, history, kept: dict[int, Scores], out: Progress
+) -> dict[str, Any]:
     """Score the best weights and write down what came of the run."""
     steps, best = run.step, checkpoint.newest(os.path.join(job.folder, "best"))[0]
     if best is None:
@@ -226,6 +228,7 @@ def _conclude(run: Run, job: Job, judge: Judge, history, kept: dict[int, Scores]
         "steps": steps,
         "best_step": saved["global_step"],
         "best": best,
+        "start": start,
         "scores": {
             s: {"n": x.n, "metrics": x.metrics, "intervals": x.intervals, "majority": judge.majority(s, job.fold)}
             for s, x in scores.items()

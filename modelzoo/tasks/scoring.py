@@ -1,6 +1,5 @@
 """A task at hand, for a model that learns it: its training rows, its scores on dev and test, and the table of runs."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,11 +90,9 @@ class Judge:
         )  # fmt: skip
 
     def majority(self, split: str, fold: int) -> dict[str, float]:
-        """The metrics of always giving the commonest answer of the training split: what a model has to beat."""
-        common = Counter(map(repr, (e.gold for e in self.examples("train", fold)))).most_common(1)[0][0]
-        answer = next(e.gold for e in self.examples("train", fold) if repr(e.gold) == common)
-        golds = [e.gold for e in self.examples(split, fold) if e.gold is not None]
-        return self.task.metrics(golds, [answer] * len(golds))
+        """The metrics of the answer that is best when always given (by the training split): what to beat."""
+        known = [e for e in self.examples(split, fold) if e.gold is not None]
+        return self.task.metrics([e.gold for e in known], self.task.baseline(self.examples("train", fold), known))
 
 
 def table(results: Sequence[Mapping[str, Any]]) -> str:
@@ -113,5 +110,5 @@ def table(results: Sequence[Mapping[str, Any]]) -> str:
                 low, high = scores[0]["intervals"].get(metric, (float("nan"),) * 2)
                 around = f"bootstrap 95 % of {low:.4f} to {high:.4f}"
             base = np.mean([s["majority"][metric] for s in scores])
-            lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; commonest answer {base:.4f})")
+            lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; best constant answer {base:.4f})")
     return "\n".join(lines)

@@ -177,6 +177,22 @@ def test_seeds_differ_finished_runs_stay_and_the_best_weights_are_kept(world, tm
     assert "mean of 2" in capsys.readouterr().out
 
 
+def test_the_card_of_a_fine_tuned_export_tells_where_it_comes_from(world, tmp_path):
+    config = write_config(world, tmp_path / "c.yaml", loop={"max_steps": 2, "eval_frequency": 2})
+    out = tmp_path / "o"
+    assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out) == 0
+    assert run_py("export", out / "fold_0" / "seed_1", tmp_path / "hf") == 0
+    card, found = (tmp_path / "hf" / "README.md").read_text(), result(out)
+    assert f"fine-tuned from `{found['start']}`; its masks: none" in card
+    assert "32 examples of toy (fold 0)" in card
+    for metric, value in found["scores"]["dev"]["metrics"].items():
+        low, high = found["scores"]["dev"]["intervals"][metric]
+        base = found["scores"]["dev"]["majority"][metric]
+        assert f"| toy | dev | 32 | {metric} | {value:.4f} | {low:.4f} to {high:.4f} | {base:.4f} |" in card
+    assert "-m finetune --checkpoint_path" in card and "Not for clinical use" in card and "## Privacy" in card
+    assert (tmp_path / "hf" / "tokenizer.json").exists()
+
+
 @pytest.mark.parametrize("mode", ["lifted", "opened", "prompt and model"])
 def test_a_killed_run_goes_on_exactly(world, tmp_path, mode):
     ckpt, finetune, init = MODES[mode]
