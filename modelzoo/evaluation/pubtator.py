@@ -69,7 +69,7 @@ def examples(path: str, text: str, sentences: bool) -> Iterator[tuple[str, str, 
     Sentences end at . ! or ? before a capital, digit or bracket, never inside an entity. Of entities that overlap the
     longer counts. A word counts to an entity that covers any character of it.
     """
-    for document in documents(path, text):
+    for document in _distinct(documents(path, text)):
         chosen: list[Entity] = []
         for e in sorted(document.entities, key=lambda e: (e.begin - e.end, e.begin)):
             if all(e.end <= c.begin or c.end <= e.begin for c in chosen):
@@ -81,6 +81,17 @@ def examples(path: str, text: str, sentences: bool) -> Iterator[tuple[str, str, 
             if words:
                 name = f"{document.id}_s{number}" if sentences else document.id
                 yield document.where, name, [w for w, _, _ in words], _tags(words, chosen)
+
+
+def _distinct(found: Iterator[Document]) -> Iterator[Document]:
+    """The documents, less word-for-word repetitions (NCBI-disease's training set has one)."""
+    seen: dict[str, Document] = {}
+    for document in found:
+        first = seen.setdefault(document.id, document)
+        if first is document:
+            yield document
+        elif first.text != document.text:
+            raise UserError(f"{document.where}: document {document.id} stands twice, with other words; remove one")
 
 
 def _tags(words: list[tuple[str, int, int]], entities: list[Entity]) -> list[str]:

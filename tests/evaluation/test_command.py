@@ -119,3 +119,34 @@ def test_the_harness_gives_our_task_our_score(world, ours, export, tmp_path):
     )
     (theirs,) = results(tmp_path)[f"lm_eval:{world / 'task.yaml'}"]
     assert theirs["metrics"]["acc,none"] == pytest.approx(found["metrics"]["acc,none"], abs=1e-4)
+
+
+def test_a_fine_tuned_run_with_a_soft_prompt_scores_as_it_said(world, tmp_path):
+    """The prompt's vectors and their place come from the run's config."""
+    text = (world / "c.yaml").read_text()
+    section = f"  finetune: {{task: {world / 'task.yaml'}, sparsity: none, batch_size: 8, eval_batch_size: 4}}\n"
+    prompt = "    soft_prompt: {tokens: 3, place: before_target, train: all}\n    loop: {max_steps: 3}\n"
+    head = text.split("    sparsity:")[0]
+    (tmp_path / "f.yaml").write_text(head + prompt + section)
+    argv = [
+        "CPU",
+        "-p",
+        tmp_path / "f.yaml",
+        "-m",
+        "finetune",
+        "-o",
+        tmp_path / "tuned",
+        "--checkpoint_path",
+        world / "run",
+    ]
+    assert main([str(a) for a in argv]) == 0
+    (run,) = (tmp_path / "tuned").glob("fold_*/seed_*")
+    said = json.loads((run / "result.json").read_text())["scores"]["test"]["metrics"]
+    argv = ["CPU", "-p", run / "config.yaml", "-m", "evaluate", "-o", tmp_path, "--tasks", world / "task.yaml"]
+    assert main([str(a) for a in [*argv, "--checkpoint_path", run]]) == 0
+    (found,) = results(tmp_path)["task"]
+    assert found["metrics"] == pytest.approx(said)
+    mine = json.loads((tmp_path / "evaluation/task_test.json").read_text())
+    theirs = json.loads((run / "predictions.json").read_text())["test"]
+    for a, b in zip(mine, theirs, strict=True):
+        assert a["log_p"] == pytest.approx(b["log_p"], abs=1e-5)

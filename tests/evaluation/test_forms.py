@@ -180,6 +180,13 @@ def test_pubtator_of_bad_files(old, new, said):
         list(pubtator.examples("f", PUBTATOR.replace(old, new, 1), sentences=True))
 
 
+def test_a_repeated_document_counts_once_and_another_of_its_id_is_an_error():
+    once = list(pubtator.examples("f", PUBTATOR, sentences=True))
+    assert list(pubtator.examples("f", f"{PUBTATOR}\n{PUBTATOR}", sentences=True)) == once
+    with pytest.raises(UserError, match=r"f:\d+: document 2 stands twice, with other words"):
+        list(pubtator.examples("f", f"{PUBTATOR}\n{PUBTATOR.replace('At all', 'at ALL')}", sentences=True))
+
+
 def test_conll(tmp_path):
     found = [(words, tags) for _, _, words, tags in conll("f", CONLL)]
     # I-D without a B-D before it is IOB1's beginning.
