@@ -32,7 +32,15 @@ setup(
         "zlib-ng>=1.0",
     ],
     extras_require={
-        "test": ["pytest>=8", "pytest-xdist>=3", "peft>=0.18", "hypothesis>=6.100", "ruff>=0.9", "transformers>=4.57"],
+        "test": [
+            "pytest>=8",
+            "pytest-xdist>=3",
+            "peft>=0.18",
+            "hypothesis>=6.100",
+            "seqeval>=1.2",
+            "ruff>=0.9",
+            "transformers>=4.57",
+        ],
         "eval": ["lm-eval[hf]>=0.4.9"],
         "bench": ["transformers>=4.57", "accelerate>=1.0"],
         "ray": ["ray>=2.40"],
