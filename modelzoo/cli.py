@@ -186,7 +186,7 @@ def _study(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
-    from modelzoo.tasks import convert, plan, source
+    from modelzoo.tasks import convert, plan, plan_text, source
 
     dry = args.validate_only or args.compile_only
     if args.mode == "study":
@@ -201,7 +201,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     config = validate(doc, Config)
     plan.check(config.trainer.init, plan.total_steps(config))
     if args.mode == "plan":
-        print("\n".join([plan.text(config), *(f"note       {line}" for line in convert.remarks(doc))]))
+        print("\n".join([plan_text.text(config), *(f"note       {line}" for line in convert.remarks(doc))]))
         return
     if args.validate_only and args.compile_only:
         raise UserError("--validate_only and --compile_only exclude each other")

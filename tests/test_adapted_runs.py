@@ -12,7 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES
 from modelzoo.loop import train_step
 from modelzoo.models.shapes import SOFT_PROMPT
-from modelzoo.tasks import plan
+from modelzoo.tasks import plan, plan_text
 from tests.support import TINY, batch, config, make_run
 
 STATIC = {"algorithm": "static", "sparsity": 0.6}
@@ -222,7 +222,7 @@ def test_the_plan_says_what_trains():
     low = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
     assert made.trained == 3 * 16 + low and made.total == plan.make(config()).total + made.trained
     assert made.bytes["gradients"] == 4 * made.trained and made.bytes["optimizer"] == 8 * made.trained
-    said = plan.text(config(soft_prompt=PROMPT, lora=LORA))
+    said = plan_text.text(config(soft_prompt=PROMPT, lora=LORA))
     assert "soft prompt of 3 vectors (before_target, from random) and LoRA of rank 4 on 12 weights" in said
     assert "frozen" in said and f"{made.trained:,} parameters" in said
-    assert "trains " not in plan.text(config())
+    assert "trains " not in plan_text.text(config())

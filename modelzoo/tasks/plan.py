@@ -1,4 +1,4 @@
-"""What a config means before anything runs: parameters, FLOPs, memory, steps, tokens, paths. No torch."""
+"""The arithmetic of a config before anything runs: parameters, FLOPs, memory, steps, tokens. No torch."""
 
 import json
 import math
@@ -9,8 +9,7 @@ from modelzoo.config import sparsity as c
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader, Init
 from modelzoo.data import format as f
-from modelzoo.models.shapes import lora_targets, parameters, trains, with_adapters
-from modelzoo.report import amount, size
+from modelzoo.models.shapes import parameters, trains, with_adapters
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import block_of, check_sides, group_counts, select
 
@@ -164,7 +163,7 @@ def _memory(config: Config, total: int, trained: int, msl: int) -> dict[str, int
     init, fit = config.trainer.init, config.trainer.fit
     m, half = init.model, 2 if init.precision.enabled else 4
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
-    gone, masks = _stored(init, ("packed",))
+    gone, masks = stored(init, ("packed",))
     micro = 0
     if fit is not None:
         asked = fit.train_dataloader.micro_batch_size
@@ -181,7 +180,7 @@ def _memory(config: Config, total: int, trained: int, msl: int) -> dict[str, int
     }
 
 
-def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
+def stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
     """Dead weights that are not stored at the start, and the bytes of masks (or indices) and ages, off the CS-2.
 
     Args:
@@ -199,123 +198,3 @@ def _stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
         else:
             masks += (2 + ages) * total
     return gone, masks
-
-
-def _real(init: Init) -> list[str]:
-    """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
-    blocked = [(g, sizes) for g, sizes in groups(init) if g.may_pack]
-    counted = "           counted, not measured: off the CS-2, "
-    if not blocked:
-        return [f"{counted}these masks save no time: weights are stored and computed whole"]
-    count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
-    auto = any(g.storage == "auto" for g, _ in blocked)
-    lines = [
-        f"{counted}{count} weights are stored and computed as live blocks"
-        + (" where that is faster" if auto else "")
-        + (f", {others - count} whole under masks" if others > count else "")
-    ]
-    if auto:
-        less, masks = _stored(init, ("packed",))
-        most, fewer = _stored(init, ("packed", "auto"))
-        moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
-        saved = (most - less) * 4 * (1 if init.base_frozen else 2 + moments) + masks - fewer
-        lines.append(f"           (the run says which; then {size(saved)} less memory than below)")
-    return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
-
-
-def text(config: Config) -> str:
-    """The plan as a person reads it."""
-    init, fit = config.trainer.init, config.trainer.fit
-    p, m = make(config), init.model
-    live = p.sparse_total - p.total + p.live
-    masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
-    per_token = f"FLOPs      per token at {p.context} tokens of context: "
-    lines = [
-        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, "
-        f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
-        f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
-    ]
-    if init.soft_prompt is not None or init.lora is not None:
-        lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
-    for group, sizes in groups(init):
-        start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
-        lines.append(
-            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
-            + (f", {group.pattern}" if group.pattern else "")
-            + (
-                f": {start:.4g}"
-                if group.init_method != "from_zeros"
-                else f": from the weights, counted here as {start:.4g}"
-            )
-            + (f" to {end:.4g}" if end != start else "")
-            + f" over {len(sizes)} weights"
-        )
-    if init.sparsity:
-        lines += [
-            f"{per_token}dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
-            f"(dense / sparse = {p.dense.total / p.start.total:.3f}x)",
-            f"           of the sparse: {_parts(p.start)}",
-        ]
-    else:
-        lines.append(f"{per_token}{amount(p.dense.total)}: {_parts(p.dense)}")
-    if p.tokens:
-        lines.append(
-            f"           in all: dense {p.tokens * p.dense.total:.4g}"
-            + (f", as scheduled {p.tokens * p.mean:.4g} ({p.dense.total / p.mean:.3f}x)" if init.sparsity else "")
-        )
-    if init.sparsity:
-        lines += _real(init)
-    needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
-    lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
-    if fit is not None:
-        accum = init.loop.grad_accum_steps
-        lines.append(
-            f"steps      {p.steps or 'unknown (give loop.max_steps, or num_epochs with the data here)'} of "
-            f"{fit.train_dataloader.batch_size} x {p.context} tokens"
-            + (f" in {accum} micro-batches" if accum > 1 else "")
-            + (f": {p.tokens:,} tokens" if p.tokens else "")
-        )
-    lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
-    return "\n".join(lines)
-
-
-def _trains(init: Init) -> str:
-    what = []
-    if (prompt := init.soft_prompt) is not None:
-        what.append(f"soft prompt of {prompt.tokens} vectors ({prompt.place}, from {prompt.init})")
-    if (lora := init.lora) is not None:
-        what.append(f"LoRA of rank {lora.r} on {len(lora_targets(init.model, lora))} weights")
-    how = "the model is frozen, no weight gradients" if init.base_frozen else "with the whole model"
-    return f"{' and '.join(what)}, {how}"
-
-
-def _parts(cost: flops.Cost) -> str:
-    return f"weights {amount(cost.linear)}, attention {amount(cost.attention)}, head {amount(cost.head)}"
-
-
-def _paths(config: Config) -> list[tuple[str, str]]:
-    """Every path that the config reads, with what it is for, once each."""
-    t, found = config.trainer, []
-    if t.fit is not None:
-        found += [("train", d) for d in folders(t.fit.train_dataloader)]
-    loaders = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
-    loaders += [t.validate_.val_dataloader] if t.validate_ else []
-    found += [("val", d) for loader in loaders for d in folders(loader)]
-    sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
-    found += [("checkpoint", s.ckpt_path) for s in sections]
-    return list(dict.fromkeys(found))
-
-
-def _state(path: str) -> str:
-    if not os.path.exists(path):
-        return f"{path}  MISSING"
-    try:
-        shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
-    except OSError as e:
-        return f"{path}  cannot be read: {e.strerror}"
-    examples = manifest(path).get("n_examples")
-    return (
-        f"{path}  found"
-        + (f", {len(shards)} shards" if shards else "")
-        + (f", {examples:,} examples" if isinstance(examples, int) else "")
-    )

@@ -21,7 +21,7 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.loop import train_step
-from modelzoo.tasks import plan, source
+from modelzoo.tasks import plan, plan_text, source
 from modelzoo.tasks.finetune import exhausted
 from tests.support import batch, make_run
 
@@ -267,7 +267,7 @@ def test_bundled_configs_complete_themselves_from_a_checkpoint(world, path):
     parts = getattr(schedule, "schedulers", None)
     assert (sum(s.value.total_iters for s in parts) if parts else schedule.total_iters) == init.loop.max_steps
     assert init.loop.max_steps % init.loop.eval_frequency == 0 == init.loop.eval_frequency % init.checkpoint.steps
-    assert "parameters" in plan.text(config)
+    assert "parameters" in plan_text.text(config)
 
 
 def test_a_config_of_another_model_is_refused(world, tmp_path, capsys):

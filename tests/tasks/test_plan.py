@@ -9,7 +9,7 @@ from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
 from modelzoo.report import size
-from modelzoo.tasks import plan
+from modelzoo.tasks import plan, plan_text
 
 L, D, V, T, BATCH = 2, 8, 11, 5, 4
 MATRICES = 12 * L * D**2  # 1,536 weights in 12 matrices of 64 or 256
@@ -135,14 +135,14 @@ def test_a_damaged_manifest_is_no_reason_to_fail(elsewhere, content):
     shards(elsewhere / "train")
     (elsewhere / "train" / "manifest.json").write_text(content)
     assert plan.make(config()).context == T
-    assert "train  found, 1 shards" in plan.text(config())
+    assert "train  found, 1 shards" in plan_text.text(config())
 
 
 def test_text_says_what_is_there_and_what_is_missing(elsewhere):
     shards(elsewhere / "train", n_examples=1234)
     (elsewhere / "val.h5").touch()
     c = config(fit={"val_dataloader": [{"data_dir": ["val.h5", "gone"], "batch_size": 1}], "ckpt_path": "ckpt/step_1"})
-    lines = plan.text(c).splitlines()
+    lines = plan_text.text(c).splitlines()
     assert "data       train: train  found, 1 shards, 1,234 examples" in lines
     assert "data       val: val.h5  found" in lines
     assert "data       val: gone  MISSING" in lines
@@ -157,22 +157,22 @@ def test_text_names_mixtures_and_every_validation_set_once():
         "fit": {"train_dataloader": {"mixture": mixture, "batch_size": 2}, "val_dataloader": val},
         "validate": {"val_dataloader": val}, "validate_all": {"val_dataloaders": [val, {**val, "data_dir": "w"}]},
     }}), Config)  # fmt: skip
-    uses = [line.split()[1:3] for line in plan.text(c).splitlines() if line.startswith("data")]
+    uses = [line.split()[1:3] for line in plan_text.text(c).splitlines() if line.startswith("data")]
     assert uses == [["train:", "a"], ["train:", "b"], ["train:", "c"], ["val:", "v"], ["val:", "w"]]
 
 
 def test_text_gives_live_and_total_numbers():
-    p, text = plan.make(config(0.75)), plan.text(config(0.75))
+    p, text = plan.make(config(0.75)), plan_text.text(config(0.75))
     assert f"{p.total:,} in all, {p.live:,} live at the start" in text
     assert f"{MATRICES:,} under masks, {MATRICES // 4:,} of them live" in text
     assert f"{p.dense.total / p.start.total:.3f}x" in text
     assert "counted, not measured" in text
     gmp = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 9}}
-    assert "gmp, random masks, uniform: 0 to 0.75 over 12 weights" in plan.text(config(gmp))
-    dense = plan.text(config())
+    assert "gmp, random masks, uniform: 0 to 0.75 over 12 weights" in plan_text.text(config(gmp))
+    dense = plan_text.text(config())
     assert "in all, dense" in dense and "masks" not in dense
-    assert "unknown (give loop.max_steps" in plan.text(config(loop={"num_epochs": 1}))
-    assert "in 2 micro-batches" in plan.text(config(loop={"max_steps": 1, "grad_accum_steps": 2}))
+    assert "unknown (give loop.max_steps" in plan_text.text(config(loop={"num_epochs": 1}))
+    assert "in 2 micro-batches" in plan_text.text(config(loop={"max_steps": 1, "grad_accum_steps": 2}))
 
 
 def test_memory_of_weights_and_optimizer():
@@ -213,7 +213,7 @@ def test_memory_of_packed_blocks():
 
 def test_text_says_where_sparsity_is_real():
     def text(*sections):
-        return plan.text(config(list(sections)))
+        return plan_text.text(config(list(sections)))
 
     blocks = {"sparsity": 0.75, "block": [4, 4]}
     assert "static, random masks, uniform, block: [4, 4]: 0.75 over 12 weights" in text(blocks)
@@ -279,4 +279,4 @@ def test_check_refuses_schedules_and_filters_before_anything_runs():
 def test_from_zeros_takes_its_level_from_the_weights():
     c = config({"sparsity": 0.99, "init_method": "from_zeros"})
     plan.check(c.trainer.init, 10)
-    assert "from_zeros masks, uniform: from the weights, counted here as 0.99 over" in plan.text(c)
+    assert "from_zeros masks, uniform: from the weights, counted here as 0.99 over" in plan_text.text(c)
