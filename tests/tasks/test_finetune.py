@@ -21,7 +21,7 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.loop import train_step
-from modelzoo.tasks import plan, plan_text, source
+from modelzoo.tasks import plan_text, source
 from modelzoo.tasks.finetune import exhausted
 from tests.support import batch, make_run
 
