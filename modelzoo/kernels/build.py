@@ -1,4 +1,4 @@
-"""The C++ kernels as a shared library: compiled once for this processor, kept in the user's cache, loaded on demand."""
+"""The C++ kernels as shared libraries: compiled once for this processor, kept in the user's cache, loaded on demand."""
 
 import ctypes
 import functools
@@ -16,7 +16,6 @@ import torch
 SOURCES = Path(__file__).with_name("csrc")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-fPIC", "-w"]
 SWITCH = "MEDISWIFT_KERNELS"  # "torch": never compile; unset or "auto": compile where it can be done
-ABI = [f"{kind}_{product}" for kind in ("block", "single") for product in ("forward", "backward_x", "backward_w")]
 
 
 class Unavailable(Exception):
@@ -60,52 +59,48 @@ def _run(command: list[str], folder: str) -> None:
         raise Unavailable(f"{Path(command[0]).name} failed: {error}")
 
 
-def compile_library(folder: Path) -> Path:
-    """The library for these sources, flags, torch, compiler and processor, compiled unless `folder` has it.
+def compile_library(name: str, folder: Path) -> Path:
+    """The library of csrc/{name}.cpp for these flags, torch, compiler and processor, compiled unless `folder` has it.
 
     Several processes may call this at once: each compiles in a folder of its own, and the last rename wins.
     OpenMP's symbols stay open, for torch's own copy of it to fill: two pools of spinning threads would share the cores.
     """
     compiler, version = _compiler()
-    sources = sorted(SOURCES.glob("*.cpp"))
+    source = SOURCES / f"{name}.cpp"
     digest = hashlib.sha256("\n".join([*FLAGS, torch.__version__, version, processor()]).encode())
-    for path in sorted(SOURCES.iterdir()):
+    for path in (source, *sorted(SOURCES.glob("*.h"))):
         digest.update(path.read_bytes())
-    library = folder / f"kernels-{digest.hexdigest()[:20]}.so"
+    library = folder / f"{name}-{digest.hexdigest()[:20]}.so"
     if library.exists():
         return library
-    print("compiling the sparse kernels for this processor (once, a few seconds)", file=sys.stderr, flush=True)
+    print(f"compiling {source.name} for this processor (once, a few seconds)", file=sys.stderr, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        _run([compiler, *FLAGS, "-c", *map(str, sources)], work)
-        _run([compiler, "-shared", *[f"{p.stem}.o" for p in sources], "-o", "kernels.so"], work)
-        os.replace(Path(work) / "kernels.so", library)
+        _run([compiler, *FLAGS, "-c", str(source), "-o", "kernel.o"], work)
+        _run([compiler, "-shared", "kernel.o", "-o", "kernel.so"], work)
+        os.replace(Path(work) / "kernel.so", library)
     return library
 
 
 @functools.cache
-def _load() -> ctypes.CDLL | Unavailable:
+def _load(name: str) -> ctypes.CDLL | Unavailable:
     """The library, or why there is none: asked once per process."""
     try:
-        path = compile_library(cache_folder())
-        loaded = ctypes.CDLL(str(path), mode=os.RTLD_NOW)
+        return ctypes.CDLL(str(compile_library(name, cache_folder())), mode=os.RTLD_NOW)
     except (Unavailable, OSError) as error:  # OSError: an unwritable cache, or a torch without OpenMP of its own
-        print(f"sparse kernels are torch's alone, several times slower: {error}", file=sys.stderr, flush=True)
+        print(f"no compiled {name} kernels, torch's are slower: {error}", file=sys.stderr, flush=True)
         return Unavailable(str(error))
-    for name in ABI:
-        getattr(loaded, name).restype = None
-    return loaded
 
 
-def library() -> ctypes.CDLL:
-    """The compiled kernels.
+def library(name: str) -> ctypes.CDLL:
+    """The compiled kernels of csrc/{name}.cpp.
 
     Raises:
         Unavailable: they were switched off, or cannot be had here.
     """
     if os.environ.get(SWITCH, "auto") == "torch":
         raise Unavailable(f"{SWITCH}=torch")
-    loaded = _load()
+    loaded = _load(name)
     if isinstance(loaded, Unavailable):
         raise loaded
     return loaded

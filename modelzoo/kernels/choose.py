@@ -49,7 +49,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
             "compiled kernels know [1, 1] and blocks of 32 k rows, sides in multiples of 32, float32 and bfloat16"
         )
     try:
-        loaded = library()
+        loaded = library(native.source(layout))
     except Unavailable as reason:
         return plain, f"no compiled kernels: {reason}"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelzoo.kernels.softmax import cross_entropy_
+
 BUFFER_BYTES = 128 << 20  # logits at a time: many rows make the matrix products efficient
-PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache holds
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,17 +26,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dx = torch.empty_like(x) if needs else None
         dw = db = None
         rows = max(64, BUFFER_BYTES // (dtype.itemsize * vocab))
-        piece = max(16, PIECE_BYTES // (4 * vocab)) if hidden.device.type == "cpu" else rows
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
             logits = F.linear(x[part], w, b)  # [rows, vocab]
-            pieces = zip(logits.split(piece), labels[part].split(piece), losses[part].split(piece), strict=True)
-            for g, y, loss in pieces:
-                logp = torch.log_softmax(g, -1, dtype=torch.float32)
-                at = y.unsqueeze(1)
-                loss.copy_(logp.gather(1, at).squeeze(1)).neg_()
-                if needs:  # d loss / d logits = softmax - one-hot, in the logits' place
-                    g.copy_(logp.exp_().scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32)))
+            cross_entropy_(logits, labels[part], losses[part], needs)
             if not needs:
                 continue
             torch.mm(logits, w, out=dx[part])

@@ -29,21 +29,26 @@ def serves(layout: Layout, dtype: torch.dtype) -> bool:
     return dtype in (torch.float32, torch.bfloat16) and sides and (layout.block == (1, 1) or layout.block[0] % 32 == 0)
 
 
+def source(layout: Layout) -> str:
+    """The file of csrc/ that holds the pattern's kernels, and the first part of their names."""
+    return "single" if layout.block == (1, 1) else "block"
+
+
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
     """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
     index = (layout.row_ptr, layout.cols, layout.col_ptr, layout.col_rows, layout.by_column)
     weight = _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
     n = ctypes.c_int64(x.shape[0])
-    kind = "single" if layout.block == (1, 1) else "block"
-    getattr(library(), f"{kind}_{name}")(
+    kind = source(layout)
+    getattr(library(kind), f"{kind}_{name}")(
         ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *pointers
     )
 
 
-def _activations(x: Tensor) -> Tensor:
+def _activations(x: Tensor, layout: Layout) -> Tensor:
     """`x` contiguous, in a dtype with kernels."""
-    return (x if x.dtype == torch.float32 or library().has_bf16() else x.float()).contiguous()
+    return (x if x.dtype == torch.float32 or library(source(layout)).has_bf16() else x.float()).contiguous()
 
 
 def _master(values: Tensor) -> Tensor:
@@ -52,7 +57,7 @@ def _master(values: Tensor) -> Tensor:
 
 def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
     """x [n, in] -> [n, out] in x's dtype; bias is added before rounding."""
-    rows = _activations(x)
+    rows = _activations(x, layout)
     y = rows.new_empty(x.shape[0], layout.shape[0])
     _call("forward", _master(values), layout, rows, None if bias is None else _master(bias), y)
     return y.to(x.dtype)
@@ -60,7 +65,7 @@ def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> T
 
 def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """dy [n, out] -> [n, in] in dy's dtype."""
-    rows = _activations(dy)
+    rows = _activations(dy, layout)
     dx = rows.new_empty(dy.shape[0], layout.shape[1])
     _call("backward_x", _master(values), layout, rows, dx)
     return dx.to(dy.dtype)
@@ -68,7 +73,7 @@ def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
 
 def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """dy [n, out], x [n, in] -> the gradient of live blocks, [nnz, R, C] float32, never rounded to bfloat16."""
-    rows = _activations(dy)
+    rows = _activations(dy, layout)
     dvalues = torch.empty(layout.nnz, *layout.block)
-    _call("backward_w", dvalues, layout, rows, _activations(x), dvalues)
+    _call("backward_w", dvalues, layout, rows, _activations(x, layout), dvalues)
     return dvalues

@@ -117,3 +117,12 @@ static void pack_pairs(const Weight& w, int64_t g, uint32_t* to) {
             to[r / K::per] = K::unit_of(from[r * w.C], from[(r + K::per - 1) * w.C]);
     }
 }
+
+// Whether bfloat16 has kernels of its own here.
+extern "C" int has_bf16() {
+#ifdef __AVX512BF16__
+    return 1;
+#else
+    return 0;
+#endif
+}

@@ -207,15 +207,6 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
 
 extern "C" {
 
-// Whether bfloat16 has kernels of its own here.
-int has_bf16() {
-#ifdef __AVX512BF16__
-    return 1;
-#else
-    return 0;
-#endif
-}
-
 void block_forward(const Weight* w, int bf16, int threads, int64_t n, const void* x, const float* bias, void* y) {
     DISPATCH((multiply<K, false>(*w, n, (const io*)x, bias, (io*)y, threads)))
 }

@@ -1,0 +1,41 @@
+"""Cross-entropy of rows of logits, and its gradient in their place: compiled on CPUs, torch's operators elsewhere."""
+
+import ctypes
+
+import torch
+from torch import Tensor
+
+from modelzoo.kernels.build import Unavailable, library
+
+PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache holds
+WORTH = 1 << 20  # logits from which a compiled pass pays for the compiler's seconds
+
+
+def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:
+    """losses <- -log softmax(logits)[label], in nats; with `gradient`, logits <- softmax - one-hot, in their place.
+
+    Args:
+        logits: [n, vocab], contiguous.
+        labels: [n] int64, each below vocab.
+        losses: [n] float32, written.
+    """
+    known = logits.device.type == "cpu" and logits.dtype in (torch.float32, torch.bfloat16)
+    if known and logits.numel() >= WORTH and not torch.compiler.is_compiling():
+        try:
+            return _compiled(logits, labels.contiguous(), losses, gradient)
+        except Unavailable:
+            pass
+    piece = max(16, PIECE_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else max(1, logits.shape[0])
+    for g, y, loss in zip(logits.split(piece), labels.split(piece), losses.split(piece), strict=True):
+        logp = torch.log_softmax(g, -1, dtype=torch.float32)
+        at = y.unsqueeze(1)
+        loss.copy_(logp.gather(1, at).squeeze(1)).neg_()
+        if gradient:
+            g.copy_(logp.exp_().scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32)))
+
+
+def _compiled(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:
+    sides = [ctypes.c_int64(side) for side in logits.shape]
+    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (logits, labels, losses)]
+    bf16 = int(logits.dtype == torch.bfloat16)
+    library("softmax").softmax_cross_entropy(bf16, torch.get_num_threads(), *sides, *pointers, int(gradient))
