@@ -7,6 +7,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared machine", deadline=None)  # a slow example is no failure
+settings.load_profile("shared machine")
 
 REPO = Path(__file__).resolve().parents[1]
 
