@@ -7,7 +7,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 JOBS ?= 2
 
-.PHONY: help demo test check env env-csx test-csx bench clean
+.PHONY: help demo test check docs env env-csx test-csx bench clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ test: env ## all tests of the default environment
 
 check: env ## lint and format
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+docs: env ## docs/reference.md anew from the schema
+	$(PY) scripts/reference.py
 
 env: $(VENV)/.made ## the default environment in .venv (torch pinned by constraints.txt)
 

@@ -1,4 +1,4 @@
-"""The main job in small: XML to shards, dense and 75 % sparse pre-training from YAML, and the comparison.
+"""The main job in small: XML to shards, dense and 75 % sparse pre-training, the comparison, and a study at equal FLOPs.
 
     python scripts/demo.py                  # a synthetic corpus, made here (no network)
     python scripts/demo.py --pubmed 2       # two real files of NLM's PubMed baseline, downloaded and checked
@@ -54,9 +54,12 @@ def main() -> None:
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "train_and_eval", "-o", folder, *options)
     picture = os.path.join(args.output, "comparison.svg")
     run("run.py", "compare", *folders, "-o", picture)
+    study = os.path.join(args.output, "study")
+    run("run.py", "-p", "configs/study/mini.yaml", "-m", "study", "-o", study, "--set", f"study.data={data}")
     print(
         f"\nThe demo took {time.monotonic() - begin:.0f} s. Off the CS-2, unstructured sparsity saves counted FLOPs, "
-        'not time:\ncompare the runs by loss for the FLOPs spent.\nNext: "The real job on PubMed" in README.md.'
+        "not time:\ncompare the runs by loss for the FLOPs spent.\nLook at: "
+        f'{os.path.join(study, "report.html")}\nNext: "The real job on PubMed" in README.md.'
     )
 
 

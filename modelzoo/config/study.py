@@ -53,6 +53,7 @@ class Study(Section):
 
     base: Str  # a trainer config, relative to the study's file
     output: Str = "./runs/study"
+    data: Str | None = None  # a folder that preprocessing wrote, with train/ and val/; default: the base's data
     budget: Budget
     learning_rate: LearningRate | None = None  # null keeps the base's schedulers
     seeds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (1,)

@@ -71,7 +71,11 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
     keys = {k: v for k, v in study.keys(setting).items() if k.startswith("trainer.")}
 
     def config(steps: int, peak: float | None = None, seed: int = study.seeds[0], folder: str = "x") -> Config:
-        own = stretched(keys, steps)
+        own = {}
+        if study.data is not None:
+            for split in ("train", "val"):
+                own[f"trainer.fit.{split}_dataloader.data_dir"] = os.path.join(study.data, split)
+        own |= stretched(keys, steps)
         own |= {"trainer.init.loop.num_steps": None, "trainer.init.loop.num_epochs": None}
         own |= {"trainer.init.loop.max_steps": steps, "trainer.init.seed": seed, "trainer.init.model_dir": folder}
         if rate is not None:

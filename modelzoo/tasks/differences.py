@@ -24,7 +24,7 @@ def keys(configs: Sequence[Config]) -> dict[str, list[str]]:
     found = {}
     for key in dict.fromkeys(k for table in tables for k in table):
         values = [json.dumps(table[key]) if key in table else "-" for table in tables]
-        said = set(values) - {"-", "null"}  # a key that is not there and one that says nothing are alike
+        said = set(values) - {"-", "null", "[]"}  # a key that is not there and one that says nothing are alike
         if said and len(set(values)) > 1 and not key.startswith(ELSEWHERE):
             found[key] = values
     return found
