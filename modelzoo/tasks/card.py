@@ -119,6 +119,7 @@ def _recipe(config: Config) -> list[str]:
     for group, sizes in plan.groups(config.trainer.init):
         begin = value(group.sparsity, 0, group.update)
         line = f"{group.algorithm}, sparsity {begin:.4g}, {group.init_method} masks, {group.distribution}"
+        line += f", {group.pattern}" if group.pattern else ""
         line += f", {len(sizes)} weights ({amount(sum(math.prod(s) for s in sizes.values()))} parameters)"
         if group.update is not None:
             u = group.update
