@@ -32,6 +32,16 @@ def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
     return f"[{rows}, {cols}] blocks in {name} on {device.type}: {kernel.NAME}" + (f" ({reason})" if reason else "")
 
 
+def densest(layout: Layout, kernel: ModuleType) -> float:
+    """The live share up to which `kernel` is known to beat the dense product on this pattern; 0 where nothing is known.
+
+    Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more).
+    """
+    if kernel is native:  # blocks: 1.8x at half, 3.3x at a quarter; single weights: 0.9x at 0.4, 1.5x at a quarter
+        return 0.35 if layout.block == (1, 1) else 0.8
+    return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)  # Triton's kernels have not been measured
+
+
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
     """The kernel, and what stands in the way of a faster one."""
     rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
