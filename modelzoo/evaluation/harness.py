@@ -144,4 +144,5 @@ def run(
     finally:
         model.train(was)
     asked = {task.name: name for name, task in files.items()}
-    return {asked.get(name, name): dict(metrics) for name, metrics in found["results"].items()}
+    numbers = {n: {k: float(v) for k, v in m.items() if isinstance(v, float)} for n, m in found["results"].items()}
+    return {asked.get(name, name): metrics for name, metrics in numbers.items()}

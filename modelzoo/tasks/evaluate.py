@@ -1,11 +1,12 @@
 """`-m evaluate`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
 
-<model_dir>/evaluation/results.json                 everything below as numbers
+<model_dir>/evaluation/results.json                 scores by task; those of other tasks that it holds stay
 <model_dir>/evaluation/TASK_SPLIT[_N].json          predictions (N counts checkpoints, where there are several)
 <model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
 """
 
 import json
+import math
 import os
 import re
 import sys
@@ -71,7 +72,9 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
     target = os.path.join(folder, "results.json")
-    _write(target, {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "tasks": results})
+    said = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
+    _write(target, {"tasks": {**_earlier(target), **fresh}})
     for job in jobs:
         print(score_table.task(job.task, job.note, results[job.task.name]))
     for name in results:
@@ -80,7 +83,8 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
     if jobs:
         print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
-        print(f"           python run.py -p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path {paths[0]}")
+        kind = jobs[0].task.config.form if jobs[0].task.config.form == "hoc" else "pubmedqa"
+        print(f"           python run.py -p configs/finetune/{kind}.yaml -m finetune --checkpoint_path {paths[0]}")
 
 
 def _job(name: str, request: Request) -> Job:
@@ -154,13 +158,24 @@ def _write(path: str, value: Any) -> None:
         raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
 
 
+def _earlier(path: str) -> dict[str, Any]:
+    """The tasks that an earlier command wrote down."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)["tasks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _plain(value: Any) -> Any:
-    """`value` with null for what JSON has no word for."""
-    if isinstance(value, float) and value != value:
-        return None
+    """`value` for JSON, which has no word for what is undefined: such metrics and intervals are left out."""
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v) for k, v in value.items() if not _undefined(v)}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _undefined(value: Any) -> bool:
+    return any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else (value,)))
 
 
 def listed(text: str | None) -> tuple[str, ...]:

@@ -56,6 +56,23 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
         assert line in said
 
 
+def test_scores_of_another_task_stay_and_undefined_ones_are_left_out(world, tmp_path, capsys):
+    """Against golds that are all alike a correlation is undefined: said in the table, absent from the numbers."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/test.csv").write_text("id,a,score\n1,aspirin,2\n2,fever,2\n3,none,2\n")
+    (tmp_path / "t.yaml").write_text('source: "{a}"\nlabels: {"0": "no", "4": "yes"}\n')
+    (tmp_path / "alike.yaml").write_text(
+        f"form: similarity\ntemplate: t.yaml\ndata_dir: {tmp_path / 'data'}\ntest: test.csv\n"
+        'label_field: score\nscale: {"0": 0.0, "4": 4.0}\n'
+    )
+    for name in (world / "task.yaml", tmp_path / "alike.yaml"):
+        assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", tasks=name) == 0
+    found = results(tmp_path)
+    assert set(found) == {"task", "alike"}
+    assert found["alike"][0]["metrics"] == {} and found["alike"][0]["n"] == 3
+    assert "undefined" in capsys.readouterr().out
+
+
 def test_several_checkpoints_are_seeds_of_one_experiment(world, tmp_path, capsys):
     both = f"{world / 'run'},{world / 'run/checkpoints/step_3'}"
     assert evaluate(world, tmp_path, "--checkpoint_path", both) == 0
