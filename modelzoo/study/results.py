@@ -140,7 +140,7 @@ def grouped(results: Sequence[Result], labels: Mapping[str, str] | None = None) 
     groups: dict[str, Group] = {}
     for result in results:
         key = labels[result.folder] if labels is not None else _identity(result.config)
-        label = key if labels is not None else _SEED.sub("", result.name) or result.name
+        label = key if labels is not None else _label(result)
         groups.setdefault(key, Group(label, [])).runs.append(result)
     found = list(groups.values())
     seen = [g.label for g in found]
@@ -148,6 +148,12 @@ def grouped(results: Sequence[Result], labels: Mapping[str, str] | None = None) 
         if seen.count(group.label) > 1:
             group.label = os.path.normpath(group.first.folder)
     return found
+
+
+def _label(result: Result) -> str:
+    """A run's name without its seed; where nothing else is left (`pubmedqa/fold_0/seed_1`), its folders' names."""
+    above = os.path.normpath(result.folder).split(os.sep)[-3:-1]
+    return _SEED.sub("", result.name) or "-".join(above) or result.name
 
 
 def _identity(config: Config) -> str:
@@ -158,7 +164,7 @@ def _identity(config: Config) -> str:
     finetune = data["trainer"].get("finetune")
     if finetune:
         finetune.pop("seeds", None)
-        data["trainer"].get("fit", {}).get("train_dataloader", {}).pop("shuffle_seed", None)
+        ((data["trainer"]["fit"] or {}).get("train_dataloader") or {}).pop("shuffle_seed", None)
     return json.dumps(data, sort_keys=True)
 
 
