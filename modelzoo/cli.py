@@ -89,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
+    p.add_argument("--engine", choices=["local", "ray"], default="local", help="study: where its runs go")
     task = p.add_argument_group("evaluate")
     task.add_argument(
         "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
@@ -179,7 +180,7 @@ def _study(args: argparse.Namespace) -> None:
     own = argparse.Namespace(**{**vars(args), "overrides": []})
     if args.target == "CSX" or args.compile_only or args.checkpoint_path or overrides(own):
         raise UserError("-m study takes CPU or GPU, -p, -o, --set study.KEY=VALUE, --share and --validate_only alone")
-    options = study.Options(args.target, study.share(args.share), args.validate_only)
+    options = study.Options(args.target, study.share(args.share), args.engine, args.validate_only)
     study.run(args.params, args.overrides, args.model_dir, options)
 
 
