@@ -26,10 +26,11 @@ RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, i
 
 
 class Options(NamedTuple):
-    """What the command line says: the device, this process's share (i of n), and whether to run anything."""
+    """What the command line says: the device, this process's share (i of n), where runs go, whether to run anything."""
 
     target: str = "auto"
     share: tuple[int, int] = (0, 1)
+    engine: str = "local"
     dry: bool = False
 
 
@@ -61,10 +62,23 @@ def run(path: str, overrides: list[str], output: str | None, options: Options) -
         return
     _write(matrix)
     i, n = options.share
-    mine = sorted(range(len(matrix.settings)), key=lambda s: -matrix.settings[s][0].dense)[i::n]
-    progress = Progress(sum(c.dense for s in mine for c in grid.runs_of(matrix.settings[s])))
-    failed = [name for s in sorted(mine) for name in _setting(matrix, matrix.settings[s], options, progress)]
+    mine = sorted(sorted(range(len(matrix.settings)), key=lambda s: -matrix.settings[s][0].dense)[i::n])
+    if options.engine == "ray":
+        from modelzoo.study import on_ray
+
+        failed = on_ray.run(_alone, [(path, overrides, output, options.target, s) for s in mine], options.target)
+    else:
+        progress = Progress(sum(c.dense for s in mine for c in grid.runs_of(matrix.settings[s])))
+        failed = [name for s in mine for name in _setting(matrix, matrix.settings[s], options, progress)]
     _close(matrix, path, failed, options)
+
+
+def _alone(path: str, overrides: list[str], output: str | None, target: str, index: int) -> tuple[str, list[str]]:
+    """One setting of a study in a process of its own: its label, and the runs that failed."""
+    matrix = grid.read(path, overrides, output)
+    cells = matrix.settings[index]
+    progress = Progress(sum(c.dense for c in grid.runs_of(cells)))
+    return cells[0].label, _setting(matrix, cells, Options(target), progress)
 
 
 def _setting(matrix: Matrix, cells: list[Cell], options: Options, progress: "Progress") -> list[str]:

@@ -154,3 +154,18 @@ def test_a_changed_study_does_not_mix_with_the_old(base):
     study.run(path, [], None, study.Options("CPU"))
     with pytest.raises(UserError, match="began with another config"):
         study.run(path, ["study.learning_rate.peak=0.02"], None, study.Options("CPU"))
+
+
+@pytest.mark.slow
+def test_ray_runs_the_same_matrix(base, capfd):
+    """Each setting in a Ray task: the same runs with the same losses as one after the other here."""
+    ray = pytest.importorskip("ray")
+    path = write(base, axes={"method": {"dense": {}, "s75": {"trainer.init.sparsity": 0.75}}})
+    try:
+        study.run(path, [], None, study.Options("CPU", engine="ray"))
+    finally:
+        ray.shutdown()
+    assert "2/2 settings" in capfd.readouterr().err
+    study.run(path, ['study.cells=[{"method": "s75"}]'], str(base.parent / "here"), study.Options("CPU"))
+    logs = [base.parent / place / "runs" / "s75-seed1" / "metrics.jsonl" for place in ("out", "here")]
+    assert logs[0].read_bytes() == logs[1].read_bytes()
