@@ -43,6 +43,7 @@ setup(
         ],
         "eval": ["lm-eval[hf]>=0.4.9"],
         "bench": ["transformers>=4.57", "accelerate>=1.0"],
+        "triton": ["triton>=3.0; sys_platform == 'linux'"],  # holds the GPU kernels' arithmetic in tests, without a GPU
         "ray": ["ray>=2.40"],
         "wandb": ["wandb>=0.19"],
         "mlflow": ["mlflow>=2.20"],
