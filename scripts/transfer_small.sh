@@ -3,10 +3,12 @@
 # (masks lifted) and sparse (masks kept), with and without a soft prompt, on PubMedQA (fold 0) and HoC, three seeds each.
 #   scripts/transfer_small.sh ../shared/data
 # That folder holds pubmed_wrapped/, pubmed_real/, pubmedqa/ and hoc/. Two runs at a time, one thread each; killed, the
-# same command goes on. SEEDS and STEPS (of pre-training) shorten it: SEEDS=[1] STEPS=20 scripts/transfer_small.sh ...
+# same command goes on. Shorter, to see it work:
+#   WAYS="s75 none" SEEDS=[1] STEPS=2 TUNING_STEPS=2 EXAMPLES=16 scripts/transfer_small.sh ../shared/data
 set -euo pipefail
 [ $# -eq 1 ] || { echo "error: name the folder of the data, for example ../shared/data" >&2; exit 2; }
-export DATA=$1 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-[1, 2, 3]} STEPS=${STEPS:-400} LIMIT=${LIMIT:-null} OMP_NUM_THREADS=1
+export DATA=$1 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-[1, 2, 3]} STEPS=${STEPS:-400} TUNING_STEPS=${TUNING_STEPS:-}
+export EXAMPLES=${EXAMPLES:-null} OMP_NUM_THREADS=1
 mkdir -p runs/transfer
 $PYTHON -m data_preprocessing pubmed --input "$DATA/pubmed_wrapped" "$DATA/pubmed_real" --output data/transfer \
     --tokenizer train --vocab_size 8192 --msl 320 --val_fraction 0.03 \
@@ -21,7 +23,8 @@ finetune() { # task, checkpoint, masks, soft prompt
     $PYTHON run.py CPU -p "configs/finetune/small_$task.yaml" -m finetune --checkpoint_path "runs/transfer/$2" \
         -o "runs/transfer/$task-$2-$3-$4" --set "trainer.finetune.sparsity=$3" \
         --set "trainer.init.soft_prompt=$prompt" --set "trainer.finetune.data_dir=$DATA/$task" \
-        --set "trainer.finetune.seeds=$SEEDS" --set "trainer.finetune.num_examples=$LIMIT"
+        --set "trainer.finetune.seeds=$SEEDS" --set "trainer.finetune.num_examples=$EXAMPLES" \
+        --set "trainer.finetune.num_dev_examples=$EXAMPLES" ${TUNING_STEPS:+--max_steps "$TUNING_STEPS"}
 }
 run() { # what to call, then its arguments; the log lies beside the runs
     local log="runs/transfer/$(echo "$*" | tr ' ' '-').log"
@@ -30,9 +33,9 @@ run() { # what to call, then its arguments; the log lies beside the runs
 export -f pretrain finetune run
 
 printf 'pretrain %s\n' s75 dense s50 | xargs -P 2 -I{} bash -c 'run {}'
+WAYS=${WAYS:-dense none,s50 none,s50 keep,s75 none,s75 keep} # checkpoint, masks
+IFS=, read -ra ways <<<"$WAYS"
 for task in pubmedqa hoc; do
-    for prompt in plain prompt; do
-        printf "finetune $task %s $prompt\n" "dense none" "s50 none" "s50 keep" "s75 none" "s75 keep"
-    done
+    for prompt in plain prompt; do printf "finetune $task %s $prompt\n" "${ways[@]}"; done
 done | xargs -P 2 -I{} bash -c 'run {}'
 $PYTHON scripts/transfer_table.py runs/transfer

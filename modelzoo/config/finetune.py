@@ -48,6 +48,7 @@ class Finetune(Section):
     seeds: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(listed)] = None  # default: trainer.init.seed
     folds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
     num_examples: PositiveInt | None = None  # learn from the first N training examples only
+    num_dev_examples: PositiveInt | None = None  # assess on the first N dev examples only, for a quick look
     early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")

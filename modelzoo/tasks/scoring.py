@@ -28,7 +28,7 @@ class Judge:
     length: int
     soft: dict[str, Any]  # soft_tokens, vocab_size and place, as modelzoo.evaluation takes them
     batch_size: int
-    num_examples: int | None = None  # of the training split
+    limits: dict[str, int | None]  # how many examples of a split to take
     _read: dict[tuple[str, int], list[Example]] = field(default_factory=dict)
 
     @classmethod
@@ -51,7 +51,8 @@ class Judge:
         if init.soft_prompt is not None:
             soft |= {"soft_tokens": init.soft_prompt.tokens, "place": init.soft_prompt.place}
         task = load_task(section.task, overrides)
-        judge = cls(task, tokenizer, length, soft, section.eval_batch_size, section.num_examples)
+        limits = {"train": section.num_examples, "dev": section.num_dev_examples}
+        judge = cls(task, tokenizer, length, soft, section.eval_batch_size, limits)
         if not judge.has_folds and section.folds != (0,):
             raise UserError(f"trainer.finetune.folds: {judge.name} has no folds; remove the key")
         return judge
@@ -73,8 +74,7 @@ class Judge:
 
     def examples(self, split: str, fold: int) -> list[Example]:
         if (split, fold) not in self._read:
-            found = self.task.examples(split, fold)
-            self._read[split, fold] = found[: self.num_examples] if split == "train" else found
+            self._read[split, fold] = self.task.examples(split, fold)[: self.limits.get(split)]
         return self._read[split, fold]
 
     def training(self, fold: int) -> tuple[np.ndarray, Counts]:
