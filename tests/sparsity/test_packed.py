@@ -68,6 +68,24 @@ def test_two_hundred_steps_are_those_of_the_masked_run(rule, pattern):
         torch.testing.assert_close(run.sparsity.whole(q, q.detach()), p.detach(), atol=5e-3, rtol=1e-2, msg=name)
 
 
+@pytest.mark.parametrize("precision,apart", [({"enabled": False}, 1e-5), ({"enabled": True}, 2e-2)])  # nats
+def test_sides_that_compiled_kernels_know(precision, apart):
+    """Blocks of 32 x 32 under RigL, in float32 and in bfloat16, whose rounding is 500 times larger."""
+    wide = {**TINY, "hidden_size": 64, "filter_size": 128}
+    optimizer = {"AdamW": {"betas": [0.9, 0.95], "lr": 0.003, "eps": 1e-6}}
+    rule = {"algorithm": "rigl", "sparsity": 0.5, "block": [32, 32], "update": {"freq": 10}}
+    whole, run = (
+        make_run(sparsity={**rule, "storage": s}, model=wide, precision=precision, optimizer=optimizer)
+        for s in ("dense", "packed")
+    )
+    assert {p.block for p in run.sparsity.parameters} == {(32, 32)}
+    for step in range(40):
+        a, b = (train_step(r, batch(step % 4), 1) for r in (whole, run))
+        assert b.loss == pytest.approx(a.loss, abs=apart)
+        assert precision["enabled"] or masks_equal(whole, run)
+    assert b.loss < 3.0  # from 3.6
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_packed_run_resumes_bit_by_bit(rule, optimizer, tmp_path):
