@@ -227,6 +227,8 @@ def test_text_says_where_sparsity_is_real():
     saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES - 12 * MATRICES // 4 // 16
     assert "12 weights are stored and computed as live blocks where that is faster" in auto
     assert f"then {size(saved)} less memory than below" in auto and "-m bench" in auto
+    rigl = {"algorithm": "rigl", "update": {"freq": 2}}
+    assert f"and {size(4 * MATRICES)} on RigL's update steps" in text({**blocks, **rigl}) and "RigL's" not in auto
     both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
     assert "2 weights are stored and computed as live blocks, 10 whole under masks" in both
     assert "less memory" not in both
