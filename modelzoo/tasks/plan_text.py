@@ -55,7 +55,8 @@ def text(config: Config) -> str:
         lines += _real(init)
     needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
     lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
-    if asked := sum(math.prod(s) for g, sizes in groups(init) if g.algorithm == "rigl" for s in sizes.values()):
+    asked = sum(math.prod(s) for g, sizes in groups(init) if g.algorithm == "rigl" for s in sizes.values())
+    if asked and not init.base_frozen:
         lines.append(f"           and {size(4 * asked)} on RigL's update steps, for dense gradients")
     if fit is not None:
         accum = init.loop.grad_accum_steps
