@@ -24,16 +24,19 @@ def report(folders: Sequence[str], path: str) -> str:
     return write(groups, path, "Runs side by side")
 
 
-def write_study(cells: Iterable[tuple[str, str]], losses: Mapping[str, Mapping[float, float]], path: str) -> str:
+def write_study(
+    cells: Iterable[tuple[str, str]], losses: Mapping[str, Mapping[float, float]], path: str, name: str
+) -> str:
     """Write the page of a study.
 
     Args:
         cells: folder and group of each finished run.
         losses: final loss of the first seed by group and peak learning rate.
+        name: the study's.
     """
     labels = dict(cells)
     groups = results.grouped([results.read(folder) for folder in labels], labels)
-    return write(groups, path, "Study", [curves.by_peak(losses)])
+    return write(groups, path, f"Study: {name}", [curves.by_peak(losses)])
 
 
 def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:

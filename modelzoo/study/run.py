@@ -220,8 +220,9 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
             loss = final_loss(folder(matrix, cell), cell.steps)
             if cell.seed == matrix.study.seeds[0] and cell.peak is not None and loss is not None:
                 rates.setdefault(cell.label, {})[cell.peak] = loss
+        name = os.path.splitext(os.path.basename(path))[0]
         print(f"done       {len(wanted) - len(open_)} of {len(wanted)} runs")
-        print(report.write_study(shown, rates, os.path.join(output, "report.html")))
+        print(report.write_study(shown, rates, os.path.join(output, "report.html"), name))
     if failed:
         raise UserError(
             f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; what they said is in "
