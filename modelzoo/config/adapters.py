@@ -40,9 +40,9 @@ MaybePrompt = Annotated[SoftPrompt | None, AfterValidator(lambda p: p if p is no
 class LoRA(Section):
     """Low-rank updates of frozen weights, W + alpha / r * B A (arXiv 2106.09685), by PEFT's names."""
 
-    r: PositiveInt = 8
-    alpha: PositiveFloat = 16
-    dropout: Rate = 0.0
+    r: PositiveInt = 8  # rank
+    alpha: PositiveFloat = 16  # alpha / r multiplies the update
+    dropout: Rate = 0.0  # of the update's input
     target_modules: Annotated[tuple[Str, ...], BeforeValidator(listed), Field(min_length=1)] = (
         "*self_attn.proj_q_dense_layer",
         "*self_attn.proj_v_dense_layer",

@@ -79,13 +79,13 @@ class Initializer(Section):
         "lecun_normal",
         "lecun_uniform",
     ]
-    val: Float | None = None
+    val: Float | None = None  # of constant
     mean: Float = 0.0
     std: PositiveFloat = 0.05
     a: Float | None = None  # truncated_normal: lower cut, default -2 std; uniform: lower end; kaiming: negative slope
     b: Float | None = None
-    gain: PositiveFloat = 1.0
-    scale: PositiveFloat = 1.0
+    gain: PositiveFloat = 1.0  # of xavier
+    scale: PositiveFloat = 1.0  # of variance_scaling and lecun
     mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
     distribution: Literal["uniform", "normal", "truncated_normal"] | None = None
     nonlinearity: Literal["leaky_relu", "relu"] = "leaky_relu"
@@ -135,35 +135,35 @@ class GPTConfig(Section):
 
     name: Literal["gpt2", "gpt3"] = "gpt3"
 
-    vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257
-    max_position_embeddings: PositiveInt = 1024
+    vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257  # at least the tokenizer's
+    max_position_embeddings: PositiveInt = 1024  # longest sequence, tokens
     embedding_dropout_rate: Rate | None = Field(None, alias="embd_pdrop")
     position_embedding_type: Literal["learned", "fixed", "rotary", "alibi"] | None = "learned"
     position_embedding_offset: NonNegativeInt = 0
-    hidden_size: PositiveInt = 768
-    share_embedding_weights: Bool = True
-    embedding_layer_norm: Bool = False
-    rotary_dim: PositiveInt | None = None
-    rope_theta: PositiveFloat = 10000.0
+    hidden_size: PositiveInt = 768  # width
+    share_embedding_weights: Bool = True  # the head is the word embedding
+    embedding_layer_norm: Bool = False  # a norm after the embeddings
+    rotary_dim: PositiveInt | None = None  # rotated dimensions of a head; default: a quarter
+    rope_theta: PositiveFloat = 10000.0  # base of rotary frequencies
     fold_rope_consts: Bool = False  # a CSX compile hint; the values are the same
     pos_scaling_factor: PositiveFloat = 1.0
 
-    num_hidden_layers: PositiveInt = 12
-    dropout_rate: Rate = 0.1
-    norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"
-    layer_norm_epsilon: PositiveFloat = 1e-5
+    num_hidden_layers: PositiveInt = 12  # decoder layers
+    dropout_rate: Rate = 0.1  # of residual branches
+    norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"  # before each branch and the head
+    layer_norm_epsilon: PositiveFloat = 1e-5  # added to the variance
 
-    num_heads: PositiveInt = 12
+    num_heads: PositiveInt = 12  # must divide the attention's width
     attention_type: Literal["dot_product", "scaled_dot_product"] = "scaled_dot_product"
-    attention_inner_dim: PositiveInt | None = None
+    attention_inner_dim: PositiveInt | None = None  # width over all heads; default: hidden_size
     use_projection_bias_in_attention: Bool = True
     use_ffn_bias_in_attention: Bool = True
-    attention_dropout_rate: Rate | None = 0.1
+    attention_dropout_rate: Rate | None = 0.1  # of attention weights
     attention_softmax_fp32: Bool = True  # false lets CSX use less; CPU and GPU always accumulate in float32
     attention_kernel: Str | None = None  # a CSX compile hint; the values are the same
     scale_qk_dot_by_layer_idx: Bool = False
 
-    filter_size: PositiveInt = 3072
+    filter_size: PositiveInt = 3072  # width of the feed-forward layer; 4 x hidden_size as a rule
     nonlinearity: Literal[
         "gelu",
         "gelu_new",
@@ -179,9 +179,9 @@ class GPTConfig(Section):
         "linear",
     ] = "gelu"
     use_ffn_bias: Bool = True
-    use_bias_in_output: Bool = False
+    use_bias_in_output: Bool = False  # of the head
 
-    initializer_range: PositiveFloat = 0.02
+    initializer_range: PositiveFloat = 0.02  # standard deviation where no initializer is named
     embedding_initializer: Initializer | None = None
     initializer: Initializer | None = None
     output_layer_initializer: Initializer | None = None
@@ -198,7 +198,7 @@ class GPTConfig(Section):
     output_logits_alpha: Float | None = None
     lr_adjustment_groups: dict[Str, LRAdjustmentGroup] | None = None
 
-    loss_scaling: Literal["num_tokens", "batch_size"] = "num_tokens"
+    loss_scaling: Literal["num_tokens", "batch_size"] = "num_tokens"  # what the summed loss is divided by
     loss_weight: PositiveFloat = 1.0
     compute_eval_metrics: Bool = True
 

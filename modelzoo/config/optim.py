@@ -21,10 +21,10 @@ class Adam(Section):
     """Adam with L2 regularisation added to the gradient (arXiv 1412.6980)."""
 
     lr: NonNegativeFloat | None = None  # only without `schedulers`
-    betas: tuple[Rate, Rate] = (0.9, 0.999)
+    betas: tuple[Rate, Rate] = (0.9, 0.999)  # decay of the first and second moment
     eps: PositiveFloat = 1e-6
-    weight_decay: NonNegativeFloat = 0.0
-    correct_bias: Bool = True
+    weight_decay: NonNegativeFloat = 0.0  # biases and norms do not decay
+    correct_bias: Bool = True  # of the moments, by steps taken (regrown weights: since they grew)
     compat: Literal["cstorch"] | None = None  # epsilon beside the root of the uncorrected moment, as cerebras.pytorch
     amsgrad: Literal[False] = False
 
@@ -55,7 +55,7 @@ class LR(Section):
     """A learning rate as a function of the step, which counts from 0 where the scheduler begins."""
 
     param_group_tags: None = None
-    total_iters: PositiveInt | None = None
+    total_iters: PositiveInt | None = None  # steps that it lasts, in a SequentialLR
 
 
 class ConstantLR(LR):
@@ -71,8 +71,8 @@ class PolynomialLR(LR):
 
 
 class LinearLR(LR):
-    initial_learning_rate: NonNegativeFloat
-    end_learning_rate: NonNegativeFloat
+    initial_learning_rate: NonNegativeFloat  # at its first step
+    end_learning_rate: NonNegativeFloat  # at step total_iters and after
     total_iters: PositiveInt
     cycle: Bool = False
 
@@ -99,8 +99,8 @@ class InverseSquareRootDecayLR(LR):
 
 
 class CosineDecayLR(LR):
-    initial_learning_rate: NonNegativeFloat
-    end_learning_rate: NonNegativeFloat
+    initial_learning_rate: NonNegativeFloat  # at its first step
+    end_learning_rate: NonNegativeFloat  # at step total_iters and after
     total_iters: PositiveInt
 
 
@@ -175,7 +175,7 @@ class SequentialLR(LR):
     """Schedulers one after another; without `milestones` each lasts its `total_iters`."""
 
     schedulers: Annotated[tuple["Scheduler", ...], Field(min_length=1)]
-    milestones: tuple[NonNegativeInt, ...] | None = None
+    milestones: tuple[NonNegativeInt, ...] | None = None  # the step at which each but the first begins
 
     @model_validator(mode="after")
     def _milestones_known(self):

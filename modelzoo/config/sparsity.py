@@ -95,10 +95,10 @@ Schedule = Annotated[
 class Update(Section):
     """When masks change: every `freq` steps from `start` (inclusive) to `stop` (exclusive), or at listed `steps`."""
 
-    freq: PositiveInt | None = None
-    start: NonNegativeInt = 0
-    stop: NonNegativeInt | None = None
-    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None
+    freq: PositiveInt | None = None  # steps between updates
+    start: NonNegativeInt = 0  # first step that may be one
+    stop: NonNegativeInt | None = None  # no update from here on
+    steps: Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)] | None = None  # or these steps
 
     @model_validator(mode="after")
     def _one_form(self):
@@ -116,17 +116,17 @@ class Update(Section):
 class SparsityGroup(Section):
     """One sparsity algorithm and the parameters it acts on."""
 
-    algorithm: Literal["static", "gmp", "set", "rigl"] = "static"
-    sparsity: Schedule
-    init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"
-    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
-    update: Update | None = None
-    drop_fraction: Schedule | None = None
+    algorithm: Literal["static", "gmp", "set", "rigl"] = "static"  # masks that stay, prune, or move (set, rigl)
+    sparsity: Schedule  # share of weights off; a number or a schedule
+    init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"  # which weights live at the start
+    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # default: linear weights
+    update: Update | None = None  # when masks change; default: every step
+    drop_fraction: Schedule | None = None  # share of live weights that gives up its place (set, rigl); default 0.3
     balance_in_groups: PositiveInt | None = None
     balance_out_groups: PositiveInt | None = None
-    distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"
-    seed: NonNegativeInt | None = None
-    max_sparsity: Rate = 0.999
+    distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"  # over the matrices: each alike, or by sides
+    seed: NonNegativeInt | None = None  # of random masks and growth; default: trainer.init.seed
+    max_sparsity: Rate = 0.999  # refuse a schedule that goes beyond
     compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
     mup_base_density: Annotated[PositiveFloat, Field(le=1)] | None = None  # rate and init corrected from it (SuPar)
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together

@@ -31,21 +31,21 @@ class Backend(Section):
     backend_type: Annotated[
         Literal["CSX", "GPU", "CPU", "auto"],
         BeforeValidator(lambda v: v.upper() if isinstance(v, str) and v.lower() != "auto" else v),
-    ] = "auto"
+    ] = "auto"  # auto: CSX if its keys are given, else a GPU if there is one, else CPU
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
     num_threads: PositiveInt | None = None  # CPU threads; default is torch's own choice
     deterministic: Bool = False  # GPU: refuse kernels that are not reproducible
     # CSX only
     compile_dir: Str | None = None
-    num_csx: PositiveInt = 1
-    num_workers_per_csx: NonNegativeInt | None = None
-    mgmt_address: Str | None = None
-    credentials_path: Str | None = None
-    mount_dirs: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
-    python_paths: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
+    num_csx: PositiveInt = 1  # systems
+    num_workers_per_csx: NonNegativeInt | None = None  # input workers
+    mgmt_address: Str | None = None  # host:port
+    credentials_path: Str | None = None  # TLS certificate
+    mount_dirs: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()  # folders that the cluster is to see
+    python_paths: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()  # code that the cluster is to see
     job_labels: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
     job_priority: Literal["p1", "p2", "p3"] | None = None
-    job_time_sec: PositiveInt | None = None
+    job_time_sec: PositiveInt | None = None  # time limit, seconds
     disable_version_check: Bool = False
     cluster_config: dict[Str, Any] | None = None
 
@@ -53,16 +53,16 @@ class Backend(Section):
 class Precision(Section):
     """Mixed precision, loss scaling and gradient clipping (Model Zoo's MixedPrecision)."""
 
-    enabled: Bool = True
+    enabled: Bool = True  # false computes in float32
     fp16_type: Literal["float16", "bfloat16", "cbfloat16"] = "bfloat16"
     precision_opt_level: Literal[0, 1, 2] | None = None  # CSX only
     loss_scaling_factor: PositiveFloat | Literal["dynamic"] | None = 1.0  # dynamic acts with float16 only
-    initial_loss_scale: PositiveFloat | None = None
-    steps_per_increase: PositiveInt = 2000
+    initial_loss_scale: PositiveFloat | None = None  # of dynamic scaling
+    steps_per_increase: PositiveInt = 2000  # steps without overflow until the scale doubles
     min_loss_scale: PositiveFloat | None = None
     max_loss_scale: PositiveFloat | None = None
-    max_gradient_norm: PositiveFloat | None = None
-    max_gradient_value: PositiveFloat | None = None
+    max_gradient_norm: PositiveFloat | None = None  # clip the whole gradient's norm (over live weights)
+    max_gradient_value: PositiveFloat | None = None  # clip each entry instead
     log_loss_scale: Bool | None = None
 
     @model_validator(mode="after")
@@ -75,14 +75,14 @@ class Precision(Section):
 class Loop(Section):
     """How long to train and when to validate. Steps are optimizer steps."""
 
-    max_steps: PositiveInt | None = None
-    num_steps: PositiveInt | None = None
-    num_epochs: PositiveInt | None = None
-    steps_per_epoch: PositiveInt | None = None
-    eval_frequency: NonNegativeInt | Annotated[Float, Field(ge=0, le=1)] | None = 1.0
-    eval_steps: PositiveInt | None = None
-    grad_accum_steps: PositiveInt = 1
-    on_nonfinite: Literal["stop", "skip"] = "stop"
+    max_steps: PositiveInt | None = None  # optimizer steps in all; give this, num_steps or num_epochs
+    num_steps: PositiveInt | None = None  # Model Zoo's name for max_steps
+    num_epochs: PositiveInt | None = None  # passes over the training data
+    steps_per_epoch: PositiveInt | None = None  # shortens an epoch
+    eval_frequency: NonNegativeInt | Annotated[Float, Field(ge=0, le=1)] | None = 1.0  # steps, or a share
+    eval_steps: PositiveInt | None = None  # validation batches; default: all
+    grad_accum_steps: PositiveInt = 1  # micro-batches that a batch is cut into
+    on_nonfinite: Literal["stop", "skip"] = "stop"  # what to do when loss or gradient is not finite
     max_skipped_steps: PositiveInt = 100  # with skip: how many in one run before it stops all the same
 
     @model_validator(mode="after")
@@ -97,17 +97,17 @@ ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "gl
 
 
 class Checkpoint(Section):
-    steps: PositiveInt | None = None
-    save_initial_checkpoint: Bool = False
-    autoload_last_checkpoint: Bool = True
+    steps: PositiveInt | None = None  # steps between checkpoints; the last step always has one
+    save_initial_checkpoint: Bool = False  # also before the first step
+    autoload_last_checkpoint: Bool = True  # go on from the newest whole one
     disable_strict_checkpoint_loading: Bool = False
     checkpoint_name: Str = "checkpoint_{step}.mdl"  # the name on CSX; CPU and GPU write step folders
-    checkpoint_root: Str | None = None
+    checkpoint_root: Str | None = None  # default: checkpoints/ in the run's folder
     keep: PositiveInt | None = 3  # newest that stay on disk; null keeps all
 
 
 class Logging(Section):
-    log_steps: PositiveInt = 1
+    log_steps: PositiveInt = 1  # steps between records of metrics.jsonl
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
@@ -172,7 +172,7 @@ class WandbLogger(Section):
 
     project: Str = "mediswift"
     entity: Str | None = None
-    mode: Literal["offline", "online"] = "offline"
+    mode: Literal["offline", "online"] = "offline"  # offline writes to the run's folder alone
 
 
 class MLflowLogger(Section):
@@ -189,27 +189,27 @@ class Dataset(Section):
     """One part of a mixture."""
 
     data_dir: Annotated[tuple[Str, ...], BeforeValidator(listed)]
-    weight: PositiveFloat
+    weight: PositiveFloat  # share of the batches, relative to the others
 
 
 class DataLoader(Section):
     """HDF5 shards as Model Zoo's GptHDF5MapDataProcessor describes them. `batch_size` is the global batch."""
 
     data_processor: Literal["GptHDF5MapDataProcessor", "GptHDF5DataProcessor"] = "GptHDF5MapDataProcessor"
-    data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
-    mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None
-    batch_size: PositiveInt
-    micro_batch_size: PositiveInt | Literal["auto"] | None = None
-    shuffle: Bool = False
+    data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # folders of shards
+    mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None  # or several sets, by weight
+    batch_size: PositiveInt  # sequences of a step, over all micro-batches and devices
+    micro_batch_size: PositiveInt | Literal["auto"] | None = None  # sequences at a time; must divide batch_size
+    shuffle: Bool = False  # over all shards, anew each epoch
     shuffle_seed: NonNegativeInt | None = 0
-    max_sequence_length: PositiveInt | None = None
-    num_samples: PositiveInt | None = None
-    drop_last: Bool = True
-    num_workers: NonNegativeInt = 0
-    prefetch_factor: PositiveInt | None = 10
+    max_sequence_length: PositiveInt | None = None  # must be the data's
+    num_samples: PositiveInt | None = None  # examples to take of the data
+    drop_last: Bool = True  # of an epoch that does not fill a batch
+    num_workers: NonNegativeInt = 0  # reading processes; 0 reads in the training process
+    prefetch_factor: PositiveInt | None = 10  # batches that each worker keeps ready
     persistent_workers: Bool = True
     use_worker_cache: Bool = False  # CSX only
-    use_vsl: Bool = False
+    use_vsl: Bool = False  # shards of five rows: documents do not see each other
     sort_files: Literal[True] = True
     pad_last: Literal[False] = False
 
@@ -223,14 +223,14 @@ class DataLoader(Section):
 class Init(Section):
     backend: Backend = Backend()
     device: Str | None = None
-    model_dir: Str = "./model_dir"
-    seed: NonNegativeInt = 1
+    model_dir: Str = "./model_dir"  # the run's folder; -o wins
+    seed: NonNegativeInt = 1  # of weights, masks and dropout
     model: GPTConfig
     tokenizer: Str | None = None  # a tokenizer.json or a folder with one; default: the one beside the training data
     optimizer: Optimizer | None = None
     schedulers: Annotated[tuple[Scheduler, ...], BeforeValidator(listed)] = ()
     precision: Precision = Precision()
-    sparsity: SparsityGroups = ()
+    sparsity: SparsityGroups = ()  # a number, a group, or a list of groups
     soft_prompt: MaybePrompt = None
     lora: LoRA | None = None
     loop: Loop = Loop()
@@ -273,7 +273,7 @@ class Init(Section):
 class Fit(Section):
     train_dataloader: DataLoader
     val_dataloader: Annotated[tuple[DataLoader, ...], BeforeValidator(listed)] = ()
-    ckpt_path: Str | None = None
+    ckpt_path: Str | None = None  # start here where the run's folder has no checkpoint
 
 
 class Validate(Section):
