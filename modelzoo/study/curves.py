@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from modelzoo.study.draw import Panel, axes, log_loss, look, svg
+from modelzoo.study.draw import Panel, axes, legend, log_loss, look, svg
 from modelzoo.study.results import Group, front, interval
 
 UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
@@ -41,7 +41,7 @@ def by_flops(groups: Sequence[Group]) -> Panel | None:
     plot.set(xlabel=f"training FLOPs, counted ({unit})", ylabel="validation loss (nats per token)", xscale="log")
     _plain_x(plot)
     log_loss(plot)
-    plot.legend(ncols=2)
+    legend(figure, plot)
     front_by = ", ".join(dict.fromkeys(r[0] for r in edge))
     caption = (
         f"{BAND} On the front, in rising FLOPs: {front_by}. FLOPs are counted as run: masks' savings, RigL's dense "
@@ -84,7 +84,7 @@ def by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
         _lines(plot, groups, rows, column, scale)
         plot.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="validation loss (nats per token)")
         log_loss(plot)
-    tokens.legend()
+    legend(figure, tokens)
     caption = (
         f"{BAND} Wall-clock is training and validation as this machine took it, whatever else ran on it, "
         "without start-up and saving."
@@ -134,7 +134,10 @@ def by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
         best = min(of, key=of.get)
         plot.plot([best], [of[best]], "o", color=colour, markersize=10, fillstyle="none")
     plot.set(xlabel="peak learning rate", ylabel="validation loss at the end", xscale="log")
-    plot.legend(ncols=2)
+    tried = sorted({peak for of in losses.values() for peak in of})
+    plot.set_xticks(tried, [f"{peak:g}" for peak in tried])
+    plot.set_xticks([], minor=True)
+    legend(figure, plot)
     at_edge = [label for label, of in losses.items() if len(of) > 2 and min(of, key=of.get) in (min(of), max(of))]
     caption = "One seed each; the ringed rate trains the other seeds." + (
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."

@@ -38,7 +38,8 @@ class Panel(NamedTuple):
 
 
 def look(i: int) -> Look:
-    return Look(LIGHT[i % len(LIGHT)], STYLES[i % len(STYLES)], MARKERS[i % len(MARKERS)])
+    n = len(LIGHT)
+    return Look(LIGHT[i % n], STYLES[(i + i // n) % len(STYLES)], MARKERS[(i + i // n) % n])
 
 
 def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.8, **options):
@@ -94,6 +95,12 @@ def coarse(mask: np.ndarray, side: int = 48) -> np.ndarray:
     rows, columns = (np.linspace(0, n, min(n, side) + 1).astype(int) for n in mask.shape)
     sums = np.add.reduceat(np.add.reduceat(mask.astype(np.float64), rows[:-1], 0), columns[:-1], 1)
     return sums / np.outer(np.diff(rows), np.diff(columns))
+
+
+def legend(figure, plot) -> None:
+    """The names of `plot`'s lines below the figure, where they hide nothing."""
+    handles, labels = plot.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
 
 
 def log_loss(plot) -> None:

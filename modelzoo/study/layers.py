@@ -7,7 +7,7 @@ import numpy as np
 from modelzoo.models.shapes import parameters
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import group_counts, select
-from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, look, svg, tint
+from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
 from modelzoo.study.results import Group, Result, masks
 
 GROWN, DROPPED = LIGHT[2], LIGHT[1]
@@ -57,7 +57,7 @@ def by_layer(groups: Sequence[Group]) -> Panel | None:
     layers = sorted({p[0] for p in parts})
     starts = [min(at[p] for p in parts if p[0] == layer) for layer in layers]
     plot.set(ylim=(-0.03, 1.03), ylabel="share of weights off", xticks=starts, xticklabels=layers, xlabel="layer")
-    plot.legend(ncols=3)
+    legend(figure, plot)
     caption = (
         "Bars are what the config asks for, marks what the masks of the last checkpoint hold. Within a layer: "
         + ", ".join(dict.fromkeys(p[1] for p in parts))

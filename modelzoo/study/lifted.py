@@ -7,7 +7,7 @@ import numpy as np
 
 from modelzoo import checkpoint
 from modelzoo.config.errors import UserError
-from modelzoo.study.draw import Panel, axes, look, svg
+from modelzoo.study.draw import Panel, axes, legend, look, svg
 from modelzoo.study.results import Group, Result, interval, masks, tensors
 
 BINS = 80
@@ -95,7 +95,7 @@ def recovery(groups: Sequence[Group]) -> Panel | None:
         plot.plot(x, [r[3] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
         rows += mine
     plot.set(xlabel="fine-tuning step", ylabel=f"dev {metric}")
-    plot.legend()
+    legend(figure, plot)
     caption = (
         "Means over seeds and folds with 95 % intervals (Student's t), at the steps that all runs of a group share."
     )
