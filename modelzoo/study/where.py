@@ -67,7 +67,7 @@ def reality(groups: Sequence[Group]) -> Panel:
         stored = _stored(run)
         counted = last["dense_flops"] / last["flops"] if last.get("flops") else None
         kinds = {getattr(g, "pattern", None) or "unstructured" for g in run.init.sparsity}
-        computed = _computed(run, counted, kinds)
+        computed = _computed(run, kinds)
         rows.append((
             group.label,
             ", ".join(sorted(kinds)) if kinds else "dense",
@@ -86,15 +86,16 @@ def reality(groups: Sequence[Group]) -> Panel:
     return Panel("where_sparsity_is_real", "Where sparsity is real", caption, None, head, rows, True)
 
 
-def _computed(run: Result, counted: float | None, kinds: set[str]) -> str:
+def _computed(run: Result, kinds: set[str]) -> str:
+    """What the kernels multiply, by what the run said of its storage when it began."""
     if not run.init.sparsity:
         return "all of it"
-    notes = " ".join(str(n) for launch in run.launches for n in launch.get("notes", ()))
-    if kinds == {"unstructured"} and "CS-2" not in " ".join(x.get("device", "") for x in run.launches):
-        return "all of it: masked weights are multiplied"
-    if "packed" in notes and counted is not None:
-        return f"{counted:.2f}x fewer: live blocks alone"
-    return "as the device does; its log says"
+    if any("CS-2" in launch.get("device", "") for launch in run.launches):
+        return "live weights, as the wafer does"
+    notes = [str(n) for launch in run.launches[-1:] for n in launch.get("notes", ())]
+    if stored := [n.removeprefix("storage").strip() for n in notes if n.startswith("storage")]:
+        return "; ".join(stored)
+    return "all of it: masked weights are multiplied"
 
 
 def _measured(group: Group, twin: Group | None) -> str:

@@ -133,7 +133,7 @@ def record(config: Config, options: Options, choice: Choice, run: Run) -> None:
         "asked": choice.asked,
         "device": choice.backend.describe(),
         "fallback": choice.said,
-        "notes": choice.backend.notes,
+        "notes": [*choice.backend.notes, *run.sparsity.notes],
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,

@@ -207,3 +207,15 @@ def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_
     assert 0.98 * live < counts[0] <= live and 0.9 * (total - live) < counts[2] <= total - live
     assert "100.0% of those once masked differ from zero" in panel.caption
     assert results.read(str(tmp_path / "lift")).parent == str(start)
+
+
+def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
+    from modelzoo.tasks import pretrain
+    from modelzoo.tasks.build import Options
+    from tests.study.conftest import tiny_config
+
+    sparsity = {"sparsity": 0.5, "block": [4, 4], "storage": "packed"}
+    whole = tiny_config(data, tmp_path / "blocks", sparsity=sparsity, loop={"max_steps": 2})
+    pretrain.train(whole, Options("CPU", str(tmp_path / "blocks")), evaluate=True)
+    (row,) = where.reality(grouped([read(str(tmp_path / "blocks"))])).rows
+    assert row[1] == "block: [4, 4]" and row[4].startswith("12 weights live blocks alone")
