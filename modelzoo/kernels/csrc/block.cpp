@@ -49,10 +49,9 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                      int threads) {
     int64_t dim = transposed ? w.out : w.in, result = transposed ? w.in : w.out;
     int64_t groups = result / GROUP, sub = (transposed ? w.C : w.R) / GROUP, chunks = (n + CHUNK - 1) / CHUNK;
-    int64_t stride = chunks * CHUNK + 32;  // not a power of 2: columns would fall into the same cache set
     bool apart = !transposed && w.C % K::per;  // the columns of a unit stand apart
     auto begin = transposed ? starts(w.col_ptr, groups, sub, w.R, K::per) : starts(w.row_ptr, groups, sub, w.C, K::per);
-    uint32_t* units = scratch<0>(dim * stride / K::per);
+    uint32_t* units = scratch<0>(chunks * CHUNK * dim / K::per);
     uint32_t* packed = scratch<1>(begin.back() * GROUP);
     int32_t* index = (int32_t*)scratch<2>(begin.back());
 #pragma omp parallel num_threads(threads)
@@ -63,7 +62,7 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
 #pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < chunks; i++)
             if (apart)
-                for (int t = 0; t < CHUNK; t += 32) by_token<K>(x, n, dim, i * CHUNK + t, stride, units);
+                by_window<K, CHUNK>(x, n, dim, i, (typename K::io*)units);
             else
                 by_unit<K>(x, n, dim, i, units);
         std::vector<uint32_t> panel;
@@ -75,7 +74,7 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
             const uint32_t* from = units + i * (dim / K::per) * CHUNK;
             if (apart) {  // join them for these tokens
                 Columns columns(w, g);
-                auto column = [&](int64_t c) { return (typename K::io*)units + columns.c(c) * stride + i * CHUNK; };
+                auto column = [&](int64_t c) { return (typename K::io*)units + (i * dim + columns.c(c)) * CHUNK; };
                 panel.resize(count * CHUNK + 16);
                 while ((int64_t)straight.size() < count) straight.push_back(straight.size());
                 for (int64_t k = 0; k < count; k++)

@@ -36,6 +36,13 @@ static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t,
     }
 }
 
+// x [n, dim] -> [window][dim][T] elements, tokens beyond n are 0.
+template <class K, int T>
+static void by_window(const typename K::io* x, int64_t n, int64_t dim, int64_t window, typename K::io* to) {
+    for (int t = 0; t < T; t += 32)
+        by_token<K>(x + window * T * dim, n - window * T, dim, t, T, to + window * dim * T);
+}
+
 // x [n, dim], 32 tokens from t -> [dim / 32][padded / per][32] units: neighbours along tokens share a unit.
 template <class K>
 static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t padded, uint32_t* to) {

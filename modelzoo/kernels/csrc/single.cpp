@@ -9,13 +9,6 @@
 
 constexpr int CHAINS = 4;  // independent sums, to hide the latency of additions
 
-// x [n, dim] -> [window][dim][T] elements, tokens beyond n are 0.
-template <class K, int T>
-static void by_window(const typename K::io* x, int64_t n, int64_t dim, int64_t window, typename K::io* to) {
-    for (int t = 0; t < T; t += 32)
-        by_token<K>(x + window * T * dim, n - window * T, dim, t, T, to + window * dim * T);
-}
-
 // The live weights of each output (or with `transposed` of each input), `per` to a unit, and the inputs they meet.
 template <class K>
 struct Lists {
