@@ -7,6 +7,7 @@ go on where they stopped, and one that fails is named while the rest goes on.
 import contextlib
 import fcntl
 import json
+import math
 import os
 import signal
 import subprocess
@@ -94,6 +95,7 @@ def best_peak(matrix: Matrix, cells: list[Cell]) -> float | None:
     """The peak whose run with the first seed ends with the lowest validation loss; the first where none has ended."""
     first = [c for c in cells if c.seed == cells[0].seed]
     losses = {c.peak: loss for c in first if (loss := final_loss(folder(matrix, c), c.steps)) is not None}
+    losses = {peak: loss for peak, loss in losses.items() if math.isfinite(loss)}
     return min(losses, key=losses.get) if losses else cells[0].peak
 
 

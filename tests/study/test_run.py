@@ -1,5 +1,6 @@
 """A study end to end on toys: equal FLOPs, finished runs passed over, killed ones gone on with, failures named."""
 
+import fcntl
 import json
 import os
 import signal
@@ -95,6 +96,29 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     for i in range(4):
         study.run(path, [], None, study.Options("CPU", (i, 4)))
     assert sorted(taken) == sorted(c.name for c in grid.read(path, [], None).cells)
+
+
+def test_a_run_that_another_process_is_at_is_passed_over(base, capsys, monkeypatch):
+    path, logs = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "logs"
+    logs.mkdir(parents=True)
+    monkeypatch.setattr(study.subprocess, "Popen", None)  # nothing may be begun
+    with open(logs / "dense-seed1.txt", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        study.run(path, [], None, study.Options("CPU"))
+    said = capsys.readouterr()
+    assert "busy       another process is at dense-seed1" in said.err and "open       1 runs" in said.out
+
+
+def test_the_best_rate_is_finite_and_lowest(base):
+    path = write(base, learning_rate={"peak": [1e-3, 1e-2, 1e-1]}, axes={"method": {"dense": {}}})
+    matrix = grid.read(path, [], None)
+    assert study.best_peak(matrix, matrix.settings[0]) == 1e-3  # none has ended
+    for cell, loss in zip(matrix.settings[0], ("3.0", "2.5", "NaN"), strict=True):
+        folder = Path(study.folder(matrix, cell))
+        folder.mkdir(parents=True)
+        record = f'{{"step": {cell.steps}, "kind": "validation", "loss": {loss}}}'
+        (folder / "metrics.jsonl").write_text(record + "\n")
+    assert study.best_peak(matrix, matrix.settings[0]) == 1e-2
 
 
 @pytest.mark.slow
