@@ -87,7 +87,7 @@ def _cut(config: Config) -> tuple[Config, str]:
     m = config.trainer.init.model
     per_layer = plan.make(config).total / m.num_hidden_layers
     layers = max(1, min(m.num_hidden_layers, int(WEIGHTS // per_layer)))
-    said = f"{layers} layers" if layers == m.num_hidden_layers else f"{layers} of {m.num_hidden_layers} layers"
+    said = f"layers: {layers}" if layers == m.num_hidden_layers else f"layers: {layers} of {m.num_hidden_layers}"
     return _with_init(config, model=m.model_copy(update={"num_hidden_layers": layers})), said
 
 

@@ -36,7 +36,7 @@ def test_the_table_names_every_pattern_that_fits(tmp_path, monkeypatch, capsys):
     found = ["dense", "unstructured", "block: [32, 1]", "block: [32, 32]", "shared_inputs: 4", "block: [16, 8]"]
     assert list(rows) == found
     assert "left out   block: [64, 64]: trainer.init.sparsity: no live weight is left in model." in out
-    assert "4 x 12 tokens, 2 layers, sparsity 0.5" in out and "\ndone " in out
+    assert "4 x 12 tokens, layers: 2, sparsity 0.5" in out and "\ndone " in out
     assert os.listdir(tmp_path) == []
 
 
@@ -85,11 +85,11 @@ def test_the_batch_has_the_configs_shape_up_to_a_size(rows, accum, shape, parts)
 
 def test_a_large_model_is_measured_on_its_first_layers(monkeypatch):
     whole = config(model={**TINY, "num_hidden_layers": 9})
-    assert bench._cut(whole)[1] == "9 layers"
+    assert bench._cut(whole)[1] == "layers: 9"
     monkeypatch.setattr(bench, "WEIGHTS", 10_000)
     cut, said = bench._cut(whole)
     layers = cut.trainer.init.model.num_hidden_layers
-    assert 1 <= layers < 9 and said == f"{layers} of 9 layers"
+    assert 1 <= layers < 9 and said == f"layers: {layers} of 9"
 
 
 @pytest.mark.parametrize("sparsity,level", [
