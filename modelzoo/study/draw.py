@@ -100,7 +100,8 @@ def coarse(mask: np.ndarray, side: int = 48) -> np.ndarray:
 def legend(figure, plot) -> None:
     """The names of `plot`'s lines below the figure, where they hide nothing."""
     handles, labels = plot.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 6))
+    fit = int(figure.get_figwidth() * 11 // (max(map(len, labels), default=1) + 6))  # 11 letters an inch
+    figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), fit, 6)))
 
 
 def log_loss(plot) -> None:

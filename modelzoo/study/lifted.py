@@ -48,6 +48,8 @@ def histograms(groups: Sequence[Group]) -> list[Panel]:
             [part[n][was[n] if keep else ~was[n]] for n in common]
         )
         live_before, live_after, freed = pick(old, True), pick(new, True), pick(new, False)
+        if not freed.any():  # its masks stayed: nothing was lifted
+            continue
         top = float(np.quantile(np.abs(live_before), 0.999)) * 1.2
         edges = np.linspace(-top, top, BINS + 1)
         counts = [np.histogram(x, edges)[0] for x in (live_before, live_after, freed)]
@@ -61,7 +63,7 @@ def histograms(groups: Sequence[Group]) -> list[Panel]:
                 plot.stairs(counts[at], edges, color=look_.colour, linestyle=look_.style, label=label, linewidth=1.4)
             plot.set(xlabel="weight", ylabel="weights", yscale="symlog")
             plot.legend()
-        moved = float(np.mean(freed != 0)) if freed.size else 0.0
+        moved = float(np.mean(freed != 0))
         caption = (
             f"{run.name} began from {before}: {live_before.size:,} live and {freed.size:,} masked weights. After it "
             f"{moved:.1%} of those once masked differ from zero; their standard deviation is {np.std(freed):.2g} to "
