@@ -21,6 +21,7 @@ from modelzoo.config.load import dump
 from modelzoo.report import duration
 from modelzoo.study import matrix as grid
 from modelzoo.study.matrix import Cell, Matrix
+from modelzoo.study.progress import Progress
 
 POLL = 0.5  # seconds between looks at a run's log
 RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
@@ -82,7 +83,7 @@ def _alone(path: str, overrides: list[str], output: str | None, target: str, ind
     return cells[0].label, _setting(matrix, cells, Options(target), progress)
 
 
-def _setting(matrix: Matrix, cells: list[Cell], options: Options, progress: "Progress") -> list[str]:
+def _setting(matrix: Matrix, cells: list[Cell], options: Options, progress: Progress) -> list[str]:
     """Run one setting: all peaks with the first seed, then the other seeds with the best. Returns what failed."""
     first = [c for c in cells if c.seed == cells[0].seed]
     failed = [c.name for c in first if not _run(matrix, c, options, progress)]
@@ -148,7 +149,7 @@ def finished(matrix: Matrix, cell: Cell) -> bool:
     return os.path.isfile(os.path.join(root, f"step_{cell.steps}", "manifest.json"))
 
 
-def _run(matrix: Matrix, cell: Cell, options: Options, progress: "Progress") -> bool:
+def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bool:
     """One run to its end. False if it failed, which is said; its log tells why."""
     if finished(matrix, cell):
         progress.passed(cell)
@@ -241,61 +242,3 @@ def _peak(matrix: Matrix, cell: Cell) -> float | None:
 
 def _wanted(matrix: Matrix, cells: list[Cell], cell: Cell) -> bool:
     return cell.seed == cells[0].seed or cell.peak == best_peak(matrix, cells)
-
-
-class Progress:
-    """The live line of a study. Time left is reckoned by dense-equivalent FLOPs, which is what a run's time goes by."""
-
-    def __init__(self, total: float):
-        self.out, self.total, self.done, self.spent = sys.stderr, total, 0.0, 0.0
-        self.live = self.out.isatty()
-        self.begun: float | None = None
-        self.from_step = 0
-        self.printed = 0.0
-
-    def _say(self, text: str) -> None:
-        self.out.write(("\r\x1b[2K" if self.live else "") + text + "\n")
-        self.out.flush()
-
-    def _share(self) -> str:
-        return f"{self.done / self.total:4.0%}" if self.total else "100%"
-
-    def passed(self, cell: Cell, why: str = "finished  ") -> None:
-        self.total -= cell.dense  # so that the rate is of what ran now
-        self._say(f"{why} {cell.name}")
-
-    def show(self, cell: Cell, step: int) -> None:
-        now = time.monotonic()
-        if self.begun is None:
-            self.begun, self.from_step = now, step
-        every = 1.0 if self.live else 30.0
-        if now - self.printed < every:
-            return
-        self.printed = now
-        part = cell.dense * (step - self.from_step) / cell.steps
-        ahead = self.total - self.done - cell.dense * step / cell.steps
-        spent = self.spent + now - self.begun
-        left = f"  left {duration(ahead / (self.done + part) * spent)}" if self.done + part else ""
-        line = f"{self._share()}  {cell.name}  step {step}/{cell.steps}{left}"
-        self.out.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
-        self.out.flush()
-
-    def _stop(self, cell: Cell) -> float:
-        seconds = 0.0 if self.begun is None else time.monotonic() - self.begun
-        self.spent, self.done, self.begun = self.spent + seconds, self.done + cell.dense, None
-        return seconds
-
-    def ended(self, cell: Cell, loss: float | None) -> None:
-        seconds = self._stop(cell)
-        score = "" if loss is None else f"  validation loss {loss:.4f}"
-        self._say(f"{self._share()}  {cell.name}  {cell.steps} steps in {duration(seconds)}{score}")
-
-    def failed(self, cell: Cell, code: int, log: str) -> None:
-        self._stop(cell)
-        self._say(f"FAILED     {cell.name} (exit code {code}): {_last_words(log)}")
-
-
-def _last_words(log: str) -> str:
-    with open(log, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    return next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "it said nothing")
