@@ -10,7 +10,8 @@ REPO = Path(__file__).resolve().parents[1]
 FLOORS = [  # the first match counts; a module may import what stands on a lower floor, or its own package
     ("modelzoo.cli", 6), ("modelzoo.verbs", 5.5), ("run", 7), ("modelzoo.tasks", 5), ("modelzoo.study", 5.2),
     ("modelzoo.state", 4.1), ("modelzoo.mdl_state", 4.1), ("modelzoo.mdl", 4), ("modelzoo.loop", 4),
-    ("modelzoo.checkpoint", 4), ("modelzoo.metrics", 4), ("modelzoo.trackers", 3.9), ("modelzoo.report", 4), ("modelzoo.backends", 3),
+    ("modelzoo.checkpoint", 4), ("modelzoo.metrics", 4), ("modelzoo.trackers", 3.9), ("modelzoo.report", 4),
+    ("modelzoo.backends", 3),
     ("modelzoo.sparsity", 2), ("modelzoo.models", 2), ("modelzoo.data.format", 0), ("modelzoo.data.tokenizer", 1),
     ("modelzoo.evaluation", 4), ("modelzoo.data", 2),
     ("modelzoo.optim", 2), ("modelzoo.kernels", 1), ("modelzoo.config", 0),
