@@ -19,6 +19,7 @@ from modelzoo.data import format as f
 from modelzoo.models import hf, hf_config
 from modelzoo.tasks import adapters, plan
 from modelzoo.tasks.card import card
+from modelzoo.tasks.source import find
 
 MASKS = "masks.safetensors"
 VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
@@ -42,7 +43,7 @@ def export(
     Raises:
         UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
     """
-    path = step_folder(source)
+    path = find(source)
     if os.path.lexists(out):
         raise UserError(f"{out}: exists; give another name, or remove it first")
     config_file = params or _config_beside(path)
@@ -68,7 +69,8 @@ def export(
     if f.TOKENIZER in {os.path.basename(v) for v in vocabulary}:
         texts["tokenizer_config.json"] = _tokenizer_config(vocabulary[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
-    readme = card(name, family.architecture, config, state, masks)
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    readme = card(name, family.architecture, config, state, masks, run)
     if said:
         readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
     other = hf.to_hf(masks, c, family, masks=True) if masks else {}
@@ -82,18 +84,6 @@ def export(
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
     return "\n".join(lines)
-
-
-def step_folder(source: str) -> str:
-    """`source` itself if it is a step folder, else the newest whole checkpoint of that run folder."""
-    if os.path.exists(os.path.join(source, checkpoint.MANIFEST)) and os.path.exists(
-        os.path.join(source, checkpoint.STATE)
-    ):
-        return source
-    for root in (os.path.join(source, "checkpoints"), source):
-        if (path := checkpoint.newest(root)[0]) is not None:
-            return path
-    raise UserError(f"{source}: holds no whole checkpoint; name a run folder or a step folder")
 
 
 def _config_beside(path: str) -> str | None:
