@@ -195,6 +195,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
         return
     if args.mode is None and not dry:
         raise UserError(f"-m is missing; it is one of {', '.join(MODES)}")
+    if args.mode != "evaluate" and (unused := [f"--{k}" for k in ("tasks", "data_dir", "split") if getattr(args, k)]):
+        raise UserError(f"{unused[0]} is for -m evaluate, not for -m {args.mode}")
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
     doc = resolve(args.params, Config, overrides(args) + extra)

@@ -78,6 +78,11 @@ def test_an_unknown_flag_ends_with_2_and_names_it():
     assert "--max_step" in done.stderr.splitlines()[-1] and "Traceback" not in done.stderr
 
 
+def test_a_flag_of_another_mode_is_no_silence():
+    done = run("-p", S75, "-m", "plan", "--tasks", "pubmedqa")
+    assert (done.returncode, done.stdout) == (2, "") and "--tasks is for -m evaluate" in done.stderr
+
+
 def test_training_without_data_ends_with_2_and_writes_nothing(tmp_path):
     done = run("CPU", "-p", S75, "-m", "train", "-o", str(tmp_path / "run"), cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
