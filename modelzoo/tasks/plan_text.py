@@ -23,6 +23,13 @@ def text(config: Config) -> str:
         f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
         f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
     ]
+    if (tune := config.trainer.finetune) is not None:
+        masks = tune.model_dump(mode="json")["sparsity"] or "as the config's"
+        seeds = ", ".join(map(str, tune.seeds or (init.seed,)))
+        lines.append(
+            f"fine-tunes {tune.task}: masks {masks}, {p.steps or '?'} steps of {tune.batch_size} examples, "
+            f"folds {', '.join(map(str, tune.folds))}, seeds {seeds}"
+        )
     if init.soft_prompt is not None or init.lora is not None:
         lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
     for group, sizes in groups(init):

@@ -267,7 +267,7 @@ def test_bundled_configs_complete_themselves_from_a_checkpoint(world, path):
     parts = getattr(schedule, "schedulers", None)
     assert (sum(s.value.total_iters for s in parts) if parts else schedule.total_iters) == init.loop.max_steps
     assert init.loop.max_steps % init.loop.eval_frequency == 0 == init.loop.eval_frequency % init.checkpoint.steps
-    assert "parameters" in plan_text.text(config)
+    assert f"fine-tunes {section.task}: masks {section.sparsity}, {init.loop.max_steps} steps" in plan_text.text(config)
 
 
 def test_a_config_of_another_model_is_refused(world, tmp_path, capsys):
