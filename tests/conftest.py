@@ -9,8 +9,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 from hypothesis import settings
 
-settings.register_profile("shared machine", deadline=None)  # a slow example is no failure
-settings.load_profile("shared machine")
+# A slow example is no failure on a shared machine, and the same code always meets the same examples: what fails was
+# changed. HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.register_profile("explore", deadline=None, max_examples=1000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 REPO = Path(__file__).resolve().parents[1]
 

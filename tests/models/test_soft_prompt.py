@@ -63,8 +63,9 @@ def test_beginnings(tokens, how, seed):
     assert torch.equal(rows(made), rows(model({"tokens": tokens, "init": how, "seed": seed})))
     if how == "vocab_mean":
         assert torch.equal(rows(made), words.mean(0).expand(tokens, -1))
-    else:
-        assert not torch.equal(rows(made), rows(model({"tokens": tokens, "init": how, "seed": seed + 1})))
+    else:  # one seed or another draws otherwise: two may pick the same word of 37
+        others = [rows(model({"tokens": tokens, "init": how, "seed": seed + i})) for i in range(1, 9)]
+        assert not all(torch.equal(rows(made), other) for other in others)
     if how == "sample_vocab":
         found = (rows(made)[:, None] == words[None]).all(-1)
         assert found.any(1).all() and len(set(found.float().argmax(1).tolist())) == tokens
