@@ -211,6 +211,19 @@ def write_text(path: str, text: str) -> None:
     os.replace(temporary, path)
 
 
+def write_results(path: str, value: Any) -> None:
+    """Results as JSON, whole or as they were; folders are made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        write_text(path, json.dumps(value, indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
+
+
 def _write_json(path: str, value: Mapping[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)

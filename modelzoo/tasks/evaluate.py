@@ -74,7 +74,7 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     target = os.path.join(folder, "results.json")
     said = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
-    _write(target, {"tasks": {**_earlier(target), **fresh}})
+    checkpoint.write_results(target, _plain({"tasks": {**_earlier(target), **fresh}}))
     for job in jobs:
         print(score_table.task(job.task, job.note, results[job.task.name]))
     for name in results:
@@ -121,10 +121,10 @@ def _one(job: Job, model: subject.Subject, folder: str, suffix: str, batch_size:
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
-    _write(f"{name}.json", [p._asdict() for p in found.predictions])
+    checkpoint.write_results(f"{name}.json", _plain([p._asdict() for p in found.predictions]))
     official = task.official({p.id: p.prediction for p in found.predictions})
     if official is not None:
-        _write(f"{name}.official.json", official)
+        checkpoint.write_results(f"{name}.official.json", _plain(official))
     return {
         **model.facts,
         "protocol": task.describe(),
@@ -148,14 +148,6 @@ def _baseline(job: Job) -> dict[str, float] | None:
     if not job.train or not known:
         return None
     return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
-
-
-def _write(path: str, value: Any) -> None:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        checkpoint.write_text(path, json.dumps(_plain(value), indent=1) + "\n")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
 
 
 def _earlier(path: str) -> dict[str, Any]:

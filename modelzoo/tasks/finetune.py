@@ -68,7 +68,7 @@ def finetune(config: Config, options: Options) -> None:
     for number, job in enumerate(jobs, 1):
         out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder}")
         results.append(_finished(job) or _one(job, start, choice, judge, out))
-    _write(os.path.join(options.model_dir, "results.json"), results)
+    checkpoint.write_results(os.path.join(options.model_dir, "results.json"), results)
     print(table(results))
     print(f"wrote      {options.model_dir}: results.json; in each run folder best/, {RESULT}, predictions.json")
     print(f"next       python run.py export {jobs[0].folder} EXPORTED")
@@ -220,7 +220,7 @@ def _conclude(
     else:
         scores["test"] = judge.score(run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
-    _write(os.path.join(job.folder, "predictions.json"), predictions)
+    checkpoint.write_results(os.path.join(job.folder, "predictions.json"), predictions)
     result = {
         "task": judge.name,
         "fold": job.fold,
@@ -236,13 +236,5 @@ def _conclude(
         },
         "dev": history,
     }
-    _write(os.path.join(job.folder, RESULT), result)
+    checkpoint.write_results(os.path.join(job.folder, RESULT), result)
     return result
-
-
-def _write(path: str, value: Any) -> None:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        checkpoint.write_text(path, json.dumps(value, indent=1) + "\n")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space and run again") from None

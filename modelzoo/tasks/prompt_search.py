@@ -71,7 +71,9 @@ def search(request: Request) -> str:
     live.close()
     _compare(own, results)
     ranked = sorted(results, key=lambda r: -_finite(r["metrics"][own.main_metric]))
-    _write(os.path.join(out, "results.json"), [{k: v for k, v in r.items() if k != "predictions"} for r in ranked])
+    checkpoint.write_results(
+        os.path.join(out, "results.json"), [{k: v for k, v in r.items() if k != "predictions"} for r in ranked]
+    )
     best = next(c for c in found if c.name == ranked[0]["name"])
     text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")
     checkpoint.write_text(os.path.join(out, "best.yaml"), text)
@@ -148,7 +150,7 @@ def _one(candidate: Candidate, examples: list[Example], model: subject.Subject, 
         "golds": [p.gold for p in scores.predictions],
         "predictions": [p.prediction for p in scores.predictions],
     }
-    _write(path, result)
+    checkpoint.write_results(path, result)
     return json.loads(json.dumps(result))  # as it will be read: tuples have become lists
 
 
@@ -186,11 +188,3 @@ def _said(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: R
         f"           {request.task}, and run.py -m evaluate --tasks with it",
     ]
     return "\n".join(lines)
-
-
-def _write(path: str, value: Any) -> None:
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        checkpoint.write_text(path, json.dumps(value, indent=1) + "\n")
-    except OSError as e:
-        raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
