@@ -1,10 +1,16 @@
-"""Side-by-side timing: contestants take turns in one process, and only ratios within a round are compared."""
+"""Side-by-side timing: contestants take turns, and only ratios within a round are compared.
+
+A contestant is a call that does its work once. One whose packages clash with this environment's is a `Worker`: the same
+call in a process of its own, which stands still until its turn comes.
+"""
 
 import os
 import platform
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -22,8 +28,43 @@ def machine() -> str:
     return f"{name}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}, load {load:.1f}"
 
 
+class Worker:
+    """A contestant in another process: one call is one turn there, told and awaited by a line.
+
+    Args:
+        command: a program that ends in `serve`.
+
+    Raises:
+        RuntimeError: it ended before it was ready, or in a turn.
+    """
+
+    def __init__(self, command: Sequence[str], **environment: str):
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
+        self._wait()
+
+    def __call__(self) -> None:
+        print(file=self.process.stdin, flush=True)
+        self._wait()
+
+    def _wait(self) -> None:
+        for line in self.process.stdout:  # other lines are the peer's own talk
+            if line == "done\n":
+                return
+        raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+
+
+def serve(step: Callable[[], object]) -> None:
+    """Say that all is built, then take a turn for each line that comes in (a Worker's other side)."""
+    print("done", flush=True)
+    for _ in sys.stdin:
+        step()
+        print("done", flush=True)
+    os._exit(0)  # some peers' cleaning up fails aloud when it begins only now
+
+
 def rounds(
-    contestants: Mapping[str, Callable[[], None]], count: int, warmup: int = 2, clock=time.perf_counter
+    contestants: Mapping[str, Callable[[], object]], count: int, warmup: int = 2, clock=time.perf_counter
 ) -> dict[str, list[float]]:
     """Seconds per call, by contestant and round. Each round calls every contestant once, in a rotating order.
 
@@ -48,15 +89,27 @@ def spread(values: list[float]) -> tuple[float, float, float]:
     return middle, low, high
 
 
-def table(times: Mapping[str, list[float]], base: str, unit: float, label: str) -> str:
-    """Median seconds, rate and ratio to `base` (median of the rounds' ratios, quartiles in brackets).
+def table(
+    times: Mapping[str, list[float]],
+    base: str,
+    unit: float,
+    label: str,
+    flops: Mapping[str, float] | None = None,
+    peak: float | None = None,
+) -> str:
+    """Median milliseconds, rate and ratio to `base` (median of the rounds' ratios, quartiles in brackets).
 
     Args:
         unit: what one call processes (tokens); label: its name.
+        flops: those that one call of a contestant needs; with `peak`, FLOPs a second that this machine reached in a
+            plain product in the same rounds, the table has MFU.
     """
-    lines = [f"{'':34} {'ms':>9} {label + '/s':>10}   {'speed against ' + base}"]
+    share = flops is not None and peak
+    lines = [f"{'':36} {'ms':>9} {label + '/s':>10}   {'MFU   ' if share else ''}{'speed against ' + base}"]
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         ratio, low, high = spread([b / s for b, s in zip(times[base], seconds, strict=True)])
-        lines.append(f"{name:34} {middle * 1e3:9.1f} {unit / middle:10.0f}   {ratio:.3f}x  [{low:.3f} to {high:.3f}]")
+        mfu = f"{flops[name] / middle / peak:4.0%}  " if share else ""
+        text = f"{name:36} {middle * 1e3:9.1f} {unit / middle:10.0f}   {mfu}{ratio:.2f}x  [{low:.2f} to {high:.2f}]"
+        lines.append(text)
     return "\n".join(lines)

@@ -1,62 +1,38 @@
-"""Whole training steps on this machine: ours against Hugging Face's raw loop and Trainer, and what sparsity costs.
+"""Whole training steps on this machine: ours against peers', and what sparsity costs or saves.
 
-    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8, bf16
-    python benchmarks/train_step.py --rounds 30 --layers 12 --hidden 768
+    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8, bf16; HF beside
+    python benchmarks/train_step.py --nanogpt ../nanoGPT --litgpt-python ../litgpt/.venv/bin/python \\
+            --csx-python .venv-csx/bin/python           # nanoGPT, litgpt and cerebras.pytorch too
     python benchmarks/train_step.py --patterns 0.5,0.75,0.9 --compile --hidden 768 --heads 12 --batch 4
 
-With --patterns, sparsity patterns stored as live blocks run beside dense and masked-dense, without the peers, and
+With --patterns, sparsity patterns stored as live blocks run beside dense and masked-dense instead of the peers, and
 ratios are to the best dense step, torch.compile's included.
 
-Contestants take turns step by step in one process; the table gives medians of each round's ratio with quartiles.
-Needs transformers and accelerate for the peers (`pip install -e .[bench]`); without them it runs ours alone.
+Contestants take turns step by step; the table gives medians of each round's ratio with quartiles. MFU counts the
+FLOPs that the step needs (live weights alone; attention in full) against a plain product [tokens, d] x [d, 4d] of torch
+in the same rounds. Peers need `pip install -e .[bench]`; what is not there is left out and named.
 """
 
 import argparse
+import contextlib
+import os
 import statistics
-import tempfile
-import threading
+import sys
 import time
+from functools import partial
+from pathlib import Path
 
 import torch
-from harness import machine, rounds, table
+from harness import Worker, machine, rounds, table
+from ours import our_run
+from peers import hf_raw, hf_trainer, nanogpt
+from shapes import add_shapes, random_batch, shapes
 
-from modelzoo.backends.local import Local
-from modelzoo.backends.select import Choice
-from modelzoo.config.load import validate
-from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document
 from modelzoo.loop import Run, train_step
-from modelzoo.tasks.build import build
+from modelzoo.sparsity.ledger import Ledger
 
-
-def our_run(args, sparsity=None, compiled: bool = False) -> Run:
-    """A Run of ours on the benchmark's shapes."""
-    data = {
-        "trainer": {
-            "init": {
-                "model": {
-                    "vocab_size": args.vocab, "hidden_size": args.hidden, "num_hidden_layers": args.layers,
-                    "num_heads": args.heads, "filter_size": 4 * args.hidden, "max_position_embeddings": args.length,
-                    "dropout_rate": 0.0, "attention_dropout_rate": 0.0,
-                },
-                "optimizer": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-4}},
-                "precision": {"enabled": args.dtype != "float32", "max_gradient_norm": 1.0},
-                "sparsity": sparsity,
-                "loop": {"max_steps": 10**6},
-                "backend": {"torch_compile": compiled},
-            }
-        }
-    }  # fmt: skip
-    config = validate(Document(data), Config)
-    init = config.trainer.init
-    device = torch.device("cuda" if args.device == "cuda" else "cpu")
-    return build(config, Choice(Local(device, init.backend, init.precision), args.device, None))
-
-
-def ours(run: Run, batch):
-    return lambda: train_step(run, batch, 1)
-
-
+REPO = Path(__file__).resolve().parents[1]
+PRODUCT = "plain product"
 PATTERNS = {
     "32x32": {"block": [32, 32]},
     "64x64": {"block": [64, 64]},
@@ -65,79 +41,80 @@ PATTERNS = {
 }
 
 
-def patterns(args, batch) -> dict:
+class Ours:
+    """A contestant: one training step of `run` on `batch`."""
+
+    def __init__(self, args, batch, sparsity=None, compiled: bool = False):
+        self.run, self.batch = our_run(args, sparsity, compiled), batch
+
+    def __call__(self) -> None:
+        train_step(self.run, self.batch, 1)
+
+    def flops(self) -> tuple[int, int]:
+        """FLOPs of one more step as run, and of a dense one."""
+        ledger, (_, length) = Ledger(), self.batch["input_ids"].shape
+        tokens = self.batch["input_ids"].numel()
+        ledger.add(self.run.init.model, self.run.model, self.run.sparsity, tokens, length, self.run.step + 1)
+        return ledger.sparse, ledger.dense
+
+
+def patterns(args, batch) -> dict[str, Ours]:
     """Dense, masked and packed contestants."""
-    found = {"ours, dense": ours(our_run(args), batch)}
+    make = partial(Ours, args, batch)
+    found = {"dense": make()}
     if args.compile:
-        found["ours, dense, torch.compile"] = ours(our_run(args, compiled=True), batch)
-    found["75 % masked"] = ours(our_run(args, 0.75), batch)
+        found["dense, torch.compile"] = make(compiled=True)
+    found["75 % masked"] = make(0.75)
     for level in map(float, args.patterns.split(",")):
         for name, pattern in PATTERNS.items():
             section = {"sparsity": level, "storage": "packed", **pattern}
-            found[f"{level:.0%} {name}"] = ours(our_run(args, section), batch)
+            found[f"{level:.0%} {name}"] = make(section)
             if args.compile and name == "32x32":
-                found[f"{level:.0%} {name}, torch.compile"] = ours(our_run(args, section, compiled=True), batch)
-    rigl = {"algorithm": "rigl", "sparsity": 0.75, "storage": "packed", "block": [32, 32]}
-    found["75 % 32x32 RigL, between updates"] = ours(our_run(args, {**rigl, "update": {"freq": 10**6}}), batch)
-    found["75 % 32x32 RigL, update steps"] = ours(our_run(args, {**rigl, "update": {"freq": 1}}), batch)
+                found[f"{level:.0%} {name}, torch.compile"] = make(section, compiled=True)
+    if args.rigl:
+        section = {"algorithm": "rigl", "sparsity": 0.75, "storage": "packed", "block": [32, 32]}
+        found["75 % 32x32 RigL, between updates"] = make({**section, "update": {"freq": 10**6}})
+        found["75 % 32x32 RigL, update steps"] = make({**section, "update": {"freq": 1}})
     return found
 
 
-def hf_model(args):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    config = GPT2Config(
-        vocab_size=args.vocab, n_embd=args.hidden, n_layer=args.layers, n_head=args.heads, n_positions=args.length,
-        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
-    )  # fmt: skip
-    return GPT2LMHeadModel(config).to(args.device)
-
-
-def hf_raw(args, batch, fused: bool):
-    """The loop one writes by hand: autocast, loss, backward, clip, AdamW."""
-    model = hf_model(args)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=fused)
-    ids = batch["input_ids"].long().to(args.device)
-
-    def step():
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype != "float32"):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
-
-    return step
+def peers(args) -> tuple[dict, list[str]]:
+    """The peers that are to be had here, and a line for each that is not."""
+    found, absent = {}, []
+    try:
+        found["HF raw loop"] = hf_raw(args)
+        found["HF raw loop, fused AdamW"] = hf_raw(args, fused=True)
+        found["HF Trainer"] = hf_trainer(args)
+    except ImportError as e:
+        absent.append(f"no Hugging Face: {e}")
+    if args.nanogpt:
+        with contextlib.redirect_stdout(sys.stderr):  # it talks
+            found["nanoGPT"] = nanogpt(args, args.nanogpt)
+    worker = [str(REPO / "benchmarks" / "peers.py")]
+    threads = str(torch.get_num_threads())
+    for name, peer, python in (
+        ("litgpt", "litgpt", args.litgpt_python),
+        ("cerebras.pytorch CPU, 75 %, fp32", "cerebras", args.csx_python),
+    ):
+        if python:
+            command = [python, *worker, peer, *shapes(args)]
+            path = os.path.dirname(os.path.abspath(python)) + os.pathsep + os.environ["PATH"]
+            found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path)
+    return found, absent
 
 
-def hf_trainer(args, batch):
-    """Hugging Face's Trainer in a thread of its own, stopped at each step's start until its turn comes."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+def product(args):
+    """The yardstick of MFU, and its FLOPs."""
+    tokens, d = args.batch * args.length, args.hidden
+    dtype = getattr(torch, args.dtype)
+    x, w = (torch.randn(*side, device=args.device).to(dtype) for side in ((tokens, d), (4 * d, d)))
+    times = max(1, round(4e10 / (8 * tokens * d * d)))  # long enough to time
 
-    go, done = threading.Semaphore(0), threading.Semaphore(0)
+    def multiply():
+        for _ in range(times):
+            torch.nn.functional.linear(x, w)
 
-    class Turns(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            done.release()
-            go.acquire()
-
-    row = batch["input_ids"].long()
-    data = [{"input_ids": row[i % len(row)], "labels": row[i % len(row)]} for i in range(len(row) * 4)]
-    arguments = TrainingArguments(
-        output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch, max_steps=10**6, learning_rate=1e-4,
-        bf16=args.dtype != "float32", use_cpu=args.device == "cpu", report_to=[], save_strategy="no", logging_steps=10,
-        adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, disable_tqdm=True, dataloader_num_workers=0,
-    )  # fmt: skip
-    trainer = Trainer(model=hf_model(args), args=arguments, train_dataset=data, callbacks=[Turns()])
-    threading.Thread(target=trainer.train, daemon=True).start()
-    done.acquire()
-
-    def step():
-        go.release()
-        done.acquire()
-
-    return step
+    return multiply, times * 8 * tokens * d * d
 
 
 def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
@@ -162,49 +139,50 @@ def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
     return statistics.median(keep), statistics.median(update) if update else 0.0
 
 
+def compete(args, contestants: dict, tokens: int, base: str | None) -> dict[str, list[float]]:
+    """Let them take turns and print the table."""
+    flops = {n: c.flops()[0] if isinstance(c, Ours) else None for n, c in contestants.items()}
+    dense = next(c.flops()[1] for c in contestants.values() if isinstance(c, Ours))
+    multiply, count = product(args)
+    times = rounds({**contestants, PRODUCT: multiply}, args.rounds)
+    peak = count / statistics.median(times.pop(PRODUCT))
+    if base is None:
+        base = min((n for n in times if n.startswith("dense")), key=lambda n: statistics.median(times[n]))
+    print(f"{PRODUCT}: {peak / 1e9:.0f} GFLOP/s; a dense step needs {dense / 1e9:.0f} GFLOP")
+    needed = {n: dense if f is None else f for n, f in flops.items()}
+    print(table(times, base, tokens, "tokens", needed, peak), flush=True)
+    return times
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--hidden", type=int, default=384)
-    p.add_argument("--layers", type=int, default=6)
-    p.add_argument("--heads", type=int, default=6)
-    p.add_argument("--length", type=int, default=256)
-    p.add_argument("--vocab", type=int, default=16384)
-    p.add_argument("--batch", type=int, default=8)
-    p.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    add_shapes(p)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--compile", action="store_true", help="ours with torch.compile too (25-90 s to build)")
     p.add_argument("--patterns", metavar="LEVELS", help="sparsity patterns at these levels (0.5,0.75) instead of peers")
+    p.add_argument("--rigl", action="store_true", help="with --patterns: RigL on blocks, steps with and without update")
+    p.add_argument("--nanogpt", metavar="CLONE", help="a clone of nanoGPT's repository")
+    p.add_argument("--litgpt-python", metavar="PYTHON", help="of an environment with litgpt")
+    p.add_argument("--csx-python", metavar="PYTHON", help="of the environment that make env-csx builds")
     args = p.parse_args()
     torch.manual_seed(0)
-    ids = torch.randint(0, args.vocab, (args.batch, args.length + 1), dtype=torch.int32)
-    ones = torch.ones(args.batch, args.length, dtype=torch.int32)
-    batch = {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}
-    shapes = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"
-    print(f"{machine()}\n{shapes}, {args.dtype}", flush=True)
+    batch = random_batch(args)
+    size = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"
+    print(f"{machine()}\n{size}, {args.dtype}", flush=True)
     tokens = args.batch * args.length
     if args.patterns:
-        times = rounds(patterns(args, batch), args.rounds)
-        dense = [n for n in times if n.startswith("ours, dense")]
-        print(table(times, min(dense, key=lambda n: statistics.median(times[n])), tokens, "tokens"))
+        compete(args, patterns(args, batch), tokens, None)
         return
     rigl = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 100}}
-    contestants = {
-        "ours, dense": ours(our_run(args), batch),
-        "ours, 75 % static": ours(our_run(args, 0.75), batch),
-        "ours, 75 % RigL": ours(our_run(args, rigl), batch),
-    }
+    make = partial(Ours, args, batch)
+    contestants = {"ours, dense": make(), "ours, 75 % static": make(0.75), "ours, 75 % RigL": make(rigl)}
+    contestants["ours, 75 % 32x32 blocks"] = make({"sparsity": 0.75, "block": [32, 32], "storage": "packed"})
     if args.compile:
-        contestants["ours, dense, torch.compile"] = ours(our_run(args, compiled=True), batch)
-    try:
-        contestants["HF raw loop"] = hf_raw(args, batch, fused=False)
-        contestants["HF raw loop, fused AdamW"] = hf_raw(args, batch, fused=True)
-        contestants["HF Trainer"] = hf_trainer(args, batch)
-    except ImportError as e:
-        print(f"no peers: {e}")
-    times = rounds(contestants, args.rounds)
-    base = "HF raw loop" if "HF raw loop" in times else "ours, dense"
-    print(table(times, base, tokens, "tokens"))
+        contestants["ours, dense, torch.compile"] = make(compiled=True)
+    others, absent = peers(args)
+    print("\n".join(absent), end="\n" if absent else "", flush=True)
+    base = "HF raw loop" if "HF raw loop" in others else "ours, dense"
+    times = compete(args, contestants | others, tokens, base)
     dense = statistics.median(times["ours, dense"])
     for name, sparsity in (("static", 0.75), ("RigL", rigl)):
         keep, update = mask_cost(our_run(args, sparsity), batch, 10)
@@ -212,6 +190,10 @@ def main() -> None:
         if update:
             line += f"; an update {update * 1e3:.0f} ms, {update / (100 * dense):.2%} of the steps at freq 100"
         print(line)
+    if "HF Trainer" in times:
+        for peer in ("HF raw loop", "HF Trainer"):
+            ratio = statistics.median(h / o for h, o in zip(times[peer], times["ours, dense"], strict=True))
+            print(f"ours, dense: {ratio:.2f}x {peer}'s speed")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""Our training step on a benchmark's shapes."""
+
+import torch
+
+from modelzoo.backends.local import Local
+from modelzoo.backends.select import Choice
+from modelzoo.config.load import validate
+from modelzoo.config.trainer import Config
+from modelzoo.config.yaml12 import Document
+from modelzoo.loop import Run
+from modelzoo.tasks.build import build
+
+
+def config(args, sparsity=None, compiled: bool = False) -> Config:
+    """A config of ours for these shapes."""
+    init = {
+        "model": {
+            "vocab_size": args.vocab, "hidden_size": args.hidden, "num_hidden_layers": args.layers,
+            "num_heads": args.heads, "filter_size": 4 * args.hidden, "max_position_embeddings": args.length,
+            "dropout_rate": 0.0, "attention_dropout_rate": 0.0,
+        },
+        "optimizer": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-4}},
+        "precision": {"enabled": args.dtype != "float32", "max_gradient_norm": 1.0},
+        "sparsity": sparsity,
+        "loop": {"max_steps": 10**6},
+        "backend": {"torch_compile": compiled},
+    }  # fmt: skip
+    return validate(Document({"trainer": {"init": init}}), Config)
+
+
+def our_run(args, sparsity=None, compiled: bool = False) -> Run:
+    """A Run of ours on these shapes."""
+    made = config(args, sparsity, compiled)
+    init = made.trainer.init
+    device = torch.device("cuda" if args.device == "cuda" else "cpu")
+    return build(made, Choice(Local(device, init.backend, init.precision), args.device, None))

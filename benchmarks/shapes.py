@@ -1,0 +1,30 @@
+"""What is trained: the shapes that all contestants of a benchmark share."""
+
+import argparse
+
+import torch
+
+
+def add_shapes(p: argparse.ArgumentParser) -> None:
+    """The flags that say what is trained."""
+    p.add_argument("--hidden", type=int, default=384)
+    p.add_argument("--layers", type=int, default=6)
+    p.add_argument("--heads", type=int, default=6)
+    p.add_argument("--length", type=int, default=256)
+    p.add_argument("--vocab", type=int, default=16384)
+    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+
+
+def shapes(args) -> list[str]:
+    """Those flags again, for another process."""
+    names = ("hidden", "layers", "heads", "length", "vocab", "batch", "dtype", "device")
+    return [word for name in names for word in (f"--{name}", str(getattr(args, name)))]
+
+
+def random_batch(args) -> dict[str, torch.Tensor]:
+    """input_ids, labels and attention_mask [batch, length], int32."""
+    ids = torch.randint(0, args.vocab, (args.batch, args.length + 1), dtype=torch.int32)
+    ones = torch.ones(args.batch, args.length, dtype=torch.int32)
+    return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}
