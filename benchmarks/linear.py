@@ -3,7 +3,6 @@
     python benchmarks/linear.py                                    # bfloat16 at 75 %, 1024 tokens, four shapes
     python benchmarks/linear.py --dtype float32 --sparsity 0.5 0.9 --block 64,64 1,1
     python benchmarks/linear.py --shape 768,768 --rounds 40
-
     python benchmarks/linear.py --threads 1 --busy                 # a machine with other work: processor time
 
 Each round calls every contestant once; ratios are taken within rounds, and the table gives their medians with
@@ -71,6 +70,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--tokens", type=int, default=1024)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--summary", action="store_true", help="print the shapes' sums alone")
     p.add_argument("--busy", action="store_true", help="count one thread's processor time, not time on the wall")
     args = p.parse_args()
     if args.busy and args.threads != 1:
@@ -86,11 +86,12 @@ def main() -> None:
     print(machine())
     for block in args.block:
         print(note(random_layout(*args.shape[0], block, 0.5), torch.device("cpu"), dtype))
+    say = (lambda _: None) if args.summary else print
     totals: dict = defaultdict(lambda: [0.0] * args.rounds)  # (sparsity, product, contestant) -> seconds by round
     for sparsity in args.sparsity:
         for out, inputs in args.shape:
-            print(f"\n{inputs} -> {out}, {args.tokens} tokens, {args.dtype}, {sparsity:.0%} off")
-            print(f"{'':10} {'':10} {'ms':>8} {'GFLOP/s':>9}   speed against dense")
+            say(f"\n{inputs} -> {out}, {args.tokens} tokens, {args.dtype}, {sparsity:.0%} off")
+            say(f"{'':10} {'':10} {'ms':>8} {'GFLOP/s':>9}   speed against dense")
             calls, live = contestants(args, out, inputs, sparsity, dtype)
             for product, by_name in calls.items():
                 with torch.no_grad():
@@ -100,17 +101,18 @@ def main() -> None:
                     rate = 2 * args.tokens * out * inputs * live[name] / middle / 1e9
                     ratio, low, high = spread([d / s for d, s in zip(times["dense"], seconds, strict=True)])
                     line = f"{product:10} {name:10} {middle * 1e3:8.2f} {rate:9.0f}   {ratio:.2f}x"
-                    print(line + (f"  [{low:.2f} to {high:.2f}]" if name != "dense" else ""))
+                    say(line + (f"  [{low:.2f} to {high:.2f}]" if name != "dense" else ""))
                     for part in (product, "all") if product == "forward" else (product, "backward", "all"):
                         total = totals[sparsity, part, name]
                         totals[sparsity, part, name] = [a + b for a, b in zip(total, seconds, strict=True)]
-    print(f"\nall {len(args.shape)} shapes together, speed against dense")
+    sizes = ", ".join(f"{i} -> {o}" for o, i in args.shape)
+    print(f"\n{sizes} together, {args.tokens} tokens, {args.dtype}: speed against dense")
     for (sparsity, part, name), seconds in totals.items():
         if name != "dense" and part in ("forward", "backward", "all"):
             base = totals[sparsity, part, "dense"]
             ratio, low, high = spread([d / s for d, s in zip(base, seconds, strict=True)])
             print(f"{sparsity:.0%} off  {part:10} {name:10} {ratio:.2f}x  [{low:.2f} to {high:.2f}]")
-    print("\nNext: benchmarks/train_step.py times whole training steps; `run.py -m bench -p CONFIG` your own model's.")
+    say("\nNext: benchmarks/train_step.py times whole training steps; `run.py -m bench -p CONFIG` your own model's.")
 
 
 if __name__ == "__main__":
