@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import choose, masked, packed
+from modelzoo.kernels import choose, packed
 from modelzoo.sparsity import blocks
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 
-# Measured by benchmarks/linear.py and benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
-DENSEST = 0.5  # live share above which a dense product is as fast
-NARROWEST = 256  # the same for the shorter side of a weight
+# Measured by benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
+NARROWEST = 256  # shorter side of a weight below which a dense product is as fast
 
 
 def store(
@@ -62,4 +61,4 @@ def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, layout: pack
 
 def pays(layout: packed.Layout, kernel) -> bool:
     """Whether `kernel` is known to beat the dense product on the layout's weight."""
-    return kernel is not masked and layout.density <= DENSEST and min(layout.shape) >= NARROWEST
+    return 0 < layout.density <= choose.densest(layout, kernel) and min(layout.shape) >= NARROWEST

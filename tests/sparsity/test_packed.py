@@ -8,8 +8,9 @@ from torch import nn
 
 from modelzoo import checkpoint, state
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import packed
+from modelzoo.kernels import batched, choose, gathered, masked, native, packed
 from modelzoo.loop import train_step
+from modelzoo.sparsity import blocks, storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 from tests.support import TINY, batch, make_run
 
@@ -21,6 +22,11 @@ RULES = {
     "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE},
 }
 PATTERNS = {"blocks": {"block": [4, 8]}, "vectors": {"block": [8, 1]}, "inputs": {"shared_inputs": 4}, "single": {}}
+# Kernel, block, and the live share up to which benchmarks/linear.py saw it beat the dense product.
+KNOWN = [
+    *((native, (32, 32), 0.8), (native, (1, 1), 0.35), (batched, (64, 1), 0.5), (gathered, (32, 32), 0.35)),
+    (masked, (8, 8), 0.0),
+]
 CLIPPED = {"enabled": False, "max_gradient_norm": 0.5}
 OPTIMIZERS = {
     "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01, "eps": 1e-6}},
@@ -209,11 +215,26 @@ def test_what_is_packed_and_what_is_said():
     train_step(mixed, batch(0), 1)
 
 
-def test_auto_packs_wide_blocks_that_are_mostly_off():
+@pytest.mark.parametrize("kernel,block,densest", KNOWN)
+@pytest.mark.parametrize("inputs", [256, 224])
+def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, block, densest, inputs):
+    order = torch.arange(256 // block[0] * inputs // block[1]).view(256 // block[0], -1)
+    for live in range(1, 21):
+        layout = packed.layout_of(order * 20 < live * order.numel(), block)
+        assert storage.pays(layout, kernel) is (inputs == 256 and layout.density <= densest)
+
+
+@pytest.mark.parametrize("pattern", [{"block": [32, 32]}, {"shared_inputs": 4}])
+def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
     model = {**TINY, "hidden_size": 256, "filter_size": 512, "num_hidden_layers": 1}
-    for sparsity, packs in ((0.75, True), (0.25, False)):
-        run = make_run(model=model, sparsity={"sparsity": sparsity, "block": [32, 32]})
-        assert any(isinstance(m, PackedLinear) for m in run.model.modules()) is packs
+    for sparsity in (0.75, 0.6, 0.3, 0.1):
+        run = make_run(model=model, sparsity={"sparsity": sparsity, **pattern})
+        (group,) = run.sparsity.groups
+        for p in group.parameters:
+            layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
+            kernel = choose.choose(layout, torch.device("cpu"), torch.float32)
+            assert isinstance(p, PackedParameter) is (layout.density <= choose.densest(layout, kernel))
+        assert sparsity not in (0.75, 0.1) or isinstance(p, PackedParameter) is (sparsity == 0.75)
 
 
 def test_a_packed_linear_computes_what_the_masked_one_does():
