@@ -1,0 +1,113 @@
+"""The table and picture of configs/study/patterns.yaml: what each sparsity pattern costs in loss and saves in time.
+
+    python scripts/patterns_figure.py runs/study/patterns -o docs/pictures/patterns.svg
+
+Seconds are those of training steps alone: the median step times the steps, RigL's update steps counted apart, so that a
+moment of other work on the machine does not count.
+"""
+
+import argparse
+import re
+import statistics
+import sys
+from pathlib import Path
+
+from modelzoo.sparsity.schedules import update_steps
+from modelzoo.study.draw import axes, legend, look, svg
+from modelzoo.study.results import Result, read
+
+NAMES = {
+    "single": "single weights",
+    "b32x32": "32x32",
+    "b64x64": "64x64",
+    "v32x1": "32x1",
+    "shared4": "shared inputs (4)",
+}
+RUN = re.compile(
+    r"(?P<pattern>\w+)-(?P<level>\d+)-(?P<method>static|rigl)-(?P<length>tokens|time)(?:-lr[\d.]+)?-seed\d+"
+)
+
+
+def seconds(run: Result) -> float:
+    """Training time of a run."""
+    times = {t["step"]: t["seconds"] for t in run.timing if t["kind"] == "train"}
+    groups = [g for g in run.init.sparsity if g.algorithm != "static"]
+    updates = {s for g in groups for s in update_steps(g.update, max(times))}
+    kinds = ([t for s, t in times.items() if (s in updates) is dear] for dear in (False, True))
+    return sum(statistics.median(kind) * len(kind) for kind in kinds if kind)
+
+
+def collect(folder: Path) -> list[dict]:
+    """A row for each finished run: its setting, loss and time; the better of several rates."""
+    rows: dict[tuple, dict] = {}
+    for path in sorted((folder / "runs").iterdir()):
+        if not (found := RUN.fullmatch(path.name)):
+            continue
+        run = read(str(path))
+        if not run.validation or run.validation[-1]["step"] != run.config.trainer.init.loop.max_steps:
+            continue
+        row = {**found.groupdict(), "loss": run.validation[-1]["loss"], "seconds": seconds(run)}
+        key = tuple(found.groupdict().values())
+        if key not in rows or row["loss"] < rows[key]["loss"]:
+            rows[key] = row
+    return list(rows.values())
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: for equal tokens loss and time of each pattern, level by level; then for equal time."""
+    (dense,) = [r for r in rows if r["pattern"] == "dense"]
+    found = {(r["pattern"], r["level"], r["method"], r["length"]): r for r in rows}
+    levels = sorted({r["level"] for r in rows} - {"0"})
+    head = [f"{level} % {method}" for level in levels for method in ("static", "RigL")]
+    head += ["75 % static, dense's time", "75 % RigL, dense's time"]
+    lines = [f"| pattern | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    for pattern, name in NAMES.items():
+        cells = [found.get((pattern, lv, m, "tokens")) for lv in levels for m in ("static", "rigl")]
+        cells += [found.get((pattern, "75", m, "time")) for m in ("static", "rigl")]
+        texts = [f"{c['loss']:.3f} ({c['seconds'] / dense['seconds']:.2f})" if c else "" for c in cells]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
+    return f"dense: {dense['loss']:.3f} in {dense['seconds']:.0f} s\n\n" + "\n".join(lines)
+
+
+def picture(rows: list[dict]) -> str:
+    """Loss against time, a panel for each level; hollow marks are RigL, lines join a pattern to its longer run."""
+    (dense,) = [r for r in rows if r["pattern"] == "dense"]
+    levels = sorted({r["level"] for r in rows} - {"0"})
+    figure, (plots,) = axes(len(levels), width=11, height=4, sharey=True, sharex=True)
+    for plot, level in zip(plots, levels, strict=True):
+        plot.plot([1], [dense["loss"]], "*", color="#9a9b9c", markersize=13, label="dense")
+        plot.axhline(dense["loss"], color="#9a9b9c", linewidth=0.8)
+        for i, (pattern, name) in enumerate(NAMES.items()):
+            colour, _, marker = look(i)
+            for method in ("static", "rigl"):
+                mine = [r for r in rows if (r["pattern"], r["level"], r["method"]) == (pattern, level, method)]
+                mine.sort(key=lambda r: r["seconds"])
+                plot.plot(
+                    [r["seconds"] / dense["seconds"] for r in mine], [r["loss"] for r in mine], ":", marker=marker,
+                    color=colour, markersize=7, linewidth=0.8, fillstyle="full" if method == "static" else "none",
+                    label=name if method == "static" else None,
+                )  # fmt: skip
+        plot.set(title=f"{level} % off", xlabel="training time, dense run = 1")
+    plots[0].set_ylabel("validation loss (nats per token)")
+    legend(figure, plots[0])
+    return svg(figure, "patterns")
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("study", type=Path, help="the study's output folder")
+    p.add_argument("-o", "--output", type=Path, help="an SVG file")
+    args = p.parse_args()
+    rows = collect(args.study) if (args.study / "runs").is_dir() else []
+    if not any(r["pattern"] == "dense" for r in rows):
+        print(f"error: {args.study}: no finished dense run; run configs/study/patterns.yaml first", file=sys.stderr)
+        return 2
+    print(table(rows))
+    if args.output:
+        args.output.write_text(picture(rows))
+        print(f"\nwrote {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What dense training gives back to a sparse model: the small models of configs/study/pubmed.yaml go on for 200 steps on
+# text they have not seen in this order, with their masks lifted, kept, and dense from the start; a report shows both.
+#   scripts/recovery_small.sh runs/study/pubmed
+# Two runs at a time, one thread each; killed, the same command goes on. Shorter: STEPS=5 METHODS="static75".
+set -euo pipefail
+[ $# -eq 1 ] && [ -d "$1/runs" ] || { echo "error: name the folder of the finished study, for example runs/study/pubmed" >&2; exit 2; }
+export STUDY=$1 OUT=${OUT:-runs/recovery} PYTHON=${PYTHON:-python} STEPS=${STEPS:-200} OMP_NUM_THREADS=1
+mkdir -p "$OUT"
+
+go_on() { # the run to go on from, what becomes of its masks
+    local from=$1 how=$2 name seed states=model options=()
+    name=$(basename "$from")
+    seed=${name##*seed}
+    if [ "$how" = kept ]; then states=model,sparsity; else options=(--set trainer.init.sparsity=null); fi
+    $PYTHON run.py CPU -p "$from/config.yaml" -m train_and_eval -o "$OUT/$(echo "$name" | cut -d- -f2)-$how-seed$seed" \
+        --checkpoint_path "$(ls -d "$from"/checkpoints/step_* | sort -V | tail -1)" --load_checkpoint_states "$states" "${options[@]}" --max_steps "$STEPS" \
+        --set "trainer.init.seed=$((seed + 100))" --set "trainer.init.loop.eval_steps=64" \
+        --set "trainer.init.loop.eval_frequency=$((STEPS / 5 > 0 ? STEPS / 5 : 1))" \
+        --set "trainer.init.schedulers=[{CosineDecayLR: {initial_learning_rate: 1e-3, end_learning_rate: 1e-4, total_iters: $STEPS}}]"
+}
+run() {
+    local log
+    log="$OUT/$(basename "$1")-$2.log"
+    if go_on "$@" >"$log" 2>&1; then echo "$(date +%H:%M:%S) done $*"; else echo "failed: $* (see $log)" >&2; return 1; fi
+}
+export -f go_on run
+
+for method in dense ${METHODS:-static75 static90}; do
+    for seeds in "$STUDY"/runs/small-"$method"-lr*-seed2; do # the rate that all seeds were trained with
+        for from in "${seeds%2}"*; do
+            if [ "$method" = dense ]; then echo "$from dense"; else printf '%s lifted\n%s kept\n' "$from" "$from"; fi
+        done
+    done
+done | xargs -P 2 -I{} bash -c 'run {}'
+$PYTHON run.py report "$OUT"/*-seed* -o "$OUT/report.html"
