@@ -132,7 +132,9 @@ class SparsityGroup(Section):
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
     shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
-    storage: Literal["auto", "packed", "dense"] = "auto"  # off the CS-2; auto packs blocks where that is faster
+    storage: Literal["auto", "packed", "dense"] = (
+        "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, where faster
+    )
 
     @property
     def pattern(self) -> str | None:
@@ -147,6 +149,11 @@ class SparsityGroup(Section):
     def may_pack(self) -> bool:
         """Whether live blocks may be stored alone: asked for, or left open for a pattern of blocks."""
         return self.storage == "packed" or (self.storage == "auto" and self.pattern is not None and self.nm is None)
+
+    @property
+    def may_compress(self) -> bool:
+        """Whether sparse tensor cores may multiply by the weights, which are 2:4."""
+        return self.nm == (2, 4) and self.storage != "dense"
 
     @model_validator(mode="before")
     @classmethod

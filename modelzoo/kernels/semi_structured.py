@@ -43,7 +43,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     x, weight, bias = x.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return F.linear(x, weight, bias) if unavailable(weight, dtype) else _Linear.apply(x, weight, bias)
+    return F.linear(x, weight, bias) if unavailable(weight, dtype) else _compressed(x, weight, bias)
+
+
+@torch.compiler.disable  # a compressed tensor is a subclass with kernels of its own: the compiler goes round it
+def _compressed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return _Linear.apply(x, weight, bias)
 
 
 class _Linear(torch.autograd.Function):
@@ -58,5 +63,9 @@ class _Linear(torch.autograd.Function):
     def backward(ctx, dy):
         x, weight = ctx.saved_tensors
         lines = dy.flatten(0, -2)
-        dbias = lines.sum(0) if ctx.needs_input_grad[2] else None
-        return dy @ weight, lines.t() @ x.flatten(0, -2), dbias
+        dx, dweight, dbias = ctx.needs_input_grad
+        return (
+            dy @ weight if dx else None,
+            lines.t() @ x.flatten(0, -2) if dweight else None,
+            lines.sum(0) if dbias else None,
+        )

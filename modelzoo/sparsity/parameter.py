@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import packed
+from modelzoo.kernels import packed, semi_structured
 from modelzoo.sparsity import blocks, masks
 
 
@@ -97,6 +97,18 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return packed.linear(x, self.weight, self.layout, self.bias, self.probe)
+
+
+class SemiStructuredLinear(nn.Linear):
+    """A linear with a 2:4 weight that is multiplied compressed. The weight itself is whole: the very one it had."""
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)  # not Linear's: the weight is there already
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return semi_structured.linear(x, self.weight, self.bias)
 
 
 class PackedParameter(SparseParameter):

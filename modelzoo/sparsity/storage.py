@@ -1,4 +1,7 @@
-"""How a block-sparse weight is stored off the CS-2: whole under its mask, or as live blocks where that is faster."""
+"""How sparse weights are stored and multiplied off the CS-2, where that is faster than whole under a mask.
+
+Blocks are stored alone. 2:4 weights stay whole, and are compressed for the sparse tensor cores of NVIDIA GPUs.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,9 +10,9 @@ import torch
 from torch import nn
 
 from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import choose, packed
+from modelzoo.kernels import choose, packed, semi_structured
 from modelzoo.sparsity import blocks
-from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
+from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStructuredLinear, SparseParameter
 
 # Measured by benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
 NARROWEST = 256  # shorter side of a weight below which a dense product is as fast
@@ -18,7 +21,7 @@ NARROWEST = 256  # shorter side of a weight below which a dense product is as fa
 def store(
     model: nn.Module, group: SparsityGroup, parameters: Sequence[SparseParameter], dtype: torch.dtype
 ) -> tuple[list[SparseParameter], list[str]]:
-    """Replace the linears of `model` whose weights are to be packed, as the group's `storage` says.
+    """Replace the linears of `model` whose weights are to be packed or compressed, as the group's `storage` says.
 
     Args:
         parameters: the group's, whole, with their first masks.
@@ -27,6 +30,8 @@ def store(
     Returns:
         The group's parameters as they are stored now, and what to say about it, a line each.
     """
+    if group.may_compress:
+        return list(parameters), _compress(model, parameters, dtype)
     if not group.may_pack:
         return list(parameters), []
     done, said = [], Counter()
@@ -37,13 +42,33 @@ def store(
         how = choose.note(layout, p.weight.device, dtype)
         why = _kept_whole(group, linear, last, layout, choose.choose(layout, p.weight.device, dtype))
         if why is None:
-            parent, _, name = path.rpartition(".")
             module = PackedLinear(linear, layout)
-            setattr(model.get_submodule(parent), name, module)
+            _replace(model, path, module)
             p = PackedParameter(p, module)
         said[f"live blocks alone: {how}" if why is None else f"whole under masks: {why} ({how})"] += 1
         done.append(p)
     return done, [f"storage    {n} weights {how}" for how, n in said.items()]
+
+
+def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: torch.dtype) -> list[str]:
+    """Let the linears of 2:4 weights multiply on sparse tensor cores where there are some; what to say about it."""
+    said = Counter()
+    for p in parameters:
+        path, _, last = p.name.rpartition(".")
+        linear = model.get_submodule(path)
+        if type(linear) is not nn.Linear or last != "weight":
+            why = f"{type(linear).__name__} has no compressed form"
+        else:
+            why = semi_structured.unavailable(p.weight, dtype)
+        if not why:
+            _replace(model, path, SemiStructuredLinear(linear))
+        said[f"multiplied whole: {why}" if why else "compressed in each product, on sparse tensor cores"] += 1
+    return [f"storage    {n} weights 2:4 under masks, {how}" for how, n in said.items()]
+
+
+def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(model.get_submodule(parent), name, module)
 
 
 def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, layout: packed.Layout, kernel) -> str | None:

@@ -81,8 +81,11 @@ def _real(init: Init) -> list[str]:
     """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
     blocked = [(g, sizes) for g, sizes in groups(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
+    halved = sum(len(sizes) for g, sizes in groups(init) if g.may_compress)
+    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
+    on_gpus = [text] if halved else []
     if not blocked:
-        return [f"{counted}these masks save no time: weights are stored and computed whole"]
+        return [f"{counted}these masks save no time: weights are stored and computed whole", *on_gpus]
     count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
     auto = any(g.storage == "auto" for g, _ in blocked)
     lines = [
@@ -96,6 +99,7 @@ def _real(init: Init) -> list[str]:
         moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
         saved = (most - less) * 4 * (1 if init.base_frozen else 2 + moments) + masks - fewer
         lines.append(f"           (the run says which; then {size(saved)} less memory than below)")
+    lines += on_gpus
     return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
 
 

@@ -223,6 +223,9 @@ def test_text_says_where_sparsity_is_real():
         and whole in text({"nm": [2, 4]})
         and whole in text({**blocks, "storage": "dense"})
     )
+    compressed = "12 weights are 2:4: NVIDIA GPUs"
+    assert compressed in text({"nm": [2, 4]}) and compressed not in text({"nm": [1, 4]})
+    assert compressed not in text({"nm": [2, 4], "storage": "dense"})
     auto = text(blocks)
     saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES - 12 * MATRICES // 4 // 16
     assert "12 weights are stored and computed as live blocks where that is faster" in auto
