@@ -66,6 +66,9 @@ def table(rows: list[dict]) -> str:
         cells += [found.get((pattern, "75", m, "time")) for m in ("static", "rigl")]
         texts = [f"{c['loss']:.3f} ({c['seconds'] / dense['seconds']:.2f})" if c else "" for c in cells]
         lines.append(f"| {name} | {' | '.join(texts)} |")
+    for r in rows:
+        if r["pattern"] not in (*NAMES, "dense"):
+            lines.append(f"\n{r['pattern']}: {r['loss']:.3f} ({r['seconds'] / dense['seconds']:.2f})")
     return f"dense: {dense['loss']:.3f} in {dense['seconds']:.0f} s\n\n" + "\n".join(lines)
 
 
