@@ -11,14 +11,17 @@ A killed command goes on exactly where it stopped; what is finished is not done 
 import json
 import os
 import sys
+import tempfile
 import time
 from typing import Any, NamedTuple
+
+from torch import Tensor
 
 from modelzoo import checkpoint, mdl_state, metrics, state
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import EarlyStopping, Finetune
-from modelzoo.config.trainer import Config, Fit
+from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.data.hdf5 import Shards
 from modelzoo.evaluation.intervals import RESAMPLES
@@ -44,8 +47,40 @@ class Job(NamedTuple):
     seed: int
 
 
+class Command(NamedTuple):
+    """What the runs of the command share."""
+
+    jobs: list[Job]
+    start: str  # the checkpoint they start from
+    choice: Choice
+    judge: Judge
+    out: Progress
+
+
 def finetune(config: Config, options: Options) -> None:
     """Fine-tune for every fold and seed, and say what came of it."""
+    command = _command(config, options)
+    jobs, results = command.jobs, []
+    for number, job in enumerate(jobs, 1):
+        command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder}")
+        results.append(_finished(job) or _one(job, command))
+    checkpoint.write_results(os.path.join(options.model_dir, "results.json"), results)
+    print(table(results))
+    print(f"wrote      {options.model_dir}: results.json; in each run folder best/, {RESULT}, predictions.json")
+    print(f"next       python run.py export {jobs[0].folder} EXPORTED")
+
+
+def first_step(config: Config, options: Options) -> tuple[Run, dict[str, Tensor], int]:
+    """The command's first run as it starts, its first batch, and into how many parts that is cut. Nothing is left."""
+    command = _command(config, options)
+    job = command.jobs[0]
+    with tempfile.TemporaryDirectory() as folder:
+        data = encoded.write(folder, command.judge, job.fold, command.out)
+        run, config, shards = _ready(job, command, data, None)
+        return run, shards.batch(0), micro_batches(config)
+
+
+def _command(config: Config, options: Options) -> Command:
     section = config.trainer.finetune
     if section is None:
         raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, sparsity: none}")
@@ -64,14 +99,7 @@ def finetune(config: Config, options: Options) -> None:
         for fold in (section.folds if judge.has_folds else section.folds[:1])
         for seed in section.seeds or (config.trainer.init.seed,)
     ]
-    results = []
-    for number, job in enumerate(jobs, 1):
-        out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder}")
-        results.append(_finished(job) or _one(job, start, choice, judge, out))
-    checkpoint.write_results(os.path.join(options.model_dir, "results.json"), results)
-    print(table(results))
-    print(f"wrote      {options.model_dir}: results.json; in each run folder best/, {RESULT}, predictions.json")
-    print(f"next       python run.py export {jobs[0].folder} EXPORTED")
+    return Command(jobs, start, choice, judge, out)
 
 
 def _job(config: Config, options: Options, fold: int, seed: int) -> Job:
@@ -91,57 +119,53 @@ def _finished(job: Job) -> dict[str, Any] | None:
         return json.load(file)
 
 
-def _one(job: Job, start: str, choice: Choice, judge: Judge, out: Progress) -> dict[str, Any]:
+def _one(job: Job, command: Command) -> dict[str, Any]:
     """One run: start or go on, train with the dev score assessed, take the best weights, score them."""
-    section: Finetune = job.config.trainer.finetune
+    judge, out = command.judge, command.out
     data = encoded.write(os.path.join(job.options.model_dir, "data", f"fold_{job.fold}"), judge, job.fold, out)
-    files, saved = mdl_state.load(start, job.config.trainer.init, None)
-    masks = lift.masks_of(files["model"])
-    config = _with_data(job.config, section, masks, start, data)
-    shards = open_shards(config, config.trainer.fit.train_dataloader)
-    stop, parts = total_steps(config, shards), micro_batches(config)
-    plan.check(config.trainer.init, stop)
-    run = build(config, choice)
-    if lift.keeps_ages(section):
-        lift.make_room_for_ages(run, config.trainer.init)
-    fingerprint, root = shards.fingerprint(), state.checkpoint_root(config.trainer.init, job.folder)
+    root = state.checkpoint_root(job.config.trainer.init, job.folder)
     own, damaged = checkpoint.newest(root)
     for problem in damaged:
         out.note(f"damaged    {problem}; taking the one before")
-    if own is not None:
-        state.restore(run, own, *checkpoint.load(own), fingerprint, strict=job.options.strict)
-        out.note(f"resumed    {own} at step {run.step}")
-    else:
-        taken = lift.states(section, bool(masks) and section.sparsity != "none")
-        state.restore(run, start, files, saved, None, taken, job.options.strict)
-        if lift.keeps_ages(section):
-            lift.be_born(run, masks)
-        out.note(f"start      {start}: {lift.said(section, masks)}")
-    del files
+    run, config, shards = _ready(job, command, data, own)
     check_space(run, root)
-    record(config, job.options._replace(model_dir=job.folder), choice, run)
-    history = _history(job.folder, run.step)
+    record(config, job.options._replace(model_dir=job.folder), command.choice, run)
+    history, stop = _history(job.folder, run.step), total_steps(config, shards)
     kept: dict[int, Scores] = {}
-    interrupted = _train(run, config, job, shards, fingerprint, stop, parts, judge, history, kept)
+    interrupted = _train(run, config, job, shards, stop, judge, history, kept)
     if interrupted:
         print(f"go on      the same command: {job.folder} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
-    return _conclude(run, job, start, judge, history, kept, out)
+    return _conclude(run, job, command.start, judge, history, kept, out)
 
 
-def _with_data(config: Config, section: Finetune, masks: lift.Masks, start: str, data: str) -> Config:
-    """The config with its training data and the sparsity that this checkpoint and `finetune.sparsity` ask for."""
-    loader = {
-        "data_dir": [data],
-        "batch_size": section.batch_size,
-        "micro_batch_size": section.micro_batch_size,
-        "shuffle": True,
-        "shuffle_seed": config.trainer.init.seed,
-    }
-    groups = lift.sparsity(section, config.trainer.init.sparsity, masks, start)
-    init = config.trainer.init.model_copy(update={"sparsity": groups})
-    fit = Fit.model_validate({"train_dataloader": loader})
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update={"init": init, "fit": fit})})
+def _ready(job: Job, command: Command, data: str, own: str | None) -> tuple[Run, Config, Shards]:
+    """A run that is about to take its next step, with its config made whole and its data (the folder `data`).
+
+    Args:
+        own: the run's own checkpoint; without one it starts from the command's.
+    """
+    section: Finetune = job.config.trainer.finetune
+    files, saved = mdl_state.load(command.start, job.config.trainer.init, None)
+    masks = lift.masks_of(files["model"])
+    config = lift.training(job.config, masks, command.start, data, lift.patterns(saved, masks))
+    shards = open_shards(config, config.trainer.fit.train_dataloader)
+    plan.check(config.trainer.init, total_steps(config, shards))
+    run = build(config, command.choice)
+    for note in run.sparsity.notes:
+        command.out.note(note)
+    if lift.keeps_ages(section):
+        lift.make_room_for_ages(run, config.trainer.init)
+    if own is not None:
+        state.restore(run, own, *checkpoint.load(own), shards.fingerprint(), strict=job.options.strict)
+        command.out.note(f"resumed    {own} at step {run.step}")
+    else:
+        taken = lift.states(section, bool(masks) and section.sparsity != "none")
+        state.restore(run, command.start, files, saved, None, taken, job.options.strict)
+        if lift.keeps_ages(section):
+            lift.be_born(run, masks)
+        command.out.note(f"start      {command.start}: {lift.said(section, masks)}")
+    return run, config, shards
 
 
 def _history(folder: str, step: int) -> list[dict[str, Any]]:
@@ -163,8 +187,8 @@ def exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
 
 
 def _train(
-    run: Run, config: Config, job: Job, shards: Shards, fingerprint: str, stop: int, parts: int, judge: Judge,
-    history: list[dict[str, Any]], kept: dict[int, Scores],
+    run: Run, config: Config, job: Job, shards: Shards, stop: int, judge: Judge, history: list[dict[str, Any]],
+    kept: dict[int, Scores],
 ) -> int | None:  # fmt: skip
     """Train with dev assessed now and then. `history` grows by each assessment; `kept` holds the best one whole.
 
@@ -173,7 +197,7 @@ def _train(
     """
     early = config.trainer.finetune.early_stopping
     metric = (early.metric if early else None) or judge.main_metric
-    best_folder = os.path.join(job.folder, "best")
+    best_folder, fingerprint = os.path.join(job.folder, "best"), shards.fingerprint()
     progress = Progress(stop)
 
     def assess(logs: Logs, tally: show.Tally) -> bool:
@@ -197,6 +221,7 @@ def _train(
     if run.step >= stop or exhausted([r[metric] for r in history if metric in r], early):
         return None
     every = eval_every(config.trainer.init.loop.eval_frequency, stop)
+    parts = micro_batches(config)
     done = fit(run, config, job.folder, shards, fingerprint, stop, parts, progress, every or stop, assess)
     ended = run.step >= stop or exhausted([r[metric] for r in history], early)
     return None if ended else done.interrupted

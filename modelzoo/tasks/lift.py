@@ -6,18 +6,27 @@ that were off start at zero and learn.
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune, Gradual
+from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup, Update
-from modelzoo.config.trainer import Init
+from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.loop import Run
 from modelzoo.models.shapes import parameters
+from modelzoo.sparsity import blocks
+from modelzoo.sparsity.select import block_of, live_count, select
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
+Pattern = tuple[
+    tuple[str, Any], ...
+]  # keys of a sparsity group that say how its masks look, and how weights are stored
+NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 
 
 def masks_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,12 +34,72 @@ def masks_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removesuffix("_mask"): x.bool() for n, x in tensors.items() if n.endswith("_mask")}
 
 
-def sparsity(config: Finetune, own: tuple[SparsityGroup, ...], masks: Masks, path: str) -> tuple[SparsityGroup, ...]:
+def patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
+    """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
+
+    A mask that looks otherwise (the section of an imported checkpoint may be another's) is one of single weights.
+
+    Args:
+        saved: the checkpoint's state.
+    """
+    shapes = parameters(GPTConfig.model_validate(saved["model"]))
+    groups = [SparsityGroup.model_validate(g) for g in saved["sparsity"]]
+    return {
+        name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
+        for group, names in zip(groups, select(shapes, groups), strict=True)
+        for name in names
+        if name in masks and _looks_so(masks[name], group)
+    }
+
+
+def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
+    """Whether a mask [out, in] has the group's pattern."""
+    if group.nm:
+        n, m = group.nm
+        return bool((mask.view(-1, m).sum(1) == n).all())
+    block = block_of(group, tuple(mask.shape))
+    live = blocks.gathered(mask, block)
+    even = not group.shared_inputs or len(live.sum(1).unique()) == 1
+    return even and int(live.sum()) * math.prod(block) == int(mask.sum())
+
+
+def training(
+    config: Config, masks: Masks, path: str, data_dir: str, patterns: Mapping[str, Pattern] = NO_PATTERNS
+) -> Config:
+    """The config with the training data and the sparsity of a fine-tuning run. Arguments as in `sparsity`.
+
+    Args:
+        data_dir: the task's training examples, encoded.
+    """
+    section, init = config.trainer.finetune, config.trainer.init
+    loader = {
+        "data_dir": [data_dir],
+        "batch_size": section.batch_size,
+        "micro_batch_size": section.micro_batch_size,
+        "max_sequence_length": section.max_sequence_length or init.model.max_position_embeddings,
+        "shuffle": True,
+        "shuffle_seed": init.seed,
+    }
+    changes = {
+        "init": init.model_copy(update={"sparsity": sparsity(section, init.sparsity, masks, path, patterns)}),
+        "fit": Fit.model_validate({"train_dataloader": loader}),
+    }
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
+
+
+def sparsity(
+    config: Finetune,
+    own: tuple[SparsityGroup, ...],
+    masks: Masks,
+    path: str,
+    patterns: Mapping[str, Pattern] = NO_PATTERNS,
+) -> tuple[SparsityGroup, ...]:
     """The sparsity section of a fine-tuning run.
 
     Args:
         own: the config's section, which holds where `finetune.sparsity` says nothing.
         masks: those of the checkpoint `path`.
+        patterns: of masks that are kept; without one a mask is of single weights. Those that open do so one by one.
 
     Raises:
         UserError: the checkpoint is sparse and nothing says what becomes of that, or is dense where masks are to stay.
@@ -50,21 +119,35 @@ def sparsity(config: Finetune, own: tuple[SparsityGroup, ...], masks: Masks, pat
             f"{path}: is dense, so there are no masks to keep or open; remove trainer.finetune.sparsity, or prune at "
             "the start with trainer.init.sparsity and init_method: topk"
         )
-    return tuple(_group(names, level, mode) for level, names in sorted(_levels(masks).items()))
-
-
-def _levels(masks: Masks) -> dict[float, list[str]]:
-    """Parameters by their share of weights off."""
-    found: dict[float, list[str]] = {}
-    for name, mask in masks.items():
-        found.setdefault(1 - int(mask.sum()) / mask.numel(), []).append(name)
-    return found
-
-
-def _group(names: list[str], level: float, mode: str | Gradual) -> SparsityGroup:
-    common = {"param_filter": tuple(names), "max_sparsity": max(0.999, level)}
     if mode == "keep":  # the masks themselves come from the checkpoint, whatever algorithm made them
-        return SparsityGroup(algorithm="static", sparsity=level, init_method="from_zeros", **common)
+        return tuple(_kept(names, level, like) for (level, like), names in _alike(masks, patterns).items())
+    return tuple(_opening(names, level, mode) for (level, _), names in _alike(masks, NO_PATTERNS).items())
+
+
+def _alike(masks: Masks, patterns: Mapping[str, Pattern]) -> dict[tuple[float, Pattern], list[str]]:
+    """Parameters by their share of weights off and their pattern."""
+    found: dict[tuple[float, Pattern], list[str]] = {}
+    for name, mask in masks.items():
+        found.setdefault((_level(mask), patterns.get(name, ())), []).append(name)
+    return dict(sorted(found.items(), key=repr))
+
+
+def _level(mask: Tensor) -> float:
+    """The share of weights off, as a sparsity that means exactly the mask's number of live weights."""
+    live = int(mask.sum())
+    level = 1 - live / mask.numel()
+    while live_count(mask.numel(), level) < live:  # the nearest double may be a hair too high
+        level = math.nextafter(level, 0)
+    return level
+
+
+def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
+    """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
+    limit = max(0.999, level)
+    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+
+
+def _opening(names: list[str], level: float, mode: Gradual) -> SparsityGroup:
     # RigL that drops nothing: as the level falls, weights open where the dense gradient is largest.
     slope = -math.nextafter(level / mode.steps, math.inf)  # a hair steeper, so that the last opening leaves none off
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
@@ -73,7 +156,8 @@ def _group(names: list[str], level: float, mode: str | Gradual) -> SparsityGroup
         sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
         drop_fraction=0.0,
         update=Update(steps=steps),
-        **common,
+        param_filter=tuple(names),
+        max_sparsity=max(0.999, level),
     )
 
 

@@ -12,7 +12,7 @@ from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_preflight as preflight
 from modelzoo.backends.select import csx
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, Fit
+from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.models.shapes import with_adapters
 from modelzoo.tasks import lift, plan, source
@@ -62,19 +62,11 @@ def _finetuning(config: Config, options: Options) -> Config:
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
             "here or with --checkpoint_path"
         )
-    loader = {
-        "data_dir": "encoded by -m finetune",
-        "batch_size": section.batch_size,
-        "micro_batch_size": section.micro_batch_size,
-        "max_sequence_length": section.max_sequence_length or init.model.max_position_embeddings,
-    }
-    sparsity = lift.sparsity(section, init.sparsity, masks, start)
+    config = lift.training(
+        config, masks, start, "encoded by -m finetune"
+    )  # masks of any pattern are unstructured there
     print(f"finetune   {lift.said(section, masks)}", file=sys.stderr)
-    changes = {
-        "init": init.model_copy(update={"sparsity": sparsity}),
-        "fit": Fit.model_validate({"train_dataloader": loader}),
-    }
-    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
+    return config
 
 
 def _batch(config: Config) -> dict[str, Tensor]:

@@ -5,10 +5,13 @@ import os
 import sys
 import time
 
+from torch import Tensor
+
 from modelzoo import checkpoint, loop, mdl_state, state
 from modelzoo.backends.select import select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
+from modelzoo.loop import Run
 from modelzoo.tasks import plan, show
 from modelzoo.tasks.build import Options, build, micro_batches, open_shards, total_steps, val_loaders
 
@@ -48,17 +51,26 @@ def _checkpoint(config: Config, options: Options) -> str:
 
 def check(config: Config, options: Options, compile_layers: bool) -> None:
     """`--validate_only` and `--compile_only` off the CS-2: one whole step on the first batch, then thrown away."""
+    ready = _first_step
+    if config.trainer.finetune is not None:
+        from modelzoo.tasks.finetune import first_step as ready  # brings all of modelzoo.evaluation
+    run, batch, parts = ready(config, options)
+    begin = time.perf_counter()
+    step = loop.train_step(run, batch, parts)
+    print(
+        f"valid: one training step on {run.backend.describe()} took {time.perf_counter() - begin:.1f} s"
+        f"{', compiling included' if compile_layers else ''}: loss {step.loss:.4f}, "
+        f"gradient norm {step.grad_norm:.4f}; "
+        "nothing was written"
+    )
+
+
+def _first_step(config: Config, options: Options) -> tuple[Run, dict[str, Tensor], int]:
+    """A run as it starts, its first batch, and into how many parts that is cut."""
     init, fit = config.trainer.init, config.trainer.fit
     if fit is None:
         raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
     choice = select(options.target, init)
     shards = open_shards(config, fit.train_dataloader)
     plan.check(init, total_steps(config, shards))
-    begin = time.perf_counter()
-    step = loop.train_step(build(config, choice), shards.batch(0), micro_batches(config))
-    print(
-        f"valid: one training step on {choice.backend.describe()} took {time.perf_counter() - begin:.1f} s"
-        f"{', compiling included' if compile_layers else ''}: loss {step.loss:.4f}, "
-        f"gradient norm {step.grad_norm:.4f}; "
-        "nothing was written"
-    )
+    return build(config, choice), shards.batch(0), micro_batches(config)

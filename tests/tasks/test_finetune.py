@@ -218,6 +218,21 @@ def test_a_killed_run_goes_on_exactly(world, tmp_path, mode):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_validate_only_takes_the_first_step_and_leaves_nothing(world, tmp_path, capsys):
+    config, out = write_config(world, tmp_path / "c.yaml", loop={"max_steps": 1}), tmp_path / "o"
+    args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} | {p: 0 for p in world.rglob("*")}
+    assert run_py(*args, "--validate_only") == 0
+    told = capsys.readouterr()
+    assert "nothing was written" in told.out and "masks lifted" in told.err and "32 training examples" in told.err
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} | {p: 0 for p in world.rglob("*")} == before
+    assert run_py(*args) == 0
+    logged = (json.loads(line) for line in (out / "fold_0" / "seed_1" / "metrics.jsonl").read_text().splitlines())
+    (loss,) = (r["loss"] for r in logged if r["kind"] == "train")
+    assert f"loss {loss:.4f}" in told.out  # the very step that the run takes
+    assert "checkpoint: missing" in refused(capsys, *args[:5], "--validate_only", *model_given())
+
+
 def test_it_stops_once_patience_is_used_up():
     early = EarlyStopping(patience=2)
     assert not exhausted([0.5, 0.4], early)
@@ -225,6 +240,10 @@ def test_it_stops_once_patience_is_used_up():
     assert not exhausted([0.5, 0.4, 0.6], early)
     assert exhausted([0.5, 0.55, 0.55], EarlyStopping(patience=2, min_delta=0.1))
     assert not exhausted([0.5, 0.1, 0.1, 0.1], None)
+
+
+def model_given() -> tuple[str, str]:
+    return "--set", f"trainer.init.model={json.dumps(MODEL)}"
 
 
 def refused(capsys, *args) -> str:
@@ -237,7 +256,7 @@ def test_what_a_user_can_mend_is_one_line(world, tmp_path, capsys):
     config = write_config(world, tmp_path / "a.yaml", {"sparsity": None})
     base = ("CPU", "-p", config, "-m", "finetune", *o)
     assert "is sparse (75.0" in refused(capsys, *base, "--checkpoint_path", world / "s75")
-    assert "checkpoint: missing" in refused(capsys, *base, "--set", f"trainer.init.model={json.dumps(MODEL)}")
+    assert "checkpoint: missing" in refused(capsys, *base, *model_given())
     assert "no such checkpoint" in refused(capsys, *base, "--checkpoint_path", tmp_path / "nowhere")
     config = write_config(world, tmp_path / "b.yaml", {"sparsity": "lift"})
     assert "takes none (lift the masks), keep" in refused(capsys, "-p", config, "-m", "finetune", *o)

@@ -10,26 +10,29 @@ from hypothesis import strategies as st
 from modelzoo import state
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.loop import train_step
 from modelzoo.sparsity import schedules
+from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
+from modelzoo.sparsity.select import live_count
 from modelzoo.tasks import lift
-from tests.support import batch, make_run
+from tests.support import TINY, batch, make_run
 
 
-def pretrained(steps=3, **init):
+def pretrained(steps=3, sparsity=0.75, **init):
     """A checkpoint, as `checkpoint.load` gives it, of a short sparse run, and the run."""
-    run = make_run(sparsity=0.75, **init)
+    run = make_run(sparsity=sparsity, **init)
     for step in range(steps):
         train_step(run, batch(step), 1)
     files, saved = state.snapshot(run, "data")
     return {f: {n: x.clone() for n, x in part.items()} for f, part in files.items()}, saved, run
 
 
-def start(section: Finetune, files, saved):
+def start(section: Finetune, files, saved, **init):
     """A fine-tuning run that starts from the checkpoint, as tasks/finetune.py does it."""
     masks = lift.masks_of(files["model"])
-    groups = lift.sparsity(section, (), masks, "ckpt")
-    run = make_run(sparsity=[g.model_dump(mode="json") for g in groups])
+    groups = lift.sparsity(section, (), masks, "ckpt", lift.patterns(saved, masks))
+    run = make_run(sparsity=[g.model_dump(mode="json") for g in groups], **init)
     if lift.keeps_ages(section):
         lift.make_room_for_ages(run, run.init)
     state.restore(run, "ckpt", files, saved, None, lift.states(section, section.sparsity != "none"))
@@ -80,6 +83,69 @@ def test_kept_masks_stay_to_the_last_weight():
         assert torch.equal(weights(run)[name] != 0, mask & (weights(run)[name] != 0))
         assert torch.equal(run.sparsity.state_dict()[f"{name}_mask"], mask)
         assert (run.optimizer.state[weights(run)[name]]["exp_avg"][~mask] == 0).all()
+
+
+WIDE = {**TINY, "hidden_size": 256, "filter_size": 512, "num_hidden_layers": 1}
+UPDATE = {"freq": 2}
+PATTERNS = {
+    "blocks": {"sparsity": 0.75, "block": [32, 32]},
+    "rigl blocks": {"algorithm": "rigl", "sparsity": 0.75, "block": [32, 32], "update": UPDATE},
+    "erk blocks": {"sparsity": 0.75, "block": [32, 32], "distribution": "erk"},
+    "inputs": {"sparsity": 0.75, "shared_inputs": 4},
+    "nm": {"algorithm": "set", "nm": [2, 4], "update": UPDATE},
+    "gmp blocks": {
+        "algorithm": "gmp",
+        "sparsity": {"type": "cubic", "final": 0.9, "end": 4},
+        "block": [32, 64],
+        "update": UPDATE,
+    },
+    "packed single weights": {"sparsity": 2 / 3, "storage": "packed"},
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_kept_masks_keep_their_pattern_and_so_may_be_packed(name):
+    """Whatever made them: the run on what `storage` makes of them is the run under masks."""
+    given = PATTERNS[name]
+    files, saved, before = pretrained(sparsity=given, model=WIDE)
+    if given.get("algorithm", "static") != "static":
+        assert before.sparsity.groups[0].changes
+    plain = {**saved, "sparsity": [{**g, "storage": "dense"} for g in saved["sparsity"]]}
+    section = Finetune(task="t", sparsity="keep")
+    run, masks = start(section, files, saved, model=WIDE)
+    whole, _ = start(section, files, plain, model=WIDE)
+    packs = {type(p) is PackedParameter for p in run.sparsity.parameters}
+    assert packs == {name != "nm"} and {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
+    for step in range(4):
+        a, b = (train_step(r, batch(step), 1) for r in (whole, run))
+        assert b.loss == pytest.approx(a.loss, abs=1e-4) and b.grad_norm == pytest.approx(a.grad_norm, rel=1e-3)
+    for r in (run, whole):
+        assert {p.name for p in r.sparsity.parameters} == masks.keys()
+        assert all(torch.equal(p.mask.cpu(), masks[p.name]) for p in r.sparsity.parameters)
+    assert {g.algorithm.group.pattern for g in run.sparsity.groups} == {SparsityGroup.model_validate(given).pattern}
+
+
+def test_a_pattern_that_the_masks_do_not_have_is_not_carried():
+    """The sparsity section of an imported checkpoint is its config's, whatever its masks are."""
+    files, saved, _ = pretrained()
+    masks = lift.masks_of(files["model"])
+    for pattern in ({"block": [4, 4]}, {"shared_inputs": 4}, {"nm": [1, 4]}, {"block": [1, 2], "storage": "packed"}):
+        other = [{**g, **pattern} for g in saved["sparsity"]]
+        assert lift.patterns({**saved, "sparsity": other}, masks) == {}
+        run, _ = start(Finetune(task="t", sparsity="keep"), files, {**saved, "sparsity": other})
+        assert all(torch.equal(p.mask, masks[p.name]) for p in run.sparsity.parameters)
+    uneven = {n: torch.zeros_like(m) for n, m in masks.items()}
+    for m in uneven.values():
+        m[: len(m) // 4, 0] = True  # whole inputs, but one group has more of them than the others
+    inputs = [{**g, "shared_inputs": 4} for g in saved["sparsity"]]
+    assert lift.patterns({**saved, "sparsity": inputs}, uneven) == {}
+
+
+@given(st.integers(1, 10**7).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
+def test_the_level_of_a_mask_means_its_count(counts):
+    numel, live = counts
+    mask = torch.arange(numel) < live
+    assert live_count(numel, lift._level(mask)) == live and 0 <= lift._level(mask) < 1
 
 
 def test_masks_open_step_by_step_until_every_weight_is_live():
