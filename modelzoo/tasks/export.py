@@ -108,11 +108,15 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
         raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
     mdl.write(out, mdl_state.to_zoo(files, state, init))
     masks = sum(n.endswith("_mask") for n in files["model"])
-    return (
+    lines = [
         f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
-        f"optimizer state\nnext       in Model Zoo ckpt_path: {out}\n"
-        f"           here python run.py import {out} RUN -p {config_file}"
-    )
+        "optimizer state"
+    ]
+    if any(g.mup_base_density is not None for g in init.sparsity):
+        lines.append(f"           mup_base_density's learning-rate factors stay in {config_file}; Model Zoo has none")
+    lines.append(f"next       in Model Zoo ckpt_path: {out}")
+    lines.append(f"           here python run.py import {out} RUN -p {config_file}")
+    return "\n".join(lines)
 
 
 def _vocabulary(named: str | None, folders: list[str]) -> list[str]:

@@ -2,12 +2,15 @@
 
 import math
 import os
+from collections.abc import Mapping
 
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.models.shapes import lora_targets
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
+from modelzoo.sparsity.select import group_counts
 from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 
 
@@ -45,6 +48,8 @@ def text(config: Config) -> str:
             + (f" to {end:.4g}" if end != start else "")
             + f" over {len(sizes)} weights"
         )
+        if group.mup_base_density is not None:
+            lines.append(f"           mup_base_density {group.mup_base_density:g}: {_corrected(group, sizes)}")
     if init.sparsity:
         lines += [
             f"{per_token}dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
@@ -75,6 +80,18 @@ def text(config: Config) -> str:
         )
     lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
     return "\n".join(lines)
+
+
+def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """What `mup_base_density` multiplies, over the group's weights."""
+    counts = group_counts(group, sizes, schedules.held(group, 0))
+    ratios = [k / math.prod(sizes[n]) / group.mup_base_density for n, k in counts.items()]
+
+    def factors(power: float) -> str:
+        low, high = (f"{m**power:.3g}" for m in (max(ratios), min(ratios)))
+        return low if low == high else f"{low} to {high}"
+
+    return f"initial standard deviations x {factors(-0.5)}, learning rates x {factors(-1)}"
 
 
 def _real(init: Init) -> list[str]:

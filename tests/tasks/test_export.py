@@ -225,6 +225,27 @@ def _mdl(trained, folder):
     return folder / "m.mdl"
 
 
+def test_rates_that_a_mdl_has_no_place_for_stay_in_the_config(trained, tmp_path, capsys):
+    """Sparse muP: the export says so, and what is imported trains on at the rates that the run had."""
+    level = "{sparsity: 0.75, mup_base_density: 1.0, param_filter: '*linear_layer.weight'}"
+    args = ("CPU", "-p", trained.parent / "c.yaml", "-m", "train", "--set", f"trainer.init.sparsity={level}")
+    assert run(*args, "-o", tmp_path / "run", "--max_steps", 3) == 0
+    capsys.readouterr()
+    assert run("export", tmp_path / "run", tmp_path / "m.mdl") == 0
+    config = tmp_path / "run" / "config.yaml"
+    assert f"mup_base_density's learning-rate factors stay in {config}" in capsys.readouterr().out
+    assert run("import", tmp_path / "m.mdl", tmp_path / "back", "-p", config) == 0
+    ends = []
+    for folder in ("run", "back"):
+        again = ("CPU", "-p", tmp_path / folder / "config.yaml", "-m", "train", "-o", tmp_path / folder)
+        assert run(*again, "--max_steps", 6) == 0
+        ends.append(checkpoint.load(checkpoint.newest(str(tmp_path / folder / "checkpoints"))[0])[0]["model"])
+    assert all(torch.equal(x, ends[1][n]) for n, x in ends[0].items())
+    capsys.readouterr()
+    assert run("export", trained, tmp_path / "plain.mdl") == 0
+    assert "mup_base_density" not in capsys.readouterr().out
+
+
 def test_a_model_without_an_architecture_is_named(tmp_path, capsys):
     write_shard(tmp_path / "data/output_chunk_0_0.h5", examples(8))
     text = CONFIG.replace("DATA", str(tmp_path / "data")).replace("MODEL", "position_embedding_type: alibi,")

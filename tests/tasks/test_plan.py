@@ -8,7 +8,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
+from modelzoo.models.shapes import parameters
 from modelzoo.report import size
+from modelzoo.sparsity import mup
 from modelzoo.tasks import plan, plan_text
 
 L, D, V, T, BATCH = 2, 8, 11, 5, 4
@@ -235,6 +237,28 @@ def test_text_says_where_sparsity_is_real():
     both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
     assert "2 weights are stored and computed as live blocks, 10 whole under masks" in both
     assert "less memory" not in both
+
+
+def test_text_says_what_a_base_density_multiplies():
+    """Four times as sparse as the base: initial weights twice as wide, and four times the rate (SuPar, table 1)."""
+
+    def line(**group):
+        found = [x for x in plan_text.text(config({"sparsity": 0.75, **group})).splitlines() if "mup_base" in x]
+        assert len(found) == ("mup_base_density" in group)
+        return found[0].strip() if found else None
+
+    factors = "initial standard deviations x {}, learning rates x {}"
+    assert line() is None
+    assert line(mup_base_density=1.0) == "mup_base_density 1: " + factors.format(2, 4)
+    assert line(mup_base_density=0.25) == "mup_base_density 0.25: " + factors.format(1, 1)
+    ratios = mup.density_ratios(
+        parameters(config({"sparsity": 0.75}).trainer.init.model),
+        config({"sparsity": 0.75, "distribution": "erk", "mup_base_density": 0.5}).trainer.init.sparsity,
+    ).values()
+    ends = [[f"{m**power:.3g}" for m in (max(ratios), min(ratios))] for power in (-0.5, -1)]
+    assert ends[0][0] != ends[0][1]
+    erk = line(distribution="erk", mup_base_density=0.5)
+    assert erk == "mup_base_density 0.5: " + factors.format(*(" to ".join(e) for e in ends))
 
 
 # --- check: what a run would trip over
