@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.task import Task
@@ -27,26 +28,30 @@ class Prompt(NamedTuple):
     cut: int  # tokens taken out of the long fields
 
 
-def encode_prompt(
-    task: Task,
-    example: Example,
-    tokenizer: Tokenizer,
-    length: int,
-    soft_tokens: int = 0,
-    vocab_size: int = 0,
-    place: str = "before_target",
-) -> Prompt:
-    """The ids before an answer, so that the longest answer still fits `length` ids.
+class Soft(NamedTuple):
+    """A model's soft prompt as a row holds it."""
 
-    Args:
-        soft_tokens: learned vectors, ids vocab_size .. vocab_size + soft_tokens - 1.
-        place: where they stand: before_target or prefix.
+    tokens: int = 0  # learned vectors
+    first: int = 0  # the id of the first, which the others follow: the vocabulary's size
+    place: str = "before_target"  # or prefix
+
+    @classmethod
+    def of(cls, init: Init) -> "Soft":
+        prompt = init.soft_prompt
+        return cls() if prompt is None else cls(prompt.tokens, init.model.vocab_size, prompt.place)
+
+
+NONE = Soft()
+
+
+def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: int, soft: Soft = NONE) -> Prompt:
+    """The ids before an answer, soft prompt included, so that the longest answer still fits `length` ids.
 
     Raises:
         UserError: what may not be cut does not fit.
     """
     answer = max(len(_joined(pieces, tokenizer)) for pieces in task.longest(example))
-    room = length - soft_tokens - answer
+    room = length - soft.tokens - answer
     rendered = task.source(example)
     ids, offsets = tokenizer.offsets(rendered.text)
     extra, kept = len(ids) - room, ids
@@ -63,17 +68,17 @@ def encode_prompt(
         kept, offsets = [kept[i] for i in keep], [offsets[i] for i in keep]
     if extra > 0:
         cuttable = ", ".join(task.config.long_fields or task.long_fields) or "nothing"
-        least = len(kept) + soft_tokens + answer
+        least = len(kept) + soft.tokens + answer
         raise UserError(
             f"{task.name}: example {example.id} needs {least} tokens after cutting all that may be "
             f"({cuttable}), the context is {length}; shorten the template or take a longer context"
         )
-    soft = list(range(vocab_size, vocab_size + soft_tokens))
-    if not kept and not soft:
+    learned = list(range(soft.first, soft.first + soft.tokens))
+    if not kept and not learned:
         return Prompt(
             [tokenizer.eos], len(ids) - len(kept)
         )  # something must stand before the first token that is asked for
-    return Prompt(soft + kept if place == "prefix" else kept + soft, len(ids) - len(kept))
+    return Prompt(learned + kept if soft.place == "prefix" else kept + learned, len(ids) - len(kept))
 
 
 def encode_pieces(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:
@@ -86,13 +91,7 @@ def _joined(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:
 
 
 def encode_training(
-    task: Task,
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    length: int,
-    soft_tokens: int = 0,
-    vocab_size: int = 0,
-    place: str = "before_target",
+    task: Task, examples: Sequence[Example], tokenizer: Tokenizer, length: int, soft: Soft = NONE
 ) -> tuple[np.ndarray, Counts]:
     """Training rows: the loss counts on the answer and its end of text, nowhere else.
 
@@ -104,7 +103,7 @@ def encode_training(
     """
     data = np.zeros((len(examples), 3, length), np.int32)
     data[:, ::2] = tokenizer.eos
-    prompts = [encode_prompt(task, e, tokenizer, length, soft_tokens, vocab_size, place) for e in examples]
+    prompts = [encode_prompt(task, e, tokenizer, length, soft) for e in examples]
     for row, example, prompt in zip(data, examples, prompts, strict=True):
         if example.gold is None:
             raise UserError(f"{task.name}: example {example.id} has no label to train on")
@@ -113,11 +112,11 @@ def encode_training(
         row[0, : len(ids) - 1] = ids[:-1]
         row[1, len(prompt.ids) - 1 : len(ids) - 1] = 1
         row[2, len(prompt.ids) - 1 : len(ids) - 1] = answer
-    return data, count(prompts, soft_tokens)
+    return data, count(prompts, soft)
 
 
-def count(prompts: Sequence[Prompt], soft_tokens: int = 0) -> Counts:
+def count(prompts: Sequence[Prompt], soft: Soft = NONE) -> Counts:
     """Totals over prompts."""
     cut = [p.cut for p in prompts]
-    left = sum(len(p.ids) - soft_tokens for p in prompts)
+    left = sum(len(p.ids) - soft.tokens for p in prompts)
     return Counts(len(prompts), sum(c > 0 for c in cut), sum(cut), left)

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import intervals, predict
-from modelzoo.evaluation.encode import Counts, count, encode_prompt
+from modelzoo.evaluation.encode import NONE, Counts, Soft, count, encode_prompt
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.grammar import Answer
 from modelzoo.evaluation.task import Task
@@ -39,11 +39,9 @@ def evaluate(
     examples: Sequence[Example],
     tokenizer: Tokenizer,
     length: int,
-    soft_tokens: int = 0,
+    soft: Soft = NONE,
     batch_size: int = 8,
     progress: predict.Progress | None = None,
-    vocab_size: int = 0,
-    place: str = "before_target",
     resamples: int = intervals.RESAMPLES,
 ) -> Scores:
     """Score `model` on `examples`. Examples without gold are predicted, and left out of the metrics.
@@ -52,17 +50,16 @@ def evaluate(
         model: GPTModel, or another with `model.hidden` and `model.logits`; its training mode is left as it was.
         backend: has `autocast()` and `put(batch)`.
         length: ids at most in a row; sources are cut to it (encode.encode_prompt).
-        soft_tokens, vocab_size, place: the soft prompt, as encode_prompt takes it.
+        soft: the model's soft prompt.
         progress: called with (rows done, rows in all).
         resamples: of the bootstrap; 0 leaves intervals out.
     """
     was = model.training
     model.eval()
     try:
-        prompts = [encode_prompt(task, e, tokenizer, length, soft_tokens, vocab_size, place) for e in examples]
+        prompts = [encode_prompt(task, e, tokenizer, length, soft) for e in examples]
         ids = [p.ids for p in prompts]
         if task.config.decoding == "likelihood" and task.choices(examples[0]) is not None:
-            soft = (soft_tokens, vocab_size, place)
             found = _compare(model, backend, task, examples, ids, tokenizer, length, soft, batch_size, progress)
         else:
             answers = [Answer.begin(task, e, tokenizer) for e in examples]
@@ -70,7 +67,7 @@ def evaluate(
             found = [Prediction(e.id, e.gold, task.answer(a.labels)) for e, a in zip(examples, answers, strict=True)]
     finally:
         model.train(was)
-    return score(task, found, count(prompts, soft_tokens), resamples)
+    return score(task, found, count(prompts, soft), resamples)
 
 
 def score(task: Task, found: list[Prediction], counts: Counts, resamples: int = intervals.RESAMPLES) -> Scores:
@@ -95,7 +92,7 @@ def _compare(model, backend, task, examples, prompts, tokenizer, length, soft, b
         for e, choices, mine in zip(examples, texts, answers, strict=True):
             if (key := tuple(choices.values())) not in priors:
                 blank = e._replace(fields=dict.fromkeys(e.fields, ""))
-                ids = encode_prompt(task, blank, tokenizer, length, *soft).ids or [tokenizer.eos]
+                ids = encode_prompt(task, blank, tokenizer, length, soft).ids or [tokenizer.eos]
                 priors[key] = predict.likelihoods(model, backend, [ids], [mine], batch_size)[0].log_p
         log_p = [x - priors[tuple(c.values())] for x, c in zip(log_p, texts, strict=True)]
     found = []

@@ -17,7 +17,8 @@ from modelzoo.config.trainer import Config
 from modelzoo.models import hf, hf_config
 from modelzoo.models.shapes import parameters
 from modelzoo.tasks.build import open_shards
-from modelzoo.tasks.export import MASKS, VOCABULARIES
+from modelzoo.tasks.export import MASKS
+from modelzoo.tasks.source import VOCABULARIES
 
 
 def bring(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:

@@ -1,6 +1,5 @@
 """From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
 
-import os
 from typing import NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from modelzoo.optim import groups
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
-from modelzoo.tasks import plan
+from modelzoo.tasks import plan, source
 
 
 class Options(NamedTuple):
@@ -58,13 +57,10 @@ def prompt_words(config: Config) -> list[int] | None:
     Raises:
         UserError: no tokenizer, or one that cannot be read.
     """
-    prompt, fit = config.trainer.init.soft_prompt, config.trainer.fit
+    prompt = config.trainer.init.soft_prompt
     if prompt is None or prompt.init != "words":
         return None
-    named = config.trainer.init.tokenizer
-    folders = plan.folders(fit.train_dataloader) if fit is not None else []
-    places = [named] if named else [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
-    path = next((p for p in places if named or os.path.exists(os.path.join(p, f.TOKENIZER))), None)
+    path = config.trainer.init.tokenizer or source.tokenizer_in(source.beside(config))
     if path is None:
         raise UserError(
             f"trainer.init.soft_prompt.words: no {f.TOKENIZER} beside the training data; name one with "

@@ -116,8 +116,8 @@ def _one(job: Job, model: subject.Subject, folder: str, suffix: str, batch_size:
         live.update(done, f"of {task.name}")
 
     found = score(
-        model.model, model.backend, task, job.examples, model.tokenizer, model.length,
-        batch_size=batch_size, progress=progress, **model.soft,
+        model.model, model.backend, task, job.examples, model.tokenizer, model.length, model.soft,
+        batch_size=batch_size, progress=progress,
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")

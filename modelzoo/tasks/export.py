@@ -19,10 +19,9 @@ from modelzoo.data import format as f
 from modelzoo.models import hf, hf_config
 from modelzoo.tasks import adapters, plan
 from modelzoo.tasks.card import card
-from modelzoo.tasks.source import find
+from modelzoo.tasks.source import VOCABULARIES, beside, find, vocabulary
 
 MASKS = "masks.safetensors"
-VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -60,27 +59,27 @@ def export(
     adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = plan.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
-    vocabulary = _vocabulary(tokenizer, folders)
+    words = _vocabulary(tokenizer, config)
     eos = next((e for d in folders if isinstance(e := plan.manifest(d).get("eos_id"), int)), None)
     texts = {
         "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
     }
-    if f.TOKENIZER in {os.path.basename(v) for v in vocabulary}:
-        texts["tokenizer_config.json"] = _tokenizer_config(vocabulary[0], eos, c)
+    if f.TOKENIZER in {os.path.basename(v) for v in words}:
+        texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
     run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
     readme = card(name, family.architecture, config, state, masks, run)
     if said:
         readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
     other = hf.to_hf(masks, c, family, masks=True) if masks else {}
-    _write(out, tensors, other, texts, readme, vocabulary, adapter)
+    _write(out, tensors, other, texts, readme, words, adapter)
     lines = [
         f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
     ]
     lines.append(f"           {', '.join(sorted(os.listdir(out)))}")
     lines += [f"           {line}" for line in said]
-    if not vocabulary:
+    if not words:
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
     return "\n".join(lines)
@@ -119,18 +118,14 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     return "\n".join(lines)
 
 
-def _vocabulary(named: str | None, folders: list[str]) -> list[str]:
-    """The tokenizer's files: those named, or those of the training data (in its folder or the one above)."""
-    if named is not None and os.path.isfile(named):
-        return [named]
-    places = [named] if named is not None else [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
-    for place in places:
-        found = [os.path.join(place, v) for v in VOCABULARIES if os.path.exists(os.path.join(place, v))]
-        if found:
-            return found
-    if named is not None:
+def _vocabulary(named: str | None, config: Config) -> list[str]:
+    """The tokenizer's files: those named, or those of the training data."""
+    if named is None:
+        return vocabulary(beside(config))
+    found = [named] if os.path.isfile(named) else vocabulary([named])
+    if not found:
         raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
-    return []
+    return found
 
 
 def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any]:

@@ -137,8 +137,7 @@ def _one(candidate: Candidate, examples: list[Example], model: subject.Subject, 
         with open(path, encoding="utf-8") as file:
             return {**json.load(file), "name": candidate.name}
     scores = evaluate(
-        model.model, model.backend, task, examples, model.tokenizer, model.length,
-        batch_size=request.batch_size, **model.soft,
+        model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size
     )  # fmt: skip
     result = {
         "name": candidate.name,

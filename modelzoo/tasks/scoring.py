@@ -11,7 +11,7 @@ from modelzoo.config.finetune import Finetune
 from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import intervals
-from modelzoo.evaluation.encode import Counts, encode_training
+from modelzoo.evaluation.encode import Counts, Soft, encode_training
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.scores import Scores, evaluate
@@ -26,7 +26,7 @@ class Judge:
     task: Task
     tokenizer: Tokenizer
     length: int
-    soft: dict[str, Any]  # soft_tokens, vocab_size and place, as modelzoo.evaluation takes them
+    soft: Soft
     batch_size: int
     limits: dict[str, int | None]  # how many examples of a split to take
     _read: dict[tuple[str, int], list[Example]] = field(default_factory=dict)
@@ -47,12 +47,9 @@ class Judge:
                 f"trainer.finetune.max_sequence_length: {length}, the model has {m.max_position_embeddings} positions"
             )
         overrides = [f"data_dir={section.data_dir}"] if section.data_dir else []
-        soft = {"soft_tokens": 0, "vocab_size": m.vocab_size}
-        if init.soft_prompt is not None:
-            soft |= {"soft_tokens": init.soft_prompt.tokens, "place": init.soft_prompt.place}
         task = load_task(section.task, overrides)
         limits = {"train": section.num_examples, "dev": section.num_dev_examples}
-        judge = cls(task, tokenizer, length, soft, section.eval_batch_size, limits)
+        judge = cls(task, tokenizer, length, Soft.of(init), section.eval_batch_size, limits)
         if not judge.has_folds and section.folds != (0,):
             raise UserError(f"trainer.finetune.folds: {judge.name} has no folds; remove the key")
         return judge
@@ -79,14 +76,14 @@ class Judge:
 
     def training(self, fold: int) -> tuple[np.ndarray, Counts]:
         """The training rows [n, 3, length] int32, and what was cut."""
-        return encode_training(self.task, self.examples("train", fold), self.tokenizer, self.length, **self.soft)
+        return encode_training(self.task, self.examples("train", fold), self.tokenizer, self.length, self.soft)
 
     def score(self, run: Run, split: str, fold: int, resamples: int = 0) -> Scores:
         """Of the run's model as it is. `resamples` of the bootstrap; 0 leaves intervals out."""
         found = self.examples(split, fold)
         return evaluate(
-            run.model, run.backend, self.task, found, self.tokenizer, self.length,
-            batch_size=self.batch_size, resamples=resamples, **self.soft,
+            run.model, run.backend, self.task, found, self.tokenizer, self.length, self.soft,
+            batch_size=self.batch_size, resamples=resamples,
         )  # fmt: skip
 
     def majority(self, split: str, fold: int) -> dict[str, float]:

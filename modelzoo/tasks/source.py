@@ -2,14 +2,17 @@
 
 import json
 import os
+from collections.abc import Iterable
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.data import format as f
+from modelzoo.tasks import plan
 
 STATE = "state.json"
+VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 
 
 def find(path: str) -> str:
@@ -54,6 +57,25 @@ def complete(doc: Document, path: str | None) -> None:
     init["model"] = {**model, **(given or {})}
 
 
+def beside(config: Config) -> list[str]:
+    """Where the tokenizer of a run may lie: its training data's folders, each followed by the one above."""
+    fit = config.trainer.fit
+    folders = plan.folders(fit.train_dataloader) if fit is not None else []
+    return [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
+
+
+def vocabulary(places: Iterable[str]) -> list[str]:
+    """The tokenizer's files in the first of some folders that has any; tokenizer.json before the others."""
+    found = ([os.path.join(p, v) for v in VOCABULARIES if os.path.exists(os.path.join(p, v))] for p in places)
+    return next(filter(None, found), [])
+
+
+def tokenizer_in(places: Iterable[str]) -> str | None:
+    """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder with a GPT-2 vocabulary."""
+    first = next(iter(vocabulary(places)), None)
+    return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)
+
+
 def tokenizer_path(init: Init, path: str) -> str:
     """The tokenizer that the checkpoint `path` was trained with, unless `trainer.init.tokenizer` names one.
 
@@ -63,16 +85,12 @@ def tokenizer_path(init: Init, path: str) -> str:
     if init.tokenizer is not None:
         return init.tokenizer
     run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-    places = [run, os.path.dirname(os.path.abspath(path))]
     config = os.path.join(run, "config.yaml")
-    if os.path.exists(config):
-        fit = load(config, Config).trainer.fit
-        folders = fit.train_dataloader.data_dir or () if fit is not None else ()
-        places = [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))] + places
-    for place in places:
-        if os.path.exists(os.path.join(place, f.TOKENIZER)):
-            return os.path.join(place, f.TOKENIZER)
-    raise UserError(
-        f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "
-        "--set trainer.init.tokenizer=PATH"
-    )
+    places = beside(load(config, Config)) if os.path.exists(config) else []
+    places += [run, os.path.dirname(os.path.abspath(path))]
+    if (found := tokenizer_in(places)) is None:
+        raise UserError(
+            f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "
+            "--set trainer.init.tokenizer=PATH"
+        )
+    return found

@@ -12,20 +12,21 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import exported
+from modelzoo.evaluation.encode import Soft
 from modelzoo.evaluation.examples import read_json
 from modelzoo.tasks import plan, source
 from modelzoo.tasks.build import Options, build
 
 
 class Subject(NamedTuple):
-    """A model to score. `soft` is what modelzoo.evaluation takes of its soft prompt."""
+    """A model to score."""
 
     path: str
     model: nn.Module
     backend: Any
     tokenizer: Tokenizer
     length: int
-    soft: dict[str, Any]
+    soft: Soft
     facts: dict[str, Any]  # what a report says of it
 
 
@@ -56,15 +57,12 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Subjec
     words = tokenizer.load(source.tokenizer_path(init, path))
     m = init.model
     _fits(words, m.vocab_size)
-    soft: dict[str, Any] = {"soft_tokens": 0, "vocab_size": m.vocab_size}
-    if init.soft_prompt is not None:
-        soft |= {"soft_tokens": init.soft_prompt.tokens, "place": init.soft_prompt.place}
     facts = {"checkpoint": path, "step": run.step, "parameters": _count(run.model)}
     if run.sparsity.parameters:
         facts["sparsity"] = run.sparsity.actual()
     if found := decontamination(config):
         facts["decontamination"] = found
-    return Subject(path, run.model, choice.backend, words, m.max_position_embeddings, soft, facts)
+    return Subject(path, run.model, choice.backend, words, m.max_position_embeddings, Soft.of(init), facts)
 
 
 def _folder(path: str, config: Config, choice: Choice) -> Subject:
@@ -72,7 +70,7 @@ def _folder(path: str, config: Config, choice: Choice) -> Subject:
     words = tokenizer.load(config.trainer.init.tokenizer or path)
     _fits(words, model.vocab_size)
     facts = {"checkpoint": path, "parameters": _count(model)}
-    return Subject(path, model, choice.backend, words, model.length, {"vocab_size": model.vocab_size}, facts)
+    return Subject(path, model, choice.backend, words, model.length, Soft(), facts)
 
 
 def _fits(words: Tokenizer, vocab_size: int) -> None:

@@ -35,7 +35,7 @@ def example(context="a fever", question="lower?", gold="yes") -> Example:
 @given(context=texts, question=texts, gold=st.sampled_from(["yes", "no", "maybe", "not"]), soft=st.integers(0, 5))
 def test_a_row_is_the_text_with_loss_on_its_answer(tasks, tokenizer, context, question, gold, soft):
     task, e = tasks["single"], example(context, question, gold)
-    data, counts = encode.encode_training(task, [e], tokenizer, 600, soft, VOCAB)
+    data, counts = encode.encode_training(task, [e], tokenizer, 600, encode.Soft(soft, VOCAB))
     (ids, mask, labels), answer = data[0], tokenizer.encode(task.target(e)) + [tokenizer.eos]
     assert counts == (1, 0, 0, len(tokenizer.encode(task.source(e).text)))
     assert labels[mask == 1].tolist() == answer
@@ -47,7 +47,7 @@ def test_a_row_is_the_text_with_loss_on_its_answer(tasks, tokenizer, context, qu
 
 
 def test_a_prefix_stands_first(tasks, tokenizer):
-    data, _ = encode.encode_training(tasks["single"], [example()], tokenizer, 100, 3, VOCAB, "prefix")
+    data, _ = encode.encode_training(tasks["single"], [example()], tokenizer, 100, encode.Soft(3, VOCAB, "prefix"))
     assert data[0, 0, :3].tolist() == [VOCAB, VOCAB + 1, VOCAB + 2]
     assert (data[0, 0, 3:] < VOCAB).all()
 
