@@ -22,13 +22,13 @@ def run(folder: Path, *argv) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
 
 
-@pytest.fixture(scope="module")
-def sparse(tmp_path_factory) -> Path:
-    """A run of one step at 75 %."""
+@pytest.fixture(scope="module", params=["", ", block: [8, 8]"], ids=["weights", "blocks"])
+def sparse(request, tmp_path_factory) -> Path:
+    """A run of one step at 75 %, of single weights and of blocks, which the CS-2 takes once they are kept."""
     folder = tmp_path_factory.mktemp("sparse")
     write_shard(folder / "data/a.h5", examples(8, msl=32, vocab=96))
     (folder / "tiny.yaml").write_text(TINY.replace("/nowhere", str(folder / "data")))
-    level = "trainer.init.sparsity={sparsity: 0.75, param_filter: '*dense_layer.weight'}"
+    level = f"trainer.init.sparsity={{sparsity: 0.75, param_filter: '*dense_layer.weight'{request.param}}}"
     done = run(folder, "CPU", "-p", "tiny.yaml", "-m", "train", "-o", "run", "--max_steps", 1, "--set", level)
     assert done.returncode == 0, done.stderr
     return folder / "run"
