@@ -132,9 +132,7 @@ class SparsityGroup(Section):
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
     shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
-    storage: Literal["auto", "packed", "dense"] = (
-        "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, where faster
-    )
+    storage: Literal["auto", "packed", "dense"] = "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, if faster
 
     @property
     def pattern(self) -> str | None:
