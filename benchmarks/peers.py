@@ -60,7 +60,7 @@ def hf_raw(args, fused: bool = False):
 
 def hf_trainer(args):
     """Hugging Face's Trainer in a thread of its own, stopped at each step's start until its turn comes."""
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     go, done = threading.Semaphore(0), threading.Semaphore(0)
 
@@ -77,6 +77,7 @@ def hf_trainer(args):
         adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
     trainer = Trainer(model=hf_model(args), args=arguments, train_dataset=data, callbacks=[Turns()])
+    trainer.remove_callback(PrinterCallback)
     threading.Thread(target=trainer.train, daemon=True).start()
     done.acquire()
 

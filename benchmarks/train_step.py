@@ -34,6 +34,7 @@ from modelzoo.sparsity.ledger import Ledger
 REPO = Path(__file__).resolve().parents[1]
 PRODUCT = "plain product"
 PATTERNS = {
+    "single weights": {"block": [1, 1]},
     "32x32": {"block": [32, 32]},
     "64x64": {"block": [64, 64]},
     "32x1": {"block": [32, 1]},
