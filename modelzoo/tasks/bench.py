@@ -20,7 +20,8 @@ from modelzoo.tasks import plan
 from modelzoo.tasks.build import Options, build, micro_batches
 
 PATTERNS = (
-    {"block": (1, 1), "storage": "dense"},
+    {"storage": "dense"},
+    {"storage": "packed"},
     {"block": (32, 1), "storage": "packed"},
     {"block": (32, 32), "storage": "packed"},
     {"block": (64, 64), "storage": "packed"},
@@ -61,7 +62,7 @@ def bench(config: Config, options: Options, params: str) -> None:
     contestants, skipped = {"dense": _run(config, choice, ())}, []
     for pattern in (*PATTERNS, *({**p, "storage": "packed"} for p in own)):
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
-        name = group.pattern or "unstructured"
+        name = group.pattern or ("unstructured" if group.storage == "dense" else f"storage: {group.storage}")
         try:
             for _, sizes in plan.groups(init.model_copy(update={"sparsity": (group,)})):
                 check_sides(group, sizes)

@@ -13,6 +13,8 @@ from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import group_counts
 from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 
+ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on a CPU (docs/performance.md)
+
 
 def text(config: Config) -> str:
     """The plan as a person reads it."""
@@ -102,7 +104,9 @@ def _real(init: Init) -> list[str]:
     text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
     on_gpus = [text] if halved else []
     if not blocked:
-        return [f"{counted}these masks save no time: weights are stored and computed whole", *on_gpus]
+        alone = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
+        hint = [alone] if any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity) else []
+        return [f"{counted}these masks save no time: weights are stored and computed whole", *hint, *on_gpus]
     count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
     auto = any(g.storage == "auto" for g, _ in blocked)
     lines = [

@@ -33,8 +33,8 @@ def test_the_table_names_every_pattern_that_fits(tmp_path, monkeypatch, capsys):
     bench.bench(config(model=wide, sparsity=own), Options(target="CPU"), "x.yaml")
     out = capsys.readouterr().out
     rows = {line[:22].strip(): line for line in out.splitlines() if "MiB" in line}
-    found = ["dense", "unstructured", "block: [32, 1]", "block: [32, 32]", "shared_inputs: 4", "block: [16, 8]"]
-    assert list(rows) == found
+    patterns = ["block: [32, 1]", "block: [32, 32]", "shared_inputs: 4", "block: [16, 8]"]
+    assert list(rows) == ["dense", "unstructured", "storage: packed", *patterns]
     assert "left out   block: [64, 64]: trainer.init.sparsity: no live weight is left in model." in out
     assert "4 x 12 tokens, layers: 2, sparsity 0.5" in out and "\ndone " in out
     assert os.listdir(tmp_path) == []
@@ -114,4 +114,4 @@ def test_every_contestant_takes_a_step(monkeypatch, capsys):
     runs = {}
     for run, loss in losses:
         runs.setdefault(run, []).append(loss)
-    assert len(runs) == 5 and all(b < a for steps in runs.values() for a, b in itertools.pairwise(steps))
+    assert len(runs) == 6 and all(b < a for steps in runs.values() for a, b in itertools.pairwise(steps))

@@ -225,6 +225,9 @@ def test_text_says_where_sparsity_is_real():
         and whole in text({"nm": [2, 4]})
         and whole in text({**blocks, "storage": "dense"})
     )
+    alone = "storage: packed computes the live ones alone; -m bench"
+    assert alone in text({"sparsity": 0.75}) and alone not in text({"sparsity": 0.5})
+    assert alone not in text({"sparsity": 0.75, "block": [4, 4], "storage": "dense"})
     compressed = "12 weights are 2:4: NVIDIA GPUs"
     assert compressed in text({"nm": [2, 4]}) and compressed not in text({"nm": [1, 4]})
     assert compressed not in text({"nm": [2, 4], "storage": "dense"})
