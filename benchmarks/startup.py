@@ -20,6 +20,7 @@ from harness import machine, spread
 
 REPO = Path(__file__).resolve().parents[1]
 RUN = str(REPO / "run.py")
+CONFIGS = {"demo/s75": 128, "quickstart/dense": 256, "quickstart/s75_blocks": 256}  # and the length of their rows
 
 
 def call(*command: str) -> float:
@@ -61,21 +62,22 @@ def main() -> None:
         folder = Path(name)
         data = folder / "data"
         call("-m", "data_preprocessing", "synthetic", "--output", str(folder / "xml"), "--documents", "2000")
-        call("-m", "data_preprocessing", "pubmed", "--input", str(folder / "xml"), "--output", str(data),
-             "--tokenizer", "train", "--vocab_size", "4096", "--msl", "256")  # fmt: skip
-        configs = [f"configs/quickstart/{c}.yaml" for c in ("dense", "s75", "s75_blocks")]
+        configs = {f"configs/{c}.yaml": msl for c, msl in CONFIGS.items()}
+        for msl in set(CONFIGS.values()):
+            call("-m", "data_preprocessing", "pubmed", "--input", str(folder / "xml"), "--output", str(data / str(msl)),
+                 "--tokenizer", "train", "--vocab_size", "4096", "--msl", str(msl))  # fmt: skip
         commands = {
             "python -c 'import torch'": ["-c", "import torch"],
             "run.py --help": [RUN, "--help"],
             "data_preprocessing --help": ["-m", "data_preprocessing", "--help"],
-            f"run.py -p {configs[1]} -m plan": [RUN, "-p", configs[1], "-m", "plan"],
+            "run.py -m plan": [RUN, "-p", "configs/mediswift/xl_s75.yaml", "-m", "plan"],
         }
         seconds: dict[str, list[float]] = {}
         waiting: dict[str, list[float]] = {}
         for i in range(args.rounds + 1):  # the first round warms the disk's cache
             found = {name: call(*command) for name, command in commands.items()}
-            for config in configs:
-                first, share = train(config, data, folder / f"run{i}" / Path(config).stem, args.steps)
+            for config, msl in configs.items():
+                first, share = train(config, data / str(msl), folder / f"run{i}" / config, args.steps)
                 found[f"first step of {config}"] = first
                 waiting.setdefault(config, []).append(share)
             if i:

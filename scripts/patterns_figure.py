@@ -24,7 +24,7 @@ NAMES = {
     "shared4": "shared inputs (4)",
 }
 RUN = re.compile(
-    r"(?P<pattern>\w+)-(?P<level>\d+)-(?P<method>static|rigl)-(?P<length>tokens|time)(?:-lr[\d.]+)?-seed\d+"
+    r"(?P<pattern>\w+)-(?P<level>\d+)-(?P<method>static|rigl)-(?P<length>tokens|time)(?:-lr(?P<peak>[\d.]+))?-seed\d+"
 )
 
 
@@ -38,19 +38,23 @@ def seconds(run: Result) -> float:
 
 
 def collect(folder: Path) -> list[dict]:
-    """A row for each finished run: its setting, loss and time; the better of several rates."""
-    rows: dict[tuple, dict] = {}
+    """A row for each setting: means over its finished runs' seeds of loss and time, at the better of several rates."""
+    runs: dict[tuple, dict[str | None, list[tuple[float, float]]]] = {}
     for path in sorted((folder / "runs").iterdir()):
         if not (found := RUN.fullmatch(path.name)):
             continue
         run = read(str(path))
         if not run.validation or run.validation[-1]["step"] != run.config.trainer.init.loop.max_steps:
             continue
-        row = {**found.groupdict(), "loss": run.validation[-1]["loss"], "seconds": seconds(run)}
-        key = tuple(found.groupdict().values())
-        if key not in rows or row["loss"] < rows[key]["loss"]:
-            rows[key] = row
-    return list(rows.values())
+        *setting, peak = found.group("pattern", "level", "method", "length", "peak")
+        runs.setdefault(tuple(setting), {}).setdefault(peak, []).append((run.validation[-1]["loss"], seconds(run)))
+    rows = []
+    for setting, by_peak in runs.items():
+        mine = min(by_peak.values(), key=lambda of: statistics.mean(loss for loss, _ in of))
+        row = dict(zip(("pattern", "level", "method", "length"), setting, strict=True))
+        losses, times = zip(*mine, strict=True)
+        rows.append({**row, "loss": statistics.mean(losses), "seconds": statistics.mean(times), "losses": losses})
+    return rows
 
 
 def table(rows: list[dict]) -> str:
@@ -64,12 +68,18 @@ def table(rows: list[dict]) -> str:
     for pattern, name in NAMES.items():
         cells = [found.get((pattern, lv, m, "tokens")) for lv in levels for m in ("static", "rigl")]
         cells += [found.get((pattern, "75", m, "time")) for m in ("static", "rigl")]
-        texts = [f"{c['loss']:.3f} ({c['seconds'] / dense['seconds']:.2f})" if c else "" for c in cells]
+        texts = [_cell(c, dense) if c else "" for c in cells]
         lines.append(f"| {name} | {' | '.join(texts)} |")
     for r in rows:
         if r["pattern"] not in (*NAMES, "dense"):
-            lines.append(f"\n{r['pattern']}: {r['loss']:.3f} ({r['seconds'] / dense['seconds']:.2f})")
+            lines.append(f"\n{r['pattern']}: {_cell(r, dense)}")
     return f"dense: {dense['loss']:.3f} in {dense['seconds']:.0f} s\n\n" + "\n".join(lines)
+
+
+def _cell(row: dict, dense: dict) -> str:
+    """Loss, its lowest and highest seed where there are several, and time beside the dense run's."""
+    several = f" {min(row['losses']):.3f} to {max(row['losses']):.3f}" if len(row["losses"]) > 1 else ""
+    return f"{row['loss']:.3f}{several} ({row['seconds'] / dense['seconds']:.2f})"
 
 
 def picture(rows: list[dict]) -> str:
