@@ -2,7 +2,7 @@
 # What dense training gives back to a sparse model: the small models of configs/study/pubmed.yaml go on for 200 steps on
 # text they have not seen in this order, with their masks lifted, kept, and dense from the start; a report shows both.
 #   scripts/recovery_small.sh runs/study/pubmed
-# Two runs at a time, one thread each; killed, the same command goes on. Shorter: STEPS=5 METHODS="static75".
+# Two runs at a time, one thread each; killed, the same command goes on. Shorter: STEPS=5 METHODS="dense static75".
 set -euo pipefail
 [ $# -eq 1 ] && [ -d "$1/runs" ] || { echo "error: name the folder of the finished study, for example runs/study/pubmed" >&2; exit 2; }
 export STUDY=$1 OUT=${OUT:-runs/recovery} PYTHON=${PYTHON:-python} STEPS=${STEPS:-200} OMP_NUM_THREADS=1
@@ -26,11 +26,15 @@ run() {
 }
 export -f go_on run
 
-for method in dense ${METHODS:-static75 static90}; do
-    for seeds in "$STUDY"/runs/small-"$method"-lr*-seed2; do # the rate that all seeds were trained with
-        for from in "${seeds%2}"*; do
-            if [ "$method" = dense ]; then echo "$from dense"; else printf '%s lifted\n%s kept\n' "$from" "$from"; fi
-        done
+best() { # the peak rate that all seeds of a setting were trained with in the end
+    $PYTHON -c 'import csv, sys
+rows = [r for r in csv.DictReader(open(sys.argv[1])) if r["group"] == sys.argv[2]]
+print(min(rows, key=lambda r: float(r["loss"]))["peak"])' "$STUDY/report_files/learning_rates.csv" "small-$1"
+}
+
+for method in ${METHODS:-dense static75 static90}; do
+    for from in "$STUDY"/runs/small-"$method"-lr"$(best "$method")"-seed*; do
+        if [ "$method" = dense ]; then echo "$from dense"; else printf '%s lifted\n%s kept\n' "$from" "$from"; fi
     done
 done | xargs -P 2 -I{} bash -c 'run {}'
 $PYTHON run.py report "$OUT"/*-seed* -o "$OUT/report.html"
