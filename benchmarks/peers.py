@@ -26,8 +26,25 @@ def ids_of(args):
     return torch.randint(0, args.vocab, (args.batch, args.length + 1), device=args.device)
 
 
-def mixed(args):
-    return torch.autocast(args.device, torch.bfloat16, enabled=args.dtype != "float32")
+def pairs_of(args):
+    """Inputs and labels [batch, length], int64."""
+    ids = ids_of(args)
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+
+
+def plain_step(args, model, optimizer, loss_of):
+    """The step one writes by hand: autocast, loss, backward, clip, optimizer."""
+
+    def step():
+        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype != "float32"):
+            loss = loss_of()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+    return step
 
 
 def hf_model(args):
@@ -41,21 +58,12 @@ def hf_model(args):
 
 
 def hf_raw(args, fused: bool = False):
-    """The loop one writes by hand: autocast, loss, backward, clip, AdamW."""
+    """The loop one writes by hand, with AdamW."""
     model = hf_model(args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=fused)
     ids = ids_of(args)[:, :-1]
 
-    def step():
-        with mixed(args):
-            loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
-
-    return step
+    return plain_step(args, model, optimizer, lambda: model(input_ids=ids, labels=ids).loss)
 
 
 def hf_trainer(args):
@@ -100,19 +108,9 @@ def nanogpt(args, clone: str):
     )  # fmt: skip
     model = module.GPT(made).to(args.device)
     optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), args.device)
-    ids = ids_of(args)
-    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    x, y = pairs_of(args)
 
-    def step():
-        with mixed(args):
-            _, loss = model(x, y)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        loss.item()
-
-    return step
+    return plain_step(args, model, optimizer, lambda: model(x, y)[1])
 
 
 def litgpt(args):
@@ -137,8 +135,7 @@ def litgpt(args):
         model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=args.device == "cuda"
     )
     optimizer = fabric.setup_optimizers(optimizer)
-    ids = ids_of(args)
-    x, y = ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
+    x, y = pairs_of(args)
 
     def step():
         loss = chunked_cross_entropy(model(x), y)

@@ -91,14 +91,14 @@ def peers(args) -> tuple[dict, list[str]]:
     if args.nanogpt:
         with contextlib.redirect_stdout(sys.stderr):  # it talks
             found["nanoGPT"] = nanogpt(args, args.nanogpt)
-    worker = [str(REPO / "benchmarks" / "peers.py")]
+    worker = str(REPO / "benchmarks" / "peers.py")
     threads = str(torch.get_num_threads())
     for name, peer, python in (
         ("litgpt", "litgpt", args.litgpt_python),
         ("cerebras.pytorch CPU, 75 %, fp32", "cerebras", args.csx_python),
     ):
         if python:
-            command = [python, *worker, peer, *shapes(args)]
+            command = [python, worker, peer, *shapes(args)]
             path = os.path.dirname(os.path.abspath(python)) + os.pathsep + os.environ["PATH"]
             found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path)
     return found, absent

@@ -13,7 +13,7 @@ import torch
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.schedules import held
-from modelzoo.sparsity.select import ShapeLike, group_counts, select
+from modelzoo.sparsity.select import ShapeLike, base_ratios, select
 
 
 def density_ratios(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> dict[str, float]:
@@ -22,8 +22,7 @@ def density_ratios(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGro
     for group, names in zip(groups, select(shapes, groups), strict=True):
         if group.mup_base_density is not None:
             sizes = {n: shapes[n].size for n in names}
-            counts = group_counts(group, sizes, held(group, 0))
-            ratios |= {n: counts[n] / (rows * columns) / group.mup_base_density for n, (rows, columns) in sizes.items()}
+            ratios |= base_ratios(group, sizes, held(group, 0))
     return ratios
 
 

@@ -98,6 +98,12 @@ def group_counts(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], spa
     return {name: k // balance * balance * area[name] for name, k in counts.items()}
 
 
+def base_ratios(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
+    """Each parameter's density at `sparsity`, in units of the group's `mup_base_density`."""
+    counts = group_counts(group, sizes, sparsity)
+    return {n: counts[n] / math.prod(size) / group.mup_base_density for n, size in sizes.items()}
+
+
 def live_count(numel: int, sparsity: float) -> int:
     """floor((1 - sparsity) * numel), exactly: 0.9 means nine tenths, not its nearest double."""
     return int((1 - Fraction(repr(float(sparsity)))) * numel)

@@ -23,9 +23,8 @@ from modelzoo.sparsity import blocks
 from modelzoo.sparsity.select import block_of, live_count, select
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
-Pattern = tuple[
-    tuple[str, Any], ...
-]  # keys of a sparsity group that say how its masks look, and how weights are stored
+# Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.
+Pattern = tuple[tuple[str, Any], ...]
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 
 

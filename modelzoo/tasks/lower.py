@@ -64,7 +64,7 @@ def _finetuning(config: Config, options: Options) -> Config:
         )
     config = lift.training(
         config, masks, start, "encoded by -m finetune"
-    )  # masks of any pattern are unstructured there
+    )  # there, masks of any pattern are unstructured
     print(f"finetune   {lift.said(section, masks)}", file=sys.stderr)
     return config
 

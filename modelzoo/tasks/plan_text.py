@@ -10,7 +10,7 @@ from modelzoo.data import format as f
 from modelzoo.models.shapes import lora_targets
 from modelzoo.report import amount, size
 from modelzoo.sparsity import flops, schedules
-from modelzoo.sparsity.select import group_counts
+from modelzoo.sparsity.select import base_ratios
 from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 
 ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on a CPU (docs/performance.md)
@@ -86,8 +86,7 @@ def text(config: Config) -> str:
 
 def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:
     """What `mup_base_density` multiplies, over the group's weights."""
-    counts = group_counts(group, sizes, schedules.held(group, 0))
-    ratios = [k / math.prod(sizes[n]) / group.mup_base_density for n, k in counts.items()]
+    ratios = base_ratios(group, sizes, schedules.held(group, 0)).values()
 
     def factors(power: float) -> str:
         low, high = (f"{m**power:.3g}" for m in (max(ratios), min(ratios)))

@@ -1,6 +1,5 @@
 """`-m eval`, and the check of `--validate_only`: a model on data, without training it."""
 
-import json
 import os
 import sys
 import time
@@ -34,9 +33,8 @@ def evaluate(config: Config, options: Options) -> None:
         where = ", ".join(plan.folders(loader))
         results.append({"checkpoint": path, "step": run.step, "data": where, **score._asdict()})
         print(f"{where}: {show.score(score)}")
-    os.makedirs(options.model_dir, exist_ok=True)
     target = os.path.join(options.model_dir, "eval.json")
-    checkpoint.write_text(target, json.dumps(results, indent=1) + "\n")
+    checkpoint.write_results(target, results)
     print(f"wrote      {target}", file=sys.stderr)
 
 
