@@ -1,0 +1,123 @@
+"""What this machine's processor multiplies, and the class that figures, kernels and arithmetic are named by.
+
+The classes, weakest first: `plain` (any other processor), `neon` and `neon_bf16` (Arm), `avx2`, `avx512`,
+`avx512_bf16` and `amx` (x86). A class says what a processor can do, not what it is called: two machines of one class
+run the same kernels in the same arithmetic. No torch here, so that `plan` can say what a run would do.
+"""
+
+import functools
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+from modelzoo.config.errors import UserError
+
+SWITCH = "MEDISWIFT_PROCESSOR"  # a weaker class to act as; unset or "native": what the machine has
+TITLES = {
+    "plain": "no vector class",
+    "neon": "Arm",
+    "neon_bf16": "Arm with bf16",
+    "avx2": "AVX2",
+    "avx512": "AVX-512",
+    "avx512_bf16": "AVX-512 with bf16",
+    "amx": "AVX-512 with bf16 and AMX",
+}
+X86 = ("avx2", "avx512", "avx512_bf16", "amx")
+NEEDS = {  # Linux's names of what x86-64-v3, x86-64-v4 and their 16-bit extensions add
+    "avx2": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
+    "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "avx512_bf16": {"avx512_bf16"},
+    "amx": {"amx_tile", "amx_bf16"},
+}
+FLAGS = {  # the compiler's
+    "avx2": ("-march=x86-64-v3",),
+    "avx512": ("-march=x86-64-v4",),
+    "avx512_bf16": ("-march=x86-64-v4", "-mavx512bf16"),
+    "amx": ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+}
+
+
+def cpuinfo() -> str:
+    """Linux's /proc/cpuinfo of the first core; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
+    except OSError:
+        return ""
+
+
+def _field(*names: str) -> str:
+    """The value of the first line of cpuinfo that has one of these names."""
+    for line in cpuinfo().splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() in names:
+            return value.strip()
+    return ""
+
+
+def _sysctl(name: str) -> str:
+    """One of macOS's answers; empty where there is none."""
+    try:
+        return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+@functools.cache
+def model_name() -> str:
+    """What the system calls the processor."""
+    if sys.platform == "darwin":
+        return _sysctl("machdep.cpu.brand_string") or platform.machine()
+    return _field("model name") or platform.processor() or platform.machine() or "CPU"
+
+
+@functools.cache
+def native_class() -> str:
+    """The class of this machine, whatever MEDISWIFT_PROCESSOR says."""
+    machine = platform.machine().lower()
+    if machine in ("aarch64", "arm64"):
+        bf16 = (
+            _sysctl("hw.optional.arm.FEAT_BF16") == "1"
+            if sys.platform == "darwin"
+            else "bf16" in _field("Features").split()
+        )
+        return "neon_bf16" if bf16 else "neon"
+    if machine not in ("x86_64", "amd64"):
+        return "plain"
+    if sys.platform == "darwin":
+        words = (_sysctl("machdep.cpu.features") + " " + _sysctl("machdep.cpu.leaf7_features")).lower().split()
+        return "avx2" if {"avx2", "fma"} <= set(words) else "plain"
+    flags, found = set(_field("flags").split()), "plain"
+    for name in X86:
+        if not NEEDS[name] <= flags:
+            break
+        found = name
+    return found
+
+
+def processor_class() -> str:
+    """The class that this process acts as: the machine's own, or a weaker one that MEDISWIFT_PROCESSOR names.
+
+    Raises:
+        UserError: the variable names no class, or one that this machine does not have.
+    """
+    native, wanted = native_class(), os.environ.get(SWITCH) or "native"
+    if wanted == "native":
+        return native
+    line = X86 if native in X86 else ("neon", "neon_bf16") if native in ("neon", "neon_bf16") else ()
+    weaker = ["plain", *line[: line.index(native) + 1 if line else 0]]
+    if wanted not in weaker:
+        raise UserError(f"{SWITCH}={wanted}: this machine can act as {', '.join(weaker)} or native")
+    return wanted
+
+
+def title() -> str:
+    """The class in words, for device lines and figures."""
+    name = processor_class()
+    return TITLES[name] + ("" if name == native_class() else f" (forced by {SWITCH})")
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself. Elsewhere torch emulates it, many times slower than float32."""
+    return processor_class() in ("avx512_bf16", "amx", "neon_bf16")
