@@ -8,7 +8,7 @@
 //   sample    broadcast live columns,  lanes 32 outputs, sum over tokens: dW
 // One thread sums each result in a fixed order: equal bits from run to run, whatever the number of threads.
 
-#include "pack.h"
+#include "tiles.h"
 
 // acc[m] += sum over k < count of a(k, m) * b[k * 32 ...], two vectors of lanes.
 template <class K, int M, class A>
@@ -132,14 +132,7 @@ static void spread(const Weight& w, int64_t n, const typename K::io* dy, typenam
                     scatter<K, ROWS>(columns, c, weights + c * per_group, from, sums.data());
                 for (; c < columns.count; c++) scatter<K, 1>(columns, c, weights + c * per_group, from, sums.data());
             }
-            float rows[16 * 16];
-            for (int64_t h = 0; h < 32 && t + h < n; h += 16)
-                for (int64_t c = 0; c < w.in; c += 16) {
-                    transpose16((const uint32_t*)sums.data() + c * 32 + h, 32, 16, (uint32_t*)rows, 16);
-                    for (int64_t r = 0; r < 16 && t + h + r < n; r++)
-                        for (int j = 0; j < 16; j += LANES)
-                            K::store(dx + (t + h + r) * w.in + c + j, load(rows + r * 16 + j));
-                }
+            store_columns<K>(sums.data(), w.in, n - t, dx + t * w.in);
         }
     }
 }
@@ -207,10 +200,21 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
 extern "C" {
 
 void block_forward(const Weight* w, int bf16, int threads, int64_t n, const void* x, const float* bias, void* y) {
+#ifdef __AMX_BF16__
+    if (bf16 && tiles_allowed())
+        return (w->C % GROUP ? multiply_joined : multiply_tiles<false>)(*w, n, (const uint16_t*)x, bias, (uint16_t*)y,
+                                                                        threads);
+#endif
     DISPATCH((multiply<K, false>(*w, n, (const io*)x, bias, (io*)y, threads)))
 }
 
 void block_backward_x(const Weight* w, int bf16, int threads, int64_t n, const void* dy, void* dx) {
+#ifdef __AMX_BF16__
+    if (bf16 && tiles_allowed()) {
+        if (w->C % GROUP) return spread_tiles(*w, n, (const uint16_t*)dy, (uint16_t*)dx, threads);
+        return multiply_tiles<true>(*w, n, (const uint16_t*)dy, nullptr, (uint16_t*)dx, threads);
+    }
+#endif
     if (w->C % GROUP == 0) {
         DISPATCH((multiply<K, true>(*w, n, (const io*)dy, nullptr, (io*)dx, threads)))
     } else {
@@ -220,6 +224,11 @@ void block_backward_x(const Weight* w, int bf16, int threads, int64_t n, const v
 
 void block_backward_w(const Weight* w, int bf16, int threads, int64_t n, const void* dy, const void* x,
                       float* dvalues) {
+#ifdef __AMX_BF16__
+    if (bf16 && tiles_allowed())
+        return (w->C % GROUP ? sample_joined : sample_tiles)(*w, n, (const uint16_t*)dy, (const uint16_t*)x, dvalues,
+                                                             threads);
+#endif
     DISPATCH((sampled<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
 }
 }
