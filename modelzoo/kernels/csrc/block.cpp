@@ -10,36 +10,39 @@
 
 #include "tiles.h"
 
-// acc[m] += sum over k < count of a(k, m) * b[k * 32 ...], two vectors of lanes.
-template <class K, int M, class A>
+// acc[m] += sum over k < count of a(k)[m * step] * b[k * stride ...], two vectors of lanes.
+template <class K, int M, int step, class A>
 static inline __attribute__((always_inline)) void tile(V (&acc)[M][2], int64_t count, A a, const uint32_t* b,
                                                        int64_t stride) {
     for (int64_t k = 0; k < count; k++, b += stride) {
         V b0 = load(b), b1 = load(b + LANES);
+        __builtin_prefetch(b + 16 * stride);
+        if (LANES == 16) __builtin_prefetch(b + 16 * stride + LANES);
+        auto units = a(k);
 #pragma GCC unroll 12
         for (int m = 0; m < M; m++) {
-            uint32_t unit = a(k, m);
+            uint32_t unit = units[m * step];
             acc[m][0] = K::madd(acc[m][0], unit, b0);
             acc[m][1] = K::madd(acc[m][1], unit, b1);
         }
     }
 }
 
-// y [tokens, 32 of a group] = bias + sum over `count` units. x: [unit][CHUNK], w: [count][32].
+// y [tokens, 32 of a group] = bias + sum over `count` units. x: tiles of ROWS tokens, `tile_stride` units apart, in which
+// the ROWS units of one place stand together and places `stride` units apart; w: [count][32].
 template <class K>
-static void product(const uint32_t* x, const uint32_t* w, const int32_t* index, int64_t count, const float* bias,
-                    int64_t tokens, typename K::io* y, int64_t stride) {
-    for (int64_t t = 0; t < tokens; t += ROWS)
+static void product(const uint32_t* x, int64_t tile_stride, int64_t stride, const uint32_t* w, const int32_t* index,
+                    int64_t count, const float* bias, int64_t tokens, typename K::io* y, int64_t y_stride) {
+    for (int64_t t = 0; t < tokens; t += ROWS, x += tile_stride)
         for (int s = 0; s < GROUP; s += 2 * LANES) {
             V acc[ROWS][2], b0 = bias ? load(bias + s) : V{}, b1 = bias ? load(bias + s + LANES) : V{};
 #pragma GCC unroll 12
             for (int m = 0; m < ROWS; m++) acc[m][0] = b0, acc[m][1] = b1;
-            const uint32_t* at = x + t;
-            tile<K>(acc, count, [=](int64_t k, int m) { return at[index[k] * CHUNK + m]; }, w + s, GROUP);
+            tile<K, ROWS, 1>(acc, count, [=](int64_t k) { return x + index[k] * stride; }, w + s, GROUP);
 #pragma GCC unroll 12
             for (int m = 0; m < ROWS; m++)
                 if (t + m < tokens)
-                    for (int j = 0; j < 2; j++) K::store(y + (t + m) * stride + s + j * LANES, acc[m][j]);
+                    for (int j = 0; j < 2; j++) K::store(y + (t + m) * y_stride + s + j * LANES, acc[m][j]);
         }
 }
 
@@ -51,7 +54,7 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
     int64_t groups = result / GROUP, sub = (transposed ? w.C : w.R) / GROUP, chunks = (n + CHUNK - 1) / CHUNK;
     bool apart = !transposed && w.C % K::per;  // the columns of a unit stand apart
     auto begin = transposed ? starts(w.col_ptr, groups, sub, w.R, K::per) : starts(w.row_ptr, groups, sub, w.C, K::per);
-    uint32_t* units = scratch<0>(chunks * CHUNK * dim / K::per);
+    uint32_t* units = scratch<0>(chunks * CHUNK * dim / K::per + 16);
     uint32_t* packed = scratch<1>(begin.back() * GROUP);
     int32_t* index = (int32_t*)scratch<2>(begin.back());
 #pragma omp parallel num_threads(threads)
@@ -64,7 +67,7 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
             if (apart)
                 by_window<K, CHUNK>(x, n, dim, i, (typename K::io*)units);
             else
-                by_unit<K>(x, n, dim, i, units);
+                by_tile<K>(x, n, dim, i, units);
         std::vector<uint32_t> panel;
         std::vector<int32_t> straight;
         int64_t step = apart ? sub : 1;  // groups of one block row meet the same columns
@@ -84,8 +87,8 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                 from = panel.data();
             }
             for (int64_t end = g + step; g < end; g++)
-                product<K>(from, packed + begin[g] * GROUP, apart ? straight.data() : index + begin[g], count,
-                           bias ? bias + g * GROUP : nullptr, n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK,
+                product<K>(from, apart ? ROWS : dim / K::per * ROWS, apart ? CHUNK : ROWS, packed + begin[g] * GROUP,
+                           apart ? straight.data() : index + begin[g], count, bias ? bias + g * GROUP : nullptr, n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK,
                            y + i * CHUNK * result + g * GROUP, result);
         }
     }
@@ -101,7 +104,7 @@ static void scatter(const Columns& columns, int64_t c, const uint32_t* weights, 
             to[m] = dx + columns.c(c + m) * 32 + s;
             acc[m][0] = load(to[m]), acc[m][1] = load(to[m] + LANES);
         }
-        tile<K>(acc, GROUP / K::per, [=](int64_t k, int m) { return weights[m * (GROUP / K::per) + k]; }, dy + s, CHUNK);
+        tile<K, M, GROUP / K::per>(acc, GROUP / K::per, [=](int64_t k) { return weights + k; }, dy + s, CHUNK);
         for (int m = 0; m < M; m++) Float::store(to[m], acc[m][0]), Float::store(to[m] + LANES, acc[m][1]);
     }
 }
@@ -137,6 +140,13 @@ static void spread(const Weight& w, int64_t n, const typename K::io* dy, typenam
     }
 }
 
+// Unit k of columns that stand apart.
+struct Apart {
+    const uint32_t* const* from;
+    int64_t k;
+    uint32_t operator[](int m) const { return from[m][k]; }
+};
+
 // dw [M][32] += sum over `count` units of tokens, live columns c to c + M of 32 outputs. x: [in][stride], dy: [count][32].
 template <class K, int M>
 static void sample(const Columns& columns, int64_t c, const uint32_t* x, int64_t stride, const uint32_t* dy,
@@ -147,13 +157,61 @@ static void sample(const Columns& columns, int64_t c, const uint32_t* x, int64_t
         V acc[M][2];
         for (int m = 0; m < M; m++)
             for (int j = 0; j < 2; j++) acc[m][j] = load(dw + m * GROUP + s + j * LANES);
-        tile<K>(acc, count, [&](int64_t k, int m) { return from[m][k]; }, dy + s, GROUP);
+        tile<K, M, 1>(acc, count, [&](int64_t k) { return Apart{from, k}; }, dy + s, GROUP);
         for (int m = 0; m < M; m++)
             for (int j = 0; j < 2; j++) Float::store(dw + m * GROUP + s + j * LANES, acc[m][j]);
     }
 }
 
-// dvalues [nnz, R, C] = dy^T x on live blocks.
+// dw [M rows, `stride` apart][32] += sum over `count` units of tokens, M outputs and 32 inputs. dy, x: [count][32].
+template <class K, int M>
+static void sample_block(const uint32_t* dy, const uint32_t* x, int64_t count, float* dw, int64_t stride, bool add) {
+    for (int s = 0; s < GROUP; s += 2 * LANES) {
+        V acc[M][2] = {};
+        if (add)
+            for (int m = 0; m < M; m++)
+                for (int j = 0; j < 2; j++) acc[m][j] = load(dw + m * stride + s + j * LANES);
+        tile<K, M, 1>(acc, count, [=](int64_t k) { return dy + k * GROUP; }, x + s, GROUP);
+        for (int m = 0; m < M; m++)
+            for (int j = 0; j < 2; j++) Float::store(dw + m * stride + s + j * LANES, acc[m][j]);
+    }
+}
+
+// dvalues [nnz, R, C] = dy^T x on live blocks, for C a multiple of 32.
+template <class K>
+static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy, const typename K::io* x,
+                           float* dvalues, int threads) {
+    constexpr int64_t span = 256;  // tokens whose gradients stay in the first-level cache
+    constexpr int REST = ROWS * 2 / 3, WHOLE = GROUP - 2 * REST + REST * (ROWS == 12);  // 32 = 2 x 12 + 8 = 4 x 6 + 2 x 4
+    int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
+    uint32_t* inputs = scratch<0>(w.in * padded / K::per);
+    uint32_t* outputs = scratch<1>(w.out * padded / K::per);
+#pragma omp parallel num_threads(threads)
+    {
+#pragma omp for schedule(dynamic) nowait
+        for (int64_t t = 0; t < padded; t += 32) by_group<K>(x, n, w.in, t, padded, inputs);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < padded; t += 32) by_group<K>(dy, n, w.out, t, padded, outputs);
+#pragma omp for schedule(dynamic)
+        for (int64_t g = 0; g < groups; g++)
+            for (int64_t t = 0; t < padded; t += span) {
+                int64_t count = (padded - t < span ? padded - t : span) / K::per;
+                const uint32_t* from = outputs + (g * padded + t) / K::per * GROUP;
+                for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
+                    for (int64_t c = 0; c < w.C; c += GROUP) {
+                        const uint32_t* at = inputs + ((w.cols[b] * w.C + c) * padded + t * GROUP) / K::per;
+                        float* to = dvalues + (b * w.R + g % sub * GROUP) * w.C + c;
+                        int r = 0;
+                        for (; r < WHOLE; r += ROWS)
+                            sample_block<K, ROWS>(from + r, at, count, to + r * w.C, w.C, t > 0);
+                        for (; r < GROUP; r += REST)
+                            sample_block<K, REST>(from + r, at, count, to + r * w.C, w.C, t > 0);
+                    }
+            }
+    }
+}
+
+// dvalues [nnz, R, C] = dy^T x on live blocks, for narrower ones.
 template <class K>
 static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const typename K::io* x, float* dvalues,
                     int threads) {
@@ -229,6 +287,10 @@ void block_backward_w(const Weight* w, int bf16, int threads, int64_t n, const v
         return (w->C % GROUP ? sample_joined : sample_tiles)(*w, n, (const uint16_t*)dy, (const uint16_t*)x, dvalues,
                                                              threads);
 #endif
-    DISPATCH((sampled<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
+    if (w->C % GROUP == 0) {
+        DISPATCH((sampled_blocks<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
+    } else {
+        DISPATCH((sampled<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
+    }
 }
 }

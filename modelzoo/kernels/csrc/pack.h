@@ -23,6 +23,24 @@ static void by_unit(const typename K::io* x, int64_t n, int64_t dim, int64_t chu
             transpose16((const uint32_t*)(x + (begin + t) * dim) + u, units, n - begin - t, to + u * CHUNK + t, CHUNK);
 }
 
+// x [n, dim] -> [chunk][CHUNK / ROWS][dim / per][ROWS] units: what a register tile reads stands together. One tile of
+// 16 units is written beyond the end.
+template <class K>
+static void by_tile(const typename K::io* x, int64_t n, int64_t dim, int64_t chunk, uint32_t* to) {
+    int64_t units = dim / K::per, begin = chunk * CHUNK;
+    uint32_t lines[16][CHUNK];
+    for (int64_t u = 0; u < units; u += 16) {
+        for (int64_t t = 0; t < CHUNK; t += 16) {
+            auto from = (const uint32_t*)(x + (begin + t) * dim) + u;
+            for (int i = 0; i < 16; i++) __builtin_prefetch(from + i * units + 32);
+            transpose16(from, units, n - begin - t, lines[0] + t, CHUNK);
+        }
+        for (int64_t t = 0; t < CHUNK; t += ROWS)
+            for (int i = 0; i < 16; i++)
+                memcpy(to + (begin + t) * units + (u + i) * ROWS, lines[i] + t, ROWS * 4);
+    }
+}
+
 // x [n, dim], 32 tokens from t -> [dim][stride] elements: neighbours along tokens are neighbours in memory.
 template <class K>
 static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t stride, void* to_) {

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
+#include <sys/mman.h>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -152,8 +153,9 @@ static uint32_t* scratch(int64_t units) {
     if (buffer.size < units) {
         free(buffer.at);
         buffer.size = up(units, 1 << 16);
-        buffer.at = (uint32_t*)aligned_alloc(64, buffer.size * 4);
+        buffer.at = (uint32_t*)aligned_alloc(1 << 21, up(buffer.size * 4, 1 << 21));
         if (!buffer.at) abort();
+        madvise(buffer.at, up(buffer.size * 4, 1 << 21), MADV_HUGEPAGE);
     }
     return buffer.at;
 }
