@@ -46,50 +46,56 @@ static void product(const uint32_t* x, int64_t tile_stride, int64_t stride, cons
         }
 }
 
-// y [n, out] = x W^T + bias, or with `transposed` y [n, in] = x W.
+// y [n, out] = x W^T + bias, or with `transposed` y [n, in] = x W. A thread packs the tokens that it multiplies: what
+// another one packed would have to come from that one's cache.
 template <class K, bool transposed>
 static void multiply(const Weight& w, int64_t n, const typename K::io* x, const float* bias, typename K::io* y,
                      int threads) {
-    int64_t dim = transposed ? w.out : w.in, result = transposed ? w.in : w.out;
-    int64_t groups = result / GROUP, sub = (transposed ? w.C : w.R) / GROUP, chunks = (n + CHUNK - 1) / CHUNK;
     bool apart = !transposed && w.C % K::per;  // the columns of a unit stand apart
+    int64_t dim = transposed ? w.out : w.in, result = transposed ? w.in : w.out, width = apart ? CHUNK : CHUNK / 2;
+    int64_t groups = result / GROUP, sub = (transposed ? w.C : w.R) / GROUP, chunks = (n + width - 1) / width;
+    int64_t step = apart ? sub : 1;  // groups of one block row meet the same columns
+    int64_t shares = chunks ? std::min((4 * threads + chunks - 1) / chunks, groups / step) : 0;  // of groups
     auto begin = transposed ? starts(w.col_ptr, groups, sub, w.R, K::per) : starts(w.row_ptr, groups, sub, w.C, K::per);
-    uint32_t* units = scratch<0>(chunks * CHUNK * dim / K::per + 16);
     uint32_t* packed = scratch<1>(begin.back() * GROUP);
     int32_t* index = (int32_t*)scratch<2>(begin.back());
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++)
             (transposed ? pack_columns<K> : pack_rows<K>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < chunks; i++)
-            if (apart)
-                by_window<K, CHUNK>(x, n, dim, i, (typename K::io*)units);
-            else
-                by_tile<K>(x, n, dim, i, units);
+        uint32_t* units = scratch<0>(width * dim / K::per);
         std::vector<uint32_t> panel;
         std::vector<int32_t> straight;
-        int64_t step = apart ? sub : 1;  // groups of one block row meet the same columns
-#pragma omp for schedule(dynamic, 2)
-        for (int64_t task = 0; task < chunks * (groups / step); task++) {
-            int64_t i = task / (groups / step), g = task % (groups / step) * step, count = begin[g + 1] - begin[g];
-            const uint32_t* from = units + i * (dim / K::per) * CHUNK;
-            if (apart) {  // join them for these tokens
-                Columns columns(w, g);
-                auto column = [&](int64_t c) { return (typename K::io*)units + (i * dim + columns.c(c)) * CHUNK; };
-                panel.resize(count * CHUNK + 16);
-                while ((int64_t)straight.size() < count) straight.push_back(straight.size());
-                for (int64_t k = 0; k < count; k++)
-                    for (int t = 0; t < CHUNK; t += 32)
-                        K::join(column(2 * k) + t, column(2 * k + 1 < columns.count ? 2 * k + 1 : 2 * k) + t,
-                                panel.data() + k * CHUNK + t);
-                from = panel.data();
+        int64_t present = -1;  // the chunk in `units`
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < chunks * shares; task++) {
+            int64_t i = task / shares, share = task % shares, tokens = std::min(n - i * width, width);
+            if (i != present) {
+                if (apart) by_window<K, CHUNK>(x, n, dim, i, (typename K::io*)units - i * dim * CHUNK);
+                else by_tile<K>(x + i * width * dim, tokens, dim, units);
+                present = i;
             }
-            for (int64_t end = g + step; g < end; g++)
-                product<K>(from, apart ? ROWS : dim / K::per * ROWS, apart ? CHUNK : ROWS, packed + begin[g] * GROUP,
-                           apart ? straight.data() : index + begin[g], count, bias ? bias + g * GROUP : nullptr, n - i * CHUNK < CHUNK ? n - i * CHUNK : CHUNK,
-                           y + i * CHUNK * result + g * GROUP, result);
+            for (int64_t g = groups / step * share / shares * step; g < groups / step * (share + 1) / shares * step;
+                 g += step) {
+                int64_t count = begin[g + 1] - begin[g];
+                const uint32_t* from = units;
+                if (apart) {  // join them for these tokens
+                    Columns columns(w, g);
+                    auto column = [&](int64_t c) { return (typename K::io*)units + columns.c(c) * CHUNK; };
+                    panel.resize(count * CHUNK + 16);
+                    while ((int64_t)straight.size() < count) straight.push_back(straight.size());
+                    for (int64_t k = 0; k < count; k++)
+                        for (int t = 0; t < CHUNK; t += 32)
+                            K::join(column(2 * k) + t, column(2 * k + 1 < columns.count ? 2 * k + 1 : 2 * k) + t,
+                                    panel.data() + k * CHUNK + t);
+                    from = panel.data();
+                }
+                for (int64_t o = g; o < g + step; o++)
+                    product<K>(from, apart ? ROWS : dim / K::per * ROWS, apart ? CHUNK : ROWS,
+                               packed + begin[o] * GROUP, apart ? straight.data() : index + begin[o], count,
+                               bias ? bias + o * GROUP : nullptr, tokens, y + i * width * result + o * GROUP, result);
+            }
         }
     }
 }

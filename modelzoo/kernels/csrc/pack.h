@@ -23,21 +23,21 @@ static void by_unit(const typename K::io* x, int64_t n, int64_t dim, int64_t chu
             transpose16((const uint32_t*)(x + (begin + t) * dim) + u, units, n - begin - t, to + u * CHUNK + t, CHUNK);
 }
 
-// x [n, dim] -> [chunk][CHUNK / ROWS][dim / per][ROWS] units: what a register tile reads stands together. One tile of
-// 16 units is written beyond the end.
+// x [n, dim], n <= CHUNK / 2 -> [CHUNK / 2 / ROWS][dim / per][ROWS] units: what a register tile reads stands together.
+// A tile of tokens beyond n reads as 0.
 template <class K>
-static void by_tile(const typename K::io* x, int64_t n, int64_t dim, int64_t chunk, uint32_t* to) {
-    int64_t units = dim / K::per, begin = chunk * CHUNK;
-    uint32_t lines[16][CHUNK];
+static void by_tile(const typename K::io* x, int64_t n, int64_t dim, uint32_t* to) {
+    constexpr int tokens = CHUNK / 2;
+    int64_t units = dim / K::per;
+    uint32_t lines[16][tokens];
     for (int64_t u = 0; u < units; u += 16) {
-        for (int64_t t = 0; t < CHUNK; t += 16) {
-            auto from = (const uint32_t*)(x + (begin + t) * dim) + u;
+        for (int64_t t = 0; t < tokens; t += 16) {
+            auto from = (const uint32_t*)(x + t * dim) + u;
             for (int i = 0; i < 16; i++) __builtin_prefetch(from + i * units + 32);
-            transpose16(from, units, n - begin - t, lines[0] + t, CHUNK);
+            transpose16(from, units, n - t, lines[0] + t, tokens);
         }
-        for (int64_t t = 0; t < CHUNK; t += ROWS)
-            for (int i = 0; i < 16; i++)
-                memcpy(to + (begin + t) * units + (u + i) * ROWS, lines[i] + t, ROWS * 4);
+        for (int64_t t = 0; t < tokens; t += ROWS)
+            for (int i = 0; i < 16; i++) memcpy(to + t * units + (u + i) * ROWS, lines[i] + t, ROWS * 4);
     }
 }
 
