@@ -100,7 +100,7 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
     }
 }
 
-// Live columns c to c + M of 32 outputs, weights [M][32 / per]: dx [in][32 tokens] += W^T dy. dy: [16 * 2 / per][CHUNK].
+// Live columns c to c + M of 32 outputs, weights [M][32 / per]: dx [in][32 tokens] += W^T dy. dy: [32 / per][32].
 template <class K, int M>
 static void scatter(const Columns& columns, int64_t c, const uint32_t* weights, const uint32_t* dy, float* dx) {
     for (int s = 0; s < 32; s += 2 * LANES) {
@@ -110,7 +110,7 @@ static void scatter(const Columns& columns, int64_t c, const uint32_t* weights, 
             to[m] = dx + columns.c(c + m) * 32 + s;
             acc[m][0] = load(to[m]), acc[m][1] = load(to[m] + LANES);
         }
-        tile<K, M, GROUP / K::per>(acc, GROUP / K::per, [=](int64_t k) { return weights + k; }, dy + s, CHUNK);
+        tile<K, M, GROUP / K::per>(acc, GROUP / K::per, [=](int64_t k) { return weights + k; }, dy + s, 32);
         for (int m = 0; m < M; m++) Float::store(to[m], acc[m][0]), Float::store(to[m] + LANES, acc[m][1]);
     }
 }
@@ -118,24 +118,22 @@ static void scatter(const Columns& columns, int64_t c, const uint32_t* weights, 
 // dx [n, in] = dy W for blocks too narrow to fill the lanes.
 template <class K>
 static void spread(const Weight& w, int64_t n, const typename K::io* dy, typename K::io* dx, int threads) {
-    int64_t groups = w.out / GROUP, sub = w.R / GROUP, chunks = (n + CHUNK - 1) / CHUNK, per_group = GROUP / K::per;
+    int64_t groups = w.out / GROUP, sub = w.R / GROUP, per_group = GROUP / K::per;
     auto begin = starts(w.row_ptr, groups, sub, w.C, 1);
-    uint32_t* units = scratch<0>(w.out / K::per * chunks * CHUNK);
     uint32_t* packed = scratch<1>(begin.back() * per_group);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t g = 0; g < groups; g++) pack_pairs<K>(w, g, packed + begin[g] * per_group);
 #pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < chunks; i++) by_unit<K>(dy, n, w.out, i, units);
+        for (int64_t g = 0; g < groups; g++) pack_pairs<K>(w, g, packed + begin[g] * per_group);
+        uint32_t* units = scratch<0>(w.out / K::per * 32);
         std::vector<float> sums(w.in * 32);
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < n; t += 32) {
+            by_unit<K, 32>(dy, n, w.out, t, units);
             std::fill(sums.begin(), sums.end(), 0.0f);
-            const uint32_t* from = units + t / CHUNK * (w.out / K::per) * CHUNK + t % CHUNK;
-            for (int64_t g = 0; g < groups; g++, from += per_group * CHUNK) {
+            for (int64_t g = 0; g < groups; g++) {
                 Columns columns(w, g);
-                const uint32_t* weights = packed + begin[g] * per_group;
+                const uint32_t *weights = packed + begin[g] * per_group, *from = units + g * per_group * 32;
                 int64_t c = 0;
                 for (; c + ROWS <= columns.count; c += ROWS)
                     scatter<K, ROWS>(columns, c, weights + c * per_group, from, sums.data());
@@ -190,28 +188,26 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
     constexpr int64_t span = 256;  // tokens whose gradients stay in the first-level cache
     constexpr int REST = ROWS * 2 / 3, WHOLE = GROUP - 2 * REST + REST * (ROWS == 12);  // 32 = 2 x 12 + 8 = 4 x 6 + 2 x 4
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
-    uint32_t* inputs = scratch<0>(w.in * padded / K::per);
-    uint32_t* outputs = scratch<1>(w.out * padded / K::per);
+    uint32_t* inputs = scratch<0>(w.in * padded / K::per);  // [in / 32][padded / per][32]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < padded; t += 32) by_group<K>(x, n, w.in, t, padded, inputs);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32) by_group<K>(dy, n, w.out, t, padded, outputs);
+        for (int64_t c = 0; c < w.in; c += GROUP) by_group<K>(x + c, n, w.in, 0, padded, inputs + c * padded / K::per);
+        uint32_t* outputs = scratch<3>(span / K::per * GROUP);
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++)
             for (int64_t t = 0; t < padded; t += span) {
-                int64_t count = (padded - t < span ? padded - t : span) / K::per;
-                const uint32_t* from = outputs + (g * padded + t) / K::per * GROUP;
+                int64_t end = std::min(padded, t + span), count = (end - t) / K::per;
+                by_group<K>(dy + g * GROUP, n, w.out, t, end, outputs);
                 for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                     for (int64_t c = 0; c < w.C; c += GROUP) {
                         const uint32_t* at = inputs + ((w.cols[b] * w.C + c) * padded + t * GROUP) / K::per;
                         float* to = dvalues + (b * w.R + g % sub * GROUP) * w.C + c;
                         int r = 0;
                         for (; r < WHOLE; r += ROWS)
-                            sample_block<K, ROWS>(from + r, at, count, to + r * w.C, w.C, t > 0);
+                            sample_block<K, ROWS>(outputs + r, at, count, to + r * w.C, w.C, t > 0);
                         for (; r < GROUP; r += REST)
-                            sample_block<K, REST>(from + r, at, count, to + r * w.C, w.C, t > 0);
+                            sample_block<K, REST>(outputs + r, at, count, to + r * w.C, w.C, t > 0);
                     }
             }
     }
@@ -223,29 +219,28 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
                     int threads) {
     constexpr int64_t span = 1024;  // tokens whose gradients stay in the first-level caches
     int64_t groups = w.out / GROUP, padded = up(n, 32), stride = (padded + 32) / K::per;
-    uint32_t* columns_x = scratch<0>(w.in * stride);
-    uint32_t* groups_dy = scratch<1>(w.out * padded / K::per);
+    uint32_t* inputs = scratch<0>(w.in * stride);  // [in][stride]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < padded; t += 32) by_token<K>(x, n, w.in, t, stride * K::per, columns_x);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32) by_group<K>(dy, n, w.out, t, padded, groups_dy);
+        for (int64_t t = 0; t < padded; t += 32)
+            by_token<K>(x, n, w.in, t, w.in, stride * K::per, (typename K::io*)inputs);
+        uint32_t* outputs = scratch<3>(span / K::per * GROUP);
         std::vector<float> sums;
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
             Columns columns(w, g);
             sums.assign(columns.count * GROUP, 0.0f);
             for (int64_t t = 0; t < padded; t += span) {
-                const uint32_t* from = columns_x + t / K::per;
-                const uint32_t* lanes = groups_dy + (g * padded + t) / K::per * GROUP;
-                int64_t c = 0, count = (padded - t < span ? padded - t : span) / K::per;
+                int64_t end = std::min(padded, t + span), count = (end - t) / K::per, c = 0;
+                by_group<K>(dy + g * GROUP, n, w.out, t, end, outputs);
+                const uint32_t* from = inputs + t / K::per;
                 for (; c + ROWS <= columns.count; c += ROWS)
-                    sample<K, ROWS>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+                    sample<K, ROWS>(columns, c, from, stride, outputs, count, sums.data() + c * GROUP);
                 for (; c + 4 <= columns.count; c += 4)
-                    sample<K, 4>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+                    sample<K, 4>(columns, c, from, stride, outputs, count, sums.data() + c * GROUP);
                 for (; c < columns.count; c++)
-                    sample<K, 1>(columns, c, from, stride, lanes, count, sums.data() + c * GROUP);
+                    sample<K, 1>(columns, c, from, stride, outputs, count, sums.data() + c * GROUP);
             }
             int64_t wide = w.C % 16 ? 1 : 16;
             for (int64_t i = 0; i < columns.count; i += wide) {

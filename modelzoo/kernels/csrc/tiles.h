@@ -122,15 +122,14 @@ static void multiply_tiles(const Weight& w, int64_t n, const uint16_t* x, const 
 
 // y [n, out] = x W^T + bias for narrower blocks: the live columns of each block row are joined for 32 tokens at a time.
 static void multiply_joined(const Weight& w, int64_t n, const uint16_t* x, const float* bias, uint16_t* y, int threads) {
-    int64_t rows = w.out / w.R, sub = w.R / GROUP, windows = (n + 31) / 32;
-    auto columns = (uint16_t*)scratch<0>(windows * 32 * w.in / 2);
+    int64_t rows = w.out / w.R, sub = w.R / GROUP;
     std::vector<int64_t> begin{0};  // steps of 32 live columns
     for (int64_t i = 0; i < rows; i++)
         begin.push_back(begin.back() + ((w.row_ptr[i + 1] - w.row_ptr[i]) * w.C + 31) / 32);
-    auto packed = (uint16_t*)scratch<1>(begin.back() * sub * GROUP * 16);  // [block row][step][R outputs][32 columns]
+    auto packed = (uint16_t*)scratch<1>(begin.back() * w.R * 16);  // [block row][step][R outputs][32 columns]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < rows; i++) {
             uint16_t* to = packed + begin[i] * w.R * 32;
             Columns all(w, i * sub);
@@ -138,32 +137,30 @@ static void multiply_joined(const Weight& w, int64_t n, const uint16_t* x, const
                 for (int64_t r = 0; r < w.R; r++)
                     to[(c / 32 * w.R + r) * 32 + c % 32] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
         }
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < windows; t++) by_window<Pair, 32>(x, n, w.in, t, columns);
+        auto columns = (uint16_t*)scratch<0>(32 * w.in / 2);
         Tiles tiles;
         alignas(64) float sums[32 * 32], turned[32 * 32];
-        std::vector<uint32_t> panel;
-#pragma omp for schedule(dynamic, 2)
-        for (int64_t task = 0; task < windows * rows; task++) {
-            int64_t t = task / rows, i = task % rows, count = begin[i + 1] - begin[i];
-            Columns all(w, i * sub);
-            const uint16_t* from = columns + t * w.in * 32;
-            panel.resize(count * 16 * 32 + 16);
-            auto lanes = (uint32_t*)(((uintptr_t)panel.data() + 63) & ~(uintptr_t)63);
-            for (int64_t k = 0; k < count * 16; k++) {  // columns beyond the last meet weights of 0
-                int64_t lo = 2 * k < all.count ? 2 * k : 0, hi = 2 * k + 1 < all.count ? 2 * k + 1 : 0;
-                Pair::join(from + all.c(lo) * 32, from + all.c(hi) * 32, lanes + k * 32);
-            }
-            for (int64_t s = 0; s < sub; s++) {
-                const uint16_t* weights = packed + begin[i] * w.R * 32 + s * GROUP * 32;
-                tile32(count, [=](int64_t k) { return weights + k * w.R * 32; }, 64,
-                       [=](int64_t k) { return lanes + k * 16 * 32; }, 128, sums);
-                for (int a = 0; a < 32; a += 16)
-                    for (int b = 0; b < 32; b += 16)
-                        transpose16((uint32_t*)sums + a * 32 + b, 32, 16, (uint32_t*)turned + b * 32 + a, 32);
-                int64_t o = i * w.R + s * GROUP;
-                store32(turned, bias ? bias + o : nullptr, n - t * 32 < 32 ? n - t * 32 : 32, y + t * 32 * w.out + o,
-                        w.out);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < n; t += 32) {
+            by_window<Pair, 32>(x + t * w.in, n - t, w.in, 0, columns);
+            for (int64_t i = 0; i < rows; i++) {
+                int64_t count = begin[i + 1] - begin[i];
+                Columns all(w, i * sub);
+                uint32_t* lanes = scratch<2>(count * 16 * 32);
+                for (int64_t k = 0; k < count * 16; k++) {  // columns beyond the last meet weights of 0
+                    int64_t lo = 2 * k < all.count ? 2 * k : 0, hi = 2 * k + 1 < all.count ? 2 * k + 1 : 0;
+                    Pair::join(columns + all.c(lo) * 32, columns + all.c(hi) * 32, lanes + k * 32);
+                }
+                for (int64_t s = 0; s < sub; s++) {
+                    const uint16_t* weights = packed + begin[i] * w.R * 32 + s * GROUP * 32;
+                    tile32(count, [=](int64_t k) { return weights + k * w.R * 32; }, 64,
+                           [=](int64_t k) { return lanes + k * 16 * 32; }, 128, sums);
+                    for (int a = 0; a < 32; a += 16)
+                        for (int b = 0; b < 32; b += 16)
+                            transpose16((uint32_t*)sums + a * 32 + b, 32, 16, (uint32_t*)turned + b * 32 + a, 32);
+                    int64_t o = i * w.R + s * GROUP;
+                    store32(turned, bias ? bias + o : nullptr, n - t < 32 ? n - t : 32, y + t * w.out + o, w.out);
+                }
             }
         }
     }
@@ -172,24 +169,23 @@ static void multiply_joined(const Weight& w, int64_t n, const uint16_t* x, const
 // dvalues [nnz, R, C] = dy^T x on live blocks, for C a multiple of 32.
 static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const uint16_t* x, float* dvalues,
                          int threads) {
-    int64_t padded = up(n, 32), stride = padded + 32, rows = w.out / GROUP, sub = w.R / GROUP;
-    auto columns = (uint16_t*)scratch<0>(w.out * stride / 2);  // dy by output
-    uint32_t* lanes = scratch<1>(w.in * padded / 2);            // x by 32 inputs
+    int64_t padded = up(n, 32), stride = padded + 32, groups = w.out / GROUP, sub = w.R / GROUP;
+    uint32_t* lanes = scratch<1>(w.in * padded / 2);  // x as [in / 32][padded / 2][32]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < padded; t += 32) by_token<Pair>(dy, n, w.out, t, stride, columns);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32) by_group<Pair>(x, n, w.in, t, padded, lanes);
+        for (int64_t c = 0; c < w.in; c += GROUP) by_group<Pair>(x + c, n, w.in, 0, padded, lanes + c * padded / 2);
+        auto columns = (uint16_t*)scratch<0>(GROUP * stride / 2);  // dy as [32][stride]
         Tiles tiles;
+        alignas(64) float sums[32 * 32];
 #pragma omp for schedule(dynamic)
-        for (int64_t g = 0; g < rows; g++) {
-            const uint16_t* from = columns + g * GROUP * stride;
-            alignas(64) float sums[32 * 32];
+        for (int64_t g = 0; g < groups; g++) {
+            for (int64_t t = 0; t < padded; t += 32)
+                by_token<Pair>(dy + g * GROUP, n, w.out, t, GROUP, stride, columns);
             for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                 for (int64_t c = 0; c < w.C; c += 32) {
                     const uint32_t* at = lanes + (w.cols[b] * w.C + c) / 32 * padded / 2 * 32;
-                    tile32(padded / 32, [=](int64_t k) { return from + k * 32; }, stride * 2,
+                    tile32(padded / 32, [=](int64_t k) { return columns + k * 32; }, stride * 2,
                            [=](int64_t k) { return at + k * 16 * 32; }, 128, sums);
                     float* to = dvalues + (b * w.R + g % sub * GROUP) * w.C + c;
                     for (int r = 0; r < 32; r++) memcpy(to + r * w.C, sums + r * 32, 128);
@@ -200,36 +196,34 @@ static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const u
 
 // dx [n, in] = dy W for narrower blocks: 32 live columns of 32 tokens at a time are added where they belong.
 static void spread_tiles(const Weight& w, int64_t n, const uint16_t* dy, uint16_t* dx, int threads) {
-    int64_t rows = w.out / w.R, chunks = (n + CHUNK - 1) / CHUNK, steps = w.R / 32;
-    uint32_t* units = scratch<0>(w.out / 2 * chunks * CHUNK);
+    int64_t rows = w.out / w.R, sub = w.R / GROUP;
     std::vector<int64_t> begin{0};  // live columns, filled up to 32 in each block row
     for (int64_t i = 0; i < rows; i++) begin.push_back(begin.back() + up((w.row_ptr[i + 1] - w.row_ptr[i]) * w.C, 32));
     auto packed = (uint16_t*)scratch<1>(begin.back() * w.R / 2);  // [block row][column][R]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
+#pragma omp for schedule(dynamic)
         for (int64_t i = 0; i < rows; i++) {
-            Columns all(w, i * w.R / GROUP);
+            Columns all(w, i * sub);
             uint16_t* to = packed + begin[i] * w.R;
             for (int64_t c = 0; c < begin[i + 1] - begin[i]; c++)
                 for (int64_t r = 0; r < w.R; r++) to[c * w.R + r] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
         }
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < chunks; i++) by_unit<Pair>(dy, n, w.out, i, units);
+        uint32_t* units = scratch<0>(w.out / 2 * 32);
         Tiles tiles;
         alignas(64) float part[32 * 32];
         std::vector<float> sums(w.in * 32);
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < n; t += 32) {
+            by_unit<Pair, 32>(dy, n, w.out, t, units);
             std::fill(sums.begin(), sums.end(), 0.0f);
-            const uint32_t* from = units + t / CHUNK * (w.out / 2) * CHUNK + t % CHUNK;
             for (int64_t i = 0; i < rows; i++) {
-                Columns all(w, i * w.R / GROUP);
+                Columns all(w, i * sub);
+                const uint32_t* lanes = units + i * w.R / 2 * 32;
                 for (int64_t c = 0; c < all.count; c += 32) {
                     const uint16_t* weights = packed + (begin[i] + c) * w.R;
-                    const uint32_t* lanes = from + i * w.R / 2 * CHUNK;
-                    tile32(steps, [=](int64_t k) { return weights + k * 32; }, w.R * 2,
-                           [=](int64_t k) { return lanes + k * 16 * CHUNK; }, CHUNK * 4, part);
+                    tile32(sub, [=](int64_t k) { return weights + k * 32; }, w.R * 2,
+                           [=](int64_t k) { return lanes + k * 16 * 32; }, 128, part);
                     for (int64_t m = 0; m < 32 && c + m < all.count; m++) {
                         float* to = sums.data() + all.c(c + m) * 32;
                         for (int j = 0; j < 32; j += 16) Float::store(to + j, load(to + j) + load(part + m * 32 + j));
@@ -245,30 +239,28 @@ static void spread_tiles(const Weight& w, int64_t n, const uint16_t* dy, uint16_
 static void sample_joined(const Weight& w, int64_t n, const uint16_t* dy, const uint16_t* x, float* dvalues,
                           int threads) {
     constexpr int64_t span = 256;
-    int64_t padded = up(n, 32), stride = padded + 32, rows = w.out / w.R, sub = w.R / GROUP;
-    auto columns = (uint16_t*)scratch<0>(w.in * stride / 2);  // x by input
-    uint32_t* lanes = scratch<1>(w.out * padded / 2);          // dy by 32 outputs
+    int64_t padded = up(n, 32), stride = padded + 32, groups = w.out / GROUP;
+    auto columns = (uint16_t*)scratch<0>(w.in * stride / 2);  // x as [in][stride]
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic) nowait
-        for (int64_t t = 0; t < padded; t += 32) by_token<Pair>(x, n, w.in, t, stride, columns);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32) by_group<Pair>(dy, n, w.out, t, padded, lanes);
+        for (int64_t t = 0; t < padded; t += 32) by_token<Pair>(x, n, w.in, t, w.in, stride, columns);
+        uint32_t* lanes = scratch<1>(GROUP * padded / 2);  // dy as [padded / 2][32]
         Tiles tiles;
         alignas(64) uint16_t panel[32 * span];
         alignas(64) float sums[32 * 32];
 #pragma omp for schedule(dynamic)
-        for (int64_t g = 0; g < rows * sub; g++) {
+        for (int64_t g = 0; g < groups; g++) {
             Columns all(w, g);
-            const uint32_t* from = lanes + g * padded / 2 * 32;
+            by_group<Pair>(dy + g * GROUP, n, w.out, 0, padded, lanes);
             for (int64_t c = 0; c < all.count; c += 32) {
                 zero_tiles();
                 for (int64_t t = 0; t < padded; t += span) {
-                    int64_t width = padded - t < span ? padded - t : span;
+                    int64_t width = std::min(padded - t, span);
                     for (int64_t m = 0; m < 32; m++)  // columns beyond the last repeat one, and are not kept
                         memcpy(panel + m * span, columns + all.c(c + m < all.count ? c + m : c) * stride + t, width * 2);
                     add_tiles(width / 32, [&](int64_t k) { return panel + k * 32; }, span * 2,
-                              [=](int64_t k) { return from + (t / 2 + k * 16) * 32; }, 128);
+                              [=](int64_t k) { return lanes + (t / 2 + k * 16) * 32; }, 128);
                 }
                 store_tiles(sums);
                 for (int64_t m = 0; m < 32 && c + m < all.count; m++) {
