@@ -140,13 +140,13 @@ static void pack_pairs(const Weight& w, int64_t g, uint32_t* to) {
     }
 }
 
-// sums [dim][32 tokens] -> `valid` rows of y [tokens, dim].
-template <class K>
+// sums [dim][T tokens] -> `valid` rows of y [tokens, dim].
+template <class K, int T = 32>
 static void store_columns(const float* sums, int64_t dim, int64_t valid, typename K::io* y) {
     float rows[16 * 16];
-    for (int64_t h = 0; h < 32 && h < valid; h += 16)
+    for (int64_t h = 0; h < T && h < valid; h += 16)
         for (int64_t c = 0; c < dim; c += 16) {
-            transpose16((const uint32_t*)sums + c * 32 + h, 32, 16, (uint32_t*)rows, 16);
+            transpose16((const uint32_t*)sums + c * T + h, T, 16, (uint32_t*)rows, 16);
             for (int64_t r = 0; r < 16 && h + r < valid; r++)
                 for (int j = 0; j < 16; j += LANES) K::store(y + (h + r) * dim + c + j, load(rows + r * 16 + j));
         }
