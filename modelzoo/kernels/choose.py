@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import batched, gathered, masked, native
+from modelzoo.kernels import batched, gathered, masked, native, scattered
 from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
@@ -62,6 +62,8 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         loaded = library(native.source(layout))
     except Unavailable as reason:
         return plain, f"no compiled kernels: {reason}"
+    if scattered.serves(layout, dtype):
+        return scattered, "AMX multiplies whole matrices faster than single weights can be picked"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()
     return native, "computed in float32: no avx512_bf16 here" if widened else ""
 

@@ -260,7 +260,7 @@ extern "C" {
 
 void block_forward(const Weight* w, int bf16, int threads, int64_t n, const void* x, const float* bias, void* y) {
 #ifdef __AMX_BF16__
-    if (bf16 && tiles_allowed())
+    if (bf16 && has_tiles())
         return (w->C % GROUP ? multiply_joined : multiply_tiles<false>)(*w, n, (const uint16_t*)x, bias, (uint16_t*)y,
                                                                         threads);
 #endif
@@ -269,7 +269,7 @@ void block_forward(const Weight* w, int bf16, int threads, int64_t n, const void
 
 void block_backward_x(const Weight* w, int bf16, int threads, int64_t n, const void* dy, void* dx) {
 #ifdef __AMX_BF16__
-    if (bf16 && tiles_allowed()) {
+    if (bf16 && has_tiles()) {
         if (w->C % GROUP) return spread_tiles(*w, n, (const uint16_t*)dy, (uint16_t*)dx, threads);
         return multiply_tiles<true>(*w, n, (const uint16_t*)dy, nullptr, (uint16_t*)dx, threads);
     }
@@ -284,7 +284,7 @@ void block_backward_x(const Weight* w, int bf16, int threads, int64_t n, const v
 void block_backward_w(const Weight* w, int bf16, int threads, int64_t n, const void* dy, const void* x,
                       float* dvalues) {
 #ifdef __AMX_BF16__
-    if (bf16 && tiles_allowed())
+    if (bf16 && has_tiles())
         return (w->C % GROUP ? sample_joined : sample_tiles)(*w, n, (const uint16_t*)dy, (const uint16_t*)x, dvalues,
                                                              threads);
 #endif

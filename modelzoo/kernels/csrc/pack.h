@@ -2,6 +2,10 @@
 #pragma once
 
 #include <vector>
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #include "units.h"
 
 constexpr int GROUP = 32;  // outputs (or inputs) together
@@ -156,6 +160,16 @@ static void store_columns(const float* sums, int64_t dim, int64_t valid, typenam
 extern "C" int has_bf16() {
 #ifdef __AVX512BF16__
     return 1;
+#else
+    return 0;
+#endif
+}
+
+// Whether this process may use AMX's tiles. Linux grants them on request, for the whole process.
+extern "C" int has_tiles() {
+#ifdef __AMX_BF16__
+    static const bool granted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+    return granted;
 #else
     return 0;
 #endif

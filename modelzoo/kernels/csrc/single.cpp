@@ -241,6 +241,24 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
     }
 }
 
+// The whole weight [out, in] in the activations' dtype, 0 where dead.
+template <class K>
+static void unpack(const Weight& w, typename K::io* dense, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t o = 0; o < w.out; o++) {
+        memset(dense + o * w.in, 0, w.in * sizeof *dense);
+        for (int64_t k = w.row_ptr[o]; k < w.row_ptr[o + 1]; k++) K::narrow_all(w.values + k, 1, dense + o * w.in + w.cols[k]);
+    }
+}
+
+// The live weights of a dense [out, in].
+template <class K>
+static void pack(const Weight& w, const typename K::io* dense, float* values, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t o = 0; o < w.out; o++)
+        for (int64_t k = w.row_ptr[o]; k < w.row_ptr[o + 1]; k++) values[k] = widen1(dense[o * w.in + w.cols[k]]);
+}
+
 extern "C" {
 
 void single_forward(const Weight* w, int bf16, int threads, int64_t n, const void* x, const float* bias, void* y) {
@@ -254,5 +272,13 @@ void single_backward_x(const Weight* w, int bf16, int threads, int64_t n, const 
 void single_backward_w(const Weight* w, int bf16, int threads, int64_t n, const void* dy, const void* x,
                        float* dvalues) {
     DISPATCH((sampled<K>(*w, n, (const io*)dy, (const io*)x, dvalues, threads)))
+}
+
+void single_unpack(const Weight* w, int bf16, int threads, void* dense) {
+    DISPATCH((unpack<K>(*w, (io*)dense, threads)))
+}
+
+void single_pack(const Weight* w, int bf16, int threads, const void* dense, float* values) {
+    DISPATCH((pack<K>(*w, (const io*)dense, values, threads)))
 }
 }

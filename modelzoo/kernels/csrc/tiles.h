@@ -7,15 +7,6 @@
 #include "pack.h"
 
 #ifdef __AMX_BF16__
-#include <sys/syscall.h>
-#include <unistd.h>
-
-// Whether the system lets this process use the tiles. Linux grants them on request, for the whole process.
-static bool tiles_allowed() {
-    static const bool allowed = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
-    return allowed;
-}
-
 // The shapes of this thread's eight tiles, while it multiplies.
 struct Tiles {
     Tiles() {
