@@ -189,6 +189,7 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
     constexpr int REST = ROWS * 2 / 3, WHOLE = GROUP - 2 * REST + REST * (ROWS == 12);  // 32 = 2 x 12 + 8 = 4 x 6 + 2 x 4
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
     uint32_t* inputs = scratch<0>(w.in * padded / K::per);  // [in / 32][padded / per][32]
+    if (n == 0) memset(dvalues, 0, w.row_ptr[w.out / w.R] * w.R * w.C * 4);
 #pragma omp parallel num_threads(threads)
     {
 #pragma omp for schedule(dynamic)

@@ -16,6 +16,7 @@ struct Tiles {
             uint8_t rows[16] = {};
         } __attribute__((packed)) shapes;
         for (int i = 0; i < 8; i++) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+        asm volatile("" ::"r"(&shapes) : "memory");  // the intrinsic tells the compiler of its first bytes alone
         _tile_loadconfig(&shapes);
     }
     ~Tiles() { _tile_release(); }
