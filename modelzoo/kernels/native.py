@@ -82,16 +82,3 @@ def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     dvalues = torch.empty(layout.nnz, *layout.block)
     _call("backward_w", dvalues, layout, rows, _activations(x, layout), dvalues)
     return dvalues
-
-
-def bias_gradient(dy: Tensor) -> Tensor:
-    """dy [n, out], contiguous -> its sum over n, [out] float32, in one pass; torch's makes a float32 copy first.
-
-    Raises:
-        Unavailable: there are no compiled kernels here.
-    """
-    sums = torch.empty(dy.shape[1])
-    sides = [ctypes.c_int64(side) for side in dy.shape]
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (dy, sums)]
-    library("rows").rows_sum(int(dy.dtype == torch.bfloat16), torch.get_num_threads(), *sides, *pointers)
-    return sums

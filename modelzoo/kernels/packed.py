@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelzoo.kernels import native
 from modelzoo.kernels.choose import choose
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
+from modelzoo.kernels.rows import sum_rows
 
 __all__ = ["Layout", "layout_from_mask", "layout_of", "linear", "pack", "packable", "probe", "unpack"]
 
@@ -74,15 +74,8 @@ def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layou
         if need_values:
             dvalues = (pack(dense, layout) if need_dense else kernel.backward_w(lines, rows, layout)).to(values.dtype)
         if need_bias:
-            dbias = _bias_gradient(lines, kernel).to(bias.dtype)
+            dbias = sum_rows(lines).to(bias.dtype)
     return dx, dvalues, dbias, dense
-
-
-def _bias_gradient(dy: Tensor, kernel) -> Tensor:
-    """dy [n, out] summed over n, in float32 at least."""
-    if kernel is native and dy.is_contiguous():
-        return native.bias_gradient(dy)
-    return dy.sum(0, dtype=torch.promote_types(dy.dtype, torch.float32))
 
 
 class _Linear(torch.autograd.Function):
