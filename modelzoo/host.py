@@ -4,12 +4,12 @@ Linux, macOS and Windows differ in each, and so do hosts of one system: a user w
 cannot be written, a terminal that knows ASCII alone. Imports nothing of ours.
 """
 
+import contextlib
 import errno
 import os
 import stat
 import sys
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -26,12 +26,23 @@ def available_cores() -> int:
 
 def peak_memory() -> int | None:
     """The most memory that this process has held, in bytes; None where the system does not tell."""
+    if most := _high_water():
+        return most
     try:
         import resource
     except ImportError:  # Windows
         return None
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else most * 1024
+
+
+def _high_water() -> int | None:
+    """Linux's own mark, in bytes. Its ru_maxrss starts at what the process held that started this one."""
+    try:
+        with open("/proc/self/status", encoding="utf-8", errors="replace") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), None)
+    except OSError:
+        return None
 
 
 def load_average() -> float | None:
@@ -69,6 +80,8 @@ def private_folder() -> Path:
     Raises:
         OSError: it cannot be made, or is not a folder that only this user may enter.
     """
+    import tempfile
+
     user = os.geteuid() if hasattr(os, "geteuid") else "user"  # on Windows that folder is the user's own
     folder = Path(tempfile.gettempdir(), f"mediswift-{user}")
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -92,3 +105,48 @@ def cache_folders() -> Iterator[Path]:
     elif os.path.isabs(home):  # "~" as it was: there is no HOME, and the user has no entry in passwd
         yield Path(home, ".cache", "mediswift")
     yield private_folder()
+
+
+def prepare_process(words: Sequence[str]) -> None:
+    """Make this process, and those that it starts, work where a terminal, a home or a user's name is missing.
+
+    Streams print what their encoding lacks as escapes. Where there is no home or no name, libraries that ask for them
+    (torch's compiler, matplotlib, Hugging Face) find `private_folder` and the user's number.
+
+    Args:
+        words: the command line, which goes into logs and file names.
+
+    Raises:
+        UnicodeEncodeError: a word is no text; `explain_encoding` says it in one line.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    home = os.path.expanduser("~")
+    with contextlib.suppress(OSError):
+        if home == "~":
+            os.environ["HOME"] = str(private_folder())
+        elif not os.access(home, os.W_OK) and "XDG_CONFIG_HOME" not in os.environ:  # matplotlib would complain
+            os.environ.setdefault("MPLCONFIGDIR", str(private_folder()))
+    if not any(os.environ.get(name) for name in ("LOGNAME", "USER", "LNAME", "USERNAME")) and not _has_passwd_entry():
+        os.environ["LOGNAME"] = f"uid{os.getuid()}"
+    for word in words:
+        word.encode()
+
+
+def _has_passwd_entry() -> bool:
+    try:
+        import pwd
+
+        pwd.getpwuid(os.getuid())
+    except ImportError:  # Windows has USERNAME
+        return True
+    except KeyError:
+        return False
+    return True
+
+
+def explain_encoding(error: UnicodeEncodeError) -> str:
+    """One line for text that has no name on this system, or is none."""
+    text = error.object[max(0, error.start - 40) : error.end + 40]
+    return f"{text!a} cannot be written in {error.encoding} ({error.reason}); set PYTHONUTF8=1, or rename it"

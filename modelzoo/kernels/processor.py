@@ -64,7 +64,8 @@ def _field(*names: str) -> str:
 def _sysctl(name: str) -> str:
     """One of macOS's answers; empty where there is none."""
     try:
-        return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5).stdout.strip()
+        command = ["sysctl", "-n", name]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def tiny(tmp_path, monkeypatch):
     (sources / "tiny.cpp").write_text(SOURCE, encoding="utf-8")
     monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setenv(host.CACHE, str(tmp_path / "cache"))
-    monkeypatch.setattr(host.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for name in (build.SWITCH, processor.SWITCH):
         monkeypatch.delenv(name, raising=False)
     build._load.cache_clear()
