@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,7 @@ from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
+from modelzoo.host import peak_memory
 
 DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -68,4 +68,4 @@ class Local:
     def memory(self) -> int | None:
         if self.kind == "GPU":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory()
