@@ -185,7 +185,7 @@ static void sample_block(const uint32_t* dy, const uint32_t* x, int64_t count, f
 template <class K>
 static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy, const typename K::io* x,
                            float* dvalues, int threads) {
-    constexpr int64_t span = 256;  // tokens whose gradients stay in the first-level cache
+    constexpr int64_t span = 96 * K::per;  // tokens whose gradients stay in the smallest first-level cache
     constexpr int REST = ROWS * 2 / 3, WHOLE = GROUP - 2 * REST + REST * (ROWS == 12);  // 32 = 2 x 12 + 8 = 4 x 6 + 2 x 4
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
     uint32_t* inputs = scratch<0>(w.in * padded / K::per);  // [in / 32][padded / per][32]
