@@ -29,13 +29,15 @@ static inline __attribute__((always_inline)) void add_tiles(int64_t count, A a, 
                                                             int64_t b_stride) {
     asm volatile("" ::: "memory");  // the intrinsics do not tell the compiler that they read memory
     for (int64_t k = 0; k < count; k++) {
-        const char *from = (const char*)a(k), *lanes = (const char*)b(k);
+        const char *from = (const char*)a(k), *lanes = (const char*)b(k), *next = (const char*)a(k + (k + 1 < count));
         _tile_loadd(4, from, a_stride);
         _tile_loadd(6, lanes, b_stride);
-        _tile_loadd(7, lanes + 64, b_stride);
         _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, lanes + 64, b_stride);
+        for (int i = 0; i < 16; i++) __builtin_prefetch(next + i * a_stride);
         _tile_dpbf16ps(1, 4, 7);
         _tile_loadd(5, from + 16 * a_stride, a_stride);
+        for (int i = 16; i < 32; i++) __builtin_prefetch(next + i * a_stride);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
     }
