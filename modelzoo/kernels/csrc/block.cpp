@@ -194,10 +194,8 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
     uint32_t* inputs = scratch<0>(w.in * padded / K::per);  // [in / 32][padded / per][32]
     if (n == 0) memset(dvalues, 0, w.row_ptr[w.out / w.R] * w.R * w.C * 4);
-    auto pack = [&](int64_t c) {
-        by_group<K>(x + c * GROUP, n, w.in, 0, padded, inputs + c * GROUP * padded / K::per);
-    };
-    Shared columns(w.in / GROUP);
+    auto pack = [&](int64_t i) { by_groups<K>(x, n, w.in, i * 32, padded, inputs); };
+    Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
         uint32_t* outputs = scratch<3>(span / K::per * GROUP);
@@ -206,9 +204,9 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
             for (int64_t t = 0; t < padded; t += span) {
                 int64_t end = std::min(padded, t + span), count = (end - t) / K::per;
                 by_group<K>(dy + g * GROUP, n, w.out, t, end, outputs);
+                shared.need_all(pack, threads);
                 for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                     for (int64_t c = 0; c < w.C; c += GROUP) {
-                        columns.need((w.cols[b] * w.C + c) / GROUP, pack);
                         const uint32_t* at = inputs + ((w.cols[b] * w.C + c) * padded + t * GROUP) / K::per;
                         float* to = dvalues + (b * w.R + g % sub * GROUP) * w.C + c;
                         int r = 0;

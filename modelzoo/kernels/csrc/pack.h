@@ -112,6 +112,12 @@ static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t,
         K::join(t < n ? x + t * dim : zero, t + 1 < n ? x + (t + 1) * dim : zero, to);
 }
 
+// All columns of 32 tokens from t, each 32 of them in their place of [dim / 32][padded / per][32] units.
+template <class K>
+static void by_groups(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t padded, uint32_t* to) {
+    for (int64_t c = 0; c < dim; c += GROUP) by_group<K>(x + c, n, dim, t, t + 32, to + (c * padded + t * GROUP) / K::per);
+}
+
 // The live columns of 32 outputs: column i is number c(i) of the input and its weights are at(i)[r * C], r < 32.
 struct Columns {
     const Weight& w;

@@ -168,8 +168,8 @@ static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const u
                          int threads) {
     int64_t padded = up(n, 32), stride = padded + 32, groups = w.out / GROUP, sub = w.R / GROUP;
     uint32_t* lanes = scratch<1>(w.in * padded / 2);  // x as [in / 32][padded / 2][32]
-    auto pack = [&](int64_t c) { by_group<Pair>(x + c * GROUP, n, w.in, 0, padded, lanes + c * GROUP * padded / 2); };
-    Shared shared(w.in / GROUP);
+    auto pack = [&](int64_t i) { by_groups<Pair>(x, n, w.in, i * 32, padded, lanes); };
+    Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
         auto columns = (uint16_t*)scratch<0>(GROUP * stride / 2);  // dy as [32][stride]
@@ -178,9 +178,9 @@ static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const u
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
             by_columns<Pair>(dy + g * GROUP, n, w.out, padded, stride, columns);
+            shared.need_all(pack, threads);
             for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                 for (int64_t c = 0; c < w.C; c += 32) {
-                    shared.need((w.cols[b] * w.C + c) / GROUP, pack);
                     const uint32_t* at = lanes + (w.cols[b] * w.C + c) / 32 * padded / 2 * 32;
                     tile32(padded / 32, [=](int64_t k) { return columns + k * 32; }, stride * 2,
                            [=](int64_t k) { return at + k * 16 * 32; }, 128, sums);
