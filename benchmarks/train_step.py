@@ -145,6 +145,19 @@ def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
     return statistics.median(kept), statistics.median(update) if update else 0.0
 
 
+def mask_line(name: str, keep: float, update: float, dense: float) -> str:
+    """What keeping masks adds, also as a share of a dense step of `dense` seconds; docs/performance.md reads it."""
+    line = f"{name}: keeping masks adds {keep * 1e3:.2f} ms to a step, {keep / dense:.2%} of a dense step"
+    if update:
+        line += f"; an update {update * 1e3:.0f} ms, {update / (100 * dense):.2%} of the steps at freq 100"
+    return line
+
+
+def peer_line(ratio: float, peer: str) -> str:
+    """How many times a peer's speed our dense step has; docs/performance.md reads it."""
+    return f"ours, dense: {ratio:.2f}x {peer}'s speed"
+
+
 def compete(args, contestants: dict, tokens: int, base: str | None) -> dict[str, list[float]]:
     """Let them take turns and print the table."""
     flops = {n: c.flops()[0] if isinstance(c, Ours) else None for n, c in contestants.items()}
@@ -192,14 +205,11 @@ def main() -> None:
     dense = statistics.median(times["ours, dense"])
     for name, sparsity in (("static", 0.75), ("RigL", rigl)):
         keep, update = mask_cost(our_run(args, sparsity), batch, 10)
-        line = f"{name}: keeping masks {keep * 1e3:.2f} ms a step, {keep / dense:.2%} of a dense step"
-        if update:
-            line += f"; an update {update * 1e3:.0f} ms, {update / (100 * dense):.2%} of the steps at freq 100"
-        print(line)
+        print(mask_line(name, keep, update, dense))
     if "HF Trainer" in times:
         for peer in ("HF raw loop", "HF Trainer"):
             ratio = statistics.median(h / o for h, o in zip(times[peer], times["ours, dense"], strict=True))
-            print(f"ours, dense: {ratio:.2f}x {peer}'s speed")
+            print(peer_line(ratio, peer))
 
 
 if __name__ == "__main__":
