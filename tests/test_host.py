@@ -68,6 +68,26 @@ def test_peak_memory_where_the_system_counts_otherwise(monkeypatch):
     assert host.peak_memory() is None
 
 
+def test_freed_memory_is_kept_where_the_user_did_not_choose(monkeypatch):
+    """Measured where glibc is: a large piece that is freed and allocated again costs no page faults."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not host.keep_freed_memory()
+    monkeypatch.undo()
+    monkeypatch.setattr(host.sys, "platform", "darwin")
+    assert not host.keep_freed_memory()
+    monkeypatch.undo()
+    code = (
+        "import resource; from modelzoo.host import keep_freed_memory; kept = keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "bytearray(64 << 20); before = faults()\n"
+        "for _ in range(4): bytearray(64 << 20)\n"
+        "print(kept, faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    kept, faults = done.stdout.split()
+    assert kept == "False" or int(faults) < 4 * (64 << 20) // 4096 // 10
+
+
 def test_load_may_be_unknown(monkeypatch):
     assert host.load_average() >= 0
 

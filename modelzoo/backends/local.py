@@ -11,7 +11,7 @@ from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
-from modelzoo.host import peak_memory
+from modelzoo.host import keep_freed_memory, peak_memory
 
 DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -29,6 +29,8 @@ class Local:
         if precision.enabled and precision.fp16_type == "float16" and self.kind == "CPU":
             self.notes.append("float16 is not for CPUs; bfloat16 here")
             self.dtype = torch.bfloat16
+        if self.kind == "CPU":
+            keep_freed_memory()
         if config.num_threads and self.kind == "CPU":
             torch.set_num_threads(config.num_threads)
         if self.kind == "GPU":

@@ -59,11 +59,12 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
     auto begin = transposed ? starts(w.col_ptr, groups, sub, w.R, K::per) : starts(w.row_ptr, groups, sub, w.C, K::per);
     uint32_t* packed = scratch<1>(begin.back() * GROUP);
     int32_t* index = (int32_t*)scratch<2>(begin.back());
+    auto pack = [&](int64_t g) {
+        (transposed ? pack_columns<K> : pack_rows<K>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
+    };
+    Shared weights(groups);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t g = 0; g < groups; g++)
-            (transposed ? pack_columns<K> : pack_rows<K>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
         uint32_t* units = scratch<0>(width * dim / K::per);
         std::vector<uint32_t> panel;
         std::vector<int32_t> straight;
@@ -76,8 +77,9 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                 else by_tile<K>(x + i * width * dim, tokens, dim, units);
                 present = i;
             }
-            for (int64_t g = groups / step * share / shares * step; g < groups / step * (share + 1) / shares * step;
-                 g += step) {
+            int64_t first = groups / step * share / shares, some = groups / step * (share + 1) / shares - first;
+            for (int64_t j = 0; j < some; j++) {
+                int64_t g = (first + place(j, some, omp_get_thread_num(), threads)) * step;
                 int64_t count = begin[g + 1] - begin[g];
                 const uint32_t* from = units;
                 if (apart) {  // join them for these tokens
@@ -91,10 +93,12 @@ static void multiply(const Weight& w, int64_t n, const typename K::io* x, const 
                                     panel.data() + k * CHUNK + t);
                     from = panel.data();
                 }
-                for (int64_t o = g; o < g + step; o++)
+                for (int64_t o = g; o < g + step; o++) {
+                    weights.need(o, pack);
                     product<K>(from, apart ? ROWS : dim / K::per * ROWS, apart ? CHUNK : ROWS,
                                packed + begin[o] * GROUP, apart ? straight.data() : index + begin[o], count,
                                bias ? bias + o * GROUP : nullptr, tokens, y + i * width * result + o * GROUP, result);
+                }
             }
         }
     }
@@ -121,10 +125,9 @@ static void spread(const Weight& w, int64_t n, const typename K::io* dy, typenam
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, per_group = GROUP / K::per;
     auto begin = starts(w.row_ptr, groups, sub, w.C, 1);
     uint32_t* packed = scratch<1>(begin.back() * per_group);
+    Shared weights(groups);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t g = 0; g < groups; g++) pack_pairs<K>(w, g, packed + begin[g] * per_group);
         uint32_t* units = scratch<0>(w.out / K::per * 32);
         std::vector<float> sums(w.in * 32);
 #pragma omp for schedule(dynamic)
@@ -132,12 +135,13 @@ static void spread(const Weight& w, int64_t n, const typename K::io* dy, typenam
             by_unit<K, 32>(dy, n, w.out, t, units);
             std::fill(sums.begin(), sums.end(), 0.0f);
             for (int64_t g = 0; g < groups; g++) {
+                weights.need(g, [&](int64_t g) { pack_pairs<K>(w, g, packed + begin[g] * per_group); });
                 Columns columns(w, g);
-                const uint32_t *weights = packed + begin[g] * per_group, *from = units + g * per_group * 32;
+                const uint32_t *lanes = packed + begin[g] * per_group, *from = units + g * per_group * 32;
                 int64_t c = 0;
                 for (; c + ROWS <= columns.count; c += ROWS)
-                    scatter<K, ROWS>(columns, c, weights + c * per_group, from, sums.data());
-                for (; c < columns.count; c++) scatter<K, 1>(columns, c, weights + c * per_group, from, sums.data());
+                    scatter<K, ROWS>(columns, c, lanes + c * per_group, from, sums.data());
+                for (; c < columns.count; c++) scatter<K, 1>(columns, c, lanes + c * per_group, from, sums.data());
             }
             store_columns<K>(sums.data(), w.in, n - t, dx + t * w.in);
         }
@@ -185,15 +189,17 @@ static void sample_block(const uint32_t* dy, const uint32_t* x, int64_t count, f
 template <class K>
 static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy, const typename K::io* x,
                            float* dvalues, int threads) {
-    constexpr int64_t span = 256;  // tokens whose gradients stay in the first-level cache
+    constexpr int64_t span = 96 * K::per;  // tokens whose gradients stay in the smallest first-level cache
     constexpr int REST = ROWS * 2 / 3, WHOLE = GROUP - 2 * REST + REST * (ROWS == 12);  // 32 = 2 x 12 + 8 = 4 x 6 + 2 x 4
     int64_t groups = w.out / GROUP, sub = w.R / GROUP, padded = up(n, 32);
     uint32_t* inputs = scratch<0>(w.in * padded / K::per);  // [in / 32][padded / per][32]
     if (n == 0) memset(dvalues, 0, w.row_ptr[w.out / w.R] * w.R * w.C * 4);
+    auto pack = [&](int64_t c) {
+        by_group<K>(x + c * GROUP, n, w.in, 0, padded, inputs + c * GROUP * padded / K::per);
+    };
+    Shared columns(w.in / GROUP);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t c = 0; c < w.in; c += GROUP) by_group<K>(x + c, n, w.in, 0, padded, inputs + c * padded / K::per);
         uint32_t* outputs = scratch<3>(span / K::per * GROUP);
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++)
@@ -202,6 +208,7 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
                 by_group<K>(dy + g * GROUP, n, w.out, t, end, outputs);
                 for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                     for (int64_t c = 0; c < w.C; c += GROUP) {
+                        columns.need((w.cols[b] * w.C + c) / GROUP, pack);
                         const uint32_t* at = inputs + ((w.cols[b] * w.C + c) * padded + t * GROUP) / K::per;
                         float* to = dvalues + (b * w.R + g % sub * GROUP) * w.C + c;
                         int r = 0;
@@ -221,16 +228,18 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
     constexpr int64_t span = 1024;  // tokens whose gradients stay in the first-level caches
     int64_t groups = w.out / GROUP, padded = up(n, 32), stride = (padded + 32) / K::per;
     uint32_t* inputs = scratch<0>(w.in * stride);  // [in][stride]
+    auto pack = [&](int64_t i) {
+        by_token<K>(x, n, w.in, i * 32, w.in, stride * K::per, (typename K::io*)inputs);
+    };
+    Shared packed(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32)
-            by_token<K>(x, n, w.in, t, w.in, stride * K::per, (typename K::io*)inputs);
         uint32_t* outputs = scratch<3>(span / K::per * GROUP);
         std::vector<float> sums;
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
             Columns columns(w, g);
+            packed.need_all(pack, threads);
             sums.assign(columns.count * GROUP, 0.0f);
             for (int64_t t = 0; t < padded; t += span) {
                 int64_t end = std::min(padded, t + span), count = (end - t) / K::per, c = 0;

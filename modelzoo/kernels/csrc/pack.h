@@ -1,6 +1,9 @@
 // Activations and weights brought into the order in which the register tile reads them.
 #pragma once
 
+#include <omp.h>
+#include <sched.h>
+#include <atomic>
 #include <vector>
 #ifdef __AMX_BF16__
 #include <sys/syscall.h>
@@ -10,6 +13,35 @@
 
 constexpr int GROUP = 32;  // outputs (or inputs) together
 constexpr int CHUNK = 96;  // tokens whose activations stay in the second-level cache
+
+// Threads begin at different places of `count`, so that they do not meet at the same pieces.
+static inline int64_t place(int64_t i, int64_t count, int64_t thread, int64_t threads) {
+    return (i + count * thread / threads) % count;
+}
+
+// Pieces of work that threads share. Each is done once, by the thread that needs it first: nobody waits for all to be
+// done, as at a barrier, where a thread that the system has put aside would hold up the others.
+class Shared {
+    std::vector<std::atomic<uint8_t>> state;  // 0: to do, 1: being done, 2: done
+
+   public:
+    explicit Shared(int64_t count) : state(count) {}
+    template <class F>
+    void need(int64_t i, F work) {
+        if (state[i].load(std::memory_order_acquire) == 2) return;
+        uint8_t to_do = 0;
+        if (state[i].compare_exchange_strong(to_do, 1)) {
+            work(i);
+            state[i].store(2, std::memory_order_release);
+        }
+        while (state[i].load(std::memory_order_acquire) != 2) sched_yield();
+    }
+    template <class F>
+    void need_all(F work, int threads) {
+        for (int64_t i = 0; i < (int64_t)state.size(); i++)
+            need(place(i, state.size(), omp_get_thread_num(), threads), work);
+    }
+};
 
 struct Weight {  // a packed weight: pointers into torch's tensors
     int64_t out, in, R, C;
@@ -55,6 +87,13 @@ static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t,
             transpose16((const uint32_t*)(x + (t + h) * dim) + u, dim / K::per, n - t - h, tile + h, 32);
         for (int i = 0; i < 16; i++) K::split(tile + i * 32, to + (u + i) * K::per * stride + t, stride);
     }
+}
+
+// 32 columns of x [n, dim], `padded` tokens (a multiple of 32) -> [32][stride] elements.
+template <class K>
+static void by_columns(const typename K::io* x, int64_t n, int64_t dim, int64_t padded, int64_t stride,
+                       typename K::io* to) {
+    for (int64_t t = 0; t < padded; t += 32) by_token<K>(x, n, dim, t, GROUP, stride, to);
 }
 
 // x [n, dim] -> [window][dim][T] elements, tokens beyond n are 0.

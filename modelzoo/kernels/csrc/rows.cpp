@@ -7,7 +7,7 @@
 template <class T>
 static void column_sums(int64_t n, int64_t dim, const T* x, float* sums, int threads) {
     constexpr int64_t strip = 8 * LANES;  // columns whose sums stay in registers
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (n * dim > 1 << 20)
     for (int64_t c = 0; c < dim; c += strip) {
         if (c + strip > dim) {
             for (int64_t j = c; j < dim; j++) {

@@ -89,16 +89,18 @@ static void multiply_tiles(const Weight& w, int64_t n, const uint16_t* x, const 
         memcpy(last, x + n / 32 * 32 * dim, n % 32 * dim * 2);
         memset(last + n % 32 * dim, 0, (32 - n % 32) * dim * 2);
     }
+    auto pack = [&](int64_t g) {
+        (transposed ? pack_columns<Pair> : pack_rows<Pair>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
+    };
+    Shared weights(groups);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t g = 0; g < groups; g++)
-            (transposed ? pack_columns<Pair> : pack_rows<Pair>)(w, g, packed + begin[g] * GROUP, index + begin[g]);
         Tiles tiles;
         alignas(64) float sums[32 * 32];
 #pragma omp for schedule(dynamic, 2)
         for (int64_t task = 0; task < chunks * groups; task++) {
             int64_t first = task / groups * TOKENS, g = task % groups, count = (begin[g + 1] - begin[g]) / 16;
+            weights.need(g, pack);
             const int32_t* at = index + begin[g];
             const uint32_t* lanes = packed + begin[g] * GROUP;
             for (int64_t t = first; t < n && t < first + TOKENS; t += 32) {
@@ -119,24 +121,25 @@ static void multiply_joined(const Weight& w, int64_t n, const uint16_t* x, const
     for (int64_t i = 0; i < rows; i++)
         begin.push_back(begin.back() + ((w.row_ptr[i + 1] - w.row_ptr[i]) * w.C + 31) / 32);
     auto packed = (uint16_t*)scratch<1>(begin.back() * w.R * 16);  // [block row][step][R outputs][32 columns]
+    auto pack = [&](int64_t i) {
+        uint16_t* to = packed + begin[i] * w.R * 32;
+        Columns all(w, i * sub);
+        for (int64_t c = 0; c < (begin[i + 1] - begin[i]) * 32; c++)
+            for (int64_t r = 0; r < w.R; r++)
+                to[(c / 32 * w.R + r) * 32 + c % 32] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
+    };
+    Shared shared(rows);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < rows; i++) {
-            uint16_t* to = packed + begin[i] * w.R * 32;
-            Columns all(w, i * sub);
-            for (int64_t c = 0; c < (begin[i + 1] - begin[i]) * 32; c++)
-                for (int64_t r = 0; r < w.R; r++)
-                    to[(c / 32 * w.R + r) * 32 + c % 32] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
-        }
         auto columns = (uint16_t*)scratch<0>(32 * w.in / 2);
         Tiles tiles;
         alignas(64) float sums[32 * 32], turned[32 * 32];
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < n; t += 32) {
             by_window<Pair, 32>(x + t * w.in, n - t, w.in, 0, columns);
-            for (int64_t i = 0; i < rows; i++) {
-                int64_t count = begin[i + 1] - begin[i];
+            for (int64_t j = 0; j < rows; j++) {
+                int64_t i = place(j, rows, omp_get_thread_num(), threads), count = begin[i + 1] - begin[i];
+                shared.need(i, pack);
                 Columns all(w, i * sub);
                 uint32_t* lanes = scratch<2>(count * 16 * 32);
                 for (int64_t k = 0; k < count * 16; k++) {  // columns beyond the last meet weights of 0
@@ -163,19 +166,19 @@ static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const u
                          int threads) {
     int64_t padded = up(n, 32), stride = padded + 32, groups = w.out / GROUP, sub = w.R / GROUP;
     uint32_t* lanes = scratch<1>(w.in * padded / 2);  // x as [in / 32][padded / 2][32]
+    auto pack = [&](int64_t c) { by_group<Pair>(x + c * GROUP, n, w.in, 0, padded, lanes + c * GROUP * padded / 2); };
+    Shared shared(w.in / GROUP);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t c = 0; c < w.in; c += GROUP) by_group<Pair>(x + c, n, w.in, 0, padded, lanes + c * padded / 2);
         auto columns = (uint16_t*)scratch<0>(GROUP * stride / 2);  // dy as [32][stride]
         Tiles tiles;
         alignas(64) float sums[32 * 32];
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
-            for (int64_t t = 0; t < padded; t += 32)
-                by_token<Pair>(dy + g * GROUP, n, w.out, t, GROUP, stride, columns);
+            by_columns<Pair>(dy + g * GROUP, n, w.out, padded, stride, columns);
             for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                 for (int64_t c = 0; c < w.C; c += 32) {
+                    shared.need((w.cols[b] * w.C + c) / GROUP, pack);
                     const uint32_t* at = lanes + (w.cols[b] * w.C + c) / 32 * padded / 2 * 32;
                     tile32(padded / 32, [=](int64_t k) { return columns + k * 32; }, stride * 2,
                            [=](int64_t k) { return at + k * 16 * 32; }, 128, sums);
@@ -192,15 +195,15 @@ static void spread_tiles(const Weight& w, int64_t n, const uint16_t* dy, uint16_
     std::vector<int64_t> begin{0};  // live columns, filled up to 32 in each block row
     for (int64_t i = 0; i < rows; i++) begin.push_back(begin.back() + up((w.row_ptr[i + 1] - w.row_ptr[i]) * w.C, 32));
     auto packed = (uint16_t*)scratch<1>(begin.back() * w.R / 2);  // [block row][column][R]
+    auto pack = [&](int64_t i) {
+        Columns all(w, i * sub);
+        uint16_t* to = packed + begin[i] * w.R;
+        for (int64_t c = 0; c < begin[i + 1] - begin[i]; c++)
+            for (int64_t r = 0; r < w.R; r++) to[c * w.R + r] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
+    };
+    Shared shared(rows);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t i = 0; i < rows; i++) {
-            Columns all(w, i * sub);
-            uint16_t* to = packed + begin[i] * w.R;
-            for (int64_t c = 0; c < begin[i + 1] - begin[i]; c++)
-                for (int64_t r = 0; r < w.R; r++) to[c * w.R + r] = c < all.count ? bfloat(all.at(c)[r * w.C]) : 0;
-        }
         uint32_t* units = scratch<0>(w.out / 2 * 32);
         Tiles tiles;
         alignas(64) float part[32 * 32];
@@ -210,6 +213,7 @@ static void spread_tiles(const Weight& w, int64_t n, const uint16_t* dy, uint16_
             by_unit<Pair, 32>(dy, n, w.out, t, units);
             std::fill(sums.begin(), sums.end(), 0.0f);
             for (int64_t i = 0; i < rows; i++) {
+                shared.need(i, pack);
                 Columns all(w, i * sub);
                 const uint32_t* lanes = units + i * w.R / 2 * 32;
                 for (int64_t c = 0; c < all.count; c += 32) {
@@ -233,10 +237,10 @@ static void sample_joined(const Weight& w, int64_t n, const uint16_t* dy, const 
     constexpr int64_t span = 256;
     int64_t padded = up(n, 32), stride = padded + 32, groups = w.out / GROUP;
     auto columns = (uint16_t*)scratch<0>(w.in * stride / 2);  // x as [in][stride]
+    auto pack = [&](int64_t i) { by_token<Pair>(x, n, w.in, i * 32, w.in, stride, columns); };
+    Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < padded; t += 32) by_token<Pair>(x, n, w.in, t, w.in, stride, columns);
         uint32_t* lanes = scratch<1>(GROUP * padded / 2);  // dy as [padded / 2][32]
         Tiles tiles;
         alignas(64) uint16_t panel[32 * span];
@@ -245,6 +249,7 @@ static void sample_joined(const Weight& w, int64_t n, const uint16_t* dy, const 
         for (int64_t g = 0; g < groups; g++) {
             Columns all(w, g);
             by_group<Pair>(dy + g * GROUP, n, w.out, 0, padded, lanes);
+            shared.need_all(pack, threads);
             for (int64_t c = 0; c < all.count; c += 32) {
                 zero_tiles();
                 for (int64_t t = 0; t < padded; t += span) {
