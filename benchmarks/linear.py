@@ -17,6 +17,7 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 from harness import machine, rounds, spread
+from program import run
 
 from modelzoo.kernels.choose import choose, note
 from modelzoo.kernels.layout import Layout, layout_of
@@ -126,4 +127,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -24,6 +24,7 @@ from pathlib import Path
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+import program  # noqa: E402
 from blocks import BLOCKS, Block, absent, command  # noqa: E402
 from forced import choose_class, switches_of  # noqa: E402
 from sections import Key, Measured, sections, write_section, write_table  # noqa: E402
@@ -158,20 +159,16 @@ def main() -> int:
     p.add_argument("--again", action="store_true", help="what had finished before an interruption, too")
     p.add_argument("--write", action="store_true", help="measure nothing")
     args = p.parse_args()
-    try:
-        if args.write:
-            if args.only or args.wanted or args.again:
-                raise UserError("--write measures nothing: it goes with no other flag")
-            rewrite()
-            return 0
-        name = choose_class(args.wanted)
-        key = Key(name, forced=name != native_class())
-        os.environ |= switches_of(name) if key.forced else {}
-        blocks = choose_blocks(args.only)
-        finished = Finished(key, args.again)
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
+    if args.write:
+        if args.only or args.wanted or args.again:
+            raise UserError("--write measures nothing: it goes with no other flag")
+        rewrite()
+        return 0
+    name = choose_class(args.wanted)
+    key = Key(name, forced=name != native_class())
+    os.environ |= switches_of(name) if key.forced else {}
+    blocks = choose_blocks(args.only)
+    finished = Finished(key, args.again)
     print(f"{model_name()}, {TITLES[name]}{', forced' if key.forced else ''}: {len(blocks)} blocks", flush=True)
     try:
         failed = run(blocks, finished)
@@ -186,4 +183,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -276,4 +276,6 @@ def report(corpus: str, contender: str, megabytes: float, times: list[tuple[floa
 
 
 if __name__ == "__main__":
-    main()
+    from program import run
+
+    run(main)

@@ -26,6 +26,7 @@ import torch
 from harness import Worker, machine, rounds, table
 from ours import our_run
 from peers import hf_raw, hf_trainer, nanogpt
+from program import run
 from shapes import add_shapes, random_batch, shapes
 
 from modelzoo.loop import Run, clip_gradients, train_step
@@ -213,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

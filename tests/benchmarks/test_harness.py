@@ -1,6 +1,7 @@
 """Contestants in other processes take turns; a benchmark's first line names the class and what is held to it."""
 
 import os
+import runpy
 import sys
 from pathlib import Path
 
@@ -59,3 +60,14 @@ def test_the_machines_line_says_what_is_held(bench, machine):
     assert "torch's own products are not held to it" in half
     assert "torch's own products are not held to it" in machine("amx", MEDISWIFT_PROCESSOR="plain")
     assert "torch with ONEDNN_MAX_CPU_ISA=AVX2" in machine("amx", ONEDNN_MAX_CPU_ISA="AVX2")
+
+
+@pytest.mark.parametrize("script", ["linear", "train_step", "startup", "preprocess"])
+def test_a_benchmark_that_cannot_run_says_so_in_a_line(bench, monkeypatch, capsys, script):
+    monkeypatch.setenv(processor.SWITCH, "avx1024")
+    monkeypatch.setattr(sys, "argv", [script])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(REPO / "benchmarks" / f"{script}.py"), run_name="__main__")
+    captured = capsys.readouterr().err
+    assert end.value.code == 2 and captured.startswith("error: MEDISWIFT_PROCESSOR=avx1024")
+    assert captured.count("\n") == 1

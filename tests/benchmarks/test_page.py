@@ -45,7 +45,9 @@ def run(folder, bench, monkeypatch):
 
     def call(*words: str) -> int:
         monkeypatch.setattr(sys, "argv", ["page.py", *words])
-        return bench.page.main()
+        with pytest.raises(SystemExit) as end:
+            bench.program.run(bench.page.main)
+        return end.value.code
 
     return call
 
