@@ -26,6 +26,7 @@ _PEERS = (
     "`pretrain` does, and cerebras.pytorch's CPU backend, which knows float32 alone and multiplies by masks."
 )
 _D768 = "--hidden 768 --heads 12 --batch 4"
+_D1536 = "--hidden 1536 --heads 12 --batch 4"
 
 BLOCKS = (
     Block(
@@ -38,13 +39,13 @@ BLOCKS = (
     Block(
         "linear-bf16",
         "The same in bfloat16.",
-        "benchmarks/linear.py --summary --sparsity 0.5 0.75 0.9",
+        "benchmarks/linear.py --summary --dtype bfloat16 --sparsity 0.5 0.75 0.9",
         "bfloat16",
     ),
     Block(
         "linear-bf16-2048",
         "With twice as many tokens packing the weights weighs half: they change at every step, so every product does.",
-        "benchmarks/linear.py --summary --tokens 2048",
+        "benchmarks/linear.py --summary --dtype bfloat16 --tokens 2048",
         "bfloat16",
     ),
     Block(
@@ -56,23 +57,23 @@ BLOCKS = (
     Block(
         "step-bf16",
         f"{_STEP}; with torch.compile, too.",
-        f"benchmarks/train_step.py --patterns 0.5,0.75,0.9 --compile --rigl {_D768} --rounds 9",
+        f"benchmarks/train_step.py --dtype bfloat16 --patterns 0.5,0.75,0.9 --compile --rigl {_D768} --rounds 9",
         "bfloat16",
     ),
     Block(
         "wide-float32",
         _WIDE,
-        "benchmarks/train_step.py --dtype float32 --patterns 0.75 --hidden 1536 --heads 12 --batch 4 --rounds 5",
+        f"benchmarks/train_step.py --dtype float32 --patterns 0.75 {_D1536} --rounds 5",
         "float32",
     ),
     Block(
         "wide-bf16",
         _WIDE,
-        "benchmarks/train_step.py --patterns 0.75 --compile --hidden 1536 --heads 12 --batch 4 --rounds 7",
+        f"benchmarks/train_step.py --dtype bfloat16 --patterns 0.75 --compile {_D1536} --rounds 7",
         "bfloat16",
     ),
     Block("peers-float32", _PEERS, "benchmarks/train_step.py --dtype float32 --rounds 11", "float32", peers=True),
-    Block("peers-bf16", _PEERS, "benchmarks/train_step.py --rounds 11", "bfloat16", peers=True),
+    Block("peers-bf16", _PEERS, "benchmarks/train_step.py --dtype bfloat16 --rounds 11", "bfloat16", peers=True),
     Block(
         "peers-wide-float32",
         "Beside others at twice the width.",
@@ -83,7 +84,7 @@ BLOCKS = (
     Block(
         "peers-wide-bf16",
         "Beside others at twice the width.",
-        f"benchmarks/train_step.py --rounds 7 {_D768}",
+        f"benchmarks/train_step.py --dtype bfloat16 --rounds 7 {_D768}",
         "bfloat16",
         peers=True,
     ),

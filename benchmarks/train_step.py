@@ -101,7 +101,8 @@ def peers(args) -> tuple[dict, list[str]]:
         if python:
             command = [python, worker, peer, *shapes(args)]
             path = os.path.dirname(os.path.abspath(python)) + os.pathsep + os.environ["PATH"]
-            found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path)
+            modules = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])  # ours is not there
+            found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path, PYTHONPATH=modules)
     return found, absent
 
 
