@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from forced import describe
 
 from modelzoo import host
 from modelzoo.kernels.processor import model_name
 
 
 def machine() -> str:
-    """One line: processor, cores, threads, torch."""
+    """One line: processor, its class, cores, threads, torch, load."""
     load, threads = host.load_average(), torch.get_num_threads()
     at = "" if load is None else f", load {load:.1f}"
-    return f"{model_name()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}{at}"
+    return f"{model_name()}, {describe()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}{at}"
 
 
 class Worker:

@@ -17,6 +17,7 @@ from collections import defaultdict
 import torch
 import torch.nn.functional as F
 from harness import machine, rounds, spread
+from program import run
 
 from modelzoo.kernels.choose import choose, note
 from modelzoo.kernels.layout import Layout, layout_of
@@ -78,6 +79,17 @@ def arguments() -> argparse.Namespace:
     return args
 
 
+def total_title(shapes: list[tuple[int, int]], tokens: int, dtype: str) -> str:
+    """What stands over the shapes' sums; docs/performance.md reads it."""
+    sizes = ", ".join(f"{i} -> {o}" for o, i in shapes)
+    return f"{sizes} together, {tokens} tokens, {dtype}: speed against dense"
+
+
+def total_line(sparsity: float, part: str, name: str, ratio: float, low: float, high: float) -> str:
+    """One of the shapes' sums; docs/performance.md reads it."""
+    return f"{sparsity:.0%} off  {part:10} {name:10} {ratio:.2f}x  [{low:.2f} to {high:.2f}]"
+
+
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
@@ -105,15 +117,14 @@ def main() -> None:
                     for part in (product, "all") if product == "forward" else (product, "backward", "all"):
                         total = totals[sparsity, part, name]
                         totals[sparsity, part, name] = [a + b for a, b in zip(total, seconds, strict=True)]
-    sizes = ", ".join(f"{i} -> {o}" for o, i in args.shape)
-    print(f"\n{sizes} together, {args.tokens} tokens, {args.dtype}: speed against dense")
+    print(f"\n{total_title(args.shape, args.tokens, args.dtype)}")
     for (sparsity, part, name), seconds in totals.items():
         if name != "dense" and part in ("forward", "backward", "all"):
             base = totals[sparsity, part, "dense"]
             ratio, low, high = spread([d / s for d, s in zip(base, seconds, strict=True)])
-            print(f"{sparsity:.0%} off  {part:10} {name:10} {ratio:.2f}x  [{low:.2f} to {high:.2f}]")
+            print(total_line(sparsity, part, name, ratio, low, high))
     say("\nNext: benchmarks/train_step.py times whole training steps; `run.py -m bench -p CONFIG` your own model's.")
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -39,6 +39,11 @@ def main() -> None:
     if args.contender:
         {"parser+HF": parser_hf, "lxml+HF": lxml_hf}[args.contender](args.folder, args.out, args.tokenizer, args.msl)
         return
+    from forced import describe
+
+    from modelzoo.kernels.processor import model_name
+
+    print(f"{model_name()}, {describe()}, {os.cpu_count()} cores")
     tokenizer = os.path.join(args.data, "gpt2_bpe")
     with tempfile.TemporaryDirectory() as folder:
         corpora = {
@@ -271,4 +276,6 @@ def report(corpus: str, contender: str, megabytes: float, times: list[tuple[floa
 
 
 if __name__ == "__main__":
-    main()
+    from program import run
+
+    run(main)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from harness import machine, spread
+from program import run
 
 REPO = Path(__file__).resolve().parents[1]
 RUN = str(REPO / "run.py")
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

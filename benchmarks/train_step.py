@@ -26,6 +26,7 @@ import torch
 from harness import Worker, machine, rounds, table
 from ours import our_run
 from peers import hf_raw, hf_trainer, nanogpt
+from program import run
 from shapes import add_shapes, random_batch, shapes
 
 from modelzoo.loop import Run, clip_gradients, train_step
@@ -100,7 +101,8 @@ def peers(args) -> tuple[dict, list[str]]:
         if python:
             command = [python, worker, peer, *shapes(args)]
             path = os.path.dirname(os.path.abspath(python)) + os.pathsep + os.environ["PATH"]
-            found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path)
+            modules = os.pathsep.join([str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])  # ours is not there
+            found[name] = Worker(command, OMP_NUM_THREADS=threads, PATH=path, PYTHONPATH=modules)
     return found, absent
 
 
@@ -143,6 +145,19 @@ def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
             )
         run.optimizer.zero_grad(set_to_none=True)
     return statistics.median(kept), statistics.median(update) if update else 0.0
+
+
+def mask_line(name: str, keep: float, update: float, dense: float) -> str:
+    """What keeping masks adds, also as a share of a dense step of `dense` seconds; docs/performance.md reads it."""
+    line = f"{name}: keeping masks adds {keep * 1e3:.2f} ms to a step, {keep / dense:.2%} of a dense step"
+    if update:
+        line += f"; an update {update * 1e3:.0f} ms, {update / (100 * dense):.2%} of the steps at freq 100"
+    return line
+
+
+def peer_line(ratio: float, peer: str) -> str:
+    """How many times a peer's speed our dense step has; docs/performance.md reads it."""
+    return f"ours, dense: {ratio:.2f}x {peer}'s speed"
 
 
 def compete(args, contestants: dict, tokens: int, base: str | None) -> dict[str, list[float]]:
@@ -192,15 +207,12 @@ def main() -> None:
     dense = statistics.median(times["ours, dense"])
     for name, sparsity in (("static", 0.75), ("RigL", rigl)):
         keep, update = mask_cost(our_run(args, sparsity), batch, 10)
-        line = f"{name}: keeping masks {keep * 1e3:.2f} ms a step, {keep / dense:.2%} of a dense step"
-        if update:
-            line += f"; an update {update * 1e3:.0f} ms, {update / (100 * dense):.2%} of the steps at freq 100"
-        print(line)
+        print(mask_line(name, keep, update, dense))
     if "HF Trainer" in times:
         for peer in ("HF raw loop", "HF Trainer"):
             ratio = statistics.median(h / o for h, o in zip(times[peer], times["ours, dense"], strict=True))
-            print(f"ours, dense: {ratio:.2f}x {peer}'s speed")
+            print(peer_line(ratio, peer))
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -13,7 +13,7 @@ from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
 from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 
-ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on a CPU (docs/performance.md)
+ALONE = 0.65  # share of single weights off from which computing the live ones alone pays (CPUs; with AMX from 0.7)
 
 
 def text(config: Config) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from data_preprocessing import cli as data_cli
 from modelzoo import cli, verbs
+from modelzoo.kernels.processor import TITLES
 from tests.docs import pages
 from tests.docs.pages import PAGES, REPO
 
@@ -108,3 +109,15 @@ def test_every_key_of_the_trainer_stands_in_the_reference():
         body = text.split(f"### {title}\n")[1].split("\n### ")[0]
         for key in model.get("properties", {}):
             assert f"`{key}`" in body or f"[{key}]" in body, (title, key)
+
+
+def test_speed_names_its_class_of_processor():
+    """A paragraph or list item that says how many times faster something runs, and links the figures, says on what."""
+    said = []
+    for page in PAGES:
+        for text in re.split(r"\n\n|\n(?=[-*] )", page.read_text(encoding="utf-8")):
+            words = " ".join(text.split())
+            if "performance.md)" in words and re.search(r"\d(\.\d)? times", words):
+                said.append(words)
+                assert any(re.search(rf"\b{re.escape(t)}\b", words) for t in TITLES.values()), f"{name(page)}: {words}"
+    assert len(said) >= 2

@@ -1,0 +1,17 @@
+"""The benchmarks' modules, which are programs beside the packages."""
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+REPO = Path(__file__).resolve().parents[2]
+NAMES = ("blocks", "figures", "forced", "harness", "linear", "page", "program", "sections", "train_step")
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """Their modules by name: bench.page, bench.sections, ..."""
+    monkeypatch.syspath_prepend(str(REPO / "benchmarks"))
+    return SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
