@@ -13,7 +13,7 @@ from modelzoo import state
 from modelzoo.loop import Run, Step, train_step
 
 FLOAT32 = 64 * 2.0**-24  # sums of at most 64 products; each rounds by half a unit
-BFLOAT16 = 8 * 2.0**-8  # what is multiplied is rounded, sums are not: through eight products of two layers, back and forth
+BFLOAT16 = 8 * 2.0**-8  # factors and results are rounded, sums are not: eight products of two layers, back and forth
 
 
 def values(run: Run) -> dict[str, Tensor]:
@@ -35,7 +35,7 @@ def _take(run: Run, found: dict[str, Tensor]) -> None:
 
 
 def _hold(ours: dict[str, Tensor], theirs: dict[str, Tensor], apart: float, update: float) -> None:
-    """`apart` of the model's largest gradient or moment (a key's bias has none but rounding); weights within `update`."""
+    """`apart` of the model's largest gradient or moment (a key's bias has rounding alone); weights within `update`."""
     assert ours.keys() == theirs.keys()
     largest: dict[str, float] = {}
     for name, x in theirs.items():
