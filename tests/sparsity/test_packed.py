@@ -15,10 +15,10 @@ from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparsePar
 from tests.sparsity import pairs
 from tests.support import TINY, batch, make_run
 
-UPDATE = {"freq": 5, "stop": 151}
+UPDATE = {"freq": 5, "stop": 61}
 RULES = {
     "static": {"sparsity": 0.75, "init_method": "topk"},
-    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 100}, "update": UPDATE},
+    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 50}, "update": UPDATE},
     "set": {"algorithm": "set", "sparsity": [0.75, 0.5], "update": UPDATE, "seed": 5},
     "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE},
 }
@@ -56,16 +56,16 @@ def restore(run, path, **kwargs):
 @pytest.mark.parametrize(
     "rule,pattern", [*((rule, "blocks") for rule in RULES), *(("rigl", p) for p in PATTERNS if p != "blocks")]
 )
-def test_two_hundred_steps_are_those_of_the_masked_run(rule, pattern):
+def test_eighty_steps_are_those_of_the_masked_run(rule, pattern):
     """Each from the same values, within one step's rounding. On four batches over and over, so that it learns."""
     whole, run = (sparse_run(s, rule, pattern) for s in ("dense", "packed"))
     assert {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
     assert {type(p) for p in run.sparsity.parameters} == {PackedParameter}
     step_both, churn = pairs.pair(whole, run, pairs.FLOAT32, UPDATES), 0
-    for step in range(200):
+    for step in range(80):
         _, b = step_both(batch(step % 4, uneven=True), 2)
         churn += b.churn
-    assert (churn > 0) == (rule != "static") and b.loss < 1.0  # from 3.6
+    assert (churn > 0) == (rule != "static") and b.loss < 2.5  # from 3.6
 
 
 @pytest.mark.parametrize("enabled,apart", [(False, pairs.FLOAT32), (True, pairs.BFLOAT16)])

@@ -12,14 +12,14 @@ import safetensors.torch
 from tests.commands import start
 
 REPO = Path(__file__).resolve().parents[2]
-STEPS, VOCAB = 40, 4096
+STEPS, VOCAB, LAYERS = 40, 4096, 2
 
 
 @pytest.fixture(scope="module")
 def shards(shared_data: Path, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("pubmed") / "shards"
     sources = [str(shared_data / "pubmed_real"), str(shared_data / "pubmed_wrapped" / "pmcfront_0003.xml.gz")]
-    flags = ["--tokenizer", "train", "--vocab_size", str(VOCAB), "--msl", "128", "--val_fraction", "0.1", "--quiet"]
+    flags = ["--tokenizer", "train", "--vocab_size", str(VOCAB), "--msl", "64", "--val_fraction", "0.1", "--quiet"]
     command = [sys.executable, "-m", "data_preprocessing", "pubmed", "--input", *sources, "--output", str(out), *flags]
     subprocess.run(command, cwd=REPO, check=True, timeout=900)
     return out
@@ -35,6 +35,7 @@ def test_pretraining_learns_and_stays_sparse(name, shards, tmp_path, monkeypatch
         "trainer.fit.val_dataloader.data_dir": shards / "val",
         "trainer.fit.train_dataloader.batch_size": 4,
         "trainer.init.model.vocab_size": VOCAB,
+        "trainer.init.model.num_hidden_layers": LAYERS,
         "trainer.init.loop.eval_frequency": 1.0,
         "trainer.init.loop.eval_steps": 20,
         "trainer.init.schedulers": f"[{decay}]",
@@ -50,10 +51,10 @@ def test_pretraining_learns_and_stays_sparse(name, shards, tmp_path, monkeypatch
     (validation,) = [r for r in log if r["kind"] == "validation"]
     # an untrained model is uniform over the vocabulary, and the text is learned from there
     assert train[0]["loss"] == pytest.approx(math.log(VOCAB), abs=0.2)
-    assert validation["loss"] < math.log(VOCAB) - 1
+    assert validation["loss"] < math.log(VOCAB) - 0.8
     model = safetensors.torch.load_file(tmp_path / "checkpoints" / f"step_{STEPS}" / "model.safetensors")
     masks = {n.removesuffix("_mask"): m for n, m in model.items() if n.endswith("_mask")}
-    assert len(masks) == (0 if name == "dense" else 4 * 6)
+    assert len(masks) == (0 if name == "dense" else LAYERS * 6)
     for weight, mask in masks.items():
         assert int(mask.sum()) == mask.numel() // 4
         assert not model[weight][~mask].any()

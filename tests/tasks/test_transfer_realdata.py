@@ -13,6 +13,7 @@ import sklearn.metrics  # noqa: F401 - here once, and not again in each run that
 from tests import commands
 
 REPO = Path(__file__).resolve().parents[2]
+SMALLER = ("num_hidden_layers=2", "hidden_size=48", "filter_size=96")  # the model that is pre-trained, and tuned then
 RECORDER = """#!{python} -SE
 import json, sys
 with open("{log}", "a") as file:
@@ -43,6 +44,7 @@ def test_the_documented_command_makes_the_rows_of_the_table(shared_data, tmp_pat
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     subprocess.run([sys.executable, *first, "--quiet"], cwd=tmp_path, env=env, check=True)
     monkeypatch.chdir(tmp_path)
+    runs[0] += [part for setting in SMALLER for part in ("--set", f"trainer.init.model.{setting}")]
     for command in runs:
         with open("printed", "w") as printed:
             assert commands.start(command[1:], printed).wait() == 0, Path("printed").read_text()[-2000:]
