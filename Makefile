@@ -63,7 +63,7 @@ env-csx: ## the second environment in .venv-csx: cerebras_pytorch 2.10.0 with to
 
 test-csx: env-csx ## the tests of the second environment
 	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" PYTHONPATH="$(CURDIR)" \
-	    .venv-csx/bin/python -m pytest -n $(JOBS) --dist worksteal tests/csx
+	    .venv-csx/bin/python -m pytest -n $(JOBS) --dist loadfile tests/csx
 
 bench: env ## training step against Hugging Face, side by side
 	@$(PIP) --no-build-isolation --editable '.[bench]'
