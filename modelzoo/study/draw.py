@@ -48,7 +48,7 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
     import matplotlib
 
     matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # its first import reports that it fills a cache
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
     style = {

@@ -89,7 +89,7 @@ def picture(results: list[Result], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # its first import reports that it fills a cache
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
     figure, (by_tokens, by_flops, gaps, layers) = plt.subplots(1, 4, figsize=(19, 4.4), constrained_layout=True)
