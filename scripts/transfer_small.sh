@@ -32,9 +32,9 @@ run() { # what to call, then its arguments; the log lies beside the runs
 }
 export -f pretrain finetune run
 
-printf 'pretrain %s\n' s75 dense s50 | xargs -P 2 -I{} bash -c 'run {}'
-WAYS=${WAYS:-dense none,s50 none,s50 keep,s75 none,s75 keep} # checkpoint, masks
+WAYS=${WAYS:-s75 none,s75 keep,dense none,s50 none,s50 keep} # checkpoint, masks
 IFS=, read -ra ways <<<"$WAYS"
+printf 'pretrain %s\n' "${ways[@]%% *}" | awk '!seen[$0]++' | xargs -P 2 -I{} bash -c 'run {}'
 for task in pubmedqa hoc; do
     for prompt in plain prompt; do printf "finetune $task %s $prompt\n" "${ways[@]}"; done
 done | xargs -P 2 -I{} bash -c 'run {}'

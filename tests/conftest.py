@@ -7,12 +7,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A slow example is no failure on a shared machine, and the same code always meets the same examples: what fails was
 # changed. HYPOTHESIS_PROFILE=explore looks for new ones.
-settings.register_profile("steady", deadline=None, derandomize=True)
-settings.register_profile("explore", deadline=None, max_examples=1000)
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("steady", derandomize=True, **QUIET)
+settings.register_profile("explore", max_examples=1000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 REPO = Path(__file__).resolve().parents[1]

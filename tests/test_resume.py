@@ -1,7 +1,6 @@
 """A killed run goes on exactly: logs, weights, masks and optimizer state equal the uninterrupted run's, bit by bit."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -18,6 +17,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document, dump
 from modelzoo.tasks.build import Options
 from modelzoo.tasks.pretrain import train
+from tests.commands import kill, start
 from tests.support import examples, write_shard
 
 REPO = Path(__file__).resolve().parents[1]
@@ -95,13 +95,15 @@ def test_resume_at_every_step_is_bit_equal(algorithm, data, tmp_path):
     assert [r["step"] for r in log] == list(range(1, STEPS + 1))
     changed = [r["step"] for r in log if r["churn"]]
     assert changed == ([] if algorithm == "static" else [5, 10, 15, 20])
+    ends = raw_config(data, ALGORITHMS[algorithm])  # the same run, with a checkpoint at its end alone
+    ends["trainer"]["init"]["checkpoint"]["steps"] = STEPS
     for k in range(1, 21):
         part = tmp_path / f"from_{k}"
         (part / "checkpoints").mkdir(parents=True)
         shutil.copytree(whole / "checkpoints" / f"step_{k}", part / "checkpoints" / f"step_{k}")
         # the log ran on past the checkpoint before the kill, and its last line was cut
         (part / "metrics.jsonl").write_bytes(reference[0][: -7 if k % 2 else None])
-        run(raw, part)
+        run(ends, part)
         assert_same(final(part), reference)
         shutil.rmtree(part)
 
@@ -117,16 +119,15 @@ def test_kill_dash_nine_and_the_same_command_again(algorithm, data, tmp_path):
     config.write_text(dump(raw))
     run(raw, tmp_path / "whole")
     folder = tmp_path / "killed"
-    command = [sys.executable, "run.py", "CPU", "-p", str(config), "-m", "train", "-o", str(folder)]
+    command = ["CPU", "-p", str(config), "-m", "train", "-o", str(folder)]
     for lines in (1, 4, 8):  # kill when the log has this many records: before, between and after checkpoints
-        process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)  # fmt: skip
+        process = start(command)
         log, deadline = folder / "metrics.jsonl", time.monotonic() + 120
         while process.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < lines):
             assert time.monotonic() < deadline
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() in (-signal.SIGKILL, 0)
+        assert kill(process) in (-signal.SIGKILL, 0)
+    command = [sys.executable, "run.py", *command]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert_same(final(folder), final(tmp_path / "whole"))
@@ -137,15 +138,14 @@ def test_an_interrupt_saves_and_says_how_to_go_on(data, tmp_path):
     raw["trainer"]["init"]["checkpoint"] = {"steps": 50_000}
     config, folder = tmp_path / "config.yaml", tmp_path / "run"
     config.write_text(dump(raw))
-    command = [sys.executable, "run.py", "CPU", "-p", str(config), "-m", "train", "-o", str(folder)]
-    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with open(tmp_path / "printed", "w+") as printed:
+        process = start(["CPU", "-p", config, "-m", "train", "-o", folder], printed)
     while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_bytes():
         assert process.poll() is None
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "Traceback" not in err and "go on" in out
+    assert process.wait() == 128 + signal.SIGTERM
+    assert "Traceback" not in (tmp_path / "printed").read_text() and "go on" in (tmp_path / "printed").read_text()
     steps = [int(p.name.removeprefix("step_")) for p in (folder / "checkpoints").iterdir()]
     assert steps == [json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])["step"]]
 

@@ -4,6 +4,7 @@ Colours are written as CSS variables with a fallback, so a picture follows the p
 """
 
 import io
+import logging
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -47,6 +48,7 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
     style = {

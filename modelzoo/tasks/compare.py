@@ -1,6 +1,7 @@
 """Runs side by side: their scores in a table, their curves and their sparsity per layer in a picture. No torch."""
 
 import json
+import logging
 import os
 from typing import NamedTuple
 
@@ -88,6 +89,7 @@ def picture(results: list[Result], path: str) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
     figure, (by_tokens, by_flops, gaps, layers) = plt.subplots(1, 4, figsize=(19, 4.4), constrained_layout=True)

@@ -10,11 +10,8 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, settings
 
 REPO = Path(__file__).resolve().parents[2]
-settings.register_profile("quiet", deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-settings.load_profile("quiet")
 
 
 @pytest.fixture(scope="session")

@@ -157,9 +157,9 @@ def test_manifests_and_side_files(whole, tokenizer):
     [{}, {"objective": {"name": "vsl"}}, {"objective": {"name": "fim"}}, {"filters": {"near_duplicates": 0.7}}],
     ids=["lm", "vsl", "fim", "near"],
 )
-def test_worker_counts_do_not_matter(tmp_path, corpus, tokenizer, hash_tree, more):
-    trees = []
-    for workers in (1, 2, 8) if not more else (1, 2):
+def test_worker_counts_do_not_matter(tmp_path, corpus, tokenizer, hash_tree, whole, more):
+    trees = [] if more else [hash_tree(whole[0])]  # one worker's
+    for workers in (1, 2) if more else (2, 8):
         run(make(corpus, tmp_path / str(workers), tokenizer, **more), workers=workers)
         trees.append(hash_tree(tmp_path / str(workers)))
         assert (
@@ -277,10 +277,10 @@ def test_killed_by_the_clock(tmp_path, corpus, tokenizer, hash_tree, whole, repo
         "--set",
         "shard_tokens=3840",
     ]
-    for k in range(12):
+    for k in range(8):
         process = subprocess.Popen(command, cwd=repo, start_new_session=True, stderr=subprocess.PIPE)
         try:
-            process.wait(timeout=0.4 + 0.3 * k)
+            process.wait(timeout=0.4 + 0.4 * k)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()

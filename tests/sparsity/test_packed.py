@@ -12,12 +12,13 @@ from modelzoo.kernels import batched, choose, gathered, masked, native, packed
 from modelzoo.loop import train_step
 from modelzoo.sparsity import blocks, storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
+from tests.sparsity import pairs
 from tests.support import TINY, batch, make_run
 
-UPDATE = {"freq": 5, "stop": 151}
+UPDATE = {"freq": 5, "stop": 61}
 RULES = {
     "static": {"sparsity": 0.75, "init_method": "topk"},
-    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 100}, "update": UPDATE},
+    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 50}, "update": UPDATE},
     "set": {"algorithm": "set", "sparsity": [0.75, 0.5], "update": UPDATE, "seed": 5},
     "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE},
 }
@@ -28,20 +29,17 @@ KNOWN = [
     (masked, (8, 8), 0.0),
 ]
 CLIPPED = {"enabled": False, "max_gradient_norm": 0.5}
+LR, EPS = 0.01, 1e-3  # eps well above what gradients of norm 0.5 round by: Adam would blow that up to whole updates
+UPDATES = 2 * LR * pairs.FLOAT32 * 0.5 / EPS
 OPTIMIZERS = {
-    "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01, "eps": 1e-6}},
+    "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": LR, "eps": EPS}},
     "SGD": {"SGD": {"momentum": 0.9, "weight_decay": 0.01, "lr": 0.05}},
 }
 
 
 def sparse_run(storage: str, rule: str = "rigl", pattern: str = "blocks", **init):
-    # Adam's eps is above the rounding of a gradient that is truly zero (the keys' biases), which it would blow up.
     init = {"precision": CLIPPED, "optimizer": OPTIMIZERS["AdamW"], **init}
     return make_run(sparsity={**RULES[rule], **PATTERNS[pattern], "storage": storage}, **init)
-
-
-def masks_equal(a, b) -> bool:
-    return all(torch.equal(p.mask, q.mask) for p, q in zip(a.sparsity.parameters, b.sparsity.parameters, strict=True))
 
 
 def save(run, folder) -> str:
@@ -58,38 +56,33 @@ def restore(run, path, **kwargs):
 @pytest.mark.parametrize(
     "rule,pattern", [*((rule, "blocks") for rule in RULES), *(("rigl", p) for p in PATTERNS if p != "blocks")]
 )
-def test_two_hundred_steps_are_those_of_the_masked_run(rule, pattern):
-    """On four batches over and over, so that there is something to learn: the loss falls from 3.6 to below 0.5."""
+def test_eighty_steps_are_those_of_the_masked_run(rule, pattern):
+    """Each from the same values, within one step's rounding. On four batches over and over, so that it learns."""
     whole, run = (sparse_run(s, rule, pattern) for s in ("dense", "packed"))
     assert {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
     assert {type(p) for p in run.sparsity.parameters} == {PackedParameter}
-    churn = 0
-    for step in range(200):
-        a, b = (train_step(r, batch(step % 4, uneven=True), 2) for r in (whole, run))
-        assert b.loss == pytest.approx(a.loss, abs=2e-3) and b.grad_norm == pytest.approx(a.grad_norm, rel=2e-2)
-        assert a.churn == b.churn and masks_equal(whole, run), step
+    step_both, churn = pairs.pair(whole, run, pairs.FLOAT32, UPDATES), 0
+    for step in range(80):
+        _, b = step_both(batch(step % 4, uneven=True), 2)
         churn += b.churn
-    assert (churn > 0) == (rule != "static") and b.loss < 0.5
-    for (name, p), (_, q) in zip(whole.model.named_parameters(), run.model.named_parameters(), strict=True):
-        torch.testing.assert_close(run.sparsity.whole(q, q.detach()), p.detach(), atol=5e-3, rtol=1e-2, msg=name)
+    assert (churn > 0) == (rule != "static") and b.loss < 2.5  # from 3.6
 
 
-@pytest.mark.parametrize("precision,apart", [({"enabled": False}, 1e-5), ({"enabled": True}, 2e-2)])  # nats
-def test_sides_that_compiled_kernels_know(precision, apart):
-    """Blocks of 32 x 32 under RigL, in float32 and in bfloat16, whose rounding is 500 times larger."""
-    wide = {**TINY, "hidden_size": 64, "filter_size": 128}
-    optimizer = {"AdamW": {"betas": [0.9, 0.95], "lr": 0.003, "eps": 1e-6}}
+@pytest.mark.parametrize("enabled,apart", [(False, pairs.FLOAT32), (True, pairs.BFLOAT16)])
+def test_sides_that_compiled_kernels_know(enabled, apart):
+    """Blocks of 32 x 32 under RigL, in float32 and in bfloat16."""
+    wide, precision = {**TINY, "hidden_size": 64, "filter_size": 128}, {**CLIPPED, "enabled": enabled}
+    optimizer = {"AdamW": {"betas": [0.9, 0.95], "lr": 0.003, "eps": EPS}}
     rule = {"algorithm": "rigl", "sparsity": 0.5, "block": [32, 32], "update": {"freq": 10}}
     whole, run = (
         make_run(sparsity={**rule, "storage": s}, model=wide, precision=precision, optimizer=optimizer)
         for s in ("dense", "packed")
     )
     assert {p.block for p in run.sparsity.parameters} == {(32, 32)}
+    step_both = pairs.pair(whole, run, apart, 2 * 0.003 * min(apart * 0.5 / EPS, 1))
     for step in range(40):
-        a, b = (train_step(r, batch(step % 4), 1) for r in (whole, run))
-        assert b.loss == pytest.approx(a.loss, abs=apart)
-        assert precision["enabled"] or masks_equal(whole, run)
-    assert b.loss < 3.0  # from 3.6
+        _, b = step_both(batch(step % 4))
+    assert b.loss < 3.3  # from 3.6
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -119,9 +112,9 @@ def test_a_checkpoint_knows_no_storage(rule, there, back, tmp_path):
         for name in a:
             assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
     moved.init = run.init  # dropout is off; the seed is the run's
+    step_both = pairs.pair(run, moved, pairs.FLOAT32, UPDATES)
     for step in range(7, 27):
-        a, b = (train_step(r, batch(step), 1) for r in (run, moved))
-        assert b.loss == pytest.approx(a.loss, abs=1e-4) and masks_equal(run, moved)
+        step_both(batch(step))
 
 
 @pytest.mark.parametrize("states", [("model",), ("model", "sparsity"), ("optimizer", "sparsity")])
@@ -251,14 +244,11 @@ def test_a_compiled_layer_takes_packed_weights_whose_blocks_move():
     """One graph without breaks, and no new one when RigL moves blocks: the layout is data to it."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
-    # Weights large enough for every gradient to stand above rounding, so that RigL's choice is no matter of luck.
-    model = {**TINY, "initializer_range": 0.3}
-    run, plain = sparse_run("packed", "rigl", model=model), sparse_run("packed", "rigl", model=model)
+    run, plain = sparse_run("packed", "rigl"), sparse_run("packed", "rigl")
     for layer in run.model.model.transformer_decoder.layers:
         layer.compile(backend="eager", fullgraph=True)
-    graphs = []
+    step_both, graphs = pairs.pair(plain, run, pairs.FLOAT32, UPDATES), []
     for step in range(1, 17):
-        a, b = (train_step(r, batch(step), 1) for r in (plain, run))
-        assert b.loss == pytest.approx(a.loss, abs=1e-4) and masks_equal(plain, run)
+        step_both(batch(step))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] > 0 and graphs[-1] == graphs[9]  # after the first update step with a probe, and one without

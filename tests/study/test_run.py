@@ -4,10 +4,10 @@ import fcntl
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.study import matrix as grid
 from modelzoo.study import run as study
+from tests import commands
 from tests.study.conftest import RIGL, tiny_config
 
 STEP = 48 * (6 * 2 * (4 * 16 * 16 + 2 * 16 * 32) + 12 * 2 * 12 * 16 + 6 * 16 * 37)  # dense FLOPs of a toy step
@@ -26,6 +27,18 @@ def base(data, tmp_path) -> Path:
     path = tmp_path / "base.yaml"
     path.write_text(dump(tiny_config(data, tmp_path / "unused", optimizer={"AdamW": {}})))
     return path
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """The study's runs start by a fork, without the seconds of importing torch."""
+
+    def popen(command, stdout, stderr, env, start_new_session):
+        assert command[:3] == [sys.executable, "-c", study.RUN] and stderr is stdout and start_new_session
+        return commands.start(command[3:], stdout, env)
+
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=popen))
+    monkeypatch.setattr(study, "POLL", 0.02)
 
 
 def write(base: Path, **keys) -> str:
@@ -101,7 +114,7 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
 def test_a_run_that_another_process_is_at_is_passed_over(base, capsys, monkeypatch):
     path, logs = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "logs"
     logs.mkdir(parents=True)
-    monkeypatch.setattr(study.subprocess, "Popen", None)  # nothing may be begun
+    monkeypatch.setattr(study, "subprocess", None)  # nothing may be begun
     with open(logs / "dense-seed1.txt", "ab") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         study.run(path, [], None, study.Options("CPU"))
@@ -122,7 +135,7 @@ def test_the_best_rate_is_finite_and_lowest(base):
 
 
 @pytest.mark.slow
-def test_a_study_from_file_to_report_and_again(base, capsys):
+def test_a_study_from_file_to_report_and_again(base, forked, capsys):
     path = write(base, seeds=[1, 2], axes={"method": {
         "dense": {}, "broken": {"trainer.fit.train_dataloader.data_dir": str(base.parent / "missing")}}})  # fmt: skip
     with pytest.raises(UserError, match="2 of 4 runs failed: broken-seed1, broken-seed2"):
@@ -143,7 +156,7 @@ def test_a_study_from_file_to_report_and_again(base, capsys):
 
 
 @pytest.mark.slow
-def test_the_best_rate_of_the_first_seed_trains_the_others(base):
+def test_the_best_rate_of_the_first_seed_trains_the_others(base, forked):
     path = write(base, seeds=[1, 2], learning_rate={"peak": [1e-7, 1e-2]}, axes={"method": {"dense": {}}})
     study.run(path, [], None, study.Options("CPU"))
     runs = sorted(p.name for p in (base.parent / "out" / "runs").iterdir())
@@ -152,28 +165,29 @@ def test_the_best_rate_of_the_first_seed_trains_the_others(base):
 
 
 @pytest.mark.slow
-def test_interrupted_it_saves_and_goes_on_where_it_was(base):
+def test_interrupted_it_saves_and_goes_on_where_it_was(base, request):
     """The log of a study that was stopped in the middle of a run equals that of one that was not."""
-    keys = {"budget": {"steps": 400}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
-            "common": {"trainer.init.loop.eval_frequency": 400, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
+    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
+            "common": {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
-    command = [sys.executable, "-c", study.RUN, "CPU", "-p", path, "-m", "study"]
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
-    end = time.monotonic() + 100
-    while time.monotonic() < end and not (log.exists() and len(log.read_text().splitlines()) > 20):
-        time.sleep(0.05)
-    child.send_signal(signal.SIGTERM)
-    assert child.wait(60) == 130, child.stderr.read()
+    env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is
+    with open(base.parent / "printed", "w+") as printed:
+        child = commands.start(["CPU", "-p", path, "-m", "study"], printed, env)
+        end = time.monotonic() + 100
+        while time.monotonic() < end and not (log.exists() and len(log.read_text().splitlines()) > 20):
+            time.sleep(0.005)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait() == 130, (base.parent / "printed").read_text()
     stopped = records(log.parent, "train")[-1]["step"]
-    assert 0 < stopped < 400 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
+    assert 0 < stopped < 150 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
+    request.getfixturevalue("forked")
     study.run(path, [], None, study.Options("CPU"))
     study.run(path, [], str(base.parent / "whole"), study.Options("CPU"))
     assert log.read_bytes() == (base.parent / "whole" / "runs" / "rigl-seed1" / "metrics.jsonl").read_bytes()
 
 
-@pytest.mark.slow
-def test_a_changed_study_does_not_mix_with_the_old(base):
+def test_a_changed_study_does_not_mix_with_the_old(base, forked):
     path = write(base, axes={"method": {"dense": {}}})
     study.run(path, [], None, study.Options("CPU"))
     with pytest.raises(UserError, match="began with another config"):

@@ -1,12 +1,7 @@
 """Runs with adapters from the command line: trained, killed and gone on, exported for PEFT, their vectors looked at."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +18,9 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import SOFT_PROMPT
 from modelzoo.tasks.adapters import neighbours
 from modelzoo.tasks.build import prompt_words
+from tests import commands
 from tests.support import config, examples, write_shard
 
-REPO = Path(__file__).resolve().parents[2]
 VOCAB, WORDS = 270, "model.embedding_layer.word_embeddings.weight"
 CONFIG = """
 trainer:
@@ -173,15 +168,12 @@ def test_a_killed_run_goes_on_bit_by_bit(trained, tmp_path):
     start = ["--checkpoint_path", trained / "base/checkpoints/step_4", "--load_checkpoint_states", "model,sparsity"]
     command = [*arguments(trained, "both", "prompted"), "--max_steps", "40"]
     assert run(*command, *start, "-o", tmp_path / "whole") == 0
-    script = [sys.executable, str(REPO / "run.py"), *map(str, [*command, "-o", tmp_path / "killed"])]
-    env = {**os.environ, "PYTHONPATH": str(REPO)}
-    child = subprocess.Popen([*script, *map(str, start)], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    child = commands.start([*command, "-o", tmp_path / "killed", *start])
     root = tmp_path / "killed/checkpoints"
     deadline = time.monotonic() + 100
     while not (root / "step_3").exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    commands.kill(child)
     assert 3 <= max(checkpoint.steps(str(root))) < 40
     assert run(*command, "-o", tmp_path / "killed") == 0
     for file in ("model.safetensors", "optimizer.safetensors"):

@@ -2,9 +2,6 @@
 
 import json
 import shutil
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -23,6 +20,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.loop import train_step
 from modelzoo.tasks import plan_text, source
 from modelzoo.tasks.finetune import exhausted
+from tests import commands
 from tests.support import batch, make_run
 
 REPO = Path(__file__).resolve().parents[2]
@@ -201,13 +199,12 @@ def test_a_killed_run_goes_on_exactly(world, tmp_path, mode):
     args = ["CPU", "-p", str(config), "-m", "finetune", "--checkpoint_path", str(world / ckpt), "-o"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert run_py(*args, whole) == 0
-    child = subprocess.Popen([sys.executable, "run.py", *args, str(killed)], cwd=REPO, stderr=subprocess.DEVNULL)
+    child = commands.start([*args, killed])
     step = killed / "fold_0" / "seed_1" / "checkpoints" / "step_30"
     deadline = time.monotonic() + 120
     while not step.exists() and child.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    commands.kill(child)
     assert run_py(*args, killed) == 0
     for name in ("metrics.jsonl", "predictions.json"):
         a, b = (f / "fold_0" / "seed_1" / name for f in (whole, killed))
