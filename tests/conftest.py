@@ -18,6 +18,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 REPO = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture
+def act_as(monkeypatch):
+    """Let this process take its processor for one of another class, stronger or weaker. Not for compiled kernels."""
+    from modelzoo.kernels import processor
+
+    def act(name: str) -> None:
+        monkeypatch.setattr(processor, "native_class", lambda: name)
+        monkeypatch.delenv(processor.SWITCH, raising=False)
+
+    return act
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder beside the repository that holds real data and reference files; skips where it is missing."""

@@ -21,11 +21,15 @@ class LossScale:
 
     @classmethod
     def make(cls, precision: Precision, float16: bool) -> "LossScale":
-        """bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there."""
+        """The scale for the arithmetic that is used.
+
+        bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there. float16 that stands
+        in for another format has a dynamic one, whatever was asked for that format.
+        """
         factor = precision.loss_scaling_factor
         if not float16:
             return cls()
-        if factor != "dynamic":
+        if factor != "dynamic" and precision.fp16_type == "float16":
             return cls(scale=precision.initial_loss_scale or factor or 1.0)
         return cls(
             precision.initial_loss_scale or 2.0**16,

@@ -53,7 +53,7 @@ def bench(config: Config, options: Options, params: str) -> None:
     busy = (
         "; the machine is busy, measure again when it is not" if choice.backend.kind == "CPU" and load > cores else ""
     )
-    print(f"device     {choice.backend.describe()}, {cores} cores at load {load:.1f}{busy}")
+    print(f"{choice.describe()}\nmachine    {cores} cores at load {load:.1f}{busy}")
     print(
         f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
         f"sparsity {level:.4g}"
