@@ -60,9 +60,8 @@ def test_float32_is_float32_everywhere(kind, asked, bf16, emulate, dtype, note):
 def test_the_loss_scale_follows_the_arithmetic(kind, asked, bf16, emulate, dtype, note, factor):
     """None but in float16; there as asked, and dynamic where float16 stands in for what needs none."""
     precision = Precision(fp16_type=asked, emulate=emulate, loss_scaling_factor=factor)
-    found = decide(kind, precision, bf16, "it").dtype
-    scale = LossScale.make(precision, found == "float16")
-    if found != "float16":
+    scale = LossScale.make(precision, decide(kind, precision, bf16, "it").dtype)
+    if dtype != "float16":
         assert (scale.scale, scale.dynamic) == (1.0, False)
     elif asked == "float16" and factor != "dynamic":
         assert (scale.scale, scale.dynamic) == (factor or 1.0, False)
