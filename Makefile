@@ -7,10 +7,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 JOBS ?= 2
 
-.PHONY: help demo test check docs env env-csx test-csx bench clean
+.PHONY: help demo test check docs env env-csx test-csx test-aarch64 bench clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 demo: env ## environment + main job; DEMO="--pubmed 2" takes real baseline files, DEMO="--xml DIR" your own
 	$(PY) scripts/demo.py $(DEMO)
@@ -39,6 +39,11 @@ env-csx: ## the second environment in .venv-csx: cerebras_pytorch 2.10.0 with to
 
 test-csx: env-csx ## the tests of the second environment
 	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" PYTHONPATH="$(CURDIR)" .venv-csx/bin/python -m pytest tests/csx
+
+test-aarch64: env ## the C++ kernels compiled for AArch64 and held to float64, under an emulator on other processors
+	@test "$$(uname -m)" = aarch64 || { command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } >/dev/null || \
+	    { echo "error: needs a cross compiler and an emulator; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 2; }
+	$(PY) -m pytest tests/kernels/aarch64/check_kernels.py
 
 bench: env ## training step against Hugging Face, side by side
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -5,7 +5,6 @@ call in a process of its own, which stands still until its turn comes.
 """
 
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -14,18 +13,15 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from modelzoo import host
+from modelzoo.kernels.processor import model_name
+
 
 def machine() -> str:
     """One line: processor, cores, threads, torch."""
-    name = platform.processor() or "CPU"
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    load = os.getloadavg()[0]
-    threads = torch.get_num_threads()
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}, load {load:.1f}"
+    load, threads = host.load_average(), torch.get_num_threads()
+    at = "" if load is None else f", load {load:.1f}"
+    return f"{model_name()}, {os.cpu_count()} cores, {threads} threads, torch {torch.__version__}{at}"
 
 
 class Worker:
@@ -39,7 +35,7 @@ class Worker:
     """
 
     def __init__(self, command: Sequence[str], **environment: str):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
         self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
         self._wait()
 

@@ -32,7 +32,7 @@ def measured(command: str) -> str | None:
         [sys.executable, *words],
         cwd=REPO,
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         env=os.environ | {"PYTHONPATH": str(REPO)},
     )
     return done.stdout if done.returncode == 0 else None
@@ -42,7 +42,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--only", metavar="TEXT", default="", help="commands with this in them")
     args = p.parse_args()
-    commands = [m[1] for m in BLOCK.finditer(PAGE.read_text()) if args.only in m[1]]
+    commands = [m[1] for m in BLOCK.finditer(PAGE.read_text(encoding="utf-8")) if args.only in m[1]]
     for i, command in enumerate(commands):
         print(f"[{i + 1}/{len(commands)}] python {command}", flush=True)
         begin = time.monotonic()
@@ -50,9 +50,9 @@ def main() -> None:
             print("its block stays as it was", flush=True)
             continue
         print(f"{time.monotonic() - begin:.0f} s\n{output}", flush=True)
-        text = PAGE.read_text()  # anew: it may have been edited meanwhile
+        text = PAGE.read_text(encoding="utf-8")  # anew: it may have been edited meanwhile
         old = next(m for m in BLOCK.finditer(text) if m[1] == command)
-        PAGE.write_text(text[: old.start(2)] + output.rstrip() + "\n" + text[old.end(2) :])
+        PAGE.write_text(text[: old.start(2)] + output.rstrip() + "\n" + text[old.end(2) :], encoding="utf-8")
     print(f"wrote {PAGE.relative_to(REPO)}; read it: the sentences around the blocks are not measured")
 
 

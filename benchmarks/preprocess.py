@@ -51,7 +51,7 @@ def main() -> None:
             for contender, times in race(files, folder, tokenizer, args).items():
                 results.append(report(name, contender, size, times))
     if args.json:
-        Path(args.json).write_text(json.dumps(results, indent=1) + "\n")
+        Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
 def _arguments() -> argparse.Namespace:
@@ -184,7 +184,10 @@ def once(contender: str, inputs: str, out: str, tokenizer: str, msl: int) -> tup
     env = {**os.environ, "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
     subprocess.run([sys.executable, *command], cwd=REPO, env=env, check=True, stdout=subprocess.DEVNULL)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    tokens = sum(json.loads(Path(m).read_text())["tokens"] for m in glob.glob(os.path.join(out, "*", "manifest.json")))
+    tokens = sum(
+        json.loads(Path(m).read_text(encoding="utf-8"))["tokens"]
+        for m in glob.glob(os.path.join(out, "*", "manifest.json"))
+    )
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, tokens
 
 
@@ -242,7 +245,7 @@ def _tokenise_and_write(texts: list[str], out: str, tokenizer: str, msl: int) ->
     with h5py.File(os.path.join(out, "train", "output_chunk_0_0.h5"), "w") as f:
         f.attrs["n_examples"] = len(data)
         f.create_dataset("data", data=data, chunks=(1, 3, msl), compression="gzip", compression_opts=1)
-    Path(out, "train", "manifest.json").write_text(json.dumps({"tokens": count}))
+    Path(out, "train", "manifest.json").write_text(json.dumps({"tokens": count}), encoding="utf-8")
 
 
 def report(corpus: str, contender: str, megabytes: float, times: list[tuple[float, int]]) -> dict:

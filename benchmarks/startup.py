@@ -39,7 +39,7 @@ def train(config: str, data: Path, folder: Path, steps: int) -> tuple[float, flo
     begin = time.perf_counter()
     child = subprocess.Popen(
         [sys.executable, RUN, "CPU", "-p", config, "-m", "train", *options], cwd=REPO,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
     while not (log.exists() and log.stat().st_size):
         if child.poll():
@@ -48,7 +48,7 @@ def train(config: str, data: Path, folder: Path, steps: int) -> tuple[float, flo
     first = time.perf_counter() - begin
     if child.wait():
         sys.exit(child.stderr.read())
-    times = [row for row in map(json.loads, log.read_text().splitlines()) if row["kind"] == "train"]
+    times = [row for row in map(json.loads, log.read_text(encoding="utf-8").splitlines()) if row["kind"] == "train"]
     return first, sum(t["waiting"] for t in times) / sum(t["seconds"] for t in times)
 
 

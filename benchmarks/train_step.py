@@ -28,7 +28,7 @@ from ours import our_run
 from peers import hf_raw, hf_trainer, nanogpt
 from shapes import add_shapes, random_batch, resolve_dtype, shapes
 
-from modelzoo.loop import Run, train_step
+from modelzoo.loop import Run, clip_gradients, train_step
 from modelzoo.sparsity.ledger import Ledger
 
 REPO = Path(__file__).resolve().parents[1]
@@ -119,25 +119,30 @@ def product(args):
 
 
 def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
-    """Median seconds of a step's mask keeping, and of one mask update, on their own."""
-    keep, update = [], []
+    """Median seconds that keeping masks adds to a step, and of one mask update, on their own.
+
+    Gradients are masked in the pass that finds their norm, so what counts is that pass against the norm's alone.
+    """
+    kept, update = [], []
     group = run.sparsity.groups[0]
-    for _ in range(count):
-        train_step(run, batch, 1)
+
+    def seconds(work) -> float:
         for p in run.sparsity.parameters:
             p.weight.grad = torch.randn_like(p.weight)
         begin = time.perf_counter()
-        run.sparsity.mask_gradients(1)  # 1 is no update step: freq is 100
-        keep.append(time.perf_counter() - begin)
+        work()
+        return time.perf_counter() - begin
+
+    for _ in range(count):
+        train_step(run, batch, 1)
+        alone = seconds(lambda: clip_gradients(run, {}))
+        kept.append(seconds(lambda: clip_gradients(run, run.sparsity.mask_gradients(1))) - alone)  # 1: no update step
         if group.algorithm.changes:
-            for p in run.sparsity.parameters:
-                p.weight.grad = torch.randn_like(p.weight)
-            begin = time.perf_counter()
-            run.sparsity.mask_gradients(100)
-            run.sparsity.update(100, run.optimizer.state)
-            update.append(time.perf_counter() - begin)
+            update.append(
+                seconds(lambda: (run.sparsity.mask_gradients(100), run.sparsity.update(100, run.optimizer.state)))
+            )
         run.optimizer.zero_grad(set_to_none=True)
-    return statistics.median(keep), statistics.median(update) if update else 0.0
+    return statistics.median(kept), statistics.median(update) if update else 0.0
 
 
 def compete(args, contestants: dict, tokens: int, base: str | None) -> dict[str, list[float]]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from modelzoo import host
 from modelzoo.config.errors import UserError
 
 _COMMON = """
@@ -14,12 +15,16 @@ A killed run is continued by the same command; another config or input for the s
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code (2 = something that the user can mend)."""
-    args = parser().parse_args(argv)
     try:
+        host.prepare_process(sys.argv[1:] if argv is None else argv)
+        args = parser().parse_args(argv)
         return args.run(args) or 0
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
+    except UnicodeEncodeError as e:
+        print(f"error: {host.explain_encoding(e)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -1,6 +1,7 @@
 """Where the calls of one step run: in this process, in a pool of processes, or on Ray. Nothing else differs."""
 
 import multiprocessing
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -12,17 +13,25 @@ def run(function: Callable, calls: list[tuple], workers: int, engine: str = "loc
     """Yield (arguments, result) as calls finish. A UserError of a call is raised here and stops the rest."""
     if engine == "ray":
         yield from _ray(function, calls, workers)
-    elif workers <= 1 or len(calls) <= 1:
+    elif workers > 1 and len(calls) > 1 and (pool := _pool(min(workers, len(calls)))):
+        yield from _pooled(pool, function, calls)
+    else:
         for call in calls:
             yield call, function(*call)
-    else:
-        yield from _pool(function, calls, workers)
 
 
-def _pool(function: Callable, calls: list[tuple], workers: int) -> Iterator[tuple[tuple, object]]:
+def _pool(workers: int) -> ProcessPoolExecutor | None:
+    """A pool, or None where the system has no semaphores to share work by, which is said."""
     # spawn: a clean process per worker, the same on every platform; fork would copy threads' locks.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(calls)), mp_context=context)
+    try:
+        return ProcessPoolExecutor(workers, mp_context=context)
+    except (OSError, ImportError, NotImplementedError) as e:  # /dev/shm is missing, full or closed
+        print(f"no pool of {workers} workers here ({e}): one process does the work", file=sys.stderr, flush=True)
+        return None
+
+
+def _pooled(pool: ProcessPoolExecutor, function: Callable, calls: list[tuple]) -> Iterator[tuple[tuple, object]]:
     try:
         pending = {pool.submit(function, *call): call for call in calls}
         while pending:
@@ -43,7 +52,9 @@ def _ray(function: Callable, calls: list[tuple], workers: int) -> Iterator[tuple
     try:
         import ray
     except ImportError:
-        raise UserError("--engine ray needs the extra: pip install 'mediswift[ray]' (or use --engine local)") from None
+        raise UserError(
+            "--engine ray needs the extra: pip install 'mediswift-trainer[ray]' (or use --engine local)"
+        ) from None
     if not ray.is_initialized():
         import os
 

@@ -8,6 +8,7 @@ import time
 from data_preprocessing.config import Job
 from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.host import available_cores
 
 # Flags by the key they set; those that say how a job runs are not here.
 _KEYS = (
@@ -79,7 +80,7 @@ def job(args) -> int:
     if args.workers < 0:
         raise UserError(f"--workers {args.workers}: give a number of processes, or leave it out")
     how = jobs.How(
-        workers=args.workers or len(os.sched_getaffinity(0)),
+        workers=args.workers or available_cores(),
         engine=args.engine,
         shard=part,
         step=args.step,

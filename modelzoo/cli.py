@@ -5,7 +5,7 @@ import difflib
 import os
 import sys
 
-from modelzoo import verbs
+from modelzoo import host, verbs
 from modelzoo.config.errors import UserError
 
 EXAMPLES = """
@@ -144,6 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     try:
+        host.prepare_process(argv)
         if argv[:1] and argv[0] in verbs.VERBS:
             verbs.run(argv)
         else:
@@ -153,6 +154,9 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as e:
         print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
         return e.exit_code
+    except UnicodeEncodeError as e:
+        print(f"error: {host.explain_encoding(e)}", file=sys.stderr)
+        return UserError.exit_code
     except KeyboardInterrupt:
         print("\nstopped; the last checkpoint is whole", file=sys.stderr)
         return 130
@@ -187,8 +191,10 @@ def _study(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
+    from modelzoo.kernels.processor import processor_class
     from modelzoo.tasks import convert, plan, plan_text, source
 
+    processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
     dry = args.validate_only or args.compile_only
     if args.mode == "study":
         _study(args)

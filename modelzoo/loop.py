@@ -95,8 +95,7 @@ def train_step(run: Run, batch: Mapping[str, Tensor], micro_batches: int) -> Ste
         (loss * run.loss_scale.scale).backward()
         losses.append(loss.detach())
     loss = float(torch.stack(losses).sum())
-    run.sparsity.mask_gradients(count)
-    norm = _clip(run)
+    norm = clip_gradients(run, run.sparsity.mask_gradients(count))
     finite = math.isfinite(loss) and math.isfinite(norm)
     run.loss_scale.update(finite)
     churn, tokens = 0, batch["input_ids"].numel()
@@ -147,13 +146,20 @@ def _split(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor
         yield {name: x[i] for name, x in pieces.items()}
 
 
-def _clip(run: Run) -> float:
-    """Undo the loss scale, clip as the config says, return the norm before clipping. Dead weights are zero already."""
+def clip_gradients(run: Run, squares: Mapping[torch.nn.Parameter, float]) -> float:
+    """Undo the loss scale, clip as the config says, return the norm before clipping. Dead weights are zero already.
+
+    Args:
+        squares: sums of squares of gradients, before the loss scale is undone, that are known already.
+    """
     precision, scale = run.init.precision, run.loss_scale.scale
-    grads = [p.grad for p in run.model.parameters() if p.grad is not None]
+    with_grads = [p for p in run.model.parameters() if p.grad is not None]
+    grads = [p.grad for p in with_grads]
     if scale != 1.0:
         torch._foreach_mul_(grads, 1.0 / scale)
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+    others = [p.grad for p in with_grads if p not in squares]
+    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(others)))) if others else 0.0
+    norm = math.sqrt(norm**2 + sum(squares.values()) / scale**2)
     if precision.max_gradient_norm is not None and norm > precision.max_gradient_norm:  # NaN compares False
         torch._foreach_mul_(grads, precision.max_gradient_norm / (norm + 1e-6))
     elif precision.max_gradient_value is not None:

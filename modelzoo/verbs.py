@@ -168,4 +168,8 @@ def run(argv: list[str]) -> None:
         allow_abbrev=False,
     )
     verb.arguments(p)
-    verb.run(p.parse_args(argv[1:]))
+    args = p.parse_args(argv[1:])
+    from modelzoo.kernels.processor import processor_class
+
+    processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as
+    verb.run(args)

@@ -117,7 +117,7 @@ def main() -> int:
         return 2
     print(table(rows))
     if args.output:
-        args.output.write_text(picture(rows))
+        args.output.write_text(picture(rows), encoding="utf-8")
         print(f"\nwrote {args.output}")
     return 0
 

@@ -29,7 +29,7 @@ def table(root: Path, task: str, metrics: tuple[str, ...]) -> str:
         path = root / f"{task}-{ckpt}-{masks}-{prompt}" / "results.json"
         if not path.exists():
             continue
-        results = json.loads(path.read_text())
+        results = json.loads(path.read_text(encoding="utf-8"))
         base = base or [r["scores"]["dev"]["majority"] for r in results]
         last = [r["dev"][-1] for r in results]
         cells = [cell([r[m] for r in last]) for m in metrics]

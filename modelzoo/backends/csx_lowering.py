@@ -56,7 +56,9 @@ class Lowered(NamedTuple):
 
 def read(folder: str) -> Lowered:
     """What `torch.mlir` and `cirh.mlir` of an executor's folder hold."""
-    torch_text, cirh_text = (Path(folder, f"{n}.mlir").read_text(errors="replace") for n in ("torch", "cirh"))
+    torch_text, cirh_text = (
+        Path(folder, f"{n}.mlir").read_text(encoding="utf-8", errors="replace") for n in ("torch", "cirh")
+    )
     states = {name: tuple(int(d) for d in dims.split("x") if d) for dims, _, name in _STATE.findall(cirh_text)}
     return Lowered(Counter(_TORCH_OP.findall(torch_text)), Counter(_CIRH_OP.findall(cirh_text)), states)
 
@@ -109,7 +111,7 @@ def check(folder: str) -> None:
     found = sorted(Path(folder).glob("traceback_*.json"))
     if not found:
         raise UserError(f"CSX: the training step does not lower, and no reason was given; see {folder}/torch.mlir")
-    diagnosis = json.loads(found[-1].read_text())
+    diagnosis = json.loads(found[-1].read_text(encoding="utf-8"))
     notes = " ".join(n.get("message", "") for n in diagnosis.get("compileMetadata", {}).get("notes", []))
     module = _MODULE.search(notes)
     frames = [f for f in diagnosis.get("traceback", []) if f["filename"].startswith("modelzoo/models")]

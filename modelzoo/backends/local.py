@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import resource
 from collections.abc import Iterator
 
 import torch
@@ -13,6 +12,7 @@ from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
+from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
 
 
@@ -22,6 +22,8 @@ class Local:
     def __init__(self, device: torch.device, config: Config, precision: Precision):
         self.device, self.config = device, config
         self.kind = "GPU" if device.type == "cuda" else "CPU"
+        if self.kind == "CPU":
+            keep_freed_memory()
         if config.num_threads and self.kind == "CPU":
             torch.set_num_threads(config.num_threads)
         if self.kind == "GPU":
@@ -69,4 +71,4 @@ class Local:
     def memory(self) -> int | None:
         if self.kind == "GPU":
             return torch.cuda.max_memory_allocated(self.device)
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return peak_memory()

@@ -1,14 +1,31 @@
 """Shards to a run: training batches step by step, prefetched by worker processes, and validation's in file order."""
 
+import multiprocessing
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
+
+
+class Arrays:
+    """A batch on its way from a worker, in NumPy: tensors would go through /dev/shm, which may be small or closed."""
+
+    def __init__(self, arrays: dict[str, np.ndarray]):
+        self.arrays = arrays
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: torch.from_numpy(x) for name, x in self.arrays.items()}
+
+    def pin_memory(self) -> dict[str, Tensor]:
+        """What DataLoader calls in a thread of its own."""
+        return {name: x.pin_memory() for name, x in self.tensors().items()}
 
 
 class Steps(torch.utils.data.Dataset):
@@ -20,9 +37,9 @@ class Steps(torch.utils.data.Dataset):
     def __init__(self, shards: Shards):
         self.shards = shards
 
-    def __getitem__(self, step: int) -> dict[str, Tensor] | str:
+    def __getitem__(self, step: int) -> "Arrays | str":
         try:
-            return self.shards.batch(step)
+            return Arrays({name: x.numpy() for name, x in self.shards.batch(step).items()})
         except UserError as e:
             return str(e)
 
@@ -30,16 +47,12 @@ class Steps(torch.utils.data.Dataset):
 def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> Iterator[dict[str, Tensor]]:
     """Batches of steps start..stop-1, prefetched by `num_workers` processes if there are any."""
     workers = shards.config.num_workers
-    loader = torch.utils.data.DataLoader(
-        Steps(shards),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=shards.config.prefetch_factor if workers else None,
-        persistent_workers=bool(workers) and shards.config.persistent_workers,
-    )
-    source = _started(loader)
+    try:
+        _try_semaphores(workers)
+        source = _started(_loader(shards, start, stop, workers, pin_memory))
+    except (OSError, ImportError) as e:  # no semaphores, or no more processes
+        print(f"{workers} data workers cannot be started here ({e}): this process reads", file=sys.stderr, flush=True)
+        source = _started(_loader(shards, start, stop, 0, pin_memory))
     while True:
         try:
             batch = next(source, None)
@@ -51,7 +64,29 @@ def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> 
             return
         if isinstance(batch, str):
             raise UserError(batch)
-        yield batch
+        yield batch.tensors() if isinstance(batch, Arrays) else batch
+
+
+def _loader(shards: Shards, start: int, stop: int, workers: int, pin_memory: bool) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(
+        Steps(shards),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        pin_memory=pin_memory,
+        prefetch_factor=shards.config.prefetch_factor if workers else None,
+        persistent_workers=bool(workers) and shards.config.persistent_workers,
+    )
+
+
+def _try_semaphores(workers: int) -> None:
+    """Make what the loader's workers will share: torch's iterator, half made, would end in a traceback.
+
+    Raises:
+        OSError, ImportError: there are none to be had; /dev/shm is missing, full or closed.
+    """
+    if workers:
+        [multiprocessing.Queue() for _ in range(workers + 1)], multiprocessing.Event()
 
 
 def _started(loader: torch.utils.data.DataLoader) -> Iterator:
@@ -59,7 +94,7 @@ def _started(loader: torch.utils.data.DataLoader) -> Iterator:
 
     torch sets a signal handler that raises wherever this process happens to be; the one that was there comes back.
     """
-    main = threading.current_thread() is threading.main_thread()
+    main = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if main else None
     source = iter(loader)
     if before is not None:

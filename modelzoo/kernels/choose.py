@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import batched, gathered, masked, native, processor
+from modelzoo.kernels import batched, gathered, masked, native, processor, scattered
 from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
@@ -32,12 +32,18 @@ def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
     return f"[{rows}, {cols}] blocks in {name} on {device.type}: {kernel.NAME}" + (f" ({reason})" if reason else "")
 
 
-def densest(layout: Layout, kernel: ModuleType) -> float:
+def densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
     """The live share up to which `kernel` is known to beat the dense product on this pattern; 0 where nothing is known.
 
-    Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more).
+    Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more) on processors
+    with AVX2, AVX-512 with and without bf16, and AMX.
     """
-    if kernel is native:  # blocks: 1.8x at half, 3.3x at a quarter; single weights: 0.9x at 0.4, 1.5x at a quarter
+    if kernel is native:
+        if (
+            dtype == torch.bfloat16 and library(native.source(layout)).has_tiles()
+        ):  # dense products are the quickest here
+            return 0.65 if layout.block[1] % 32 == 0 else 0.3  # 1.1x at 0.7, 2.4x at a quarter; 1.0x at 0.35, 1.3x
+        # blocks: 1.7x at half, 3x at a quarter; single weights: 0.9x at 0.4, 1.4x at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8
     return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)  # Triton's kernels have not been measured
 
@@ -62,6 +68,8 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         loaded = library(native.source(layout))
     except Unavailable as reason:
         return plain, f"no compiled kernels: {reason}"
+    if scattered.serves(layout, dtype):
+        return scattered, "AMX multiplies whole matrices faster than single weights can be picked"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()
     return native, f"computed in float32: no bfloat16 product for {processor.title()}" if widened else ""
 

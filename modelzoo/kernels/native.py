@@ -35,10 +35,15 @@ def source(layout: Layout) -> str:
     return "single" if layout.block == (1, 1) else "block"
 
 
+def weight_of(values: Tensor, layout: Layout) -> _Weight:
+    """`struct Weight` of live blocks; the caller keeps `values`, float32 and contiguous, alive."""
+    index = (layout.row_ptr, layout.cols, layout.col_ptr, layout.col_rows, layout.by_column)
+    return _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
+
+
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
     """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
-    index = (layout.row_ptr, layout.cols, layout.col_ptr, layout.col_rows, layout.by_column)
-    weight = _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
+    weight = weight_of(values, layout)
     pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
     n = ctypes.c_int64(x.shape[0])
     kind = source(layout)

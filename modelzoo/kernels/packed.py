@@ -17,6 +17,7 @@ from torch import Tensor
 
 from modelzoo.kernels.choose import choose
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
+from modelzoo.kernels.rows import sum_rows
 
 __all__ = ["Layout", "layout_from_mask", "layout_of", "linear", "pack", "packable", "probe", "unpack"]
 
@@ -73,7 +74,7 @@ def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layou
         if need_values:
             dvalues = (pack(dense, layout) if need_dense else kernel.backward_w(lines, rows, layout)).to(values.dtype)
         if need_bias:
-            dbias = lines.sum(0, dtype=bias.dtype)
+            dbias = sum_rows(lines).to(bias.dtype)
     return dx, dvalues, dbias, dense
 
 

@@ -25,17 +25,22 @@ TITLES = {
     "amx": "AVX-512 with bf16 and AMX",
 }
 X86 = ("avx2", "avx512", "avx512_bf16", "amx")
-NEEDS = {  # Linux's names of what x86-64-v3, x86-64-v4 and their 16-bit extensions add
+ARM = ("neon", "neon_bf16")
+NEEDS = {  # Linux's names of what a class has beyond the weaker one
     "avx2": {"avx2", "fma", "f16c", "bmi1", "bmi2", "movbe"},
     "avx512": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
     "avx512_bf16": {"avx512_bf16"},
     "amx": {"amx_tile", "amx_bf16"},
 }
-FLAGS = {  # the compiler's
-    "avx2": ("-march=x86-64-v3",),
-    "avx512": ("-march=x86-64-v4",),
-    "avx512_bf16": ("-march=x86-64-v4", "-mavx512bf16"),
-    "amx": ("-march=x86-64-v4", "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
+_AVX2 = ("-march=x86-64", "-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mmovbe")
+_AVX512 = (*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512cd", "-mavx512dq", "-mavx512vl")
+FLAGS = {  # the compiler's: no instruction beyond NEEDS, so that a class's code runs on every processor of the class
+    "neon": ("-march=armv8-a",),
+    "neon_bf16": ("-march=armv8-a",),  # no kernel of ours multiplies bfloat16 there
+    "avx2": _AVX2,
+    "avx512": _AVX512,
+    "avx512_bf16": (*_AVX512, "-mavx512bf16"),
+    "amx": (*_AVX512, "-mavx512bf16", "-mamx-tile", "-mamx-bf16"),
 }
 
 
@@ -59,7 +64,8 @@ def _field(*names: str) -> str:
 def _sysctl(name: str) -> str:
     """One of macOS's answers; empty where there is none."""
     try:
-        return subprocess.run(["sysctl", "-n", name], capture_output=True, text=True, timeout=5).stdout.strip()
+        command = ["sysctl", "-n", name]
+        return subprocess.run(command, capture_output=True, encoding="utf-8", timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
 
@@ -70,6 +76,10 @@ def model_name() -> str:
     if sys.platform == "darwin":
         return _sysctl("machdep.cpu.brand_string") or platform.machine()
     return _field("model name") or platform.processor() or platform.machine() or "CPU"
+
+
+def _is_x86() -> bool:
+    return platform.machine().lower() in ("x86_64", "amd64")
 
 
 @functools.cache
@@ -83,7 +93,7 @@ def native_class() -> str:
             else "bf16" in _field("Features").split()
         )
         return "neon_bf16" if bf16 else "neon"
-    if machine not in ("x86_64", "amd64"):
+    if not _is_x86():
         return "plain"
     if sys.platform == "darwin":
         words = (_sysctl("machdep.cpu.features") + " " + _sysctl("machdep.cpu.leaf7_features")).lower().split()
@@ -96,6 +106,17 @@ def native_class() -> str:
     return found
 
 
+def classes_up_to(name: str) -> list[str]:
+    """The classes whose code runs on a processor of this class, weakest first, itself last."""
+    line = next((line for line in (X86, ARM) if name in line), ())
+    return ["plain", *line[: line.index(name) + 1 if line else 0]]
+
+
+def compiler_flags(name: str) -> tuple[str, ...]:
+    """What makes a compiler emit code for every processor of this class; `plain`: what the architecture always has."""
+    return FLAGS.get(name) or (("-march=x86-64",) if _is_x86() else ())
+
+
 def processor_class() -> str:
     """The class that this process acts as: the machine's own, or a weaker one that MEDISWIFT_PROCESSOR names.
 
@@ -105,8 +126,7 @@ def processor_class() -> str:
     native, wanted = native_class(), os.environ.get(SWITCH) or "native"
     if wanted == "native":
         return native
-    line = X86 if native in X86 else ("neon", "neon_bf16") if native in ("neon", "neon_bf16") else ()
-    weaker = ["plain", *line[: line.index(native) + 1 if line else 0]]
+    weaker = classes_up_to(native)
     if wanted not in weaker:
         raise UserError(f"{SWITCH}={wanted}: this machine can act as {', '.join(weaker)} or native")
     return wanted

@@ -177,15 +177,21 @@ class Sparsity:
                     p.watch()
 
     @torch.no_grad()
-    def mask_gradients(self, step: int) -> None:
+    def mask_gradients(self, step: int) -> dict[nn.Parameter, float]:
         """Zero the gradients of dead weights; before a RigL update keep the dense ones too.
 
         Zeroed by selection, never by multiplication: a NaN under the mask must not count (NaN * 0 is NaN).
+
+        Returns:
+            The sums of squares that were made on the way, by weight: the gradient's norm need not read these again.
         """
+        squares = {}
         for group in self.groups:
             keep = group.algorithm.needs_gradient and group.is_update(step)
             for p in group.parameters:
-                p.mask_gradient(keep)
+                if (square := p.mask_gradient(keep)) is not None:
+                    squares[p.weight] = square
+        return squares
 
     @torch.no_grad()
     def update(self, step: int, state: State) -> int:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.kernels import packed, semi_structured
+from modelzoo.kernels.rows import zero_dead
 from modelzoo.sparsity import blocks, masks
 
 
@@ -57,12 +58,12 @@ class SparseParameter:
         self.set_mask(mask)
         self.mask_weight()
         if self.weight.grad is not None:
-            masks.zero_dead(self.weight.grad, self.keep)
+            zero_dead(self.weight.grad, self.keep)
         self.mask_state(state)
 
     def mask_weight(self) -> None:
         """Zero what is dead."""
-        masks.zero_dead(self.weight, self.keep)
+        zero_dead(self.weight, self.keep)
 
     def mask_state(self, state: MutableMapping[str, Any]) -> None:
         """Zero what is dead in optimizer state."""
@@ -73,12 +74,16 @@ class SparseParameter:
     def watch(self) -> None:
         """Before a forward pass: the dense gradient will be asked for."""
 
-    def mask_gradient(self, dense: bool) -> None:
-        """Zero the gradient of what is dead; with `dense`, keep it in `dense_grad` first."""
+    def mask_gradient(self, dense: bool) -> float | None:
+        """Zero the gradient of what is dead; with `dense`, keep it in `dense_grad` first.
+
+        Returns:
+            The sum of squares of what is left, where it could be had on the way.
+        """
         if self.weight.grad is None:
-            return
+            return None
         self.dense_grad = self.weight.grad.clone() if dense else None
-        masks.zero_dead(self.weight.grad, self.keep)
+        return zero_dead(self.weight.grad, self.keep)
 
     def drop_gradient(self) -> None:
         """Forget the kept gradient."""
@@ -157,7 +162,7 @@ class PackedParameter(SparseParameter):
     def watch(self) -> None:
         self.module.probe = packed.probe(self.layout)
 
-    def mask_gradient(self, dense: bool) -> None:
+    def mask_gradient(self, dense: bool) -> None:  # nothing dead is there to be zeroed
         probe, self.module.probe = self.module.probe, None
         self.dense_grad = probe.grad if dense and probe is not None else None
 

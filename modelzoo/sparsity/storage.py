@@ -40,7 +40,8 @@ def store(
         linear = model.get_submodule(path)
         layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
         how = choose.note(layout, p.weight.device, dtype)
-        why = _kept_whole(group, linear, last, layout, choose.choose(layout, p.weight.device, dtype))
+        kernel = choose.choose(layout, p.weight.device, dtype)
+        why = _kept_whole(group, linear, last, pays(layout, kernel, dtype))
         if why is None:
             module = PackedLinear(linear, layout)
             _replace(model, path, module)
@@ -71,7 +72,7 @@ def _replace(model: nn.Module, path: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, layout: packed.Layout, kernel) -> str | None:
+def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, faster: bool) -> str | None:
     """Why a weight is not packed, or None if it is."""
     if type(linear) is not nn.Linear or last != "weight":
         return f"{type(linear).__name__} has no packed form"
@@ -79,11 +80,11 @@ def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, layout: pack
         return None
     if not isinstance(group.sparsity, Constant):
         return "their sparsity changes; storage: packed packs them even so"
-    if not pays(layout, kernel):
+    if not faster:
         return "no gain is known; storage: packed packs them even so"
     return None
 
 
-def pays(layout: packed.Layout, kernel) -> bool:
+def pays(layout: packed.Layout, kernel, dtype: torch.dtype) -> bool:
     """Whether `kernel` is known to beat the dense product on the layout's weight."""
-    return 0 < layout.density <= choose.densest(layout, kernel) and min(layout.shape) >= NARROWEST
+    return 0 < layout.density <= choose.densest(layout, kernel, dtype) and min(layout.shape) >= NARROWEST

@@ -5,7 +5,6 @@ go on where they stopped, and one that fails is named while the rest goes on.
 """
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from modelzoo import metrics
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
+from modelzoo.host import lock_file
 from modelzoo.report import duration
 from modelzoo.study import matrix as grid
 from modelzoo.study.matrix import Cell, Matrix
@@ -168,9 +168,8 @@ def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bo
     # A run is one process: what torchrun told this one of its place among others is not for it.
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     with open(log, "ab") as out:
-        try:  # the run inherits the lock with its output, so one that outlives this process is not begun twice
-            fcntl.flock(out, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        # The run inherits the lock with its output, so one that outlives this process is not begun twice.
+        if not lock_file(out):
             progress.passed(cell, "busy       another process is at")
             return True
         child = subprocess.Popen(

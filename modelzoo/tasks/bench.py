@@ -12,6 +12,7 @@ from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
+from modelzoo.host import load_average
 from modelzoo.loop import Run, train_step
 from modelzoo.report import Progress, amount, size
 from modelzoo.sparsity import schedules
@@ -49,11 +50,11 @@ def bench(config: Config, options: Options, params: str) -> None:
     config, cut = _cut(config)
     batch, parts = _batch(config)
     rows, length = batch["input_ids"].shape
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = (
-        "; the machine is busy, measure again when it is not" if choice.backend.kind == "CPU" and load > cores else ""
-    )
-    print(f"{choice.describe()}\nmachine    {cores} cores at load {load:.1f}{busy}")
+    load, cores = load_average(), os.cpu_count() or 1
+    crowded = load is not None and load > cores and choice.backend.kind == "CPU"
+    busy = "; the machine is busy, measure again when it is not" if crowded else ""
+    at = "" if load is None else f" at load {load:.1f}"
+    print(f"{choice.describe()}\nmachine    {cores} cores{at}{busy}")
     print(
         f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
         f"sparsity {level:.4g}"

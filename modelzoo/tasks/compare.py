@@ -100,7 +100,8 @@ def picture(results: list[Result], path: str) -> None:
         flops = np.array([spent[t["step"]] for t in r.train])
         scored = [(at[v["step"]], spent[v["step"]], v["loss"]) for v in r.validation if v["step"] in at]
         for axes, all_x, column, scale in ((by_tokens, tokens, 0, 1e-6), (by_flops, flops, 1, 1e-12)):
-            axes.plot(all_x * scale, losses, color=colour, alpha=0.3, linewidth=1)
+            name = None if scored else r.name
+            axes.plot(all_x * scale, losses, color=colour, alpha=0.3, linewidth=1, label=name)
             if scored:
                 points = np.array(scored)
                 x, y = points[:, column], points[:, 2]
@@ -121,7 +122,8 @@ def picture(results: list[Result], path: str) -> None:
     for axes in (by_tokens, by_flops, gaps, layers):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
     by_tokens.text(0.02, 0.02, "thin: training, dots: validation", transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -79,8 +79,8 @@ def test_the_processors_class_decides_on_a_cpu(act_as, name):
         assert found.dtype == "float32" and f"this processor ({processor.TITLES[name]}) does not" in found.note
 
 
-def test_a_forced_class_decides_and_is_named(act_as, monkeypatch):
-    act_as("amx")
+def test_a_forced_class_decides_and_is_named(monkeypatch):
+    monkeypatch.setattr(processor, "native_class", lambda: "amx")
     monkeypatch.setenv(processor.SWITCH, "avx512")
     found = arithmetic.on_cpu(Precision())
     assert found.dtype == "float32" and "(AVX-512, forced by MEDISWIFT_PROCESSOR)" in found.note

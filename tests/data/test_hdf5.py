@@ -1,11 +1,14 @@
 """The reader of shards: against plain h5py, a pure function of the step, the same whatever the number of workers."""
 
+import _multiprocessing
 import json
 import multiprocessing
 import os
+import pickle
 import re
 import shutil
 import signal
+from multiprocessing.reduction import ForkingPickler
 
 import h5py
 import numpy as np
@@ -88,6 +91,46 @@ def test_workers_change_nothing(folder, workers):
     found = list(feed.batches(shards, 5, 18))
     assert [numbers(b) for b in found] == [numbers(opened(folder, shuffle=True).batch(s)) for s in range(5, 18)]
     assert all(torch.equal(b["labels"], shards.batch(s)["labels"]) for b, s in zip(found, range(5, 18), strict=True))
+
+
+@pytest.mark.slow
+def test_workers_may_be_spawned_as_on_macos(folder, monkeypatch):
+    shards = opened(folder, shuffle=True, num_workers=1, prefetch_factor=2)
+    shards.batch(0)
+    monkeypatch.setattr(
+        multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
+    )
+    found = list(feed.batches(shards, 5, 8))
+    assert [numbers(b) for b in found] == [numbers(opened(folder, shuffle=True).batch(s)) for s in range(5, 8)]
+
+
+def test_batches_of_workers_stay_out_of_shared_memory(folder, monkeypatch):
+    """Containers have 64 MiB of it, or none: a worker that could not write there would leave the run waiting."""
+
+    def closed(*_):
+        raise RuntimeError("unable to write to file </torch_1>: No space left on device")
+
+    for name in ("_share_fd_cpu_", "_share_filename_cpu_"):
+        monkeypatch.setattr(torch.UntypedStorage, name, closed)
+    shards = opened(folder)
+    with pytest.raises(RuntimeError, match="No space left"):
+        ForkingPickler.dumps(shards.batch(3))
+    handed = pickle.loads(ForkingPickler.dumps(feed.Steps(shards)[3])).tensors()
+    assert handed.keys() == shards.batch(3).keys() and all(
+        torch.equal(x, shards.batch(3)[k]) for k, x in handed.items()
+    )
+
+
+def test_without_semaphores_this_process_reads_and_says_so(folder, monkeypatch, capsys):
+    class Closed(_multiprocessing.SemLock):
+        def __new__(cls, *_):
+            raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(_multiprocessing, "SemLock", Closed)
+    found = list(feed.batches(opened(folder, num_workers=2, prefetch_factor=2), 0, 3))
+    assert [numbers(b) for b in found] == [numbers(opened(folder).batch(s)) for s in range(3)]
+    line = "2 data workers cannot be started here ([Errno 13] Permission denied): this process reads\n"
+    assert capsys.readouterr().err == line
 
 
 def test_an_epoch_of_fewer_samples(folder):

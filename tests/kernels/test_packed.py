@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import batched, choose, gathered, masked, native
+from modelzoo.kernels import batched, choose, gathered, masked, native, scattered
 from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, unpack
 
 BLOCKS = [(1, 1), (2, 3), (32, 1), (32, 2), (16, 16), (32, 32), (64, 64)]
@@ -149,9 +149,10 @@ def test_shared_inputs_are_served_by_batched_products():
 
 def test_no_gain_is_claimed_for_dense_products_behind_a_mask():
     layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
-    assert choose.densest(layout, masked) == 0.0
+    f32 = torch.float32
+    assert choose.densest(layout, masked, f32) == choose.densest(layout, scattered, torch.bfloat16) == 0.0
     single = layout_of(live_blocks(3, 4, 0.4), (1, 1))
-    assert 0 < choose.densest(single, native) < choose.densest(layout, native) < 1
+    assert 0 < choose.densest(single, native, f32) < choose.densest(layout, native, f32) < 1
 
 
 def test_float64_never_meets_a_compiled_kernel():

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.kernels.rows import zero_dead
 from modelzoo.sparsity import masks
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.select import live_count
@@ -59,8 +60,29 @@ def test_zero_dead_selects_whatever_stands_there(values, data):
     mask = torch.tensor(data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values))))
     x = torch.tensor(values)
     expected = torch.where(mask, x, 0.0)
-    masks.zero_dead(x, masks.bits(mask))
+    square = zero_dead(x, masks.bits(mask))
     assert torch.equal(x.view(torch.int32), expected.view(torch.int32))  # bit for bit: NaN payloads, +0.0
+    if square is not None and abs(expected).max() < 1e18:
+        assert square == pytest.approx(float(expected.double().square().sum()), rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 63, 64, 16_384, 100_003])
+def test_zero_dead_finds_the_same_square_for_any_number_of_threads(n):
+    draw = torch.Generator().manual_seed(n)
+    x, mask = torch.randn(n, generator=draw), torch.rand(n, generator=draw) < 0.3
+    x[~mask] = float("nan")  # what is dead does not count
+    found = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(zero_dead(x.clone(), masks.bits(mask)))
+    finally:
+        torch.set_num_threads(1)
+    if found[0] is None:
+        pytest.skip("no compiled passes here")
+    assert found[0] == found[1] == found[2]
+    # a lane adds up to 256 squares in float32
+    assert found[0] == pytest.approx(float(x[mask].double().square().sum()), rel=256 * 2**-24)
 
 
 @settings(max_examples=150, deadline=None)

@@ -221,7 +221,7 @@ def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, bl
     order = torch.arange(256 // block[0] * inputs // block[1]).view(256 // block[0], -1)
     for live in range(1, 21):
         layout = packed.layout_of(order * 20 < live * order.numel(), block)
-        assert storage.pays(layout, kernel) is (inputs == 256 and layout.density <= densest)
+        assert storage.pays(layout, kernel, torch.float32) is (inputs == 256 and layout.density <= densest)
 
 
 @pytest.mark.parametrize("pattern", [{"block": [32, 32]}, {"shared_inputs": 4}])
@@ -233,7 +233,7 @@ def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
         for p in group.parameters:
             layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
             kernel = choose.choose(layout, torch.device("cpu"), torch.float32)
-            assert isinstance(p, PackedParameter) is (layout.density <= choose.densest(layout, kernel))
+            assert isinstance(p, PackedParameter) is (layout.density <= choose.densest(layout, kernel, torch.float32))
         assert sparsity not in (0.75, 0.1) or isinstance(p, PackedParameter) is (sparsity == 0.75)
 
 

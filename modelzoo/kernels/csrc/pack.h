@@ -2,6 +2,10 @@
 #pragma once
 
 #include <vector>
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #include "units.h"
 
 constexpr int GROUP = 32;  // outputs (or inputs) together
@@ -13,25 +17,42 @@ struct Weight {  // a packed weight: pointers into torch's tensors
     const float* values;
 };
 
-// x [n, dim] -> [chunk][dim / per][CHUNK] units: neighbours along dim share a unit. Tokens beyond n are 0.
-template <class K>
-static void by_unit(const typename K::io* x, int64_t n, int64_t dim, int64_t chunk, uint32_t* to) {
-    int64_t units = dim / K::per, begin = chunk * CHUNK;
-    to += chunk * units * CHUNK;
-    for (int64_t t = 0; t < CHUNK; t += 16)
+// x [n, dim], T tokens from t -> [dim / per][T] units: neighbours along dim share a unit. Tokens beyond n are 0.
+template <class K, int T>
+static void by_unit(const typename K::io* x, int64_t n, int64_t dim, int64_t t, uint32_t* to) {
+    int64_t units = dim / K::per;
+    for (int h = 0; h < T; h += 16)
         for (int64_t u = 0; u < units; u += 16)
-            transpose16((const uint32_t*)(x + (begin + t) * dim) + u, units, n - begin - t, to + u * CHUNK + t, CHUNK);
+            transpose16((const uint32_t*)(x + (t + h) * dim) + u, units, n - t - h, to + u * T + h, T);
 }
 
-// x [n, dim], 32 tokens from t -> [dim][stride] elements: neighbours along tokens are neighbours in memory.
+// x [n, dim], n <= CHUNK / 2 -> [CHUNK / 2 / ROWS][dim / per][ROWS] units: what a register tile reads stands together.
+// A tile of tokens beyond n reads as 0.
 template <class K>
-static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t stride, void* to_) {
-    auto to = (typename K::io*)to_;
+static void by_tile(const typename K::io* x, int64_t n, int64_t dim, uint32_t* to) {
+    constexpr int tokens = CHUNK / 2;
     int64_t units = dim / K::per;
-    uint32_t tile[16 * 32];
+    uint32_t lines[16][tokens];
     for (int64_t u = 0; u < units; u += 16) {
+        for (int64_t t = 0; t < tokens; t += 16) {
+            auto from = (const uint32_t*)(x + t * dim) + u;
+            for (int i = 0; i < 16; i++) __builtin_prefetch(from + i * units + 32);
+            transpose16(from, units, n - t, lines[0] + t, tokens);
+        }
+        for (int64_t t = 0; t < tokens; t += ROWS)
+            for (int i = 0; i < 16; i++) memcpy(to + t * units + (u + i) * ROWS, lines[i] + t, ROWS * 4);
+    }
+}
+
+// `count` columns of x [n, dim], 32 tokens from t -> [count][stride] elements: neighbours along tokens are neighbours in
+// memory. Tokens beyond n are 0.
+template <class K>
+static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t count, int64_t stride,
+                     typename K::io* to) {
+    uint32_t tile[16 * 32];
+    for (int64_t u = 0; u < count / K::per; u += 16) {
         for (int h = 0; h < 32; h += 16)
-            transpose16((const uint32_t*)(x + (t + h) * dim) + u, units, n - t - h, tile + h, 32);
+            transpose16((const uint32_t*)(x + (t + h) * dim) + u, dim / K::per, n - t - h, tile + h, 32);
         for (int i = 0; i < 16; i++) K::split(tile + i * 32, to + (u + i) * K::per * stride + t, stride);
     }
 }
@@ -40,18 +61,16 @@ static void by_token(const typename K::io* x, int64_t n, int64_t dim, int64_t t,
 template <class K, int T>
 static void by_window(const typename K::io* x, int64_t n, int64_t dim, int64_t window, typename K::io* to) {
     for (int t = 0; t < T; t += 32)
-        by_token<K>(x + window * T * dim, n - window * T, dim, t, T, to + window * dim * T);
+        by_token<K>(x + window * T * dim, n - window * T, dim, t, dim, T, to + window * dim * T);
 }
 
-// x [n, dim], 32 tokens from t -> [dim / 32][padded / per][32] units: neighbours along tokens share a unit.
+// 32 columns of x [n, dim], tokens t to end (a multiple of 32) -> [tokens / per][32] units: neighbours along tokens share
+// a unit. Tokens beyond n are 0.
 template <class K>
-static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t padded, uint32_t* to) {
+static void by_group(const typename K::io* x, int64_t n, int64_t dim, int64_t t, int64_t end, uint32_t* to) {
     static const typename K::io zero[GROUP] = {};
-    for (int64_t g = 0; g < dim; g += GROUP)
-        for (int64_t i = t; i < t + 32; i += K::per) {
-            const typename K::io* row = x + i * dim + g;
-            K::join(i < n ? row : zero, i + 1 < n ? row + dim : zero, to + (g * padded + i * GROUP) / K::per);
-        }
+    for (; t < end; t += K::per, to += GROUP)
+        K::join(t < n ? x + t * dim : zero, t + 1 < n ? x + (t + 1) * dim : zero, to);
 }
 
 // The live columns of 32 outputs: column i is number c(i) of the input and its weights are at(i)[r * C], r < 32.
@@ -125,10 +144,32 @@ static void pack_pairs(const Weight& w, int64_t g, uint32_t* to) {
     }
 }
 
+// sums [dim][T tokens] -> `valid` rows of y [tokens, dim].
+template <class K, int T = 32>
+static void store_columns(const float* sums, int64_t dim, int64_t valid, typename K::io* y) {
+    float rows[16 * 16];
+    for (int64_t h = 0; h < T && h < valid; h += 16)
+        for (int64_t c = 0; c < dim; c += 16) {
+            transpose16((const uint32_t*)sums + c * T + h, T, 16, (uint32_t*)rows, 16);
+            for (int64_t r = 0; r < 16 && h + r < valid; r++)
+                for (int j = 0; j < 16; j += LANES) K::store(y + (h + r) * dim + c + j, load(rows + r * 16 + j));
+        }
+}
+
 // Whether bfloat16 has kernels of its own here.
 extern "C" int has_bf16() {
 #ifdef __AVX512BF16__
     return 1;
+#else
+    return 0;
+#endif
+}
+
+// Whether this process may use AMX's tiles. Linux grants them on request, for the whole process.
+extern "C" int has_tiles() {
+#ifdef __AMX_BF16__
+    static const bool granted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+    return granted;
 #else
     return 0;
 #endif

@@ -3,31 +3,6 @@
 #include <cmath>
 #include "units.h"
 
-typedef uint32_t U __attribute__((vector_size(LANES * 4)));
-typedef uint16_t H __attribute__((vector_size(LANES * 2)));
-
-static inline V widen(const float* from) { return load(from); }
-static inline V widen(const uint16_t* from) {
-    H h;
-    memcpy(&h, from, sizeof h);
-    return (V)(__builtin_convertvector(h, U) << 16);
-}
-static inline void narrow(float* to, V v) { memcpy(to, &v, sizeof v); }
-static inline void narrow(uint16_t* to, V v) {  // to nearest even
-    U u = (U)v;
-    H h = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, H);
-    memcpy(to, &h, sizeof h);
-}
-static inline float widen1(float x) { return x; }
-static inline float widen1(uint16_t x) {
-    uint32_t u = (uint32_t)x << 16;
-    float f;
-    memcpy(&f, &u, 4);
-    return f;
-}
-static inline void narrow1(float* to, float x) { *to = x; }
-static inline void narrow1(uint16_t* to, float x) { *to = bfloat(x); }
-
 // e^x for x <= 0, to 2 units in the last place; 0 below -87, NaN for NaN.
 static inline V exp_negative(V x) {
     V clamped = x < -87.0f ? V{} - 87.0f : x;

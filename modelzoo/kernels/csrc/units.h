@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <algorithm>
+#include <sys/mman.h>
 #if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
@@ -35,6 +36,32 @@ static inline uint32_t bfloat(float f) {
     uint32_t u = bits(f), rounded = (u + 0x7fff + ((u >> 16) & 1)) >> 16;
     return (u & 0x7fffffff) > 0x7f800000 ? (u >> 16) | 0x40 : rounded;
 }
+
+// float32 and bfloat16 as vectors of float32, and back (to nearest even).
+typedef uint32_t U __attribute__((vector_size(LANES * 4)));
+typedef uint16_t H __attribute__((vector_size(LANES * 2)));
+
+static inline V widen(const float* from) { return load(from); }
+static inline V widen(const uint16_t* from) {
+    H h;
+    memcpy(&h, from, sizeof h);
+    return (V)(__builtin_convertvector(h, U) << 16);
+}
+static inline void narrow(float* to, V v) { memcpy(to, &v, sizeof v); }
+static inline void narrow(uint16_t* to, V v) {
+    U u = (U)v;
+    H h = __builtin_convertvector((u + 0x7fff + ((u >> 16) & 1)) >> 16, H);
+    memcpy(to, &h, sizeof h);
+}
+static inline float widen1(float x) { return x; }
+static inline float widen1(uint16_t x) {
+    uint32_t u = (uint32_t)x << 16;
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static inline void narrow1(float* to, float x) { *to = x; }
+static inline void narrow1(uint16_t* to, float x) { *to = bfloat(x); }
 
 struct Float {
     typedef float io;
@@ -152,8 +179,9 @@ static uint32_t* scratch(int64_t units) {
     if (buffer.size < units) {
         free(buffer.at);
         buffer.size = up(units, 1 << 16);
-        buffer.at = (uint32_t*)aligned_alloc(64, buffer.size * 4);
+        buffer.at = (uint32_t*)aligned_alloc(1 << 21, up(buffer.size * 4, 1 << 21));
         if (!buffer.at) abort();
+        madvise(buffer.at, up(buffer.size * 4, 1 << 21), MADV_HUGEPAGE);
     }
     return buffer.at;
 }

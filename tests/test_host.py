@@ -1,0 +1,287 @@
+"""What one machine has and another lacks: cores, memory, load, locks, a home, a name, semaphores, UTF-8."""
+
+import ast
+import errno
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from modelzoo import cli, host
+from modelzoo.kernels import processor
+
+REPO = Path(__file__).resolve().parents[1]
+NOBODY = """  # a user whom passwd does not know
+import pwd, sys
+def unknown(*_): raise KeyError("getpwuid(): uid not found")
+pwd.getpwuid = unknown
+"""
+NO_SEMAPHORES = """
+import _multiprocessing
+class Closed(_multiprocessing.SemLock):
+    def __new__(cls, *_): raise PermissionError(13, "Permission denied")
+_multiprocessing.SemLock = Closed
+"""
+RUN = "from modelzoo.cli import main; sys.exit(main())"
+DATA = "from data_preprocessing.cli import main; sys.exit(main())"
+
+
+def python(code: str, *words: str, **environment: str) -> subprocess.CompletedProcess:
+    """`python -c CODE WORDS` without HOME or a user's name, in a locale that knows ASCII alone."""
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1", "LC_ALL": "C"}
+    env |= {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **environment}
+    command = [sys.executable, "-c", code, *words]
+    return subprocess.run(command, env=env, cwd=REPO, capture_output=True, encoding="ascii", timeout=300)
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 8}, raising=False)
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    assert host.available_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert host.available_cores() == 64
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert host.available_cores() == 1
+
+
+def test_peak_memory_is_in_bytes():
+    code = "from modelzoo import host; before = host.peak_memory(); x = b'x' * 300_000_000\n"
+    done = python(code + "print(host.peak_memory() - before)")
+    assert 250e6 < int(done.stdout) < 350e6
+
+
+def test_peak_memory_where_the_system_counts_otherwise(monkeypatch):
+    usage = type("Usage", (), {"ru_maxrss": 7_000_000})
+    monkeypatch.setattr(host, "_high_water", lambda: None)
+    monkeypatch.setattr(resource, "getrusage", lambda who: usage)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert host.peak_memory() == 7_000_000 * 1024
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert host.peak_memory() == 7_000_000
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert host.peak_memory() is None
+
+
+def test_freed_memory_is_kept_where_the_user_did_not_choose(monkeypatch):
+    """Measured where glibc is: a large piece that is freed and allocated again costs no page faults."""
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1000000")
+    assert not host.keep_freed_memory()
+    monkeypatch.undo()
+    monkeypatch.setattr(host.sys, "platform", "darwin")
+    assert not host.keep_freed_memory()
+    monkeypatch.undo()
+    code = (
+        "import resource; from modelzoo.host import keep_freed_memory; kept = keep_freed_memory()\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "bytearray(64 << 20); before = faults()\n"
+        "for _ in range(4): bytearray(64 << 20)\n"
+        "print(kept, faults() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=REPO)
+    kept, faults = done.stdout.split()
+    assert kept == "False" or int(faults) < 4 * (64 << 20) // 4096 // 10
+
+
+def test_load_may_be_unknown(monkeypatch):
+    assert host.load_average() >= 0
+
+    def unknown():
+        raise OSError("load averages are unobtainable")
+
+    monkeypatch.setattr(os, "getloadavg", unknown)
+    assert host.load_average() is None
+    monkeypatch.delattr(os, "getloadavg")
+    assert host.load_average() is None
+
+
+def test_locks_keep_others_out(tmp_path, capsys):
+    def opened():
+        return open(tmp_path / "lock", "wb")
+
+    with opened() as first, opened() as second, opened() as third:
+        assert host.lock_file(first, shared=True) and host.lock_file(second, shared=True)
+        assert not host.lock_file(third)
+    with opened() as first, opened() as second:
+        assert host.lock_file(first) and not host.lock_file(second) and not host.lock_file(second, shared=True)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_file_system_without_locks_is_named_and_used(tmp_path, monkeypatch, capsys):
+    import fcntl
+
+    def unable(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with open(tmp_path / "lock", "wb") as file:
+        monkeypatch.setattr(fcntl, "flock", unable)
+        assert host.lock_file(file)
+        assert capsys.readouterr().err.startswith(f"{tmp_path / 'lock'}: no lock (No locks available); ")
+        monkeypatch.setitem(sys.modules, "fcntl", None)
+        assert host.lock_file(file)
+        assert "the system has none" in capsys.readouterr().err
+
+
+def test_the_cache_is_the_first_place_that_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    private = tmp_path / f"mediswift-{os.geteuid()}"
+    monkeypatch.setenv("HOME", "/home/her")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    monkeypatch.setenv(host.CACHE, "/named")
+    assert list(host.cache_folders()) == [Path("/named"), private]
+    monkeypatch.delenv(host.CACHE)
+    assert list(host.cache_folders()) == [Path("/caches/mediswift"), private]
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # which the specification says to ignore
+    assert list(host.cache_folders()) == [Path("/home/her/.cache/mediswift"), private]
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    assert list(host.cache_folders()) == [private]
+
+
+def test_a_private_folder_is_no_link_to_another(monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / f"mediswift-{os.geteuid()}").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="is not a folder of this user alone"):
+        host.private_folder()
+
+
+def test_libraries_find_a_home_and_a_name(tmp_path):
+    code = NOBODY + textwrap.dedent("""
+        from modelzoo import host
+        host.prepare_process([])
+        import getpass, os, pathlib
+        from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+        print(pathlib.Path.home(), getpass.getuser(), os.path.basename(default_cache_dir()))
+    """)
+    done = python(code, TMPDIR=str(tmp_path))
+    name = f"uid{os.getuid()}"
+    assert done.stdout.split() == [str(tmp_path / f"mediswift-{os.geteuid()}"), name, f"torchinductor_{name}"]
+    assert done.stderr == ""
+
+
+@pytest.mark.slow
+def test_commands_work_for_nobody_without_semaphores_or_utf8(tmp_path):
+    """Preprocessing with a pool, training with workers, comparison, export: each works and says what it lacks."""
+    lines = (f"na\u00efve \u03b2-blocker no. {i} \u2265 5 \u00b5g " + 9 * "and so on " for i in range(99))
+    text = "".join(f'{{"text": "{line}"}}\n' for line in lines)
+    for part in "ab":
+        (tmp_path / f"{part}.jsonl").write_text(text, encoding="utf-8")
+    lacking = NOBODY + NO_SEMAPHORES
+    temp, data, run = tmp_path / "tmp", tmp_path / "data", tmp_path / "run"
+    temp.mkdir()
+
+    def command(code, *words):
+        done = python(lacking + code, *map(str, words), TMPDIR=str(temp))
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    words = ["--tokenizer", "train", "--vocab_size", 300, "--msl", 16, "--workers", 2]
+    said = command(DATA, "jsonl", "--input", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--output", data, *words)
+    assert "no pool of 2 workers here ([Errno 13] Permission denied): one process does the work" in said.stderr
+    assert r"\u03b2-blocker" in command(DATA, "inspect", data / "train").stdout
+    model = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "filter_size": 64, "vocab_size": 300}
+    config = {"trainer": {
+        "init": {
+            "model": {**model, "max_position_embeddings": 16},
+            "optimizer": {"AdamW": {"lr": 0.01}}, "loop": {"max_steps": 2}, "precision": {"enabled": False},
+        },
+        "fit": {
+            "train_dataloader": {"data_dir": str(data / "train"), "batch_size": 4, "num_workers": 2},
+            "val_dataloader": {"data_dir": str(data / "val"), "batch_size": 4},
+        },
+    }}  # fmt: skip
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert "parameters" in command(RUN, "CPU", "-p", tmp_path / "c.yaml", "-m", "plan").stdout
+    said = command(RUN, "CPU", "-p", tmp_path / "c.yaml", "-m", "train_and_eval", "-o", run)
+    assert "2 data workers cannot be started here ([Errno 13] Permission denied): this process reads" in said.stderr
+    assert (run / "checkpoints" / "step_2" / "manifest.json").exists()
+    assert command(RUN, "compare", run, "-o", tmp_path / "c.svg").stderr == ""
+    assert (tmp_path / "c.svg").stat().st_size > 1000
+    command(RUN, "export", run, tmp_path / "exported")
+    command(RUN, "report", run, "-o", tmp_path / "report.html")
+    known = {f"mediswift-{os.geteuid()}", f"torchinductor_uid{os.getuid()}"}
+    assert not (REPO / "~").exists() and {path.name for path in temp.iterdir()} <= known
+
+
+@pytest.mark.parametrize("code,words", [
+    (RUN, ["-p", b"caf\xe9.yaml", "-m", "plan"]),
+    (RUN, ["compare", b"caf\xe9"]),
+    (DATA, ["inspect", b"caf\xe9"]),
+])  # fmt: skip
+def test_a_word_that_is_no_text_is_one_line(code, words):
+    done = python("import sys; " + code, *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr.count("\n") == 1 and done.stderr.startswith("error: 'caf\\udce9") and "PYTHONUTF8=1" in done.stderr
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_streams_print_what_their_encoding_lacks(encoding):
+    code = "from modelzoo import host; host.prepare_process([]); print('5 \\u00b5g \\u2265 \\u03b2 \\udcff')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPO)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True)
+    wanted = "5 \u00b5g \u2265 \u03b2 \udcff".encode(encoding, errors="backslashreplace")
+    assert done.stdout.strip() == wanted and done.stderr == b""
+
+
+@pytest.mark.parametrize("words", [
+    ["-p", "configs/quickstart/dense.yaml", "-m", "plan"],
+    ["-p", "configs/quickstart/dense.yaml", "-m", "train"],
+    ["-p", "configs/study/mini.yaml", "-m", "study"],
+    ["compare", "nowhere"],
+    ["export", "nowhere", "out"],
+])  # fmt: skip
+def test_every_command_refuses_a_processor_that_is_none(words, monkeypatch, capsys):
+    monkeypatch.setenv(processor.SWITCH, "avx1024")
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: MEDISWIFT_PROCESSOR=avx1024: this machine can act as plain")
+    assert said.err.count("\n") == 1 and said.out == ""
+
+
+FOLDERS = ("modelzoo", "data_preprocessing", "benchmarks", "scripts")
+PRODUCT = [path for folder in FOLDERS for path in sorted((REPO / folder).rglob("*.py"))]
+
+
+def test_facts_of_the_machine_are_asked_in_one_place():
+    """Each of these is absent, or means something else, on some machine."""
+    asked = {
+        "sched_getaffinity": "host", "ru_maxrss": "host", "getloadavg": "host", "flock": "host", "expanduser": "host",
+        "gettempdir": "host", "getpwuid": "host", "home": None, "getuser": None, "getlogin": None,
+    }  # fmt: skip
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and node.attr in asked:
+                place = asked[node.attr]
+                assert path.stem == place, f"{path}:{node.lineno}: {node.attr} belongs in {place}.py"
+            if isinstance(node, ast.Constant) and node.value == "/proc/cpuinfo":
+                assert path.stem == "processor", f"{path}:{node.lineno}: ask kernels/processor.py"
+
+
+def test_text_is_read_and_written_as_utf8():
+    for path in PRODUCT:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and _is_text(node) and not any(k.arg == "encoding" for k in node.keywords):
+                raise AssertionError(f"{path}:{node.lineno}: no encoding in {ast.unparse(node)}")
+
+
+def _is_text(call: ast.Call) -> bool:
+    """Whether a call opens, reads or writes text: as the locale has it, if it names no encoding."""
+    names = {k.arg: k.value for k in call.keywords}
+    if isinstance(call.func, ast.Name) and call.func.id == "open" or _named(call, "fdopen"):
+        modes = [*call.args[1:2], *([names["mode"]] if "mode" in names else [])]
+        words = [node.value for mode in modes for node in ast.walk(mode) if isinstance(node, ast.Constant)]
+        return not any(isinstance(word, str) and "b" in word for word in words)
+    if _named(call, "read_text") or _named(call, "write_text"):
+        return not (isinstance(call.func.value, ast.Name) and call.func.value.id == "checkpoint")  # UTF-8 of its own
+    return "text" in names and any(_named(call, name) for name in ("run", "Popen", "check_output"))
+
+
+def _named(call: ast.Call, name: str) -> bool:
+    return isinstance(call.func, ast.Attribute) and call.func.attr == name
