@@ -1,6 +1,6 @@
 """One linear layer at each block pattern against torch's dense one: forward, dX and dW apart, taking turns.
 
-    python benchmarks/linear.py                                    # bfloat16 at 75 %, 1024 tokens, four shapes
+    python benchmarks/linear.py                                    # 75 %, 1024 tokens, four shapes
     python benchmarks/linear.py --dtype float32 --sparsity 0.5 0.9 --block 64,64 1,1
     python benchmarks/linear.py --shape 768,768 --rounds 40
     python benchmarks/linear.py --threads 1 --busy                 # a machine with other work: processor time
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from harness import machine, rounds, spread
 from program import run
+from shapes import resolve_dtype
 
 from modelzoo.kernels.choose import choose, note
 from modelzoo.kernels.layout import Layout, layout_of
@@ -67,7 +68,9 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--shape", nargs="+", type=pair, default=[pair(s) for s in SHAPES], help="out,in of the weights")
     p.add_argument("--block", nargs="+", type=pair, default=[pair(b) for b in BLOCKS], help="rows,cols of blocks")
     p.add_argument("--sparsity", nargs="+", type=float, default=[0.75], help="shares of weights off")
-    p.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    p.add_argument(
+        "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: as a run here has it"
+    )
     p.add_argument("--tokens", type=int, default=1024)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -94,6 +97,7 @@ def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    resolve_dtype(args)
     dtype = getattr(torch, args.dtype)
     print(machine())
     for block in args.block:

@@ -20,12 +20,18 @@ def config(args, sparsity=None, compiled: bool = False) -> Config:
             "dropout_rate": 0.0, "attention_dropout_rate": 0.0,
         },
         "optimizer": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-4}},
-        "precision": {"enabled": args.dtype != "float32", "max_gradient_norm": 1.0},
+        "precision": {**precision(args.dtype), "max_gradient_norm": 1.0},
         "sparsity": sparsity,
         "loop": {"max_steps": 10**6},
         "backend": {"torch_compile": compiled},
     }  # fmt: skip
     return validate(Document({"trainer": {"init": init}}), Config)
+
+
+def precision(dtype: str) -> dict:
+    """The section that computes in `dtype` on any device, as the peers do."""
+    scaled = {"loss_scaling_factor": "dynamic"}  # acts in float16 only
+    return {"enabled": False} if dtype == "float32" else {"fp16_type": dtype, "emulate": True, **scaled}
 
 
 def our_run(args, sparsity=None, compiled: bool = False) -> Run:

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 
 import torch
 from harness import serve
-from shapes import add_shapes, random_batch
+from shapes import add_shapes, random_batch, resolve_dtype
 
 
 def ids_of(args):
@@ -36,7 +36,8 @@ def plain_step(args, model, optimizer, loss_of):
     """The step one writes by hand: autocast, loss, backward, clip, optimizer."""
 
     def step():
-        with torch.autocast(args.device, torch.bfloat16, enabled=args.dtype != "float32"):
+        dtype = torch.bfloat16 if args.dtype == "float32" else getattr(torch, args.dtype)
+        with torch.autocast(args.device, dtype, enabled=args.dtype != "float32"):
             loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -81,8 +82,9 @@ def hf_trainer(args):
     data = [{"input_ids": rows[i % len(rows)], "labels": rows[i % len(rows)]} for i in range(len(rows) * 4)]
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(), per_device_train_batch_size=args.batch, max_steps=10**6, learning_rate=1e-4,
-        bf16=args.dtype != "float32", use_cpu=args.device == "cpu", report_to=[], save_strategy="no", logging_steps=10,
-        adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0, disable_tqdm=True, dataloader_num_workers=0,
+        bf16=args.dtype == "bfloat16", fp16=args.dtype == "float16", use_cpu=args.device == "cpu", report_to=[],
+        save_strategy="no", logging_steps=10, adam_beta2=0.95, weight_decay=0.1, max_grad_norm=1.0,
+        disable_tqdm=True, dataloader_num_workers=0,
     )  # fmt: skip
     trainer = Trainer(model=hf_model(args), args=arguments, train_dataset=data, callbacks=[Turns()])
     trainer.remove_callback(PrinterCallback)
@@ -120,9 +122,8 @@ def litgpt(args):
     from litgpt.model import GPT
     from litgpt.utils import chunked_cross_entropy
 
-    fabric = lightning.Fabric(
-        accelerator=args.device, devices=1, precision="32-true" if args.dtype == "float32" else "bf16-mixed"
-    )
+    precision = {"float32": "32-true", "bfloat16": "bf16-mixed", "float16": "16-mixed"}[args.dtype]
+    fabric = lightning.Fabric(accelerator=args.device, devices=1, precision=precision)
     made = Config(
         block_size=args.length, padded_vocab_size=args.vocab, vocab_size=args.vocab, n_layer=args.layers,
         n_head=args.heads, n_embd=args.hidden, intermediate_size=4 * args.hidden, rotary_percentage=0.25,
@@ -176,6 +177,7 @@ if __name__ == "__main__":
     add_shapes(p)
     args = p.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    resolve_dtype(args)
     talk, sys.stdout = sys.stdout, sys.stderr  # what peers print is not an answer
     step = REMOTE[args.peer](args)
     sys.stdout = talk

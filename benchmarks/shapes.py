@@ -4,6 +4,8 @@ import argparse
 
 import torch
 
+DTYPES = ["auto", "float32", "bfloat16", "float16"]
+
 
 def add_shapes(p: argparse.ArgumentParser) -> None:
     """The flags that say what is trained."""
@@ -13,8 +15,18 @@ def add_shapes(p: argparse.ArgumentParser) -> None:
     p.add_argument("--length", type=int, default=256)
     p.add_argument("--vocab", type=int, default=16384)
     p.add_argument("--batch", type=int, default=8)
-    p.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    p.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: what a run asking for bfloat16 gets here")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+
+
+def resolve_dtype(args) -> None:
+    """Put the arithmetic of this machine in place of `--dtype auto`, for all contestants alike."""
+    if args.dtype == "auto":
+        from modelzoo.backends.local import Local  # not to be had in every peer's environment
+        from modelzoo.config.trainer import Backend, Precision
+
+        device = torch.device(getattr(args, "device", "cpu"))
+        args.dtype = Local(device, Backend(), Precision()).arithmetic.dtype
 
 
 def shapes(args) -> list[str]:

@@ -1,6 +1,6 @@
 """Whole training steps on this machine: ours against peers', and what sparsity costs or saves.
 
-    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8, bf16; HF beside
+    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8; HF beside
     python benchmarks/train_step.py --nanogpt ../nanoGPT --litgpt-python ../litgpt/.venv/bin/python \\
             --csx-python .venv-csx/bin/python           # nanoGPT, litgpt and cerebras.pytorch too
     python benchmarks/train_step.py --patterns 0.5,0.75,0.9 --compile --hidden 768 --heads 12 --batch 4
@@ -27,7 +27,7 @@ from harness import Worker, machine, rounds, table
 from ours import our_run
 from peers import hf_raw, hf_trainer, nanogpt
 from program import run
-from shapes import add_shapes, random_batch, shapes
+from shapes import add_shapes, random_batch, resolve_dtype, shapes
 
 from modelzoo.loop import Run, clip_gradients, train_step
 from modelzoo.sparsity.ledger import Ledger
@@ -186,6 +186,7 @@ def main() -> None:
     p.add_argument("--litgpt-python", metavar="PYTHON", help="of an environment with litgpt")
     p.add_argument("--csx-python", metavar="PYTHON", help="of the environment that make env-csx builds")
     args = p.parse_args()
+    resolve_dtype(args)
     torch.manual_seed(0)
     batch = random_batch(args)
     size = f"{args.layers} layers x {args.hidden}, T={args.length}, V={args.vocab}, batch {args.batch}"

@@ -210,7 +210,9 @@ def _run(args: argparse.Namespace, command: str) -> None:
     config = validate(doc, Config)
     plan.check(config.trainer.init, plan.total_steps(config))
     if args.mode == "plan":
-        print("\n".join([plan_text.text(config), *(f"note       {line}" for line in convert.remarks(doc))]))
+        print(
+            "\n".join([plan_text.text(config, args.target), *(f"note       {line}" for line in convert.remarks(doc))])
+        )
         return
     if args.validate_only and args.compile_only:
         raise UserError("--validate_only and --compile_only exclude each other")

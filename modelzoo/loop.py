@@ -41,11 +41,20 @@ class Run:
     tokens: int = 0
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
+    dtype_before: str | None = None  # the arithmetic of the steps before this launch, where a checkpoint records it
 
     @property
     def optimizer_step(self) -> int:
         """Optimizer steps taken: what learning rates and sparsity schedules count."""
         return self.step - self.skipped
+
+    @property
+    def arithmetic_change(self) -> str | None:
+        """A line for a resumed run whose steps so far were computed in another arithmetic; None for all others."""
+        now, before = self.backend.arithmetic, self.dtype_before
+        if before in (None, now.dtype) or not self.step:
+            return None
+        return f"arithmetic {before} until step {self.step}, {now.dtype} from here: {now.reason}"
 
     def lr(self) -> float:
         """The learning rate of the next optimizer step."""

@@ -36,7 +36,8 @@ def snapshot(run: Run, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], 
         "churn": run.churn,
         "flops": [run.ledger.sparse, run.ledger.dense],
         "finite": finite,
-        "loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps},
+        "loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
+        "dtype": run.backend.arithmetic.dtype,
         "optimizer": run.init.optimizer.name,
         "dataset": fingerprint,
         "model": run.init.model.model_dump(mode="json"),
@@ -111,13 +112,19 @@ def restore(run: Run, path: str, files, state, fingerprint: str | None, states=A
             elif entry != "born":  # state that torch makes in its first step (SGD's momentum)
                 fresh[entry] = value.to(p.device)
     run.sparsity.mask_state(run.optimizer.state)  # moments may come from a run that was denser
-    if "grad_scaler" in states and run.loss_scale.dynamic:
+    if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state["loss_scale"]):
         saved_scale = state["loss_scale"]
         run.loss_scale.scale, run.loss_scale.good_steps = saved_scale["scale"], saved_scale["good_steps"]
     if goes_on:
         run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
         run.churn, run.unmended = state.get("churn", 0), state.get("unmended", 0)  # a .mdl has neither
         run.ledger = Ledger(*state.get("flops", ()))
+        run.dtype_before = state.get("dtype")  # older checkpoints do not tell
+
+
+def _had_scale(saved: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's loss scale was found by overflows; a run that needed none saves 1, no place to begin."""
+    return saved.get("dynamic", saved["scale"] != 1.0 or saved["good_steps"] > 0)  # older checkpoints do not tell
 
 
 def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:

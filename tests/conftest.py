@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 # Toy models are too small for two threads, and test workers share the cores: set before torch is imported anywhere.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -17,6 +18,24 @@ settings.register_profile("explore", max_examples=1000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def act_as(monkeypatch):
+    """Let runs take this machine's processor for one of another class, stronger or weaker; kernels stay its own."""
+    from modelzoo.backends import arithmetic, local
+    from modelzoo.kernels import processor
+
+    def act(name: str) -> None:
+        with monkeypatch.context() as m:
+            m.setattr(processor, "native_class", lambda: name)
+            m.delenv(processor.SWITCH, raising=False)
+            found = {f.__name__: f() for f in (processor.processor_class, processor.title, processor.multiplies_bf16)}
+        stand_in = SimpleNamespace(**{name: lambda value=value: value for name, value in found.items()})
+        for module in (arithmetic, local):
+            monkeypatch.setattr(module, "processor", stand_in)
+
+    return act
 
 
 @pytest.fixture(scope="session")

@@ -153,7 +153,7 @@ def test_lora_may_come_to_a_prompt_that_is_there():
 def test_in_bfloat16_losses_stay_near(init):
     """The same steps in mixed precision; bfloat16 keeps 8 bits, so losses agree to a percent."""
     data = prompted if "soft_prompt" in init else batch
-    runs = [make_run(**init, optimizer=ADAMW, precision={"enabled": on}) for on in (True, False)]
+    runs = [make_run(**init, optimizer=ADAMW, precision={"enabled": on, "emulate": True}) for on in (True, False)]
     for i in range(5):
         half, whole = (train_step(run, data(i), 2).loss for run in runs)
         assert half == pytest.approx(whole, rel=0.01)

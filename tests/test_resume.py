@@ -48,7 +48,7 @@ def raw_config(data: Path, sparsity: dict, **loop) -> dict:
         "model": model,
         "optimizer": {"AdamW": {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1}},
         "schedulers": [{"SequentialLR": {"schedulers": [warmup, decay]}}],
-        "precision": {"max_gradient_norm": 1.0},
+        "precision": {"max_gradient_norm": 1.0, "emulate": True},  # bf16 on every processor
         "sparsity": sparsity,
         "loop": {"max_steps": STEPS, "grad_accum_steps": 2, **loop},
         "checkpoint": {"steps": 1, "keep": None},

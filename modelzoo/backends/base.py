@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.data.hdf5 import Shards
 
 
@@ -15,7 +16,9 @@ class Backend(Protocol):
 
     kind: str  # CPU, GPU or CSX
     device: torch.device
-    dtype: torch.dtype  # of matrix products: float32, bfloat16 or float16
+    device_class: str  # what figures and arithmetic depend on: avx2, sm_90, CS-2
+    arithmetic: Arithmetic  # of matrix products, and why
+    dtype: torch.dtype  # the same for torch: float32, bfloat16 or float16
     notes: list[str]  # what was asked for and is done otherwise here, a line each
 
     def describe(self) -> str:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from modelzoo.backends import arithmetic
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_parts as parts
 from modelzoo.backends import csx_preflight as preflight
@@ -41,7 +42,7 @@ class CSX:
         kind: cerebras.pytorch's backend. "CPU" runs the same code on this machine (for tests).
     """
 
-    kind = "CSX"
+    kind, device_class = "CSX", "CS-2"
 
     def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):
         self.init, self.config, self.only = init, init.backend, only
@@ -56,10 +57,14 @@ class CSX:
         self.on_wafer = self.backend.is_csx
         precision = init.precision
         self.dtype = torch.bfloat16 if precision.fp16_type == "bfloat16" else torch.float16
+        simulated = arithmetic.Arithmetic("float32", "cerebras.pytorch's CPU backend computes in it")
+        self.arithmetic = arithmetic.expected("CSX", precision) if self.on_wafer else simulated
         if self.on_wafer:
             cstorch.amp.set_half_dtype(precision.fp16_type)
             if not precision.enabled:
                 self.notes.append(f"the CS-2 always computes in mixed precision; {precision.fp16_type} here")
+            if precision.emulate:
+                self.notes.append("precision.emulate has no effect: the CS-2 multiplies its 16-bit formats")
             if init.loop.grad_accum_steps > 1:
                 self.notes.append("grad_accum_steps has no effect: the CS-2's compiler cuts batches (micro_batch_size)")
             if precision.precision_opt_level is not None:
@@ -103,9 +108,7 @@ class CSX:
         if not self.on_wafer:
             return "cerebras.pytorch's CPU backend"
         doing = {"validate": "lowering only", "compile": "compiling only", None: f"{self.config.num_csx} systems"}
-        return (
-            f"CS-2 through cerebras.pytorch {cstorch.__version__} ({doing[self.only]}), {self.init.precision.fp16_type}"
-        )
+        return f"CS-2 through cerebras.pytorch {cstorch.__version__} ({doing[self.only]}), {self.arithmetic.dtype}"
 
     def place(self, model: nn.Module) -> nn.Module:
         """The host's copy stays where it is; `ship` makes the wafer's."""

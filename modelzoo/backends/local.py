@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.host import keep_freed_memory, peak_memory
-
-DTYPES = {"bfloat16": torch.bfloat16, "cbfloat16": torch.bfloat16, "float16": torch.float16}
+from modelzoo.kernels import processor
 
 
 class Local:
@@ -22,29 +22,30 @@ class Local:
     def __init__(self, device: torch.device, config: Config, precision: Precision):
         self.device, self.config = device, config
         self.kind = "GPU" if device.type == "cuda" else "CPU"
-        self.dtype = DTYPES[precision.fp16_type] if precision.enabled else torch.float32
-        self.notes: list[str] = []
-        if precision.enabled and precision.fp16_type == "cbfloat16":
-            self.notes.append("cbfloat16 is the CS-2's format; bfloat16 here")
-        if precision.enabled and precision.fp16_type == "float16" and self.kind == "CPU":
-            self.notes.append("float16 is not for CPUs; bfloat16 here")
-            self.dtype = torch.bfloat16
         if self.kind == "CPU":
             keep_freed_memory()
         if config.num_threads and self.kind == "CPU":
             torch.set_num_threads(config.num_threads)
         if self.kind == "GPU":
-            torch.cuda.set_device(device)
+            if device.index is not None:  # without a number it is the current one
+                torch.cuda.set_device(device)
             torch.backends.cuda.matmul.allow_tf32 = precision.enabled
+            self.device_class = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+            name = f"this GPU ({torch.cuda.get_device_name(device)})"
+            self.arithmetic = arithmetic.decide("GPU", precision, bf16, name)
+        else:
+            self.device_class, self.arithmetic = processor.processor_class(), arithmetic.on_cpu(precision)
+        self.dtype: torch.dtype = getattr(torch, self.arithmetic.dtype)
+        self.notes = [self.arithmetic.note] if self.arithmetic.note else []
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
 
     def describe(self) -> str:
-        kind = str(self.dtype).removeprefix("torch.")
         if self.kind == "GPU":
-            return f"GPU ({torch.cuda.get_device_name(self.device)}), {kind}"
-        return f"CPU ({torch.get_num_threads()} threads), {kind}"
+            return f"GPU ({torch.cuda.get_device_name(self.device)}), {self.arithmetic.dtype}"
+        return f"CPU ({torch.get_num_threads()} threads, {processor.title()}), {self.arithmetic.dtype}"
 
     def place(self, model: nn.Module) -> nn.Module:
         model = model.to(self.device)

@@ -21,6 +21,11 @@ class Choice(NamedTuple):
     asked: str
     said: str | None  # the line that explains a fallback
 
+    def describe(self) -> str:
+        """Lines for a start: the device and its arithmetic, why it is no other, what is done otherwise than asked."""
+        first = f"device     {self.backend.describe()}" + (f"  [{self.said}]" if self.said else "")
+        return "\n".join([first, *(f"           {note}" for note in self.backend.notes)])
+
 
 def missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
@@ -52,10 +57,8 @@ def select(target: str, init: Init, folder: str = ".") -> Choice:
         if why := missing(target, init):
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
         return Choice(_make(target, init, folder), target, None)
-    asked = init.backend.backend_type
-    order = ("CSX", "GPU", "CPU")[("CSX", "GPU", "CPU").index(asked) :] if asked != "auto" else ("GPU", "CPU")
-    reasons = []
-    for kind in order:
+    asked, reasons = init.backend.backend_type, []
+    for kind in init.backend.candidates(target):
         why = missing(kind, init)
         if why is None:
             said = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None

@@ -49,14 +49,24 @@ class Backend(Section):
     disable_version_check: Bool = False
     cluster_config: dict[Str, Any] | None = None
 
+    def candidates(self, target: str) -> tuple[str, ...]:
+        """The kinds of device that the command line's `target` may come to mean, as they are tried in turn."""
+        if target != "auto":
+            return (target,)
+        kinds = ("CSX", "GPU", "CPU")
+        return kinds[1:] if self.backend_type == "auto" else kinds[kinds.index(self.backend_type) :]
+
 
 class Precision(Section):
     """Mixed precision, loss scaling and gradient clipping (Model Zoo's MixedPrecision)."""
 
     enabled: Bool = True  # false computes in float32
+    # used where the device multiplies it; elsewhere float32 (on a GPU float16)
     fp16_type: Literal["float16", "bfloat16", "cbfloat16"] = "bfloat16"
+    emulate: Bool = False  # GPU/CPU: true insists on fp16_type where the device does not multiply it (slow)
     precision_opt_level: Literal[0, 1, 2] | None = None  # CSX only
-    loss_scaling_factor: PositiveFloat | Literal["dynamic"] | None = 1.0  # dynamic acts with float16 only
+    # acts in float16 only; dynamic where that stands in for bfloat16
+    loss_scaling_factor: PositiveFloat | Literal["dynamic"] | None = 1.0
     initial_loss_scale: PositiveFloat | None = None  # of dynamic scaling
     steps_per_increase: PositiveInt = 2000  # steps without overflow until the scale doubles
     min_loss_scale: PositiveFloat | None = None

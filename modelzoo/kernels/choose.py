@@ -7,7 +7,7 @@ from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import batched, gathered, masked, native, scattered
+from modelzoo.kernels import batched, gathered, masked, native, processor, scattered
 from modelzoo.kernels.build import Unavailable, library
 from modelzoo.kernels.layout import Layout
 
@@ -71,7 +71,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
     if scattered.serves(layout, dtype):
         return scattered, "AMX multiplies whole matrices faster than single weights can be picked"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()
-    return native, "computed in float32: no avx512_bf16 here" if widened else ""
+    return native, f"computed in float32: no bfloat16 product for {processor.title()}" if widened else ""
 
 
 def _on_gpu(layout: Layout, dtype: torch.dtype, plain: ModuleType) -> tuple[ModuleType, str]:

@@ -1,7 +1,8 @@
 """The products of a packed weight in C++, compiled on first use for the processor at hand (csrc/).
 
-Serves float32 anywhere, and bfloat16 where the processor multiplies it (avx512_bf16); elsewhere bfloat16 activations
-are widened to float32, which is as exact and no slower than torch's own bfloat16 there.
+Serves float32 anywhere, and bfloat16 where the kernels were compiled for a processor that multiplies it. Elsewhere a
+run computes in float32; one that insists on bfloat16 has its activations widened to float32 here, which is as exact
+and no slower than torch's emulation.
 """
 
 import ctypes

@@ -135,7 +135,7 @@ def processor_class() -> str:
 def title() -> str:
     """The class in words, for device lines and figures."""
     name = processor_class()
-    return TITLES[name] + ("" if name == native_class() else f" (forced by {SWITCH})")
+    return TITLES[name] + ("" if name == native_class() else f", forced by {SWITCH}")
 
 
 def multiplies_bf16() -> bool:

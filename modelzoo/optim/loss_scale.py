@@ -20,12 +20,19 @@ class LossScale:
     good_steps: int = 0
 
     @classmethod
-    def make(cls, precision: Precision, float16: bool) -> "LossScale":
-        """bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there."""
+    def make(cls, precision: Precision, dtype: str) -> "LossScale":
+        """The scale for the arithmetic that is used.
+
+        bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there. float16 that stands
+        in for another format has a dynamic one, whatever was asked for that format.
+
+        Args:
+            dtype: float32, bfloat16, float16 or cbfloat16.
+        """
         factor = precision.loss_scaling_factor
-        if not float16:
+        if dtype in ("float32", "bfloat16"):
             return cls()
-        if factor != "dynamic":
+        if factor != "dynamic" and precision.fp16_type == dtype:
             return cls(scale=precision.initial_loss_scale or factor or 1.0)
         return cls(
             precision.initial_loss_scale or 2.0**16,

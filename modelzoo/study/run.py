@@ -15,6 +15,7 @@ import time
 from typing import NamedTuple
 
 from modelzoo import metrics
+from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.host import lock_file
@@ -59,6 +60,7 @@ def run(path: str, overrides: list[str], output: str | None, options: Options) -
     matrix = grid.read(path, overrides, output)
     study = matrix.study
     print(f"study      {path} -> {study.output}\n{grid.text(matrix, duration)}")
+    print("\n".join(_arithmetic(matrix, options.target)))
     if options.dry:
         print(f"next       python run.py -p {path} -m study" + (f" -o {output}" if output else ""))
         return
@@ -73,6 +75,13 @@ def run(path: str, overrides: list[str], output: str | None, options: Options) -
         progress = Progress(sum(c.dense for s in mine for c in grid.runs_of(matrix.settings[s])))
         failed = [name for s in mine for name in _setting(matrix, matrix.settings[s], options, progress)]
     _close(matrix, path, failed, options)
+
+
+def _arithmetic(matrix: Matrix, target: str) -> list[str]:
+    """What the runs will compute in, each answer once; their own logs say it again."""
+    inits = [c.config.trainer.init for c in matrix.cells]
+    found = [line for i in inits for line in arithmetic.describe(target, i.backend, i.precision)]
+    return [f"arithmetic {line}" for line in dict.fromkeys(found)]
 
 
 def _alone(path: str, overrides: list[str], output: str | None, target: str, index: int) -> tuple[str, list[str]]:

@@ -54,7 +54,7 @@ def bench(config: Config, options: Options, params: str) -> None:
     crowded = load is not None and load > cores and choice.backend.kind == "CPU"
     busy = "; the machine is busy, measure again when it is not" if crowded else ""
     at = "" if load is None else f" at load {load:.1f}"
-    print(f"device     {choice.backend.describe()}, {cores} cores{at}{busy}")
+    print(f"{choice.describe()}\nmachine    {cores} cores{at}{busy}")
     print(
         f"step       {rows} x {length} tokens{f' in {parts} micro-batches' if parts > 1 else ''}, {cut}, "
         f"sparsity {level:.4g}"

@@ -2,8 +2,6 @@
 
 from typing import NamedTuple
 
-import torch
-
 from modelzoo import state
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -47,7 +45,7 @@ def build(config: Config, choice: Choice) -> Run:
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct(sparsity, ratios)
     optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios)
-    scale = LossScale.make(init.precision, backend.dtype == torch.float16)
+    scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return Run(init, backend, model, optimizer, sparsity, scale)
 
 

@@ -95,9 +95,11 @@ def idle(doc: Document) -> Iterator[str]:
         kind = precision.get("fp16_type")
         for key, off, why in (
             ("fp16_type", kind == "cbfloat16", "cbfloat16 is the CS-2's; bfloat16 elsewhere"),
-            ("loss_scaling_factor", kind != "float16", "a dynamic scale acts with float16 only"),
+            ("loss_scaling_factor", kind != "float16", "a dynamic scale acts in float16 only"),
+            ("emulate", precision.get("enabled") is False, "enabled: false computes in float32"),
         ):
-            if off and precision.get(key) in ("cbfloat16", "dynamic"):
+            value = precision.get(key)
+            if off and (value in ("cbfloat16", "dynamic") or value is True):
                 path = ("trainer", "init", "precision", key)
                 yield f"{doc.mark(path)}: {'.'.join(path)}: {why}"
     callbacks = init.get("callbacks")

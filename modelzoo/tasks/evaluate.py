@@ -60,7 +60,7 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     paths = subject.paths(config, options)
     for number, path in enumerate(paths):
         model = subject.load(path, config, options)
-        print(f"checkpoint {path}\ndevice     {model.backend.describe()}", file=sys.stderr)
+        print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
             results.setdefault(job.task.name, []).append(_one(job, model, folder, suffix, request.batch_size))

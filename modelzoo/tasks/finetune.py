@@ -92,7 +92,7 @@ def _command(config: Config, options: Options) -> Command:
     words = tokenizer.load(source.tokenizer_path(config.trainer.init, start))
     judge = Judge.open(section, config.trainer.init, words)
     out = Progress(0)
-    out.note(f"device     {choice.backend.describe()}" + (f"  [{choice.said}]" if choice.said else ""))
+    out.note(choice.describe())
     out.note(f"task       {judge.describe()}")
     jobs = [
         _job(config, options, fold, seed)
@@ -159,6 +159,8 @@ def _ready(job: Job, command: Command, data: str, own: str | None) -> tuple[Run,
     if own is not None:
         state.restore(run, own, *checkpoint.load(own), shards.fingerprint(), strict=job.options.strict)
         command.out.note(f"resumed    {own} at step {run.step}")
+        if change := run.arithmetic_change:
+            command.out.note(change)
     else:
         taken = lift.states(section, bool(masks) and section.sparsity != "none")
         state.restore(run, command.start, files, saved, None, taken, job.options.strict)

@@ -5,6 +5,7 @@ import math
 import os
 from typing import NamedTuple
 
+from modelzoo.backends import arithmetic
 from modelzoo.config import sparsity as c
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader, Init
@@ -61,8 +62,8 @@ def check(init: Init, max_steps: int | None) -> None:
             )
 
 
-def make(config: Config) -> Plan:
-    """The plan of `config`. Reads no data beyond manifests."""
+def make(config: Config, target: str = "auto") -> Plan:
+    """The plan of `config` on `target`, the command line's. Reads no data beyond manifests."""
     init, fit = config.trainer.init, config.trainer.fit
     m = init.model
     shapes = with_adapters(init)
@@ -94,7 +95,7 @@ def make(config: Config) -> Plan:
         mean=start.total  # frozen masks do not change
         if init.base_frozen
         else dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
-        bytes=_memory(config, total, trained, msl),
+        bytes=_memory(config, total, trained, msl, _kind(init, target)),
     )
 
 
@@ -158,10 +159,16 @@ def context(config: Config) -> int:
     return config.trainer.init.model.max_position_embeddings
 
 
-def _memory(config: Config, total: int, trained: int, msl: int) -> dict[str, int]:
+def _kind(init: Init, target: str) -> str:
+    """The kind of device that the command line and the config name; where they leave it open, this machine's CPU."""
+    asked = init.backend.backend_type if target == "auto" else target
+    return "CPU" if asked == "auto" else asked
+
+
+def _memory(config: Config, total: int, trained: int, msl: int, kind: str) -> dict[str, int]:
     """Bytes of a training run on one device. Activations are an estimate: what backward needs of a micro-batch."""
     init, fit = config.trainer.init, config.trainer.fit
-    m, half = init.model, 2 if init.precision.enabled else 4
+    m, half = init.model, 4 if arithmetic.expected(kind, init.precision).dtype == "float32" else 2
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
     gone, masks = stored(init, ("packed",))
     micro = 0

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Mapping
 
+from modelzoo.backends import arithmetic
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
@@ -16,10 +17,10 @@ from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 ALONE = 0.65  # share of single weights off from which computing the live ones alone pays (CPUs; with AMX from 0.7)
 
 
-def text(config: Config) -> str:
-    """The plan as a person reads it."""
+def text(config: Config, target: str = "auto") -> str:
+    """The plan as a person reads it, for the command line's `target`."""
     init, fit = config.trainer.init, config.trainer.fit
-    p, m = make(config), init.model
+    p, m = make(config, target), init.model
     live = p.sparse_total - p.total + p.live
     masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
     per_token = f"FLOPs      per token at {p.context} tokens of context: "
@@ -67,6 +68,7 @@ def text(config: Config) -> str:
         )
     if init.sparsity:
         lines += _real(init)
+    lines += _labelled("arithmetic", arithmetic.describe(target, init.backend, init.precision))
     needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
     lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
     asked = sum(math.prod(s) for g, sizes in groups(init) if g.algorithm == "rigl" for s in sizes.values())
@@ -82,6 +84,11 @@ def text(config: Config) -> str:
         )
     lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
     return "\n".join(lines)
+
+
+def _labelled(label: str, lines: list[str]) -> list[str]:
+    """`lines` under one label, which stands before the first."""
+    return [f"{label if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
 
 
 def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:

@@ -32,9 +32,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     plan.check(init, stop)
     parts = micro_batches(config)
     out = Progress(stop)
-    out.note(f"device     {choice.backend.describe()}" + (f"  [{choice.said}]" if choice.said else ""))
-    for note in choice.backend.notes:
-        out.note(f"           {note}")
+    out.note(choice.describe())
     run = build(config, choice)
     for note in run.sparsity.notes:
         out.note(note)
@@ -43,6 +41,8 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     if run.step >= stop:
         out.note(f"nothing to do: {resumed} is at step {run.step} of {stop}; raise loop.max_steps to go on")
         return
+    if change := run.arithmetic_change:
+        out.note(change)
     check_space(run, root)
     record(config, options, choice, run)
 

@@ -62,7 +62,7 @@ def search(request: Request) -> str:
     path, config = _checkpoint(request)
     model = subject.load(path, config, Options(target=request.target))
     live = Progress(len(found))
-    live.note(f"checkpoint {path}\ndevice     {model.backend.describe()}\ntask       {own.describe()}")
+    live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
     results = []
     for number, candidate in enumerate(found, 1):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from modelzoo import mdl_state, state
+from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -23,11 +24,15 @@ class Subject(NamedTuple):
 
     path: str
     model: nn.Module
-    backend: Any
+    choice: Choice
     tokenizer: Tokenizer
     length: int
     soft: Soft
     facts: dict[str, Any]  # what a report says of it
+
+    @property
+    def backend(self) -> Backend:
+        return self.choice.backend
 
 
 def paths(config: Config, options: Options) -> list[str]:
@@ -57,20 +62,21 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Subjec
     words = tokenizer.load(source.tokenizer_path(init, path))
     m = init.model
     _fits(words, m.vocab_size)
-    facts = {"checkpoint": path, "step": run.step, "parameters": _count(run.model)}
+    facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
+    facts["parameters"] = _count(run.model)
     if run.sparsity.parameters:
         facts["sparsity"] = run.sparsity.actual()
     if found := decontamination(config):
         facts["decontamination"] = found
-    return Subject(path, run.model, choice.backend, words, m.max_position_embeddings, Soft.of(init), facts)
+    return Subject(path, run.model, choice, words, m.max_position_embeddings, Soft.of(init), facts)
 
 
 def _folder(path: str, config: Config, choice: Choice) -> Subject:
     model = exported.load(path, choice.backend.device)
     words = tokenizer.load(config.trainer.init.tokenizer or path)
     _fits(words, model.vocab_size)
-    facts = {"checkpoint": path, "parameters": _count(model)}
-    return Subject(path, model, choice.backend, words, model.length, Soft(), facts)
+    facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
+    return Subject(path, model, choice, words, model.length, Soft(), facts)
 
 
 def _fits(words: Tokenizer, vocab_size: int) -> None:

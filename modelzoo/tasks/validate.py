@@ -26,7 +26,7 @@ def evaluate(config: Config, options: Options) -> None:
     run = build(config, choice)
     states = tuple(s for s in options.load_states if s != "optimizer")
     state.restore(run, path, *mdl_state.load(path, init, None), None, states, options.strict)
-    print(f"checkpoint {path}, step {run.step}\ndevice     {choice.backend.describe()}", file=sys.stderr)
+    print(f"checkpoint {path}, step {run.step}\n{choice.describe()}", file=sys.stderr)
     results = []
     for shards, loader in zip(vals, loaders, strict=True):
         score = loop.validate(run, shards, init.loop.eval_steps)
@@ -69,6 +69,7 @@ def _first_step(config: Config, options: Options) -> tuple[Run, dict[str, Tensor
     if fit is None:
         raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
     choice = select(options.target, init)
+    print(choice.describe(), file=sys.stderr)
     shards = open_shards(config, fit.train_dataloader)
     plan.check(init, total_steps(config, shards))
     return build(config, choice), shards.batch(0), micro_batches(config)

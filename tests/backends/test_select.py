@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from modelzoo.backends import csx_preflight, local, select
+from modelzoo.backends import arithmetic, csx_preflight, local, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend, Precision
+from modelzoo.kernels import processor
 from tests.support import config
 
 
@@ -88,27 +89,45 @@ def cpu(backend=None, **precision):
     return local.Local(torch.device("cpu"), Backend.model_validate(backend or {}), Precision.model_validate(precision))
 
 
-@pytest.mark.parametrize("precision,dtype,note", [
-    ({}, torch.bfloat16, None),
-    ({"fp16_type": "bfloat16"}, torch.bfloat16, None),
-    ({"fp16_type": "cbfloat16"}, torch.bfloat16, "cbfloat16 is the CS-2's format; bfloat16 here"),
-    ({"fp16_type": "float16"}, torch.bfloat16, "float16 is not for CPUs; bfloat16 here"),
-    ({"enabled": False}, torch.float32, None),
-    ({"enabled": False, "fp16_type": "cbfloat16"}, torch.float32, None),
-])  # fmt: skip
-def test_precision_on_the_cpu_and_what_is_said_of_it(precision, dtype, note):
-    backend = cpu(**precision)
-    assert (backend.kind, backend.dtype, backend.notes) == ("CPU", dtype, [note] if note else [])
-    assert str(dtype).removeprefix("torch.") in backend.describe()
+@pytest.mark.parametrize("precision", [{}, {"fp16_type": "cbfloat16"}, {"fp16_type": "float16"}, {"enabled": False}])
+@pytest.mark.parametrize("emulate", [False, True])
+@pytest.mark.parametrize("name", processor.TITLES)
+def test_the_cpu_computes_as_its_processor_decides(act_as, name, emulate, precision):
+    act_as(name)
+    precision = {"emulate": emulate, **precision}
+    backend, decided = cpu(**precision), arithmetic.on_cpu(Precision(**precision))
+    assert (backend.kind, backend.device_class, backend.arithmetic) == ("CPU", name, decided)
+    assert backend.notes == ([decided.note] if decided.note else [])
+    assert backend.describe().endswith(f"threads, {processor.TITLES[name]}), {decided.dtype}")
     with backend.autocast():
         product = torch.nn.functional.linear(torch.ones(2, 3), torch.ones(4, 3))
-    assert product.dtype == dtype
+    assert product.dtype == backend.dtype == getattr(torch, decided.dtype)
+
+
+@pytest.mark.parametrize("bf16,dtype", [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_computes_as_torch_says_of_it(monkeypatch, bf16, dtype):
+    """Emulated bfloat16, which torch counts unless it is asked not to, does not count. No GPU is touched."""
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
+    monkeypatch.setattr(torch._C, "_set_cublas_allow_tf32", lambda allowed: None)
+    backend = local.Local(torch.device("cuda"), Backend(), Precision())
+    assert (backend.kind, backend.device_class, backend.dtype) == ("GPU", "sm_75", getattr(torch, dtype))
+    assert backend.describe() == f"GPU (Tesla T4), {dtype}" and bool(backend.notes) is not bf16
+
+
+def test_the_start_says_the_device_and_what_is_done_otherwise(act_as):
+    act_as("avx2")
+    choice = select.Choice(cpu(), "GPU", "GPU: none here; running on CPU")
+    first, note = choice.describe().splitlines()
+    assert first == f"device     {choice.backend.describe()}  [GPU: none here; running on CPU]"
+    assert note.strip() == choice.backend.arithmetic.note
 
 
 def test_threads():
     before = torch.get_num_threads()
     try:
-        assert "CPU (2 threads)" in cpu({"num_threads": 2}).describe() and torch.get_num_threads() == 2
+        assert "CPU (2 threads, " in cpu({"num_threads": 2}).describe() and torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
 

@@ -56,6 +56,22 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
         assert line in said
 
 
+def test_scores_follow_the_processors_arithmetic(world, ours, tmp_path, act_as, capsys):
+    """The model's run was float32; asked for bfloat16, its scores are the same where that is not multiplied."""
+    ask = ("--checkpoint_path", world / "run", "--set", "trainer.init.precision.enabled=true")
+    for name, dtype in (("avx2", "float32"), ("amx", "bfloat16")):
+        act_as(name)
+        assert evaluate(world, tmp_path / name, *ask) == 0
+        err = capsys.readouterr().err
+        assert f"), {dtype}\n" in err and ("bfloat16 was asked for" in err) == (dtype == "float32")
+        assert "until step" not in err and results(tmp_path / name)["task"][0]["dtype"] == dtype
+    mine, same, other = (
+        [r["log_p"] for r in json.loads((f / "evaluation/task_test.json").read_text())]
+        for f in (ours, tmp_path / "avx2", tmp_path / "amx")
+    )
+    assert mine == same != other
+
+
 def test_scores_of_another_task_stay_and_undefined_ones_are_left_out(world, tmp_path, capsys):
     """Against golds that are all alike a correlation is undefined: said in the table, absent from the numbers."""
     (tmp_path / "data").mkdir()

@@ -28,6 +28,17 @@ def run(world, out, templates, *more) -> int:
     return main([str(a) for a in argv])
 
 
+def test_scores_of_one_arithmetic_are_not_taken_for_anothers(world, tmp_path, templates, act_as, capsys):
+    (tmp_path / "c.yaml").write_text((world / "c.yaml").read_text().replace("{enabled: false}", "{enabled: true}"))
+    ask = ("--target", "CPU", "-p", tmp_path / "c.yaml")
+    for name, dtype, files in (("avx2", "float32", 3), ("avx512", "float32", 3), ("amx", "bfloat16", 6)):
+        act_as(name)
+        assert run(world, tmp_path / "found", templates, *ask) == 0
+        err = capsys.readouterr().err
+        assert f"), {dtype}\n" in err and ("bfloat16 was asked for" in err) == (dtype == "float32")
+        assert len(list((tmp_path / "found/candidates").iterdir())) == files
+
+
 def test_candidates_are_ranked_compared_and_written(world, tmp_path, templates, capsys):
     out = tmp_path / "found"
     assert run(world, out, templates, "--target", "CPU") == 0

@@ -8,14 +8,25 @@ from modelzoo.config.trainer import Precision
 from modelzoo.optim.loss_scale import LossScale
 
 
-def make(float16=True, **fields):
-    return LossScale.make(Precision(fp16_type="float16", **fields), float16)
+def make(dtype="float16", asked="float16", **fields):
+    return LossScale.make(Precision(fp16_type=asked, **fields), dtype)
 
 
-def test_float32_and_bfloat16_need_none():
-    scale = make(float16=False, loss_scaling_factor="dynamic", initial_loss_scale=128.0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_and_bfloat16_need_none(dtype):
+    scale = make(dtype, loss_scaling_factor="dynamic", initial_loss_scale=128.0)
     scale.update(False)
     assert (scale.scale, scale.can_fall) == (1.0, False)
+
+
+def test_the_cs2s_format_has_the_scale_that_was_asked_for():
+    assert make("cbfloat16", "cbfloat16", loss_scaling_factor=512.0).scale == 512.0
+    assert make("cbfloat16", "cbfloat16", loss_scaling_factor="dynamic").dynamic
+
+
+def test_a_stand_in_begins_where_the_config_says():
+    scale = make("float16", "bfloat16", loss_scaling_factor=1.0, initial_loss_scale=128.0)
+    assert (scale.scale, scale.dynamic) == (128.0, True)
 
 
 @pytest.mark.parametrize("fields,expected", [

@@ -215,6 +215,25 @@ def test_a_killed_run_goes_on_exactly(world, tmp_path, mode):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_going_on_in_another_arithmetic_is_said_and_beginning_in_one_is_not(world, tmp_path, act_as, capsys):
+    loop, precision = {"max_steps": 4, "eval_frequency": 4}, {"precision": {"max_gradient_norm": 1.0}}
+    config = write_config(world, tmp_path / "c.yaml", loop=loop, checkpoint={"steps": 2}, **precision)
+    args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o")
+    act_as("amx")
+    assert run_py(*args) == 0  # from a checkpoint that was trained in float32
+    err, run = capsys.readouterr().err, tmp_path / "o/fold_0/seed_1"
+    assert "AMX), bfloat16\n" in err and "until step" not in err
+    (run / "result.json").unlink()
+    shutil.rmtree(run / "checkpoints/step_4")
+    act_as("avx2")
+    assert run_py(*args) == 0
+    err, line = capsys.readouterr().err, "arithmetic bfloat16 until step 2, float32 from here: this processor (AVX2)"
+    assert err.count(line) == 1 and "bfloat16 was asked for" in err
+    first, second = map(json.loads, (run / "launches.jsonl").read_text().splitlines())
+    assert (first["dtype"], second["dtype"], second["class"]) == ("bfloat16", "float32", "avx2")
+    assert [line in note for note in second["notes"]].count(True) == 1 and "until step" not in str(first["notes"])
+
+
 def test_validate_only_takes_the_first_step_and_leaves_nothing(world, tmp_path, capsys):
     config, out = write_config(world, tmp_path / "c.yaml", loop={"max_steps": 1}), tmp_path / "o"
     args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out)
