@@ -55,6 +55,11 @@ def on_cpu(precision: Precision) -> Arithmetic:
     return decide("CPU", precision, processor.multiplies_bf16(), f"this processor ({processor.title()})")
 
 
+def uses_amx(precision: Precision) -> bool:
+    """Whether products on this CPU are AMX's, whose dense ones outrun what picks single weights."""
+    return processor.processor_class() == "amx" and on_cpu(precision).dtype == "bfloat16"
+
+
 def expected(kind: str, precision: Precision) -> Arithmetic:
     """What can be known of a run on CPU, GPU or CSX without looking at any device but this processor."""
     if kind == "CSX":

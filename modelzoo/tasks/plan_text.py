@@ -14,7 +14,7 @@ from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
 from modelzoo.tasks.plan import folders, groups, make, manifest, stored
 
-ALONE = 0.65  # share of single weights off from which computing the live ones alone pays (CPUs; with AMX from 0.7)
+ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
 
 def text(config: Config, target: str = "auto") -> str:
@@ -111,7 +111,8 @@ def _real(init: Init) -> list[str]:
     on_gpus = [text] if halved else []
     if not blocked:
         alone = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
-        hint = [alone] if any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity) else []
+        pays = any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity)
+        hint = [alone] if pays and not arithmetic.uses_amx(init.precision) else []
         return [f"{counted}these masks save no time: weights are stored and computed whole", *hint, *on_gpus]
     count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
     auto = any(g.storage == "auto" for g, _ in blocked)
