@@ -39,11 +39,12 @@ def densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
     with AVX2, AVX-512 with and without bf16, and AMX.
     """
     if kernel is native:
+        tiles = dtype == torch.bfloat16 and library(native.source(layout)).has_tiles()
         if (
-            dtype == torch.bfloat16 and library(native.source(layout)).has_tiles()
-        ):  # dense products are the quickest here
-            return 0.65 if layout.block[1] % 32 == 0 else 0.3  # 1.1x at 0.7, 2.4x at a quarter; 1.0x at 0.35, 1.3x
-        # blocks: 1.7x at half, 3x at a quarter; single weights: 0.9x at 0.4, 1.4x at a quarter
+            tiles
+        ):  # AMX, where dense products are quickest, too: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
+            return 0.65 if layout.block[1] % 32 == 0 else 0.3
+        # blocks: 1.6x at half, 3x at a quarter; single weights: 0.9x at 0.4, 1.3x and more at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8
     return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)  # Triton's kernels have not been measured
 
