@@ -8,7 +8,8 @@ PY := $(VENV)/bin/python
 JOBS ?= 2
 # Errors alone: no notices, no progress. Modules are compiled when they are first imported, not 20,000 of them here.
 PIP := $(PY) -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal
+# A file's tests stay in one process: what a fixture trains or lowers for them is made once.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 # Where another processor's rounding could show.
 ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim tests/test_*.py \
     tests/tasks/test_lift.py tests/tasks/test_finetune.py
