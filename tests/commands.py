@@ -34,8 +34,9 @@ class Forked:
                 os.dup2(target, number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))
             sys.argv = ["run.py", *arguments]
+            variables = dict(env)  # a copy: `env` may be os.environ itself
             os.environ.clear()
-            os.environ.update(env)
+            os.environ.update(variables)
             code = main()
         except SystemExit as end:
             code = end.code if isinstance(end.code, int) else 1
