@@ -180,6 +180,7 @@ def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
         "print(y.sum().item(), note(layout, torch.device('cpu'), torch.float32))"
     )
     env = {**os.environ, "CXX": "/nonexistent/g++", "MEDISWIFT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
+    env[build.SWITCH] = "auto"  # whatever the tests themselves run with
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6144.0 [32, 32] blocks in float32 on cpu: torch, gathered (no compiled kernels: no")
