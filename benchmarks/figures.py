@@ -119,56 +119,56 @@ def _settings(f: Figures) -> list[tuple[str, int]]:
 
 def _levels(f: Figures, subject: str, pattern: str) -> str:
     """The whole step's speed in a pattern, by level."""
-    said = []
+    parts = []
     for dtype, width in _settings(f):
         at = [(x, f.steps.get((dtype, width, f"{x}% {pattern}"))) for x in (50, 75, 90)]
         if text := ", ".join(f"{ratio:.2f}x at {x} % off" for x, ratio in at if ratio is not None):
-            said.append(f"{text} ({dtype}, width {width})")
-    return f"**{subject}:** {'; '.join(said)}." if said else ""
+            parts.append(f"{text} ({dtype}, width {width})")
+    return f"**{subject}:** {'; '.join(parts)}." if parts else ""
 
 
 def _linears(f: Figures) -> str:
-    said = []
+    parts = []
     for dtype in DTYPES:
         for block, name in (("[32, 32]", "32x32"), ("[1, 1]", "single weights")):
             pair = [f.linear.get((dtype, 1024, 75, product, block)) for product in ("forward", "backward")]
             if None not in pair:
-                said.append(f"{name} {pair[0]:.2f}x and {pair[1]:.2f}x ({dtype})")
-    return f"**Linear layers alone, 75 % off, forward and backward:** {'; '.join(said)}." if said else ""
+                parts.append(f"{name} {pair[0]:.2f}x and {pair[1]:.2f}x ({dtype})")
+    return f"**Linear layers alone, 75 % off, forward and backward:** {'; '.join(parts)}." if parts else ""
 
 
 def _dense(f: Figures) -> str:
-    said = []
+    parts = []
     for dtype, width in _settings(f):
         against = [f"{f.peers[k]:.2f}x {k[2]}'s speed" for k in f.peers if k[:2] == (dtype, width)]
         if (share := f.shares.get((dtype, width))) is not None:
             against.insert(0, f"{share:.0f} % of a plain product's rate")
         if against:
-            said.append(f"{', '.join(against)} ({dtype}, width {width})")
-    return f"**Our dense step:** {'; '.join(said)}." if said else ""
+            parts.append(f"{', '.join(against)} ({dtype}, width {width})")
+    return f"**Our dense step:** {'; '.join(parts)}." if parts else ""
 
 
 def _compiled(f: Figures) -> str:
-    said = []
+    parts = []
     for dtype, width in _settings(f):
         pair = [f.steps.get((dtype, width, name)) for name in ("dense, torch.compile", "dense")]
         if None not in pair:
-            said.append(f"{pair[0] / pair[1]:.2f}x ({dtype}, width {width})")
-    return f"**torch.compile, our dense step against eager:** {'; '.join(said)}." if said else ""
+            parts.append(f"{pair[0] / pair[1]:.2f}x ({dtype}, width {width})")
+    return f"**torch.compile, our dense step against eager:** {'; '.join(parts)}." if parts else ""
 
 
 def _updates(f: Figures) -> str:
-    said = []
+    parts = []
     for dtype, width in _settings(f):
         pair = [f.steps.get((dtype, width, f"75 % 32x32 RigL, {when}")) for when in ("between updates", "update steps")]
         if None not in pair:
-            said.append(f"{pair[0]:.2f}x between updates, {pair[1]:.2f}x in update steps ({dtype}, width {width})")
-    return f"**RigL on blocks of 32x32, 75 % off:** {'; '.join(said)}." if said else ""
+            parts.append(f"{pair[0]:.2f}x between updates, {pair[1]:.2f}x in update steps ({dtype}, width {width})")
+    return f"**RigL on blocks of 32x32, 75 % off:** {'; '.join(parts)}." if parts else ""
 
 
 def _mask_keeping(f: Figures) -> str:
-    said = [f"{share:.2f} % {name} ({dtype}, width {width})" for (dtype, width, name), share in f.masks.items()]
-    return f"**Keeping masks, of a dense step:** {'; '.join(said)}." if said else ""
+    parts = [f"{share:.2f} % {name} ({dtype}, width {width})" for (dtype, width, name), share in f.masks.items()]
+    return f"**Keeping masks, of a dense step:** {'; '.join(parts)}." if parts else ""
 
 
 def _start(f: Figures) -> str:
