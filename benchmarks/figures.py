@@ -117,14 +117,14 @@ def _settings(f: Figures) -> list[tuple[str, int]]:
     return sorted({key[:2] for key in [*f.steps, *f.peers, *f.masks]}, key=lambda s: (DTYPES.index(s[0]), s[1]))
 
 
-def _levels(f: Figures, subject: str, pattern: str) -> str:
+def _levels(f: Figures, label: str, pattern: str) -> str:
     """The whole step's speed in a pattern, by level."""
     parts = []
     for dtype, width in _settings(f):
         at = [(x, f.steps.get((dtype, width, f"{x}% {pattern}"))) for x in (50, 75, 90)]
         if text := ", ".join(f"{ratio:.2f}x at {x} % off" for x, ratio in at if ratio is not None):
             parts.append(f"{text} ({dtype}, width {width})")
-    return f"**{subject}:** {'; '.join(parts)}." if parts else ""
+    return f"**{label}:** {'; '.join(parts)}." if parts else ""
 
 
 def _linears(f: Figures) -> str:
@@ -148,21 +148,23 @@ def _dense(f: Figures) -> str:
     return f"**Our dense step:** {'; '.join(parts)}." if parts else ""
 
 
+def _pairs(f: Figures, first: str, second: str) -> list[tuple[float, float, str]]:
+    """The ratios of two contestants of the whole step, and where: each setting that has both."""
+    found = [
+        (f.steps.get((*at, first)), f.steps.get((*at, second)), "({}, width {})".format(*at)) for at in _settings(f)
+    ]
+    return [pair for pair in found if None not in pair]
+
+
 def _compiled(f: Figures) -> str:
-    parts = []
-    for dtype, width in _settings(f):
-        pair = [f.steps.get((dtype, width, name)) for name in ("dense, torch.compile", "dense")]
-        if None not in pair:
-            parts.append(f"{pair[0] / pair[1]:.2f}x ({dtype}, width {width})")
+    pairs = _pairs(f, "dense, torch.compile", "dense")
+    parts = [f"{compiled / eager:.2f}x {where}" for compiled, eager, where in pairs]
     return f"**torch.compile, our dense step against eager:** {'; '.join(parts)}." if parts else ""
 
 
 def _updates(f: Figures) -> str:
-    parts = []
-    for dtype, width in _settings(f):
-        pair = [f.steps.get((dtype, width, f"75 % 32x32 RigL, {when}")) for when in ("between updates", "update steps")]
-        if None not in pair:
-            parts.append(f"{pair[0]:.2f}x between updates, {pair[1]:.2f}x in update steps ({dtype}, width {width})")
+    pairs = _pairs(f, "75 % 32x32 RigL, between updates", "75 % 32x32 RigL, update steps")
+    parts = [f"{between:.2f}x between updates, {at:.2f}x in update steps {where}" for between, at, where in pairs]
     return f"**RigL on blocks of 32x32, 75 % off:** {'; '.join(parts)}." if parts else ""
 
 

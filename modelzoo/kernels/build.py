@@ -172,3 +172,8 @@ def library(source_name: str) -> ctypes.CDLL:
     if isinstance(loaded, Unavailable):
         raise loaded
     return loaded
+
+
+def pointer(x: torch.Tensor | None) -> ctypes.c_void_p:
+    """Where a tensor's data lie, for a call of a library; null for None. The caller keeps `x` alive."""
+    return ctypes.c_void_p(None if x is None else x.data_ptr())

@@ -10,7 +10,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import library
+from modelzoo.kernels.build import library, pointer
 from modelzoo.kernels.layout import Layout
 
 NAME = "C++"
@@ -44,11 +44,10 @@ def weight_of(values: Tensor, layout: Layout) -> _Weight:
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:
     """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
     weight = weight_of(values, layout)
-    pointers = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (x, *others)]
     n = ctypes.c_int64(x.shape[0])
     kind = source(layout)
     getattr(library(kind), f"{kind}_{name}")(
-        ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *pointers
+        ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *map(pointer, (x, *others))
     )
 
 

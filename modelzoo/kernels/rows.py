@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import Unavailable, library
+from modelzoo.kernels.build import Unavailable, library, pointer
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -26,10 +26,6 @@ def _bf16(x: Tensor) -> int:
     return int(x.dtype == torch.bfloat16)
 
 
-def _at(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
-
-
 def sum_rows(x: Tensor) -> Tensor:
     """x [n, dim] -> its sum over n, [dim] float32 (float64 of float64): a bias's gradient.
 
@@ -38,7 +34,7 @@ def sum_rows(x: Tensor) -> Tensor:
     if not _served(x):
         return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
     sums = torch.empty(x.shape[1])
-    _library().rows_sum(_bf16(x), torch.get_num_threads(), *map(ctypes.c_int64, x.shape), _at(x), _at(sums))
+    _library().rows_sum(_bf16(x), torch.get_num_threads(), *map(ctypes.c_int64, x.shape), pointer(x), pointer(sums))
     return sums
 
 
@@ -54,7 +50,7 @@ def zero_dead(x: Tensor, keep: Tensor) -> float | None:
     """
     if _served(x, (torch.float32,)) and keep.is_contiguous():
         square = ctypes.c_double()
-        arguments = torch.get_num_threads(), ctypes.c_int64(x.numel()), _at(x), _at(keep), ctypes.byref(square)
+        arguments = torch.get_num_threads(), ctypes.c_int64(x.numel()), pointer(x), pointer(keep), ctypes.byref(square)
         _library().rows_zero_dead(*arguments)
         return square.value
     # AND on the bits: selection like masked_fill, at a third of its time (it vectorises; masked_fill does not).

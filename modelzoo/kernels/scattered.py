@@ -9,7 +9,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import library
+from modelzoo.kernels.build import library, pointer
 from modelzoo.kernels.layout import Layout
 from modelzoo.kernels.native import weight_of
 
@@ -26,12 +26,8 @@ def _whole(values: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
     dense = torch.empty(layout.shape, dtype=dtype)
     values = values.detach().float().contiguous()
     bf16, threads = int(dtype == torch.bfloat16), torch.get_num_threads()
-    library("single").single_unpack(ctypes.byref(weight_of(values, layout)), bf16, threads, _pointer(dense))
+    library("single").single_unpack(ctypes.byref(weight_of(values, layout)), bf16, threads, pointer(dense))
     return dense
-
-
-def _pointer(x: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(x.data_ptr())
 
 
 def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:
@@ -49,6 +45,6 @@ def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     dense, dvalues = dy.t() @ x, torch.empty(layout.nnz, 1, 1)
     bf16, threads = int(dense.dtype == torch.bfloat16), torch.get_num_threads()
     library("single").single_pack(
-        ctypes.byref(weight_of(dvalues, layout)), bf16, threads, _pointer(dense), _pointer(dvalues)
+        ctypes.byref(weight_of(dvalues, layout)), bf16, threads, pointer(dense), pointer(dvalues)
     )
     return dvalues

@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import Unavailable, library
+from modelzoo.kernels.build import Unavailable, library, pointer
 
 PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache holds
 WORTH = 1 << 20  # logits from which a compiled pass pays for the compiler's seconds
@@ -36,6 +36,6 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
 
 def _compiled(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:
     sides = [ctypes.c_int64(side) for side in logits.shape]
-    pointers = [ctypes.c_void_p(t.data_ptr()) for t in (logits, labels, losses)]
+    pointers = [pointer(t) for t in (logits, labels, losses)]
     bf16 = int(logits.dtype == torch.bfloat16)
     library("softmax").softmax_cross_entropy(bf16, torch.get_num_threads(), *sides, *pointers, int(gradient))

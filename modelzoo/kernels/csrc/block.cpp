@@ -198,13 +198,13 @@ static void sampled_blocks(const Weight& w, int64_t n, const typename K::io* dy,
     Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
+        shared.need_all(pack, threads);
         uint32_t* outputs = scratch<3>(span / K::per * GROUP);
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++)
             for (int64_t t = 0; t < padded; t += span) {
                 int64_t end = std::min(padded, t + span), count = (end - t) / K::per;
                 by_group<K>(dy + g * GROUP, n, w.out, t, end, outputs);
-                shared.need_all(pack, threads);
                 for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                     for (int64_t c = 0; c < w.C; c += GROUP) {
                         const uint32_t* at = inputs + ((w.cols[b] * w.C + c) * padded + t * GROUP) / K::per;
@@ -232,12 +232,12 @@ static void sampled(const Weight& w, int64_t n, const typename K::io* dy, const 
     Shared packed(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
+        packed.need_all(pack, threads);
         uint32_t* outputs = scratch<3>(span / K::per * GROUP);
         std::vector<float> sums;
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
             Columns columns(w, g);
-            packed.need_all(pack, threads);
             sums.assign(columns.count * GROUP, 0.0f);
             for (int64_t t = 0; t < padded; t += span) {
                 int64_t end = std::min(padded, t + span), count = (end - t) / K::per, c = 0;

@@ -172,13 +172,13 @@ static void sample_tiles(const Weight& w, int64_t n, const uint16_t* dy, const u
     Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
+        shared.need_all(pack, threads);
         auto columns = (uint16_t*)scratch<0>(GROUP * stride / 2);  // dy as [32][stride]
         Tiles tiles;
         alignas(64) float sums[32 * 32];
 #pragma omp for schedule(dynamic)
         for (int64_t g = 0; g < groups; g++) {
             by_columns<Pair>(dy + g * GROUP, n, w.out, padded, stride, columns);
-            shared.need_all(pack, threads);
             for (int64_t b = w.row_ptr[g / sub]; b < w.row_ptr[g / sub + 1]; b++)
                 for (int64_t c = 0; c < w.C; c += 32) {
                     const uint32_t* at = lanes + (w.cols[b] * w.C + c) / 32 * padded / 2 * 32;
@@ -243,6 +243,7 @@ static void sample_joined(const Weight& w, int64_t n, const uint16_t* dy, const 
     Shared shared(padded / 32);
 #pragma omp parallel num_threads(threads)
     {
+        shared.need_all(pack, threads);
         uint32_t* lanes = scratch<1>(GROUP * padded / 2);  // dy as [padded / 2][32]
         Tiles tiles;
         alignas(64) uint16_t panel[32 * span];
@@ -251,7 +252,6 @@ static void sample_joined(const Weight& w, int64_t n, const uint16_t* dy, const 
         for (int64_t g = 0; g < groups; g++) {
             Columns all(w, g);
             by_group<Pair>(dy + g * GROUP, n, w.out, 0, padded, lanes);
-            shared.need_all(pack, threads);
             for (int64_t c = 0; c < all.count; c += 32) {
                 zero_tiles();
                 for (int64_t t = 0; t < padded; t += span) {
