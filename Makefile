@@ -12,7 +12,7 @@ PIP := $(PY) -m pip install -qq --no-compile --disable-pip-version-check --const
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 # Where another processor's rounding could show.
 ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim tests/test_*.py \
-    tests/tasks/test_lift.py tests/tasks/test_finetune.py
+    tests/training tests/interop tests/finetuning
 
 .PHONY: help demo test test-avx2 test-plain check docs env env-test env-csx test-csx test-aarch64 bench clean
 

@@ -7,8 +7,8 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
-from modelzoo.loop import Run
-from modelzoo.tasks.build import build
+from modelzoo.train_state import TrainState
+from modelzoo.training.build import build
 
 
 def config(args, sparsity=None, compiled: bool = False) -> Config:
@@ -34,8 +34,8 @@ def precision(dtype: str) -> dict:
     return {"enabled": False} if dtype == "float32" else {"fp16_type": dtype, "emulate": True, **scaled}
 
 
-def our_run(args, sparsity=None, compiled: bool = False) -> Run:
-    """A Run of ours on these shapes."""
+def our_run(args, sparsity=None, compiled: bool = False) -> TrainState:
+    """A TrainState of ours on these shapes."""
     made = config(args, sparsity, compiled)
     init = made.trainer.init
     device = torch.device("cuda" if args.device == "cuda" else "cpu")

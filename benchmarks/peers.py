@@ -155,8 +155,7 @@ def cerebras_cpu(args, sparsity: float | None = 0.75):
 
     from modelzoo.backends import csx_backend
     from modelzoo.backends.select import Choice
-    from modelzoo.loop import train_step
-    from modelzoo.tasks.build import build
+    from modelzoo.training.build import build
 
     batch = random_batch(args)
     csx_backend.input_batches = lambda *_: [batch] * 10**4  # its loader calls this for the batches of an epoch
@@ -166,7 +165,7 @@ def cerebras_cpu(args, sparsity: float | None = 0.75):
     run = build(made, Choice(backend, "CSX", None))
     shards = SimpleNamespace(config=SimpleNamespace(micro_batch_size=None), vocab_size=args.vocab, prompt_tokens=0)
     batches = backend.batches(run, shards, 10**4)
-    return lambda: train_step(run, next(batches), 1)
+    return lambda: backend.train_step(run, next(batches), 1)
 
 
 REMOTE = {"litgpt": litgpt, "cerebras": cerebras_cpu}

@@ -29,8 +29,9 @@ from peers import hf_raw, hf_trainer, nanogpt
 from program import run
 from shapes import add_shapes, random_batch, resolve_dtype, shapes
 
-from modelzoo.loop import Run, clip_gradients, train_step
+from modelzoo.backends.step import clip_gradients, train_step
 from modelzoo.sparsity.ledger import Ledger
+from modelzoo.train_state import TrainState
 
 REPO = Path(__file__).resolve().parents[1]
 PRODUCT = "plain product"
@@ -120,7 +121,7 @@ def product(args):
     return multiply, times * 8 * tokens * d * d
 
 
-def mask_cost(run: Run, batch, count: int) -> tuple[float, float]:
+def mask_cost(run: TrainState, batch, count: int) -> tuple[float, float]:
     """Median seconds that keeping masks adds to a step, and of one mask update, on their own.
 
     Gradients are masked in the pass that finds their norm, so what counts is that pass against the norm's alone.

@@ -7,6 +7,7 @@ import sys
 
 from modelzoo import host, verbs
 from modelzoo.config.errors import UserError
+from modelzoo.training.run_length import total_steps
 
 EXAMPLES = """
 examples:
@@ -192,7 +193,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
-    from modelzoo.tasks import convert, plan, plan_text, source
+    from modelzoo.planning import plan, plan_text, start_checkpoint
+    from modelzoo.tasks import convert_config
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
     dry = args.validate_only or args.compile_only
@@ -206,12 +208,14 @@ def _run(args: argparse.Namespace, command: str) -> None:
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
     doc = resolve(args.params, Config, overrides(args) + extra)
-    source.complete(doc, args.checkpoint_path)
+    start_checkpoint.complete(doc, args.checkpoint_path)
     config = validate(doc, Config)
-    plan.check(config.trainer.init, plan.total_steps(config))
+    plan.check(config.trainer.init, total_steps(config))
     if args.mode == "plan":
         print(
-            "\n".join([plan_text.text(config, args.target), *(f"note       {line}" for line in convert.remarks(doc))])
+            "\n".join(
+                [plan_text.text(config, args.target), *(f"note       {line}" for line in convert_config.remarks(doc))]
+            )
         )
         return
     if args.validate_only and args.compile_only:
@@ -224,8 +228,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
         if not dry and args.mode != "train":
             raise UserError(f"CSX trains; run -m {args.mode} of its checkpoints with CPU or GPU")
     from modelzoo.tasks import pretrain
-    from modelzoo.tasks.build import Options
-    from modelzoo.tasks.validate import check, evaluate
+    from modelzoo.tasks.eval import check, evaluate
+    from modelzoo.training.build import Options
 
     options = Options(
         target=args.target,
@@ -248,12 +252,12 @@ def _run(args: argparse.Namespace, command: str) -> None:
 
         bench(config, options, args.params)
     elif args.mode == "evaluate":
-        from modelzoo.tasks import evaluate as scoring
+        from modelzoo.scoring import score as scoring
 
         request = scoring.Request(scoring.listed(args.tasks), args.data_dir, args.split, args.eval_batch_size)
         scoring.evaluate(config, options, request)
     elif args.mode == "finetune":
-        from modelzoo.tasks.finetune import finetune
+        from modelzoo.finetuning.finetune import finetune
 
         finetune(config, options)
     else:

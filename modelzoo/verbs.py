@@ -22,7 +22,7 @@ def _convert_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.convert import convert
+    from modelzoo.tasks.convert_config import convert
 
     print(convert(args.old, args.new, args.overrides, args.force))
 
@@ -36,7 +36,7 @@ def _export_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.export import export
+    from modelzoo.interop.export import export
 
     print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype))
 
@@ -49,7 +49,7 @@ def _import_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.bring import bring
+    from modelzoo.interop.import_checkpoint import bring
 
     print(bring(args.source, args.out, args.params, args.weights))
 
@@ -61,7 +61,7 @@ def _prompt_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _prompt(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.adapters import prompt_table
+    from modelzoo.interop.adapters import prompt_table
 
     print(prompt_table(args.run, args.tokenizer, args.nearest))
 
@@ -72,7 +72,7 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.compare import compare
+    from modelzoo.study.compare import compare
 
     compare(args.runs, args.output)
 
@@ -102,7 +102,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.prompt_search import Request, search
+    from modelzoo.scoring.prompt_search import Request, search
 
     request = Request(
         args.checkpoint, args.task, args.output, tuple(args.templates), args.params, args.data_dir, args.split,

@@ -27,6 +27,9 @@ TINY = {
 }
 
 
+LOCAL = Local(torch.device("cpu"), Backend(), Precision(enabled=False))  # where runs of `config()` train
+
+
 def tiny(**fields) -> GPTConfig:
     """A two-layer GPT of width 16, without dropout."""
     return GPTConfig.model_validate({**TINY, **fields})
@@ -49,11 +52,21 @@ def config(**init) -> Config:
 def make_run(**init):
     """A run of `config(**init)` on the CPU, freshly initialised."""
     from modelzoo.backends.select import Choice
-    from modelzoo.tasks.build import build
+    from modelzoo.training.build import build
 
     whole = config(**init)
     precision = whole.trainer.init.precision
     return build(whole, Choice(Local(torch.device("cpu"), Backend(), precision), "CPU", None))
+
+
+def cpu(run) -> Local:
+    """The CPU in the arithmetic that the config of `run` asks for."""
+    return Local(torch.device("cpu"), Backend(), run.init.precision)
+
+
+def train_step(run, batch: dict[str, Tensor], micro_batches: int = 1):
+    """One step of `run` on the CPU."""
+    return cpu(run).train_step(run, batch, micro_batches)
 
 
 def batch(step: int = 0, size: int = 4, length: int = 12, vocab: int = 37, uneven: bool = False) -> dict[str, Tensor]:

@@ -10,8 +10,9 @@ from modelzoo.config.load import dump, load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import parameters
 from modelzoo.optim.lr import learning_rate
+from modelzoo.planning import plan, plan_text
 from modelzoo.sparsity.schedules import is_update, value
-from modelzoo.tasks import plan, plan_text
+from modelzoo.training.run_length import total_steps
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Those that train a model of their own; the others have tests beside the code that reads them.
@@ -37,7 +38,7 @@ def test_loads_dumps_reloads_equal_and_plans(path, tmp_path):
     config = load(path, Config)
     (tmp_path / "again.yaml").write_text(dump(config, "resolved"))
     assert load(tmp_path / "again.yaml", Config) == config
-    plan.check(config.trainer.init, plan.total_steps(config))
+    plan.check(config.trainer.init, total_steps(config))
     text = plan_text.text(config)
     for loader in (config.trainer.fit.train_dataloader, *config.trainer.fit.val_dataloader):
         assert all(folder in text for folder in loader.data_dir)
@@ -160,7 +161,7 @@ def test_every_model_zoo_config_loads_and_keeps_its_values(shared, tmp_path):
         text = dump(config)
         (tmp_path / "again.yaml").write_text(text)
         assert load(tmp_path / "again.yaml", Config) == config, path
-        plan.check(config.trainer.init, plan.total_steps(config))
+        plan.check(config.trainer.init, total_steps(config))
         plan_text.text(config)
         theirs, ours = yaml.safe_load(path.read_text())["trainer"], yaml.safe_load(text)["trainer"]
         # What we write in another form: a number as a constant schedule, one value as a list of one.

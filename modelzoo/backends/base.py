@@ -1,6 +1,6 @@
 """What the training loop asks of a device. Small on purpose: CPU, GPU and CS-2 differ here and nowhere else."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.data.hdf5 import Shards
+from modelzoo.train_state import Step, TrainState
 
 
 class Backend(Protocol):
@@ -33,10 +34,19 @@ class Backend(Protocol):
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device."""
 
-    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         """The global batches of steps run.step..stop-1, one after another."""
 
-    def fetch(self, run) -> bool:
+    def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
+        """One optimizer step on a global batch, cut into `micro_batches`.
+
+        A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
+        """
+
+    def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
+        """The batches of a validation set on the device, in file order; the first `eval_steps`, or all."""
+
+    def fetch(self, run: TrainState) -> bool:
         """Bring the state of `run` (weights, masks, moments) to the host; False if this step has none to give."""
 
     def memory(self) -> int | None:

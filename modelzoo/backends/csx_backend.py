@@ -10,6 +10,7 @@ cerebras.pytorch's own optimizer, learning-rate schedules and sparsity run on th
 
 import contextlib
 import copy
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -24,10 +25,12 @@ from modelzoo.backends.csx_input import input_batches
 from modelzoo.backends.csx_refusal import refusal
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
+from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel, loss_denominator
 from modelzoo.models.shapes import with_adapters
+from modelzoo.train_state import Step, TrainState
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state that has one name on both sides
 
@@ -213,7 +216,7 @@ class CSX:
 
     # What the loop calls
 
-    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+    def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         """Ship `run` and go through its steps: the executor's batches, one a step."""
         start = run.step
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
@@ -232,7 +235,25 @@ class CSX:
         finally:
             self.steps.close()  # an interrupted run gives the cluster its systems back
 
-    def step(self, batch: Mapping[str, Tensor]) -> tuple[float, float, float]:
+    def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
+        """One step on the wafer: its body was traced once; what it computed arrives here. Its compiler cuts batches.
+
+        The wafer's dynamic loss scale passes over a step that is not finite; without one, such a step was taken.
+        """
+        lr, tokens = run.lr(), batch["input_ids"].numel()
+        context = batch["input_ids"].shape[1]
+        run.ledger.add(run.init.model, run.model, run.sparsity, tokens, context, run.optimizer_step + 1)
+        loss, norm, run.loss_scale.scale = self._step(batch)
+        finite = math.isfinite(loss) and math.isfinite(norm)
+        run.step += 1
+        run.tokens += tokens if finite else 0
+        run.skipped += not finite
+        return Step(loss, norm, lr, tokens, 0, not finite)
+
+    def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
+        return feed.validation(shards, eval_steps)  # of the host's copy
+
+    def _step(self, batch: Mapping[str, Tensor]) -> tuple[float, float, float]:
         """Loss, gradient norm before clipping and loss scale of one step.
 
         The executor hands values out when asked for its next batch, so it is asked here.
@@ -251,7 +272,7 @@ class CSX:
             raise
 
     @torch.no_grad()
-    def fetch(self, run) -> bool:
+    def fetch(self, run: TrainState) -> bool:
         """Put the wafer's state into `run`; False if it did not come back at this step."""
         found = self.fetched
         if self.executor is None:  # not shipped yet

@@ -2,18 +2,19 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from modelzoo.backends import arithmetic
+from modelzoo.backends import arithmetic, step
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
+from modelzoo.train_state import Step, TrainState
 
 
 class Local:
@@ -62,10 +63,16 @@ class Local:
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
 
-    def batches(self, run, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
+    def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
+        return step.train_step(self, run, batch, micro_batches)
+
+    def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
+        return map(self.put, feed.validation(shards, eval_steps))
+
+    def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         return feed.batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
 
-    def fetch(self, run) -> bool:
+    def fetch(self, run: TrainState) -> bool:
         return True  # it never left
 
     def memory(self) -> int | None:

@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
-from modelzoo.config import legacy
 from modelzoo.config.adapters import LoRA, MaybePrompt
 from modelzoo.config.base import (
     Bool,
@@ -19,6 +18,7 @@ from modelzoo.config.base import (
     one_of,
 )
 from modelzoo.config.finetune import Finetune
+from modelzoo.config.legacy.upgrade import is_older, upgrade_config
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.optim import Optimizer, Scheduler
 from modelzoo.config.sparsity import SparsityGroups
@@ -320,8 +320,8 @@ class Config(Section):
     @staticmethod
     def upgrade(doc: Document, child: Document | None = None) -> None:
         """Older dialects of the zoo become this one (for `load`)."""
-        if child is None or not legacy.is_older(child):
-            legacy.upgrade(doc)
+        if child is None or not is_older(child):
+            upgrade_config(doc)
 
     @property
     def keep_checkpoints(self) -> Int | None:

@@ -22,7 +22,7 @@ class SoftPromptEmbedding(nn.Embedding):
         config: how many vectors, and what they begin as.
         seed: for random beginnings.
         word_ids: token ids of `config.words`, with init: words.
-        rows: [tokens, hidden_size], with init: file.
+        rows: [tokens, hidden_size], with init: file; zeros until they are set.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class SoftPromptEmbedding(nn.Embedding):
         n, how = self.config.tokens, self.config.init
         generator = keyed(self.seed, "soft_prompt")
         if how == "file":
-            rows = self.rows
+            rows = torch.zeros(n, self.embedding_dim) if self.rows is None else self.rows
         elif how == "random":
             rows = torch.randn(n, self.embedding_dim, generator=generator).to(self.weight) * self.weight.std()
         elif how == "vocab_mean":

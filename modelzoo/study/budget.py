@@ -5,17 +5,18 @@ from functools import cache
 from itertools import pairwise
 
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
 from modelzoo.models.shapes import parameters
+from modelzoo.planning import plan
 from modelzoo.sparsity.schedules import held, update_steps
 from modelzoo.sparsity.select import group_counts
-from modelzoo.tasks import plan
 
 
 def spent(config: Config, steps: int) -> tuple[int, int]:
     """Training FLOPs of `steps` steps: as run, and dense-equivalent. What `sparsity.ledger` will have counted then."""
     init = config.trainer.init
     m = init.model
-    context = plan.context(config)
+    context = manifest.context(config)
     tokens = config.trainer.fit.train_dataloader.batch_size * context
     linear = {n: s.numel for n, s in parameters(m).items() if s.kind == "linear"}
     fixed = 12 * m.num_hidden_layers * context * m.inner_dim + 6 * m.hidden_size * m.vocab_size

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelzoo import checkpoint
 from modelzoo.config.errors import UserError
 from modelzoo.study.draw import Panel, axes, legend, look, svg
 from modelzoo.study.results import Group, Result, interval, masks, tensors
+from modelzoo.training import checkpoint
 
 BINS = 80
 PROMPT, WORDS = "model.embedding_layer.word_embeddings.soft_prompt", "model.embedding_layer.word_embeddings.weight"
@@ -131,10 +131,10 @@ def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
 
 def _vocabulary(run: Result):
     from modelzoo.data import tokenizer
-    from modelzoo.tasks import source
+    from modelzoo.planning import start_checkpoint
 
     try:
-        words = tokenizer.load(source.tokenizer_path(run.init, end_of(run)))
+        words = tokenizer.load(start_checkpoint.tokenizer_path(run.init, end_of(run)))
     except (UserError, OSError):  # a picture without words is better than none
         return lambda token: f"#{token}"
     return lambda token: repr(words.decode([token]))

@@ -8,8 +8,9 @@ from modelzoo.config import load as loader
 from modelzoo.config.errors import UserError
 from modelzoo.config.study import LearningRate, Study, StudyFile, schedule, stretched
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
+from modelzoo.planning import plan
 from modelzoo.study import budget
-from modelzoo.tasks import plan
 
 
 class Cell(NamedTuple):
@@ -89,7 +90,7 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
     if length.steps is not None:
         steps = length.steps
     elif length.tokens is not None:
-        per_step = probe.trainer.fit.train_dataloader.batch_size * plan.context(probe)
+        per_step = probe.trainer.fit.train_dataloader.batch_size * manifest.context(probe)
         steps = max(1, round(length.tokens / per_step))
     else:
         steps = budget.steps_for(length.flops, config)

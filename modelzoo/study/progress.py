@@ -3,7 +3,7 @@
 import sys
 import time
 
-from modelzoo.report import duration
+from modelzoo.progress import duration
 from modelzoo.study.matrix import Cell
 
 

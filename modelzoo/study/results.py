@@ -13,10 +13,10 @@ import numpy as np
 import safetensors
 from scipy import stats
 
-from modelzoo import checkpoint, metrics
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
+from modelzoo.training import checkpoint, logs
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -82,11 +82,11 @@ def read(folder: str) -> Result:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such run folder")
     config = load(os.path.join(folder, "config.yaml"), Config)
-    logs = {n: metrics.read(os.path.join(folder, f"{n}.jsonl")) for n in ("metrics", "timing")}
-    of = lambda kind: [r for r in logs["metrics"] if r["kind"] == kind]
+    found = {n: logs.read(os.path.join(folder, f"{n}.jsonl")) for n in ("metrics", "timing")}
+    of = lambda kind: [r for r in found["metrics"] if r["kind"] == kind]
     path = os.path.join(folder, "launches.jsonl")
-    launches = metrics.read(path) if os.path.exists(path) else []
-    return Result(folder, config, of("train"), of("validation"), of("dev"), logs["timing"], launches)
+    launches = logs.read(path) if os.path.exists(path) else []
+    return Result(folder, config, of("train"), of("validation"), of("dev"), found["timing"], launches)
 
 
 def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:

@@ -14,15 +14,15 @@ import sys
 import time
 from typing import NamedTuple
 
-from modelzoo import metrics
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.host import lock_file
-from modelzoo.report import duration
+from modelzoo.progress import duration
 from modelzoo.study import matrix as grid
 from modelzoo.study.matrix import Cell, Matrix
 from modelzoo.study.progress import Progress
+from modelzoo.training import logs
 
 POLL = 0.5  # seconds between looks at a run's log
 RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
@@ -116,7 +116,7 @@ def folder(matrix: Matrix, cell: Cell) -> str:
 def final_loss(run_folder: str, steps: int) -> float | None:
     """Validation loss at the last step, or None."""
     path = os.path.join(run_folder, "metrics.jsonl")
-    records = metrics.read(path) if os.path.exists(path) else []
+    records = logs.read(path) if os.path.exists(path) else []
     return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelzoo.report import size
+from modelzoo.progress import size
 from modelzoo.study.draw import Panel, axes, look, svg
 from modelzoo.study.results import Group, Result, interval, masks
 

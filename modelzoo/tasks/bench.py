@@ -12,13 +12,15 @@ from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
 from modelzoo.host import load_average
-from modelzoo.loop import Run, train_step
-from modelzoo.report import Progress, amount, size
+from modelzoo.planning import plan
+from modelzoo.progress import Progress, amount, size
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import check_sides
-from modelzoo.tasks import plan
-from modelzoo.tasks.build import Options, build, micro_batches
+from modelzoo.train_state import TrainState
+from modelzoo.training.build import Options, build
+from modelzoo.training.run_length import micro_batches, total_steps
 
 PATTERNS = (
     {"storage": "dense"},
@@ -70,7 +72,7 @@ def bench(config: Config, options: Options, params: str) -> None:
             contestants[name] = _run(config, choice, (group,))
         except UserError as e:
             skipped.append(f"left out   {name}: {e}")
-    times = _rounds({n: lambda r=r: train_step(r, batch, parts) for n, r in contestants.items()})
+    times = _rounds({n: lambda r=r: choice.backend.train_step(r, batch, parts) for n, r in contestants.items()})
     print(_table(times, {n: _bytes(r) for n, r in contestants.items()}, rows * length))
     print("\n".join([*skipped, *_advice(times, params)]))
 
@@ -80,7 +82,7 @@ def _level(config: Config) -> tuple[float, tuple[str, ...] | None]:
     groups = config.trainer.init.sparsity
     if not groups:
         return 0.75, None
-    level = schedules.held(groups[0], plan.total_steps(config) or 0)
+    level = schedules.held(groups[0], total_steps(config) or 0)
     return (level if 0 < level < 1 else 0.75), groups[0].param_filter
 
 
@@ -100,13 +102,13 @@ def _with_init(config: Config, **sections) -> Config:
     )
 
 
-def _run(config: Config, choice: Choice, groups: tuple[SparsityGroup, ...]) -> Run:
+def _run(config: Config, choice: Choice, groups: tuple[SparsityGroup, ...]) -> TrainState:
     return build(_with_init(config, sparsity=groups), choice)
 
 
 def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
     """Random tokens in the shape of the config's batch, at most `TOKENS` of them, and its micro-batches."""
-    fit, length = config.trainer.fit, plan.context(config)
+    fit, length = config.trainer.fit, manifest.context(config)
     rows, parts = (fit.train_dataloader.batch_size, micro_batches(config)) if fit is not None else (8, 1)
     if rows * length > TOKENS:
         rows, parts = max(1, min(rows // parts, TOKENS // length)), 1
@@ -143,7 +145,7 @@ def _ratios(times: Mapping[str, list[float]], name: str) -> tuple[float, float, 
     return tuple(statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4))
 
 
-def _bytes(run: Run) -> int:
+def _bytes(run: TrainState) -> int:
     """Bytes of weights, gradients and optimizer state."""
     moments = (x for entries in run.optimizer.state.values() for x in entries.values() if isinstance(x, Tensor))
     trained = (p for p in run.model.parameters() if p.requires_grad)

@@ -7,16 +7,18 @@ import time
 import torch
 from torch import Tensor
 
-from modelzoo import mdl_state
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_preflight as preflight
 from modelzoo.backends.select import csx
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
+from modelzoo.data import manifest
+from modelzoo.finetuning import masks as lift
+from modelzoo.interop import mdl_state
 from modelzoo.models.shapes import with_adapters
-from modelzoo.tasks import lift, plan, source
-from modelzoo.tasks.build import Options
+from modelzoo.planning import plan, start_checkpoint
+from modelzoo.training.build import Options
 
 
 def lower(config: Config, options: Options, compile_only: bool) -> None:
@@ -55,7 +57,7 @@ def _finetuning(config: Config, options: Options) -> Config:
     section, init = config.trainer.finetune, config.trainer.init
     named, masks, start = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
     if named is not None:
-        start = source.find(named)
+        start = start_checkpoint.find(named)
         masks = lift.masks_of(mdl_state.load(start, init, None)[0]["model"])
     elif section.sparsity not in (None, "none"):
         raise UserError(
@@ -73,4 +75,4 @@ def _batch(config: Config) -> dict[str, Tensor]:
     """A global batch of the right shapes: the step is traced, so its values do not matter."""
     loader = config.trainer.fit.train_dataloader
     names = f.VSL_ROWS if loader.use_vsl else f.ROWS
-    return {n: torch.zeros(loader.batch_size, plan.context(config), dtype=torch.int32) for n in names}
+    return {n: torch.zeros(loader.batch_size, manifest.context(config), dtype=torch.int32) for n in names}

@@ -1,21 +1,26 @@
-"""Pre-training: builds a Run from a config, trains it, logs, validates, saves, and says what it made."""
+"""Pre-training: builds a TrainState from a config, trains it, logs, validates, saves, and says what it made."""
 
 import os
 import sys
 import time
 
-from modelzoo import checkpoint, loop, mdl_state, state
 from modelzoo.backends import csx_preflight
+from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.loop import Run, Score
-from modelzoo.metrics import Logs
-from modelzoo.report import Progress
-from modelzoo.tasks import plan, show
-from modelzoo.tasks.build import Options, build, micro_batches, open_shards, total_steps, val_loaders
-from modelzoo.tasks.fit import check_space, eval_every, fit, record
+from modelzoo.interop import mdl_state
+from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.planning import plan
+from modelzoo.progress import Progress
+from modelzoo.train_state import TrainState
+from modelzoo.training import checkpoint, console, state
+from modelzoo.training.build import Options, build, open_shards, val_loaders
+from modelzoo.training.logs import Logs
+from modelzoo.training.loop import check_space, fit, record
+from modelzoo.training.run_length import count_steps, eval_every, micro_batches
+from modelzoo.training.validation import Score, validate
 
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
@@ -28,12 +33,13 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
     if evaluate and not vals:
         raise UserError("trainer.fit.val_dataloader: missing; train_and_eval needs one (or use -m train)")
-    stop = total_steps(config, shards)
+    stop = count_steps(config, len(shards))
     plan.check(init, stop)
     parts = micro_batches(config)
     out = Progress(stop)
     out.note(choice.describe())
     run = build(config, choice)
+    load_adapters(run.model, init)
     for note in run.sparsity.notes:
         out.note(note)
     root, fingerprint = state.checkpoint_root(init, options.model_dir), shards.fingerprint()
@@ -41,18 +47,18 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     if run.step >= stop:
         out.note(f"nothing to do: {resumed} is at step {run.step} of {stop}; raise loop.max_steps to go on")
         return
-    if change := run.arithmetic_change:
+    if change := console.arithmetic_change(choice.backend.arithmetic, run):
         out.note(change)
     check_space(run, root)
     record(config, options, choice, run)
 
-    def assess(logs: Logs, tally: show.Tally) -> bool:
-        tally.scores = [_validate(run, val, logs, out, i) for i, val in enumerate(vals)]
+    def assess(logs: Logs, tally: console.Tally) -> bool:
+        tally.scores = [_validate(choice.backend, run, val, logs, out, i) for i, val in enumerate(vals)]
         return False
 
     every = eval_every(init.loop.eval_frequency, stop) if vals else None
-    done = fit(run, config, options.model_dir, shards, fingerprint, stop, parts, out, every, assess)
-    print(show.summary(run, done.tally, options.model_dir, done.saved, stop))
+    done = fit(choice.backend, run, config, options.model_dir, shards, fingerprint, stop, parts, out, every, assess)
+    print(console.summary(run, choice.backend.memory(), done.tally, options.model_dir, done.saved, stop))
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 
@@ -70,17 +76,19 @@ def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
     return select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
 
 
-def _validate(run: Run, shards: Shards, logs: Logs, out: Progress, number: int) -> Score:
+def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out: Progress, number: int) -> Score:
     begin = time.perf_counter()
-    score = loop.validate(run, shards, run.init.loop.eval_steps)
+    score = validate(backend, run, shards, run.init.loop.eval_steps)
     kind = f"validation_{number}" if number else "validation"
     metrics = {"loss": score.loss, "perplexity": score.perplexity, "accuracy": score.accuracy}
     logs.write(run.step, kind, metrics, {"seconds": time.perf_counter() - begin})
-    out.note(f"{kind} at step {run.step}: {show.score(score)}")
+    out.note(f"{kind} at step {run.step}: {console.score(score)}")
     return score
 
 
-def _resume(run: Run, config: Config, options: Options, root: str, fingerprint: str, out: Progress) -> str | None:
+def _resume(
+    run: TrainState, config: Config, options: Options, root: str, fingerprint: str, out: Progress
+) -> str | None:
     """Load what the command line, the model folder or the config names, in that order."""
     path = options.checkpoint_path
     if path is None and config.trainer.init.checkpoint.autoload_last_checkpoint:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.legacy_globs import globs
+from modelzoo.config.legacy.globs import globs
 from modelzoo.config.load import load, resolve
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import parameters

@@ -1,4 +1,4 @@
-"""Small runs for the CS-2 tests: one config, our CPU's Run and cerebras.pytorch's double of it on its CPU backend."""
+"""Small runs for the CS-2 tests: one config, a run on our CPU and its copy on cerebras.pytorch's CPU backend."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,9 @@ import torch
 from modelzoo.backends.csx_backend import CSX
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.trainer import Config
-from modelzoo.loop import Run, train_step
-from modelzoo.tasks.build import build
+from modelzoo.train_state import TrainState
+from modelzoo.training.build import build
+from tests.support import train_step
 
 MODEL = {
     "name": "gpt3", "vocab_size": 67, "hidden_size": 24, "num_hidden_layers": 2, "num_heads": 2, "filter_size": 40,
@@ -56,15 +57,14 @@ class Batches:
         return [batch(step, prompt=self.prompt) for step in range(start, stop)]
 
 
-def ours(c: Config) -> Run:
+def ours(c: Config) -> TrainState:
     return build(c, select("CPU", c.trainer.init))
 
 
-def theirs(c: Config, folder, run: Run | None = None) -> tuple[CSX, Run]:
-    """cerebras.pytorch's CPU backend, and the host's Run that it doubles (a fresh one, equal to `ours(c)`)."""
+def theirs(c: Config, folder, run: TrainState | None = None) -> tuple[CSX, TrainState]:
+    """cerebras.pytorch's CPU backend, and the host's TrainState that it doubles (a fresh one, equal to `ours(c)`)."""
     backend = CSX(c.trainer.init, str(folder), kind="CPU")
     run = run or build(c, Choice(backend, "CSX", None))
-    run.backend = backend
     return backend, run
 
 
@@ -74,7 +74,7 @@ class FakeShards:
     config, vocab_size, prompt_tokens = SimpleNamespace(micro_batch_size=None), 67, 0
 
 
-def train(run: Run, steps: int, after=lambda step: None) -> list:
+def train(run: TrainState, steps: int, after=lambda step: None) -> list:
     """`steps` steps on our side; `after(step)` sees each."""
     done = []
     for _ in range(steps):

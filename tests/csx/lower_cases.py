@@ -20,7 +20,7 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import with_adapters
 from modelzoo.tasks import lower
-from modelzoo.tasks.build import Options
+from modelzoo.training.build import Options
 
 ACTIVATIONS = {"erfinv": torch.special.erfinv, "lgamma": torch.lgamma, "branch": lambda x: x if x.sum() > 0 else -x}
 

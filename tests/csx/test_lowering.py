@@ -11,7 +11,7 @@ import pytest
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import with_adapters
-from modelzoo.tasks import plan
+from modelzoo.planning import plan
 
 REPO = Path(__file__).resolve().parents[2]
 NINE = sorted(p.stem for p in (REPO / "configs/mediswift").glob("*_*.yaml"))

@@ -6,7 +6,7 @@ cstorch = pytest.importorskip("cerebras.pytorch", reason="needs the CS-2 environ
 
 import torch  # noqa: E402
 
-from modelzoo import mdl  # noqa: E402
+from modelzoo.interop import mdl  # noqa: E402
 
 W = torch.linspace(-3, 3, 5000).reshape(50, 100)
 
@@ -89,15 +89,15 @@ def test_objects_that_cstorch_pickles_are_refused(tmp_path):
 
 def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     """cstorch's AdamW, loaded from our exported state, takes the step that AdamW would (torch's, as reference)."""
-    from modelzoo import loop, mdl_state
+    from modelzoo.interop import mdl_state
     from modelzoo.models.shapes import parameters
     from modelzoo.optim.adam import AgedAdam
-    from modelzoo.state import snapshot
-    from tests.support import batch, config, make_run
+    from modelzoo.training.state import snapshot
+    from tests.support import batch, config, make_run, train_step
 
     run = make_run()
     for step in range(3):
-        loop.train_step(run, batch(step), 1)
+        train_step(run, batch(step), 1)
     files, st = snapshot(run, "data")
     path = str(tmp_path / "ours.mdl")
     mdl.write(path, mdl_state.to_zoo(files, st, run.init))
@@ -127,15 +127,15 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
 
 def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
     """A RigL run of ours, written as .mdl, in cstorch: masks equal, its algorithm at our step, nothing missing."""
-    from modelzoo import loop, mdl_state
+    from modelzoo.interop import mdl_state
     from modelzoo.models.gpt import GPTModel
-    from modelzoo.state import snapshot
-    from tests.support import batch, make_run
+    from modelzoo.training.state import snapshot
+    from tests.support import batch, make_run, train_step
 
     rigl = {"algorithm": "rigl", "sparsity": 0.5, "update": {"freq": 2}, "param_filter": ["*linear_layer.weight"]}
     run = make_run(sparsity=rigl)
     for step in range(5):
-        loop.train_step(run, batch(step), 1)
+        train_step(run, batch(step), 1)
     path = str(tmp_path / "ours.mdl")
     mdl.write(path, mdl_state.to_zoo(*snapshot(run, "data"), run.init))
     loaded = cstorch.load(path, map_location="cpu")

@@ -4,10 +4,10 @@ import pytest
 import torch
 from csx_runs import Batches, FakeShards, batch, config, ours, theirs
 
-from modelzoo import checkpoint, state
 from modelzoo.backends import csx_backend
 from modelzoo.config.errors import UserError
-from modelzoo.loop import train_step
+from modelzoo.training import checkpoint, state
+from tests.support import train_step
 
 RIGL = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 4}, "compat": "cstorch"}
 CYCLING = {"algorithm": "gmp", "sparsity": [0.3, 0.5, 0.7], "update": {"freq": 4}, "compat": "cstorch"}
@@ -20,7 +20,7 @@ def inputs(monkeypatch):
 
 def go(backend, run, stop):
     """Steps up to `stop` on the wafer's side, then its state back."""
-    losses = [train_step(run, taken, 1).loss for taken in backend.batches(run, FakeShards(), stop)]
+    losses = [backend.train_step(run, taken, 1).loss for taken in backend.batches(run, FakeShards(), stop)]
     assert backend.fetch(run)
     return losses
 
@@ -58,7 +58,7 @@ def test_state_comes_back_at_checkpoint_steps_alone(tmp_path):
     backend, run = theirs(c, tmp_path)
     came = []
     for taken in backend.batches(run, FakeShards(), 10):
-        train_step(run, taken, 1)
+        backend.train_step(run, taken, 1)
         before = {n: p.detach().clone() for n, p in run.model.named_parameters()}
         if backend.fetch(run):
             came.append(run.step)

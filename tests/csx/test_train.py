@@ -10,7 +10,7 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.tasks import pretrain
-from modelzoo.tasks.build import Options
+from modelzoo.training.build import Options
 from tests.support import examples, write_shard
 
 RIGL = {"algorithm": "rigl", "sparsity": 0.6, "update": {"freq": 4, "stop": 9}, "compat": "cstorch"}

@@ -9,10 +9,9 @@ import yaml
 from modelzoo.config import yaml12
 from modelzoo.config.study import StudyFile
 from modelzoo.config.task import Task, Template
-from modelzoo.loop import train_step
 from modelzoo.sparsity import algorithms
 from tests.docs.pages import REPO
-from tests.support import batch, make_run
+from tests.support import batch, make_run, train_step
 
 
 def blocks(page: str, language: str) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation import encode
 from modelzoo.evaluation.examples import Example
-from tests.evaluation.tasks_at_hand import MULTI, NER, SINGLE, make
+from tests.tasks_at_hand import MULTI, NER, SINGLE, make
 
 VOCAB = 320
 texts = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=60)

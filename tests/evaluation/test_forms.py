@@ -9,7 +9,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.evaluation import pubtator
 from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.ner import conll
-from tests.evaluation.tasks_at_hand import MULTI, NER, SINGLE, make
+from tests.tasks_at_hand import MULTI, NER, SINGLE, make
 
 REPO = Path(__file__).resolve().parents[2]
 PUBTATOR = """1|t|Aspirin and fever.

@@ -11,8 +11,8 @@ from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.grammar import Answer
 from modelzoo.evaluation.scores import evaluate
 from modelzoo.models.gpt import GPTModel
-from tests.evaluation.tasks_at_hand import MULTI, NER, SINGLE, make
 from tests.support import local, tiny
+from tests.tasks_at_hand import MULTI, NER, SINGLE, make
 
 BACKEND = local(enabled=False)
 

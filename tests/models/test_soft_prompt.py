@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.models import hf, hf_config
+from modelzoo.interop import hf, hf_config
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import SOFT_PROMPT, parameters, trains, with_adapters

@@ -9,21 +9,22 @@ on any processor. What no checkpoint holds (layouts, kept bits, permutations) st
 import torch
 from torch import Tensor
 
-from modelzoo import state
-from modelzoo.loop import Run, Step, train_step
+from modelzoo.train_state import Step, TrainState
+from modelzoo.training import state
+from tests.support import train_step
 
 FLOAT32 = 64 * 2.0**-24  # sums of at most 64 products; each rounds by half a unit
 BFLOAT16 = 8 * 2.0**-8  # factors and results are rounded, sums are not: eight products of two layers, back and forth
 
 
-def values(run: Run) -> dict[str, Tensor]:
+def values(run: TrainState) -> dict[str, Tensor]:
     """Weights, masks, moments and kept dense gradients, whole, copied."""
     files, _ = state.snapshot(run, "data")
     dense = {f"{p.name}/dense": p.dense_grad for p in run.sparsity.parameters if p.dense_grad is not None}
     return {n: x.detach().clone() for n, x in (files["model"] | files["optimizer"] | dense).items()}
 
 
-def _take(run: Run, found: dict[str, Tensor]) -> None:
+def _take(run: TrainState, found: dict[str, Tensor]) -> None:
     for name, p in run.model.named_parameters():
         p.copy_(run.sparsity.stored(p, found[name]))
         for key, x in run.optimizer.state[p].items():
@@ -47,7 +48,7 @@ def _hold(ours: dict[str, Tensor], theirs: dict[str, Tensor], apart: float, upda
         torch.testing.assert_close(ours[name], x, rtol=0.0, atol=near, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def pair(first: Run, second: Run, apart: float, update: float):
+def pair(first: TrainState, second: TrainState, apart: float, update: float):
     """A function that takes one step with both runs and returns both results; values and masks are then equal.
 
     Args:

@@ -11,13 +11,12 @@ from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.loop import train_step
 from modelzoo.sparsity import blocks
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.parameter import SparseParameter
 from modelzoo.sparsity.select import block_of, check_sides, group_counts
-from tests.support import batch, make_run
+from tests.support import batch, make_run, train_step
 
 SIDES = st.integers(1, 5)
 PERMILLE = st.integers(0, 999)

@@ -9,11 +9,10 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.loop import train_step
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import parameters
 from modelzoo.sparsity.attach import Sparsity
-from tests.support import TINY, batch, config, make_run, tiny
+from tests.support import TINY, batch, config, make_run, tiny, train_step
 
 CUBIC = {"type": "cubic", "init": 0.1, "final": 0.8, "begin": 3, "end": 22}
 FREQ = 4

@@ -7,10 +7,9 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from modelzoo import state
-from modelzoo.loop import train_step
 from modelzoo.models.gpt import loss_denominator
-from tests.support import TINY, batch, make_run
+from modelzoo.training import state
+from tests.support import TINY, batch, make_run, train_step
 
 # tests.support's model: 2 layers of 4 matrices 16 x 16 and 2 of 16 x 32, 37 words; batches of 4 x 12 tokens
 WEIGHTS = 2 * (4 * 16 * 16 + 2 * 16 * 32)

@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.loop import train_step
 from modelzoo.models.shapes import parameters
+from modelzoo.planning.plan import first_masks
 from modelzoo.sparsity.mup import density_ratios
-from modelzoo.tasks.plan import first_masks
-from tests.support import TINY, batch, config, make_run
+from tests.support import TINY, batch, config, make_run, train_step
 
 WIDE = {**TINY, "hidden_size": 128, "filter_size": 512}
 FFN = "model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from modelzoo import checkpoint, state
 from modelzoo.config.errors import UserError
 from modelzoo.kernels import batched, choose, gathered, masked, native, packed
-from modelzoo.loop import train_step
 from modelzoo.sparsity import blocks, storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
+from modelzoo.training import checkpoint, state
 from tests.sparsity import pairs
-from tests.support import TINY, batch, make_run
+from tests.support import TINY, batch, make_run, train_step
 
 UPDATE = {"freq": 5, "stop": 61}
 RULES = {

@@ -7,14 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from modelzoo import checkpoint, state
 from modelzoo.kernels import semi_structured
 from modelzoo.kernels.semi_structured import is_two_of_four
-from modelzoo.loop import train_step
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.parameter import SemiStructuredLinear, SparseParameter
+from modelzoo.training import checkpoint, state
 from tests.sparsity import pairs
-from tests.support import batch, make_run, tiny
+from tests.support import batch, cpu, make_run, tiny, train_step
 
 UPDATE = {"freq": 3, "stop": 100}
 RULES = {
@@ -58,9 +57,9 @@ def test_a_linear_without_sparse_tensor_cores_computes_the_same_bits(precision):
     linears = [m for m in run.model.modules() if type(m) is nn.Linear]
     for linear in linears:
         x = torch.randn(3, 5, linear.in_features, requires_grad=True)
-        with run.backend.autocast():
+        with cpu(run).autocast():
             pairs = [m(x) for m in (linear, SemiStructuredLinear(linear))]
-        assert torch.equal(*pairs) and pairs[0].dtype == run.backend.dtype
+        assert torch.equal(*pairs) and pairs[0].dtype == cpu(run).dtype
         wanted = (x, linear.weight, linear.bias) if linear.bias is not None else (x, linear.weight)
         for a, b in zip(*(torch.autograd.grad(y.sum(), wanted) for y in pairs), strict=True):
             assert torch.equal(a, b)

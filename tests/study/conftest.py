@@ -6,7 +6,7 @@ import pytest
 
 from modelzoo.config.trainer import Config
 from modelzoo.tasks import pretrain
-from modelzoo.tasks.build import Options
+from modelzoo.training.build import Options
 from tests.support import TINY, examples, write_manifest, write_shard
 
 RIGL = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 3, "stop": 10}}

@@ -5,9 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.trainer import Config
-from modelzoo.loop import train_step
 from modelzoo.study import budget
-from tests.support import TINY, batch, config, make_run
+from tests.support import TINY, batch, config, make_run, train_step
 
 METHODS = {
     "dense": [],

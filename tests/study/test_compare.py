@@ -1,6 +1,6 @@
 """`run.py compare` says what runs differ in and draws their curves."""
 
-from modelzoo.tasks.compare import compare
+from modelzoo.study.compare import compare
 
 
 def test_compare_says_and_draws_it(runs, tmp_path, capsys):

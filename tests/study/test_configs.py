@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from modelzoo.data import manifest
+from modelzoo.planning import plan
 from modelzoo.study import matrix as grid
-from modelzoo.tasks import plan
+from modelzoo.training.run_length import total_steps
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "configs" / "study").glob("*.yaml"))
 
@@ -16,9 +18,9 @@ def test_every_run_is_whole_and_the_budget_is_met(path):
     assert len({c.name for c in matrix.cells}) == len(matrix.cells)
     for cell in matrix.cells:
         init = cell.config.trainer.init
-        assert init.loop.max_steps == cell.steps and plan.total_steps(cell.config) == cell.steps
+        assert init.loop.max_steps == cell.steps and total_steps(cell.config) == cell.steps
         budget, _ = matrix.study.of(cell.setting)
-        tokens = cell.steps * cell.config.trainer.fit.train_dataloader.batch_size * plan.context(cell.config)
+        tokens = cell.steps * cell.config.trainer.fit.train_dataloader.batch_size * manifest.context(cell.config)
         spent, meant = (cell.flops, budget.flops) if budget.flops else (tokens, budget.tokens)
         assert abs(spent / meant - 1) < 0.5 / cell.steps + 0.01
         assert sum(x["total_iters"] for x in _phases(init)) == cell.steps

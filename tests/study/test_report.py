@@ -191,7 +191,7 @@ def test_what_is_no_run_is_refused(tmp_path, runs):
 
 def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_path):
     from modelzoo.tasks import pretrain
-    from modelzoo.tasks.build import Options
+    from modelzoo.training.build import Options
     from tests.study.conftest import tiny_config
 
     start = runs / "s75-seed1" / "checkpoints" / "step_12"
@@ -211,7 +211,7 @@ def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_
 
 def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
     from modelzoo.tasks import pretrain
-    from modelzoo.tasks.build import Options
+    from modelzoo.training.build import Options
     from tests.study.conftest import tiny_config
 
     sparsity = {"sparsity": 0.5, "block": [4, 4], "storage": "packed"}

@@ -6,10 +6,11 @@ import statistics
 
 import pytest
 
+from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.tasks import bench
-from modelzoo.tasks.build import Options
+from modelzoo.training.build import Options
 from tests.support import TINY, config
 
 
@@ -108,8 +109,8 @@ def test_a_config_that_cannot_train_is_refused():
 def test_every_contestant_takes_a_step(monkeypatch, capsys):
     """The model that is timed trains: its loss on one batch falls."""
     losses = []
-    plain = bench.train_step
-    monkeypatch.setattr(bench, "train_step", lambda r, b, p: losses.append((id(r), plain(r, b, p).loss)))
+    plain = Local.train_step
+    monkeypatch.setattr(Local, "train_step", lambda self, r, b, p: losses.append((id(r), plain(self, r, b, p).loss)))
     bench.bench(config(model={**TINY, "hidden_size": 64, "filter_size": 128}), Options(target="CPU"), "x.yaml")
     runs = {}
     for run, loss in losses:

@@ -1,0 +1,29 @@
+"""Where the tokenizer of a run lies, and which files it consists of. No torch."""
+
+import os
+from collections.abc import Iterable
+
+from modelzoo.config.trainer import Config
+from modelzoo.data import format as f
+from modelzoo.data import manifest
+
+VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+
+
+def beside(config: Config) -> list[str]:
+    """Where the tokenizer of a run may lie: its training data's folders, each followed by the one above."""
+    fit = config.trainer.fit
+    folders = manifest.folders(fit.train_dataloader) if fit is not None else []
+    return [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
+
+
+def vocabulary(places: Iterable[str]) -> list[str]:
+    """The tokenizer's files in the first of some folders that has any; tokenizer.json before the others."""
+    found = ([os.path.join(p, v) for v in VOCABULARIES if os.path.exists(os.path.join(p, v))] for p in places)
+    return next(filter(None, found), [])
+
+
+def tokenizer_in(places: Iterable[str]) -> str | None:
+    """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder with a GPT-2 vocabulary."""
+    first = next(iter(vocabulary(places)), None)
+    return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)

@@ -1,0 +1,208 @@
+"""What becomes of a checkpoint's masks when its weights are fine-tuned: lifted, kept, or opened step by step.
+
+MediSwift pre-trains sparse and fine-tunes dense (arXiv 2403.00952; arXiv 2303.10464): the masks are lifted, the weights
+that were off start at zero and learn.
+"""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.finetune import Finetune, Gradual
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.sparsity import SparsityGroup, Update
+from modelzoo.config.trainer import Config, Fit, Init
+from modelzoo.models.shapes import parameters
+from modelzoo.sparsity import blocks
+from modelzoo.sparsity.select import block_of, live_count, select
+from modelzoo.train_state import TrainState
+
+Masks = Mapping[str, Tensor]  # bool, by parameter name
+# Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.
+Pattern = tuple[tuple[str, Any], ...]
+NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
+
+
+def masks_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The masks among a checkpoint's model tensors, by the name of the parameter."""
+    return {n.removesuffix("_mask"): x.bool() for n, x in tensors.items() if n.endswith("_mask")}
+
+
+def patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
+    """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
+
+    A mask that looks otherwise (the section of an imported checkpoint may be another's) is one of single weights.
+
+    Args:
+        saved: the checkpoint's state.
+    """
+    shapes = parameters(GPTConfig.model_validate(saved["model"]))
+    groups = [SparsityGroup.model_validate(g) for g in saved["sparsity"]]
+    return {
+        name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
+        for group, names in zip(groups, select(shapes, groups), strict=True)
+        for name in names
+        if name in masks and _looks_so(masks[name], group)
+    }
+
+
+def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
+    """Whether a mask [out, in] has the group's pattern."""
+    if group.nm:
+        n, m = group.nm
+        return bool((mask.view(-1, m).sum(1) == n).all())
+    block = block_of(group, tuple(mask.shape))
+    live = blocks.gathered(mask, block)
+    even = not group.shared_inputs or len(live.sum(1).unique()) == 1
+    return even and int(live.sum()) * math.prod(block) == int(mask.sum())
+
+
+def training(
+    config: Config, masks: Masks, path: str, data_dir: str, patterns: Mapping[str, Pattern] = NO_PATTERNS
+) -> Config:
+    """The config with the training data and the sparsity of a fine-tuning run. Arguments as in `sparsity`.
+
+    Args:
+        data_dir: the task's training examples, encoded.
+    """
+    section, init = config.trainer.finetune, config.trainer.init
+    loader = {
+        "data_dir": [data_dir],
+        "batch_size": section.batch_size,
+        "micro_batch_size": section.micro_batch_size,
+        "max_sequence_length": section.max_sequence_length or init.model.max_position_embeddings,
+        "shuffle": True,
+        "shuffle_seed": init.seed,
+    }
+    changes = {
+        "init": init.model_copy(update={"sparsity": sparsity(section, init.sparsity, masks, path, patterns)}),
+        "fit": Fit.model_validate({"train_dataloader": loader}),
+    }
+    return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
+
+
+def sparsity(
+    config: Finetune,
+    own: tuple[SparsityGroup, ...],
+    masks: Masks,
+    path: str,
+    patterns: Mapping[str, Pattern] = NO_PATTERNS,
+) -> tuple[SparsityGroup, ...]:
+    """The sparsity section of a fine-tuning run.
+
+    Args:
+        own: the config's section, which holds where `finetune.sparsity` says nothing.
+        masks: those of the checkpoint `path`.
+        patterns: of masks that are kept; without one a mask is of single weights. Those that open do so one by one.
+
+    Raises:
+        UserError: the checkpoint is sparse and nothing says what becomes of that, or is dense where masks are to stay.
+    """
+    mode = config.sparsity
+    if mode is None:
+        if masks and not own:
+            raise UserError(
+                f"{path}: is sparse ({_off(masks)}); say what becomes of its masks: trainer.finetune.sparsity: none "
+                "lifts them (dense fine-tuning), keep holds them, {gradual: {steps: N}} opens them step by step"
+            )
+        return own
+    if mode == "none":
+        return ()
+    if not masks:
+        raise UserError(
+            f"{path}: is dense, so there are no masks to keep or open; remove trainer.finetune.sparsity, or prune at "
+            "the start with trainer.init.sparsity and init_method: topk"
+        )
+    if mode == "keep":  # the masks themselves come from the checkpoint, whatever algorithm made them
+        return tuple(_kept(names, level, like) for (level, like), names in _alike(masks, patterns).items())
+    return tuple(_opening(names, level, mode) for (level, _), names in _alike(masks, NO_PATTERNS).items())
+
+
+def _alike(masks: Masks, patterns: Mapping[str, Pattern]) -> dict[tuple[float, Pattern], list[str]]:
+    """Parameters by their share of weights off and their pattern."""
+    found: dict[tuple[float, Pattern], list[str]] = {}
+    for name, mask in masks.items():
+        found.setdefault((_level(mask), patterns.get(name, ())), []).append(name)
+    return dict(sorted(found.items(), key=repr))
+
+
+def _level(mask: Tensor) -> float:
+    """The share of weights off, as a sparsity that means exactly the mask's number of live weights."""
+    live = int(mask.sum())
+    level = 1 - live / mask.numel()
+    while live_count(mask.numel(), level) < live:  # the nearest double may be a hair too high
+        level = math.nextafter(level, 0)
+    return level
+
+
+def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
+    """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
+    limit = max(0.999, level)
+    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+
+
+def _opening(names: list[str], level: float, mode: Gradual) -> SparsityGroup:
+    # RigL that drops nothing: as the level falls, weights open where the dense gradient is largest.
+    slope = -math.nextafter(level / mode.steps, math.inf)  # a hair steeper, so that the last opening leaves none off
+    steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
+    return SparsityGroup(
+        algorithm="rigl",
+        sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
+        drop_fraction=0.0,
+        update=Update(steps=steps),
+        param_filter=tuple(names),
+        max_sparsity=max(0.999, level),
+    )
+
+
+def states(config: Finetune, sparse: bool) -> tuple[str, ...]:
+    """The parts of the checkpoint that fine-tuning starts from. `sparse`: masks are taken over."""
+    found = ("model", "sparsity") if sparse else ("model",)
+    return (*found, "optimizer") if config.optimizer == "keep" else found
+
+
+def keeps_ages(config: Finetune) -> bool:
+    """Whether lifted weights join an optimizer that has long been counting, and so need ages of their own."""
+    return config.sparsity == "none" and config.optimizer == "keep"
+
+
+def make_room_for_ages(run: TrainState, init: Init) -> None:
+    """Let Adam count each weight's bias correction from its own birth (all from step 0, until told)."""
+    linear = {n for n, s in parameters(init.model).items() if s.kind == "linear"}
+    for name, p in run.model.named_parameters():
+        entries = run.optimizer.state.get(p, {})
+        if name in linear and "exp_avg" in entries and init.optimizer.value.correct_bias:
+            entries["born"] = torch.zeros_like(p, dtype=torch.int32)
+
+
+def be_born(run: TrainState, masks: Masks) -> None:
+    """The weights that `masks` held off are born now: their moments are zero, the optimizer's count is not."""
+    for name, p in run.model.named_parameters():
+        entries = run.optimizer.state.get(p, {})
+        if name in masks and "born" in entries:
+            entries["born"].masked_fill_(~masks[name].to(p.device), int(entries["step"]))
+
+
+def said(config: Finetune, masks: Masks) -> str:
+    """What becomes of the masks, in a few words."""
+    mode = config.sparsity
+    if not masks:
+        return "dense"
+    off = sum(int((~m).sum()) for m in masks.values())
+    if mode == "none":
+        return f"masks lifted: {off:,} weights that were off start at zero and learn"
+    if mode is None:
+        return "its masks and the config's sparsity"
+    if isinstance(mode, Gradual):
+        return f"masks open over {mode.steps} steps: {off:,} weights are off at the start"
+    return f"masks kept: {off:,} weights stay off"
+
+
+def _off(masks: Masks) -> str:
+    total, live = sum(m.numel() for m in masks.values()), sum(int(m.sum()) for m in masks.values())
+    return f"{1 - live / total:.2%} of {total:,} weights off in {len(masks)} matrices"

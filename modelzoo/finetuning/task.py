@@ -1,0 +1,112 @@
+"""A task at hand, for a model that learns it: its training rows, its scores on dev and test, and the table of runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from modelzoo.backends.base import Backend
+from modelzoo.config.errors import UserError
+from modelzoo.config.finetune import Finetune
+from modelzoo.config.trainer import Init
+from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.evaluation import intervals
+from modelzoo.evaluation.encode import Counts, Soft, encode_training
+from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.scores import Scores, evaluate
+from modelzoo.evaluation.task import Task
+from modelzoo.train_state import TrainState
+
+
+@dataclass
+class Judge:
+    """A task with all that scoring needs. Examples are read once for each split and fold."""
+
+    task: Task
+    tokenizer: Tokenizer
+    length: int
+    soft: Soft
+    batch_size: int
+    limits: dict[str, int | None]  # how many examples of a split to take
+    _read: dict[tuple[str, int], list[Example]] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, section: Finetune, init: Init, tokenizer: Tokenizer) -> "Judge":
+        """The task of a finetune section, held against the model.
+
+        Raises:
+            UserError: a tokenizer of another vocabulary, a length that the model has no positions for.
+        """
+        m = init.model
+        if tokenizer.size > m.vocab_size:
+            raise UserError(f"{tokenizer.name}: has {tokenizer.size} tokens, the model's vocabulary is {m.vocab_size}")
+        length = section.max_sequence_length or m.max_position_embeddings
+        if m.position_embedding_type in ("learned", "fixed") and length > m.max_position_embeddings:
+            raise UserError(
+                f"trainer.finetune.max_sequence_length: {length}, the model has {m.max_position_embeddings} positions"
+            )
+        overrides = [f"data_dir={section.data_dir}"] if section.data_dir else []
+        task = load_task(section.task, overrides)
+        limits = {"train": section.num_examples, "dev": section.num_dev_examples}
+        judge = cls(task, tokenizer, length, Soft.of(init), section.eval_batch_size, limits)
+        if not judge.has_folds and section.folds != (0,):
+            raise UserError(f"trainer.finetune.folds: {judge.name} has no folds; remove the key")
+        return judge
+
+    @property
+    def name(self) -> str:
+        return self.task.name
+
+    @property
+    def main_metric(self) -> str:
+        return self.task.main_metric
+
+    @property
+    def has_folds(self) -> bool:
+        return self.task.config.form == "pubmedqa"
+
+    def describe(self) -> str:
+        return self.task.describe()
+
+    def examples(self, split: str, fold: int) -> list[Example]:
+        if (split, fold) not in self._read:
+            self._read[split, fold] = self.task.examples(split, fold)[: self.limits.get(split)]
+        return self._read[split, fold]
+
+    def training(self, fold: int) -> tuple[np.ndarray, Counts]:
+        """The training rows [n, 3, length] int32, and what was cut."""
+        return encode_training(self.task, self.examples("train", fold), self.tokenizer, self.length, self.soft)
+
+    def score(self, backend: Backend, run: TrainState, split: str, fold: int, resamples: int = 0) -> Scores:
+        """Of the run's model as it is. `resamples` of the bootstrap; 0 leaves intervals out."""
+        found = self.examples(split, fold)
+        return evaluate(
+            run.model, backend, self.task, found, self.tokenizer, self.length, self.soft,
+            batch_size=self.batch_size, resamples=resamples,
+        )  # fmt: skip
+
+    def majority(self, split: str, fold: int) -> dict[str, float]:
+        """The metrics of the answer that is best when always given (by the training split): what to beat."""
+        known = [e for e in self.examples(split, fold) if e.gold is not None]
+        return self.task.metrics([e.gold for e in known], self.task.baseline(self.examples("train", fold), known))
+
+
+def table(results: Sequence[Mapping[str, Any]]) -> str:
+    """The runs of a command: each metric's mean over runs, its 95 % interval by Student's t, and the majority's."""
+    lines = []
+    for split in results[0]["scores"]:
+        scores = [r["scores"][split] for r in results if split in r["scores"]]
+        lines.append(f"{split} ({scores[0]['n']} examples, {len(scores)} run{'s' * (len(scores) > 1)})")
+        for metric in scores[0]["metrics"]:
+            values = [s["metrics"][metric] for s in scores]
+            spread = intervals.spread(values)
+            if len(values) > 1:
+                around = f"mean of {len(values)}: 95 % of {spread.low:.4f} to {spread.high:.4f}, sd {spread.sd:.4f}"
+            else:
+                low, high = scores[0]["intervals"].get(metric, (float("nan"),) * 2)
+                around = f"bootstrap 95 % of {low:.4f} to {high:.4f}"
+            base = np.mean([s["majority"][metric] for s in scores])
+            lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; best constant answer {base:.4f})")
+    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""A task's training examples as an ordinary folder of shards, so that fine-tuning is ordinary training."""
+
+import hashlib
+import json
+import os
+
+import h5py
+import numpy as np
+
+from modelzoo.config.errors import UserError
+from modelzoo.data import format as f
+from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.files import write_text
+from modelzoo.finetuning.task import Judge
+from modelzoo.progress import Progress
+
+SHARD = f.SHARD_NAME.format(process=0, chunk=0)
+
+
+def write(folder: str, judge: Judge, fold: int, out: Progress) -> str:
+    """Encode the training examples of `fold` into `folder`; what lies there already, equal to the byte, stays.
+
+    The tokenizer goes beside them, as preprocessing leaves it.
+
+    Raises:
+        UserError: an example that does not fit, a disk that is full, or other examples in the folder.
+    """
+    data, counts = judge.training(fold)
+    manifest = {
+        "vocab_size": judge.tokenizer.size,
+        "eos_id": judge.tokenizer.eos,
+        "task": judge.name,
+        "template": judge.task.template_path,
+        "fold": fold,
+        "counts": counts._asdict(),
+        "shards": [{"file": SHARD, "examples": len(data), "data_sha256": hashlib.sha256(data.tobytes()).hexdigest()}],
+    }
+    text = json.dumps(manifest, indent=1) + "\n"
+    cut = f", {counts.truncated} cut to the context ({counts.tokens_cut:,} tokens)" if counts.truncated else ""
+    out.note(f"data       {counts.examples} training examples, {counts.tokens:,} tokens{cut}")
+    path = os.path.join(folder, f.MANIFEST)
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            if file.read() == text:
+                return folder
+        raise UserError(
+            f"{folder}: holds training examples that were encoded otherwise (another task, template, tokenizer or "
+            "length); give another -o, or remove the folder"
+        )
+    try:
+        os.makedirs(folder, exist_ok=True)
+        _write_shard(os.path.join(folder, SHARD), data)
+        write_text(os.path.join(folder, f.TOKENIZER), read_tokenizer(judge.tokenizer.name))
+        write_text(path, text)  # last: where it lies, the rest is whole
+    except OSError as e:
+        raise UserError(
+            f"{folder}: cannot be written ({e.strerror or e}); free some space or give another -o"
+        ) from None
+    return folder
+
+
+def _write_shard(path: str, data: np.ndarray) -> None:
+    temporary = f"{path}.tmp"
+    with h5py.File(temporary, "w") as file:
+        file.create_dataset(f.DATASET, data=data, chunks=(1, *data.shape[1:]), compression="gzip")
+        file.attrs[f.N_EXAMPLES] = len(data)
+    os.replace(temporary, path)

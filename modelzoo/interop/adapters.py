@@ -1,0 +1,122 @@
+"""What `run.py export` does with a soft prompt and LoRA, and `run.py prompt`: what learned vectors are near to."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelzoo.config.adapters import LoRA, SoftPrompt
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.trainer import Config
+from modelzoo.data import tokenizer
+from modelzoo.interop import peft
+from modelzoo.interop.hf import Family
+from modelzoo.models import lora
+from modelzoo.models.shapes import SOFT_PROMPT, WORDS
+from modelzoo.planning import start_checkpoint
+from modelzoo.training import checkpoint
+
+FOLDER = "adapter"
+Tensors = dict[str, Tensor]
+Adapter = tuple[tuple[str, str], tuple[dict[str, Any], Tensors]]  # file names, config and tensors
+
+
+def of(
+    weights: Tensors, masks: Tensors, state: Mapping[str, Any], c: GPTConfig, family: Family, out: str
+) -> tuple[Adapter | None, Tensors, Tensors, list[str]]:
+    """A checkpoint's adapter for its exported folder, the base's weights and masks, and what to say of them.
+
+    PEFT loads one adapter of one kind. Beside a soft prompt, LoRA is therefore merged into the weights, which leaves
+    those that it changes without masks.
+    """
+    low = LoRA.model_validate(state["lora"]) if "lora" in state else None
+    prompt = SoftPrompt.model_validate(state["soft_prompt"]) if "soft_prompt" in state else None
+    base = {n: x for n, x in weights.items() if n != SOFT_PROMPT and not n.endswith((lora.A, lora.B))}
+    if prompt is None and low is None:
+        return None, weights, masks, []
+    here = os.path.join(out, FOLDER)
+    if prompt is None:
+        files = peft.lora_files(weights, low, c, family, out)
+        return (peft.PEFT_FILES, files), base, masks, [f"{FOLDER}/: LoRA in PEFT's layout; {_peft(here)}"]
+    said = []
+    if low is not None:
+        base = lora.merge({n: x for n, x in weights.items() if n != SOFT_PROMPT}, low)
+        changed = {f"{n.removesuffix(lora.A)}.weight" for n in weights if n.endswith(lora.A)}
+        dense = sorted(changed & masks.keys())
+        masks = {n: x for n, x in masks.items() if n not in changed}
+        said.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
+        said += [f"{len(dense)} weights that had masks are dense now"] if dense else []
+    names, files = peft.prompt_files(weights[SOFT_PROMPT], prompt, c, out)
+    if names == peft.PEFT_FILES:
+        said.append(f"{FOLDER}/: the soft prompt as PEFT's prompt tuning; {_peft(here)}")
+    else:
+        said.append(f"{FOLDER}/: the soft prompt in our own layout; PEFT has no prompt between source and target. Put")
+        said.append("its rows between their embeddings, as inputs_embeds (docs/soft_prompts.md)")
+    return (names, files), base, masks, said
+
+
+def _peft(folder: str) -> str:
+    return f'peft.PeftModel.from_pretrained(model, "{folder}")'
+
+
+def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
+    """The vocabulary's tokens that each learned vector of a run or step folder is nearest to.
+
+    Args:
+        words: tokenizer.json or its folder; default: the run's own. Without any, tokens are shown as ids.
+        nearest: how many tokens a vector.
+
+    Raises:
+        UserError: no whole checkpoint, or one without a soft prompt.
+    """
+    if nearest < 1:
+        raise UserError(f"--nearest {nearest}: give at least 1")
+    found = start_checkpoint.find(path)
+    files, state = checkpoint.load(found)
+    if SOFT_PROMPT not in files["model"]:
+        raise UserError(f"{found}: has no soft prompt; it is of a run without trainer.init.soft_prompt")
+    rows, table = files["model"][SOFT_PROMPT].float(), files["model"][f"{WORDS}.weight"].float()
+    text = _texts(words, found, len(table))
+    section = state["soft_prompt"]
+    lines = [
+        f"{found}: soft prompt of {len(rows)} vectors ({section['place']}, from {section['init']}), width "
+        f"{rows.shape[1]}; a word's norm is {float(table.norm(dim=1).mean()):.3f} on average",
+        "",
+        "| vector | norm | nearest by cosine | nearest by dot product |",
+        "|---:|---:|---|---|",
+    ]
+    cosine, dot = neighbours(rows, table, nearest)
+    for i, row in enumerate(rows):
+        cells = (", ".join(f"{text(t)} {v:.3f}" for v, t in side[i]) for side in (cosine, dot))
+        lines.append(f"| {i} | {float(row.norm()):.3f} | {' | '.join(cells)} |")
+    lines += ["", f"next       python run.py export {path} OUT   (the vectors, beside the Hugging Face model)"]
+    return "\n".join(lines)
+
+
+def neighbours(rows: Tensor, table: Tensor, k: int) -> tuple[list[list[tuple[float, int]]], ...]:
+    """For each of `rows` [n, d] the `k` best (value, row of `table` [vocab, d]), by cosine and by dot product."""
+    unit = torch.nn.functional.normalize
+    found = (unit(rows) @ unit(table).T, rows @ table.T)
+    best = [x.topk(min(k, len(table))) for x in found]
+    return tuple(
+        [list(zip(v, i, strict=True)) for v, i in zip(b.values.tolist(), b.indices.tolist(), strict=True)] for b in best
+    )
+
+
+def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
+    """From a token id to how a table shows it."""
+    if words is None:
+        run = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint_path)))
+        try:
+            init = load(os.path.join(run, "config.yaml"), Config).trainer.init
+            words = start_checkpoint.tokenizer_path(init, checkpoint_path)
+        except UserError:  # a step folder alone, or the data is elsewhere now
+            return str
+    backend = tokenizer.parse(tokenizer.read_tokenizer(words), words)
+    if (size := backend.get_vocab_size()) > vocab_size:
+        raise UserError(f"{words}: has {size} tokens, the model {vocab_size}; this is not its tokenizer")
+    return lambda i: "`" + (backend.decode([i], skip_special_tokens=False).replace("|", "\\|") or f"#{i}") + "`"

@@ -1,0 +1,185 @@
+"""`run.py export`: a checkpoint as a plain Hugging Face folder, or as Model Zoo's `.mdl`."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.trainer import Config
+from modelzoo.data import format as f
+from modelzoo.data import manifest
+from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
+from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
+from modelzoo.interop.model_card import card
+from modelzoo.planning.start_checkpoint import find
+from modelzoo.training import checkpoint
+
+MASKS = "masks.safetensors"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def export(
+    source: str, out: str, params: str | None = None, tokenizer: str | None = None, dtype: str = "float32"
+) -> str:
+    """Write the checkpoint `source` (a step folder, or a run folder: its newest) as `out`.
+
+    Args:
+        out: a folder to make, or a file name that ends in .mdl.
+        params: the run's config; default: config.yaml of the run folder.
+        tokenizer: a tokenizer.json or a folder with one; default: the training data's.
+        dtype: of the Hugging Face weights.
+
+    Returns:
+        What was written, as a person reads it.
+
+    Raises:
+        UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
+    """
+    path = find(source)
+    if os.path.lexists(out):
+        raise UserError(f"{out}: exists; give another name, or remove it first")
+    config_file = params or _config_beside(path)
+    if out.endswith(".mdl"):
+        return _mdl(path, out, config_file)
+    files, state = checkpoint.load(path)
+    c = GPTConfig.model_validate(state["model"])
+    family = hf_config.choose(c)
+    if not state.get("finite", True):
+        raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
+    config = load(config_file, Config) if config_file else _config_of(state)
+    masks = {n.removesuffix("_mask"): x.bool() for n, x in files["model"].items() if n.endswith("_mask")}
+    weights = {n: x for n, x in files["model"].items() if not n.endswith("_mask")}
+    adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
+    tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
+    folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
+    words = _vocabulary(tokenizer, config)
+    eos = next((e for d in folders if isinstance(e := manifest.read(d).get("eos_id"), int)), None)
+    texts = {
+        "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
+        "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
+    }
+    if f.TOKENIZER in {os.path.basename(v) for v in words}:
+        texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
+    name = os.path.basename(os.path.abspath(out))
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    readme = card(name, family.architecture, config, state, masks, run)
+    if said:
+        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
+    other = hf.to_hf(masks, c, family, masks=True) if masks else {}
+    _write(out, tensors, other, texts, readme, words, adapter)
+    lines = [
+        f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
+    ]
+    lines.append(f"           {', '.join(sorted(os.listdir(out)))}")
+    lines += [f"           {line}" for line in said]
+    if not words:
+        lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
+    lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
+    return "\n".join(lines)
+
+
+def _config_beside(path: str) -> str | None:
+    """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
+    found = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    return found if os.path.exists(found) else None
+
+
+def _config_of(state: Mapping[str, Any]) -> Config:
+    """What a checkpoint alone says of its run: enough for the card."""
+    return Config.model_validate({"trainer": {"init": {"model": state["model"], "sparsity": state["sparsity"]}}})
+
+
+def _mdl(path: str, out: str, config_file: str | None) -> str:
+    if config_file is None:
+        raise UserError(
+            f"{path}: has no config.yaml beside it; name the run's config with -p (the optimizer's settings)"
+        )
+    init = load(config_file, Config).trainer.init
+    files, state = checkpoint.load(path)
+    if init.optimizer is None or init.optimizer.name != state["optimizer"]:
+        raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
+    mdl.write(out, mdl_state.to_zoo(files, state, init))
+    masks = sum(n.endswith("_mask") for n in files["model"])
+    lines = [
+        f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
+        "optimizer state"
+    ]
+    if any(g.mup_base_density is not None for g in init.sparsity):
+        lines.append(f"           mup_base_density's learning-rate factors stay in {config_file}; Model Zoo has none")
+    lines.append(f"next       in Model Zoo ckpt_path: {out}")
+    lines.append(f"           here python run.py import {out} RUN -p {config_file}")
+    return "\n".join(lines)
+
+
+def _vocabulary(named: str | None, config: Config) -> list[str]:
+    """The tokenizer's files: those named, or those of the training data."""
+    if named is None:
+        return vocabulary(beside(config))
+    found = [named] if os.path.isfile(named) else vocabulary([named])
+    if not found:
+        raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
+    return found
+
+
+def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+        ids = {**found["model"]["vocab"], **{t["content"]: t["id"] for t in found.get("added_tokens") or []}}
+        largest = max(ids.values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: is not a byte-level tokenizer.json") from None
+    if largest >= c.vocab_size:
+        raise UserError(f"{path}: has token id {largest}, the model's vocabulary is {c.vocab_size}; not its tokenizer")
+    text = next((t for t, i in ids.items() if i == eos), None)
+    special = {"eos_token": text, "bos_token": text, "pad_token": text} if text else {}
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": c.max_position_embeddings,
+        "clean_up_tokenization_spaces": False,
+        **special,
+    }
+
+
+def _write(
+    out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str], adapter=None
+) -> None:
+    """The whole folder or nothing: made under a temporary name beside `out`."""
+    temporary = f"{out.rstrip(os.sep)}.tmp-{os.getpid()}"
+    try:
+        os.makedirs(temporary)
+        _save(tensors, os.path.join(temporary, "model.safetensors"))
+        if masks:
+            _save(masks, os.path.join(temporary, MASKS))
+        for name, content in texts.items():
+            _text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
+        _text(os.path.join(temporary, "README.md"), readme)
+        if adapter is not None:
+            (config, weights), (facts, parts) = adapter
+            os.makedirs(os.path.join(temporary, adapters.FOLDER))
+            _text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
+            _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
+        for path in vocabulary:
+            shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
+        os.rename(temporary, out)
+    except (OSError, safetensors.SafetensorError) as e:
+        raise UserError(f"{out}: not written: {getattr(e, 'strerror', None) or e}") from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(tensors: Mapping[str, Tensor], path: str) -> None:
+    safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
+
+
+def _text(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)

@@ -1,0 +1,221 @@
+"""Our checkpoint as Model Zoo's state dict and back: its names for weights and masks, its numbering of parameters.
+
+The zoo numbers optimizer state by parameter groups: weight-decayed first, then the rest; within each by muP's learning
+rate scale (1.0 last); within that in its model's order, which is ours with `ln_f` before the layers. It keeps
+beta ** (step + 1) where we keep the step. What it has no place for (ages of regrown weights, our JSON state) lies under
+a key of our own, `mediswift`, which its loaders pass over; with it, a run goes there and back bit by bit.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.model import MUP_GROUPS, GPTConfig
+from modelzoo.config.trainer import Init
+from modelzoo.interop import mdl
+from modelzoo.models.shapes import parameters
+from modelzoo.optim.adam import FOREVER
+from modelzoo.optim.groups import lr_scale
+from modelzoo.optim.lr import learning_rate
+from modelzoo.training import checkpoint
+
+OURS = "mediswift"
+SECTIONS = ("model", "optimizer", "global_step", OURS)
+WORDS, HEAD = "model.embedding_layer.word_embeddings.weight", "model.lm_head.weight"
+FINAL, TWIN = "model.ln_f.", "model.transformer_decoder.norm."  # one norm, which the zoo's model holds by both names
+SHARED = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # state of the same name and meaning on both sides
+
+
+def load(path: str, init: Init, dataset: str | None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The checkpoint at `path`, a step folder or a `.mdl`, as files and state. Other arguments as in `from_zoo`."""
+    if not path.endswith(".mdl"):
+        return checkpoint.load(path)
+    return from_zoo(path, mdl.read(path, SECTIONS), init, dataset)
+
+
+def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
+    """The zoo's parameter groups: whether weights decay, the learning rate's scale, parameter names in its order."""
+    shapes = parameters(c)
+    layers = [n for n in shapes if ".layers." in n]
+    order = [n for n in shapes if n not in layers and not n.startswith("model.lm_head")]
+    order += layers + [n for n in shapes if n.startswith("model.lm_head")]
+    scales = [
+        lr_scale(n, c)
+        for patterns in MUP_GROUPS.values()
+        for n in order
+        if any(fnmatchcase(n, p) for p in patterns) and lr_scale(n, c) != 1.0
+    ]
+    found = []
+    for decays in (True, False):
+        for scale in dict.fromkeys([*scales, 1.0]):
+            names = [
+                n
+                for n in order
+                if (shapes[n].kind not in ("bias", "norm")) is decays and math.isclose(lr_scale(n, c), scale)
+            ]
+            if names:
+                found.append((decays, scale, names))
+    return found
+
+
+def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], init: Init) -> dict[str, Any]:
+    """A loaded checkpoint of ours as the zoo's nested state, for `mdl.write`.
+
+    Args:
+        init: the run's config: the zoo's loader takes the optimizer's settings from the file.
+    """
+    c = GPTConfig.model_validate(state["model"])
+    if foreign := sorted(n for n in files["model"] if n.removesuffix("_mask") not in parameters(c)):
+        raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
+    weights, moments = files["model"], files.get("optimizer", {})
+    model: dict[str, Any] = dict(weights)
+    if c.share_embedding_weights:
+        model[HEAD] = mdl.Link(f"model.{WORDS}")
+    for name in [n for n in weights if n.startswith(FINAL)]:
+        model[TWIN + name.removeprefix(FINAL)] = mdl.Link(f"model.{name}")
+    found = groups(c)
+    names = [n for _, _, group in found for n in group]
+    step = state["global_step"] - state["skipped"]
+    entries = {i: _their_moments(n, moments, init) for i, n in enumerate(names)}
+    extras = {k: x for k, x in moments.items() if k.rpartition("/")[2] not in SHARED}
+    sparsity = [{} if g.algorithm == "static" else {"step": torch.tensor(step), "sparsity": {}} for g in init.sparsity]
+    return {
+        "model": model,
+        "optimizer": {"state": {i: e for i, e in entries.items() if e}, "param_groups": _settings(found, init, step)},
+        "global_step": state["global_step"],
+        **({"sparsity": sparsity} if sparsity else {}),
+        OURS: {"state": json.dumps(state), "names": json.dumps(names), "optimizer": extras},
+    }
+
+
+def _their_moments(name: str, moments: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
+    found = {entry: moments[f"{name}/{entry}"] for entry in SHARED if f"{name}/{entry}" in moments}
+    o = init.optimizer.value
+    if f"{name}/step" in moments and o.correct_bias:
+        step = float(moments[f"{name}/step"]) + 1
+        for i, beta in enumerate(o.betas, 1):
+            found[f"beta{i}_power"] = torch.tensor(beta**step, dtype=torch.float32)
+    return found
+
+
+def _settings(found, init: Init, step: int) -> list[dict[str, Any]]:
+    o, scaled, first, done = init.optimizer.value, any(s != 1.0 for _, s, _ in found), 0, []
+    lr = learning_rate(init.schedulers[0].value, step) if init.schedulers else 1e-3 if o.lr is None else o.lr
+    for decays, scale, names in found:
+        decay = o.weight_decay if decays else 0.0
+        own: dict[str, Any] = {"lr": lr * scale}
+        if init.optimizer.name == "SGD":
+            own |= {"momentum": o.momentum, "dampening": o.dampening, "weight_decay": decay, "nesterov": o.nesterov}
+            own |= {"maximize": False}
+        else:
+            l2 = init.optimizer.name == "Adam"
+            own |= {"betas": tuple(o.betas), "eps": o.eps, "correct_bias": o.correct_bias, "amsgrad": False}
+            own |= {"weight_decay": 0.0 if l2 else decay, "l2_regularization_rate": decay if l2 else 0.0}
+        if scaled:
+            own["adjust_learning_rate"] = scale
+        done.append({**own, "params": list(range(first, first + len(names)))})
+        first += len(names)
+    return done
+
+
+def from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str | None):
+    """The zoo's leaves (`mdl.read` with SECTIONS) as files and state of a checkpoint of ours.
+
+    Args:
+        init: the config of the run that will go on from it.
+        dataset: fingerprint of the data whose position `global_step` counts; None leaves the position unknown.
+
+    Raises:
+        UserError: weights, masks or optimizer state that don't fit the config.
+    """
+    text = leaves.get(f"{OURS}.state")
+    state = json.loads(text) if isinstance(text, str) else None
+    shapes = parameters(init.model)
+    model = _model(path, leaves, init.model, {n: s.size for n, s in shapes.items()})
+    names = json.loads(str(leaves[f"{OURS}.names"])) if state else [n for _, _, g in groups(init.model) for n in g]
+    moments = _our_moments(path, leaves, names, {n: s.size for n, s in shapes.items()}, init, bool(state))
+    if state is None:
+        step = leaves.get("global_step")
+        state = {
+            "global_step": int(step) if step is not None else 0,
+            "skipped": 0,
+            "tokens": 0,
+            "finite": all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask")),
+            "loss_scale": {"scale": 1.0, "good_steps": 0},
+            "optimizer": init.optimizer.name if init.optimizer else None,
+            "dataset": dataset or f"unknown ({path})",
+            "model": init.model.model_dump(mode="json"),
+            "sparsity": [g.model_dump(mode="json") for g in init.sparsity],
+            "seed": init.seed,
+        }
+    return {"model": model, "optimizer": moments}, state
+
+
+def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    found = {k.removeprefix("model."): v for k, v in leaves.items() if k.startswith("model.")}
+    if not found:
+        raise UserError(f"{path}: holds no model")
+    if not any(k.startswith("model.") for k in found):  # releases before 1.9 wrote no inner prefix
+        found = {f"model.{k}": v for k, v in found.items()}
+    for twin in [k for k in found if k.startswith(TWIN)]:
+        found.setdefault(FINAL + twin.removeprefix(TWIN), found.pop(twin))
+    if c.share_embedding_weights and HEAD in found and not torch.equal(found.pop(HEAD), found[WORDS]):
+        raise UserError(f"{path}: {HEAD} differs from the embedding; set model.share_embedding_weights: false")
+    out: dict[str, Tensor] = {}
+    for name, x in found.items():
+        weight = name.removesuffix("_mask")
+        if weight not in sizes or not isinstance(x, Tensor):
+            raise UserError(f"{path}: has {name}, which the config's model has not")
+        if tuple(x.shape) != sizes[weight]:
+            raise UserError(f"{path}: {name} is {list(x.shape)}, the config's model has {list(sizes[weight])}")
+        out[name] = x.bool() if name != weight else x.float()
+    if missing := sorted(sizes.keys() - out.keys()):
+        raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; it is of another model")
+    return _nan_masks(out)
+
+
+def _nan_masks(model: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Release 1.9 kept no masks: a pruned weight is NaN there. A weight that is partly NaN gets its mask from that."""
+    for name in [n for n in model if not n.endswith("_mask") and f"{n}_mask" not in model]:
+        off = torch.isnan(model[name])
+        if off.any() and not off.all() and model[name].dim() == 2:
+            model[name], model[f"{name}_mask"] = model[name].masked_fill(off, 0.0), ~off
+    return model
+
+
+def _our_moments(path: str, leaves, names: list[str], sizes, init: Init, ours: bool) -> dict[str, Tensor]:
+    found = {k.removeprefix(f"{OURS}.optimizer."): v for k, v in leaves.items() if k.startswith(f"{OURS}.optimizer.")}
+    for key, x in leaves.items():
+        if not key.startswith("optimizer.state."):
+            continue
+        number, _, entry = key.removeprefix("optimizer.state.").partition(".")
+        if not number.isdigit() or int(number) >= len(names):
+            raise UserError(f"{path}: {key}: the config's model has {len(names)} parameters; it is of another model")
+        name = names[int(number)]
+        if entry in SHARED:
+            if tuple(x.shape) != sizes[name]:
+                raise UserError(
+                    f"{path}: {key} is {list(x.shape)}, but {name} has {list(sizes[name])}: the optimizer's parameters "
+                    "are in another order than Model Zoo 2.10's; take the weights alone with --weights"
+                )
+            found[f"{name}/{entry}"] = x.float().masked_fill(torch.isnan(x), 0.0)
+        elif entry == "beta2_power" and not ours:
+            found[f"{name}/step"] = torch.tensor(_step(float(x), init, leaves.get("global_step")))
+    adam = init.optimizer is not None and init.optimizer.name != "SGD"
+    if adam and not ours and not init.optimizer.value.correct_bias:
+        found |= {f"{k.rpartition('/')[0]}/step": torch.tensor(FOREVER) for k in list(found) if k.endswith("/exp_avg")}
+    return found
+
+
+def _step(power: float, init: Init, global_step) -> float:
+    """The step count behind beta2 ** (step + 1); the file's global step where float32 has lost it."""
+    beta = init.optimizer.value.betas[1]
+    if 1e-30 < power < 1.0 and 0 < beta < 1:
+        return float(round(math.log(power) / math.log(beta)) - 1)
+    return float(global_step or 0)

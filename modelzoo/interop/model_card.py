@@ -1,0 +1,134 @@
+"""The model card (README.md) of an exported model: what it is, how sparse, what it cost, and what it is not for."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from modelzoo.config.trainer import Config
+from modelzoo.interop import provenance
+from modelzoo.models.shapes import parameters
+from modelzoo.planning import plan
+from modelzoo.progress import amount
+from modelzoo.sparsity import flops
+from modelzoo.sparsity.schedules import value
+from modelzoo.training.run_length import total_steps
+
+
+def card(
+    name: str,
+    architecture: str,
+    config: Config,
+    state: Mapping[str, Any],
+    masks: Mapping[str, Tensor],
+    run: str | None = None,
+) -> str:
+    """Markdown with Hugging Face's YAML header.
+
+    Args:
+        config: the run's config (model and sparsity at least).
+        state: the checkpoint's JSON state.
+        masks: bool masks by the names of our weights; their counts are what the card states.
+        run: the run's folder, which tells of data, commands and scores.
+    """
+    m = config.trainer.init.model
+    shapes = parameters(m)
+    total = sum(s.numel for s in shapes.values())
+    live = {n: int(masks[n].sum()) if n in masks else s.numel for n, s in shapes.items()}
+    linear = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
+    context = plan.make(config).context
+    cost = lambda counts: flops.per_token(
+        counts, m.num_hidden_layers, m.inner_dim, context, m.hidden_size, m.vocab_size
+    )
+    dense, sparse = cost(linear).total, cost({n: live[n] for n in linear}).total
+    covered = sum(shapes[n].numel for n in masks)
+    tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
+    sparsity = [f"- {line}" for line in _recipe(config)] or ["- dense: no masks"]
+    rows = [
+        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads, "
+                         f"ffn {m.filter_size}, {m.position_embedding_type or 'no'} positions"),
+        ("Vocabulary, context", f"{m.vocab_size}, {m.max_position_embeddings} tokens"),
+        ("Parameters in all", f"{total:,}"),
+        ("Parameters live (non-zero by mask)", f"{sum(live.values()):,}"),
+        ("Weights under masks", f"{covered:,}" + (f", {1 - sum(live[n] for n in masks) / covered:.2%} of them off"
+                                                  if covered else "")),
+        ("Training FLOPs a token, dense-equivalent", f"{dense:.4g}"),
+        ("Training FLOPs a token, sparse", f"{sparse:.4g} ({dense / sparse:.3f}x fewer)"),
+        ("Trained", f"{step:,} steps, {tokens:,} tokens"),
+    ]  # fmt: skip
+    if tokens:
+        rows.append(("Training FLOPs in all", f"dense-equivalent {dense * tokens:.4g}, sparse {sparse * tokens:.4g}"))
+    header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: en\n"
+    header += "tags: [biomedical, sparse, mediswift]\n---\n"
+    table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])
+    return f"""{header}
+# {name}
+
+A GPT for biomedical text, trained by the MediSwift trainer (sparse pre-training after arXiv 2403.00952).
+
+> **Not for clinical use.** This is a research model. It invents facts, doses and citations, it has not been evaluated
+> for safety, and nothing it writes is medical advice. Do not use it for diagnosis, treatment, triage or any decision
+> about a patient, and do not show its output to patients.
+
+{table}
+
+FLOPs are counted (forward and backward, at {context} tokens of context; updates of masks not included), not measured:
+on hardware without support for unstructured sparsity a masked weight is a stored zero and saves no time.
+
+## Sparsity recipe
+
+{chr(10).join(sparsity)}
+
+`model.safetensors` holds masked weights as zeros. {_side_file(masks)}
+
+{chr(10).join(provenance.lines(config, run))}
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("this-folder")
+```
+
+The logits equal the trainer's; scalars that the architecture has no place for are multiplied into the weights.
+
+## Limits
+
+What the training text does not say, the model does not know; what it says wrongly, the model repeats. Abstracts and
+articles over-represent some populations, journals and languages. Before any use, evaluate on your own task and data.
+
+## Privacy and transparency
+
+The training text is published literature. It names authors and, in case reports, describes patients as published; a
+model of this kind can repeat passages of it word for word. No record of patients beyond the literature was used. What
+is on record of data, commands, seeds and scores stands above; what is not is said to be missing, not guessed.
+"""
+
+
+def _side_file(masks: Mapping[str, Tensor]) -> str:
+    if not masks:
+        return "There are no masks."
+    return (
+        "`masks.safetensors` holds the masks (bool, under the names and in the layout of the weights):\n"
+        "zero what a mask says is off after each update to keep the model sparse in further training."
+    )
+
+
+def _recipe(config: Config) -> list[str]:
+    lines = []
+    steps = total_steps(config)
+    for group, sizes in plan.groups(config.trainer.init):
+        begin = value(group.sparsity, 0, group.update)
+        line = f"{group.algorithm}, sparsity {begin:.4g}, {group.init_method} masks, {group.distribution}"
+        line += f", {group.pattern}" if group.pattern else ""
+        line += f", {len(sizes)} weights ({amount(sum(math.prod(s) for s in sizes.values()))} parameters)"
+        if group.update is not None:
+            u = group.update
+            line += f"; masks change at steps {list(u.steps)}" if u.steps else (
+                f"; masks change every {u.freq or 1} steps from {u.start}" + (f" to {u.stop}" if u.stop else "")
+            )  # fmt: skip
+        if group.drop_fraction is not None:
+            line += f"; drop_fraction {group.drop_fraction.model_dump(exclude_none=True)}"
+        lines.append(line + (f" (of {steps:,} steps)" if steps else ""))
+    return lines

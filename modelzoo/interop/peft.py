@@ -1,0 +1,198 @@
+"""Adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors, over the exported Hugging Face model.
+
+A prefix is PEFT's PROMPT_TUNING: its vectors are fed as `inputs_embeds` before the text, so they carry the scale that
+the exported word embedding carries. A prompt between source and target has no form there: it keeps our own layout,
+soft_prompt.json and soft_prompt.safetensors. LoRA is PEFT's LORA; where an architecture packs queries, keys and values
+into one module, their updates stand beside each other: A's one above the other, B's in blocks, the rank their sum.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from modelzoo.config.adapters import LoRA, SoftPrompt
+from modelzoo.config.errors import UserError
+from modelzoo.config.model import GPTConfig
+from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, query_scales, to_hf
+from modelzoo.models.lora import A, B
+
+Files = tuple[dict[str, Any], dict[str, Tensor]]  # a JSON config and tensors
+PEFT_FILES = "adapter_config.json", "adapter_model.safetensors"
+OUR_FILES = "soft_prompt.json", "soft_prompt.safetensors"
+KEY = "prompt_embeddings"
+INSIDE = "base_model.model."
+
+
+def prompt_files(rows: Tensor, section: SoftPrompt, c: GPTConfig, base: str) -> tuple[tuple[str, str], Files]:
+    """File names, config and tensors of a soft prompt [tokens, hidden_size] for the exported model at `base`."""
+    rows = rows.float() * _embedding_scale(c)
+    if section.place == "before_target":
+        facts = {"tokens": len(rows), "token_dim": c.hidden_size, "place": section.place}
+        return OUR_FILES, ({**facts, "base_model_name_or_path": base}, {KEY: rows})
+    return PEFT_FILES, (
+        {
+            "peft_type": "PROMPT_TUNING",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": base,
+            "inference_mode": True,
+            "num_virtual_tokens": len(rows),
+            "token_dim": c.hidden_size,
+            "num_transformer_submodules": 1,
+            "num_attention_heads": c.num_heads,
+            "num_layers": c.num_hidden_layers,
+            "prompt_tuning_init": "RANDOM",
+            "prompt_tuning_init_text": None,
+            "tokenizer_name_or_path": None,
+        },
+        {KEY: rows},
+    )
+
+
+def _embedding_scale(c: GPTConfig) -> float:
+    """What `hf.fold` multiplies word embeddings by."""
+    return 1.0 if c.embedding_layer_norm else c.embeddings_scale
+
+
+def read_prompt(folder: str, c: GPTConfig) -> tuple[Tensor, str]:
+    """A soft prompt of either layout: [tokens, hidden_size] as our model holds it, and its place.
+
+    Raises:
+        UserError: no such files, another kind of adapter, or another model's width.
+    """
+    config, tensors, path = _read(folder)
+    if os.path.basename(path) == PEFT_FILES[0] and config.get("peft_type") != "PROMPT_TUNING":
+        raise UserError(f"{path}: is a {config.get('peft_type')} adapter, not PROMPT_TUNING")
+    rows = tensors.get(KEY)
+    if rows is None or rows.dim() != 2 or rows.shape[1] != c.hidden_size:
+        found = "no prompt_embeddings" if rows is None else f"prompt_embeddings {list(rows.shape)}"
+        raise UserError(f"{folder}: holds {found}; the model's width is {c.hidden_size}")
+    place = config.get("place", "prefix")
+    return rows.float() / _embedding_scale(c), place
+
+
+@torch.no_grad()
+def lora_files(weights: Mapping[str, Tensor], section: LoRA, c: GPTConfig, family: Family, base: str) -> Files:
+    """LoRA's matrices among our `weights` (by name) as PEFT's LORA over the exported model."""
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for module, parts in _modules(c, family).items():
+        held = {p: scale for p, scale in parts.items() if p + A in weights}
+        if not held:
+            continue
+        a = torch.cat([weights[p + A].float() for p in held])  # [rank, in], the rank being that of all parts
+        rows = []
+        for p in parts:  # B [out, rank]: a block of rows for each part, of columns for each of those held
+            out = next(weights[q + B].shape[0] for q in held)
+            blocks = [weights[p + B].float() * held[p] if p == q else torch.zeros(out, section.r) for q in held]
+            rows.append(torch.cat(blocks, 1))
+        tensors[f"{INSIDE}{module}.lora_A.weight"] = a
+        order = _order(list(parts), module, len(rows[0]), c, family)
+        tensors[f"{INSIDE}{module}.lora_B.weight"] = torch.cat(rows)[order]
+        if len(a) != section.r:
+            ranks[module] = len(a)
+    return {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "inference_mode": True,
+        "r": section.r,
+        "lora_alpha": section.alpha,
+        "lora_dropout": section.dropout,
+        "bias": "none",
+        "fan_in_fan_out": family.transposed,
+        "target_modules": sorted({n.removeprefix(INSIDE).rpartition(".lora_")[0] for n in tensors}),
+        "rank_pattern": ranks,
+        "alpha_pattern": {n: section.scale * rank for n, rank in ranks.items()},  # alpha / rank as everywhere
+    }, tensors
+
+
+@torch.no_grad()
+def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str, Tensor]]:
+    """A LORA of PEFT's, over an exported model of `family`, as our section and matrices by name.
+
+    Where ranks or scales differ, the largest rank and the first scale hold: A and B are filled up with zeros, B scaled.
+
+    Raises:
+        UserError: no such files, another kind of adapter, or options and modules that have no place here.
+    """
+    config, tensors, path = _read(folder)
+    if config.get("peft_type") != "LORA":
+        raise UserError(f"{path}: is a {config.get('peft_type')} adapter, not LORA")
+    for key in ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices"):
+        if config.get(key):
+            raise UserError(f"{path}: {key} has no place here; plain LoRA only")
+    if config.get("bias", "none") != "none":
+        raise UserError(f"{path}: bias: {config['bias']} has no place here; plain LoRA only")
+    left, found, scales = dict(tensors), {}, {}
+    for module, parts in _modules(c, family).items():
+        a = left.pop(f"{INSIDE}{module}.lora_A.weight", None)
+        b = left.pop(f"{INSIDE}{module}.lora_B.weight", None)
+        if a is None or b is None:
+            continue
+        rows = torch.empty_like(b, dtype=torch.float32)
+        rows[_order(list(parts), module, len(b) // len(parts), c, family)] = b.float()
+        alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+        for (p, q_scale), part in zip(parts.items(), rows.chunk(len(parts)), strict=True):
+            mine = part.any(0) | ~rows.any(0)  # ranks that act on other parts alone are none of this one's
+            if mine.any():
+                found[p] = a.float()[mine], part[:, mine] / q_scale
+                scales[p] = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
+    if left or not found:
+        what = sorted(left)[0] if left else "no LoRA matrix"
+        raise UserError(f"{folder}: holds {what}, which is nothing of a {family.architecture} with these sizes")
+    r, scale = max(len(a) for a, _ in found.values()), next(iter(scales.values()))
+    out = {}
+    for p, (a, b) in found.items():
+        out[p + A] = torch.nn.functional.pad(a, (0, 0, 0, r - len(a)))
+        out[p + B] = torch.nn.functional.pad(b * (scales[p] / scale), (0, r - b.shape[1]))
+    dropout = float(config.get("lora_dropout") or 0.0)
+    return LoRA(r=r, alpha=scale * r, dropout=dropout, target_modules=tuple(sorted(found))), out
+
+
+def _modules(c: GPTConfig, family: Family) -> dict[str, dict[str, float]]:
+    """Their linear modules by name, each with those of ours that it holds and what `hf.fold` multiplies these by."""
+    found: dict[str, dict[str, float]] = {}
+    for i, scale in enumerate(query_scales(c)):
+        ours, theirs = LAYER.format(i), family.layer.format(i)
+        if family.packed:
+            found[theirs + family.packed[0]] = {ours + p: scale if p == QKV[0] else 1.0 for p in QKV}
+        for name, other in family.within.items():
+            if name in LINEAR:
+                found[theirs + other] = {ours + name: scale if name == QKV[0] else 1.0}
+    return found
+
+
+def _order(parts: list[str], module: str, out: int, c: GPTConfig, family: Family) -> Tensor:
+    """For each row of their `module`, the row of our parts' weights one above the other that it holds.
+
+    `hf.to_hf` moves numbered rows to where it moves those of weights.
+    """
+    numbers = torch.arange(len(parts) * out).unsqueeze(1).chunk(len(parts))
+    moved = to_hf({f"{p}.weight": rows for p, rows in zip(parts, numbers, strict=True)}, c, family, masks=True)
+    return moved[f"{module}.weight"].flatten()
+
+
+def _pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    """PEFT's rule for rank_pattern and alpha_pattern: the first that matches the end of the module's name."""
+    return next((v for k, v in (patterns or {}).items() if re.match(rf"(.*\.)?({k})$", module)), default)
+
+
+def _read(folder: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Config, tensors, and the config's path, of whichever layout the folder holds."""
+    names = next((n for n in (PEFT_FILES, OUR_FILES) if os.path.isfile(os.path.join(folder, n[0]))), None)
+    if names is None:
+        raise UserError(f"{folder}: holds neither {PEFT_FILES[0]} nor {OUR_FILES[0]}; name an adapter's folder")
+    config, tensors = (os.path.join(folder, n) for n in names)
+    try:
+        with open(config, encoding="utf-8") as file:
+            return dict(json.load(file)), safetensors.torch.load_file(tensors), config
+    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as e:
+        raise UserError(f"{folder}: cannot be read as an adapter ({str(e)[:100]})") from None

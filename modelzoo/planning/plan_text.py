@@ -1,0 +1,174 @@
+"""The plan as a person reads it. No torch."""
+
+import math
+import os
+from collections.abc import Mapping
+
+from modelzoo.backends import arithmetic
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.trainer import Config, Init
+from modelzoo.data import format as f
+from modelzoo.data.manifest import folders, read
+from modelzoo.models.shapes import lora_targets
+from modelzoo.planning.plan import groups, make, stored
+from modelzoo.progress import amount, size
+from modelzoo.sparsity import flops, schedules
+from modelzoo.sparsity.select import base_ratios
+
+ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
+
+
+def text(config: Config, target: str = "auto") -> str:
+    """The plan as a person reads it, for the command line's `target`."""
+    init, fit = config.trainer.init, config.trainer.fit
+    p, m = make(config, target), init.model
+    live = p.sparse_total - p.total + p.live
+    masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
+    per_token = f"FLOPs      per token at {p.context} tokens of context: "
+    lines = [
+        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, "
+        f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
+        f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
+    ]
+    if (tune := config.trainer.finetune) is not None:
+        masks = tune.model_dump(mode="json")["sparsity"] or "as the config's"
+        seeds = ", ".join(map(str, tune.seeds or (init.seed,)))
+        lines.append(
+            f"fine-tunes {tune.task}: masks {masks}, {p.steps or '?'} steps of {tune.batch_size} examples, "
+            f"folds {', '.join(map(str, tune.folds))}, seeds {seeds}"
+        )
+    if init.soft_prompt is not None or init.lora is not None:
+        lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
+    for group, sizes in groups(init):
+        start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
+        lines.append(
+            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
+            + (f", {group.pattern}" if group.pattern else "")
+            + (
+                f": {start:.4g}"
+                if group.init_method != "from_zeros"
+                else f": from the weights, counted here as {start:.4g}"
+            )
+            + (f" to {end:.4g}" if end != start else "")
+            + f" over {len(sizes)} weights"
+        )
+        if group.mup_base_density is not None:
+            lines.append(f"           mup_base_density {group.mup_base_density:g}: {_corrected(group, sizes)}")
+    if init.sparsity:
+        lines += [
+            f"{per_token}dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
+            f"(dense / sparse = {p.dense.total / p.start.total:.3f}x)",
+            f"           of the sparse: {_parts(p.start)}",
+        ]
+    else:
+        lines.append(f"{per_token}{amount(p.dense.total)}: {_parts(p.dense)}")
+    if p.tokens:
+        lines.append(
+            f"           in all: dense {p.tokens * p.dense.total:.4g}"
+            + (f", as scheduled {p.tokens * p.mean:.4g} ({p.dense.total / p.mean:.3f}x)" if init.sparsity else "")
+        )
+    if init.sparsity:
+        lines += _real(init)
+    lines += _labelled("arithmetic", arithmetic.describe(target, init.backend, init.precision))
+    needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
+    lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
+    asked = sum(math.prod(s) for g, sizes in groups(init) if g.algorithm == "rigl" for s in sizes.values())
+    if asked and not init.base_frozen:
+        lines.append(f"           and {size(4 * asked)} on RigL's update steps, for dense gradients")
+    if fit is not None:
+        accum = init.loop.grad_accum_steps
+        lines.append(
+            f"steps      {p.steps or 'unknown (give loop.max_steps, or num_epochs with the data here)'} of "
+            f"{fit.train_dataloader.batch_size} x {p.context} tokens"
+            + (f" in {accum} micro-batches" if accum > 1 else "")
+            + (f": {p.tokens:,} tokens" if p.tokens else "")
+        )
+    lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
+    return "\n".join(lines)
+
+
+def _labelled(label: str, lines: list[str]) -> list[str]:
+    """`lines` under one label, which stands before the first."""
+    return [f"{label if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
+
+
+def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:
+    """What `mup_base_density` multiplies, over the group's weights."""
+    ratios = base_ratios(group, sizes, schedules.held(group, 0)).values()
+
+    def factors(power: float) -> str:
+        low, high = (f"{m**power:.3g}" for m in (max(ratios), min(ratios)))
+        return low if low == high else f"{low} to {high}"
+
+    return f"initial standard deviations x {factors(-0.5)}, learning rates x {factors(-1)}"
+
+
+def _real(init: Init) -> list[str]:
+    """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
+    blocked = [(g, sizes) for g, sizes in groups(init) if g.may_pack]
+    counted = "           counted, not measured: off the CS-2, "
+    halved = sum(len(sizes) for g, sizes in groups(init) if g.may_compress)
+    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
+    on_gpus = [text] if halved else []
+    if not blocked:
+        alone = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
+        pays = any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity)
+        hint = [alone] if pays and not arithmetic.uses_amx(init.precision) else []
+        return [f"{counted}these masks save no time: weights are stored and computed whole", *hint, *on_gpus]
+    count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
+    auto = any(g.storage == "auto" for g, _ in blocked)
+    lines = [
+        f"{counted}{count} weights are stored and computed as live blocks"
+        + (" where that is faster" if auto else "")
+        + (f", {others - count} whole under masks" if others > count else "")
+    ]
+    if auto:
+        less, masks = stored(init, ("packed",))
+        most, fewer = stored(init, ("packed", "auto"))
+        moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
+        saved = (most - less) * 4 * (1 if init.base_frozen else 2 + moments) + masks - fewer
+        lines.append(f"           (the run says which; then {size(saved)} less memory than below)")
+    lines += on_gpus
+    return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
+
+
+def _trains(init: Init) -> str:
+    what = []
+    if (prompt := init.soft_prompt) is not None:
+        what.append(f"soft prompt of {prompt.tokens} vectors ({prompt.place}, from {prompt.init})")
+    if (lora := init.lora) is not None:
+        what.append(f"LoRA of rank {lora.r} on {len(lora_targets(init.model, lora))} weights")
+    how = "the model is frozen, no weight gradients" if init.base_frozen else "with the whole model"
+    return f"{' and '.join(what)}, {how}"
+
+
+def _parts(cost: flops.Cost) -> str:
+    return f"weights {amount(cost.linear)}, attention {amount(cost.attention)}, head {amount(cost.head)}"
+
+
+def _paths(config: Config) -> list[tuple[str, str]]:
+    """Every path that the config reads, with what it is for, once each."""
+    t, found = config.trainer, []
+    if t.fit is not None:
+        found += [("train", d) for d in folders(t.fit.train_dataloader)]
+    loaders = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
+    loaders += [t.validate_.val_dataloader] if t.validate_ else []
+    found += [("val", d) for loader in loaders for d in folders(loader)]
+    sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
+    found += [("checkpoint", s.ckpt_path) for s in sections]
+    return list(dict.fromkeys(found))
+
+
+def _state(path: str) -> str:
+    if not os.path.exists(path):
+        return f"{path}  MISSING"
+    try:
+        shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
+    except OSError as e:
+        return f"{path}  cannot be read: {e.strerror}"
+    examples = read(path).get("n_examples")
+    return (
+        f"{path}  found"
+        + (f", {len(shards)} shards" if shards else "")
+        + (f", {examples:,} examples" if isinstance(examples, int) else "")
+    )

@@ -1,0 +1,75 @@
+"""The checkpoint that a task starts from: a run folder, a step folder or a .mdl; its model, and its tokenizer."""
+
+import json
+import os
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.trainer import Config, Init
+from modelzoo.config.yaml12 import Document
+from modelzoo.data import format as f
+from modelzoo.data.tokenizer_files import beside, tokenizer_in
+
+STATE = "state.json"
+
+
+def find(path: str) -> str:
+    """The step folder (or .mdl) that `path` means: itself, or the newest whole checkpoint of a run folder.
+
+    A fine-tuned run's best checkpoint goes before its newest.
+
+    Raises:
+        UserError: nothing is there.
+    """
+    from modelzoo.training import checkpoint  # imports torch, which a plan does without
+
+    if path.endswith(".mdl") or os.path.exists(os.path.join(path, STATE)):
+        return path
+    if not os.path.isdir(path):
+        raise UserError(f"{path}: no such checkpoint; name a run folder, a step folder or a .mdl file")
+    for root in (os.path.join(path, "best"), os.path.join(path, "checkpoints"), path):
+        if (found := checkpoint.newest(root)[0]) is not None:
+            return found
+    raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder")
+
+
+def complete(doc: Document, path: str | None) -> None:
+    """Fill `trainer.init.model` of a config that leaves it (or parts of it) to the checkpoint it starts from."""
+    trainer = doc.data.get("trainer")
+    init = trainer.get("init") if isinstance(trainer, dict) else None
+    if not isinstance(init, dict):
+        return
+    section = trainer.get("finetune")
+    path = path or (section.get("checkpoint") if isinstance(section, dict) else None)
+    if not isinstance(path, str) or path.endswith(".mdl"):
+        return
+    given = init.get("model")
+    if given is not None and (not isinstance(given, dict) or "hidden_size" in given):
+        return
+    file = os.path.join(find(path), STATE)
+    try:
+        with open(file, encoding="utf-8") as text:
+            model = json.load(text)["model"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{file}: does not say which model it is of; give trainer.init.model") from None
+    init["model"] = {**model, **(given or {})}
+
+
+def tokenizer_path(init: Init, path: str) -> str:
+    """The tokenizer that the checkpoint `path` was trained with, unless `trainer.init.tokenizer` names one.
+
+    Raises:
+        UserError: there is none beside the training data, nor beside the checkpoint.
+    """
+    if init.tokenizer is not None:
+        return init.tokenizer
+    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    config = os.path.join(run, "config.yaml")
+    places = beside(load(config, Config)) if os.path.exists(config) else []
+    places += [run, os.path.dirname(os.path.abspath(path))]
+    if (found := tokenizer_in(places)) is None:
+        raise UserError(
+            f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "
+            "--set trainer.init.tokenizer=PATH"
+        )
+    return found

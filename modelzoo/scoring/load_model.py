@@ -1,0 +1,113 @@
+"""What is scored: a checkpoint of ours or a Hugging Face folder, with its tokenizer and its room."""
+
+import os
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from modelzoo.backends.base import Backend
+from modelzoo.backends.select import Choice, select
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
+from modelzoo.data import manifest, tokenizer
+from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.evaluation import exported
+from modelzoo.evaluation.encode import Soft
+from modelzoo.evaluation.examples import read_json
+from modelzoo.interop import mdl_state
+from modelzoo.planning import start_checkpoint
+from modelzoo.training import state
+from modelzoo.training.build import Options, build
+
+
+class Subject(NamedTuple):
+    """A model to score."""
+
+    path: str
+    model: nn.Module
+    choice: Choice
+    tokenizer: Tokenizer
+    length: int
+    soft: Soft
+    facts: dict[str, Any]  # what a report says of it
+
+    @property
+    def backend(self) -> Backend:
+        return self.choice.backend
+
+
+def paths(config: Config, options: Options) -> list[str]:
+    """The checkpoints that the command names (several: seeds of one experiment), or the newest of the run folder."""
+    if options.checkpoint_path is None:
+        return [start_checkpoint.find(options.model_dir)]
+    named = [options.checkpoint_path] if os.path.exists(options.checkpoint_path) else options.checkpoint_path.split(",")
+    return [p if exported.is_folder(p) else start_checkpoint.find(p) for p in named]
+
+
+def load(path: str, config: Config, options: Options) -> Subject:
+    """The model at `path` on its device.
+
+    Raises:
+        UserError: it does not fit the config, or has no tokenizer.
+    """
+    choice = select(options.target, config.trainer.init)
+    return _folder(path, config, choice) if exported.is_folder(path) else _ours(path, config, options, choice)
+
+
+def _ours(path: str, config: Config, options: Options, choice: Choice) -> Subject:
+    init = config.trainer.init
+    run = build(config, choice)
+    files, saved = mdl_state.load(path, init, None)
+    states = tuple(s for s in options.load_states if s != "optimizer")
+    state.restore(run, path, files, saved, None, states, options.strict)
+    words = tokenizer.load(start_checkpoint.tokenizer_path(init, path))
+    m = init.model
+    _fits(words, m.vocab_size)
+    facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
+    facts["parameters"] = _count(run.model)
+    if run.sparsity.parameters:
+        facts["sparsity"] = run.sparsity.actual()
+    if found := decontamination(config):
+        facts["decontamination"] = found
+    return Subject(path, run.model, choice, words, m.max_position_embeddings, Soft.of(init), facts)
+
+
+def _folder(path: str, config: Config, choice: Choice) -> Subject:
+    model = exported.load(path, choice.backend.device)
+    words = tokenizer.load(config.trainer.init.tokenizer or path)
+    _fits(words, model.vocab_size)
+    facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
+    return Subject(path, model, choice, words, model.length, Soft(), facts)
+
+
+def _fits(words: Tokenizer, vocab_size: int) -> None:
+    if words.size > vocab_size:
+        raise UserError(f"{words.name}: has {words.size} tokens, the model's vocabulary is {vocab_size}")
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def decontamination(config: Config) -> dict[str, Any] | None:
+    """What preprocessing says of test sets kept out of the training data; None where it says nothing.
+
+    Returns:
+        test_sets: SHA-256 of the files whose ids and texts were kept out; ngram: words in a row that count as shared;
+        dropped: documents left out, by reason.
+    """
+    folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit is not None else []
+    for folder in folders:
+        top = os.path.dirname(os.path.abspath(folder))
+        job = os.path.join(top, "job.json")
+        if not os.path.exists(job):
+            continue
+        filters = read_json(job).get("config", {}).get("filters", {})
+        reasons = manifest.read(top).get("reasons", {})
+        if filters.get("decontaminate"):
+            return {
+                "test_sets": filters["decontaminate"],
+                "ngram": filters.get("decontaminate_ngram"),
+                "dropped": {k: reasons.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")},
+            }
+    return None

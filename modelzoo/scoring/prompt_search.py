@@ -1,0 +1,188 @@
+"""`run.py prompt-search`: a task's templates and label words on dev, each against the task's own.
+
+OUT/candidates/KEY.json   one scored candidate; a killed search goes on with those that are missing
+OUT/results.json          all of them, best first
+OUT/best.yaml             the best one as a template
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, NamedTuple
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump, load
+from modelzoo.config.task import Template
+from modelzoo.config.trainer import Config
+from modelzoo.evaluation import exported, intervals
+from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.load import FORMS, load_task
+from modelzoo.evaluation.scores import evaluate
+from modelzoo.evaluation.task import Task
+from modelzoo.files import write_json, write_text
+from modelzoo.planning import start_checkpoint
+from modelzoo.progress import Progress
+from modelzoo.scoring import load_model
+from modelzoo.training.build import Options
+
+
+class Request(NamedTuple):
+    """What the command line asks for."""
+
+    checkpoint: str
+    task: str
+    out: str | None = None
+    templates: tuple[str, ...] = ()  # files or folders; default: the folder of the task's own
+    params: str | None = None
+    data_dir: str | None = None
+    split: str = "dev"
+    batch_size: int = 8
+    target: str = "auto"
+
+
+class Candidate(NamedTuple):
+    """A template with one set of label words."""
+
+    name: str
+    task: Task
+
+
+def search(request: Request) -> str:
+    """Score every candidate, and say which is best and how surely.
+
+    Returns:
+        The table and what was written.
+
+    Raises:
+        UserError: no candidate, or what evaluation refuses.
+    """
+    own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
+    found = candidates(own, request.templates)
+    examples = own.examples(request.split)
+    out = request.out or os.path.join("prompt_search", own.name)
+    path, config = _checkpoint(request)
+    model = load_model.load(path, config, Options(target=request.target))
+    live = Progress(len(found))
+    live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
+    live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
+    results = []
+    for number, candidate in enumerate(found, 1):
+        results.append(_one(candidate, examples, model, out, request))
+        live.update(number, f"{candidate.name}: {own.main_metric} {results[-1]['metrics'][own.main_metric]:.4f}")
+    live.close()
+    _compare(own, results)
+    ranked = sorted(results, key=lambda r: -_finite(r["metrics"][own.main_metric]))
+    write_json(os.path.join(out, "results.json"), [{k: v for k, v in r.items() if k != "predictions"} for r in ranked])
+    best = next(c for c in found if c.name == ranked[0]["name"])
+    text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")
+    write_text(os.path.join(out, "best.yaml"), text)
+    return _said(own, ranked, out, len(examples), request)
+
+
+def candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
+    """The task's own template first, then the others by name; each with its own words, then with its alternatives."""
+    places = named or (os.path.dirname(own.template_path) or ".",)
+    files = [own.template_path]
+    for place in places:
+        if os.path.isdir(place):
+            files += [os.path.join(place, n) for n in sorted(os.listdir(place)) if n.endswith((".yaml", ".yml"))]
+        else:
+            files.append(place)
+    found = []
+    for file in dict.fromkeys(map(os.path.normpath, files)):
+        template = load(file, Template)
+        short = os.path.splitext(os.path.basename(file))[0]
+        for number, words in enumerate(({}, *template.alternatives)):
+            if unknown := [k for k in words if k not in template.labels]:
+                raise UserError(f"{file}: alternatives: {unknown[0]!r} is no label of this template")
+            chosen = template.model_copy(update={"labels": {**template.labels, **words}, "alternatives": ()})
+            name = f"{short} ({', '.join(words.values())})" if number else short
+            found.append(Candidate(name, FORMS[own.config.form](own.name, own.config, chosen, file)))
+    names = [c.name for c in found]
+    if twice := next((n for n in names if names.count(n) > 1), None):
+        raise UserError(f"prompt-search: two candidates are called {twice}; give their files different names")
+    return found
+
+
+def _checkpoint(request: Request) -> tuple[str, Config]:
+    if exported.is_folder(request.checkpoint):
+        if request.params is None:
+            raise UserError(
+                f"{request.checkpoint}: an exported folder needs -p CONFIG, which says device and precision"
+            )
+        return request.checkpoint, load(request.params, Config)
+    path = start_checkpoint.find(request.checkpoint)
+    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    if request.params is None and not os.path.exists(beside):
+        raise UserError(f"{path}: has no config.yaml beside its run; name the run's config with -p")
+    return path, load(request.params or beside, Config)
+
+
+def _one(candidate: Candidate, examples: list[Example], model: load_model.Subject, out: str, request: Request) -> dict:
+    """A candidate's scores: those on disk where they are of the very same question, else new ones."""
+    task = candidate.task
+    asked = {
+        "checkpoint": model.path,
+        "step": model.facts.get("step"),
+        "task": task.config.model_dump(mode="json"),
+        "template": task.template.model_dump(mode="json"),
+        "split": request.split,
+        "examples": [e.id for e in examples],
+        "dtype": str(getattr(model.backend, "dtype", None)),
+    }
+    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    path = os.path.join(out, "candidates", f"{key}.json")
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as file:
+            return {**json.load(file), "name": candidate.name}
+    scores = evaluate(
+        model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size
+    )  # fmt: skip
+    result = {
+        "name": candidate.name,
+        "template": task.template_path,
+        "labels": dict(task.labels),
+        "metrics": scores.metrics,
+        "intervals": scores.intervals,
+        "truncated": scores.counts.truncated,
+        "golds": [p.gold for p in scores.predictions],
+        "predictions": [p.prediction for p in scores.predictions],
+    }
+    write_json(path, result)
+    return json.loads(json.dumps(result))  # as it will be read: tuples have become lists
+
+
+def _compare(task: Task, results: list[dict[str, Any]]) -> None:
+    """Add each candidate's paired difference against the first."""
+    golds, first = (_hashable(results[0][k]) for k in ("golds", "predictions"))
+    for r in results[1:]:
+        r["difference"] = intervals.paired(task.metrics, task.main_metric, golds, _hashable(r["predictions"]), first)
+
+
+def _hashable(values: list[Any]) -> list[Any]:
+    return [tuple(v) if isinstance(v, list) else v for v in values]
+
+
+def _finite(value: float) -> float:
+    return value if value == value else -float("inf")
+
+
+def _said(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: Request) -> str:
+    metric, width = task.main_metric, max(len(r["name"]) for r in ranked)
+    lines = [f"{'template':<{width}}  {metric:<24}  against the task's own"]
+    for r in ranked:
+        low, high = r["intervals"][metric]
+        line = f"{r['name']:<{width}}  {r['metrics'][metric]:.4f} [{low:.3f}, {high:.3f}]"
+        if "difference" in r:
+            change, low, high = r["difference"]
+            surely = "  better" if low > 0 else "  worse" if high < 0 else ""
+            line = f"{line:<{width + 26}}  {change:+.4f} [{low:+.3f}, {high:+.3f}]{surely}"
+        lines.append(line)
+    lines += [
+        f"[ ]: 95 % bootstrap over {n} examples, differences paired. The best of {len(ranked)} on {request.split} is",
+        "flattered by having been picked there: score it once on examples that it was not picked on.",
+        f"wrote      {out}: results.json, best.yaml, candidates/ (the same command again scores only what is new)",
+        f"next       write `template: {os.path.abspath(os.path.join(out, 'best.yaml'))}` in a task that extends",
+        f"           {request.task}, and run.py -m evaluate --tasks with it",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,175 @@
+"""`-m evaluate`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
+
+<model_dir>/evaluation/results.json                 scores by task; those of other tasks that it holds stay
+<model_dir>/evaluation/TASK_SPLIT[_N].json          predictions (N counts checkpoints, where there are several)
+<model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
+"""
+
+import json
+import math
+import os
+import re
+import sys
+import time
+from typing import Any, NamedTuple
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
+from modelzoo.evaluation import harness
+from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.scores import evaluate as score
+from modelzoo.evaluation.task import Task
+from modelzoo.files import write_json
+from modelzoo.progress import Progress
+from modelzoo.scoring import load_model, score_table
+from modelzoo.training.build import Options
+
+LM_EVAL = "lm_eval:"
+
+
+class Request(NamedTuple):
+    """What the command line adds for `-m evaluate`."""
+
+    tasks: tuple[str, ...]
+    data_dir: str | None = None
+    split: str | None = None  # default: test where its texts are at hand, else dev
+    batch_size: int = 8
+
+
+class Job(NamedTuple):
+    """A task with the examples to score."""
+
+    task: Task
+    split: str
+    examples: list[Example]
+    train: list[Example]  # for the baseline; empty where they are not at hand
+    note: str | None
+
+
+def evaluate(config: Config, options: Options, request: Request) -> None:
+    """Score the checkpoints that the command names on every task, and say what came of it."""
+    if not request.tasks:
+        raise UserError("--tasks: missing; for example --tasks configs/eval/pubmedqa.yaml (or lm_eval:TASK)")
+    jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
+    others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
+    if others:
+        harness.require()
+    folder = os.path.join(options.model_dir, "evaluation")
+    results: dict[str, list[dict[str, Any]]] = {}
+    paths = load_model.paths(config, options)
+    for number, path in enumerate(paths):
+        model = load_model.load(path, config, options)
+        print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
+        for job in jobs:
+            suffix = f"_{number}" if len(paths) > 1 else ""
+            results.setdefault(job.task.name, []).append(_one(job, model, folder, suffix, request.batch_size))
+        if others:
+            found = harness.run(
+                model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
+                request.data_dir, request.split or "dev",
+            )  # fmt: skip
+            for name, metrics in found.items():
+                results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
+    target = os.path.join(folder, "results.json")
+    said = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
+    write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
+    for job in jobs:
+        print(score_table.task(job.task, job.note, results[job.task.name]))
+    for name in results:
+        if name.startswith(LM_EVAL):
+            print(score_table.lm_eval(name, results[name]))
+    print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
+    if jobs:
+        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        kind = jobs[0].task.config.form if jobs[0].task.config.form == "hoc" else "pubmedqa"
+        print(f"           python run.py -p configs/finetune/{kind}.yaml -m finetune --checkpoint_path {paths[0]}")
+
+
+def _job(name: str, request: Request) -> Job:
+    task = load_task(name, [f"data_dir={request.data_dir}"] if request.data_dir else [])
+    split, note = request.split or "test", None
+    try:
+        examples = task.examples(split)
+    except UserError as e:
+        if request.split is not None:
+            raise
+        split, note = "dev", f"no test scores: {e}"
+        try:
+            examples = task.examples(split)
+        except UserError:
+            raise e from None
+    try:
+        train = task.examples("train")
+    except UserError:
+        train = []
+    return Job(task, split, examples, train, note)
+
+
+def _one(job: Job, model: load_model.Subject, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
+    """Score one checkpoint on one task, and write its predictions."""
+    task, live = job.task, Progress(0)
+
+    def progress(done: int, whole: int) -> None:
+        live.stop = whole
+        live.update(done, f"of {task.name}")
+
+    found = score(
+        model.model, model.backend, task, job.examples, model.tokenizer, model.length, model.soft,
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    live.close()
+    name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
+    write_json(f"{name}.json", _plain([p._asdict() for p in found.predictions]))
+    official = task.official({p.id: p.prediction for p in found.predictions})
+    if official is not None:
+        write_json(f"{name}.official.json", _plain(official))
+    return {
+        **model.facts,
+        "protocol": task.describe(),
+        "split": job.split,
+        "template": task.template_path,
+        "decoding": task.config.decoding if task.choices(job.examples[0]) else "generation",
+        "normalize": task.config.normalize,
+        "n": found.n,
+        "max_examples": task.config.max_examples,
+        "counts": found.counts._asdict(),
+        "metrics": found.metrics,
+        "intervals": found.intervals,
+        "baseline": _baseline(job),
+        "predictions": f"{name}.json",
+    }
+
+
+def _baseline(job: Job) -> dict[str, float] | None:
+    """The task's metrics of answering without reading."""
+    known = [e for e in job.examples if e.gold is not None]
+    if not job.train or not known:
+        return None
+    return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
+
+
+def _earlier(path: str) -> dict[str, Any]:
+    """The tasks that an earlier command wrote down."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return json.load(file)["tasks"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """`value` for JSON, which has no word for what is undefined: such metrics and intervals are left out."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if not _undefined(v)}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _undefined(value: Any) -> bool:
+    return any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else (value,)))
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """The names in `--tasks A,B`."""
+    return tuple(t for t in re.split(r"[,\s]+", text or "") if t)

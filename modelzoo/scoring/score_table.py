@@ -1,0 +1,95 @@
+"""Scores as a person reads them: ours with their intervals, the baseline, and published figures kept apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from modelzoo.evaluation import intervals
+from modelzoo.evaluation.task import Task
+from modelzoo.progress import amount
+
+WIDTH = 38
+
+
+def task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> str:
+    """One task's table. `results` hold one entry a checkpoint."""
+    first = results[0]
+    names = list(first["metrics"])
+    lines = [f"\n{task.name}: {first['protocol']}", f"  {_what(first)}"]
+    if note:
+        lines.append(f"  {note}")
+    if cut := first["counts"]["truncated"]:
+        lines.append(f"  {cut} of {first['counts']['examples']} texts were cut to the context, questions never")
+    if not names:
+        return "\n".join([*lines, "  no gold answers: predictions were written, nothing was scored"])
+    lines.append(_row("", names))
+    for r in results:
+        cells = [_cell(r["metrics"][n], r["intervals"].get(n)) for n in names]
+        lines.append(_row(_name(r), cells))
+    if len(results) > 1:
+        lines.append(
+            _row(f"mean of {len(results)} checkpoints", [_spread([r["metrics"][n] for r in results]) for n in names])
+        )
+    if first["baseline"] is not None:
+        lines.append(_row("best constant answer, no model", [_number(first["baseline"][n]) for n in names]))
+    lines.append("  [ ]: 95 % bootstrap over examples; ( ): 95 % of the mean over checkpoints, by Student's t")
+    if published := [p for p in task.config.published if p.metric in names]:
+        lines.append(
+            f"  published, for scale only: other models, far larger and otherwise trained; {_comparable(first)}"
+        )
+        lines += [f"    {p.name:<{WIDTH - 2}}  {p.metric} {p.score:.3f} on {p.split} ({p.source})" for p in published]
+    lines.append(f"  test sets kept out of the training data: {_contamination(first.get('decontamination'))}")
+    return "\n".join(lines)
+
+
+def lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+    """A task of lm-evaluation-harness: its metrics as it names them."""
+    lines = [f"\n{name}"]
+    for r in results:
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in r["metrics"].items() if isinstance(v, float))
+        lines.append(_row(_name(r), [shown]))
+    return "\n".join(lines)
+
+
+def _name(r: Mapping[str, Any]) -> str:
+    off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
+    return f"this model ({amount(r['parameters'])} weights{off})"
+
+
+def _what(r: Mapping[str, Any]) -> str:
+    part = f" (the first {r['max_examples']} only)" if r["max_examples"] else ""
+    normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
+    return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
+
+
+def _comparable(r: Mapping[str, Any]) -> str:
+    return "same split" if r["split"] == "test" else f"theirs is the test split, ours {r['split']}"
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"  {name:<{WIDTH}}  " + "  ".join(f"{c:<24}" for c in cells).rstrip()
+
+
+def _number(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def _cell(value: float, around: Sequence[float] | None) -> str:
+    if around is None or math.isnan(around[0]):
+        return _number(value)
+    return f"{_number(value)} [{around[0]:.3f}, {around[1]:.3f}]"
+
+
+def _spread(values: Sequence[float]) -> str:
+    found = intervals.spread(values)
+    return f"{_number(found.mean)} ({found.low:.3f}, {found.high:.3f})"
+
+
+def _contamination(found: Mapping[str, Any] | None) -> str:
+    if found is None:
+        return "not said by the data's manifest"
+    dropped = found["dropped"]
+    return (
+        f"{len(found['test_sets'])} files, {found['ngram']} words in a row; "
+        f"{dropped['benchmark_pmid']} documents left out by id, {dropped['benchmark_overlap']} by shared words"
+    )

@@ -1,0 +1,86 @@
+"""From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
+
+from typing import NamedTuple
+
+from modelzoo.backends.select import Choice
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.data import format as f
+from modelzoo.data import tokenizer, tokenizer_files
+from modelzoo.data.hdf5 import Shards
+from modelzoo.models.adapt import adapt
+from modelzoo.models.gpt import GPTModel
+from modelzoo.models.shapes import parameters, with_adapters
+from modelzoo.optim import groups
+from modelzoo.optim.loss_scale import LossScale
+from modelzoo.sparsity import mup
+from modelzoo.sparsity.attach import Sparsity
+from modelzoo.train_state import TrainState
+from modelzoo.training import state
+
+
+class Options(NamedTuple):
+    """What the command line adds to the config."""
+
+    target: str = "auto"
+    model_dir: str = "./model_dir"
+    checkpoint_path: str | None = None
+    load_states: tuple[str, ...] = state.ALL_STATES
+    strict: bool = True
+    command: str = "run.py"
+
+
+def build(config: Config, choice: Choice) -> TrainState:
+    """Model, optimizer and sparsity of a config on a device, freshly initialised."""
+    init = config.trainer.init
+    if init.optimizer is None:
+        example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
+        raise UserError(f"trainer.init.optimizer: missing; for example {example}")
+    backend, shapes = choice.backend, with_adapters(init)
+    words = prompt_words(config)
+    model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
+    sparsity = Sparsity.attach(model, parameters(init.model), init.sparsity, init.seed, backend.dtype)
+    aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
+    ratios = mup.density_ratios(shapes, init.sparsity)
+    mup.correct(sparsity, ratios)
+    optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios)
+    scale = LossScale.make(init.precision, backend.arithmetic.dtype)
+    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
+
+
+def prompt_words(config: Config) -> list[int] | None:
+    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one beside the training data.
+
+    Raises:
+        UserError: no tokenizer, or one that cannot be read.
+    """
+    prompt = config.trainer.init.soft_prompt
+    if prompt is None or prompt.init != "words":
+        return None
+    path = config.trainer.init.tokenizer or tokenizer_files.tokenizer_in(tokenizer_files.beside(config))
+    if path is None:
+        raise UserError(
+            f"trainer.init.soft_prompt.words: no {f.TOKENIZER} beside the training data; name one with "
+            "--set trainer.init.tokenizer=PATH"
+        )
+    text = tokenizer.read_tokenizer(path)
+    return tokenizer.parse(text, path).encode(prompt.words, add_special_tokens=False).ids
+
+
+def open_shards(config: Config, loader: DataLoader) -> Shards:
+    """The data of one dataloader section, checked against the model."""
+    m = config.trainer.init.model
+    # Rotary, ALiBi and no positions have no table that could be too short.
+    longest = m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
+    prompt = config.trainer.init.soft_prompt
+    return Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
+
+
+def val_loaders(config: Config) -> list[DataLoader]:
+    """The validation sets, wherever the config names them."""
+    trainer = config.trainer
+    if trainer.validate_all is not None:
+        return list(trainer.validate_all.val_dataloaders)
+    if trainer.validate_ is not None:
+        return [trainer.validate_.val_dataloader]
+    return list(trainer.fit.val_dataloader) if trainer.fit is not None else []

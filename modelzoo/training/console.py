@@ -1,0 +1,92 @@
+"""What a person reads of a run: the live line, a validation's scores, the closing summary."""
+
+import os
+from dataclasses import dataclass, field
+
+from modelzoo.backends.arithmetic import Arithmetic
+from modelzoo.progress import amount, duration, size
+from modelzoo.train_state import Timed, TrainState
+from modelzoo.training.validation import Score
+
+
+@dataclass
+class Tally:
+    """Totals of this launch, for the line and the summary. Seconds are wall-clock."""
+
+    begun: int
+    seconds: float = 0.0
+    waiting: float = 0.0
+    scores: list[Score] = field(default_factory=list)
+
+    def add(self, timed: Timed) -> None:
+        self.seconds += timed.seconds
+        self.waiting += timed.waiting
+
+    @property
+    def waiting_share(self) -> float:
+        return self.waiting / self.seconds if self.seconds else 0.0
+
+
+def line(run: TrainState, timed: Timed, tally: Tally) -> str:
+    """The live line, less the step and the time left."""
+    step, sparsity = timed.step, run.sparsity
+    parts = [
+        f"loss {step.loss:.4f}",
+        f"lr {step.lr:.2e}",
+        f"{amount(step.tokens / timed.seconds)} tokens/s",
+        f"data {tally.waiting_share:.1%}",
+    ]
+    if sparsity.parameters:
+        parts.append(f"sparsity {sparsity.actual():.2%} of {sparsity.target(run.optimizer_step):.2%}")
+    if sparsity.changes:
+        parts.append(f"churn {step.churn:,}")
+    if run.skipped:
+        parts.append(f"skipped {run.skipped}")
+    return "  ".join(parts)
+
+
+def score(found: Score) -> str:
+    return (
+        f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}, accuracy {found.accuracy:.2%} "
+        f"over {found.tokens:,} tokens"
+    )
+
+
+def summary(run: TrainState, memory: int | None, tally: Tally, model_dir: str, saved: str | None, stop: int) -> str:
+    """What was done and written, and what to run next.
+
+    Args:
+        memory: peak bytes used on the device, if it can tell.
+    """
+    ended = run.step >= stop
+    lines = [
+        f"{'done' if ended else 'interrupted'}: steps {tally.begun} to {run.step} in {duration(tally.seconds)}, "
+        f"waiting for data {tally.waiting_share:.1%} of it; {run.tokens:,} tokens in all"
+    ]
+    lines += [f"validation {score(found)}" for found in tally.scores]
+    if masked := run.sparsity.parameters:
+        live, total = sum(p.live for p in masked), sum(p.shape.numel() for p in masked)
+        lines.append(f"sparsity   {live:,} of {total:,} weights under masks live ({1 - live / total:.4%} off)")
+    if run.skipped:
+        lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
+    if memory:
+        lines.append(f"memory     {size(memory)} at most")
+    lines.append(f"wrote      {model_dir}: metrics.jsonl, timing.jsonl, config.yaml, tensorboard/")
+    if saved:
+        lines.append(f"           {saved}")
+    config = os.path.join(model_dir, "config.yaml")
+    if ended:
+        lines.append(f"next       python run.py -p {config} -m eval -o {model_dir}")
+        lines.append(f"           tensorboard --logdir {model_dir}")
+    else:
+        lines.append(f"go on      python run.py -p {config} -m train -o {model_dir}")
+        lines.append(f"           (exactly where it stopped: step {run.step} of {stop})")
+    return "\n".join(lines)
+
+
+def arithmetic_change(now: Arithmetic, run: TrainState) -> str | None:
+    """A line for a resumed run whose steps so far were computed in another arithmetic; None for all others."""
+    before = run.dtype_before
+    if before in (None, now.dtype) or not run.step:
+        return None
+    return f"arithmetic {before} until step {run.step}, {now.dtype} from here: {now.reason}"

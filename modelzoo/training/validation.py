@@ -1,0 +1,35 @@
+"""Validation: loss, perplexity and accuracy of a run's model on whole examples."""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from modelzoo.backends.base import Backend
+from modelzoo.config.errors import UserError
+from modelzoo.data.hdf5 import Shards
+from modelzoo.train_state import TrainState
+
+
+class Score(NamedTuple):
+    """Validation over whole examples: mean loss in nats per counting token."""
+
+    loss: float
+    perplexity: float
+    accuracy: float
+    tokens: int
+
+
+@torch.no_grad()
+def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int | None) -> Score:
+    """Loss, perplexity and next-token accuracy over `shards`, in file order."""
+    run.model.eval()
+    loss, right, tokens = 0.0, 0, 0
+    for batch in backend.validation_batches(shards, eval_steps):
+        with backend.autocast():
+            part_loss, part_right, part_tokens = run.model.score(batch)
+        loss, right, tokens = loss + float(part_loss), right + int(part_right), tokens + int(part_tokens)
+    if tokens == 0:
+        raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
+    mean = loss / tokens
+    return Score(mean, math.exp(min(mean, 700.0)), right / tokens, tokens)

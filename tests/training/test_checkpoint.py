@@ -1,0 +1,303 @@
+"""A checkpoint is whole or not there: every damage is found and named, every kill leaves a valid state."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from modelzoo.config.errors import UserError
+from modelzoo.files import write_text
+from modelzoo.training import checkpoint
+
+REPO = Path(__file__).resolve().parents[2]
+
+
+def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
+    ramp = torch.arange(6, dtype=torch.float32).view(2, 3) + value
+    return {
+        "model": {"w": ramp, "w_mask": ramp > 2, "turned": ramp.t(), "nan": torch.tensor(float("nan"))},
+        "optimizer": {"w/step": torch.tensor(value), "w/born": torch.arange(3, dtype=torch.int32)},
+    }
+
+
+def save(root, step, finite=True, keep=None):
+    return checkpoint.save(str(root), step, tensors(step), {"global_step": step, "finite": finite}, keep)
+
+
+def whole(path, step) -> None:
+    """`path` holds exactly what `save` wrote at `step`."""
+    files, state = checkpoint.load(path)
+    assert state["global_step"] == step
+    expected = tensors(step)
+    assert files.keys() == expected.keys()
+    for stem, part in expected.items():
+        assert files[stem].keys() == part.keys()
+        for name, x in part.items():
+            got = files[stem][name]
+            assert got.dtype == x.dtype and got.shape == x.shape
+            assert got.numpy().tobytes() == x.contiguous().numpy().tobytes()
+
+
+def test_round_trip_is_equal_bit_by_bit(tmp_path):
+    path = save(tmp_path / "made" / "on the way", 7)
+    assert path.endswith("step_7") and sorted(os.listdir(path)) == [
+        "manifest.json", "model.safetensors", "optimizer.safetensors", "state.json",
+    ]  # fmt: skip
+    whole(path, 7)
+
+
+def test_no_pickle(tmp_path):
+    path = Path(save(tmp_path, 1))
+    for name in os.listdir(path):
+        if name.endswith(".json"):
+            json.loads((path / name).read_text())
+        else:
+            safetensors.torch.load_file(path / name)
+
+
+def test_every_flipped_byte_is_found_and_its_file_named(tmp_path):
+    path = Path(save(tmp_path, 3))
+    for file in sorted(path.iterdir()):
+        data = file.read_bytes()
+        for at in range(len(data)):
+            for flip in (0x01, 0x10) if file.suffix == ".json" else (0x80,):
+                file.write_bytes(data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :])
+                with pytest.raises(UserError) as e:
+                    checkpoint.load(str(path))
+                assert str(path) in str(e.value) and "\n" not in str(e.value)
+                if file.name != "manifest.json":
+                    assert str(file) in str(e.value)
+        file.write_bytes(data)
+    whole(str(path), 3)
+
+
+def test_every_truncation_and_absence_is_found(tmp_path):
+    path = Path(save(tmp_path, 3))
+    for file in sorted(path.iterdir()):
+        data = file.read_bytes()
+        for length in range(0, len(data), 7):
+            file.write_bytes(data[:length])
+            with pytest.raises(UserError, match=str(file)):
+                checkpoint.verify(str(path))
+        file.unlink()
+        with pytest.raises(UserError, match=f"{file}: missing"):
+            checkpoint.verify(str(path))
+        file.write_bytes(data)
+    whole(str(path), 3)
+
+
+MANIFESTS = ["[]", "{}", "null", '{"format": 1}', '{"format": 1, "files": []}', '{"format": 1, "files": {}}']
+
+
+@pytest.mark.parametrize(
+    "text", [*MANIFESTS, '{"format": 1, "files": {"state.json": 3}}', '{"format": 2, "files": {}}']
+)
+def test_manifests_that_say_something_else(tmp_path, text):
+    path = save(tmp_path, 3)
+    Path(path, "manifest.json").write_text(text)
+    with pytest.raises(UserError, match="step_3"):
+        checkpoint.verify(path)
+
+
+def test_the_newest_valid_one_wins_and_the_damage_is_said(tmp_path):
+    for step in (2, 10, 9):
+        save(tmp_path, step)
+    assert checkpoint.newest(str(tmp_path)) == (str(tmp_path / "step_10"), [])
+    (tmp_path / "step_10" / "state.json").write_text("{")
+    shutil.rmtree(tmp_path / "step_9")
+    (tmp_path / "step_9").mkdir()
+    (tmp_path / "step_notanumber").mkdir()
+    path, damaged = checkpoint.newest(str(tmp_path))
+    assert path == str(tmp_path / "step_2")
+    assert len(damaged) == 2 and "step_10/state.json" in damaged[0] and "step_9" in damaged[1]
+    assert checkpoint.newest(str(tmp_path / "nothing")) == (None, [])
+
+
+def test_a_missing_step_names_its_neighbours(tmp_path):
+    save(tmp_path, 5)
+    save(tmp_path, 10)
+    with pytest.raises(UserError, match=r"step_7: no such checkpoint folder; there are steps 5, 10"):
+        checkpoint.load(str(tmp_path / "step_7"))
+
+
+# --- rotation ---------------------------------------------------------------------------------------------------------
+
+
+def test_rotation_keeps_the_newest(tmp_path):
+    for step in range(1, 8):
+        save(tmp_path, step, keep=3)
+    assert checkpoint.steps(str(tmp_path)) == [5, 6, 7]
+    assert sorted(os.listdir(tmp_path)) == ["step_5", "step_6", "step_7"]
+
+
+def test_rotation_never_takes_the_last_finite_one(tmp_path):
+    for step, finite in ((1, True), (2, True), (3, False), (4, False), (5, False)):
+        save(tmp_path, step, finite, keep=2)
+    assert checkpoint.steps(str(tmp_path)) == [2, 4, 5]
+    save(tmp_path, 6, True, keep=2)
+    assert checkpoint.steps(str(tmp_path)) == [5, 6]
+
+
+def test_a_damaged_one_does_not_count_as_the_last_finite(tmp_path):
+    save(tmp_path, 1)
+    save(tmp_path, 2)
+    (tmp_path / "step_2" / "model.safetensors").write_bytes(b"")
+    for step in (3, 4):
+        save(tmp_path, step, False, keep=1)
+    assert checkpoint.steps(str(tmp_path)) == [1, 4]
+    whole(str(tmp_path / "step_1"), 1)
+
+
+def test_rotation_passes_over_a_damaged_neighbour(tmp_path):
+    """A folder without a readable state must not end the run that saves beside it."""
+    save(tmp_path, 1)
+    (tmp_path / "step_1" / "state.json").unlink()
+    (tmp_path / "step_2").write_text("a file")
+    for step in (3, 4):
+        save(tmp_path, step, keep=1)
+    whole(str(tmp_path / "step_4"), 4)
+
+
+def test_what_was_just_written_stays_among_later_steps(tmp_path):
+    """A run that goes back to an earlier checkpoint writes steps below those that lie there."""
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    save(tmp_path, 5, keep=2)
+    assert checkpoint.steps(str(tmp_path)) == [5, 20, 30]
+
+
+# --- kills and full disks ---------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for kill -9: no `except Exception` sees it, and what comes after does not happen."""
+
+
+def kill_at(monkeypatch, n: int) -> list:
+    """Count renames, syncs, directory makings and removals; the n-th does not happen, nor anything after it."""
+    done = []
+
+    def guard(module, name):
+        plain = getattr(module, name)
+
+        def wrapped(*args, **kwargs):
+            if len(done) >= n:
+                raise Killed
+            done.append((name, *map(str, args)))
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, wrapped)
+
+    for module, name in ((os, "rename"), (os, "fsync"), (os, "makedirs"), (os, "unlink"), (os, "rmdir"),
+                         (safetensors.torch, "save_file"), (shutil, "rmtree")):  # fmt: skip
+        guard(module, name)
+    return done
+
+
+@pytest.mark.parametrize("case", ["new", "same step", "rotating"])
+def test_a_kill_between_any_two_operations_leaves_a_valid_state(tmp_path, case):
+    n = 0
+    while True:
+        root = tmp_path / f"{case} {n}"
+        before = {"new": [1], "same step": [1, 2], "rotating": [0, 1]}[case]
+        for step in before:
+            save(root, step)
+        (root / ".tmp-step_9.1").mkdir()  # an earlier kill's
+        keep = 1 if case == "rotating" else None
+        with pytest.MonkeyPatch.context() as patch:
+            done = kill_at(patch, n)
+            try:
+                checkpoint.save(str(root), 2, tensors(2 if case != "same step" else 22), later(case), keep)
+                finished = True
+            except Killed:
+                finished = False
+        path, damaged = checkpoint.newest(str(root))
+        assert damaged == []
+        step = checkpoint.load(path)[1]["global_step"]
+        assert step in ({1, 2} if case != "same step" else {2, 22})  # what was newest before, or the new one
+        whole(path, step)
+        if finished:
+            assert step == (22 if case == "same step" else 2)
+        save(root, 3, keep=2)  # and the run that follows goes on and cleans up
+        assert all(name.startswith("step_") and "." not in name for name in os.listdir(root))
+        whole(str(root / "step_3"), 3)
+        if finished:
+            assert n == len(done) > 8
+            return
+        n += 1
+
+
+def later(case) -> dict:
+    return {"global_step": 22 if case == "same step" else 2, "finite": True}
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_full_disk_is_one_line_and_the_last_good_one_stays(tmp_path, monkeypatch, code, at):
+    save(tmp_path, 1)
+    calls, plain = [], safetensors.torch.save_file
+
+    def full(part, path):
+        calls.append(path)
+        if len(calls) == at:
+            Path(path).write_bytes(b"half")
+            raise OSError(code, os.strerror(code))
+        plain(part, path)
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full)
+    with pytest.raises(UserError) as e:
+        save(tmp_path, 2)
+    message = str(e.value)
+    assert "step_2: checkpoint not written: the disk is full" in message and "\n" not in message
+    assert f"the last good one is {tmp_path / 'step_1'}" in message and "free some space" in message
+    assert os.listdir(tmp_path) == ["step_1"]
+    whole(str(tmp_path / "step_1"), 1)
+
+
+@pytest.mark.parametrize("limit", [100, 20_000, 140_000])
+def test_a_real_write_limit(tmp_path, limit):
+    """RLIMIT_FSIZE in a process of its own: the kernel refuses the write in the middle of a file."""
+    script = f"""
+import resource, sys, torch
+sys.path.insert(0, {str(REPO)!r})
+from modelzoo.training import checkpoint
+from modelzoo.config.errors import UserError
+files = {{"model": {{"w": torch.zeros(30_000)}}, "optimizer": {{"w/step": torch.zeros(40_000)}}}}
+checkpoint.save({str(tmp_path)!r}, 1, files, {{"finite": True}}, None)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    checkpoint.save({str(tmp_path)!r}, 2, files, {{"finite": True}}, None)
+except UserError as e:
+    print(e)
+    sys.exit(2)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr == "" and done.stdout.count("\n") == 1
+    assert "the disk is full" in done.stdout and "the last good one is" in done.stdout
+    assert os.listdir(tmp_path) == ["step_1"]
+    checkpoint.verify(str(tmp_path / "step_1"))
+
+
+@pytest.mark.parametrize("name", ["a file", "a file/below"])
+def test_a_root_that_cannot_be(tmp_path, name):
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(UserError, match="checkpoint not written"):
+        save(tmp_path / name, 1)
+    assert checkpoint.newest(str(tmp_path / name)) == (None, [])
+
+
+def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "config.yaml"
+    write_text(str(path), "first")
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        write_text(str(path), "second")
+    assert path.read_text() == "first"
