@@ -21,7 +21,7 @@ from data_preprocessing import encode, engine, extract, inputs, resolve, shards,
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.host import lock_file
+from modelzoo.lock import lock_folder
 
 JOB_FORMAT = 1
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
@@ -263,9 +263,7 @@ def _same(path: str, sha: str) -> bool:
 @contextlib.contextmanager
 def _alone(plan: Plan, how: How):
     """Two local runs must not write one folder at the same time; shares of one job may."""
-    with open(os.path.join(plan.work, "lock"), "wb") as lock:
-        if not lock_file(lock, shared=how.shard[1] > 1):
-            raise UserError(f"{plan.out}: another process is writing it; wait for it, or give another --output")
+    with lock_folder(plan.work, shared=how.shard[1] > 1):
         yield
 
 

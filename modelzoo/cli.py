@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         help="start from this step folder or .mdl (finetune: or a run), not from the newest in -o",
     )
     p.add_argument(
+        "--restart", action="store_true", help="begin anew; what -o holds of an earlier run is moved to before_N in it"
+    )
+    p.add_argument(
         "--load_checkpoint_states",
         default="all",
         metavar="A,B",
@@ -238,6 +241,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
         load_states=states(args.load_checkpoint_states),
         strict=not args.disable_strict_checkpoint_loading,
         command=command,
+        restart=args.restart,
+        mode=args.mode or "train",
     )
     if dry and args.target == "CSX":
         from modelzoo.tasks import lower

@@ -1,4 +1,4 @@
-"""What the machine has, asked in one place: cores, memory, load, locks, a home, streams that print.
+"""What the machine has, asked in one place: cores, memory, load, a home, streams that print.
 
 Linux, macOS and Windows differ in each, and so do hosts of one system: a user without a home or a name, a folder that
 cannot be written, a terminal that knows ASCII alone. Imports nothing of ours.
@@ -12,7 +12,6 @@ import stat
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
 
 CACHE = "MEDISWIFT_CACHE"
 
@@ -69,27 +68,6 @@ def load_average() -> float | None:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
         return None
-
-
-def lock_file(file: IO, shared: bool = False) -> bool:
-    """Lock an open file until it is closed. False: another process holds it.
-
-    Where the system or the file system knows no such locks, the file counts as locked, and a line says so.
-    """
-    try:
-        import fcntl
-
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except ImportError:
-        reason = "the system has none"
-    except OSError as e:
-        if e.errno in (errno.EAGAIN, errno.EACCES):
-            return False
-        reason = e.strerror
-    else:
-        return True
-    print(f"{file.name}: no lock ({reason}); see to it that no other process writes there", file=sys.stderr)
-    return True
 
 
 def private_folder() -> Path:

@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: one line, rewritten on a terminal, printed now and then into a file."""
 
+import contextlib
 import sys
 import time
 from typing import TextIO
@@ -51,19 +52,19 @@ class Progress:
         done, spent = step - self.first[0], now - self.first[1]
         left = f"  left {duration(spent / done * (self.stop - step))}" if done and not last else ""
         line = f"step {step}/{self.stop}  {text}{left}"
-        if self.live:
-            self.out.write("\r\x1b[2K" + line)
-        else:
-            self.out.write(line + "\n")
-        self.out.flush()
+        self._write("\r\x1b[2K" + line if self.live else line + "\n")
         self.printed = now
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
-        self.out.write(("\r\x1b[2K" if self.live else "") + text + "\n")
-        self.out.flush()
+        self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
 
     def close(self) -> None:
         if self.live:
-            self.out.write("\n")
+            self._write("\n")
+
+    def _write(self, text: str) -> None:
+        """Show `text`. A reader that is gone, or a full disk behind the stream, ends no run: the logs tell the same."""
+        with contextlib.suppress(OSError, ValueError):
+            self.out.write(text)
             self.out.flush()

@@ -1,7 +1,6 @@
 """What one machine has and another lacks: cores, memory, load, locks, a home, a name, semaphores, UTF-8."""
 
 import ast
-import errno
 import os
 import resource
 import subprocess
@@ -98,33 +97,6 @@ def test_load_may_be_unknown(monkeypatch):
     assert host.load_average() is None
     monkeypatch.delattr(os, "getloadavg")
     assert host.load_average() is None
-
-
-def test_locks_keep_others_out(tmp_path, capsys):
-    def opened():
-        return open(tmp_path / "lock", "wb")
-
-    with opened() as first, opened() as second, opened() as third:
-        assert host.lock_file(first, shared=True) and host.lock_file(second, shared=True)
-        assert not host.lock_file(third)
-    with opened() as first, opened() as second:
-        assert host.lock_file(first) and not host.lock_file(second) and not host.lock_file(second, shared=True)
-    assert capsys.readouterr().err == ""
-
-
-def test_a_file_system_without_locks_is_named_and_used(tmp_path, monkeypatch, capsys):
-    import fcntl
-
-    def unable(file, how):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    with open(tmp_path / "lock", "wb") as file:
-        monkeypatch.setattr(fcntl, "flock", unable)
-        assert host.lock_file(file)
-        assert capsys.readouterr().err.startswith(f"{tmp_path / 'lock'}: no lock (No locks available); ")
-        monkeypatch.setitem(sys.modules, "fcntl", None)
-        assert host.lock_file(file)
-        assert "the system has none" in capsys.readouterr().err
 
 
 def test_the_cache_is_the_first_place_that_is_named(monkeypatch, tmp_path):
@@ -252,7 +224,7 @@ PRODUCT = [path for folder in FOLDERS for path in sorted((REPO / folder).rglob("
 def test_facts_of_the_machine_are_asked_in_one_place():
     """Each of these is absent, or means something else, on some machine."""
     asked = {
-        "sched_getaffinity": "host", "ru_maxrss": "host", "getloadavg": "host", "flock": "host", "expanduser": "host",
+        "sched_getaffinity": "host", "ru_maxrss": "host", "getloadavg": "host", "flock": "lock", "expanduser": "host",
         "gettempdir": "host", "getpwuid": "host", "home": None, "getuser": None, "getlogin": None,
     }  # fmt: skip
     for path in PRODUCT:

@@ -20,8 +20,8 @@ from torch import Tensor
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import EarlyStopping, Finetune
-from modelzoo.config.trainer import Config
+from modelzoo.config.finetune import EarlyStopping
+from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
 from modelzoo.data.hdf5 import Shards
 from modelzoo.evaluation.intervals import RESAMPLES
@@ -35,13 +35,15 @@ from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, console, logs, state
+from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build, open_shards
 from modelzoo.training.logs import Logs
-from modelzoo.training.loop import check_space, fit, record
+from modelzoo.training.loop import fit
+from modelzoo.training.resume import Start
+from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, eval_every, micro_batches
 
-RESULT = "result.json"
+DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follows from its checkpoint and the task
 
 
 class Job(NamedTuple):
@@ -49,7 +51,7 @@ class Job(NamedTuple):
 
     config: Config
     options: Options
-    folder: str
+    folder: RunFolder
     fold: int
     seed: int
 
@@ -68,13 +70,18 @@ def finetune(config: Config, options: Options) -> None:
     """Fine-tune for every fold and seed, and say what came of it."""
     command = _command(config, options)
     jobs, results = command.jobs, []
-    for number, job in enumerate(jobs, 1):
-        command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder}")
-        results.append(_finished(job) or _one(job, command))
-    write_json(os.path.join(options.model_dir, "results.json"), results)
+    with RunFolder(options.model_dir).lock():
+        for job in jobs if options.restart else ():
+            if job.folder.holds_a_run:
+                command.out.note(f"moved      the run that was here to {job.folder.move_aside()}")
+        finished = [_finished(job) for job in jobs]  # all are looked at before one is trained
+        for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):
+            command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder.path}")
+            results.append(result or _one(job, command))
+        write_json(os.path.join(options.model_dir, "results.json"), results)
     print(table(results))
-    print(f"wrote      {options.model_dir}: results.json; in each run folder best/, {RESULT}, predictions.json")
-    print(f"next       python run.py export {jobs[0].folder} EXPORTED")
+    print(f"wrote      {options.model_dir}: results.json; in each run folder best/, result.json, predictions.json")
+    print(f"next       python run.py export {jobs[0].folder.path} EXPORTED")
 
 
 def first_step(config: Config, options: Options) -> tuple[Backend, TrainState, dict[str, Tensor], int]:
@@ -83,7 +90,7 @@ def first_step(config: Config, options: Options) -> tuple[Backend, TrainState, d
     job = command.jobs[0]
     with tempfile.TemporaryDirectory() as folder:
         data = task_shards.write(folder, command.judge, job.fold, command.out)
-        run, config, shards = _ready(job, command, data, None)
+        run, config, shards, *_ = _ready(job, command, data, Start(None, ALL_STATES))
         return command.choice.backend, run, shards.batch(0), micro_batches(config)
 
 
@@ -102,27 +109,41 @@ def _command(config: Config, options: Options) -> Command:
     out.note(choice.describe())
     out.note(f"task       {judge.describe()}")
     jobs = [
-        _job(config, options, fold, seed)
+        _job(config, options, start, fold, seed)
         for fold in (section.folds if judge.has_folds else section.folds[:1])
         for seed in section.seeds or (config.trainer.init.seed,)
     ]
     return Command(jobs, start, choice, judge, out)
 
 
-def _job(config: Config, options: Options, fold: int, seed: int) -> Job:
+def _job(config: Config, options: Options, start: str, fold: int, seed: int) -> Job:
     """The run of one fold and seed as a config of its own, which `-m finetune` takes again."""
     folder = os.path.join(options.model_dir, f"fold_{fold}", f"seed_{seed}")
-    section = config.trainer.finetune.model_copy(update={"folds": (fold,), "seeds": (seed,)})
+    own = {"folds": (fold,), "seeds": (seed,), "checkpoint": start}
+    section = config.trainer.finetune.model_copy(update=own)
     init = config.trainer.init.model_copy(update={"seed": seed, "model_dir": folder})
     trainer = config.trainer.model_copy(update={"init": init, "finetune": section})
-    return Job(config.model_copy(update={"trainer": trainer}), options, folder, fold, seed)
+    config = config.model_copy(update={"trainer": trainer})
+    return Job(config, options, RunFolder.of(init, folder), fold, seed)
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
-    path = os.path.join(job.folder, RESULT)
-    if not os.path.exists(path):
+    """The result of a run that has ended; None where it has not.
+
+    Raises:
+        UserError: it was made with another config, which it names.
+    """
+    if not os.path.exists(job.folder.result):
         return None
-    with open(path, encoding="utf-8") as file:
+    before = job.folder.read_config()
+    changes = resume.config_changes(before, job.config) if before is not None else {}
+    derived = DERIVED[:1] if job.config.trainer.finetune.sparsity is None else DERIVED
+    if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
+        raise UserError(
+            f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "
+            "or --restart (it moves that run aside)"
+        )
+    with open(job.folder.result, encoding="utf-8") as file:
         return json.load(file)
 
 
@@ -130,60 +151,66 @@ def _one(job: Job, command: Command) -> dict[str, Any]:
     """One run: start or go on, train with the dev score assessed, take the best weights, score them."""
     judge, out = command.judge, command.out
     data = task_shards.write(os.path.join(job.options.model_dir, "data", f"fold_{job.fold}"), judge, job.fold, out)
-    root = state.checkpoint_root(job.config.trainer.init, job.folder)
-    own, damaged = checkpoint.newest(root)
-    for problem in damaged:
-        out.note(f"damaged    {problem}; taking the one before")
-    run, config, shards = _ready(job, command, data, own)
-    check_space(run, root)
-    record(config, job.options._replace(model_dir=job.folder), command.choice, run)
+    own = resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note)
+    run, config, shards, start, changes = _ready(job, command, data, own)
+    launch.check_space(run, job.folder.checkpoints)
+    launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
     history, stop = _history(job.folder, run.step), count_steps(config, len(shards))
     kept: dict[int, Scores] = {}
     interrupted = _train(command.choice.backend, run, config, job, shards, stop, judge, history, kept)
     if interrupted:
-        print(f"go on      the same command: {job.folder} is at step {run.step} of {stop}")
+        print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
     return _conclude(command.choice.backend, run, job, command.start, judge, history, kept, out)
 
 
-def _ready(job: Job, command: Command, data: str, own: str | None) -> tuple[TrainState, Config, Shards]:
-    """A run that is about to take its next step, with its config made whole and its data (the folder `data`).
+def _ready(
+    job: Job, command: Command, data: str, own: Start
+) -> tuple[TrainState, Config, Shards, Start, dict[str, tuple[str, str]]]:
+    """A run that is about to take its next step.
 
     Args:
-        own: the run's own checkpoint; without one it starts from the command's.
+        data: the folder of its training examples.
+        own: the folder's own checkpoint; without one the run starts from the command's.
+
+    Returns:
+        The run, its config made whole, its data, what it started from, and what it changes from here on.
     """
-    section: Finetune = job.config.trainer.finetune
+    section, out = job.config.trainer.finetune, command.out
     files, saved = mdl_state.load(command.start, job.config.trainer.init, None)
     masks = lift.masks_of(files["model"])
     config = lift.training(job.config, masks, command.start, data, lift.patterns(saved, masks))
     shards = open_shards(config, config.trainer.fit.train_dataloader)
     plan.check(config.trainer.init, count_steps(config, len(shards)))
     run = build(config, command.choice)
-    load_adapters(run.model, config.trainer.init)
     for note in run.sparsity.notes:
-        command.out.note(note)
+        out.note(note)
     if lift.keeps_ages(section):
         lift.make_room_for_ages(run, config.trainer.init)
-    if own is not None:
-        state.restore(run, own, *checkpoint.load(own), shards.fingerprint(), strict=job.options.strict)
-        command.out.note(f"resumed    {own} at step {run.step}")
+    if own.path is not None:
+        state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
+        changes = resume.check_changes(job.folder, config, run.optimizer_step)
+        out.note(f"resumed    {own.path} at step {run.step}")
+        if changes:
+            out.note(f"changed    from here on: {resume.name_changes(changes)}")
         if change := console.arithmetic_change(command.choice.backend.arithmetic, run):
-            command.out.note(change)
-    else:
-        taken = lift.states(section, bool(masks) and section.sparsity != "none")
-        state.restore(run, command.start, files, saved, None, taken, job.options.strict)
-        if lift.keeps_ages(section):
-            lift.be_born(run, masks)
-        command.out.note(f"start      {command.start}: {lift.said(section, masks)}")
-    return run, config, shards
+            out.note(change)
+        return run, config, shards, own, changes
+    resume.check_unbegun(job.folder, config)
+    load_adapters(run.model, config.trainer.init)
+    taken = lift.states(section, bool(masks) and section.sparsity != "none")
+    state.restore(run, command.start, files, saved, None, taken, job.options.strict)
+    if lift.keeps_ages(section):
+        lift.be_born(run, masks)
+    out.note(f"start      {command.start}: {lift.said(section, masks)}")
+    return run, config, shards, Start(command.start, taken), {}
 
 
-def _history(folder: str, step: int) -> list[dict[str, Any]]:
+def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, as the log holds them."""
-    path = os.path.join(folder, "metrics.jsonl")
-    if step == 0 or not os.path.exists(path):
+    if step == 0 or not os.path.exists(folder.metrics):
         return []
-    return [r for r in logs.read(path) if r["kind"] == "dev" and r["step"] <= step]
+    return [r for r in logs.read(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
 
 
 def exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
@@ -207,7 +234,7 @@ def _train(
     """
     early = config.trainer.finetune.early_stopping
     metric = (early.metric if early else None) or judge.main_metric
-    best_folder, fingerprint = os.path.join(job.folder, "best"), shards.fingerprint()
+    best_folder, fingerprint = job.folder.best, shards.fingerprint()
     progress = Progress(stop)
 
     def assess(logs: Logs, tally: console.Tally) -> bool:
@@ -231,8 +258,7 @@ def _train(
     if run.step >= stop or exhausted([r[metric] for r in history if metric in r], early):
         return None
     every = eval_every(config.trainer.init.loop.eval_frequency, stop)
-    parts = micro_batches(config)
-    done = fit(backend, run, config, job.folder, shards, fingerprint, stop, parts, progress, every or stop, assess)
+    done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
     ended = run.step >= stop or exhausted([r[metric] for r in history], early)
     return None if ended else done.interrupted
 
@@ -248,9 +274,9 @@ def _conclude(
     out: Progress,
 ) -> dict[str, Any]:
     """Score the best weights and write down what came of the run."""
-    steps, best = run.step, checkpoint.newest(os.path.join(job.folder, "best"))[0]
+    steps, best = run.step, checkpoint.newest(job.folder.best)[0]
     if best is None:
-        raise UserError(f"{job.folder}: its best weights are gone; remove the folder and run again")
+        raise UserError(f"{job.folder.path}: its best weights are gone; remove the folder and run again")
     files, saved = checkpoint.load(best)
     state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
     dev = kept.get(saved["global_step"]) or judge.score(backend, run, "dev", job.fold)
@@ -262,7 +288,7 @@ def _conclude(
     else:
         scores["test"] = judge.score(backend, run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
-    write_json(os.path.join(job.folder, "predictions.json"), predictions)
+    write_json(job.folder.predictions, predictions)
     result = {
         "task": judge.name,
         "fold": job.fold,
@@ -278,5 +304,5 @@ def _conclude(
         },
         "dev": history,
     }
-    write_json(os.path.join(job.folder, RESULT), result)
+    write_json(job.folder.result, result)
     return result

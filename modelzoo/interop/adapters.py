@@ -19,6 +19,7 @@ from modelzoo.models import lora
 from modelzoo.models.shapes import SOFT_PROMPT, WORDS
 from modelzoo.planning import start_checkpoint
 from modelzoo.training import checkpoint
+from modelzoo.training.run_folder import RunFolder
 
 FOLDER = "adapter"
 Tensors = dict[str, Tensor]
@@ -110,9 +111,8 @@ def neighbours(rows: Tensor, table: Tensor, k: int) -> tuple[list[list[tuple[flo
 def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
     """From a token id to how a table shows it."""
     if words is None:
-        run = os.path.dirname(os.path.dirname(os.path.abspath(checkpoint_path)))
         try:
-            init = load(os.path.join(run, "config.yaml"), Config).trainer.init
+            init = load(RunFolder.containing(checkpoint_path).config, Config).trainer.init
             words = start_checkpoint.tokenizer_path(init, checkpoint_path)
         except UserError:  # a step folder alone, or the data is elsewhere now
             return str

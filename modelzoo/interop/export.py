@@ -21,6 +21,7 @@ from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.model_card import card
 from modelzoo.planning.start_checkpoint import find
 from modelzoo.training import checkpoint
+from modelzoo.training.run_folder import RunFolder
 
 MASKS = "masks.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -69,7 +70,7 @@ def export(
     if f.TOKENIZER in {os.path.basename(v) for v in words}:
         texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
-    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
+    run = RunFolder.containing(path).path
     readme = card(name, family.architecture, config, state, masks, run)
     if said:
         readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
@@ -88,7 +89,7 @@ def export(
 
 def _config_beside(path: str) -> str | None:
     """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
-    found = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    found = RunFolder.containing(path).config
     return found if os.path.exists(found) else None
 
 

@@ -20,6 +20,8 @@ from modelzoo.interop.export import MASKS
 from modelzoo.models.shapes import parameters
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
+from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.run_folder import RunFolder
 
 
 def bring(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:
@@ -33,7 +35,7 @@ def bring(source: str, out: str, params: str | None = None, weights_only: bool =
     Raises:
         UserError: what the source has and a run of ours cannot take, by name; or `out` holds a run already.
     """
-    if os.path.exists(os.path.join(out, "checkpoints")) or os.path.exists(os.path.join(out, "config.yaml")):
+    if RunFolder(out).holds_a_run:
         raise UserError(f"{out}: holds a run already; give another folder")
     if os.path.isdir(source):
         return _hf(source, out, params)
@@ -64,7 +66,7 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
         lines.append(f"           the checkpoint {said}: change trainer.init.sparsity, or load its model alone")
     states = "" if whole else " --load_checkpoint_states model" + (",sparsity" if masks else "")
     states = "" if whole else f" --checkpoint_path {path}{states}"
-    lines.append(f"next       python run.py -p {os.path.join(out, 'config.yaml')} -m train -o {out}{states}")
+    lines.append(f"next       python run.py -p {RunFolder(out).config} -m train -o {out}{states}")
     return "\n".join(lines)
 
 
@@ -101,18 +103,8 @@ def _hf(source: str, out: str, params: str | None) -> str:
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask says nothing
     model |= {f"{n}_mask": x.bool() for n, x in found.items() if not bool(x.all())}
-    state: dict[str, Any] = {
-        "global_step": 0,
-        "skipped": 0,
-        "tokens": 0,
-        "finite": all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask")),
-        "loss_scale": {"scale": 1.0, "good_steps": 0},
-        "optimizer": config.trainer.init.optimizer.name if config.trainer.init.optimizer else None,
-        "dataset": f"none ({source})",
-        "model": c.model_dump(mode="json"),
-        "sparsity": [g.model_dump(mode="json") for g in config.trainer.init.sparsity],
-        "seed": config.trainer.init.seed,
-    }
+    finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask"))
+    state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     path = _write(out, {"model": model, "optimizer": {}}, state, config)
     copied = [v for v in VOCABULARIES if os.path.exists(os.path.join(source, v))]
     for name in copied:
@@ -124,14 +116,15 @@ def _hf(source: str, out: str, params: str | None) -> str:
             "           config.yaml has no data yet: add trainer.fit.train_dataloader, or import with -p CONFIG"
         )
     states = "model,sparsity" if len(model) > len(weights) and config.trainer.init.sparsity else "model"
-    command = f"python run.py -p {os.path.join(out, 'config.yaml')} -m train -o {out} --checkpoint_path {path}"
+    command = f"python run.py -p {RunFolder(out).config} -m train -o {out} --checkpoint_path {path}"
     lines.append(f"next       {command} --load_checkpoint_states {states}")
     return "\n".join(lines)
 
 
 def _write(out: str, files, state: dict[str, Any], config: Config) -> str:
-    path = checkpoint.save(os.path.join(out, "checkpoints"), state["global_step"], files, state, None)
-    write_text(os.path.join(out, "config.yaml"), dump(config, "imported by `run.py import`"))
+    folder = RunFolder(out)
+    path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
+    write_text(folder.config, dump(config, "imported by `run.py import`"))
     return path
 
 

@@ -24,6 +24,7 @@ from modelzoo.optim.adam import FOREVER
 from modelzoo.optim.groups import lr_scale
 from modelzoo.optim.lr import learning_rate
 from modelzoo.training import checkpoint
+from modelzoo.training.checkpoint_state import CheckpointState
 
 OURS = "mediswift"
 SECTIONS = ("model", "optimizer", "global_step", OURS)
@@ -142,18 +143,10 @@ def from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str
     moments = _our_moments(path, leaves, names, {n: s.size for n, s in shapes.items()}, init, bool(state))
     if state is None:
         step = leaves.get("global_step")
-        state = {
-            "global_step": int(step) if step is not None else 0,
-            "skipped": 0,
-            "tokens": 0,
-            "finite": all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask")),
-            "loss_scale": {"scale": 1.0, "good_steps": 0},
-            "optimizer": init.optimizer.name if init.optimizer else None,
-            "dataset": dataset or f"unknown ({path})",
-            "model": init.model.model_dump(mode="json"),
-            "sparsity": [g.model_dump(mode="json") for g in init.sparsity],
-            "seed": init.seed,
-        }
+        finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask"))
+        place = dataset or f"unknown ({path})"
+        count = int(step) if step is not None else 0
+        state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
     return {"model": model, "optimizer": moments}, state
 
 

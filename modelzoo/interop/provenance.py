@@ -5,8 +5,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.training.run_folder import RunFolder
 
 REPORT = "report.json"  # what preprocessing leaves beside the splits
 TOP = 6  # licences and reasons named; the rest is summed
@@ -83,14 +85,14 @@ def _making(config: Config, run: str | None) -> list[str]:
     init, section = config.trainer.init, config.trainer.finetune
     found = [f"- seed {init.seed}"]
     if section is not None:
-        result = _read(os.path.join(run, "result.json")) if run else None
+        result = _read(RunFolder(run).result) if run else None
         start = (result or {}).get("start") or section.checkpoint or "the checkpoint named on the command line"
         masks = section.sparsity if isinstance(section.sparsity, str) else section.model_dump(mode="json")["sparsity"]
         what = f"its masks: {masks or 'as they were'}; optimizer: {section.optimizer}"
         found.append(f"- fine-tuned from `{start}`; {what}")
         found += [f"- soft prompt: {init.soft_prompt.tokens} vectors"] if init.soft_prompt is not None else []
         found += [f"- LoRA of rank {init.lora.r}"] if init.lora is not None else []
-        before = os.path.dirname(os.path.dirname(os.path.abspath(str(start))))
+        before = RunFolder.containing(str(start)).path
         if (parent := _read_config(before)) is not None:
             found += ["- pre-trained on:", *(f"  {line}" for line in _data(parent))]
             found += [f"  - by `{c}`" for c in _commands(before)]
@@ -99,35 +101,25 @@ def _making(config: Config, run: str | None) -> list[str]:
 
 
 def _read_config(run: str) -> Config | None:
-    from modelzoo.config.errors import UserError
-    from modelzoo.config.load import load
-
     try:
-        return load(os.path.join(run, "config.yaml"), Config)
+        return RunFolder(run).read_config()
     except UserError:  # moved or removed since: then the card cannot tell
         return None
 
 
 def _commands(run: str) -> list[str]:
     """The commands that made a run, each once, with the device and the torch they ran on."""
-    found: dict[str, None] = {}
-    try:
-        with open(os.path.join(run, "launches.jsonl"), encoding="utf-8") as file:
-            for line in file:
-                r = json.loads(line)
-                found[f"{r['command']}` on {r['device']}, torch `{r['torch']}"] = None
-    except (OSError, ValueError, KeyError):
-        pass
-    return list(found)
+    launches = [r for r in RunFolder(run).read_launches() if {"command", "device", "torch"} <= r.keys()]
+    return list(dict.fromkeys(f"{r['command']}` on {r['device']}, torch `{r['torch']}" for r in launches))
 
 
 def _scores(run: str | None) -> list[str]:
     rows = []
     if run is not None:
-        result = _read(os.path.join(run, "result.json"))
+        result = _read(RunFolder(run).result)
         for split, s in ((result or {}).get("scores") or {}).items():
             rows += [_row(result["task"], split, s, s["majority"], m) for m in s["metrics"]]
-        evaluated = _read(os.path.join(run, "evaluation", "results.json"))
+        evaluated = _read(RunFolder(run).task_scores)
         for task, runs in ((evaluated or {}).get("tasks") or {}).items():
             rows += [_row(task, s.get("split", ""), s, s.get("baseline") or {}, m) for s in runs for m in s["metrics"]]
     if not rows:

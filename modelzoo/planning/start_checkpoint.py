@@ -4,13 +4,11 @@ import json
 import os
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
-from modelzoo.config.trainer import Config, Init
+from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.data import format as f
 from modelzoo.data.tokenizer_files import beside, tokenizer_in
-
-STATE = "state.json"
+from modelzoo.training.run_folder import STATE, RunFolder
 
 
 def find(path: str) -> str:
@@ -27,7 +25,8 @@ def find(path: str) -> str:
         return path
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint; name a run folder, a step folder or a .mdl file")
-    for root in (os.path.join(path, "best"), os.path.join(path, "checkpoints"), path):
+    run = RunFolder(path)
+    for root in (run.best, run.checkpoints, path):
         if (found := checkpoint.newest(root)[0]) is not None:
             return found
     raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder")
@@ -63,10 +62,9 @@ def tokenizer_path(init: Init, path: str) -> str:
     """
     if init.tokenizer is not None:
         return init.tokenizer
-    run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
-    config = os.path.join(run, "config.yaml")
-    places = beside(load(config, Config)) if os.path.exists(config) else []
-    places += [run, os.path.dirname(os.path.abspath(path))]
+    run = RunFolder.containing(path)
+    places = beside(config) if (config := run.read_config()) is not None else []
+    places += [run.path, os.path.dirname(os.path.abspath(path))]
     if (found := tokenizer_in(places)) is None:
         raise UserError(
             f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "

@@ -8,6 +8,7 @@ OUT/best.yaml             the best one as a template
 import hashlib
 import json
 import os
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from modelzoo.config.errors import UserError
@@ -19,11 +20,12 @@ from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import FORMS, load_task
 from modelzoo.evaluation.scores import evaluate
 from modelzoo.evaluation.task import Task
-from modelzoo.files import write_json, write_text
+from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.scoring import load_model
 from modelzoo.training.build import Options
+from modelzoo.training.run_folder import RunFolder
 
 
 class Request(NamedTuple):
@@ -112,7 +114,7 @@ def _checkpoint(request: Request) -> tuple[str, Config]:
             )
         return request.checkpoint, load(request.params, Config)
     path = start_checkpoint.find(request.checkpoint)
-    beside = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(path))), "config.yaml")
+    beside = RunFolder.containing(path).config
     if request.params is None and not os.path.exists(beside):
         raise UserError(f"{path}: has no config.yaml beside its run; name the run's config with -p")
     return path, load(request.params or beside, Config)
@@ -124,6 +126,7 @@ def _one(candidate: Candidate, examples: list[Example], model: load_model.Subjec
     asked = {
         "checkpoint": model.path,
         "step": model.facts.get("step"),
+        "weights": _hash_weights(model.path),
         "task": task.config.model_dump(mode="json"),
         "template": task.template.model_dump(mode="json"),
         "split": request.split,
@@ -150,6 +153,12 @@ def _one(candidate: Candidate, examples: list[Example], model: load_model.Subjec
     }
     write_json(path, result)
     return json.loads(json.dumps(result))  # as it will be read: tuples have become lists
+
+
+@lru_cache(maxsize=1)
+def _hash_weights(path: str) -> str:
+    """What tells the weights at `path` (a step folder, an exported folder or a .mdl) from others of the same name."""
+    return sha256(os.path.join(path, "model.safetensors") if os.path.isdir(path) else path)
 
 
 def _compare(task: Task, results: list[dict[str, Any]]) -> None:

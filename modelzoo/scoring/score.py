@@ -24,6 +24,7 @@ from modelzoo.files import write_json
 from modelzoo.progress import Progress
 from modelzoo.scoring import load_model, score_table
 from modelzoo.training.build import Options
+from modelzoo.training.run_folder import RunFolder
 
 LM_EVAL = "lm_eval:"
 
@@ -55,7 +56,8 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
     if others:
         harness.require()
-    folder = os.path.join(options.model_dir, "evaluation")
+    run = RunFolder(options.model_dir)
+    folder = run.evaluation
     results: dict[str, list[dict[str, Any]]] = {}
     paths = load_model.paths(config, options)
     for number, path in enumerate(paths):
@@ -71,7 +73,7 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
-    target = os.path.join(folder, "results.json")
+    target = run.task_scores
     said = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
     write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
@@ -83,8 +85,15 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
     if jobs:
         print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
-        kind = jobs[0].task.config.form if jobs[0].task.config.form == "hoc" else "pubmedqa"
-        print(f"           python run.py -p configs/finetune/{kind}.yaml -m finetune --checkpoint_path {paths[0]}")
+        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+
+
+def _finetune_command(task: Task, name: str, path: str) -> str:
+    """The command that fine-tunes the checkpoint on the task that was scored."""
+    own = task.config.form if task.config.form in ("pubmedqa", "hoc") else None
+    config = f"configs/finetune/{own or 'base'}.yaml"
+    chosen = "" if own else f" --set trainer.finetune.task={name}"
+    return f"python run.py -p {config} -m finetune{chosen} --checkpoint_path {path} -o runs/{task.name}"
 
 
 def _job(name: str, request: Request) -> Job:

@@ -16,6 +16,7 @@ from modelzoo.planning import plan
 from modelzoo.progress import amount
 from modelzoo.study import differences
 from modelzoo.training import checkpoint, logs
+from modelzoo.training.run_folder import RunFolder
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -42,11 +43,11 @@ def read(folder: str) -> Result:
     Raises:
         UserError: the folder is not a run.
     """
-    config = load(os.path.join(folder, "config.yaml"), Config)
-    records = logs.read(os.path.join(folder, "metrics.jsonl"))
-    timing = logs.read(os.path.join(folder, "timing.jsonl"))
+    config = load(RunFolder(folder).config, Config)
+    files = RunFolder.of(config.trainer.init, folder)
+    records, timing = logs.read(files.metrics), logs.read(files.timing)
     speeds = [r["tokens_per_second"] for r in timing if "tokens_per_second" in r]
-    path, _ = checkpoint.newest(os.path.join(folder, "checkpoints"))
+    path, _ = checkpoint.newest(files.checkpoints)
     return Result(
         os.path.basename(os.path.normpath(folder)),
         folder,

@@ -9,6 +9,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.study.draw import Panel, axes, legend, look, svg
 from modelzoo.study.results import Group, Result, interval, masks, tensors
 from modelzoo.training import checkpoint
+from modelzoo.training.run_folder import RunFolder
 
 BINS = 80
 PROMPT, WORDS = "model.embedding_layer.word_embeddings.soft_prompt", "model.embedding_layer.word_embeddings.weight"
@@ -21,14 +22,15 @@ def start_of(run: Result) -> str | None:
         return None
     if os.path.exists(os.path.join(path, checkpoint.STATE)):
         return path
-    roots = (os.path.join(path, "best"), os.path.join(path, "checkpoints"), path)
+    folder = RunFolder(path)
+    roots = (folder.best, folder.checkpoints, path)
     found = (checkpoint.steps(root) and os.path.join(root, f"step_{checkpoint.steps(root)[-1]}") for root in roots)
     return next((p for p in found if p), None)
 
 
 def end_of(run: Result) -> str | None:
     """Its best checkpoint where it kept one, else its last."""
-    best = os.path.join(run.folder, "best")
+    best = RunFolder(run.folder).best
     steps = checkpoint.steps(best)
     return os.path.join(best, f"step_{steps[-1]}") if steps else run.last
 

@@ -17,6 +17,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.training import checkpoint, logs
+from modelzoo.training.run_folder import RunFolder
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -49,7 +50,7 @@ class Result:
     @cached_property
     def checkpoints(self) -> dict[int, str]:
         """Step: folder, rising."""
-        root = self.init.checkpoint.checkpoint_root or os.path.join(self.folder, "checkpoints")
+        root = RunFolder.of(self.init, self.folder).checkpoints
         return {step: os.path.join(root, f"step_{step}") for step in checkpoint.steps(root)}
 
     @property
@@ -81,12 +82,11 @@ def read(folder: str) -> Result:
     """
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such run folder")
-    config = load(os.path.join(folder, "config.yaml"), Config)
-    found = {n: logs.read(os.path.join(folder, f"{n}.jsonl")) for n in ("metrics", "timing")}
+    files = RunFolder(folder)
+    config = load(files.config, Config)
+    found = {"metrics": logs.read(files.metrics), "timing": logs.read(files.timing)}
     of = lambda kind: [r for r in found["metrics"] if r["kind"] == kind]
-    path = os.path.join(folder, "launches.jsonl")
-    launches = logs.read(path) if os.path.exists(path) else []
-    return Result(folder, config, of("train"), of("validation"), of("dev"), found["timing"], launches)
+    return Result(folder, config, of("train"), of("validation"), of("dev"), found["timing"], files.read_launches())
 
 
 def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:

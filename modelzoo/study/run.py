@@ -17,12 +17,13 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
-from modelzoo.host import lock_file
+from modelzoo.lock import Busy
 from modelzoo.progress import duration
 from modelzoo.study import matrix as grid
 from modelzoo.study.matrix import Cell, Matrix
 from modelzoo.study.progress import Progress
 from modelzoo.training import logs
+from modelzoo.training.run_folder import RunFolder
 
 POLL = 0.5  # seconds between looks at a run's log
 RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
@@ -113,9 +114,13 @@ def folder(matrix: Matrix, cell: Cell) -> str:
     return os.path.join(matrix.study.output, "runs", cell.name)
 
 
+def files(matrix: Matrix, cell: Cell) -> RunFolder:
+    return RunFolder.of(cell.config.trainer.init, folder(matrix, cell))
+
+
 def final_loss(run_folder: str, steps: int) -> float | None:
     """Validation loss at the last step, or None."""
-    path = os.path.join(run_folder, "metrics.jsonl")
+    path = RunFolder(run_folder).metrics
     records = logs.read(path) if os.path.exists(path) else []
     return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
 
@@ -129,7 +134,7 @@ def _write(matrix: Matrix) -> None:
         text = dump(cell.config, f"one run of a study: {cell.name}")
         if _text(path) == text:
             continue
-        if os.path.exists(os.path.join(folder(matrix, cell), "metrics.jsonl")):
+        if os.path.exists(files(matrix, cell).metrics):
             raise UserError(
                 f"{folder(matrix, cell)}: began with another config than the study now asks for; give the changed "
                 f"study another output (-o), or remove that folder and {path}"
@@ -154,8 +159,7 @@ def _config(matrix: Matrix, cell: Cell) -> str:
 
 def finished(matrix: Matrix, cell: Cell) -> bool:
     """Whether the checkpoint of the last step is there; it comes last, and whole or not at all."""
-    root = cell.config.trainer.init.checkpoint.checkpoint_root or os.path.join(folder(matrix, cell), "checkpoints")
-    return os.path.isfile(os.path.join(root, f"step_{cell.steps}", "manifest.json"))
+    return os.path.isfile(os.path.join(files(matrix, cell).checkpoints, f"step_{cell.steps}", "manifest.json"))
 
 
 def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bool:
@@ -167,11 +171,7 @@ def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bo
     command = [sys.executable, "-c", RUN, options.target, "-p", _config(matrix, cell), "-m", "train_and_eval"]
     # A run is one process: what torchrun told this one of its place among others is not for it.
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
-    with open(log, "ab") as out:
-        # The run inherits the lock with its output, so one that outlives this process is not begun twice.
-        if not lock_file(out):
-            progress.passed(cell, "busy       another process is at")
-            return True
+    with open(log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
         child = subprocess.Popen(
             [*command, "-o", folder(matrix, cell)], stdout=out, stderr=out, env=environment, start_new_session=True
         )
@@ -179,6 +179,9 @@ def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bo
             while child.poll() is None:
                 progress.show(cell, _last_step(folder(matrix, cell)))
                 time.sleep(POLL)
+    if child.returncode == Busy.exit_code:
+        progress.passed(cell, "busy       another process is at")
+        return True
     if child.returncode == 0 and finished(matrix, cell):
         progress.ended(cell, final_loss(folder(matrix, cell), cell.steps))
         return True
@@ -211,7 +214,7 @@ def _handed_on(child: subprocess.Popen):
 
 def _last_step(run_folder: str) -> int:
     try:
-        with open(os.path.join(run_folder, "metrics.jsonl"), "rb") as file:
+        with open(RunFolder(run_folder).metrics, "rb") as file:
             file.seek(max(0, os.path.getsize(file.name) - 4096))
             return json.loads(file.read().splitlines()[-1])["step"]
     except (OSError, ValueError, IndexError):
@@ -241,7 +244,8 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
         )
     if open_:
         print(f"open       {len(open_)} runs of other shares; the report is made anew by whichever share ends last")
-    print(f"next       open {os.path.join(output, 'report.html')} in a browser")
+    if len(open_) < len(wanted):
+        print(f"next       open {os.path.join(output, 'report.html')} in a browser")
 
 
 def _peak(matrix: Matrix, cell: Cell) -> float | None:

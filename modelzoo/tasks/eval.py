@@ -1,6 +1,5 @@
 """`-m eval`, and the check of `--validate_only`: a model on data, without training it."""
 
-import os
 import sys
 import time
 
@@ -14,10 +13,11 @@ from modelzoo.data import manifest
 from modelzoo.files import write_json
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan
+from modelzoo.planning import plan, start_checkpoint
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, state
 from modelzoo.training.build import Options, build, open_shards, val_loaders
+from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, micro_batches
 from modelzoo.training.validation import validate
 
@@ -40,17 +40,24 @@ def evaluate(config: Config, options: Options) -> None:
         where = ", ".join(manifest.folders(loader))
         results.append({"checkpoint": path, "step": run.step, "data": where, **score._asdict()})
         print(f"{where}: {console.score(score)}")
-    target = os.path.join(options.model_dir, "eval.json")
+    target = RunFolder(options.model_dir).validation_scores
     write_json(target, results)
     print(f"wrote      {target}", file=sys.stderr)
 
 
 def _checkpoint(config: Config, options: Options) -> str:
-    root = state.checkpoint_root(config.trainer.init, options.model_dir)
-    named = config.trainer.validate_.ckpt_path if config.trainer.validate_ else None
-    path = options.checkpoint_path or named or checkpoint.newest(root)[0]
+    folder = RunFolder.of(config.trainer.init, options.model_dir)
+    named = options.checkpoint_path or (config.trainer.validate_.ckpt_path if config.trainer.validate_ else None)
+    if named is not None:
+        return start_checkpoint.find(named)
+    path, damaged = checkpoint.newest(folder.checkpoints)
+    for problem in damaged:
+        print(f"damaged    {problem}" + ("; taking the one before" if path else ""), file=sys.stderr)
     if path is None:
-        raise UserError(f"{root}: holds no checkpoint; name one with --checkpoint_path, or train first with -m train")
+        raise UserError(
+            f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
+            "-m train"
+        )
     return path
 
 

@@ -1,4 +1,4 @@
-"""Pre-training: builds a TrainState from a config, trains it, logs, validates, saves, and says what it made."""
+"""Pre-training: builds a run from a config, trains it, logs, validates, saves, and says what it made."""
 
 import os
 import sys
@@ -12,14 +12,16 @@ from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan
+from modelzoo.planning import plan, start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, console, state
+from modelzoo.training import checkpoint, console, launch, resume, state
 from modelzoo.training.build import Options, build, open_shards, val_loaders
 from modelzoo.training.logs import Logs
-from modelzoo.training.loop import check_space, fit, record
-from modelzoo.training.run_length import count_steps, eval_every, micro_batches
+from modelzoo.training.loop import fit, tensorboard
+from modelzoo.training.resume import Start
+from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_length import count_steps, eval_every
 from modelzoo.training.validation import Score, validate
 
 
@@ -35,30 +37,53 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
         raise UserError("trainer.fit.val_dataloader: missing; train_and_eval needs one (or use -m train)")
     stop = count_steps(config, len(shards))
     plan.check(init, stop)
-    parts = micro_batches(config)
-    out = Progress(stop)
+    folder = RunFolder.of(init, options.model_dir)
+    with folder.lock():
+        _train(config, options, choice, folder, shards, vals, stop)
+
+
+def _train(
+    config: Config, options: Options, choice: Choice, folder: RunFolder, shards: Shards, vals: list[Shards], stop: int
+) -> None:
+    """Train in a folder that is this process's alone."""
+    init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
     out.note(choice.describe())
+    named = options.checkpoint_path or config.trainer.fit.ckpt_path
+    start = resume.choose_start(
+        folder,
+        start_checkpoint.find(named) if named else None,
+        options.load_states,
+        init.checkpoint.autoload_last_checkpoint,
+        options.restart,
+        out.note,
+    )
+    if not start.own and not options.restart:
+        resume.check_unbegun(folder, config)
     run = build(config, choice)
-    load_adapters(run.model, init)
     for note in run.sparsity.notes:
         out.note(note)
-    root, fingerprint = state.checkpoint_root(init, options.model_dir), shards.fingerprint()
-    resumed = _resume(run, config, options, root, fingerprint, out)
+    _start(run, start, fingerprint, options.strict)
     if run.step >= stop:
-        out.note(f"nothing to do: {resumed} is at step {run.step} of {stop}; raise loop.max_steps to go on")
+        out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to go on")
         return
-    if change := console.arithmetic_change(choice.backend.arithmetic, run):
-        out.note(change)
-    check_space(run, root)
-    record(config, options, choice, run)
+    changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
+    if options.restart and folder.holds_a_run:
+        out.note(f"moved      the run that was here to {folder.move_aside()}")
+    _say_start(run, start, changes, choice, out)
+    launch.check_space(run, folder.checkpoints)
+    launch.record(config, options.command, folder, choice, run, start, changes)
 
     def assess(logs: Logs, tally: console.Tally) -> bool:
         tally.scores = [_validate(choice.backend, run, val, logs, out, i) for i, val in enumerate(vals)]
         return False
 
     every = eval_every(init.loop.eval_frequency, stop) if vals else None
-    done = fit(choice.backend, run, config, options.model_dir, shards, fingerprint, stop, parts, out, every, assess)
-    print(console.summary(run, choice.backend.memory(), done.tally, options.model_dir, done.saved, stop))
+    done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
+    print(
+        console.summary(
+            run, choice.backend.memory(), done.tally, folder, done.saved, stop, options.mode, tensorboard(config)
+        )
+    )
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 
@@ -86,19 +111,29 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     return score
 
 
-def _resume(
-    run: TrainState, config: Config, options: Options, root: str, fingerprint: str, out: Progress
-) -> str | None:
-    """Load what the command line, the model folder or the config names, in that order."""
-    path = options.checkpoint_path
-    if path is None and config.trainer.init.checkpoint.autoload_last_checkpoint:
-        path, damaged = checkpoint.newest(root)
-        for problem in damaged:
-            out.note(f"damaged    {problem}; taking the one before")
-    path = path or config.trainer.fit.ckpt_path
-    if path is None:
-        return None
-    files, saved = mdl_state.load(path, run.init, fingerprint)
-    state.restore(run, path, files, saved, fingerprint, options.load_states, options.strict)
-    out.note(f"resumed    {path} at step {run.step}" if run.step else f"weights    from {path}; steps count from 0")
-    return path
+def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
+    """Load what `run` starts from."""
+    if start.own:
+        state.restore(run, start.path, *checkpoint.load(start.path), fingerprint, strict=strict)
+        return
+    load_adapters(run.model, run.init)
+    if start.path is not None:
+        files, saved = mdl_state.load(start.path, run.init, fingerprint)
+        state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
+
+
+def _say_start(
+    run: TrainState, start: Start, changes: dict[str, tuple[str, str]], choice: Choice, out: Progress
+) -> None:
+    if start.path is not None:
+        out.note(
+            f"resumed    {start.path} at step {run.step}"
+            if run.step
+            else f"weights    from {start.path}; steps count from 0"
+        )
+    if start.note:
+        out.note(f"           {start.note}")
+    if changes:
+        out.note(f"changed    from here on: {resume.name_changes(changes)}")
+    if change := console.arithmetic_change(choice.backend.arithmetic, run):
+        out.note(change)

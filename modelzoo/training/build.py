@@ -24,10 +24,12 @@ class Options(NamedTuple):
 
     target: str = "auto"
     model_dir: str = "./model_dir"
-    checkpoint_path: str | None = None
+    checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl to start from
     load_states: tuple[str, ...] = state.ALL_STATES
     strict: bool = True
     command: str = "run.py"
+    restart: bool = False  # begin anew; what the folder holds is moved aside
+    mode: str = "train"
 
 
 def build(config: Config, choice: Choice) -> TrainState:

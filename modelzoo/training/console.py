@@ -1,11 +1,11 @@
 """What a person reads of a run: the live line, a validation's scores, the closing summary."""
 
-import os
 from dataclasses import dataclass, field
 
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.progress import amount, duration, size
 from modelzoo.train_state import Timed, TrainState
+from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.validation import Score
 
 
@@ -52,11 +52,22 @@ def score(found: Score) -> str:
     )
 
 
-def summary(run: TrainState, memory: int | None, tally: Tally, model_dir: str, saved: str | None, stop: int) -> str:
+def summary(
+    run: TrainState,
+    memory: int | None,
+    tally: Tally,
+    folder: RunFolder,
+    saved: str | None,
+    stop: int,
+    mode: str,
+    tensorboard: bool,
+) -> str:
     """What was done and written, and what to run next.
 
     Args:
         memory: peak bytes used on the device, if it can tell.
+        mode: the command's, which goes on with an interrupted run.
+        tensorboard: whether the run writes TensorBoard's files.
     """
     ended = run.step >= stop
     lines = [
@@ -71,15 +82,16 @@ def summary(run: TrainState, memory: int | None, tally: Tally, model_dir: str, s
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
     if memory:
         lines.append(f"memory     {size(memory)} at most")
-    lines.append(f"wrote      {model_dir}: metrics.jsonl, timing.jsonl, config.yaml, tensorboard/")
+    written = "metrics.jsonl, timing.jsonl, config.yaml" + (", tensorboard/" if tensorboard else "")
+    lines.append(f"wrote      {folder.path}: {written}")
     if saved:
         lines.append(f"           {saved}")
-    config = os.path.join(model_dir, "config.yaml")
     if ended:
-        lines.append(f"next       python run.py -p {config} -m eval -o {model_dir}")
-        lines.append(f"           tensorboard --logdir {model_dir}")
+        lines.append(f"next       python run.py -p {folder.config} -m eval -o {folder.path}")
+        if tensorboard:
+            lines.append(f"           tensorboard --logdir {folder.path}")
     else:
-        lines.append(f"go on      python run.py -p {config} -m train -o {model_dir}")
+        lines.append(f"go on      python run.py -p {folder.config} -m {mode} -o {folder.path}")
         lines.append(f"           (exactly where it stopped: step {run.step} of {stop})")
     return "\n".join(lines)
 

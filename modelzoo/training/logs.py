@@ -10,24 +10,28 @@ import os
 from collections.abc import Mapping, Sequence
 
 from modelzoo.config.errors import UserError
+from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.trackers import Tracker
+
+
+class LogError(UserError):
+    """A log cannot be written."""
 
 
 class Logs:
     """Append-only logs in `folder`, continuing after step `resume` (0 starts anew)."""
 
-    def __init__(self, folder: str, resume: int, tensorboard: bool, trackers: Sequence[Tracker] = ()):
-        os.makedirs(folder, exist_ok=True)
+    def __init__(self, folder: RunFolder, resume: int, tensorboard: bool, trackers: Sequence[Tracker] = ()):
+        os.makedirs(folder.path, exist_ok=True)
         self._files, self._trackers = {}, trackers
-        for name in ("metrics", "timing"):
-            path = os.path.join(folder, f"{name}.jsonl")
+        for name, path in (("metrics", folder.metrics), ("timing", folder.timing)):
             _cut(path, resume)
             self._files[name] = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed in close()
         self._writer = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where it is wanted
 
-            self._writer = SummaryWriter(os.path.join(folder, "tensorboard"), purge_step=resume + 1)
+            self._writer = SummaryWriter(folder.tensorboard, purge_step=resume + 1)
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """One record of `step`. `kind` is train or validation."""
@@ -37,9 +41,9 @@ class Logs:
                     self._files[name].write(json.dumps({"step": step, "kind": kind, **values}) + "\n")
                     self._files[name].flush()
                 except OSError as e:
-                    raise UserError(
+                    raise LogError(
                         f"{self._files[name].name}: cannot be written ({e.strerror}); free some space and run the same "
-                        "command again: it goes on from the last checkpoint"
+                        "command again"
                     ) from None
             if self._writer is not None:
                 for key, value in values.items():

@@ -1,29 +1,20 @@
 """The training loop: each step is logged, shown, assessed and saved. Every task that trains uses this one."""
 
-import contextlib
-import json
-import os
-import shutil
-import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import torch
-
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.files import write_text
-from modelzoo.progress import Progress, size
+from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
-from modelzoo.training.build import Options
-from modelzoo.training.logs import Logs
+from modelzoo.training.logs import LogError, Logs
+from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_length import micro_batches
+from modelzoo.training.signals import catch_interrupts
 
 
 class Fitted(NamedTuple):
@@ -38,11 +29,10 @@ def fit(
     backend: Backend,
     run: TrainState,
     config: Config,
-    model_dir: str,
+    folder: RunFolder,
     shards: Shards,
     fingerprint: str,
     stop: int,
-    parts: int,
     out: Progress,
     every: int | None = None,
     assess: Callable[[Logs, console.Tally], bool] | None = None,
@@ -51,40 +41,57 @@ def fit(
 
     Args:
         fingerprint: of the data, for the checkpoints.
-        parts: micro-batches in a step.
+
+    Raises:
+        UserError: a log cannot be written (the step at hand is saved first, if that can be), or a checkpoint cannot.
     """
     init = run.init
-    root = state.checkpoint_root(init, model_dir)
     tally, saved = console.Tally(run.step), None
-    tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
-    logs = Logs(model_dir, run.step, tensorboard, trackers.open_all(init, model_dir))
+    logs = Logs(folder, run.step, tensorboard(config), trackers.open_all(init, folder.path))
 
     def save() -> str | None:
         if not backend.fetch(run):
             out.note(f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps")
             return None
-        return checkpoint.save(root, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
+        return checkpoint.save(folder.checkpoints, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
 
     try:
-        with _interrupts() as interrupted:
+        with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
                 saved = save()
-            for timed in steps(backend, run, shards, stop, parts):
+            for timed in steps(backend, run, shards, stop, micro_batches(config)):
                 tally.add(timed)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
                     run.churn = 0
                 out.update(run.step, console.line(run, timed, tally))
-                enough = bool(every) and (run.step == stop or run.step % every == 0) and assess(logs, tally)
+                due = bool(every) and (run.step == stop or run.step % every == 0)
+                enough = due and assess is not None and assess(logs, tally)
                 last = run.step == stop or enough or bool(interrupted)
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
                     saved = save() or saved
                 if last:
                     break
+    except LogError as e:
+        raise UserError(f"{e}; {_saved(save, run.step)}") from None
     finally:
         out.close()
         logs.close()
     return Fitted(tally, saved, interrupted[0] if interrupted else None)
+
+
+def _saved(save: Callable[[], str | None], step: int) -> str:
+    """Save a run whose log cannot be written, and say what came of it."""
+    try:
+        return f"step {step} is saved in {save()}, its records are not in the log"
+    except UserError as e:
+        return str(e)
+
+
+def tensorboard(config: Config) -> bool:
+    """Whether a run writes TensorBoard's files: where the config names no loggers, or that one."""
+    loggers = config.trainer.init.loggers
+    return not loggers or any(x.name == "TensorBoardLogger" for x in loggers)
 
 
 def steps(backend: Backend, run: TrainState, shards: Shards, stop: int, micro_batches: int) -> Iterator[Timed]:
@@ -134,62 +141,3 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
 def _timing(timed: Timed) -> dict[str, float]:
     speed = timed.step.tokens / timed.seconds
     return {"tokens_per_second": speed, "seconds": timed.seconds, "waiting": timed.waiting}
-
-
-def check_space(run: TrainState, root: str) -> None:
-    """Better to learn before the first step than after the first hour that a checkpoint does not fit."""
-    need = sum(run.sparsity.shape(p).numel() * 12 for p in run.model.parameters())
-    folder = os.path.abspath(root)
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise UserError(
-            f"{folder}: {size(free)} free, but one checkpoint takes about {size(need)}; "
-            "free some space or give another -o"
-        )
-
-
-def record(config: Config, options: Options, choice: Choice, run: TrainState) -> None:
-    """config.yaml (the resolved config, reloadable) and a line in launches.jsonl."""
-    change = console.arithmetic_change(choice.backend.arithmetic, run)
-    record = {
-        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": options.command,
-        "asked": choice.asked,
-        "device": choice.backend.describe(),
-        "class": choice.backend.device_class,
-        "dtype": choice.backend.arithmetic.dtype,
-        "fallback": choice.said,
-        "notes": [*choice.backend.notes, *run.sparsity.notes, *([change] if change else [])],
-        "torch": torch.__version__,
-        "python": sys.version.split()[0],
-        "from_step": run.step,
-    }
-    try:
-        os.makedirs(options.model_dir, exist_ok=True)
-        text = dump(config, f"resolved config of `{options.command}`")
-        write_text(os.path.join(options.model_dir, "config.yaml"), text)
-        with open(os.path.join(options.model_dir, "launches.jsonl"), "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as e:
-        raise UserError(f"{options.model_dir}: cannot be written ({e.strerror}); give another -o") from None
-
-
-@contextlib.contextmanager
-def _interrupts():
-    """Ctrl-C and SIGTERM end the run after the step at hand, with a checkpoint; a second one ends it at once."""
-    seen: list[int] = []
-
-    def handler(number, frame):
-        if seen:
-            raise KeyboardInterrupt
-        seen.append(number)
-        print("\nstopping after this step; once more stops at once", file=sys.stderr)
-
-    before = {s: signal.signal(s, handler) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield seen
-    finally:
-        for s, old in before.items():
-            signal.signal(s, old)

@@ -1,7 +1,6 @@
 """What a checkpoint holds of a run, and how it is put back: every check comes before the first change."""
 
-import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -12,8 +11,12 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
 from modelzoo.models.shapes import SOFT_PROMPT, parameters, with_adapters
+from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
+from modelzoo.training.checkpoint_state import CheckpointState
+
+Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
 
 def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -26,28 +29,23 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
         for key, value in entries.items()
         if value is not None
     }
-    finite = all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
     scale = run.loss_scale
-    return {"model": model, "optimizer": moments}, {
-        "global_step": run.step,
-        "skipped": run.skipped,
-        "unmended": run.unmended,
-        "tokens": run.tokens,
-        "churn": run.churn,
-        "flops": [run.ledger.sparse, run.ledger.dense],
-        "finite": finite,
-        "loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
-        "dtype": run.dtype,
-        "optimizer": run.init.optimizer.name,
-        "dataset": fingerprint,
-        "model": run.init.model.model_dump(mode="json"),
-        "sparsity": [g.model_dump(mode="json") for g in run.init.sparsity],
-        "seed": run.init.seed,
-        **{k: part.model_dump(mode="json") for k in ADAPTERS if (part := getattr(run.init, k)) is not None},
-    }
+    state = CheckpointState.of(
+        run.init,
+        global_step=run.step,
+        skipped=run.skipped,
+        unmended=run.unmended,
+        tokens=run.tokens,
+        churn=run.churn,
+        flops=(run.ledger.sparse, run.ledger.dense),
+        finite=all(bool(torch.isfinite(p).all()) for p in run.model.parameters()),
+        loss_scale={"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
+        dtype=run.dtype,
+        dataset=fingerprint,
+    )
+    return {"model": model, "optimizer": moments}, state.as_json()
 
 
-ADAPTERS = ("soft_prompt", "lora")  # sections of trainer.init that add parameters to the model
 # Model fields that a resumed run may change: they act on training alone, or not on the values.
 TRAINING_ONLY = {
     *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
@@ -58,11 +56,18 @@ TRAINING_ONLY = {
 
 @torch.no_grad()
 def restore(
-    run: TrainState, path: str, files, state, fingerprint: str | None, states=ALL_STATES, strict: bool = True
+    run: TrainState,
+    path: str,
+    files: Files,
+    saved: Mapping[str, Any],
+    fingerprint: str | None,
+    states: Collection[str] = ALL_STATES,
+    strict: bool = True,
 ) -> None:
     """Put a loaded checkpoint into `run`. Everything is checked before anything is changed.
 
     Args:
+        files: the checkpoint's tensors by file and name, and `saved` its JSON state (`checkpoint.load`).
         fingerprint: of the run's data; None leaves the data unchecked (validation).
         states: which parts to take; the zoo's `--load_checkpoint_states`.
         strict: refuse missing and unknown parameters.
@@ -70,41 +75,49 @@ def restore(
     Raises:
         UserError: names the parameter or part that does not fit, and the way round it.
     """
-    weights, saved = dict(run.model.named_parameters()), files["model"]
-    saved_masks = {n: x for n, x in saved.items() if n.endswith("_mask")}
+    state = CheckpointState.parse(path, saved)
     goes_on = "global_step" in states and "dataloader" in states
+    masks = {n: x for n, x in files["model"].items() if n.endswith("_mask")}
+    weights = {n: x for n, x in files["model"].items() if n not in masks}
     absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
     if "model" in states:
-        new = set(with_adapters(run.init)) - set(parameters(run.init.model))
-        if not goes_on:
-            held = {".lora_" in n for n in saved if n == SOFT_PROMPT or ".lora_" in n}
-            absent = {n for n in new if (".lora_" in n) not in held}
-        _check_names(path, weights.keys() - absent, saved.keys() - saved_masks.keys(), strict, new)
-        _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
-        if strict:
-            _check_config(path, state["model"], run.init.model)
-            _check_scale(path, state.get("lora"), run.init)
+        absent = _check_model(run, path, weights, state, goes_on, strict)
     if "sparsity" in states:
-        _check_masks(run, path, saved_masks)
+        _check_masks(run, path, masks, state.global_step - state.skipped if goes_on else None)
     moments = _moments(run, path, files, state, strict, absent) if "optimizer" in states else {}
-    if "dataloader" in states and fingerprint is not None and state["dataset"] != fingerprint:
+    if "dataloader" in states and fingerprint is not None and state.dataset != fingerprint:
         raise UserError(
             f"{path}: was trained on other data (or another batch size or shuffle seed), so its place in the data "
             "means nothing here; restore the data, or start at its beginning with "
             "--load_checkpoint_states model,optimizer,sparsity"
         )
+    _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None)
+    _put_moments(run, moments)
+    if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state.loss_scale):
+        run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale["scale"], state.loss_scale["good_steps"]
+    if goes_on:
+        run.step, run.skipped, run.tokens = state.global_step, state.skipped, state.tokens
+        run.churn, run.unmended = state.churn, state.unmended
+        run.ledger = Ledger(*state.flops)
+        run.dtype_before = state.dtype
+
+
+def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
+    """Weights by name and masks; without masks they are drawn anew from the weights as they then are."""
+    ours = dict(run.model.named_parameters())
     sparse = {p.name for p in run.sparsity.parameters}  # these take over weights and masks as one
-    if "model" in states:
-        for name in weights.keys() & saved.keys() - sparse:
-            weights[name].copy_(saved[name])
-        if SOFT_PROMPT not in saved:
-            redraw(run.model)
-    taken = {n: saved[n] for n in sparse & saved.keys()} if "model" in states else {}
-    if "sparsity" in states:
-        run.sparsity.load_state_dict(saved_masks, taken, run.optimizer.state)
-    else:
-        # anew, from the loaded weights: topk keeps the largest of these, not of the first draw
+    for name in ours.keys() & weights.keys() - sparse:
+        ours[name].copy_(weights[name])
+    if weights and SOFT_PROMPT not in weights:
+        redraw(run.model)
+    taken = {n: weights[n] for n in sparse & weights.keys()}
+    if masks is not None:
+        run.sparsity.load_state_dict(masks, taken, run.optimizer.state)
+    else:  # topk keeps the largest of the loaded weights, not of the first draw
         run.sparsity.draw(taken, run.optimizer.state)
+
+
+def _put_moments(run: TrainState, moments: Mapping[nn.Parameter, Mapping[str, Tensor]]) -> None:
     for p, entries in moments.items():
         fresh = run.optimizer.state[p]
         for entry, value in entries.items():
@@ -114,19 +127,28 @@ def restore(
             elif entry != "born":  # state that torch makes in its first step (SGD's momentum)
                 fresh[entry] = value.to(p.device)
     run.sparsity.mask_state(run.optimizer.state)  # moments may come from a run that was denser
-    if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state["loss_scale"]):
-        saved_scale = state["loss_scale"]
-        run.loss_scale.scale, run.loss_scale.good_steps = saved_scale["scale"], saved_scale["good_steps"]
-    if goes_on:
-        run.step, run.skipped, run.tokens = state["global_step"], state["skipped"], state["tokens"]
-        run.churn, run.unmended = state.get("churn", 0), state.get("unmended", 0)  # a .mdl has neither
-        run.ledger = Ledger(*state.get("flops", ()))
-        run.dtype_before = state.get("dtype")  # older checkpoints do not tell
 
 
 def _had_scale(saved: Mapping[str, Any]) -> bool:
     """Whether a checkpoint's loss scale was found by overflows; a run that needed none saves 1, no place to begin."""
     return saved.get("dynamic", saved["scale"] != 1.0 or saved["good_steps"] > 0)  # older checkpoints do not tell
+
+
+def _check_model(
+    run: TrainState, path: str, saved: Mapping[str, Tensor], state: CheckpointState, goes_on: bool, strict: bool
+) -> set[str]:
+    """Hold the checkpoint's weights against the model; returns the adapters' parameters that it may lack."""
+    weights = dict(run.model.named_parameters())
+    new, absent = set(with_adapters(run.init)) - set(parameters(run.init.model)), set()
+    if not goes_on:
+        held = {".lora_" in n for n in saved if n == SOFT_PROMPT or ".lora_" in n}
+        absent = {n for n in new if (".lora_" in n) not in held}
+    _check_names(path, weights.keys() - absent, saved.keys(), strict, new)
+    _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
+    if strict:
+        _check_config(path, state.model, run.init.model)
+        _check_scale(path, state.lora, run.init)
+    return absent
 
 
 def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:
@@ -180,7 +202,8 @@ def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None
         )
 
 
-def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor]) -> None:
+def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: int | None) -> None:
+    """`step`: optimizer steps that the run to go on has taken; None for one that starts."""
     ours = {f"{p.name}_mask" for p in run.sparsity.parameters}
     if saved and not ours:
         raise UserError(
@@ -202,23 +225,33 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor]) -> Non
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
                 )
-        fixed = not group.algorithm.changes and group.algorithm.group.init_method != "from_zeros"
-        for name, k in group.counts(0).items() if fixed else ():
+        for name, k in _counts(group, step).items():
             if (live := int(saved[f"{name}_mask"].sum())) != k:
+                when = f" at step {step}" if group.changes else ""
                 raise UserError(
-                    f"{path}: {name} has {live} live weights, the config's static sparsity asks for {k}; set the "
-                    "checkpoint's sparsity, or draw new masks with --load_checkpoint_states model"
+                    f"{path}: {name} has {live} live weights, the config's {group.algorithm.group.algorithm} sparsity "
+                    f"asks for {k}{when}; set the checkpoint's sparsity, or draw new masks with "
+                    "--load_checkpoint_states model"
                 )
 
 
+def _counts(group: Group, step: int | None) -> dict[str, int]:
+    """Live weights that the masks of `group` must have; none where anything may be found."""
+    if group.algorithm.group.init_method == "from_zeros":
+        return {}
+    if not group.algorithm.changes:
+        return group.counts(0)
+    return group.counts(step) if step is not None and group.changes else {}
+
+
 def _moments(
-    run: TrainState, path: str, files, state, strict: bool, absent: set[str]
+    run: TrainState, path: str, files: Files, state: CheckpointState, strict: bool, absent: set[str]
 ) -> dict[nn.Parameter, dict[str, Tensor]]:
     """The checkpoint's optimizer state by parameter, held against the run's."""
     afresh = "start it fresh with --load_checkpoint_states model,sparsity"
-    if state["optimizer"] != run.init.optimizer.name:
+    if state.optimizer != run.init.optimizer.name:
         raise UserError(
-            f"{path}: holds {state['optimizer']} state, the config asks for {run.init.optimizer.name}; {afresh}"
+            f"{path}: holds {state.optimizer} state, the config asks for {run.init.optimizer.name}; {afresh}"
         )
     entries: dict[str, dict[str, Tensor]] = {}
     for key, value in files.get("optimizer", {}).items():
@@ -235,7 +268,3 @@ def _moments(
             raise UserError(f"{path}: the optimizer state of {name} has another shape; {afresh}")
         found[p] = theirs
     return found
-
-
-def checkpoint_root(init: Init, model_dir: str) -> str:
-    return init.checkpoint.checkpoint_root or os.path.join(model_dir, "checkpoints")

@@ -174,6 +174,27 @@ def test_seeds_differ_finished_runs_stay_and_the_best_weights_are_kept(world, tm
     assert "mean of 2" in capsys.readouterr().out
 
 
+def test_results_of_another_config_are_not_shown_as_new(world, tmp_path, capsys):
+    out = tmp_path / "o"
+    command = ("CPU", "-m", "finetune", "-o", out, "--max_steps", "4")
+    config = write_config(world, tmp_path / "c.yaml")
+    assert run_py(*command, "-p", config, "--checkpoint_path", world / "s75") == 0
+    before = (out / "results.json").read_bytes()
+    others = [
+        ("optimizer.AdamW.lr: 0.005 -> 0.001", ["--set", "trainer.init.optimizer.AdamW.lr=1e-3"], "s75"),
+        ("trainer.finetune.checkpoint", [], "dense"),
+        ("finetune.sparsity", ["--set", "trainer.finetune.sparsity=keep"], "s75"),
+    ]
+    capsys.readouterr()
+    for said, more, start in others:
+        assert run_py(*command, "-p", config, "--checkpoint_path", world / start, *more) == 2
+        found = capsys.readouterr()
+        assert said in found.err and "dev (" not in found.out and (out / "results.json").read_bytes() == before
+    more = ["--set", "trainer.init.optimizer.AdamW.lr=1e-3", "--restart"]
+    assert run_py(*command, "-p", config, "--checkpoint_path", world / "s75", *more) == 0
+    assert (out / "fold_0/seed_1/before_1/result.json").exists()
+
+
 def test_the_card_of_a_fine_tuned_export_tells_where_it_comes_from(world, tmp_path):
     config = write_config(world, tmp_path / "c.yaml", loop={"max_steps": 2, "eval_frequency": 2})
     out = tmp_path / "o"

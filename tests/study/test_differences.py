@@ -3,10 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelzoo.config.differences import flat, keys
 from modelzoo.config.load import _override, dump, validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import parse
-from modelzoo.study.differences import flat, keys, losses, text
+from modelzoo.study.differences import losses, text
 from tests.support import config
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=3))

@@ -1,6 +1,5 @@
 """A study end to end on toys: equal FLOPs, finished runs passed over, killed ones gone on with, failures named."""
 
-import fcntl
 import json
 import os
 import signal
@@ -14,6 +13,7 @@ import pytest
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
+from modelzoo.lock import lock_folder
 from modelzoo.study import matrix as grid
 from modelzoo.study import run as study
 from tests import commands
@@ -111,13 +111,11 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     assert sorted(taken) == sorted(c.name for c in grid.read(path, [], None).cells)
 
 
-def test_a_run_that_another_process_is_at_is_passed_over(base, capsys, monkeypatch):
-    path, logs = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "logs"
-    logs.mkdir(parents=True)
-    monkeypatch.setattr(study, "subprocess", None)  # nothing may be begun
-    with open(logs / "dense-seed1.txt", "ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
+    path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
+    with lock_folder(str(run)):
         study.run(path, [], None, study.Options("CPU"))
+        assert os.listdir(run) == [".lock"]
     said = capsys.readouterr()
     assert "busy       another process is at dense-seed1" in said.err and "open       1 runs" in said.out
 

@@ -11,6 +11,7 @@ from modelzoo.tasks import pretrain
 from modelzoo.training import trackers
 from modelzoo.training.build import Options
 from modelzoo.training.logs import Logs
+from modelzoo.training.run_folder import RunFolder
 from tests.study.conftest import tiny_config
 from tests.support import config, examples, write_manifest, write_shard
 
@@ -82,7 +83,7 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     init = config(loggers=["WandbLogger", {"MLflowLogger": {"experiment": "e"}}]).trainer.init
     for step, folder in ((1, "a"), (2, "a"), (3, "b")):
-        logs = Logs(str(tmp_path / folder), step - 1, False, trackers.open_all(init, str(tmp_path / folder)))
+        logs = Logs(RunFolder(str(tmp_path / folder)), step - 1, False, trackers.open_all(init, str(tmp_path / folder)))
         logs.write(step, "train", {"loss": 1.0}, {})
         logs.close()
     first, again, other = (b["id"] for b in wandb.begun)

@@ -1,0 +1,85 @@
+"""What is looked at and put on record when a command begins to train."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+
+import torch
+
+from modelzoo.backends.select import Choice
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump
+from modelzoo.config.trainer import Config
+from modelzoo.files import write_text
+from modelzoo.progress import size
+from modelzoo.train_state import TrainState
+from modelzoo.training import console, resume
+from modelzoo.training.resume import Start
+from modelzoo.training.run_folder import RunFolder
+
+
+def check_space(run: TrainState, root: str) -> None:
+    """Better to learn before the first step than after the first hour that a checkpoint does not fit.
+
+    Raises:
+        UserError: less is free under `root` than one checkpoint takes.
+    """
+    need = sum(run.sparsity.shape(p).numel() * 12 for p in run.model.parameters())
+    folder = os.path.abspath(root)
+    while not os.path.exists(folder):
+        folder = os.path.dirname(folder)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        raise UserError(
+            f"{folder}: {size(free)} free, but one checkpoint takes about {size(need)}; "
+            "free some space or give another -o"
+        )
+
+
+def record(
+    config: Config,
+    command: str,
+    folder: RunFolder,
+    choice: Choice,
+    run: TrainState,
+    start: Start,
+    changes: Mapping[str, tuple[str, str]],
+) -> None:
+    """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl.
+
+    Args:
+        changes: what the run, which goes on, does otherwise from here; the former config.yaml is kept beside it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    change = console.arithmetic_change(choice.backend.arithmetic, run)
+    line = {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": command,
+        "asked": choice.asked,
+        "device": choice.backend.describe(),
+        "class": choice.backend.device_class,
+        "dtype": choice.backend.arithmetic.dtype,
+        "fallback": choice.said,
+        "notes": [*choice.backend.notes, *run.sparsity.notes, *([change] if change else [])],
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "from_step": run.step,
+        "start": None if start.own or start.path is None else {"path": start.path, "states": list(start.states)},
+        **({"changes": {k: list(v) for k, v in changes.items()}} if changes else {}),
+    }
+    if start.own:  # what the run once started from is on its first line
+        del line["start"]
+    try:
+        os.makedirs(folder.path, exist_ok=True)
+        if changes:
+            resume.keep_history(folder, run.step)
+        write_text(folder.config, dump(config, f"resolved config of `{command}`"))
+        with open(folder.launches, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as e:
+        raise UserError(f"{folder.path}: cannot be written ({e.strerror}); give another -o") from None

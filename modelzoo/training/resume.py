@@ -1,0 +1,152 @@
+"""Where a command that trains starts: at its folder's own newest checkpoint, at one that it names, or at nothing.
+
+The same command given again goes on exactly, so the folder's own checkpoint comes before one that the command names.
+Whatever would leave a run behind that is here needs --restart, which moves it aside.
+"""
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from modelzoo.config import differences
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import ALL_STATES, Config, Init
+from modelzoo.files import write_text
+from modelzoo.sparsity.schedules import held
+from modelzoo.training import checkpoint
+from modelzoo.training.run_folder import RunFolder
+
+FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: may change while a run goes on
+FIXED = ("trainer.init.sparsity", "trainer.init.seed", "trainer.init.soft_prompt", "trainer.init.lora")
+
+
+class Start(NamedTuple):
+    """What a run starts from."""
+
+    path: str | None  # a checkpoint; None: nothing
+    states: tuple[str, ...]  # the parts of it to take
+    own: bool = False  # the folder's own: the run goes on
+    note: str | None = None  # what to say of it
+
+
+def choose_start(
+    folder: RunFolder, named: str | None, states: Sequence[str], autoload: bool, restart: bool, note: Callable
+) -> Start:
+    """The checkpoint that a command starts from.
+
+    Args:
+        named: the checkpoint that the command or the config names (a step folder or .mdl), or None.
+        states: the parts of it that the command asks for.
+        autoload: the config's checkpoint.autoload_last_checkpoint.
+        restart: whether the command says --restart.
+        note: told of each damaged checkpoint that is passed over.
+
+    Raises:
+        UserError: the folder holds a run that the command would leave behind without saying so, or nothing but damaged
+            checkpoints.
+    """
+    states, root = tuple(states), folder.checkpoints
+    if restart:
+        return Start(named, states)
+    newest, damaged = checkpoint.newest(root)
+    for problem in damaged:
+        note(f"damaged    {problem}" + ("; taking the one before" if newest else ""))
+    if newest is None:
+        if damaged:
+            raise UserError(
+                f"{root}: every checkpoint here is damaged; put one back from a copy, or begin anew with --restart "
+                f"(it moves this run aside)"
+            )
+        return Start(named, states)
+    if not autoload:
+        raise UserError(
+            f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; begin anew "
+            "with --restart (it moves this run aside), or give another -o"
+        )
+    if named is not None and _same(named, newest):
+        last = next((x for x in reversed(folder.read_launches()) if "start" in x), None)
+        repeated = last is None or (last["start"] or {}).get("states") == list(states)
+        if states != ALL_STATES and not repeated:
+            raise UserError(
+                f"{newest}: is this folder's own; a run that starts anew from it wants another -o, or --restart (it "
+                "moves this run aside)"
+            )
+        return Start(named, states, own=states == ALL_STATES)
+    if named is None and states != ALL_STATES:
+        raise UserError(
+            f"--load_checkpoint_states: {newest} is this folder's own, and a run that goes on takes all of it; to "
+            "start anew from parts of it, name it with --checkpoint_path and give another -o, or --restart"
+        )
+    said = f"{folder.path} goes on; --restart would begin again from {named}" if named is not None else None
+    return Start(newest, ALL_STATES, own=True, note=said)
+
+
+def _same(a: str, b: str) -> bool:
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def check_unbegun(folder: RunFolder, config: Config) -> None:
+    """Refuse a folder with the log of another run that never came to a checkpoint; the same run may begin again.
+
+    Raises:
+        UserError: names the keys that differ.
+    """
+    if os.path.exists(folder.metrics) and (before := folder.read_config()) is not None:
+        changed = config_changes(before, config)
+        if changed:
+            raise UserError(
+                f"{folder.path}: holds the log of a run with another config ({name_changes(changed)}); give another "
+                "-o, or --restart (it moves that run aside)"
+            )
+
+
+def config_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
+    """The keys that differ, with the values before and now as text. Where runs are written says nothing."""
+    return {k: (a, b) for k, (a, b) in differences.keys([before, now]).items()}
+
+
+def name_changes(changes: dict[str, tuple[str, str]], most: int = 6) -> str:
+    """`key: before -> now`, for a line on screen."""
+    shown = [f"{k.removeprefix('trainer.init.')}: {a} -> {b}" for k, (a, b) in list(changes.items())[:most]]
+    return ", ".join(shown) + (f" and {len(changes) - most} more" if len(changes) > most else "")
+
+
+def check_changes(folder: RunFolder, now: Config, step: int) -> dict[str, tuple[str, str]]:
+    """What a run that goes on at optimizer step `step` changes in its config.
+
+    Raises:
+        UserError: a change that contradicts what the run has become: its masks, its seed, its parts.
+    """
+    before = folder.read_config()
+    if before is None:
+        return {}
+    changes = config_changes(before, now)
+    wrong = {k: v for k, v in changes.items() if k.startswith(FIXED) and not re.search(FREE, k)}
+    if _same_levels(before.trainer.init, now.trainer.init, step):
+        wrong = {k: v for k, v in wrong.items() if not re.search(r"^trainer\.init\.sparsity\.\d+\.sparsity(\.|$)", k)}
+    if wrong:
+        raise UserError(
+            f"{folder.path}: was trained otherwise until step {step} ({name_changes(wrong)}); take its values "
+            f"({folder.config}), or start another run from its weights: another -o with --checkpoint_path and "
+            "--load_checkpoint_states model"
+        )
+    return changes
+
+
+def _same_levels(before: Init, now: Init, step: int) -> bool:
+    """Whether two sparsity sections ask for the same share of weights off after `step` steps."""
+    return len(before.sparsity) == len(now.sparsity) and all(
+        held(a, step) == held(b, step) for a, b in zip(before.sparsity, now.sparsity, strict=True)
+    )
+
+
+def keep_history(folder: RunFolder, step: int) -> None:
+    """Keep config.yaml, which is about to change, as config.until_<step>.yaml."""
+    name, number = os.path.join(folder.path, f"config.until_{step}"), 1
+    target = f"{name}.yaml"
+    while os.path.exists(target):
+        number += 1
+        target = f"{name}_{number}.yaml"
+    with open(folder.config, encoding="utf-8") as file:
+        write_text(target, file.read())

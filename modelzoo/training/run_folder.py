@@ -1,0 +1,170 @@
+"""The layout of a run's folder, in one place. No torch.
+
+config.yaml              the resolved config, reloadable; config.until_N.yaml: what it was until step N
+launches.jsonl           a line for each command that trained here: device, arithmetic, version, what it changed
+metrics.jsonl            what was computed; timing.jsonl: how fast; tensorboard/: both
+checkpoints/step_N/      (or checkpoint.checkpoint_root)
+best/step_N/             fine-tuning: the weights with the best dev score; result.json, predictions.json
+evaluation/              scores on tasks, with predictions; eval.json: loss on the validation sets
+before_1/                an earlier run, moved aside by --restart
+"""
+
+import json
+import os
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import load
+from modelzoo.config.trainer import Config, Init
+from modelzoo.lock import lock_folder
+
+CONFIG, STATE = "config.yaml", "state.json"
+_OWN = ("best", "metrics.jsonl", "timing.jsonl", "tensorboard", "result.json", "predictions.json", "results.json",
+        "eval.json", "evaluation", "launches.jsonl")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: the folder, which need not exist.
+        checkpoint_root: where its checkpoints are, if not in checkpoints/.
+    """
+
+    path: str
+    checkpoint_root: str | None = None
+
+    @classmethod
+    def of(cls, init: Init, model_dir: str) -> "RunFolder":
+        """The folder of a run with config `init` in `model_dir`."""
+        return cls(model_dir, init.checkpoint.checkpoint_root)
+
+    @classmethod
+    def containing(cls, step_folder: str) -> "RunFolder":
+        """The folder of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
+        return cls(os.path.dirname(os.path.dirname(os.path.abspath(step_folder))))
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.path, name)
+
+    @property
+    def config(self) -> str:
+        return self._file(CONFIG)
+
+    @property
+    def launches(self) -> str:
+        return self._file("launches.jsonl")
+
+    @property
+    def metrics(self) -> str:
+        return self._file("metrics.jsonl")
+
+    @property
+    def timing(self) -> str:
+        return self._file("timing.jsonl")
+
+    @property
+    def tensorboard(self) -> str:
+        return self._file("tensorboard")
+
+    @property
+    def checkpoints(self) -> str:
+        return self.checkpoint_root or self._file("checkpoints")
+
+    @property
+    def best(self) -> str:
+        return self._file("best")
+
+    @property
+    def result(self) -> str:
+        return self._file("result.json")
+
+    @property
+    def predictions(self) -> str:
+        return self._file("predictions.json")
+
+    @property
+    def validation_scores(self) -> str:
+        return self._file("eval.json")
+
+    @property
+    def evaluation(self) -> str:
+        return self._file("evaluation")
+
+    @property
+    def task_scores(self) -> str:
+        return os.path.join(self.evaluation, "results.json")
+
+    @property
+    def begun(self) -> bool:
+        """Whether a command has trained here."""
+        return os.path.exists(self.launches)
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a run, or an imported checkpoint, is here."""
+        return os.path.exists(self.config) or os.path.exists(self.checkpoints) or self.begun
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder against other processes (`lock.lock_folder`)."""
+        return lock_folder(self.path)
+
+    def read_config(self) -> Config | None:
+        """The config that the run was last trained with; None where there is none.
+
+        Raises:
+            UserError: it is not one that this version reads.
+        """
+        return load(self.config, Config) if os.path.exists(self.config) else None
+
+    def read_launches(self) -> list[dict[str, Any]]:
+        """The lines of launches.jsonl, oldest first; half-written ones are left out."""
+        found = []
+        try:
+            with open(self.launches, encoding="utf-8") as file:
+                for line in file:
+                    try:
+                        found.append(json.loads(line))
+                    except ValueError:
+                        continue
+        except FileNotFoundError:
+            pass
+        return found
+
+    def move_aside(self) -> str:
+        """Put what a run left here into before_N, so that another may begin; nothing is deleted.
+
+        Checkpoints go first: what a kill leaves after that is no run that could go on.
+
+        Returns:
+            The folder that holds it now.
+
+        Raises:
+            UserError: something cannot be moved.
+        """
+        number = 1
+        while os.path.lexists(self._file(f"before_{number}")):
+            number += 1
+        aside = self._file(f"before_{number}")
+        configs = sorted(n for n in os.listdir(self.path) if n == CONFIG or n.startswith("config.until_"))
+        moves = [(self.checkpoints, os.path.join(aside, "checkpoints"))]
+        moves += [(self._file(n), os.path.join(aside, n)) for n in (*_OWN, *configs)]
+        try:
+            os.makedirs(aside)
+            for source, target in moves:
+                if os.path.lexists(source):
+                    _move(source, target)
+        except OSError as e:
+            raise UserError(f"{self.path}: cannot be moved aside ({e.strerror}); give another -o") from None
+        return aside
+
+
+def _move(source: str, target: str) -> None:
+    """A file or folder to another place; across file systems the folder stays beside its old place."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        os.rename(source, f"{source}.{os.path.basename(os.path.dirname(target))}")

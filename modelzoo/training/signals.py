@@ -1,0 +1,39 @@
+"""Signals that end a run after the step at hand, with a checkpoint."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+
+# Ctrl-C; what schedulers send; the terminal gone; and Slurm's early warnings (sbatch --signal).
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+@contextlib.contextmanager
+def catch_interrupts() -> Iterator[list[int]]:
+    """Collect the signals that ask the run to end.
+
+    A second Ctrl-C or SIGTERM ends it at once. The first one after a warning does not: a checkpoint may be under way.
+
+    A signal that the process was started to ignore (nohup's SIGHUP) stays ignored.
+    """
+    seen: list[int] = []
+    at_once = {signal.SIGINT, signal.SIGTERM}
+
+    def handler(number, frame):
+        if number in at_once and at_once.intersection(seen):
+            raise KeyboardInterrupt
+        seen.append(number)
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            print(
+                f"\n{signal.Signals(number).name}: stopping after this step; once more stops at once",
+                file=sys.stderr,
+            )
+
+    known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    before = {s: signal.signal(s, handler) for s in known if signal.getsignal(s) != signal.SIG_IGN}
+    try:
+        yield seen
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
