@@ -19,6 +19,7 @@ from modelzoo.data import manifest
 from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.model_card import card
+from modelzoo.names import is_mask, split_masks
 from modelzoo.planning.start_checkpoint import find
 from modelzoo.training import checkpoint
 
@@ -55,8 +56,7 @@ def export(
     if not state.get("finite", True):
         raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
     config = load(config_file, Config) if config_file else _config_of(state)
-    masks = {n.removesuffix("_mask"): x.bool() for n, x in files["model"].items() if n.endswith("_mask")}
-    weights = {n: x for n, x in files["model"].items() if not n.endswith("_mask")}
+    weights, masks = split_masks(files["model"])
     adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
@@ -107,7 +107,7 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     if init.optimizer is None or init.optimizer.name != state["optimizer"]:
         raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
     mdl.write(out, mdl_state.to_zoo(files, state, init))
-    masks = sum(n.endswith("_mask") for n in files["model"])
+    masks = sum(map(is_mask, files["model"]))
     lines = [
         f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
         "optimizer state"

@@ -18,6 +18,7 @@ from modelzoo.files import write_text
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.models.shapes import parameters
+from modelzoo.names import is_mask, name_mask
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 
@@ -51,7 +52,7 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
     if weights_only:
         files = {"model": files["model"], "optimizer": {}}
     path = _write(out, files, state, config)
-    masks = sum(n.endswith("_mask") for n in files["model"])
+    masks = sum(map(is_mask, files["model"]))
     lines = [f"wrote      {path}: {len(files['model']) - masks} weights, {masks} masks, step {state['global_step']}"]
     whole = bool(files["optimizer"])
     if not whole:
@@ -100,12 +101,12 @@ def _hf(source: str, out: str, params: str | None) -> str:
         config = validate(doc, Config)
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask says nothing
-    model |= {f"{n}_mask": x.bool() for n, x in found.items() if not bool(x.all())}
+    model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     state: dict[str, Any] = {
         "global_step": 0,
         "skipped": 0,
         "tokens": 0,
-        "finite": all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask")),
+        "finite": all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n)),
         "loss_scale": {"scale": 1.0, "good_steps": 0},
         "optimizer": config.trainer.init.optimizer.name if config.trainer.init.optimizer else None,
         "dataset": f"none ({source})",

@@ -12,6 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.files import write_text
+from modelzoo.names import is_mask, layer_of, name_weight
 from modelzoo.planning import plan
 from modelzoo.progress import amount
 from modelzoo.study import differences
@@ -64,9 +65,9 @@ def _masks(path: str) -> dict[str, tuple[int, int]]:
     counts = {}
     with safetensors.safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 safe_open is no mapping
-            if name.endswith("_mask"):
+            if is_mask(name):
                 mask = file.get_tensor(name)
-                counts[name.removesuffix("_mask")] = (int(mask.sum()), mask.size)
+                counts[name_weight(name)] = (int(mask.sum()), mask.size)
     return counts
 
 
@@ -139,9 +140,8 @@ def _by_layer(masks: dict[str, tuple[int, int]]) -> dict[int, float]:
     live: dict[int, int] = {}
     total: dict[int, int] = {}
     for name, (on, size) in masks.items():
-        if ".layers." not in name:
+        if (layer := layer_of(name)) is None:
             continue
-        layer = int(name.split(".layers.")[1].split(".")[0])
         live[layer], total[layer] = live.get(layer, 0) + on, total.get(layer, 0) + size
     return {layer: 1 - live[layer] / total[layer] for layer in sorted(total)}
 

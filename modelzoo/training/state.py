@@ -11,7 +11,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
-from modelzoo.models.shapes import SOFT_PROMPT, parameters, with_adapters
+from modelzoo.models.shapes import parameters, with_adapters
+from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask, name_weight
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
 
@@ -71,14 +72,14 @@ def restore(
         UserError: names the parameter or part that does not fit, and the way round it.
     """
     weights, saved = dict(run.model.named_parameters()), files["model"]
-    saved_masks = {n: x for n, x in saved.items() if n.endswith("_mask")}
+    saved_masks = {n: x for n, x in saved.items() if is_mask(n)}
     goes_on = "global_step" in states and "dataloader" in states
     absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
     if "model" in states:
         new = set(with_adapters(run.init)) - set(parameters(run.init.model))
         if not goes_on:
-            held = {".lora_" in n for n in saved if n == SOFT_PROMPT or ".lora_" in n}
-            absent = {n for n in new if (".lora_" in n) not in held}
+            held = {is_lora(n) for n in saved if is_adapter(n)}
+            absent = {n for n in new if is_lora(n) not in held}
         _check_names(path, weights.keys() - absent, saved.keys() - saved_masks.keys(), strict, new)
         _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
         if strict:
@@ -137,7 +138,7 @@ def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:
             f"{path}: lacks {missing[0]}, which trainer.init.soft_prompt or lora adds; to start from its weights, "
             "--load_checkpoint_states model (with sparsity, to keep its masks)"
         )
-    if strict and not missing and all("soft_prompt" in n or ".lora_" in n for n in unknown) and unknown:
+    if strict and not missing and all(map(is_adapter, unknown)) and unknown:
         raise UserError(
             f"{path}: has {unknown[0]}; give the soft_prompt and lora sections of the run that made it in trainer.init "
             "(they are in its config.yaml)"
@@ -181,7 +182,7 @@ def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None
 
 
 def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor]) -> None:
-    ours = {f"{p.name}_mask" for p in run.sparsity.parameters}
+    ours = {name_mask(p.name) for p in run.sparsity.parameters}
     if saved and not ours:
         raise UserError(
             f"{path}: is sparse ({len(saved)} masks), the config is dense; keep it sparse with the run's `sparsity` "
@@ -193,18 +194,18 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor]) -> Non
             "model (and init_method: topk to keep the largest)"
         )
     if different := sorted(ours ^ saved.keys()):
-        name = different[0].removesuffix("_mask")
+        name = name_weight(different[0])
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
         for p in group.parameters:
-            if not group.fits(p, saved[f"{p.name}_mask"]):
+            if not group.fits(p, saved[name_mask(p.name)]):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
                 )
         fixed = not group.algorithm.changes and group.algorithm.group.init_method != "from_zeros"
         for name, k in group.counts(0).items() if fixed else ():
-            if (live := int(saved[f"{name}_mask"].sum())) != k:
+            if (live := int(saved[name_mask(name)].sum())) != k:
                 raise UserError(
                     f"{path}: {name} has {live} live weights, the config's static sparsity asks for {k}; set the "
                     "checkpoint's sparsity, or draw new masks with --load_checkpoint_states model"
