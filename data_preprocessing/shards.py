@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelzoo import files
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 
@@ -24,7 +25,6 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     """
     import h5py
 
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
     examples = np.ascontiguousarray(examples, np.dtype("<i4"))
     n, rows, msl = examples.shape
     options = {
@@ -33,21 +33,16 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
         "lzf": {"compression": "lzf", "shuffle": True},
     }[compression]
     try:
-        with h5py.File(temporary, "w", libver="earliest") as f:
-            f.attrs[fmt.N_EXAMPLES] = n
-            data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
-            if compression == "gzip":
-                _write_compressed(data, examples)
-            else:
-                data[...] = examples
-        with open(temporary, "r+b") as f:
-            os.fsync(f.fileno())
-            digest = hashlib.file_digest(f, "sha256").hexdigest()
-            size = f.seek(0, os.SEEK_END)
-        os.replace(temporary, path)
+        with files.replacing(path, durable=True) as temporary:
+            with h5py.File(temporary, "w", libver="earliest") as f:
+                f.attrs[fmt.N_EXAMPLES] = n
+                data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
+                if compression == "gzip":
+                    _write_compressed(data, examples)
+                else:
+                    data[...] = examples
+            digest, size = files.sha256(temporary), os.path.getsize(temporary)
     except OSError as e:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         raise UserError(f"{path}: cannot be written: {e.strerror or e}; free some space and run again") from None
     return {
         "file": os.path.basename(path),
@@ -118,17 +113,10 @@ def write_json(path: str, value: object, sort: bool = True) -> None:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        files.write_bytes(path, data, durable=True)
     except OSError as e:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
 
 

@@ -17,6 +17,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
+from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.model_card import card
 from modelzoo.names import is_mask, split_masks
@@ -152,34 +153,25 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
 def _write(
     out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str], adapter=None
 ) -> None:
-    """The whole folder or nothing: made under a temporary name beside `out`."""
-    temporary = f"{out.rstrip(os.sep)}.tmp-{os.getpid()}"
+    """The whole folder or nothing."""
     try:
-        os.makedirs(temporary)
-        _save(tensors, os.path.join(temporary, "model.safetensors"))
-        if masks:
-            _save(masks, os.path.join(temporary, MASKS))
-        for name, content in texts.items():
-            _text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
-        _text(os.path.join(temporary, "README.md"), readme)
-        if adapter is not None:
-            (config, weights), (facts, parts) = adapter
-            os.makedirs(os.path.join(temporary, adapters.FOLDER))
-            _text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
-            _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
-        for path in vocabulary:
-            shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
-        os.rename(temporary, out)
+        with making_folder(out) as temporary:
+            _save(tensors, os.path.join(temporary, "model.safetensors"))
+            if masks:
+                _save(masks, os.path.join(temporary, MASKS))
+            for name, content in texts.items():
+                write_text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
+            write_text(os.path.join(temporary, "README.md"), readme)
+            if adapter is not None:
+                (config, weights), (facts, parts) = adapter
+                os.makedirs(os.path.join(temporary, adapters.FOLDER))
+                write_text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
+                _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
+            for path in vocabulary:
+                shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
     except (OSError, safetensors.SafetensorError) as e:
         raise UserError(f"{out}: not written: {getattr(e, 'strerror', None) or e}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _save(tensors: Mapping[str, Tensor], path: str) -> None:
     safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def _text(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)

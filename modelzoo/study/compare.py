@@ -11,7 +11,7 @@ import safetensors.numpy
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.files import write_text
+from modelzoo.files import replacing, write_text
 from modelzoo.names import is_mask, layer_of, name_weight
 from modelzoo.planning import plan
 from modelzoo.progress import amount
@@ -131,7 +131,8 @@ def picture(results: list[Result], path: str) -> None:
             axes.legend(frameon=False)
     by_tokens.text(0.02, 0.02, "thin: training, dots: validation", transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=os.path.splitext(path)[1][1:] or "png")
     plt.close(figure)
 
 
