@@ -67,6 +67,7 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.host",
                     "modelzoo.files",
                     "modelzoo.progress",
+                    "modelzoo.data.folder",
                     "modelzoo.data.format",
                     "modelzoo.data.tokenizer",
                 )

@@ -16,6 +16,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
+from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
 from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
@@ -62,7 +63,7 @@ def export(
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = _vocabulary(tokenizer, config)
-    eos = next((e for d in folders if isinstance(e := manifest.read(d).get("eos_id"), int)), None)
+    eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
     texts = {
         "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
