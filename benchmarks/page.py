@@ -30,6 +30,7 @@ from forced import choose_class, switches_of  # noqa: E402
 from sections import Key, Measured, sections, write_section, write_table  # noqa: E402
 
 from modelzoo.config.errors import UserError  # noqa: E402
+from modelzoo.files import write_text  # noqa: E402
 from modelzoo.kernels.processor import TITLES, model_name, multiplies_bf16, native_class  # noqa: E402
 
 PAGE = REPO / "docs" / "performance.md"
@@ -51,9 +52,7 @@ def measured(words: str) -> str | None:
 def write_file(path: Path, text: str) -> None:
     """The file in one rename: never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(str(path), text)
 
 
 class Finished:

@@ -7,6 +7,7 @@ import numpy as np
 from data_preprocessing import shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
+from modelzoo.data.folder import list_shards, open_shard, read_manifest
 
 
 def show(args) -> int:
@@ -18,13 +19,13 @@ def show(args) -> int:
         and os.path.isdir(os.path.join(path, "train"))
     ):
         path = os.path.join(path, "train")
-    files = shards.shard_files(path) if os.path.isdir(path) else [path]
+    files = list_shards(path) if os.path.isdir(path) else [path]
     if not files:
         raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
     tokenizer = _tokenizer(args.tokenizer, os.path.dirname(os.path.abspath(files[0])))
     total = 0
     for name in files:
-        file, data = shards.open_shard(name)
+        file, data = open_shard(name)
         with file:
             total += data.shape[0]
             print(
@@ -32,8 +33,7 @@ def show(args) -> int:
                 f"{os.path.getsize(name) / 1e6:,.2f} MB"
             )
     folder = os.path.dirname(os.path.abspath(files[0]))
-    if os.path.exists(os.path.join(folder, fmt.MANIFEST)):
-        m = shards.read_json(os.path.join(folder, fmt.MANIFEST))
+    if m := read_manifest(folder):
         print(
             f"{total:,} examples of {m['msl']:,}; {m['documents']:,} documents, {m['tokens']:,} tokens, "
             f"{m['loss_tokens']:,} count for loss; vocabulary {m['vocab_size']:,}, eos {m['eos_id']}, "
@@ -92,7 +92,9 @@ def verify(args) -> int:
 
 def verify_output(out: str) -> tuple[list[str], int, int]:
     """(faults, files checked, bytes checked) of a whole output folder."""
-    manifest = shards.read_json(os.path.join(out, fmt.MANIFEST))
+    manifest = read_manifest(out)
+    if not manifest:
+        raise UserError(f"{os.path.join(out, fmt.MANIFEST)}: missing")
     if not shards.sealed(manifest):
         return [f"{os.path.join(out, fmt.MANIFEST)}: has been changed"], 1, 0
     listed = {**manifest["files"], **{f"documents/{n}": sha for n, sha in manifest["documents"].items()}}
@@ -107,8 +109,9 @@ def verify_output(out: str) -> tuple[list[str], int, int]:
 def verify_split(folder: str) -> tuple[list[str], int, int]:
     """The same for one split. Without our manifest (Model Zoo wrote it) the shards are opened and read instead."""
     path = os.path.join(folder, fmt.MANIFEST)
+    manifest = read_manifest(folder)
     if not os.path.exists(path):
-        names = shards.shard_files(folder)
+        names = list_shards(folder)
         if not names:
             raise UserError(f"{folder}: holds neither {fmt.MANIFEST} nor shards")
         faults = []
@@ -119,7 +122,6 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
             except UserError as e:
                 faults.append(str(e))
         return faults, len(names), sum(map(os.path.getsize, names))
-    manifest = shards.read_json(path)
     if not shards.sealed(manifest):
         return [f"{path}: has been changed"], 1, 0
     faults, checked, size = _compare(folder, {s["file"]: s["sha256"] for s in manifest["shards"]} | manifest["files"])
@@ -127,7 +129,7 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
     for s in manifest["shards"]:
         name = os.path.join(folder, s["file"])
         if not any(fault.startswith(name) for fault in faults):
-            file, data = shards.open_shard(name)
+            file, data = open_shard(name)
             with file:
                 if data.shape != (s["n_examples"], len(manifest["rows"]), manifest["msl"]):
                     faults.append(f"{name}: shape {data.shape} is not what the manifest says")
@@ -161,13 +163,8 @@ def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
 
 def check_tokens(folder: str) -> list[str]:
     """Ids within the vocabulary, a mask of zeros and ones, labels that are the next input where the row goes on."""
-    manifest = (
-        shards.read_json(os.path.join(folder, fmt.MANIFEST))
-        if os.path.exists(os.path.join(folder, fmt.MANIFEST))
-        else {}
-    )
-    vocab, faults = manifest.get("vocab_size"), []
-    for name in shards.shard_files(folder):
+    vocab, faults = read_manifest(folder).get("vocab_size"), []
+    for name in list_shards(folder):
         for batch in shards.batches(name):
             if batch.ndim == 1:
                 continue

@@ -21,6 +21,7 @@ from data_preprocessing import encode, engine, extract, inputs, resolve, shards,
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.files import remove_temporaries
 from modelzoo.lock import lock_folder
 
 JOB_FORMAT = 1
@@ -275,6 +276,5 @@ def clean(plan: Plan) -> None:
             if not name.endswith(".json"):
                 os.remove(os.path.join(folder, name))
     for folder in (plan.out, *(os.path.join(plan.out, name) for name in (*encode.SPLITS, "documents"))):
-        for name in os.listdir(folder) if os.path.isdir(folder) else []:
-            if name.startswith(".") and name.endswith(".tmp"):
-                os.remove(os.path.join(folder, name))
+        if os.path.isdir(folder):
+            remove_temporaries(folder)

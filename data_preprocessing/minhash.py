@@ -11,6 +11,7 @@ import numpy as np
 from data_preprocessing import store
 from data_preprocessing.config import Filters, Job
 from data_preprocessing.filters import CODE
+from modelzoo.files import replacing
 
 SHINGLE = 5  # words
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
@@ -149,9 +150,8 @@ def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     alike = _similar(job, work, buckets, pairs, threshold)
     path = store.unit_path(work, "near", bucket, ".npy")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".tmp", "wb") as f:
+    with replacing(path) as temporary, open(temporary, "wb") as f:
         np.save(f, pairs[alike])
-    os.replace(path + ".tmp", path)
     return store.mark_done(work, "near", bucket, {"pairs": int(alike.sum()), "candidates": len(pairs)})
 
 

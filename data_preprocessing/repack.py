@@ -10,6 +10,7 @@ import numpy as np
 from data_preprocessing import inputs, pack, shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
+from modelzoo.data.folder import list_shards, read_manifest
 
 
 def run(args) -> int:
@@ -85,8 +86,8 @@ def _facts(paths: list[str]) -> dict:
     """eos_id and vocab_size as the input's side files tell them."""
     for path in paths:
         folder = path if os.path.isdir(path) else os.path.dirname(path)
-        if os.path.exists(os.path.join(folder, fmt.MANIFEST)):
-            return shards.read_json(os.path.join(folder, fmt.MANIFEST))
+        if manifest := read_manifest(folder):
+            return manifest
         if os.path.exists(os.path.join(folder, fmt.DATA_PARAMS)):
             params = shards.read_json(os.path.join(folder, fmt.DATA_PARAMS))
             return {k: v for k, v in params.get("post-process", params).items() if k in ("eos_id", "vocab_size")}
@@ -97,7 +98,7 @@ def _documents(paths: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.ndar
     """(flat ids, offsets, file) in pieces of bounded size."""
     for path in paths:
         if os.path.isdir(path):
-            names = sorted(shards.shard_files(path), key=lambda n: inputs.order(os.path.basename(n)))
+            names = sorted(list_shards(path), key=lambda n: inputs.order(os.path.basename(n)))
             if not names:
                 raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
             yield from _from_shards(names, eos)

@@ -1,6 +1,5 @@
 """HDF5 shards in Model Zoo's layout, written whole to a temporary name, checksummed, then renamed."""
 
-import contextlib
 import hashlib
 import json
 import os
@@ -9,8 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modelzoo import files
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
+from modelzoo.data.folder import open_shard
 
 BATCH = 1 << 22  # ints shuffled and compressed at once
 
@@ -24,7 +25,6 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     """
     import h5py
 
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.tmp")
     examples = np.ascontiguousarray(examples, np.dtype("<i4"))
     n, rows, msl = examples.shape
     options = {
@@ -33,21 +33,16 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
         "lzf": {"compression": "lzf", "shuffle": True},
     }[compression]
     try:
-        with h5py.File(temporary, "w", libver="earliest") as f:
-            f.attrs[fmt.N_EXAMPLES] = n
-            data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
-            if compression == "gzip":
-                _write_compressed(data, examples)
-            else:
-                data[...] = examples
-        with open(temporary, "r+b") as f:
-            os.fsync(f.fileno())
-            digest = hashlib.file_digest(f, "sha256").hexdigest()
-            size = f.seek(0, os.SEEK_END)
-        os.replace(temporary, path)
+        with files.replacing(path, durable=True) as temporary:
+            with h5py.File(temporary, "w", libver="earliest") as f:
+                f.attrs[fmt.N_EXAMPLES] = n
+                data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
+                if compression == "gzip":
+                    _write_compressed(data, examples)
+                else:
+                    data[...] = examples
+            digest, size = files.sha256(temporary), os.path.getsize(temporary)
     except OSError as e:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         raise UserError(f"{path}: cannot be written: {e.strerror or e}; free some space and run again") from None
     return {
         "file": os.path.basename(path),
@@ -118,17 +113,10 @@ def write_json(path: str, value: object, sort: bool = True) -> None:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}.tmp")
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
+        files.write_bytes(path, data, durable=True)
     except OSError as e:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
 
 
@@ -155,68 +143,6 @@ def read_json(path: str) -> object:
         raise UserError(f"{path}: missing") from None
     except (OSError, ValueError) as e:
         raise UserError(f"{path}: is not readable JSON ({e})") from None
-
-
-def open_shard(path: str):
-    """Open a shard that anyone may have written; returns (file, dataset).
-
-    Raises:
-        UserError: no HDF5, no `data`, links out of the file, external or virtual storage, or an absurd shape.
-    """
-    import h5py
-
-    with contextlib.suppress(ImportError):
-        import hdf5plugin  # noqa: F401  (Model Zoo's lz4 and others; plain gzip needs none)
-    try:
-        file = h5py.File(path, "r")
-    except OSError as e:
-        raise UserError(f"{path}: is no readable HDF5 file ({str(e).splitlines()[0]})") from None
-    try:
-        link = file.get(fmt.DATASET, getlink=True)
-        if link is None:
-            raise UserError(f"{path}: holds no dataset '{fmt.DATASET}'; not a Model Zoo shard")
-        if not isinstance(link, h5py.HardLink):
-            raise UserError(f"{path}: '{fmt.DATASET}' is a link to elsewhere; refused")
-        data = file[fmt.DATASET]
-        if not isinstance(data, h5py.Dataset):
-            raise UserError(f"{path}: '{fmt.DATASET}' is no dataset; not a Model Zoo shard")
-        if data.external or data.is_virtual:
-            raise UserError(f"{path}: '{fmt.DATASET}' keeps its values in other files; refused")
-        _check_shape(path, file, data)
-    except UserError:
-        file.close()
-        raise
-    return file, data
-
-
-def _check_shape(path: str, file, data) -> None:
-    if data.dtype.kind not in "iu":
-        raise UserError(f"{path}: '{fmt.DATASET}' holds {data.dtype}, not integers")
-    if data.ndim not in (1, 3):
-        raise UserError(
-            f"{path}: '{fmt.DATASET}' has shape {data.shape}; expected [n, 3, msl], [n, 5, msl] or [tokens]"
-        )
-    if data.ndim == 3 and data.shape[1] not in (len(fmt.ROWS), len(fmt.VSL_ROWS)):
-        raise UserError(f"{path}: examples have {data.shape[1]} rows; expected 3 (or 5 with document boundaries)")
-    if data.chunks and int(np.prod(data.chunks, dtype=object)) * data.dtype.itemsize > 1 << 30:
-        raise UserError(f"{path}: chunks of {data.chunks} are over 1 GiB; refused")
-    # An empty or tiny file can declare any shape: HDF5 then invents fill values for what was never stored.
-    stored = data.id.get_storage_size()
-    size = int(np.prod(data.shape, dtype=object)) * data.dtype.itemsize
-    if size > 1 << 20 and size > 2000 * max(stored, 1):
-        raise UserError(f"{path}: declares {size / 1e6:.0f} MB but stores {stored} bytes; refused")
-    declared = file.attrs.get(fmt.N_EXAMPLES)
-    if declared is not None and data.ndim == 3 and int(declared) != data.shape[0]:
-        raise UserError(f"{path}: attribute {fmt.N_EXAMPLES} = {declared} but {data.shape[0]} examples are there")
-
-
-def shard_files(folder: str) -> list[str]:
-    """Paths of the folder's shards, sorted by name as the readers sort them."""
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such folder")
-    return sorted(
-        os.path.join(folder, n) for n in os.listdir(folder) if n.endswith(fmt.SHARD_SUFFIXES) and not n.startswith(".")
-    )
 
 
 def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from data_preprocessing.shards import read_json, write_json
+from modelzoo.files import replacing
 
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
 DROP = np.dtype([("unit", "<u4"), ("record", "<u4"), ("reason", "u1")])
@@ -66,9 +67,8 @@ def save_drops(work: str, step: str, index: int, drops: np.ndarray) -> None:
     drops = np.sort(drops.astype(DROP), order=["unit", "record"])
     path = unit_path(work, step, index, ".npy")
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path + ".tmp", "wb") as f:
+    with replacing(path) as temporary, open(temporary, "wb") as f:
         np.save(f, drops)
-    os.replace(path + ".tmp", path)
 
 
 def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reasons: np.ndarray) -> np.ndarray:

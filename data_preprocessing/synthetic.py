@@ -12,6 +12,7 @@ import random
 from xml.sax.saxutils import escape
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import remove_temporaries, replacing
 
 CLASSES = (  # (ending, class, target, action, harm)
     ("mab", "monoclonal antibody", "the interleukin-{g} receptor", "blocks", "infusion reactions"),
@@ -165,10 +166,11 @@ def write(folder: str, documents: int, seed: int, files: int) -> list[str]:
         os.makedirs(folder, exist_ok=True)
     except OSError as e:
         raise UserError(f"{folder}: cannot be made: {e.strerror}") from None
-    if stray := [n for n in os.listdir(folder) if not n.startswith("SYNTHETIC_")]:
+    if stray := [n for n in os.listdir(folder) if not n.lstrip(".").startswith("SYNTHETIC_")]:
         raise UserError(
             f"{folder}: holds other files ({stray[0]}); give an empty folder, so that made-up records stay apart"
         )
+    remove_temporaries(folder)
     facts, rng, paths = world(seed), random.Random(f"articles {seed}"), []
     for k in range(files):
         count = documents * (k + 1) // files - documents * k // files
@@ -180,9 +182,12 @@ def write(folder: str, documents: int, seed: int, files: int) -> list[str]:
             f"<PubmedArticleSet>\n{body}</PubmedArticleSet>\n"
         )
         path = os.path.join(folder, f"SYNTHETIC_{k + 1:04d}.xml.gz")
-        with open(path + ".tmp", "wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as f:
+        with (
+            replacing(path) as temporary,
+            open(temporary, "wb") as raw,
+            gzip.GzipFile("", "wb", 6, raw, mtime=0) as f,
+        ):
             f.write(text.encode())
-        os.replace(path + ".tmp", path)
         paths.append(path)
     return paths
 

@@ -1,33 +1,76 @@
-"""Files that are whole or as they were, and their hashes. Whoever writes one that others read goes through here."""
+"""Files and folders that are whole or as they were, and their hashes. Whoever writes one that others read goes here."""
 
 import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
 from modelzoo.config.errors import UserError
 
 
+def _temporary(path: str) -> str:
+    folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
+    return os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+
+
 @contextlib.contextmanager
-def replacing(path: str) -> Iterator[str]:
+def replacing(path: str, durable: bool = False) -> Iterator[str]:
     """A temporary name beside `path`, for the body to write to; it takes the place of `path` when the body ends.
 
-    A body that raises, or a kill, leaves `path` as it was.
+    A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes.
+
+    Args:
+        durable: flush to the disk first, so that a power cut after the body leaves the whole file too.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         yield temporary
+        if durable:
+            sync(temporary)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)
         raise
+
+
+@contextlib.contextmanager
+def making_folder(path: str) -> Iterator[str]:
+    """An empty folder under a temporary name beside `path`, for the body to fill; it becomes `path` when the body ends.
+
+    A body that raises, or a kill, leaves no `path`.
+
+    Raises:
+        OSError: the folder above cannot be written, the disk is full, or `path` is there and is not an empty folder.
+    """
+    temporary = _temporary(path)
+    shutil.rmtree(temporary, ignore_errors=True)  # a killed process of the same number left it
+    try:
+        os.makedirs(temporary)
+        yield temporary
+        os.rename(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_temporaries(folder: str) -> None:
+    """Remove what killed processes left half-written in `folder`. No process may be writing there now."""
+    for entry in os.scandir(folder):
+        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+            shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
+
+
+def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
+    """A file of these bytes, whole or as it was; `durable` and errors as in `replacing`."""
+    with replacing(path, durable) as temporary, open(temporary, "wb") as file:
+        file.write(data)
 
 
 def write_text(path: str, text: str) -> None:
@@ -36,8 +79,7 @@ def write_text(path: str, text: str) -> None:
     Raises:
         OSError: of `replacing`.
     """
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str, value: Any) -> None:

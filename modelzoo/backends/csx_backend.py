@@ -30,6 +30,7 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel, loss_denominator
 from modelzoo.models.shapes import with_adapters
+from modelzoo.names import name_mask
 from modelzoo.train_state import Step, TrainState
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # optimizer state that has one name on both sides
@@ -285,7 +286,7 @@ class CSX:
                 run.optimizer.state[p][key].copy_(value)
             if "step" in run.optimizer.state[p] and self.init.optimizer.value.correct_bias:
                 run.optimizer.state[p]["step"].fill_(run.optimizer_step)
-        run.sparsity.load_state_dict({f"{name}_mask": mask for name, mask in found["masks"].items()})
+        run.sparsity.load_state_dict({name_mask(name): mask for name, mask in found["masks"].items()})
         return True
 
     def lower(self, batch: dict[str, Tensor], micro_batch_size: int | str | None = None) -> str:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import nn
 
 from modelzoo.config.errors import UserError
+from modelzoo.names import HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_weight
 
 _TORCH_OP = re.compile(r"torch\.aten\.([\w.]+)")
 _CIRH_OP = re.compile(r"\bcirh\.(\w+)")
@@ -44,14 +45,14 @@ class Lowered(NamedTuple):
     def weights(self, names: Iterable[str]) -> int:
         """How many weights those of the named parameters hold that live on the wafer."""
         wanted = set(names)
-        if "model.embedding_layer.word_embeddings.weight" in wanted:
-            wanted.add("model.lm_head.weight")  # one tensor if tied, and it goes by its last name there
+        if WORDS_WEIGHT in wanted:
+            wanted.add(HEAD_WEIGHT)  # one tensor if tied, and it goes by its last name there
         return sum(math.prod(self.states.get(f"model.{n}", (0,))) for n in wanted)
 
     @property
     def masked(self) -> list[str]:
         """Names of the weights that have a mask on the wafer."""
-        return [n.removeprefix("model.").removesuffix("_mask") for n in self.states if n.endswith("_mask")]
+        return [name_weight(n.removeprefix("model.")) for n in self.states if is_mask(n)]
 
 
 def read(folder: str) -> Lowered:

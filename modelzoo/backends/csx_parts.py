@@ -13,6 +13,7 @@ from modelzoo.config import sparsity as s
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import parameters
+from modelzoo.names import name_mask
 from modelzoo.optim.groups import param_groups
 from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
@@ -120,7 +121,7 @@ def sparsify(init: Init, model: nn.Module, optim, shapes, masks: Mapping[str, Te
         optim.apply(whole)
     for algorithm, _ in found:
         for name, sparse in algorithm.sparse_params.items():
-            sparse.init_method = partial(_first_mask, mask=masks.get(f"{name}_mask"))
+            sparse.init_method = partial(_first_mask, mask=masks.get(name_mask(name)))
         drop = getattr(algorithm, "drop_fraction", None)
         if drop is not None:  # its cache takes a step counter changed in place for the same step
             optim.register_step_post_hook(lambda *_, drop=drop: drop.cache_clear())

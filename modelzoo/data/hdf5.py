@@ -20,7 +20,8 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
-from modelzoo.data.files import Shard, checksums, find, inspect, manifest
+from modelzoo.data.files import Shard, checksums, find, inspect
+from modelzoo.data.folder import open_shard, read_manifest
 from modelzoo.data.order import mixture, permutation
 
 OPEN_FILES = 256  # at once and process: well below the usual limit of 1024 descriptors
@@ -80,7 +81,7 @@ class Shards:
                 f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --objective vsl"
             )
         for folder in {os.path.dirname(s.path) for s in files}:
-            known = manifest(folder).get("vocab_size")
+            known = read_manifest(folder).get("vocab_size")
             if isinstance(known, int) and known > vocab_size:
                 raise UserError(f"{folder}: tokens of a vocabulary of {known}, but model.vocab_size is {vocab_size}")
         return cls(parts, [m.weight for m in mixed] if mixed else None, config, vocab_size, prompt_tokens)
@@ -154,6 +155,8 @@ class Shards:
                 return data[index]
             window = data[index * s.msl : index * s.msl + s.msl + 1]
             return np.stack((window[:-1], np.ones(s.msl, np.int32), window[1:]))
+        except UserError as e:  # of `open_shard`
+            reason = str(e).removeprefix(f"{s.path}: ").partition(";")[0]
         except (
             OSError,
             KeyError,
@@ -162,13 +165,13 @@ class Shards:
             ValueError,
         ) as e:  # the last two: it shrank since `inspect`
             reason = str(e).splitlines()[0][:80] if str(e) else type(e).__name__
-            raise UserError(f"{s.path}: example {index} cannot be read ({reason}); make this shard again") from None
+        raise UserError(f"{s.path}: example {index} cannot be read ({reason}); make this shard again")
 
     def _dataset(self, shard: int) -> h5py.Dataset:
         if shard not in self._open:  # opened here, not in __init__: worker processes come by handles of their own
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open))).file.close()
-            self._open[shard] = h5py.File(self.files[shard].path, "r")[f.DATASET]
+            self._open[shard] = open_shard(self.files[shard].path)[1]
         return self._open[shard]
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray, known: int, where: str) -> None:

@@ -1,10 +1,7 @@
-"""What preprocessing says of a data folder (manifest.json), and which folders a config reads. No torch."""
-
-import json
-import os
+"""The data folders that a config reads, and what their manifests say of examples and lengths. No torch."""
 
 from modelzoo.config.trainer import Config, DataLoader
-from modelzoo.data import format as f
+from modelzoo.data.folder import read_manifest
 
 
 def folders(loader: DataLoader) -> list[str]:
@@ -12,19 +9,9 @@ def folders(loader: DataLoader) -> list[str]:
     return [d for part in loader.mixture or () for d in part.data_dir] if loader.mixture else list(loader.data_dir)
 
 
-def read(folder: str) -> dict:
-    """The manifest of a data folder; empty where there is none, or none that can be read."""
-    try:
-        with open(os.path.join(folder, f.MANIFEST), encoding="utf-8") as file:
-            found = json.load(file)
-        return found if isinstance(found, dict) else {}
-    except (OSError, ValueError):
-        return {}
-
-
 def examples(loader: DataLoader) -> int | None:
     """Examples of an epoch as the manifests count them; None where one does not."""
-    counts = [read(d).get("n_examples") for d in folders(loader)]
+    counts = [read_manifest(d, strict=False).get("n_examples") for d in folders(loader)]
     return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
 
 
@@ -32,7 +19,7 @@ def context(config: Config) -> int:
     """Tokens of an example: the dataloader's max_sequence_length, else the data's, else the model's."""
     fit = config.trainer.fit
     if fit is not None:
-        known = [read(d).get("msl") for d in folders(fit.train_dataloader)]
+        known = [read_manifest(d, strict=False).get("msl") for d in folders(fit.train_dataloader)]
         if fit.train_dataloader.max_sequence_length or known and isinstance(known[0], int):
             return fit.train_dataloader.max_sequence_length or known[0]
     return config.trainer.init.model.max_position_embeddings

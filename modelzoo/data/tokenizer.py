@@ -5,7 +5,7 @@ import os
 from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
-from modelzoo.data import format as f
+from modelzoo.data.folder import read_manifest
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
@@ -95,13 +95,8 @@ def load(path: str, eos: int | None = None) -> Tokenizer:
     """
     backend = parse(read_tokenizer(path), path)
     folder = path if os.path.isdir(path) else os.path.dirname(path)
-    manifest = os.path.join(folder, f.MANIFEST)
-    if eos is None and os.path.exists(manifest):
-        try:
-            with open(manifest, encoding="utf-8") as file:
-                eos = json.load(file).get("eos_id")
-        except (OSError, ValueError, AttributeError):
-            raise UserError(f"{manifest}: is not a JSON manifest") from None
+    if eos is None:
+        eos = read_manifest(folder).get("eos_id")
     if eos is None:
         eos = next((i for t in END_OF_TEXT if (i := backend.token_to_id(t)) is not None), None)
     if eos is None:

@@ -18,6 +18,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup, Update
 from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.models.shapes import parameters
+from modelzoo.names import split_masks
 from modelzoo.sparsity import blocks
 from modelzoo.sparsity.select import block_of, live_count, select
 from modelzoo.train_state import TrainState
@@ -30,7 +31,7 @@ NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 
 def masks_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks among a checkpoint's model tensors, by the name of the parameter."""
-    return {n.removesuffix("_mask"): x.bool() for n, x in tensors.items() if n.endswith("_mask")}
+    return {n: x.bool() for n, x in split_masks(tensors)[1].items()}
 
 
 def patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:

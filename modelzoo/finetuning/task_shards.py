@@ -10,7 +10,7 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.files import write_text
+from modelzoo.files import replacing, write_text
 from modelzoo.finetuning.task import Judge
 from modelzoo.progress import Progress
 
@@ -60,8 +60,6 @@ def write(folder: str, judge: Judge, fold: int, out: Progress) -> str:
 
 
 def _write_shard(path: str, data: np.ndarray) -> None:
-    temporary = f"{path}.tmp"
-    with h5py.File(temporary, "w") as file:
+    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         file.create_dataset(f.DATASET, data=data, chunks=(1, *data.shape[1:]), compression="gzip")
         file.attrs[f.N_EXAMPLES] = len(data)
-    os.replace(temporary, path)

@@ -16,7 +16,7 @@ from modelzoo.data import tokenizer
 from modelzoo.interop import peft
 from modelzoo.interop.hf import Family
 from modelzoo.models import lora
-from modelzoo.models.shapes import SOFT_PROMPT, WORDS
+from modelzoo.names import LORA_A, SOFT_PROMPT, WORDS_WEIGHT, is_adapter
 from modelzoo.planning import start_checkpoint
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
@@ -36,7 +36,7 @@ def of(
     """
     low = LoRA.model_validate(state["lora"]) if "lora" in state else None
     prompt = SoftPrompt.model_validate(state["soft_prompt"]) if "soft_prompt" in state else None
-    base = {n: x for n, x in weights.items() if n != SOFT_PROMPT and not n.endswith((lora.A, lora.B))}
+    base = {n: x for n, x in weights.items() if not is_adapter(n)}
     if prompt is None and low is None:
         return None, weights, masks, []
     here = os.path.join(out, FOLDER)
@@ -46,7 +46,7 @@ def of(
     said = []
     if low is not None:
         base = lora.merge({n: x for n, x in weights.items() if n != SOFT_PROMPT}, low)
-        changed = {f"{n.removesuffix(lora.A)}.weight" for n in weights if n.endswith(lora.A)}
+        changed = {f"{n.removesuffix(LORA_A)}.weight" for n in weights if n.endswith(LORA_A)}
         dense = sorted(changed & masks.keys())
         masks = {n: x for n, x in masks.items() if n not in changed}
         said.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
@@ -80,7 +80,7 @@ def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
     files, state = checkpoint.load(found)
     if SOFT_PROMPT not in files["model"]:
         raise UserError(f"{found}: has no soft prompt; it is of a run without trainer.init.soft_prompt")
-    rows, table = files["model"][SOFT_PROMPT].float(), files["model"][f"{WORDS}.weight"].float()
+    rows, table = files["model"][SOFT_PROMPT].float(), files["model"][WORDS_WEIGHT].float()
     text = _texts(words, found, len(table))
     section = state["soft_prompt"]
     lines = [

@@ -16,9 +16,12 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
+from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
+from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.model_card import card
+from modelzoo.names import is_mask, split_masks
 from modelzoo.planning.start_checkpoint import find
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
@@ -56,13 +59,12 @@ def export(
     if not state.get("finite", True):
         raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
     config = load(config_file, Config) if config_file else _config_of(state)
-    masks = {n.removesuffix("_mask"): x.bool() for n, x in files["model"].items() if n.endswith("_mask")}
-    weights = {n: x for n, x in files["model"].items() if not n.endswith("_mask")}
+    weights, masks = split_masks(files["model"])
     adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = _vocabulary(tokenizer, config)
-    eos = next((e for d in folders if isinstance(e := manifest.read(d).get("eos_id"), int)), None)
+    eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
     texts = {
         "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
@@ -108,7 +110,7 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     if init.optimizer is None or init.optimizer.name != state["optimizer"]:
         raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
     mdl.write(out, mdl_state.to_zoo(files, state, init))
-    masks = sum(n.endswith("_mask") for n in files["model"])
+    masks = sum(map(is_mask, files["model"]))
     lines = [
         f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
         "optimizer state"
@@ -153,34 +155,25 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
 def _write(
     out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str], adapter=None
 ) -> None:
-    """The whole folder or nothing: made under a temporary name beside `out`."""
-    temporary = f"{out.rstrip(os.sep)}.tmp-{os.getpid()}"
+    """The whole folder or nothing."""
     try:
-        os.makedirs(temporary)
-        _save(tensors, os.path.join(temporary, "model.safetensors"))
-        if masks:
-            _save(masks, os.path.join(temporary, MASKS))
-        for name, content in texts.items():
-            _text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
-        _text(os.path.join(temporary, "README.md"), readme)
-        if adapter is not None:
-            (config, weights), (facts, parts) = adapter
-            os.makedirs(os.path.join(temporary, adapters.FOLDER))
-            _text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
-            _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
-        for path in vocabulary:
-            shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
-        os.rename(temporary, out)
+        with making_folder(out) as temporary:
+            _save(tensors, os.path.join(temporary, "model.safetensors"))
+            if masks:
+                _save(masks, os.path.join(temporary, MASKS))
+            for name, content in texts.items():
+                write_text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
+            write_text(os.path.join(temporary, "README.md"), readme)
+            if adapter is not None:
+                (config, weights), (facts, parts) = adapter
+                os.makedirs(os.path.join(temporary, adapters.FOLDER))
+                write_text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
+                _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
+            for path in vocabulary:
+                shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
     except (OSError, safetensors.SafetensorError) as e:
         raise UserError(f"{out}: not written: {getattr(e, 'strerror', None) or e}") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _save(tensors: Mapping[str, Tensor], path: str) -> None:
     safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def _text(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)

@@ -14,8 +14,8 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.models.gpt import GPT, Attention, EmbeddingLayer
+from modelzoo.names import HEAD, POSITIONS, WORDS
 
-WORDS, POSITIONS = "model.embedding_layer.word_embeddings", "model.embedding_layer.position_embeddings.embed"
 LAYER = "model.transformer_decoder.layers.{}."
 QKV = tuple(f"self_attn.proj_{p}_dense_layer" for p in "qkv")
 OUTPUT, FFN_IN, FFN_OUT = "self_attn.proj_output_dense_layer", "ffn.ffn.0.linear_layer", "ffn.ffn.1.linear_layer"
@@ -176,7 +176,7 @@ def to_hf(tensors: Mapping[str, Tensor], c: GPTConfig, family: Family, masks: bo
             _pack(tensors, out, ours, theirs + family.packed[0], c, family, masks)
     if not c.share_embedding_weights:
         head = "embed_out" if family is NEOX else "lm_head"
-        put("model.lm_head", head, False)
+        put(HEAD, head, False)
     return {n: x.contiguous() for n, x in out.items()}
 
 
@@ -229,7 +229,7 @@ def from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool = False) 
         raise UserError("lm_head.weight differs from transformer.wte.weight, yet the config ties them")
     names = {ours: other for ours, other in GPT2.top.items()}
     if not c.share_embedding_weights:
-        names["model.lm_head"] = "lm_head"
+        names[HEAD] = "lm_head"
     out: dict[str, Tensor] = {}
 
     def take(ours: str, other: str, linear: bool) -> None:

@@ -18,6 +18,7 @@ from modelzoo.files import write_text
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.models.shapes import parameters
+from modelzoo.names import is_mask, name_mask
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
@@ -53,7 +54,7 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
     if weights_only:
         files = {"model": files["model"], "optimizer": {}}
     path = _write(out, files, state, config)
-    masks = sum(n.endswith("_mask") for n in files["model"])
+    masks = sum(map(is_mask, files["model"]))
     lines = [f"wrote      {path}: {len(files['model']) - masks} weights, {masks} masks, step {state['global_step']}"]
     whole = bool(files["optimizer"])
     if not whole:
@@ -102,8 +103,8 @@ def _hf(source: str, out: str, params: str | None) -> str:
         config = validate(doc, Config)
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask says nothing
-    model |= {f"{n}_mask": x.bool() for n, x in found.items() if not bool(x.all())}
-    finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask"))
+    model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
+    finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     path = _write(out, {"model": model, "optimizer": {}}, state, config)
     copied = [v for v in VOCABULARIES if os.path.exists(os.path.join(source, v))]

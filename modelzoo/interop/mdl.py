@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import replacing
 
 VERSION = 0.5
 CSTORCH = "2.10.0"  # whose layout is written
@@ -173,10 +174,9 @@ def write(path: str, state: Mapping[str, Any]) -> None:
 
     if os.path.exists(path):
         raise UserError(f"{path}: exists; give another name, or remove it first")
-    temporary = f"{path}.tmp-{os.getpid()}"
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        with h5py.File(temporary, "w") as file:
+        with replacing(path, durable=True) as temporary, h5py.File(temporary, "w") as file:
             file.attrs["__version__"], file.attrs["__cstorch_version__"] = VERSION, CSTORCH
             file.attrs["__spec__"] = json.dumps(_spec(state), indent=4)
             for key, value in _flat(state):
@@ -186,14 +186,8 @@ def write(path: str, state: Mapping[str, Any]) -> None:
                 meta = {"__spec__": _spec({key: None}), "__objects__": [key], f"{key}.__metadata__": about}
                 file.attrs[f"{key}.__metadata__"] = json.dumps(meta, indent=4)
             file.attrs["__SUCCESS__"] = True
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
     except OSError as e:
         raise UserError(f"{path}: not written: {e.strerror or e}") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
 
 
 def _write_tensor(file: h5py.File, key: str, value: Tensor, about: dict[str, Any], lz4) -> None:

@@ -20,6 +20,7 @@ from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.trainer import Init
 from modelzoo.interop import mdl
 from modelzoo.models.shapes import parameters
+from modelzoo.names import HEAD, HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_mask, name_weight
 from modelzoo.optim.adam import FOREVER
 from modelzoo.optim.groups import lr_scale
 from modelzoo.optim.lr import learning_rate
@@ -28,7 +29,6 @@ from modelzoo.training.checkpoint_state import CheckpointState
 
 OURS = "mediswift"
 SECTIONS = ("model", "optimizer", "global_step", OURS)
-WORDS, HEAD = "model.embedding_layer.word_embeddings.weight", "model.lm_head.weight"
 FINAL, TWIN = "model.ln_f.", "model.transformer_decoder.norm."  # one norm, which the zoo's model holds by both names
 SHARED = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # state of the same name and meaning on both sides
 
@@ -44,8 +44,8 @@ def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
     """The zoo's parameter groups: whether weights decay, the learning rate's scale, parameter names in its order."""
     shapes = parameters(c)
     layers = [n for n in shapes if ".layers." in n]
-    order = [n for n in shapes if n not in layers and not n.startswith("model.lm_head")]
-    order += layers + [n for n in shapes if n.startswith("model.lm_head")]
+    order = [n for n in shapes if n not in layers and not n.startswith(HEAD)]
+    order += layers + [n for n in shapes if n.startswith(HEAD)]
     scales = [
         lr_scale(n, c)
         for patterns in MUP_GROUPS.values()
@@ -72,12 +72,12 @@ def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], 
         init: the run's config: the zoo's loader takes the optimizer's settings from the file.
     """
     c = GPTConfig.model_validate(state["model"])
-    if foreign := sorted(n for n in files["model"] if n.removesuffix("_mask") not in parameters(c)):
+    if foreign := sorted(n for n in files["model"] if name_weight(n) not in parameters(c)):
         raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
     weights, moments = files["model"], files.get("optimizer", {})
     model: dict[str, Any] = dict(weights)
     if c.share_embedding_weights:
-        model[HEAD] = mdl.Link(f"model.{WORDS}")
+        model[HEAD_WEIGHT] = mdl.Link(f"model.{WORDS_WEIGHT}")
     for name in [n for n in weights if n.startswith(FINAL)]:
         model[TWIN + name.removeprefix(FINAL)] = mdl.Link(f"model.{name}")
     found = groups(c)
@@ -143,7 +143,7 @@ def from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str
     moments = _our_moments(path, leaves, names, {n: s.size for n, s in shapes.items()}, init, bool(state))
     if state is None:
         step = leaves.get("global_step")
-        finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not n.endswith("_mask"))
+        finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
         place = dataset or f"unknown ({path})"
         count = int(step) if step is not None else 0
         state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
@@ -158,11 +158,12 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
         found = {f"model.{k}": v for k, v in found.items()}
     for twin in [k for k in found if k.startswith(TWIN)]:
         found.setdefault(FINAL + twin.removeprefix(TWIN), found.pop(twin))
-    if c.share_embedding_weights and HEAD in found and not torch.equal(found.pop(HEAD), found[WORDS]):
-        raise UserError(f"{path}: {HEAD} differs from the embedding; set model.share_embedding_weights: false")
+    tied = found.pop(HEAD_WEIGHT, None) if c.share_embedding_weights else None
+    if tied is not None and not torch.equal(tied, found[WORDS_WEIGHT]):
+        raise UserError(f"{path}: {HEAD_WEIGHT} differs from the embedding; set model.share_embedding_weights: false")
     out: dict[str, Tensor] = {}
     for name, x in found.items():
-        weight = name.removesuffix("_mask")
+        weight = name_weight(name)
         if weight not in sizes or not isinstance(x, Tensor):
             raise UserError(f"{path}: has {name}, which the config's model has not")
         if tuple(x.shape) != sizes[weight]:
@@ -175,10 +176,10 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
 
 def _nan_masks(model: dict[str, Tensor]) -> dict[str, Tensor]:
     """Release 1.9 kept no masks: a pruned weight is NaN there. A weight that is partly NaN gets its mask from that."""
-    for name in [n for n in model if not n.endswith("_mask") and f"{n}_mask" not in model]:
+    for name in [n for n in model if not is_mask(n) and name_mask(n) not in model]:
         off = torch.isnan(model[name])
         if off.any() and not off.all() and model[name].dim() == 2:
-            model[name], model[f"{name}_mask"] = model[name].masked_fill(off, 0.0), ~off
+            model[name], model[name_mask(name)] = model[name].masked_fill(off, 0.0), ~off
     return model
 
 

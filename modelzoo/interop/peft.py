@@ -22,7 +22,7 @@ from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, query_scales, to_hf
-from modelzoo.models.lora import A, B
+from modelzoo.names import LORA_A, LORA_B
 
 Files = tuple[dict[str, Any], dict[str, Tensor]]  # a JSON config and tensors
 PEFT_FILES = "adapter_config.json", "adapter_model.safetensors"
@@ -84,18 +84,18 @@ def lora_files(weights: Mapping[str, Tensor], section: LoRA, c: GPTConfig, famil
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for module, parts in _modules(c, family).items():
-        held = {p: scale for p, scale in parts.items() if p + A in weights}
+        held = {p: scale for p, scale in parts.items() if p + LORA_A in weights}
         if not held:
             continue
-        a = torch.cat([weights[p + A].float() for p in held])  # [rank, in], the rank being that of all parts
+        a = torch.cat([weights[p + LORA_A].float() for p in held])  # [rank, in], the rank being that of all parts
         rows = []
         for p in parts:  # B [out, rank]: a block of rows for each part, of columns for each of those held
-            out = next(weights[q + B].shape[0] for q in held)
-            blocks = [weights[p + B].float() * held[p] if p == q else torch.zeros(out, section.r) for q in held]
+            out = next(weights[q + LORA_B].shape[0] for q in held)
+            blocks = [weights[p + LORA_B].float() * held[p] if p == q else torch.zeros(out, section.r) for q in held]
             rows.append(torch.cat(blocks, 1))
-        tensors[f"{INSIDE}{module}.lora_A.weight"] = a
+        tensors[f"{INSIDE}{module}{LORA_A}.weight"] = a
         order = _order(list(parts), module, len(rows[0]), c, family)
-        tensors[f"{INSIDE}{module}.lora_B.weight"] = torch.cat(rows)[order]
+        tensors[f"{INSIDE}{module}{LORA_B}.weight"] = torch.cat(rows)[order]
         if len(a) != section.r:
             ranks[module] = len(a)
     return {
@@ -133,8 +133,8 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
         raise UserError(f"{path}: bias: {config['bias']} has no place here; plain LoRA only")
     left, found, scales = dict(tensors), {}, {}
     for module, parts in _modules(c, family).items():
-        a = left.pop(f"{INSIDE}{module}.lora_A.weight", None)
-        b = left.pop(f"{INSIDE}{module}.lora_B.weight", None)
+        a = left.pop(f"{INSIDE}{module}{LORA_A}.weight", None)
+        b = left.pop(f"{INSIDE}{module}{LORA_B}.weight", None)
         if a is None or b is None:
             continue
         rows = torch.empty_like(b, dtype=torch.float32)
@@ -151,8 +151,8 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
     r, scale = max(len(a) for a, _ in found.values()), next(iter(scales.values()))
     out = {}
     for p, (a, b) in found.items():
-        out[p + A] = torch.nn.functional.pad(a, (0, 0, 0, r - len(a)))
-        out[p + B] = torch.nn.functional.pad(b * (scales[p] / scale), (0, r - b.shape[1]))
+        out[p + LORA_A] = torch.nn.functional.pad(a, (0, 0, 0, r - len(a)))
+        out[p + LORA_B] = torch.nn.functional.pad(b * (scales[p] / scale), (0, r - b.shape[1]))
     dropout = float(config.get("lora_dropout") or 0.0)
     return LoRA(r=r, alpha=scale * r, dropout=dropout, target_modules=tuple(sorted(found))), out
 

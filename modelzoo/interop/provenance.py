@@ -8,6 +8,7 @@ from typing import Any
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.data.folder import read_manifest
 from modelzoo.training.run_folder import RunFolder
 
 REPORT = "report.json"  # what preprocessing leaves beside the splits
@@ -34,7 +35,7 @@ def _data(config: Config) -> list[str]:
     folders = manifest.folders(fit.train_dataloader) if fit is not None else []
     found: list[str] = []
     for folder in folders:
-        facts = manifest.read(folder)
+        facts = read_manifest(folder, strict=False)
         counts = [
             f"{facts[key]:,} {what}"
             for key, what in (("documents", "documents"), ("tokens", "tokens"), ("n_examples", "examples"))

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import write_bytes
 from modelzoo.host import cache_folders
 from modelzoo.kernels.processor import TITLES, classes_up_to, compiler_flags, processor_class
 
@@ -124,9 +125,7 @@ def compile_library(source_name: str, folder: Path, name: str | None = None, ane
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as work:
         data = _compile(compiler, source, name, work)
-        made = Path(work, library.name)
-        made.write_bytes(data + hashlib.sha256(data).digest())
-        os.replace(made, library)
+    write_bytes(str(library), data + hashlib.sha256(data).digest())
     return library
 
 

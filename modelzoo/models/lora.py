@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from modelzoo.config.adapters import LoRA
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.init import keyed
-
-A, B = ".lora_A", ".lora_B"
+from modelzoo.names import LORA_A, LORA_B, is_lora
 
 
 class LoRALinear(nn.Linear):
@@ -51,9 +50,9 @@ def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> 
 
 def merge(weights: Mapping[str, Tensor], config: LoRA) -> dict[str, Tensor]:
     """Weights by name with every update added to its weight, and no LoRA entries left. Masked zeros fill up."""
-    out = {n: w for n, w in weights.items() if not n.endswith((A, B))}
-    for name in [n.removesuffix(A) for n in weights if n.endswith(A)]:
-        a, b = weights[name + A].double(), weights[name + B].double()
+    out = {n: w for n, w in weights.items() if not is_lora(n)}
+    for name in [n.removesuffix(LORA_A) for n in weights if n.endswith(LORA_A)]:
+        a, b = weights[name + LORA_A].double(), weights[name + LORA_B].double()
         w = out[f"{name}.weight"]
         out[f"{name}.weight"] = (w.double() + config.scale * (b @ a)).to(w.dtype)
     return out

@@ -11,9 +11,8 @@ from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Init
+from modelzoo.names import HEAD, HEAD_WEIGHT, LORA_A, LORA_B, POSITIONS, SOFT_PROMPT, WORDS_WEIGHT
 
-WORDS = "model.embedding_layer.word_embeddings"
-SOFT_PROMPT = f"{WORDS}.soft_prompt"
 GLU = ("geglu", "reglu", "swiglu")
 
 
@@ -43,10 +42,10 @@ def parameters(config: GPTConfig) -> dict[str, Shape]:
         if config.norm_type == "layernorm":
             table[f"{name}.bias"] = Shape((d,), "norm")
 
-    table[f"{WORDS}.weight"] = Shape((config.vocab_size, d), "embedding")
+    table[WORDS_WEIGHT] = Shape((config.vocab_size, d), "embedding")
     if config.position_embedding_type == "learned":
         rows = config.max_position_embeddings + config.position_embedding_offset
-        table["model.embedding_layer.position_embeddings.embed.weight"] = Shape((rows, d), "embedding")
+        table[f"{POSITIONS}.weight"] = Shape((rows, d), "embedding")
     if config.embedding_layer_norm:
         norm("model.embedding_ln_f")
     for i in range(config.num_hidden_layers):
@@ -62,9 +61,9 @@ def parameters(config: GPTConfig) -> dict[str, Shape]:
         linear(f"{layer}.ffn.ffn.1.linear_layer", d, ffn, config.use_ffn_bias)
     norm("model.ln_f")
     if not config.share_embedding_weights:
-        table["model.lm_head.weight"] = Shape((config.vocab_size, d), "head")
+        table[HEAD_WEIGHT] = Shape((config.vocab_size, d), "head")
     if config.use_bias_in_output:
-        table["model.lm_head.bias"] = Shape((config.vocab_size,), "bias")
+        table[f"{HEAD}.bias"] = Shape((config.vocab_size,), "bias")
     return table
 
 
@@ -79,8 +78,8 @@ def with_adapters(init: Init) -> dict[str, Shape]:
             module = name.rpartition(".")[0]
             if module in chosen and (name.endswith(".bias") or f"{module}.bias" not in bare):  # after its last one
                 out, into = chosen[module]
-                table[f"{module}.lora_A"] = Shape((init.lora.r, into), "adapter")
-                table[f"{module}.lora_B"] = Shape((out, init.lora.r), "adapter")
+                table[module + LORA_A] = Shape((init.lora.r, into), "adapter")
+                table[module + LORA_B] = Shape((out, init.lora.r), "adapter")
     if init.soft_prompt is not None:
         first, *rest = table.items()
         prompt = Shape((init.soft_prompt.tokens, init.model.hidden_size), "prompt")

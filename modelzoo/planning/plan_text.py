@@ -8,7 +8,8 @@ from modelzoo.backends import arithmetic
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
-from modelzoo.data.manifest import folders, read
+from modelzoo.data.folder import read_manifest
+from modelzoo.data.manifest import folders
 from modelzoo.models.shapes import lora_targets
 from modelzoo.planning.plan import groups, make, stored
 from modelzoo.progress import amount, size
@@ -166,7 +167,7 @@ def _state(path: str) -> str:
         shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
     except OSError as e:
         return f"{path}  cannot be read: {e.strerror}"
-    examples = read(path).get("n_examples")
+    examples = read_manifest(path, strict=False).get("n_examples")
     return (
         f"{path}  found"
         + (f", {len(shards)} shards" if shards else "")

@@ -10,6 +10,7 @@ from modelzoo.backends.select import Choice, select
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
+from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
@@ -103,7 +104,7 @@ def decontamination(config: Config) -> dict[str, Any] | None:
         if not os.path.exists(job):
             continue
         filters = read_json(job).get("config", {}).get("filters", {})
-        reasons = manifest.read(top).get("reasons", {})
+        reasons = read_manifest(top, strict=False).get("reasons", {})
         if filters.get("decontaminate"):
             return {
                 "test_sets": filters["decontaminate"],

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.names import name_mask
 from modelzoo.sparsity import blocks, compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.parameter import SparseParameter
@@ -225,7 +226,7 @@ class Sparsity:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, by `<parameter>_mask` (Model Zoo's name)."""
-        return {f"{p.name}_mask": p.mask for p in self.parameters}
+        return {name_mask(p.name): p.mask for p in self.parameters}
 
     @torch.no_grad()
     def load_state_dict(
@@ -237,7 +238,7 @@ class Sparsity:
         """Take masks over and zero what they mask. The caller has checked names and shapes. Others as in `draw`."""
         for p in self.parameters:
             p.drop_gradient()
-            mask = found[f"{p.name}_mask"].to(p.weight.device, torch.bool)
+            mask = found[name_mask(p.name)].to(p.weight.device, torch.bool)
             p.move(mask, state.get(p.weight, {}), weights.get(p.name))
 
     def target(self, step: int) -> float:

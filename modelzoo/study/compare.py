@@ -11,7 +11,8 @@ import safetensors.numpy
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.files import write_text
+from modelzoo.files import replacing, write_text
+from modelzoo.names import is_mask, layer_of, name_weight
 from modelzoo.planning import plan
 from modelzoo.progress import amount
 from modelzoo.study import differences
@@ -65,9 +66,9 @@ def _masks(path: str) -> dict[str, tuple[int, int]]:
     counts = {}
     with safetensors.safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 safe_open is no mapping
-            if name.endswith("_mask"):
+            if is_mask(name):
                 mask = file.get_tensor(name)
-                counts[name.removesuffix("_mask")] = (int(mask.sum()), mask.size)
+                counts[name_weight(name)] = (int(mask.sum()), mask.size)
     return counts
 
 
@@ -131,7 +132,8 @@ def picture(results: list[Result], path: str) -> None:
             axes.legend(frameon=False)
     by_tokens.text(0.02, 0.02, "thin: training, dots: validation", transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    figure.savefig(path, dpi=130)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, format=os.path.splitext(path)[1][1:] or "png")
     plt.close(figure)
 
 
@@ -140,9 +142,8 @@ def _by_layer(masks: dict[str, tuple[int, int]]) -> dict[int, float]:
     live: dict[int, int] = {}
     total: dict[int, int] = {}
     for name, (on, size) in masks.items():
-        if ".layers." not in name:
+        if (layer := layer_of(name)) is None:
             continue
-        layer = int(name.split(".layers.")[1].split(".")[0])
         live[layer], total[layer] = live.get(layer, 0) + on, total.get(layer, 0) + size
     return {layer: 1 - live[layer] / total[layer] for layer in sorted(total)}
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelzoo.config.errors import UserError
+from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
 from modelzoo.study.draw import Panel, axes, legend, look, svg
 from modelzoo.study.results import Group, Result, interval, masks, tensors
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
 BINS = 80
-PROMPT, WORDS = "model.embedding_layer.word_embeddings.soft_prompt", "model.embedding_layer.word_embeddings.weight"
 
 
 def start_of(run: Result) -> str | None:
@@ -112,12 +112,12 @@ def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
     rows = []
     for group in groups:
         path = end_of(group.first)
-        found = tensors(path, lambda n: n in (PROMPT, WORDS)) if path else {}
-        if PROMPT not in found or WORDS not in found:
+        found = tensors(path, lambda n: n in (SOFT_PROMPT, WORDS_WEIGHT)) if path else {}
+        if SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
             continue
         names = _vocabulary(group.first)
         unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        likeness = unit(found[PROMPT].astype(np.float32)) @ unit(found[WORDS].astype(np.float32)).T
+        likeness = unit(found[SOFT_PROMPT].astype(np.float32)) @ unit(found[WORDS_WEIGHT].astype(np.float32)).T
         for vector, row in enumerate(likeness):
             best = np.argsort(-row)[:words]
             rows.append((group.label, vector, ", ".join(f"{names(int(t))} {row[t]:.2f}" for t in best)))

@@ -7,6 +7,7 @@ import io
 import os
 from collections.abc import Sequence
 
+from modelzoo.files import write_text
 from modelzoo.study.draw import DARK, LIGHT, Panel
 
 _COLOURS = {name: " ".join(f"--c{i}: {c};" for i, c in enumerate(of)) for name, of in (("l", LIGHT), ("d", DARK))}
@@ -51,18 +52,11 @@ def write(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str:
     folder = f"{os.path.splitext(path)[0]}_files"
     os.makedirs(folder, exist_ok=True)
     for panel in panels:
-        _write(os.path.join(folder, f"{panel.name}.csv"), _csv(panel))
+        write_text(os.path.join(folder, f"{panel.name}.csv"), _csv(panel))
         if panel.svg is not None:
-            _write(os.path.join(folder, f"{panel.name}.svg"), panel.svg)
-    _write(path, text(title, lead, panels))
+            write_text(os.path.join(folder, f"{panel.name}.svg"), panel.svg)
+    write_text(path, text(title, lead, panels))
     return folder
-
-
-def _write(path: str, content: str) -> None:
-    temporary = f"{path}.{os.getpid()}"  # shares of a study may end, and report, at the same time
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(content)
-    os.replace(temporary, path)
 
 
 def text(title: str, lead: str, panels: Sequence[Panel]) -> str:

@@ -16,6 +16,7 @@ from scipy import stats
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
+from modelzoo.names import is_mask, split_masks
 from modelzoo.training import checkpoint, logs
 from modelzoo.training.run_folder import RunFolder
 
@@ -101,7 +102,7 @@ def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:
 
 def masks(path: str) -> dict[str, np.ndarray]:
     """[out, in] bool by parameter name."""
-    return {n.removesuffix("_mask"): m for n, m in tensors(path, lambda n: n.endswith("_mask")).items()}
+    return split_masks(tensors(path, is_mask))[1]
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
+from modelzoo.files import write_text
 from modelzoo.lock import Busy
 from modelzoo.progress import duration
 from modelzoo.study import matrix as grid
@@ -139,10 +140,7 @@ def _write(matrix: Matrix) -> None:
                 f"{folder(matrix, cell)}: began with another config than the study now asks for; give the changed "
                 f"study another output (-o), or remove that folder and {path}"
             )
-        temporary = f"{path}.{os.getpid()}"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
+        write_text(path, text)
 
 
 def _text(path: str) -> str | None:

@@ -10,6 +10,7 @@ from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.model import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
+from modelzoo.files import replacing
 from modelzoo.planning import plan
 from modelzoo.training.run_length import total_steps
 
@@ -52,20 +53,16 @@ def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = Fal
     config = validate(doc, Config)
     plan.check(config.trainer.init, total_steps(config))
     text = f"# converted from {os.path.basename(old)} by `run.py convert-config`\n" + yaml12.dump(doc.data)
-    temporary = f"{new}.tmp"
     try:
         os.makedirs(os.path.dirname(os.path.abspath(new)), exist_ok=True)
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-        # read back before it takes its place: a converted file that means something else must never exist
-        if load(temporary, Config) != config:
-            raise AssertionError(f"{new}: would not read back as {old}")
-        os.replace(temporary, new)
+        with replacing(new) as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(text)
+            # read back before it takes its place: a converted file that means something else must never exist
+            if load(temporary, Config) != config:
+                raise AssertionError(f"{new}: would not read back as {old}")
     except OSError as e:
         raise UserError(f"{new}: cannot be written ({e.strerror})") from None
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
     notes = [(kind, text.removeprefix(f"{old}:")) for kind, text in notes]  # "116: sparsity: ..." is enough here
     lines = [f"{TITLES[kind]:<10} {text}" for wanted in TITLES for kind, text in notes if kind == wanted]
     lines.append(f"wrote      {new}")

@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import write_text
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.trackers import Tracker
 
@@ -81,7 +82,4 @@ def _cut(path: str, step: int) -> None:
     if not os.path.exists(path):
         return
     kept = [r for r in read(path) if r.get("step", 0) <= step and step > 0]
-    temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(r) + "\n" for r in kept)
-    os.replace(temporary, path)
+    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))

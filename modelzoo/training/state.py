@@ -10,7 +10,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
-from modelzoo.models.shapes import SOFT_PROMPT, parameters, with_adapters
+from modelzoo.models.shapes import parameters, with_adapters
+from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask, name_weight
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
@@ -77,7 +78,7 @@ def restore(
     """
     state = CheckpointState.parse(path, saved)
     goes_on = "global_step" in states and "dataloader" in states
-    masks = {n: x for n, x in files["model"].items() if n.endswith("_mask")}
+    masks = {n: x for n, x in files["model"].items() if is_mask(n)}
     weights = {n: x for n, x in files["model"].items() if n not in masks}
     absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
     if "model" in states:
@@ -141,8 +142,8 @@ def _check_model(
     weights = dict(run.model.named_parameters())
     new, absent = set(with_adapters(run.init)) - set(parameters(run.init.model)), set()
     if not goes_on:
-        held = {".lora_" in n for n in saved if n == SOFT_PROMPT or ".lora_" in n}
-        absent = {n for n in new if (".lora_" in n) not in held}
+        held = {is_lora(n) for n in saved if is_adapter(n)}
+        absent = {n for n in new if is_lora(n) not in held}
     _check_names(path, weights.keys() - absent, saved.keys(), strict, new)
     _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
     if strict:
@@ -159,7 +160,7 @@ def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:
             f"{path}: lacks {missing[0]}, which trainer.init.soft_prompt or lora adds; to start from its weights, "
             "--load_checkpoint_states model (with sparsity, to keep its masks)"
         )
-    if strict and not missing and all("soft_prompt" in n or ".lora_" in n for n in unknown) and unknown:
+    if strict and not missing and all(map(is_adapter, unknown)) and unknown:
         raise UserError(
             f"{path}: has {unknown[0]}; give the soft_prompt and lora sections of the run that made it in trainer.init "
             "(they are in its config.yaml)"
@@ -204,7 +205,7 @@ def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None
 
 def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: int | None) -> None:
     """`step`: optimizer steps that the run to go on has taken; None for one that starts."""
-    ours = {f"{p.name}_mask" for p in run.sparsity.parameters}
+    ours = {name_mask(p.name) for p in run.sparsity.parameters}
     if saved and not ours:
         raise UserError(
             f"{path}: is sparse ({len(saved)} masks), the config is dense; keep it sparse with the run's `sparsity` "
@@ -216,17 +217,17 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
             "model (and init_method: topk to keep the largest)"
         )
     if different := sorted(ours ^ saved.keys()):
-        name = different[0].removesuffix("_mask")
+        name = name_weight(different[0])
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
         for p in group.parameters:
-            if not group.fits(p, saved[f"{p.name}_mask"]):
+            if not group.fits(p, saved[name_mask(p.name)]):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
                 )
         for name, k in _counts(group, step).items():
-            if (live := int(saved[f"{name}_mask"].sum())) != k:
+            if (live := int(saved[name_mask(name)].sum())) != k:
                 when = f" at step {step}" if group.changes else ""
                 raise UserError(
                     f"{path}: {name} has {live} live weights, the config's {group.algorithm.group.algorithm} sparsity "

@@ -279,7 +279,7 @@ REFUSED = {
     text: "not a readable HDF5 file",
     empty_file: "not a readable HDF5 file",
     no_dataset: "has no dataset 'data' of its own .keys: other.",
-    group: "not plain data",
+    group: "'data' is no dataset",
     soft_link: "has no dataset 'data' of its own",
     external_link: "has no dataset 'data' of its own",
     external_storage: "external and virtual data is refused",

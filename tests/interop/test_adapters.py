@@ -15,7 +15,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.interop.adapters import neighbours
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import SOFT_PROMPT
+from modelzoo.names import SOFT_PROMPT
 from modelzoo.training import checkpoint
 from modelzoo.training.build import prompt_words
 from tests import commands

@@ -10,10 +10,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.interop import hf, hf_config, peft
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.models import lora
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import SOFT_PROMPT
+from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora
 from tests.support import TINY, batch
 
 library, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
@@ -90,7 +89,7 @@ def test_lora(tmp_path, fields, targets):
     assert (plain - expected).abs().max() > 1e-4
     section, found = peft.read_lora(folder, init.model, family)  # and back: the same matrices under the same names
     assert (section.r, section.scale) == (3, pytest.approx(5 / 3))
-    ours = {n: x for n, x in weights.items() if n.endswith((lora.A, lora.B))}
+    ours = {n: x for n, x in weights.items() if is_lora(n)}
     assert found.keys() == ours.keys()
     for name, x in found.items():
         assert torch.allclose(x, ours[name], atol=1e-6), name
@@ -216,7 +215,7 @@ def test_a_run_begins_from_an_adapters_folder(tmp_path):
 
     found = begun({"tokens": 2, "place": "prefix"}, {"r": 3, "alpha": 5})
     for name, x in weights.items():
-        if name == SOFT_PROMPT or ".lora_" in name:
+        if is_adapter(name):
             assert torch.allclose(found[name], x, atol=1e-6), name
     with pytest.raises(UserError, match="has tokens: 2 and place: prefix; give these"):
         begun({"tokens": 2}, {"r": 3, "alpha": 5})

@@ -10,6 +10,7 @@ from modelzoo.models import lora
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import lora_targets
+from modelzoo.names import LORA_B
 from tests.support import TINY, batch, tiny
 
 EVERY = {"r": 3, "alpha": 5, "target_modules": "*"}
@@ -25,7 +26,7 @@ def drawn(model: GPTModel) -> GPTModel:
     draw = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            if name.endswith(lora.B):
+            if name.endswith(LORA_B):
                 p.copy_(torch.randn(p.shape, generator=draw) * 0.3)
     return model
 

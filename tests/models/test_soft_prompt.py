@@ -11,7 +11,8 @@ from modelzoo.config.trainer import Init
 from modelzoo.interop import hf, hf_config
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import SOFT_PROMPT, parameters, trains, with_adapters
+from modelzoo.models.shapes import parameters, trains, with_adapters
+from modelzoo.names import SOFT_PROMPT
 from tests.support import TINY, batch, config, tiny
 
 MUP = {"mup_base_hidden_size": 4, "mup_base_filter_size": 8, "embeddings_scale": 7.0}

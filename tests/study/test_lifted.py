@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
 from modelzoo.study import lifted
 from modelzoo.study.draw import coarse
 from modelzoo.study.layers import changes
@@ -47,7 +48,7 @@ def test_a_prompt_made_of_words_is_nearest_to_them(runs, tmp_path):
     path = folder / "checkpoints" / "step_12" / "model.safetensors"
     weights = safetensors.numpy.load_file(path)
     chosen = [5, 31, 7]
-    weights[lifted.PROMPT] = 3.0 * weights[lifted.WORDS][chosen]  # length does not matter to the cosine
+    weights[SOFT_PROMPT] = 3.0 * weights[WORDS_WEIGHT][chosen]  # length does not matter to the cosine
     safetensors.numpy.save_file(weights, path)
     panel = lifted.nearest_tokens([Group("p", [read(str(folder))])])
     assert [r[2].split(", ")[0] for r in panel.rows] == [f"#{t} 1.00" for t in chosen]  # no tokenizer here: ids

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES
-from modelzoo.models.shapes import SOFT_PROMPT
+from modelzoo.names import SOFT_PROMPT
 from modelzoo.planning import plan, plan_text
 from modelzoo.training import checkpoint, state
 from tests.support import TINY, batch, config, make_run, train_step
