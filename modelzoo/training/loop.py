@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import torch
 
+from modelzoo import version
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -162,6 +163,7 @@ def record(config: Config, options: Options, choice: Choice, run: TrainState) ->
         "dtype": choice.backend.arithmetic.dtype,
         "fallback": choice.said,
         "notes": [*choice.backend.notes, *run.sparsity.notes, *([change] if change else [])],
+        "version": version.describe(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,

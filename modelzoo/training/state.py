@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modelzoo import version
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
@@ -29,6 +30,7 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
     finite = all(bool(torch.isfinite(p).all()) for p in run.model.parameters())
     scale = run.loss_scale
     return {"model": model, "optimizer": moments}, {
+        "version": version.describe(),
         "global_step": run.step,
         "skipped": run.skipped,
         "unmended": run.unmended,
