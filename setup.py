@@ -1,19 +1,53 @@
 """Packaging: lower bounds only; constraints.txt pins what is tested."""
 
+import runpy
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+HERE = Path(__file__).parent
+
+
+class BuildWithConfigs(build_py):
+    """Puts configs/ into the package, where `find_config` looks for it; a checkout keeps it at its top."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            target = Path(self.build_lib, "modelzoo", "configs")
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier build, which may hold files that are gone
+            shutil.copytree(HERE / "configs", target)
+
 
 setup(
     name="mediswift-trainer",
-    version="0.1.0",
+    version=runpy.run_path(str(HERE / "modelzoo" / "version.py"))["VERSION"],
     description="Sparse pre-training and dense fine-tuning of biomedical GPTs from one YAML",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords="sparsity, pre-training, language model, biomedical, GPT, RigL, gradual pruning, Cerebras, PyTorch",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: C++",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Bio-Informatics",
+        "Typing :: Typed",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2403.00952"},
+    cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     packages=find_packages(include=["modelzoo*", "data_preprocessing*"]),
-    package_data={"modelzoo.kernels": ["csrc/*"]},
+    package_data={"modelzoo": ["py.typed"], "data_preprocessing": ["py.typed"], "modelzoo.kernels": ["csrc/*"]},
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",
@@ -39,6 +73,7 @@ setup(
             "hypothesis>=6.100",
             "seqeval>=1.2",
             "ruff>=0.9",
+            "basedpyright>=1.31",
             "transformers>=4.57",
         ],
         "eval": ["lm-eval[hf]>=0.4.9"],

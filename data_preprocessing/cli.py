@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from modelzoo import host
+from modelzoo import host, version
 from modelzoo.config.errors import UserError
 
 _COMMON = """
@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
         "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
     )
+    version.add_flag(top)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
     for source, text, example in (
         (

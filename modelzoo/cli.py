@@ -5,7 +5,7 @@ import difflib
 import os
 import sys
 
-from modelzoo import host, verbs
+from modelzoo import host, verbs, version
 from modelzoo.config.errors import UserError
 from modelzoo.training.run_length import total_steps
 
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
         choices=["CSX", "GPU", "CPU", "auto"],
         help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
     )
+    version.add_flag(p)
     p.add_argument("-p", "--params", required=True, metavar="CONFIG", help="YAML config (Model Zoo's trainer format)")
     p.add_argument("-m", "--mode", choices=MODES, help="plan needs neither torch nor data")
     p.add_argument(

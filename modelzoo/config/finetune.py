@@ -36,7 +36,7 @@ def _lifting(value: Any) -> Any:
 class Finetune(Section):
     """`-m finetune`. Length, learning rate and how often dev is assessed stand in `trainer.init`, as for training."""
 
-    task: Str  # a task's YAML (configs/eval/); relative to the working directory
+    task: Str  # a task's YAML, relative to the working directory, or a packaged one (configs/eval/)
     data_dir: Str | None = None  # instead of the task's own
     checkpoint: Str | None = None  # a run folder, a step folder or a .mdl; --checkpoint_path wins
     sparsity: Annotated[Literal["none", "keep"] | Gradual | None, BeforeValidator(_lifting)] = None

@@ -6,7 +6,9 @@ The schema is any pydantic model that refuses unknown keys; nothing here knows w
 """
 
 import difflib
+import functools
 import os
+import sys
 import typing
 from collections.abc import Callable, Sequence
 
@@ -50,7 +52,7 @@ def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequenc
 
 def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[str, ...] = ()) -> Document:
     """Parse one file and merge it over the parent that its top-level `extends:` names (relative to the file)."""
-    file = os.fspath(path)
+    file = find_config(path)
     if os.path.realpath(file) in _seen:
         raise UserError(f"{file}: `extends:` goes round in a circle")
     try:
@@ -72,7 +74,7 @@ def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[
     parent, where = doc.data.pop("extends"), doc.mark(("extends",))
     if not isinstance(parent, str):
         raise UserError(f"{where}: extends takes one file name, got {parent!r}")
-    parent = os.path.join(os.path.dirname(file), parent)
+    parent = find_config(parent, os.path.dirname(file))
     if not os.path.exists(parent):
         raise UserError(f"{where}: extends {parent}, which is not there{_near(parent)}")
     base = read(parent, upgrade, (*_seen, os.path.realpath(file)))
@@ -85,6 +87,39 @@ def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[
     base.problems.extend(doc.problems)
     base.repeats.extend(doc.repeats)
     return base
+
+
+def find_config(path: str | os.PathLike, folder: str = "") -> str:
+    """The file that `path` names in `folder`, or else among the packaged configs, which a line on stderr then says.
+
+    Packaged ones go by `configs/quickstart/s75.yaml` and `quickstart/s75.yaml`. A name that is in neither place comes
+    back as a path in `folder`, for its reader to refuse.
+    """
+    file = os.path.join(folder, path)
+    packaged = os.path.join(packaged_configs(), _bare(path))
+    outside = os.path.isabs(path) or _bare(path).startswith(os.pardir)
+    if os.path.lexists(file) or outside or not os.path.isfile(packaged):
+        return file
+    _say_taken(file, packaged)
+    return packaged
+
+
+def packaged_configs() -> str:
+    """The folder of the configs that come with the trainer: inside an installed package, at the top of a checkout."""
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    installed = os.path.join(package, "configs")
+    return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(package), "configs")
+
+
+def _bare(path: str | os.PathLike) -> str:
+    """A packaged config's name without the leading `configs/`."""
+    name = os.path.normpath(path)
+    return os.path.relpath(name, "configs") if name.split(os.sep)[0] == "configs" else name
+
+
+@functools.cache  # a file that many read is spoken of once
+def _say_taken(file: str, packaged: str) -> None:
+    print(f"config     {file} is not here; taken from the package: {packaged}", file=sys.stderr)
 
 
 def merge(base: object, child: object) -> object:
@@ -160,9 +195,8 @@ def dump(config: BaseModel, comment: str = "") -> str:
 
 def _near(file: str) -> str:
     folder, name = os.path.split(file)
-    try:
-        names = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml"))]
-    except OSError:
-        return f" (there is no folder {folder})"
-    close = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {os.path.join(folder, close[0])}?" if close else ""
+    places = [folder or "."] + ([] if os.path.isabs(file) else [os.path.join(packaged_configs(), _bare(folder))])
+    names = [n for p in places if os.path.isdir(p) for n in os.listdir(p) if n.endswith((".yaml", ".yml"))]
+    if close := difflib.get_close_matches(name, names, n=1):
+        return f"; did you mean {os.path.join(folder, close[0])}?"
+    return "" if os.path.isdir(places[0]) else f" (there is no folder {folder})"

@@ -51,7 +51,7 @@ class LearningRate(Section):
 class Study(Section):
     """What varies between the runs of a study, and what they share."""
 
-    base: Str  # a trainer config, relative to the study's file
+    base: Str  # a trainer config, relative to the study's file, or a packaged one
     output: Str = "./runs/study"
     data: Str | None = None  # a folder that preprocessing wrote, with train/ and val/; default: the base's data
     budget: Budget

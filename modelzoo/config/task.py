@@ -61,7 +61,7 @@ class Task(Section):
 
     form: Form
     data_dir: Str | None = None  # --data_dir wins
-    template: Str  # a YAML file, relative to the task's file
+    template: Str  # a YAML file, relative to the task's file, or a packaged one
     train: Str | None = None  # file names in data_dir; pubmedqa and hoc know their own
     dev: Str | None = None
     test: Str | None = None

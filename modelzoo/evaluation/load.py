@@ -3,6 +3,7 @@
 import difflib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from modelzoo.config import load as config
 from modelzoo.config.errors import UserError
@@ -26,7 +27,6 @@ FORMS: dict[str, type[Task]] = {
     "relations": Relations,
     "similarity": Similarity,
 }
-BUNDLED = os.path.join("configs", "eval")
 
 
 def load_task(path: str, overrides: Sequence[str] = (), template: str | None = None) -> Task:
@@ -38,18 +38,18 @@ def load_task(path: str, overrides: Sequence[str] = (), template: str | None = N
     """
     path = _find(path)
     c = config.load(path, Config, overrides)
-    file = template or os.path.join(os.path.dirname(path), c.template)
+    file = config.find_config(template) if template else config.find_config(c.template, os.path.dirname(path))
     name = os.path.splitext(os.path.basename(path))[0]
     return FORMS[c.form](name, c, config.load(file, Template), os.path.normpath(file))
 
 
 def _find(path: str) -> str:
     if path.endswith((".yaml", ".yml")) or os.path.exists(path):
-        return path
-    bundled = os.path.join(BUNDLED, f"{path}.yaml")
-    if os.path.exists(bundled):
-        return bundled
-    names = [n.removesuffix(".yaml") for n in sorted(os.listdir(BUNDLED))] if os.path.isdir(BUNDLED) else []
+        return config.find_config(path)
+    found = config.find_config(os.path.join("configs", "eval", f"{path}.yaml"))
+    if os.path.exists(found):
+        return found
+    names = sorted(file.stem for file in Path(config.packaged_configs(), "eval").glob("*.yaml"))
     near = difflib.get_close_matches(path, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"bundled: {', '.join(names)}; or name a YAML file"
     raise UserError(f"{path}: no such task; {hint}")

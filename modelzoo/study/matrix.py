@@ -48,10 +48,11 @@ def read(path: str, overrides: list[str], output: str | None) -> Matrix:
     Raises:
         UserError: what is wrong in the study file, or in the config of a run, which it names.
     """
+    path = loader.find_config(path)
     study = loader.load(path, StudyFile, overrides).study
     if output is not None:
         study = study.model_copy(update={"output": output})
-    base = os.path.join(os.path.dirname(path), study.base)
+    base = loader.find_config(study.base, os.path.dirname(path))
     settings = study.settings()
     shown = [a for a in study.axes if len({s[a] for s in settings}) > 1] or list(study.axes)[:1]
     made = []

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from modelzoo import version
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 
@@ -29,6 +30,7 @@ class CheckpointState:
     churn: int = 0
     flops: tuple[int, ...] = ()  # as run, dense-equivalent
     dtype: str | None = None  # the arithmetic of the last steps; None: not on record
+    version: str | None = None  # of the code that wrote it
     soft_prompt: Mapping[str, Any] | None = None
     lora: Mapping[str, Any] | None = None
 
@@ -41,6 +43,7 @@ class CheckpointState:
             "seed": init.seed,
             "optimizer": init.optimizer.name if init.optimizer else None,
             "loss_scale": {"scale": 1.0, "good_steps": 0},
+            "version": version.describe(),
             **{k: part.model_dump(mode="json") for k in ADAPTERS if (part := getattr(init, k)) is not None},
             **known,
         }
@@ -60,7 +63,7 @@ class CheckpointState:
     def as_json(self) -> dict[str, Any]:
         """For state.json; keys that say nothing are left out."""
         order = ("global_step", "skipped", "unmended", "tokens", "churn", "flops", "finite", "loss_scale", "dtype",
-                 "optimizer", "dataset", "model", "sparsity", "seed", *ADAPTERS)  # fmt: skip
+                 "optimizer", "dataset", "model", "sparsity", "seed", "version", *ADAPTERS)  # fmt: skip
         found = {k: getattr(self, k) for k in order}
         found["flops"] = list(self.flops)
-        return {k: v for k, v in found.items() if k not in ("dtype", *ADAPTERS) or v is not None}
+        return {k: v for k, v in found.items() if k not in ("dtype", "version", *ADAPTERS) or v is not None}

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import torch
 
+from modelzoo import version
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
@@ -66,6 +67,7 @@ def record(
         "dtype": choice.backend.arithmetic.dtype,
         "fallback": choice.said,
         "notes": [*choice.backend.notes, *run.sparsity.notes, *([change] if change else [])],
+        "version": version.describe(),
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,

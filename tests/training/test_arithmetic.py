@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modelzoo import version
 from modelzoo.backends.arithmetic import decide
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
@@ -74,6 +75,7 @@ def test_without_bf16_a_run_is_the_float32_run_to_the_bit(run, act_as, name, cap
     title = processor.TITLES[name]
     assert f"threads, {title}), float32\n" in err and err.count(f"this processor ({title}) does not multiply it") == 1
     launch = launches(followed)[0]
+    assert launch["version"] == version.describe()
     assert (launch["class"], launch["dtype"]) == (name, "float32") and launch["device"].endswith(", float32")
     assert any("bfloat16 was asked for" in note for note in launch["notes"])
     whole = run("train_and_eval", "whole", OFF)
