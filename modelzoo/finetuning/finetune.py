@@ -90,7 +90,7 @@ def first_step(config: Config, options: Options) -> tuple[Backend, TrainState, d
 def _command(config: Config, options: Options) -> Command:
     section = config.trainer.finetune
     if section is None:
-        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, sparsity: none}")
+        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, masks: lift}")
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
@@ -170,7 +170,7 @@ def _ready(job: Job, command: Command, data: str, own: str | None) -> tuple[Trai
         if change := console.arithmetic_change(command.choice.backend.arithmetic, run):
             command.out.note(change)
     else:
-        taken = lift.states(section, bool(masks) and section.sparsity != "none")
+        taken = lift.states(section, bool(masks) and section.masks != "lift")
         state.restore(run, command.start, files, saved, None, taken, job.options.strict)
         if lift.keeps_ages(section):
             lift.be_born(run, masks)
