@@ -8,6 +8,7 @@ import time
 from data_preprocessing.config import Job
 from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.config.merge import merge
 from modelzoo.host import available_cores
 
 # Flags by the key they set; those that say how a job runs are not here.
@@ -45,7 +46,7 @@ def read_job(args) -> Job:
     top = yaml12.parse(json.dumps({"source": args.source, **flags}), "the command line")
     if isinstance(doc.data, dict) and doc.data.get("source", args.source) != args.source:
         raise UserError(f"{args.config}: is a job for `{doc.data['source']}`, not `{args.source}`")
-    doc.data = load.merge(doc.data, top.data)
+    doc.data = merge(doc.data, top.data)
     doc.problems += problems
     doc.marks.update({path: yaml12.Mark("the command line") for path in top.marks})
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):

@@ -4,7 +4,7 @@
 #   scripts/transfer_small.sh ../shared/data
 # That folder holds pubmed_wrapped/, pubmed_real/, pubmedqa/ and hoc/. Two runs at a time, one thread each; killed, the
 # same command goes on. Shorter, to see it work:
-#   WAYS="s75 none" SEEDS=[1] STEPS=2 TUNING_STEPS=2 EXAMPLES=16 scripts/transfer_small.sh ../shared/data
+#   WAYS="s75 lift" SEEDS=[1] STEPS=2 TUNING_STEPS=2 EXAMPLES=16 scripts/transfer_small.sh ../shared/data
 set -euo pipefail
 [ $# -eq 1 ] || { echo "error: name the folder of the data, for example ../shared/data" >&2; exit 2; }
 export DATA=$1 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-[1, 2, 3]} STEPS=${STEPS:-400} TUNING_STEPS=${TUNING_STEPS:-}
@@ -21,7 +21,7 @@ finetune() { # task, checkpoint, masks, soft prompt
     local prompt=null task=$1
     [ "$4" = plain ] || prompt='{tokens: 9, place: before_target, init: sample_vocab, train: all}'
     $PYTHON run.py CPU -p "configs/finetune/small_$task.yaml" -m finetune --checkpoint_path "runs/transfer/$2" \
-        -o "runs/transfer/$task-$2-$3-$4" --set "trainer.finetune.sparsity=$3" \
+        -o "runs/transfer/$task-$2-$3-$4" --set "trainer.finetune.masks=$3" \
         --set "trainer.init.soft_prompt=$prompt" --set "trainer.finetune.data_dir=$DATA/$task" \
         --set "trainer.finetune.seeds=$SEEDS" --set "trainer.finetune.num_examples=$EXAMPLES" \
         --set "trainer.finetune.num_dev_examples=$EXAMPLES" ${TUNING_STEPS:+--max_steps "$TUNING_STEPS"}
@@ -32,7 +32,7 @@ run() { # what to call, then its arguments; the log lies beside the runs
 }
 export -f pretrain finetune run
 
-WAYS=${WAYS:-s75 none,s75 keep,dense none,s50 none,s50 keep} # checkpoint, masks
+WAYS=${WAYS:-s75 lift,s75 keep,dense lift,s50 lift,s50 keep} # checkpoint, masks
 IFS=, read -ra ways <<<"$WAYS"
 printf 'pretrain %s\n' "${ways[@]%% *}" | awk '!seen[$0]++' | xargs -P 2 -I{} bash -c 'run {}'
 for task in pubmedqa hoc; do

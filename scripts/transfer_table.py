@@ -13,7 +13,7 @@ from pathlib import Path
 from modelzoo.evaluation.intervals import spread
 
 METRICS = {"pubmedqa": ("accuracy", "macro_f1"), "hoc": ("micro_f1", "macro_f1")}
-MASKS = {"none": "dense", "keep": "sparse"}
+MASKS = {"lift": "dense", "keep": "sparse"}
 
 
 def table(root: Path, task: str, metrics: tuple[str, ...]) -> str:
@@ -24,7 +24,7 @@ def table(root: Path, task: str, metrics: tuple[str, ...]) -> str:
     ]
     base = None
     for ckpt, masks, prompt in [
-        (c, m, p) for c in ("dense", "s50", "s75") for m in ("none", "keep") for p in ("plain", "prompt")
+        (c, m, p) for c in ("dense", "s50", "s75") for m in ("lift", "keep") for p in ("plain", "prompt")
     ]:
         path = root / f"{task}-{ckpt}-{masks}-{prompt}" / "results.json"
         if not path.exists():

@@ -1,9 +1,11 @@
 """What every section of the schema shares: frozen models, strict scalars, and the one-of-several mapping."""
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_model, model_serializer, model_validator
+
+from modelzoo.config.renamed import Renamed, take_new_names
 
 # Strict: `true` is no integer, "6e-4" (quoted) is no number and 1.0 is no step count. A config says what it means.
 Int = Annotated[int, Strict()]
@@ -21,6 +23,12 @@ class Section(BaseModel):
     """A mapping of known keys. Unknown keys are refused, and nothing changes after validation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, validate_default=False)
+    renamed: ClassVar[tuple[Renamed, ...]] = ()  # old spellings of its keys and values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_new_names(cls, value: Any) -> Any:
+        return take_new_names(value, cls.renamed) if cls.renamed and isinstance(value, dict) else value
 
 
 class OneOf(Section):

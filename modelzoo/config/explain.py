@@ -2,12 +2,11 @@
 
 import difflib
 import json
-import types
-import typing
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
+from modelzoo.config.walk import models
 from modelzoo.config.yaml12 import Document, Path, scalar
 
 # pydantic's error types whose own wording speaks of Python rather than of a config.
@@ -52,10 +51,10 @@ def _explain(error: dict, path: Path, schema: type[BaseModel]) -> tuple[str, str
     kind, loc, value, ctx = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
     dotted = ".".join(map(str, path)) or "config"
     if kind == "extra_forbidden":
-        models, key = _models_at(schema, loc[:-1]), str(loc[-1])
-        if refused := next((m.refused[key] for m in models if key in getattr(m, "refused", {})), None):
+        here, key = _models_at(schema, loc[:-1]), str(loc[-1])
+        if refused := next((m.refused[key] for m in here if key in getattr(m, "refused", {})), None):
             return f"{dotted}: ", f"{shown(value)} asks for {refused}, which this trainer does not have", ""
-        known = sorted({f.alias or n for m in models for n, f in m.model_fields.items()})
+        known = sorted({f.alias or n for m in here for n, f in m.model_fields.items()})
         if path and path[-1] == loc[-1]:
             return "", f"unknown key '{dotted}'", did_you_mean(key, known)
         return f"{dotted}: ", f"unknown name '{key}'", did_you_mean(key, known)  # a bare one: `callbacks: [Foo]`
@@ -126,16 +125,10 @@ def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
     for part in loc:
         fields = [f for m in candidates for n, f in m.model_fields.items() if part in (n, f.alias)]
         if fields:
-            candidates = [m for f in fields for m in _models(f.annotation)]
+            candidates = [m for f in fields for m in models(f.annotation)]
         elif tagged := [m for m in candidates if "type" in m.model_fields and m.model_fields["type"].default == part]:
             candidates = tagged
     return candidates
-
-
-def _models(annotation: object) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [m for arg in typing.get_args(annotation) for m in _models(arg)]
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

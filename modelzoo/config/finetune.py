@@ -1,18 +1,25 @@
 """The `finetune` section: a task to learn from a checkpoint's weights, what becomes of its masks, and when to stop."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, listed
 from modelzoo.config.explain import shown
+from modelzoo.config.renamed import Renamed
 
 
-class Gradual(Section):
+class Opening(Section):
     """Masks open step by step: the weights off fall linearly to none, those with the largest gradient first."""
 
     steps: PositiveInt  # optimizer steps until every weight is live
     freq: PositiveInt = 10  # steps between openings
+
+
+class Open(Section):
+    """`{open: {steps: N}}`."""
+
+    open: Opening
 
 
 class EarlyStopping(Section):
@@ -23,14 +30,21 @@ class EarlyStopping(Section):
     min_delta: NonNegativeFloat = 0.0
 
 
-def _lifting(value: Any) -> Any:
-    if isinstance(value, dict) and set(value) == {"gradual"}:
-        return value["gradual"]
-    if value == "gradual":
-        raise ValueError("gradual needs its length: `sparsity: {gradual: {steps: 200}}`")
-    if value is None or value in ("none", "keep") or isinstance(value, Gradual | dict):
+def _masks(value: Any) -> Any:
+    if value == "open":
+        raise ValueError("open needs its length: `masks: {open: {steps: 200}}`")
+    if value is None or value in ("lift", "keep") or isinstance(value, Open | dict):
         return value
-    raise ValueError(f"takes none (lift the masks), keep, or {{gradual: {{steps: N}}}}; got {shown(value)}")
+    raise ValueError(f"takes lift, keep, or {{open: {{steps: N}}}}; got {shown(value)}")
+
+
+def _todays_masks(value: Any) -> Any:
+    """The value of `masks` that one of `sparsity`, its old name, means."""
+    if isinstance(value, dict) and not value.keys() & {"open", "gradual"}:
+        return {"open": value}  # as configs of runs were dumped
+    if isinstance(value, dict):
+        return {"open" if key == "gradual" else key: below for key, below in value.items()}
+    return {"none": "lift", "gradual": "open"}.get(value, value) if isinstance(value, str) else value
 
 
 class Finetune(Section):
@@ -39,7 +53,9 @@ class Finetune(Section):
     task: Str  # a task's YAML, relative to the working directory, or a packaged one (configs/eval/)
     data_dir: Str | None = None  # instead of the task's own
     checkpoint: Str | None = None  # a run folder, a step folder or a .mdl; --checkpoint_path wins
-    sparsity: Annotated[Literal["none", "keep"] | Gradual | None, BeforeValidator(_lifting)] = None
+    # of the checkpoint: off for good, kept, or opened step by step; null for a dense one, or to prune by init.sparsity
+    masks: Annotated[Literal["lift", "keep"] | Open | None, BeforeValidator(_masks)] = None
+    renamed: ClassVar = (Renamed("sparsity", "masks", _todays_masks),)
     optimizer: Literal["fresh", "keep"] = "fresh"  # the moments of pre-training, or none
     batch_size: PositiveInt = 16
     micro_batch_size: PositiveInt | None = None

@@ -10,13 +10,15 @@ import functools
 import os
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
 from modelzoo.config import explain, yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.yaml12 import Document, Mark, Path
+from modelzoo.config.merge import is_choice, put_over
+from modelzoo.config.renamed import rename_old
+from modelzoo.config.yaml12 import Document, Mark
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
 
@@ -37,7 +39,7 @@ def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequenc
     `child`, about to be merged over it, speaks the older dialect too), and overrides may speak the file's own dialect.
     """
     upgrade = getattr(schema, "upgrade", None)
-    doc = read(path, upgrade)
+    doc = read(path, schema)
     if upgrade is not None:
         own = doc.data.keys() - schema.model_fields.keys()
         older = [o for o in overrides if o.partition("=")[0].strip().split(".")[0] in own]
@@ -45,13 +47,17 @@ def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequenc
             _override(doc, override)
         overrides = [o for o in overrides if o not in older]
         upgrade(doc)
+        rename_old(doc, schema)
     for override in overrides:
-        _override(doc, override)
+        _override(doc, override, schema)
     return doc
 
 
-def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[str, ...] = ()) -> Document:
-    """Parse one file and merge it over the parent that its top-level `extends:` names (relative to the file)."""
+def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: tuple[str, ...] = ()) -> Document:
+    """Parse one file and merge it over the parent that its top-level `extends:` names (relative to the file).
+
+    With a schema, both are given its names of today before they meet.
+    """
     file = find_config(path)
     if os.path.realpath(file) in _seen:
         raise UserError(f"{file}: `extends:` goes round in a circle")
@@ -69,6 +75,8 @@ def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[
     if not isinstance(doc.data, dict):
         found = "is empty" if doc.data is None else f"holds a {type(doc.data).__name__}"
         raise UserError(f"{file}: {found}; a config is a mapping of keys to values")
+    if schema is not None:
+        rename_old(doc, schema)
     if "extends" not in doc.data:
         return doc
     parent, where = doc.data.pop("extends"), doc.mark(("extends",))
@@ -77,15 +85,14 @@ def read(path: str | os.PathLike, upgrade: Callable | None = None, _seen: tuple[
     parent = find_config(parent, os.path.dirname(file))
     if not os.path.exists(parent):
         raise UserError(f"{where}: extends {parent}, which is not there{_near(parent)}")
-    base = read(parent, upgrade, (*_seen, os.path.realpath(file)))
-    if upgrade is not None:
+    base = read(parent, schema, (*_seen, os.path.realpath(file)))
+    if (upgrade := getattr(schema, "upgrade", None)) is not None:
         upgrade(base, doc)
-    for path in _replaced(base.data, doc.data):
-        base.forget(path)
-    base.data = merge(base.data, doc.data)
+    base.data = put_over(base, doc.data, doc)
     base.marks.update(doc.marks)
     base.problems.extend(doc.problems)
     base.repeats.extend(doc.repeats)
+    base.notes.extend(doc.notes)
     return base
 
 
@@ -122,34 +129,8 @@ def _say_taken(file: str, packaged: str) -> None:
     print(f"config     {file} is not here; taken from the package: {packaged}", file=sys.stderr)
 
 
-def merge(base: object, child: object) -> object:
-    """`child` over `base`: mappings merge key by key, anything else replaces.
-
-    `{AdamW: ...}` and `{SGD: ...}` name one choice each, so two one-key mappings with different class names
-    (capitalised keys) replace rather than merge.
-    """
-    if not _mergeable(base, child):
-        return child
-    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in child.items()}}
-
-
-def _replaced(base: object, child: object, path: Path = ()) -> list[Path]:
-    """The paths whose value in `base` does not survive the merge; nor does what was written below them."""
-    if not _mergeable(base, child):
-        return [path]
-    return [p for k, v in child.items() if k in base for p in _replaced(base[k], v, (*path, k))]
-
-
-def _mergeable(base: object, child: object) -> bool:
-    if not (isinstance(base, dict) and isinstance(child, dict)):
-        return False
-    if len(base) != 1 or len(child) != 1:
-        return True
-    (a,), (b,) = base, child
-    return a == b or not (a[:1].isupper() and b[:1].isupper())
-
-
-def _override(doc: Document, text: str) -> None:
+def _override(doc: Document, text: str, schema: type[BaseModel] | None = None) -> None:
+    """Write `key=value` over `doc`, as a file that extends it would (see `merge`)."""
     key, eq, value = text.partition("=")
     mark = Mark(f"--set {text}")
     keys = key.strip().split(".")
@@ -166,13 +147,19 @@ def _override(doc: Document, text: str) -> None:
                 raise UserError(f"{mark}: {where} is a list of {len(target)}; name an item by number from 0")
             part = int(name)
         path = (*path, part)
-        if last or not isinstance(target, list) and not isinstance(target.get(part), dict | list):
+        if last:
+            known = isinstance(target, list) or part in target
+            target[part] = put_over(doc, parsed.data, mark, path) if known else parsed.data
+            doc.marks[path] = mark
+        elif not isinstance(target, list) and not isinstance(below := target.get(part), dict | list):
             doc.forget(path)
             doc.marks[path] = mark
-            target[part] = parsed.data if last else {}
+            target[part] = {below: {}} if is_choice(below) else {}
         elif not isinstance(target[part], dict | list):
             raise UserError(f"{mark}: {'.'.join(map(str, path))} is {target[part]!r}, which has no keys")
         target = target[part]
+    if schema is not None:
+        rename_old(doc, schema, path)
 
 
 def validate(doc: Document, schema: type[Schema]) -> Schema:

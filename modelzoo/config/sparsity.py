@@ -1,11 +1,12 @@
 """The `sparsity` section: what cerebras.pytorch.sparse.configure reads, plus seed, distribution, cubic and a bound."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 from modelzoo.config.explain import shown
+from modelzoo.config.renamed import Renamed
 
 
 class Constant(Section):
@@ -132,7 +133,8 @@ class SparsityGroup(Section):
     block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
     shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
-    storage: Literal["auto", "packed", "dense"] = "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, if faster
+    storage: Literal["auto", "packed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, if faster
+    renamed: ClassVar = (Renamed("storage", "storage", lambda v: "masked" if v == "dense" else v),)
 
     @property
     def pattern(self) -> str | None:
@@ -151,7 +153,7 @@ class SparsityGroup(Section):
     @property
     def may_compress(self) -> bool:
         """Whether sparse tensor cores may multiply by the weights, which are 2:4."""
-        return self.nm == (2, 4) and self.storage != "dense"
+        return self.nm == (2, 4) and self.storage != "masked"
 
     @model_validator(mode="before")
     @classmethod

@@ -6,6 +6,7 @@ float, `no` is a string, and a repeated key is a problem with both line numbers.
 
 import re
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import yaml
 
@@ -40,6 +41,13 @@ class Repeat:
         return f"{self.last}: duplicate key '{dotted}' (first on line {self.first.line}); remove one of them"
 
 
+class Note(NamedTuple):
+    """One thing done to a file as it was read. `kind`: moved, changed, assumed or idle (no effect here)."""
+
+    kind: str
+    text: str
+
+
 @dataclass
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
@@ -48,7 +56,7 @@ class Document:
     marks: dict[Path, Mark] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)  # each stands in `problems` too, until someone allows it
-    notes: list = field(default_factory=list)  # what a schema's `upgrade` did to an older dialect
+    notes: list[Note] = field(default_factory=list)  # what was done to old spellings and dialects, and what was lost
 
     def mark(self, path: Path) -> Mark:
         """The mark of `path`, or of its nearest ancestor that was written down."""

@@ -97,7 +97,7 @@ def first_step(config: Config, options: Options) -> tuple[Backend, TrainState, d
 def _command(config: Config, options: Options) -> Command:
     section = config.trainer.finetune
     if section is None:
-        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, sparsity: none}")
+        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, masks: lift}")
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
@@ -137,7 +137,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
         return None
     before = job.folder.read_config()
     changes = resume.config_changes(before, job.config) if before is not None else {}
-    derived = DERIVED[:1] if job.config.trainer.finetune.sparsity is None else DERIVED
+    derived = DERIVED[:1] if job.config.trainer.finetune.masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
         raise UserError(
             f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "
@@ -198,7 +198,7 @@ def _ready(
         return run, config, shards, own, changes
     resume.check_unbegun(job.folder, config)
     load_adapters(run.model, config.trainer.init)
-    taken = lift.states(section, bool(masks) and section.sparsity != "none")
+    taken = lift.states(section, bool(masks) and section.masks != "lift")
     state.restore(run, command.start, files, saved, None, taken, job.options.strict)
     if lift.keeps_ages(section):
         lift.be_born(run, masks)

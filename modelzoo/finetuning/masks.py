@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune, Gradual
+from modelzoo.config.finetune import Finetune, Open, Opening
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup, Update
 from modelzoo.config.trainer import Config, Fit, Init
@@ -97,31 +97,31 @@ def sparsity(
     """The sparsity section of a fine-tuning run.
 
     Args:
-        own: the config's section, which holds where `finetune.sparsity` says nothing.
+        own: the config's section, which holds where `finetune.masks` says nothing.
         masks: those of the checkpoint `path`.
         patterns: of masks that are kept; without one a mask is of single weights. Those that open do so one by one.
 
     Raises:
         UserError: the checkpoint is sparse and nothing says what becomes of that, or is dense where masks are to stay.
     """
-    mode = config.sparsity
+    mode = config.masks
     if mode is None:
         if masks and not own:
             raise UserError(
-                f"{path}: is sparse ({_off(masks)}); say what becomes of its masks: trainer.finetune.sparsity: none "
-                "lifts them (dense fine-tuning), keep holds them, {gradual: {steps: N}} opens them step by step"
+                f"{path}: is sparse ({_off(masks)}); say what becomes of its masks: trainer.finetune.masks: lift "
+                "makes it dense, keep holds them, {open: {steps: N}} opens them step by step"
             )
         return own
-    if mode == "none":
+    if mode == "lift":
         return ()
     if not masks:
         raise UserError(
-            f"{path}: is dense, so there are no masks to keep or open; remove trainer.finetune.sparsity, or prune at "
+            f"{path}: is dense, so there are no masks to keep or open; remove trainer.finetune.masks, or prune at "
             "the start with trainer.init.sparsity and init_method: topk"
         )
     if mode == "keep":  # the masks themselves come from the checkpoint, whatever algorithm made them
         return tuple(_kept(names, level, like) for (level, like), names in _alike(masks, patterns).items())
-    return tuple(_opening(names, level, mode) for (level, _), names in _alike(masks, NO_PATTERNS).items())
+    return tuple(_opening(names, level, mode.open) for (level, _), names in _alike(masks, NO_PATTERNS).items())
 
 
 def _alike(masks: Masks, patterns: Mapping[str, Pattern]) -> dict[tuple[float, Pattern], list[str]]:
@@ -147,7 +147,7 @@ def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
     return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
 
 
-def _opening(names: list[str], level: float, mode: Gradual) -> SparsityGroup:
+def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     # RigL that drops nothing: as the level falls, weights open where the dense gradient is largest.
     slope = -math.nextafter(level / mode.steps, math.inf)  # a hair steeper, so that the last opening leaves none off
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
@@ -169,7 +169,7 @@ def states(config: Finetune, sparse: bool) -> tuple[str, ...]:
 
 def keeps_ages(config: Finetune) -> bool:
     """Whether lifted weights join an optimizer that has long been counting, and so need ages of their own."""
-    return config.sparsity == "none" and config.optimizer == "keep"
+    return config.masks == "lift" and config.optimizer == "keep"
 
 
 def make_room_for_ages(run: TrainState, init: Init) -> None:
@@ -191,16 +191,16 @@ def be_born(run: TrainState, masks: Masks) -> None:
 
 def said(config: Finetune, masks: Masks) -> str:
     """What becomes of the masks, in a few words."""
-    mode = config.sparsity
+    mode = config.masks
     if not masks:
         return "dense"
     off = sum(int((~m).sum()) for m in masks.values())
-    if mode == "none":
+    if mode == "lift":
         return f"masks lifted: {off:,} weights that were off start at zero and learn"
     if mode is None:
         return "its masks and the config's sparsity"
-    if isinstance(mode, Gradual):
-        return f"masks open over {mode.steps} steps: {off:,} weights are off at the start"
+    if isinstance(mode, Open):
+        return f"masks open over {mode.open.steps} steps: {off:,} weights are off at the start"
     return f"masks kept: {off:,} weights stay off"
 
 

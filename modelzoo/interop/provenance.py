@@ -88,7 +88,7 @@ def _making(config: Config, run: str | None) -> list[str]:
     if section is not None:
         result = _read(RunFolder(run).result) if run else None
         start = (result or {}).get("start") or section.checkpoint or "the checkpoint named on the command line"
-        masks = section.sparsity if isinstance(section.sparsity, str) else section.model_dump(mode="json")["sparsity"]
+        masks = section.masks if isinstance(section.masks, str) else section.model_dump(mode="json")["masks"]
         what = f"its masks: {masks or 'as they were'}; optimizer: {section.optimizer}"
         found.append(f"- fine-tuned from `{start}`; {what}")
         found += [f"- soft prompt: {init.soft_prompt.tokens} vectors"] if init.soft_prompt is not None else []

@@ -32,7 +32,7 @@ def text(config: Config, target: str = "auto") -> str:
         f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
     ]
     if (tune := config.trainer.finetune) is not None:
-        masks = tune.model_dump(mode="json")["sparsity"] or "as the config's"
+        masks = tune.model_dump(mode="json")["masks"] or "as the config's"
         seeds = ", ".join(map(str, tune.seeds or (init.seed,)))
         lines.append(
             f"fine-tunes {tune.task}: masks {masks}, {p.steps or '?'} steps of {tune.batch_size} examples, "

@@ -23,7 +23,7 @@ from modelzoo.training.build import Options, build
 from modelzoo.training.run_length import micro_batches, total_steps
 
 PATTERNS = (
-    {"storage": "dense"},
+    {"storage": "masked"},
     {"storage": "packed"},
     {"block": (32, 1), "storage": "packed"},
     {"block": (32, 32), "storage": "packed"},
@@ -65,7 +65,7 @@ def bench(config: Config, options: Options, params: str) -> None:
     contestants, skipped = {"dense": _run(config, choice, ())}, []
     for pattern in (*PATTERNS, *({**p, "storage": "packed"} for p in own)):
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
-        name = group.pattern or ("unstructured" if group.storage == "dense" else f"storage: {group.storage}")
+        name = group.pattern or ("unstructured" if group.storage == "masked" else f"storage: {group.storage}")
         try:
             for _, sizes in plan.groups(init.model_copy(update={"sparsity": (group,)})):
                 check_sides(group, sizes)

@@ -59,7 +59,7 @@ def _finetuning(config: Config, options: Options) -> Config:
     if named is not None:
         start = start_checkpoint.find(named)
         masks = lift.masks_of(mdl_state.load(start, init, None)[0]["model"])
-    elif section.sparsity not in (None, "none"):
+    elif section.masks not in (None, "lift"):
         raise UserError(
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
             "here or with --checkpoint_path"

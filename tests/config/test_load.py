@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, load, merge
+from modelzoo.config.load import dump, load, resolve
+from modelzoo.config.merge import merge
 from modelzoo.config.trainer import Config
 
 MODEL = "{hidden_size: 8, num_heads: 2, num_hidden_layers: 1, filter_size: 16, vocab_size: 9}"
@@ -133,6 +134,68 @@ TREE = st.recursive(
 def test_merging_a_tree_over_itself_or_over_nothing_changes_nothing(tree):
     assert merge(tree, tree) == tree
     assert merge({}, tree) == tree
+
+
+# --- what another value costs: one rule for extends and --set
+
+
+def both_ways(write, key: str, value: str) -> list[tuple]:
+    """The config and the notes of `key: value` (under trainer.init) in a child, and by --set."""
+    write("child.yaml", f"extends: base.yaml\ntrainer: {{init: {{{key}: {value}}}}}\n")
+    ways = ("child.yaml", []), ("base.yaml", [f"trainer.init.{key}={value}"])
+    return [(load(path, Config, o), [n.text for n in resolve(path, Config, o).notes]) for path, o in ways]
+
+
+@pytest.mark.parametrize("value", ["AdamW", "{AdamW: }", "{AdamW: {}}", "{AdamW: {weight_decay: 0.1}}"])
+def test_the_class_that_is_there_keeps_its_settings(write, value):
+    for config, notes in both_ways(write, "optimizer", value):
+        assert config == load("base.yaml", Config) and notes == []
+
+
+@pytest.mark.parametrize("value", ["SGD", "{SGD: }", "{SGD: {momentum: 0.9}}"])
+def test_another_class_says_what_is_lost(write, value):
+    for config, notes in both_ways(write, "optimizer", value):
+        assert config.trainer.init.optimizer.name == "SGD"
+        (note,) = notes
+        lost = "SGD takes the place of AdamW (base.yaml:5), whose settings go: betas, weight_decay"
+        assert note.endswith(f"trainer.init.optimizer: {lost}")
+        assert note.startswith(("child.yaml:2: ", "--set trainer.init.optimizer="))
+
+
+def test_a_mapping_merges_either_way_and_null_clears(write):
+    for config, notes in both_ways(write, "loop", "{eval_steps: 7}"):
+        assert (config.trainer.init.loop.max_steps, config.trainer.init.loop.eval_steps) == (100, 7) and notes == []
+    for config, notes in both_ways(write, "optimizer", "null"):
+        assert config.trainer.init.optimizer is None and notes == []
+
+
+def test_a_number_or_a_list_in_place_of_a_mapping_says_what_is_lost(write):
+    sparse = BASE.replace("    seed: 3\n", "    seed: 3\n    sparsity: {algorithm: rigl, sparsity: 0.5, seed: 4}\n")
+    write("base.yaml", sparse)
+    for value in ("0.75", "[0.75]"):
+        for config, notes in both_ways(write, "sparsity", value):
+            assert config.trainer.init.sparsity[0].algorithm == "static"
+            (note,) = notes
+            assert "a mapping (base.yaml:4), whose settings go: algorithm, sparsity, seed" in note
+
+
+def test_another_type_of_schedule_replaces_and_says_so(write):
+    base = "    sparsity: {algorithm: gmp, sparsity: {type: linear, init: 0.1, slope: 0.01}}\n"
+    write("base.yaml", BASE.replace("    seed: 3\n", "    seed: 3\n" + base))
+    cubic = "{sparsity: {type: cubic, final: 0.5, end: 9}}"
+    for config, notes in both_ways(write, "sparsity", cubic):
+        assert config.trainer.init.sparsity[0].sparsity.type == "cubic"
+        assert len(notes) == 1 and notes[0].endswith("settings go: type, init, slope")
+    for config, notes in both_ways(write, "sparsity", "{sparsity: {type: linear, init: 0.2}}"):
+        schedule = config.trainer.init.sparsity[0].sparsity
+        assert (schedule.init, schedule.slope, notes) == (0.2, 0.01, [])
+
+
+def test_a_key_below_a_bare_name_is_one_of_that_class(write):
+    write("base.yaml", BASE.replace("      AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}\n", "      SGD\n"))
+    assert load("base.yaml", Config, ["trainer.init.optimizer.SGD.momentum=0.5"]).trainer.init.optimizer.value.momentum
+    (line,) = fails("base.yaml", "trainer.init.optimizer.AdamW.eps=1e-8")
+    assert "takes exactly one of AdamW, Adam, SGD; got AdamW, SGD" in line
 
 
 # --- overrides

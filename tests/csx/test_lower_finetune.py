@@ -13,7 +13,7 @@ from modelzoo.backends import csx_lowering as lowering
 from tests.support import examples, write_shard
 
 REPO = Path(__file__).resolve().parents[2]
-FINETUNE = TINY[: TINY.index("  fit:")] + "  finetune: {task: nowhere.yaml, batch_size: 2, sparsity: MODE}\n"
+FINETUNE = TINY[: TINY.index("  fit:")] + "  finetune: {task: nowhere.yaml, batch_size: 2, masks: MODE}\n"
 
 
 def run(folder: Path, *argv) -> subprocess.CompletedProcess:
@@ -37,9 +37,9 @@ def sparse(request, tmp_path_factory) -> Path:
 @pytest.mark.parametrize(
     "mode,said,masks,moves",
     [
-        ("none", "masks lifted", 0, False),
+        ("lift", "masks lifted", 0, False),
         ("keep", "masks kept", 4, False),
-        ("{gradual: {steps: 20, freq: 5}}", "masks open over 20 steps", 4, True),
+        ("{open: {steps: 20, freq: 5}}", "masks open over 20 steps", 4, True),
     ],
 )
 def test_the_step_lowers(sparse, tmp_path, mode, said, masks, moves):

@@ -109,7 +109,7 @@ def write_config(world: Path, path: Path, finetune=None, **init) -> Path:
         "loggers": ["ProgressLogger"],
         **init,
     }
-    section = {"task": str(world / "toy" / "toy.yaml"), "batch_size": 16, "sparsity": "none", **(finetune or {})}
+    section = {"task": str(world / "toy" / "toy.yaml"), "batch_size": 16, "masks": "lift", **(finetune or {})}
     path.write_text(yaml.safe_dump({"trainer": {"init": sections, "finetune": section}}))
     return path
 
@@ -129,8 +129,8 @@ def adam(lr: float) -> dict:
 EVERYWHERE = {"r": 8, "alpha": 32, "target_modules": ["*linear_layer", "*dense_layer"]}
 MODES = {
     "lifted": ("s75", {}, {}),
-    "kept": ("s75", {"sparsity": "keep"}, {}),
-    "opened": ("s75", {"sparsity": {"gradual": {"steps": 40, "freq": 10}}}, {}),
+    "kept": ("s75", {"masks": "keep"}, {}),
+    "opened": ("s75", {"masks": {"open": {"steps": 40, "freq": 10}}}, {}),
     "dense": ("dense", {}, {}),
     "prompt and model": ("s75", {}, {"soft_prompt": {"tokens": 3, "train": "all"}}),
     "prefix and model": ("dense", {}, {"soft_prompt": {"tokens": 3, "place": "prefix", "train": "all"}}),
@@ -183,7 +183,7 @@ def test_results_of_another_config_are_not_shown_as_new(world, tmp_path, capsys)
     others = [
         ("optimizer.AdamW.lr: 0.005 -> 0.001", ["--set", "trainer.init.optimizer.AdamW.lr=1e-3"], "s75"),
         ("trainer.finetune.checkpoint", [], "dense"),
-        ("finetune.sparsity", ["--set", "trainer.finetune.sparsity=keep"], "s75"),
+        ("finetune.masks", ["--set", "trainer.finetune.masks=keep"], "s75"),
     ]
     capsys.readouterr()
     for said, more, start in others:
@@ -201,7 +201,7 @@ def test_the_card_of_a_fine_tuned_export_tells_where_it_comes_from(world, tmp_pa
     assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out) == 0
     assert run_py("export", out / "fold_0" / "seed_1", tmp_path / "hf") == 0
     card, found = (tmp_path / "hf" / "README.md").read_text(), result(out)
-    assert f"fine-tuned from `{found['start']}`; its masks: none" in card
+    assert f"fine-tuned from `{found['start']}`; its masks: lift" in card
     assert "32 examples of toy (fold 0)" in card
     for metric, value in found["scores"]["dev"]["metrics"].items():
         low, high = found["scores"]["dev"]["intervals"][metric]
@@ -289,16 +289,16 @@ def refused(capsys, *args) -> str:
 
 def test_what_a_user_can_mend_is_one_line(world, tmp_path, capsys):
     o = ("-o", tmp_path / "o")
-    config = write_config(world, tmp_path / "a.yaml", {"sparsity": None})
+    config = write_config(world, tmp_path / "a.yaml", {"masks": None})
     base = ("CPU", "-p", config, "-m", "finetune", *o)
     assert "is sparse (75.0" in refused(capsys, *base, "--checkpoint_path", world / "s75")
     assert "checkpoint: missing" in refused(capsys, *base, *model_given())
     assert "no such checkpoint" in refused(capsys, *base, "--checkpoint_path", tmp_path / "nowhere")
-    config = write_config(world, tmp_path / "b.yaml", {"sparsity": "lift"})
-    assert "takes none (lift the masks), keep" in refused(capsys, "-p", config, "-m", "finetune", *o)
+    config = write_config(world, tmp_path / "b.yaml", {"masks": "none"})
+    assert "takes lift, keep" in refused(capsys, "-p", config, "-m", "finetune", *o)
     config = write_config(world, tmp_path / "c.yaml", {"batch_size": 64})
     args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", *o)
-    assert "batch_size 64" in refused(capsys, *args, "--set", "trainer.init.loop={num_epochs: 1}")
+    assert "batch_size 64" in refused(capsys, *args, "--num_epochs", "1")
     config = write_config(world, tmp_path / "d.yaml", {"folds": [1]})
     args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", *o)
     assert "has no folds" in refused(capsys, *args)
@@ -322,7 +322,7 @@ def test_bundled_configs_complete_themselves_from_a_checkpoint(world, path):
     parts = getattr(schedule, "schedulers", None)
     assert (sum(s.value.total_iters for s in parts) if parts else schedule.total_iters) == init.loop.max_steps
     assert init.loop.max_steps % init.loop.eval_frequency == 0 == init.loop.eval_frequency % init.checkpoint.steps
-    assert f"fine-tunes {section.task}: masks {section.sparsity}, {init.loop.max_steps} steps" in plan_text.text(config)
+    assert f"fine-tunes {section.task}: masks {section.masks}, {init.loop.max_steps} steps" in plan_text.text(config)
 
 
 def test_a_config_of_another_model_is_refused(world, tmp_path, capsys):

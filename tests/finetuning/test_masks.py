@@ -34,7 +34,7 @@ def start(section: Finetune, files, saved, **init):
     run = make_run(sparsity=[g.model_dump(mode="json") for g in groups], **init)
     if lift.keeps_ages(section):
         lift.make_room_for_ages(run, run.init)
-    state.restore(run, "ckpt", files, saved, None, lift.states(section, section.sparsity != "none"))
+    state.restore(run, "ckpt", files, saved, None, lift.states(section, section.masks != "lift"))
     if lift.keeps_ages(section):
         lift.be_born(run, masks)
     return run, masks
@@ -47,7 +47,7 @@ def weights(run):
 @pytest.mark.parametrize("optimizer", ["fresh", "keep"])
 def test_lifted_weights_start_at_zero_and_learn(optimizer):
     files, saved, _ = pretrained()
-    run, masks = start(Finetune(task="t", sparsity="none", optimizer=optimizer), files, saved)
+    run, masks = start(Finetune(task="t", masks="lift", optimizer=optimizer), files, saved)
     assert run.step == 0 and not run.sparsity.parameters and masks
     for name, mask in masks.items():
         assert torch.equal(weights(run)[name], files["model"][name])
@@ -61,7 +61,7 @@ def test_lifted_weights_start_at_zero_and_learn(optimizer):
 def test_a_lifted_weight_in_a_kept_optimizer_moves_like_a_newborn():
     """Adam's first step is lr * g / (|g| + eps), whatever the step count of the optimizer that it joins."""
     files, saved, _ = pretrained(steps=12)
-    run, masks = start(Finetune(task="t", sparsity="none", optimizer="keep"), files, saved)
+    run, masks = start(Finetune(task="t", masks="lift", optimizer="keep"), files, saved)
     train_step(run, batch(9), 1)
     lr = run.lr()
     for name, mask in masks.items():
@@ -74,7 +74,7 @@ def test_a_lifted_weight_in_a_kept_optimizer_moves_like_a_newborn():
 
 def test_kept_masks_stay_to_the_last_weight():
     files, saved, _ = pretrained()
-    run, masks = start(Finetune(task="t", sparsity="keep"), files, saved)
+    run, masks = start(Finetune(task="t", masks="keep"), files, saved)
     for step in range(5):
         train_step(run, batch(step), 1)
     assert {p.name for p in run.sparsity.parameters} == masks.keys()
@@ -109,8 +109,8 @@ def test_kept_masks_keep_their_pattern_and_so_may_be_packed(name):
     files, saved, before = pretrained(sparsity=given, model=WIDE)
     if given.get("algorithm", "static") != "static":
         assert before.sparsity.groups[0].changes
-    plain = {**saved, "sparsity": [{**g, "storage": "dense"} for g in saved["sparsity"]]}
-    section = Finetune(task="t", sparsity="keep")
+    plain = {**saved, "sparsity": [{**g, "storage": "masked"} for g in saved["sparsity"]]}
+    section = Finetune(task="t", masks="keep")
     run, masks = start(section, files, saved, model=WIDE)
     whole, _ = start(section, files, plain, model=WIDE)
     packs = {type(p) is PackedParameter for p in run.sparsity.parameters}
@@ -131,7 +131,7 @@ def test_a_pattern_that_the_masks_do_not_have_is_not_carried():
     for pattern in ({"block": [4, 4]}, {"shared_inputs": 4}, {"nm": [1, 4]}, {"block": [1, 2], "storage": "packed"}):
         other = [{**g, **pattern} for g in saved["sparsity"]]
         assert lift.patterns({**saved, "sparsity": other}, masks) == {}
-        run, _ = start(Finetune(task="t", sparsity="keep"), files, {**saved, "sparsity": other})
+        run, _ = start(Finetune(task="t", masks="keep"), files, {**saved, "sparsity": other})
         assert all(torch.equal(p.mask, masks[p.name]) for p in run.sparsity.parameters)
     uneven = {n: torch.zeros_like(m) for n, m in masks.items()}
     for m in uneven.values():
@@ -149,7 +149,7 @@ def test_the_level_of_a_mask_means_its_count(counts):
 
 def test_masks_open_step_by_step_until_every_weight_is_live():
     files, saved, _ = pretrained()
-    run, masks = start(Finetune(task="t", sparsity={"gradual": {"steps": 7, "freq": 3}}), files, saved)
+    run, masks = start(Finetune(task="t", masks={"open": {"steps": 7, "freq": 3}}), files, saved)
     seen = [run.sparsity.actual()]
     live = {n: m.clone() for n, m in masks.items()}
     for step in range(9):
@@ -166,7 +166,7 @@ def test_masks_open_step_by_step_until_every_weight_is_live():
 @given(st.integers(1, 400), st.integers(1, 60), st.floats(0.001, 0.999))
 def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, share):
     mask = torch.arange(1000) >= round(1000 * share)
-    section = Finetune(task="t", sparsity={"gradual": {"steps": steps, "freq": freq}})
+    section = Finetune(task="t", masks={"open": {"steps": steps, "freq": freq}})
     (group,) = lift.sparsity(section, (), {"w": mask.view(10, 100)}, "p")
     levels = [schedules.held(group, s) for s in range(steps + 2)]
     assert levels == sorted(levels, reverse=True)
@@ -177,9 +177,9 @@ def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, sha
 def test_a_sparse_checkpoint_is_lifted_only_where_that_is_said():
     files, _, _ = pretrained()
     masks = lift.masks_of(files["model"])
-    with pytest.raises(UserError, match=r"ckpt: is sparse \(75.00% of .*finetune.sparsity: none"):
+    with pytest.raises(UserError, match=r"ckpt: is sparse \(75.00% of .*finetune.masks: lift"):
         lift.sparsity(Finetune(task="t"), (), masks, "ckpt")
-    for mode in ("keep", {"gradual": {"steps": 5}}):
+    for mode in ("keep", {"open": {"steps": 5}}):
         with pytest.raises(UserError, match="ckpt: is dense"):
-            lift.sparsity(Finetune(task="t", sparsity=mode), (), {}, "ckpt")
-    assert lift.sparsity(Finetune(task="t", sparsity="none"), (), {}, "ckpt") == ()
+            lift.sparsity(Finetune(task="t", masks=mode), (), {}, "ckpt")
+    assert lift.sparsity(Finetune(task="t", masks="lift"), (), {}, "ckpt") == ()

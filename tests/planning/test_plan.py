@@ -199,7 +199,7 @@ def test_memory_of_packed_blocks():
     def memory(**fields):
         return plan.make(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
 
-    whole, packed = memory(storage="dense"), memory(storage="packed")
+    whole, packed = memory(storage="masked"), memory(storage="packed")
     dead = MATRICES - MATRICES // 4
     assert (
         whole == memory(storage="auto")
@@ -210,7 +210,7 @@ def test_memory_of_packed_blocks():
         assert whole[part] - packed[part] == each * dead
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
     assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + 12 * MATRICES // 4 // 16
-    assert memory(storage="dense", **rigl)["masks"] == (2 + 4) * MATRICES
+    assert memory(storage="masked", **rigl)["masks"] == (2 + 4) * MATRICES
 
 
 def test_text_says_where_sparsity_is_real(act_as):
@@ -223,17 +223,17 @@ def test_text_says_where_sparsity_is_real(act_as):
     assert (
         whole in text({"sparsity": 0.75})
         and whole in text({"nm": [2, 4]})
-        and whole in text({**blocks, "storage": "dense"})
+        and whole in text({**blocks, "storage": "masked"})
     )
     alone = "storage: packed computes the live ones alone; -m bench"
     act_as("amx")  # whose dense products outrun what picks single weights, in 16 bits
     assert alone not in text({"sparsity": 0.75})
     act_as("avx2")
     assert alone in text({"sparsity": 0.75}) and alone not in text({"sparsity": 0.5})
-    assert alone not in text({"sparsity": 0.75, "block": [4, 4], "storage": "dense"})
+    assert alone not in text({"sparsity": 0.75, "block": [4, 4], "storage": "masked"})
     compressed = "12 weights are 2:4: NVIDIA GPUs"
     assert compressed in text({"nm": [2, 4]}) and compressed not in text({"nm": [1, 4]})
-    assert compressed not in text({"nm": [2, 4], "storage": "dense"})
+    assert compressed not in text({"nm": [2, 4], "storage": "masked"})
     auto = text(blocks)
     saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES - 12 * MATRICES // 4 // 16
     assert "12 weights are stored and computed as live blocks where that is faster" in auto

@@ -157,7 +157,7 @@ def test_the_harness_gives_our_task_our_score(world, ours, export, tmp_path):
 def test_a_fine_tuned_run_with_a_soft_prompt_scores_as_it_said(world, tmp_path):
     """The prompt's vectors and their place come from the run's config."""
     text = (world / "c.yaml").read_text()
-    section = f"  finetune: {{task: {world / 'task.yaml'}, sparsity: none, batch_size: 8, eval_batch_size: 4}}\n"
+    section = f"  finetune: {{task: {world / 'task.yaml'}, masks: lift, batch_size: 8, eval_batch_size: 4}}\n"
     prompt = "    soft_prompt: {tokens: 3, place: before_target, train: all}\n    loop: {max_steps: 3}\n"
     head = text.split("    sparsity:")[0]
     (tmp_path / "f.yaml").write_text(head + prompt + section)

@@ -196,7 +196,7 @@ RULES = {
 }
 
 
-@pytest.mark.parametrize("storage", ["dense", "packed"])
+@pytest.mark.parametrize("storage", ["masked", "packed"])
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("rule", RULES)
 def test_training_keeps_blocks_whole_and_counted(rule, pattern, storage):

@@ -57,7 +57,7 @@ def restore(run, path, **kwargs):
 )
 def test_eighty_steps_are_those_of_the_masked_run(rule, pattern):
     """Each from the same values, within one step's rounding. On four batches over and over, so that it learns."""
-    whole, run = (sparse_run(s, rule, pattern) for s in ("dense", "packed"))
+    whole, run = (sparse_run(s, rule, pattern) for s in ("masked", "packed"))
     assert {type(p) for p in whole.sparsity.parameters} == {SparseParameter}
     assert {type(p) for p in run.sparsity.parameters} == {PackedParameter}
     step_both, churn = pairs.pair(whole, run, pairs.FLOAT32, UPDATES), 0
@@ -75,7 +75,7 @@ def test_sides_that_compiled_kernels_know(enabled, apart):
     rule = {"algorithm": "rigl", "sparsity": 0.5, "block": [32, 32], "update": {"freq": 10}}
     whole, run = (
         make_run(sparsity={**rule, "storage": s}, model=wide, precision=precision, optimizer=optimizer)
-        for s in ("dense", "packed")
+        for s in ("masked", "packed")
     )
     assert {p.block for p in run.sparsity.parameters} == {(32, 32)}
     step_both = pairs.pair(whole, run, apart, 2 * 0.003 * min(apart * 0.5 / EPS, 1))
@@ -99,7 +99,7 @@ def test_a_packed_run_resumes_bit_by_bit(rule, optimizer, tmp_path):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("there,back", [("packed", "dense"), ("dense", "packed")])
+@pytest.mark.parametrize("there,back", [("packed", "masked"), ("masked", "packed")])
 def test_a_checkpoint_knows_no_storage(rule, there, back, tmp_path):
     """Written by one storage, read by the other: every tensor the same, and training goes on alike."""
     run = sparse_run(there, rule)
@@ -119,11 +119,11 @@ def test_a_checkpoint_knows_no_storage(rule, there, back, tmp_path):
 @pytest.mark.parametrize("states", [("model",), ("model", "sparsity"), ("optimizer", "sparsity")])
 def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
     """The same parts into either storage give the same run, from a dense checkpoint where masks are drawn anew."""
-    source = make_run(precision=CLIPPED) if states == ("model",) else sparse_run("dense", "static")
+    source = make_run(precision=CLIPPED) if states == ("model",) else sparse_run("masked", "static")
     for step in range(4):
         train_step(source, batch(step), 1)
     path = save(source, tmp_path)
-    runs = [restore(sparse_run(s, "static", seed=3), path, states=states) for s in ("dense", "packed")]
+    runs = [restore(sparse_run(s, "static", seed=3), path, states=states) for s in ("masked", "packed")]
     first, second = (state.snapshot(r, "f")[0] for r in runs)
     for kind in first:
         assert first[kind].keys() == second[kind].keys()
@@ -193,7 +193,7 @@ def test_what_is_packed_and_what_is_said():
     (note,) = run.sparsity.notes
     assert note.startswith("storage    12 weights live blocks alone: [4, 8] blocks in float32 on cpu: ")
     assert sum(isinstance(m, PackedLinear) for m in run.model.modules()) == 12
-    assert sparse_run("dense", "static").sparsity.notes == []
+    assert sparse_run("masked", "static").sparsity.notes == []
     tiny = sparse_run("auto", "static")  # nothing to gain at width 16
     assert not any(isinstance(m, PackedLinear) for m in tiny.model.modules())
     assert "whole under masks: no gain is known" in tiny.sparsity.notes[0]
@@ -230,7 +230,7 @@ def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
 
 
 def test_a_packed_linear_computes_what_the_masked_one_does():
-    run, whole = sparse_run("packed", "static"), sparse_run("dense", "static")
+    run, whole = sparse_run("packed", "static"), sparse_run("masked", "static")
     for name, module in run.model.named_modules():
         if isinstance(module, PackedLinear):
             x = torch.randn(5, module.layout.shape[1])

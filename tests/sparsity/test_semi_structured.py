@@ -67,7 +67,7 @@ def test_a_linear_without_sparse_tensor_cores_computes_the_same_bits(precision):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_the_compressed_run_is_the_run_under_masks(rule, cores):
-    whole, run = sparse_run(rule, storage="dense"), sparse_run(rule)
+    whole, run = sparse_run(rule, storage="masked"), sparse_run(rule)
     assert compressed_modules(whole) == [] and len(compressed_modules(run)) == 12
     assert {type(p) for p in run.sparsity.parameters} == {SparseParameter}
     assert [n for n, _ in run.model.named_parameters()] == [n for n, _ in whole.model.named_parameters()]
@@ -80,7 +80,7 @@ def test_the_compressed_run_is_the_run_under_masks(rule, cores):
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("storage", ["auto", "dense"])  # of the run that goes on
+@pytest.mark.parametrize("storage", ["auto", "masked"])  # of the run that goes on
 def test_it_goes_on_from_a_checkpoint(rule, storage, cores, tmp_path):
     run = sparse_run(rule)
     for step in range(4):
@@ -110,7 +110,7 @@ def test_what_is_compressed_and_what_is_said(cores, monkeypatch):
     assert sparse_run().sparsity.notes == [
         "storage    12 weights 2:4 under masks, compressed in each product, on sparse tensor cores"
     ]
-    for other in ({"storage": "dense"}, {"nm": [1, 4]}, {"nm": [4, 8]}):
+    for other in ({"storage": "masked"}, {"nm": [1, 4]}, {"nm": [4, 8]}):
         run = sparse_run(**other)
         assert compressed_modules(run) == [] and run.sparsity.notes == []
     (compressed, words) = sparse_run(param_filter=["*word_emb*", "*proj_q*weight"]).sparsity.notes[::-1]

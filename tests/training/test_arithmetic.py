@@ -109,7 +109,7 @@ def test_eval_plan_bench_and_the_dry_run_say_so(run, act_as, capsys, monkeypatch
     assert LACKING in err and "AVX2), float32" in out
     monkeypatch.setattr(bench, "ROUNDS", 2)
     monkeypatch.setattr(bench, "FEWEST", 2)
-    monkeypatch.setattr(bench, "PATTERNS", ({"storage": "dense"},))
+    monkeypatch.setattr(bench, "PATTERNS", ({"storage": "masked"},))
     run("bench", "run")
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("AVX2), float32") and LACKING in lines[1]

@@ -1,9 +1,9 @@
 """What the translation of older dialects rests on: the tables of moved and idle keys, and the file on its way."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from modelzoo.config.yaml12 import Document, Path
+from modelzoo.config.yaml12 import Document, Note, Path
 
 CSX = "acts on CS-2 clusters only"
 ALWAYS = "this is always so here"
@@ -111,13 +111,6 @@ ONLY: dict[str, dict[str, tuple[Any, str]]] = {
     "train_input": {"repeat": (True, "a run that ends with its data (use loop.num_epochs)")},
     "eval_input": {"repeat": (False, "validation without end")},
 }
-
-
-class Note(NamedTuple):
-    """One thing done to an older file. `kind`: moved, changed, assumed or idle (no effect here)."""
-
-    kind: str
-    text: str
 
 
 class Upgrade:

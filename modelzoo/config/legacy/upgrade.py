@@ -6,8 +6,8 @@ silently. The marks move along, so a problem found later in the new key still na
 
 from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy import model, optim
-from modelzoo.config.legacy.base import IDLE, ONLY, RUNCONFIG, Note, Upgrade, dotted
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.legacy.base import IDLE, ONLY, RUNCONFIG, Upgrade, dotted
+from modelzoo.config.yaml12 import Document, Note
 
 SECTIONS = ("train_input", "eval_input", "model", "optimizer", "sparsity", "runconfig")
 

@@ -1,0 +1,83 @@
+"""One value over another, for `extends:` and `--set` alike: what stays, what goes, and what is said of that."""
+
+from modelzoo.config.explain import shown
+from modelzoo.config.yaml12 import Document, Mark, Note, Path
+
+
+def merge(base: object, child: object) -> object:
+    """`child` over `base`: mappings merge key by key, anything else replaces.
+
+    `{AdamW: ...}` and `{SGD: ...}` name one choice each (capitalised keys): the same choice merges, another replaces.
+    A bare name stands for the choice with nothing said of it, so `AdamW` over `{AdamW: ...}` changes nothing. A `type`
+    names a choice as well: `{type: cubic, ...}` replaces `{type: linear, ...}`.
+    """
+    base, child = _choices(base, child)
+    if not _mergeable(base, child):
+        return child
+    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in child.items()}}
+
+
+def replaced(base: object, child: object, path: Path = ()) -> list[tuple[Path, object, object]]:
+    """The paths whose value in `base` does not survive the merge, nor what is below it; with both values."""
+    base, child = _choices(base, child)
+    if not _mergeable(base, child):
+        return [(path, base, child)]
+    return [r for k, v in child.items() if k in base for r in replaced(base[k], v, (*path, k))]
+
+
+def put_over(doc: Document, child: object, mark: Mark | Document, at: Path = ()) -> object:
+    """`child` over what `doc` holds at `at`, as `merge`; what is replaced loses its marks, and what is lost is noted.
+
+    Args:
+        mark: where the child was written: one place, or the document whose marks say it.
+    """
+    base = doc.data
+    for part in at:
+        base = base[part]
+    for path, before, after in replaced(base, child, at):
+        lost = _settings(before)
+        if lost and after is not None and _settings(after) != lost:
+            where = mark if isinstance(mark, Mark) else mark.mark(path)
+            what = _name(after) or shown(after)
+            text = f"{where}: {'.'.join(map(str, path))}: {what} takes the place of {_name(before) or 'a mapping'}"
+            doc.notes.append(Note("changed", f"{text} ({doc.mark(path)}), whose settings go: {', '.join(lost)}"))
+        doc.forget(path)
+    return merge(base, child)
+
+
+def is_choice(value: object) -> bool:
+    """Whether a value names a class to configure: `AdamW`, or `{AdamW: ...}`."""
+    if isinstance(value, dict) and len(value) == 1:
+        (value,) = value
+    return isinstance(value, str) and value[:1].isupper()
+
+
+def _choices(base: object, child: object) -> tuple[object, object]:
+    """Both as mappings where both name a class, one of them with settings."""
+    if is_choice(base) and is_choice(child) and (isinstance(base, dict) or isinstance(child, dict)):
+        return _spelt_out(base), _spelt_out(child)
+    return base, child
+
+
+def _spelt_out(value: object) -> object:
+    return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else {value: {}}
+
+
+def _mergeable(base: object, child: object) -> bool:
+    if not (isinstance(base, dict) and isinstance(child, dict)):
+        return False
+    if base.keys() != child.keys() and is_choice(base) and is_choice(child):
+        return False
+    kinds = [x["type"].lower() for x in (base, child) if isinstance(x.get("type"), str)]
+    return len(set(kinds)) < 2
+
+
+def _name(value: object) -> str | None:
+    return next(iter(value)) if isinstance(value, dict) and is_choice(value) else value if is_choice(value) else None
+
+
+def _settings(value: object) -> list[str]:
+    """The keys that a mapping (of a class: its settings) holds."""
+    if isinstance(value, dict) and is_choice(value):
+        value = next(iter(value.values()))
+    return list(value) if isinstance(value, dict) else []

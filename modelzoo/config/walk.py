@@ -1,0 +1,49 @@
+"""The schema beside a file: which section stands where in plain data. Nothing here is validated."""
+
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from modelzoo.config.yaml12 import Path
+
+
+def models(annotation: object) -> list[type[BaseModel]]:
+    """The models that an annotation names, in order."""
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation] if issubclass(annotation, BaseModel) else []
+    return [m for arg in typing.get_args(annotation) for m in models(arg)]
+
+
+def sections(data: Any, annotation: Any, path: Path = ()) -> Iterator[tuple[Path, type[BaseModel], dict]]:
+    """Each mapping in `data` with each section of the schema that may stand there, parents first.
+
+    A bare name (`callbacks: [CheckLoss]`) counts as the mapping {name: {}}. A mapping under a key that its section does
+    not know (Model Zoo's `groups` and `params`) is taken for that section.
+    """
+    if isinstance(data, list | tuple):
+        for i, item in enumerate(data):
+            yield from sections(item, annotation, (*path, i))
+        return
+    if isinstance(data, str) and data[:1].isupper():
+        data = {data: {}}
+    if not isinstance(data, dict):
+        return
+    by_name = _has_names(annotation)
+    for model in models(annotation):
+        fields = {name: f for n, f in model.model_fields.items() for name in {n, f.alias or n}}
+        if by_name and not fields.keys() & data.keys():
+            below = dict.fromkeys(data, model)
+        else:
+            yield path, model, data
+            below = {key: fields[key].annotation if key in fields else model for key in data}
+        for key, annotated in below.items():
+            if key in data:  # whoever walks may rename keys on the way
+                yield from sections(data[key], annotated, (*path, key))
+
+
+def _has_names(annotation: Any) -> bool:
+    """Whether a mapping of names to sections may stand at an annotation."""
+    return typing.get_origin(annotation) is dict or any(_has_names(a) for a in typing.get_args(annotation))
