@@ -12,7 +12,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan
+from modelzoo.planning import lengths, plan
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, state
@@ -40,7 +40,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     out.note(choice.describe())
     run = build(config, choice)
     load_adapters(run.model, init)
-    for note in run.sparsity.notes:
+    for note in (*run.sparsity.notes, *lengths.notes(init, stop)):
         out.note(note)
     root, fingerprint = state.checkpoint_root(init, options.model_dir), shards.fingerprint()
     resumed = _resume(run, config, options, root, fingerprint, out)
