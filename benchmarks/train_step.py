@@ -57,7 +57,8 @@ class Ours:
         """FLOPs of one more step as run, and of a dense one."""
         ledger, (_, length) = Ledger(), self.batch["input_ids"].shape
         tokens = self.batch["input_ids"].numel()
-        ledger.add(self.run.init.model, self.run.model, self.run.sparsity, tokens, length, self.run.step + 1)
+        run = self.run
+        ledger.add(run.init.model, run.shapes, run.frozen, run.sparsity, tokens, length, run.step + 1)
         return ledger.sparse, ledger.dense
 
 

@@ -197,7 +197,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
-    from modelzoo.planning import plan, plan_text, start_checkpoint
+    from modelzoo.planning import lengths, plan, plan_text, start_checkpoint
     from modelzoo.tasks import convert_config
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
@@ -213,6 +213,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
     doc = resolve(args.params, Config, overrides(args) + extra)
     start_checkpoint.complete(doc, args.checkpoint_path)
+    lengths.count_epoch(doc)
     config = validate(doc, Config)
     plan.check(config.trainer.init, total_steps(config))
     if args.mode == "plan":

@@ -1,18 +1,18 @@
 """What a training run consists of, and what one step of it says. Backends (below the loop) and checkpoints share it."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 
 from modelzoo.config.trainer import Init
 from modelzoo.models.gpt import GPTModel
+from modelzoo.models.shapes import Shape, frozen, with_adapters
 from modelzoo.optim.loss_scale import LossScale
-from modelzoo.optim.lr import learning_rate
+from modelzoo.optim.lr import rate_at
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.ledger import Ledger
-
-DEFAULT_LR = 1e-3  # torch's and cerebras.pytorch's default for Adam, where the config names no rate
 
 
 @dataclass
@@ -38,11 +38,24 @@ class TrainState:
         """Optimizer steps taken: what learning rates and sparsity schedules count."""
         return self.step - self.skipped
 
+    @cached_property
+    def shapes(self) -> dict[str, Shape]:
+        """Every parameter by name: what FLOPs are counted from."""
+        return with_adapters(self.init)
+
+    @cached_property
+    def frozen(self) -> frozenset[str]:
+        """Names of the parameters that do not train."""
+        return frozen(self.init)
+
+    def count_flops(self, tokens: int, context: int) -> None:
+        """Add the step at hand, not yet taken, to the ledger. `tokens` of the batch, `context` of a sequence."""
+        step = self.optimizer_step + 1
+        self.ledger.add(self.init.model, self.shapes, self.frozen, self.sparsity, tokens, context, step)
+
     def lr(self) -> float:
         """The learning rate of the next optimizer step."""
-        if self.init.schedulers:
-            return learning_rate(self.init.schedulers[0].value, self.optimizer_step)
-        return DEFAULT_LR if self.init.optimizer.value.lr is None else self.init.optimizer.value.lr
+        return rate_at(self.init, self.optimizer_step)
 
 
 class Step(NamedTuple):

@@ -243,7 +243,7 @@ class CSX:
         """
         lr, tokens = run.lr(), batch["input_ids"].numel()
         context = batch["input_ids"].shape[1]
-        run.ledger.add(run.init.model, run.model, run.sparsity, tokens, context, run.optimizer_step + 1)
+        run.count_flops(tokens, context)
         loss, norm, run.loss_scale.scale = self._step(batch)
         finite = math.isfinite(loss) and math.isfinite(norm)
         run.step += 1

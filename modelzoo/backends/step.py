@@ -36,7 +36,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     finite = math.isfinite(loss) and math.isfinite(norm)
     run.loss_scale.update(finite)
     churn, tokens = 0, batch["input_ids"].numel()
-    run.ledger.add(run.init.model, run.model, run.sparsity, tokens, batch["input_ids"].shape[1], count)
+    run.count_flops(tokens, batch["input_ids"].shape[1])
     if finite:
         set_lr(run.optimizer, lr)
         run.optimizer.step()

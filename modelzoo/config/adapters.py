@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.patterns import check_syntax
 
 
 class SoftPrompt(Section):
@@ -46,9 +47,14 @@ class LoRA(Section):
     target_modules: Annotated[tuple[Str, ...], BeforeValidator(listed), Field(min_length=1)] = (
         "*self_attn.proj_q_dense_layer",
         "*self_attn.proj_v_dense_layer",
-    )  # globs over names of the decoder's linear modules
+    )  # globs (or re:EXPRESSION) over names of the decoder's linear modules
     bias: Literal["none"] = "none"
     path: Str | None = None  # an adapter's folder in PEFT's layout to begin from; r, alpha and modules must be its own
+
+    @model_validator(mode="after")
+    def _patterns_parse(self):
+        check_syntax(self.target_modules)
+        return self
 
     @property
     def scale(self) -> PositiveFloat:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
+from modelzoo.config.shares import PERCENT
 from modelzoo.config.walk import models
 from modelzoo.config.yaml12 import Document, Path, scalar
 
@@ -85,6 +86,8 @@ def shown(value: object) -> str:
 
 
 def _hint(kind: str, value: object) -> str:
+    if kind in ("int_type", "float_type") and isinstance(value, str) and PERCENT.fullmatch(value):
+        return "; no share of the run can stand here"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
     if kind in ("int_type", "float_type") and isinstance(value, str):

@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from modelzoo.config.base import Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str
+from modelzoo.config.patterns import check_syntax
 
 # Fields of the zoo's config that ask for something outside this trainer: (the value that asks for nothing, what it is).
 NOT_SUPPORTED = {
@@ -126,8 +127,18 @@ class Initializer(Section):
 class LRAdjustmentGroup(Section):
     """Parameters whose learning rate is multiplied by `scale` (muP)."""
 
-    param_filter_patterns: Str | tuple[Str, ...]
+    param_filter_patterns: Str | tuple[Str, ...]  # globs over parameter names, or re:EXPRESSION
     scale: PositiveFloat = 1.0
+
+    @property
+    def patterns(self) -> tuple[Str, ...]:
+        found = self.param_filter_patterns
+        return (found,) if isinstance(found, str) else found
+
+    @model_validator(mode="after")
+    def _patterns_parse(self):
+        check_syntax(self.patterns)
+        return self
 
 
 class GPTConfig(Section):

@@ -6,6 +6,7 @@ from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 from modelzoo.config.explain import shown
+from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
 
 
@@ -120,7 +121,8 @@ class SparsityGroup(Section):
     algorithm: Literal["static", "gmp", "set", "rigl"] = "static"  # masks that stay, prune, or move (set, rigl)
     sparsity: Schedule  # share of weights off; a number or a schedule
     init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"  # which weights live at the start
-    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # default: linear weights
+    # globs over parameter names, or re:EXPRESSION, each of which must match; default: linear weights
+    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
     update: Update | None = None  # when masks change; default: every step
     drop_fraction: Schedule | None = None  # share of live weights that gives up its place (set, rigl); default 0.3
     balance_in_groups: PositiveInt | None = None
@@ -175,6 +177,11 @@ class SparsityGroup(Section):
         if (level := _nm_level(value.get("nm"))) is not None:
             value.setdefault("sparsity", level)
         return value
+
+    @model_validator(mode="after")
+    def _patterns_parse(self):
+        check_syntax(self.param_filter)
+        return self
 
     @model_validator(mode="after")
     def _fits_algorithm(self):

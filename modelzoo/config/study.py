@@ -10,7 +10,8 @@
           dense: {}
           rigl75: {trainer.init.sparsity: {algorithm: rigl, sparsity: 0.75, update: {freq: 5%, stop: 75%}}}
 
-`5%` stands for that share of the run's steps: runs of one study differ in length, and their schedules with them.
+`5%` stands for that share of the run's steps, as in any config: runs of one study differ in length, and their schedules
+with them.
 """
 
 import re
@@ -20,7 +21,6 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 
-_PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 _OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
 
@@ -128,17 +128,6 @@ class StudyFile(Section):
     """`study:` is the only top-level key (besides `extends:`)."""
 
     study: Study
-
-
-def stretched(value: Any, steps: int) -> Any:
-    """`value` with every `N%` in it as that share of `steps`, rounded, at least 1."""
-    if isinstance(value, dict):
-        return {k: stretched(v, steps) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [stretched(v, steps) for v in value]
-    if isinstance(value, str) and (share := _PERCENT.fullmatch(value)):
-        return max(1, round(float(share[1]) * steps / 100))
-    return value
 
 
 def schedule(rate: LearningRate, peak: float, steps: int) -> list[dict]:

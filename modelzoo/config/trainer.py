@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
+from modelzoo.config import shares
 from modelzoo.config.adapters import LoRA, MaybePrompt
 from modelzoo.config.base import (
     Bool,
@@ -302,6 +303,11 @@ class Trainer(Section):
     finetune: Finetune | None = None
     validate_: Validate | None = Field(None, alias="validate")
     validate_all: ValidateAll | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        return shares.resolve(value)
 
     @model_validator(mode="after")
     def _adds_up(self):

@@ -9,7 +9,6 @@ a key of our own, `mediswift`, which its loaders pass over; with it, a run goes 
 import json
 import math
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
+from modelzoo.config.patterns import matches
 from modelzoo.config.trainer import Init
 from modelzoo.interop import mdl
 from modelzoo.models.shapes import parameters
@@ -50,7 +50,7 @@ def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
         lr_scale(n, c)
         for patterns in MUP_GROUPS.values()
         for n in order
-        if any(fnmatchcase(n, p) for p in patterns) and lr_scale(n, c) != 1.0
+        if any(matches(n, p) for p in patterns) and lr_scale(n, c) != 1.0
     ]
     found = []
     for decays in (True, False):

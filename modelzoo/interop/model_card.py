@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
 from modelzoo.interop import provenance
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import frozen, parameters, with_adapters
 from modelzoo.planning import plan
 from modelzoo.progress import amount
 from modelzoo.sparsity import flops
@@ -36,12 +37,9 @@ def card(
     shapes = parameters(m)
     total = sum(s.numel for s in shapes.values())
     live = {n: int(masks[n].sum()) if n in masks else s.numel for n, s in shapes.items()}
-    linear = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
-    context = plan.make(config).context
-    cost = lambda counts: flops.per_token(
-        counts, m.num_hidden_layers, m.inner_dim, context, m.hidden_size, m.vocab_size
-    )
-    dense, sparse = cost(linear).total, cost({n: live[n] for n in linear}).total
+    context, init = manifest.context(config), config.trainer.init
+    cost = lambda counts: flops.per_token(m, with_adapters(init), context, counts, frozen(init)).total
+    dense, sparse = cost({}), cost(live)
     covered = sum(shapes[n].numel for n in masks)
     tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
     sparsity = [f"- {line}" for line in _recipe(config)] or ["- dense: no masks"]
@@ -58,7 +56,8 @@ def card(
         ("Trained", f"{step:,} steps, {tokens:,} tokens"),
     ]  # fmt: skip
     if tokens:
-        rows.append(("Training FLOPs in all", f"dense-equivalent {dense * tokens:.4g}, sparse {sparse * tokens:.4g}"))
+        as_run, whole = state.get("flops") or (sparse * tokens, dense * tokens)
+        rows.append(("Training FLOPs in all", f"dense-equivalent {whole:.4g}, sparse {as_run:.4g}"))
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: en\n"
     header += "tags: [biomedical, sparse, mediswift]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])

@@ -4,12 +4,11 @@ The names are Model Zoo's, so its `param_filter` globs and its checkpoints fit. 
 """
 
 import math
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from modelzoo.config.adapters import LoRA
-from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
+from modelzoo.config.patterns import check_match, matches
 from modelzoo.config.trainer import Init
 from modelzoo.names import HEAD, HEAD_WEIGHT, LORA_A, LORA_B, POSITIONS, SOFT_PROMPT, WORDS_WEIGHT
 
@@ -92,17 +91,17 @@ def trains(init: Init, kind: str) -> bool:
     return not init.base_frozen or kind in ("prompt", "adapter")
 
 
+def frozen(init: Init) -> frozenset[str]:
+    """Names of the parameters that do not train."""
+    return frozenset(n for n, s in with_adapters(init).items() if not trains(init, s.kind))
+
+
 def lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
     """The linear modules that `target_modules` names, with their (out, in).
 
     Raises:
-        UserError: a glob that matches none.
+        UserError: a pattern that matches none.
     """
     linear = {n.removesuffix(".weight"): s.size for n, s in parameters(config).items() if s.kind == "linear"}
-    for glob in lora.target_modules:
-        if not any(fnmatchcase(name, glob) for name in linear):
-            raise UserError(
-                f"trainer.init.lora.target_modules ({glob}): matches no linear module; names look like "
-                f"{next(iter(linear))}"
-            )
-    return {n: size for n, size in linear.items() if any(fnmatchcase(n, g) for g in lora.target_modules)}
+    check_match("trainer.init.lora.target_modules", lora.target_modules, linear, "linear module")
+    return {n: size for n, size in linear.items() if any(matches(n, p) for p in lora.target_modules)}

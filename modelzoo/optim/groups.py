@@ -1,14 +1,14 @@
 """Optimizers over named parameters: who decays, whose learning rate muP scales, and the torch classes behind them."""
 
 from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from types import MappingProxyType
 
 import torch
 from torch import nn
 
 from modelzoo.config import optim as c
-from modelzoo.config.model import MUP_GROUPS, GPTConfig, LRAdjustmentGroup
+from modelzoo.config.model import MUP_GROUPS, GPTConfig
+from modelzoo.config.patterns import matches
 from modelzoo.optim.adam import AgedAdam
 
 
@@ -25,17 +25,12 @@ def lr_scale(name: str, model: GPTConfig, density: Mapping[str, float] = Mapping
         scales["decoder_output_ffn"] = model.mup_base_filter_size / model.filter_size
     patterns: dict[str, tuple[str, ...]] = dict(MUP_GROUPS)
     for group, override in (model.lr_adjustment_groups or {}).items():
-        scales[group], patterns[group] = override.scale, _patterns(override)
+        scales[group], patterns[group] = override.scale, override.patterns
     scale = 1.0
-    for group, globs in patterns.items():
-        if any(fnmatchcase(name, glob) for glob in globs):
+    for group, chosen in patterns.items():
+        if any(matches(name, pattern) for pattern in chosen):
             scale *= scales[group]
     return scale / density.get(name, 1.0)
-
-
-def _patterns(group: LRAdjustmentGroup) -> tuple[str, ...]:
-    found = group.param_filter_patterns
-    return (found,) if isinstance(found, str) else found
 
 
 def param_groups(

@@ -9,6 +9,56 @@ import math
 from functools import singledispatch
 
 from modelzoo.config import optim as c
+from modelzoo.config.trainer import Init
+
+DEFAULT_LR = 1e-3  # torch's and cerebras.pytorch's default for Adam, where the config names no rate
+
+
+def rate_at(init: Init, step: int) -> float:
+    """The learning rate of optimizer step `step` (0-based) in a run of `init`, whichever section names it."""
+    if init.schedulers:
+        return learning_rate(init.schedulers[0].value, step)
+    named = None if init.optimizer is None else init.optimizer.value.lr
+    return DEFAULT_LR if named is None else named
+
+
+def length(scheduler: c.LR) -> int | None:
+    """The step from which on a schedule has nothing new to say; None for one that goes on for ever."""
+    match scheduler:
+        case c.PolynomialLR() | c.LinearLR() | c.CosineDecayLR():
+            return scheduler.total_iters
+        case c.CosineAnnealingLR():
+            return scheduler.T_max
+        case c.OneCycleLR():
+            return scheduler.total_steps
+        case c.PiecewiseConstantLR() | c.MultiStepLR():
+            return max(scheduler.milestones, default=None)
+        case c.ScalePerParamLR():
+            return length(scheduler.scheduler.value)
+        case c.SequentialLR():
+            return scheduler.starts[-1] + (length(scheduler.schedulers[-1].value) or 0) or None
+        case c.ChainedLR():
+            return max((x for s in scheduler.schedulers if (x := length(s.value))), default=None)
+    return None
+
+
+def declines(scheduler: c.LR) -> bool:
+    """Whether a schedule's last part leads down to the rate that it ends with, over the whole of its length."""
+    match scheduler:
+        case c.PolynomialLR() | c.LinearLR() | c.CosineDecayLR():
+            return scheduler.end_learning_rate < scheduler.initial_learning_rate
+        case c.CosineAnnealingLR():
+            return scheduler.eta_min < scheduler.initial_learning_rate
+        case c.OneCycleLR():
+            return True
+        case c.ScalePerParamLR():
+            return declines(scheduler.scheduler.value)
+        case c.SequentialLR():
+            return declines(scheduler.schedulers[-1].value)
+        case c.ChainedLR():
+            longest = max(scheduler.schedulers, key=lambda s: length(s.value) or 0)
+            return declines(longest.value)
+    return False
 
 
 @singledispatch

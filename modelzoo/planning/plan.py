@@ -6,15 +6,17 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config import sparsity as c
 from modelzoo.config.errors import UserError
+from modelzoo.config.model import MUP_GROUPS
+from modelzoo.config.patterns import check_match
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.manifest import context
-from modelzoo.models.shapes import parameters, trains, with_adapters
+from modelzoo.models.shapes import frozen, parameters, with_adapters
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import block_of, check_sides, group_counts, select
 from modelzoo.training.run_length import total_steps
 
 INDEX = 12  # bytes that say where a live block is: its row, its column and its place by column
-SAMPLES = 1000  # steps at which a longer run's sparsity is looked at for the mean FLOPs
+SAMPLES = 1000  # levels of sparsity at which masks are counted, where a schedule takes more, for the mean FLOPs
 
 
 class Plan(NamedTuple):
@@ -48,7 +50,11 @@ def first_masks(init: Init) -> dict[str, int]:
 
 
 def check(init: Init, max_steps: int | None) -> None:
-    """Refuse sparsity that selects nothing, or whose schedule would empty a weight within the run."""
+    """Refuse patterns that match nothing, and a sparsity schedule that would empty a weight within the run."""
+    for name, group in (init.model.lr_adjustment_groups or {}).items():
+        key = f"trainer.init.model.lr_adjustment_groups.{name}.param_filter_patterns"
+        own = [p for p in group.patterns if p not in MUP_GROUPS[name]]  # the zoo's own fit models of every kind
+        check_match(key, own, parameters(init.model), "parameter")
     for group, sizes in groups(init):
         check_sides(group, sizes)
         highest, step = schedules.check(group, max_steps or 0)
@@ -64,23 +70,14 @@ def check(init: Init, max_steps: int | None) -> None:
 def make(config: Config, target: str = "auto") -> Plan:
     """The plan of `config` on `target`, the command line's. Reads no data beyond manifests."""
     init, fit = config.trainer.init, config.trainer.fit
-    m = init.model
-    shapes = with_adapters(init)
-    adapters = sum(s.numel for s in shapes.values() if s.kind == "adapter")
-    chosen = groups(init)
+    shapes, off = with_adapters(init), frozen(init)
     steps, msl = total_steps(config), context(config)
     batch = fit.train_dataloader.batch_size if fit else None
-    weights = {n: s.numel for n, s in shapes.items() if s.kind == "linear"}
     live = first_masks(init)
-
-    def cost(counts: dict[str, int]) -> flops.Cost:
-        sides = m.num_hidden_layers, m.inner_dim, msl, m.hidden_size, m.vocab_size
-        return flops.per_token(counts, *sides, init.base_frozen, adapters)
-
-    dense, start = cost(weights), cost({n: live.get(n, k) for n, k in weights.items()})
+    whole = flops.of_run(init.model, shapes, msl, groups(init), steps or 1, off, SAMPLES)
     total = sum(s.numel for s in shapes.values())
     sparse_total = sum(shapes[n].numel for n in live)
-    trained = sum(s.numel for s in shapes.values() if trains(init, s.kind))
+    trained = sum(s.numel for n, s in shapes.items() if n not in off)
     return Plan(
         total=total,
         sparse_total=sparse_total,
@@ -89,31 +86,11 @@ def make(config: Config, target: str = "auto") -> Plan:
         steps=steps,
         tokens=steps * batch * msl if steps and batch else None,
         context=msl,
-        dense=dense,
-        start=start,
-        mean=start.total  # frozen masks do not change
-        if init.base_frozen
-        else dense.total - sum(_mean_saving(g, sizes, weights, steps or 1) for g, sizes in chosen),
+        dense=flops.per_token(init.model, shapes, msl, frozen=off),
+        start=flops.per_token(init.model, shapes, msl, live, off),
+        mean=whole[0] / (steps or 1),
         bytes=_memory(config, total, trained, msl, _kind(init, target)),
     )
-
-
-def _mean_saving(group: c.SparsityGroup, sizes: dict, weights: dict[str, int], steps: int) -> float:
-    """FLOPs per token that `group`'s masks save on average over a run; RigL's updates give some of it back."""
-    seen: dict[float, int] = {}  # a schedule takes few values, and counting is exact and slow
-
-    def live_at(step: int) -> int:
-        s = schedules.held(group, step)
-        if s not in seen:
-            seen[s] = sum(k for n, k in group_counts(group, sizes, s).items() if n in weights)
-        return seen[s]
-
-    samples = min(steps, SAMPLES)
-    live = sum(live_at((2 * i + 1) * steps // (2 * samples)) for i in range(samples)) / samples
-    dense, sparse = 6.0 * sum(weights[n] for n in sizes if n in weights), 6.0 * live
-    if group.algorithm == "rigl":
-        sparse = flops.rigl_average(sparse, dense, sum(1 for _ in schedules.update_steps(group.update, steps)), steps)
-    return dense - sparse
 
 
 def _kind(init: Init, target: str) -> str:

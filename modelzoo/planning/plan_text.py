@@ -11,6 +11,8 @@ from modelzoo.data import format as f
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.manifest import folders
 from modelzoo.models.shapes import lora_targets
+from modelzoo.optim.lr import rate_at
+from modelzoo.planning import lengths
 from modelzoo.planning.plan import groups, make, stored
 from modelzoo.progress import amount, size
 from modelzoo.sparsity import flops, schedules
@@ -84,7 +86,13 @@ def text(config: Config, target: str = "auto") -> str:
             + (f" in {accum} micro-batches" if accum > 1 else "")
             + (f": {p.tokens:,} tokens" if p.tokens else "")
         )
+    if p.steps and init.optimizer is not None:
+        first, middle, last = (rate_at(init, s) for s in (0, p.steps // 2, p.steps - 1))
+        lines.append(
+            f"rate       {first:.3g} at 0 % of the run, {middle:.3g} at 50 %, {last:.3g} at 100 % (its last step)"
+        )
     lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
+    lines += [f"note       {note}" for note in (lengths.notes(init, p.steps) if p.steps else ())]
     return "\n".join(lines)
 
 

@@ -105,6 +105,29 @@ def update_steps(update: c.Update | None, end: int) -> Iterator[int]:
     yield from (s for s in range(start, stop, freq) if s >= 1)
 
 
+def next_update(update: c.Update | None, step: int) -> int | None:
+    """The first update step after `step`; None where masks change no more, however long the run."""
+    if update is None:
+        return step + 1
+    if update.steps is not None:
+        return min((s for s in update.steps if s > step), default=None)
+    freq = update.freq or 1
+    after = update.start + max(0, (step - update.start) // freq + 1) * freq
+    return after if update.stop is None or after < update.stop else None
+
+
+def target(schedule: c.Schedule) -> float | None:
+    """The value that a schedule leads to and keeps; None for one that leads nowhere, or only ever nearer to 1."""
+    match schedule:
+        case c.Constant():
+            return schedule.value
+        case c.Linear() | c.Cubic():
+            return schedule.final
+        case c.Exp():
+            return schedule.final if schedule.gamma < 0 and schedule.final < 1 else None
+    return None
+
+
 def held(group: c.SparsityGroup, step: int) -> float:
     """The sparsity that the masks have after `step` steps: the schedule's value at the last update, or at the start."""
     return value(group.sparsity, 0 if group.algorithm == "static" else last_update(group.update, step), group.update)
@@ -123,6 +146,10 @@ def last_update(update: c.Update | None, step: int) -> int:
 def check(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
     """Refuse a group whose schedule leaves its range or passes `max_sparsity` at an update within `max_steps` steps.
 
+    Refused, too, are masks that no run can change: `update` names no step at all (`{freq: 500, stop: 400}`), which is
+    a static mask under another name. A schedule that this run is too short for is no mistake for certain, since configs
+    are tried in short: `planning.lengths.notes` reports it.
+
     Returns:
         The highest sparsity that the masks reach, and the first step at which they do.
 
@@ -130,6 +157,11 @@ def check(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
         UserError: names the step and the value, and what to change.
     """
     where = f"trainer.init.sparsity ({group.algorithm})"
+    if group.algorithm != "static" and next_update(group.update, 0) is None:
+        raise UserError(
+            f"{where}: `update` names no step after the first masks, so they never change; "
+            "give a smaller freq, a later stop, or `algorithm: static`"
+        )
     highest = (-math.inf, 0)
     for step in (0, *(() if group.algorithm == "static" else update_steps(group.update, max_steps))):
         s = _or_inf(group.sparsity, step, group.update)

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Protocol
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.patterns import check_match, matches
 from modelzoo.config.sparsity import SparsityGroup
 
 
@@ -24,18 +24,18 @@ def select(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> 
     of what they are, whatever they are called.
 
     Raises:
-        UserError: a group is left with nothing to act on.
+        UserError: a pattern that matches no weight, or a group that is left with nothing to act on.
     """
     taken: set[str] = set()
     chosen = []
+    weights = [n for n, s in shapes.items() if len(s.size) > 1]
     for i, group in enumerate(groups):
-        matched = [n for n, s in shapes.items() if len(s.size) > 1 and _matches(n, s, group)]
-        names = [n for n in matched if n not in taken]
+        key = f"trainer.init.sparsity.{i}.param_filter"
+        check_match(key, group.param_filter or (), weights, "weight")
+        names = [n for n in weights if n not in taken and _matches(n, shapes[n], group)]
         if not names:
             filters = ", ".join(group.param_filter or ("the default: linear weights",))
-            why = "all it matches belongs to earlier groups" if matched else "matches no weight"
-            example = next((n for n, s in shapes.items() if s.kind == "linear"), "nothing here")
-            raise UserError(f"trainer.init.sparsity.{i}.param_filter ({filters}): {why}; names look like {example}")
+            raise UserError(f"{key} ({filters}): all it matches belongs to earlier groups; remove the group or reorder")
         taken.update(names)
         chosen.append(names)
     return chosen
@@ -44,7 +44,7 @@ def select(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> 
 def _matches(name: str, shape: ShapeLike, group: SparsityGroup) -> bool:
     if group.param_filter is None:
         return shape.kind == "linear"
-    return any(fnmatchcase(name, pattern) for pattern in group.param_filter)
+    return any(matches(name, pattern) for pattern in group.param_filter)
 
 
 def block_of(group: SparsityGroup, size: tuple[int, ...]) -> tuple[int, int]:
@@ -123,7 +123,8 @@ def live_counts(
     """
     numel = {name: math.prod(size) // (area[name] if area else 1) for name, size in sizes.items()}
     if distribution == "uniform":
-        return {name: live_count(n, sparsity) for name, n in numel.items()}
+        by_size = {n: live_count(n, sparsity) for n in set(numel.values())}
+        return {name: by_size[n] for name, n in numel.items()}
     total = live_count(sum(numel.values()), sparsity)
     dense: set[str] = set()
     while True:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from modelzoo.config import load as loader
 from modelzoo.config.errors import UserError
-from modelzoo.config.study import LearningRate, Study, StudyFile, schedule, stretched
+from modelzoo.config.study import LearningRate, Study, StudyFile, schedule
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.planning import plan
@@ -77,7 +77,7 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
         if study.data is not None:
             for split in ("train", "val"):
                 own[f"trainer.fit.{split}_dataloader.data_dir"] = os.path.join(study.data, split)
-        own |= stretched(keys, steps)
+        own |= keys
         own |= {"trainer.init.loop.num_steps": None, "trainer.init.loop.num_epochs": None}
         own |= {"trainer.init.loop.max_steps": steps, "trainer.init.seed": seed, "trainer.init.model_dir": folder}
         if rate is not None:

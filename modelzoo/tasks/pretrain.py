@@ -12,7 +12,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan, start_checkpoint
+from modelzoo.planning import lengths, plan, start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, resume, state
@@ -60,13 +60,15 @@ def _train(
     if not start.own and not options.restart:
         resume.check_unbegun(folder, config)
     run = build(config, choice)
-    for note in run.sparsity.notes:
+    for note in (*run.sparsity.notes, *lengths.notes(init, stop)):
         out.note(note)
     _start(run, start, fingerprint, options.strict)
+    changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
     if run.step >= stop:
         out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to go on")
+        if changes:
+            out.note(f"           it was trained otherwise than this config says: {resume.name_changes(changes)}")
         return
-    changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
     if options.restart and folder.holds_a_run:
         out.note(f"moved      the run that was here to {folder.move_aside()}")
     _say_start(run, start, changes, choice, out)

@@ -1,4 +1,4 @@
-"""Study files: the matrix is the cross product they ask for, percentages stretch, and mistakes are named."""
+"""Study files: the matrix is the cross product they ask for, and mistakes are named."""
 
 import itertools
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelzoo.config.study import LearningRate, Study, schedule, stretched
+from modelzoo.config.study import LearningRate, Study, schedule
 from modelzoo.optim.lr import learning_rate
 from tests.support import config
 
@@ -32,14 +32,6 @@ def test_blocks_are_products_and_what_they_leave_out_stands_at_its_first_value()
     assert got == [
         ("s", "dense", "low"), ("s", "rigl", "low"), ("l", "dense", "low"), ("l", "rigl", "low"), ("s", "set", "low"),
     ]  # fmt: skip
-
-
-@given(st.floats(0.01, 100), st.integers(1, 100_000))
-def test_a_percentage_is_a_share_of_the_steps(percent, steps):
-    text = f"{percent:f}%"
-    got = stretched({"a": [text, 3], "b": {"c": text, "d": "5 %"}}, steps)
-    expected = max(1, round(float(text[:-1]) * steps / 100))
-    assert got == {"a": [expected, 3], "b": {"c": expected, "d": "5 %"}}
 
 
 @given(st.integers(2, 5000), st.floats(1e-5, 1e-1), st.floats(0, 0.99), st.floats(0, 0.99))

@@ -1,42 +1,133 @@
-"""The FLOPs ledger against the closed formula, and RigL's average against the paper's."""
+"""The one count of FLOPs: against the paper's closed form, multiplication by multiplication, and RigL's average."""
+
+from math import prod
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.model import GPTConfig
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.models.shapes import parameters
 from modelzoo.sparsity import flops
+
+
+def gpt(layers: int, heads: int, width: int, vocab: int, **fields) -> GPTConfig:
+    sizes = {"hidden_size": width, "num_heads": heads, "num_hidden_layers": layers, "vocab_size": vocab}
+    return GPTConfig(**{"filter_size": 4 * width, **sizes, **fields})
+
+
+def linear(model: GPTConfig) -> dict[str, tuple[int, ...]]:
+    return {n: s.size for n, s in parameters(model).items() if s.kind == "linear"}
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4096), st.integers(1, 60_000), st.integers(0, 4))
 def test_the_closed_formula(layers, heads, context, vocab, quarters):
     width = heads * 4
-    config = GPTConfig(
-        hidden_size=width, num_heads=heads, num_hidden_layers=layers, filter_size=4 * width, vocab_size=vocab
-    )
-    live = {n: s.numel * (4 - quarters) // 4 for n, s in parameters(config).items() if s.kind == "linear"}
-    cost = flops.per_token(live, layers, width, context, width, vocab)
+    model = gpt(layers, heads, width, vocab)
+    live = {n: prod(size) * (4 - quarters) // 4 for n, size in linear(model).items()}
+    cost = flops.per_token(model, parameters(model), context, live)
     sparsity = quarters / 4
     assert cost.total == 6 * (1 - sparsity) * 12 * layers * width**2 + 12 * layers * context * width + 6 * width * vocab
     assert cost.total == cost.linear + cost.attention + cost.head
 
 
+# arXiv 2403.00952's models, their shapes inferred from the published sizes: layers, heads, width, and the ratios of
+# training FLOPs, dense over sparse, at 50 % and 75 %
+MEDISWIFT = {
+    "Med": (24, 16, 1024, "1.498", "1.995"),
+    "Large": (18, 12, 1536, "1.572", "2.202"),
+    "XL": (24, 16, 2048, "1.665", "2.494"),
+}
+
+
+@pytest.mark.parametrize("layers,heads,width,half,quarter", MEDISWIFT.values(), ids=MEDISWIFT)
+def test_mediswifts_ratios(layers, heads, width, half, quarter):
+    model = gpt(layers, heads, width, 50257)
+    dense = flops.per_token(model, parameters(model), 2048).total
+    for share, ratio in ((2, half), (4, quarter)):
+        live = {n: prod(size) // share for n, size in linear(model).items()}
+        assert f"{dense / flops.per_token(model, parameters(model), 2048, live).total:.3f}" == ratio
+
+
+class Matrix(NamedTuple):
+    size: tuple[int, ...]
+    kind: str
+
+
 def test_one_layer_counted_multiplication_by_multiplication():
     # forward of one token, 2 FLOPs a multiply-add: each matrix, T scores and T values over the width, one logit a word
-    layers, width, context, vocab, ffn = 1, 3, 5, 7, 11
-    matrices = {"q": 9, "k": 9, "v": 9, "o": 9, "in": width * ffn, "out": ffn * width}
-    forward = 2 * (sum(matrices.values()) + 2 * context * width + width * vocab)
-    assert flops.per_token(matrices, layers, width, context, width, vocab).total == 3 * forward
+    width, context, vocab, ffn = 3, 5, 7, 11
+    matrices = {n: (width, width) for n in "qkvo"} | {"in": (ffn, width), "out": (width, ffn)}
+    table = {n: Matrix(size, "linear") for n, size in matrices.items()}
+    table = {"words": Matrix((vocab, width), "embedding"), **table, "norm": Matrix((width,), "norm")}
+    model = gpt(1, 1, width, vocab, filter_size=ffn)
+    forward = 2 * (sum(prod(size) for size in matrices.values()) + 2 * context * width + width * vocab)
+    assert flops.per_token(model, table, context).total == 3 * forward
+    # frozen weights have no gradient of their own; attention has no weights, so it keeps its passes
+    attention = 2 * 2 * context * width
+    assert flops.per_token(model, table, context, frozen=table).total == 2 * forward + attention
+    # LoRA's two matrices take all three passes beside the frozen weight
+    low = {"A": Matrix((2, width), "adapter"), "B": Matrix((width, 2), "adapter")}
+    adapted = flops.per_token(model, table | low, context, frozen=table).total
+    assert adapted == 2 * forward + attention + 3 * 2 * (2 * width + width * 2)
+    # an untied head trains or does not for itself
+    untied = table | {"head": Matrix((vocab, width), "head")}
+    assert flops.per_token(model, untied, context, frozen=["words"]).total == 3 * forward
+    assert flops.per_token(model, untied, context, frozen=["head"]).total == 3 * forward - 2 * width * vocab
 
 
-@given(st.floats(1, 1e12), st.floats(1, 1e12), st.integers(1, 10_000))
-def test_rigls_average_is_the_papers(f_s, f_d, dt):
-    # (3 fS dT + 2 fS + fD) / (dT + 1): one update step after dT plain ones
-    expected = (3 * f_s * dt + 2 * f_s + f_d) / (dt + 1)
-    assert flops.rigl_average(3 * f_s, 3 * f_d, 1, dt + 1) == pytest.approx(expected, rel=1e-9)
+@given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 6))
+def test_rigls_average_is_the_papers(tenths, dt, rounds):
+    """(3 fS dT + 2 fS + fD) / (dT + 1), where one step in dT + 1 asks for the dense gradient (arXiv 1911.11134)."""
+    model, context = gpt(1, 2, 20, 7), 5
+    sizes = linear(model)
+    rigl = SparsityGroup.model_validate({"algorithm": "rigl", "sparsity": tenths / 10, "update": {"freq": dt + 1}})
+    steps = rounds * (dt + 1)
+    sparse, dense = flops.of_run(model, parameters(model), context, [(rigl, sizes)], steps)
+    fixed = flops.per_token(model, parameters(model), context, dict.fromkeys(sizes, 0)).total
+    f_d = (dense - steps * fixed) // steps // 3
+    f_s = f_d * (10 - tenths) // 10
+    assert sparse - steps * fixed == rounds * (3 * f_s * dt + 2 * f_s + f_d)
 
 
-def test_rigls_average_at_the_ends():
-    assert flops.rigl_average(3.0, 12.0, 0, 100) == 3.0  # no updates: plain sparse training
-    assert flops.rigl_average(3.0, 12.0, 100, 100) == 2 * 1.0 + 4.0  # every step wants the dense weight gradient
+@given(
+    st.lists(st.integers(1, 40), min_size=1, max_size=6, unique=True), st.sampled_from(["gmp", "set", "rigl"]),
+    st.integers(1, 45),
+)  # fmt: skip
+def test_a_run_costs_what_its_steps_cost_one_by_one(updates, algorithm, steps):
+    model, context = gpt(1, 2, 20, 7), 5
+    sizes, shapes = linear(model), parameters(model)
+    cycle = [0.1, 0.5, 0.7]
+    group = SparsityGroup.model_validate({"algorithm": algorithm, "sparsity": cycle, "update": {"steps": updates}})
+    level, seen, expected = cycle[0], 0, 0
+    for step in range(1, steps + 1):
+        live = {n: round(prod(size) * (1 - level)) for n, size in sizes.items()}
+        asked = sizes if algorithm == "rigl" and step in updates else ()
+        expected += flops.per_token(model, shapes, context, live, (), asked).total
+        if step in updates:
+            level, seen = cycle[seen % 3], seen + 1
+    assert flops.of_run(model, shapes, context, [(group, sizes)], steps)[0] == expected
+
+
+def test_masks_of_frozen_weights_cost_what_they_cost_at_the_start():
+    model, context = gpt(1, 2, 20, 7), 5
+    sizes, shapes = linear(model), parameters(model)
+    gmp = {"algorithm": "gmp", "sparsity": {"type": "linear", "init": 0.5, "slope": 0.1, "final": 0.9}}
+    group = SparsityGroup.model_validate(gmp)
+    live = {n: prod(size) // 2 for n, size in sizes.items()}
+    one = flops.per_token(model, shapes, context, live, shapes).total
+    assert flops.of_run(model, shapes, context, [(group, sizes)], 10, shapes)[0] == 10 * one
+
+
+@pytest.mark.parametrize("algorithm", ["gmp", "rigl"])
+def test_samples_of_a_long_schedule_come_close(algorithm):
+    model = gpt(1, 2, 20, 7)
+    sizes, shapes = linear(model), parameters(model)
+    cubic = {"type": "cubic", "final": 0.9, "end": 2000}
+    group = SparsityGroup.model_validate({"algorithm": algorithm, "sparsity": cubic, "update": {"freq": 2}})
+    count = lambda samples: flops.of_run(model, shapes, 5, [(group, sizes)], 2000, samples=samples)
+    whole, few = count(None), count(100)
+    assert few[1] == whole[1] and few[0] != whole[0] and few[0] == pytest.approx(whole[0], rel=5e-3)
+    assert count(10_000) == whole

@@ -59,17 +59,24 @@ def test_gmp_counts_the_masks_that_each_step_trained_with():
 
 def test_a_frozen_weight_has_no_gradient_of_its_own():
     run = make_run()
-    for p in run.model.parameters():
-        p.requires_grad_(False)
-    run.ledger.add(run.init.model, run.model, run.sparsity, TOKENS, 12, 1)
+    run.ledger.add(run.init.model, run.shapes, frozenset(run.shapes), run.sparsity, TOKENS, 12, 1)
     assert run.ledger.sparse == TOKENS * (4 * WEIGHTS + 12 * 2 * 12 * 16 + 4 * 16 * 37)
 
 
 @pytest.mark.parametrize("untied", [{}, {"share_embedding_weights": False}], ids=["tied", "untied"])
 def test_embeddings_are_looked_up_not_multiplied(untied):
     run = make_run(model={**TINY, **untied})
-    run.ledger.add(run.init.model, run.model, run.sparsity, 1, 12, 1)
+    run.count_flops(1, 12)
     assert run.ledger.sparse == 6 * WEIGHTS + FIXED
+
+
+@pytest.mark.parametrize("adapters", [{}, {"lora": {}}, {"soft_prompt": {"tokens": 3}}], ids=["none", "lora", "prompt"])
+def test_what_counts_as_frozen_is_what_trains_no_more(adapters):
+    """The names that FLOPs are counted by say of each parameter what torch says of it."""
+    run = make_run(**adapters)
+    parameters = dict(run.model.named_parameters())
+    assert list(parameters) == list(run.shapes)
+    assert run.frozen == {n for n, p in parameters.items() if not p.requires_grad}
 
 
 def test_a_skipped_step_was_computed_and_counts():
