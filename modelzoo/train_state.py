@@ -42,7 +42,8 @@ class TrainState:
         """The learning rate of the next optimizer step."""
         if self.init.schedulers:
             return learning_rate(self.init.schedulers[0].value, self.optimizer_step)
-        return DEFAULT_LR if self.init.optimizer.value.lr is None else self.init.optimizer.value.lr
+        own = None if self.init.optimizer is None else self.init.optimizer.value.lr
+        return DEFAULT_LR if own is None else own
 
 
 class Step(NamedTuple):

@@ -97,7 +97,7 @@ def manifest(folder: str) -> dict:
     return found if isinstance(found, dict) else {}
 
 
-def checksums(folder: str) -> dict[str, str]:
+def checksums(folder: str) -> dict[str, str | None]:
     """SHA-256 of each shard's tokens, by file name, as preprocessing notes it."""
     shards = manifest(folder).get("shards", [])
     return {s["file"]: s.get("data_sha256") for s in shards if isinstance(s, dict) and "file" in s}

@@ -61,7 +61,8 @@ class Shards:
         """
         msl, mixed = config.max_sequence_length, config.mixture
         parts = [
-            [inspect(p, msl) for p in find(d)] for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir])
+            [inspect(p, msl) for p in find(d)]
+            for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir or ()])
         ]
         files = [s for part in parts for s in part]
         for s in files[1:]:
@@ -168,7 +169,9 @@ class Shards:
         if shard not in self._open:  # opened here, not in __init__: worker processes come by handles of their own
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open))).file.close()
-            self._open[shard] = h5py.File(self.files[shard].path, "r")[f.DATASET]
+            data = h5py.File(self.files[shard].path, "r")[f.DATASET]
+            assert isinstance(data, h5py.Dataset)  # `inspect` refused anything else
+            self._open[shard] = data
         return self._open[shard]
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray, known: int, where: str) -> None:

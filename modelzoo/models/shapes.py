@@ -99,7 +99,9 @@ def lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
     Raises:
         UserError: a glob that matches none.
     """
-    linear = {n.removesuffix(".weight"): s.size for n, s in parameters(config).items() if s.kind == "linear"}
+    linear = {
+        n.removesuffix(".weight"): (s.size[0], s.size[1]) for n, s in parameters(config).items() if s.kind == "linear"
+    }
     for glob in lora.target_modules:
         if not any(fnmatchcase(name, glob) for name in linear):
             raise UserError(
