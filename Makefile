@@ -35,8 +35,8 @@ test-plain: env-test ## the same without a compiler and without vector units
 	MEDISWIFT_KERNELS=torch MEDISWIFT_PROCESSOR=plain ONEDNN_MAX_CPU_ISA=SSE41 ATEN_CPU_CAPABILITY=default \
 	    $(PYTEST) $(ARITHMETIC)
 
-check: env-test ## lint and format
-	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+check: env-test ## lint, format and types
+	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m basedpyright
 
 docs: env ## docs/reference.md anew from the schema
 	$(PY) scripts/reference.py

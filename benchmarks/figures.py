@@ -150,10 +150,12 @@ def _dense(f: Figures) -> str:
 
 def _pairs(f: Figures, first: str, second: str) -> list[tuple[float, float, str]]:
     """The ratios of two contestants of the whole step, and where: each setting that has both."""
-    found = [
-        (f.steps.get((*at, first)), f.steps.get((*at, second)), "({}, width {})".format(*at)) for at in _settings(f)
-    ]
-    return [pair for pair in found if None not in pair]
+    found = []
+    for at in _settings(f):
+        a, b = f.steps.get((*at, first)), f.steps.get((*at, second))
+        if a is not None and b is not None:
+            found.append((a, b, "({}, width {})".format(*at)))
+    return found
 
 
 def _compiled(f: Figures) -> str:

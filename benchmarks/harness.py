@@ -36,8 +36,14 @@ class Worker:
     """
 
     def __init__(self, command: Sequence[str], **environment: str):
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "encoding": "utf-8"}
-        self.process = subprocess.Popen(command, env=os.environ | environment, **pipes)
+        self.command = command
+        self.process = subprocess.Popen(
+            command,
+            env=os.environ | environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
         self._wait()
 
     def __call__(self) -> None:
@@ -45,10 +51,11 @@ class Worker:
         self._wait()
 
     def _wait(self) -> None:
+        assert self.process.stdout is not None
         for line in self.process.stdout:  # other lines are the peer's own talk
             if line == "done\n":
                 return
-        raise RuntimeError(f"{' '.join(self.process.args)} ended with {self.process.wait()}")
+        raise RuntimeError(f"{' '.join(self.command)} ended with {self.process.wait()}")
 
 
 def serve(step: Callable[[], object]) -> None:
@@ -101,12 +108,12 @@ def table(
         flops: those that one call of a contestant needs; with `peak`, FLOPs a second that this machine reached in a
             plain product in the same rounds, the table has MFU.
     """
-    share = flops is not None and peak
+    share = flops is not None and peak is not None
     lines = [f"{'':36} {'ms':>9} {label + '/s':>10}   {'MFU   ' if share else ''}{'speed against ' + base}"]
     for name, seconds in times.items():
         middle = statistics.median(seconds)
         ratio, low, high = spread([b / s for b, s in zip(times[base], seconds, strict=True)])
-        mfu = f"{flops[name] / middle / peak:4.0%}  " if share else ""
+        mfu = "" if flops is None or peak is None else f"{flops[name] / middle / peak:4.0%}  "
         text = f"{name:36} {middle * 1e3:9.1f} {unit / middle:10.0f}   {mfu}{ratio:.2f}x  [{low:.2f} to {high:.2f}]"
         lines.append(text)
     return "\n".join(lines)

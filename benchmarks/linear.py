@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections import defaultdict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -100,9 +101,10 @@ def main() -> None:
     resolve_dtype(args)
     dtype = getattr(torch, args.dtype)
     print(machine())
+    out, inputs = args.shape[0]
     for block in args.block:
-        print(note(random_layout(*args.shape[0], block, 0.5), torch.device("cpu"), dtype))
-    say = (lambda _: None) if args.summary else print
+        print(note(random_layout(out, inputs, block, 0.5), torch.device("cpu"), dtype))
+    say: Callable[[str], None] = (lambda _: None) if args.summary else print
     totals: dict = defaultdict(lambda: [0.0] * args.rounds)  # (sparsity, product, contestant) -> seconds by round
     for sparsity in args.sparsity:
         for out, inputs in args.shape:

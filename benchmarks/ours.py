@@ -5,7 +5,7 @@ import torch
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
 from modelzoo.config.load import validate
-from modelzoo.config.trainer import Config
+from modelzoo.config.trainer import Config, Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.train_state import TrainState
 from modelzoo.training.build import build
@@ -37,6 +37,9 @@ def precision(dtype: str) -> dict:
 def our_run(args, sparsity=None, compiled: bool = False) -> TrainState:
     """A TrainState of ours on these shapes."""
     made = config(args, sparsity, compiled)
-    init = made.trainer.init
-    device = torch.device("cuda" if args.device == "cuda" else "cpu")
-    return build(made, Choice(Local(device, init.backend, init.precision), args.device, None))
+    return build(made, Choice(our_backend(args, made.trainer.init), args.device, None))
+
+
+def our_backend(args, init: Init) -> Local:
+    """The device that takes the steps of `our_run`."""
+    return Local(torch.device("cuda" if args.device == "cuda" else "cpu"), init.backend, init.precision)

@@ -15,6 +15,7 @@ import tempfile
 import threading
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from harness import serve
@@ -101,6 +102,7 @@ def hf_trainer(args):
 def nanogpt(args, clone: str):
     """The body of nanoGPT's train.py on its model.py, uncompiled, as its README advises for CPUs."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", os.path.join(clone, "model.py"))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its dataclass looks itself up
     spec.loader.exec_module(module)
@@ -163,7 +165,7 @@ def cerebras_cpu(args, sparsity: float | None = 0.75):
     made = config(args, sparsity)
     backend = csx_backend.CSX(made.trainer.init, tempfile.mkdtemp(), kind="CPU")
     run = build(made, Choice(backend, "CSX", None))
-    shards = SimpleNamespace(config=SimpleNamespace(micro_batch_size=None), vocab_size=args.vocab, prompt_tokens=0)
+    shards: Any = SimpleNamespace(config=SimpleNamespace(micro_batch_size=None), vocab_size=args.vocab, prompt_tokens=0)
     batches = backend.batches(run, shards, 10**4)
     return lambda: backend.train_step(run, next(batches), 1)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from modelzoo.config.errors import UserError
 
 
-def run(main: Callable[[], object]) -> None:
+def run(main: Callable[[], int | None]) -> None:
     """Call `main`; what the user can change becomes a line on stderr."""
     try:
         code = main()

@@ -42,6 +42,7 @@ def train(config: str, data: Path, folder: Path, steps: int) -> tuple[float, flo
         [sys.executable, RUN, "CPU", "-p", config, "-m", "train", *options], cwd=REPO,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, encoding="utf-8",
     )  # fmt: skip
+    assert child.stderr is not None
     while not (log.exists() and log.stat().st_size):
         if child.poll():
             sys.exit(child.stderr.read())

@@ -24,14 +24,13 @@ from pathlib import Path
 
 import torch
 from harness import Worker, machine, rounds, table
-from ours import our_run
+from ours import our_backend, our_run
 from peers import hf_raw, hf_trainer, nanogpt
 from program import run
 from shapes import add_shapes, random_batch, resolve_dtype, shapes
 
-from modelzoo.backends.step import clip_gradients, train_step
+from modelzoo.backends.step import clip_gradients
 from modelzoo.sparsity.ledger import Ledger
-from modelzoo.train_state import TrainState
 
 REPO = Path(__file__).resolve().parents[1]
 PRODUCT = "plain product"
@@ -49,9 +48,10 @@ class Ours:
 
     def __init__(self, args, batch, sparsity=None, compiled: bool = False):
         self.run, self.batch = our_run(args, sparsity, compiled), batch
+        self.backend = our_backend(args, self.run.init)
 
     def __call__(self) -> None:
-        train_step(self.run, self.batch, 1)
+        self.backend.train_step(self.run, self.batch, 1)
 
     def flops(self) -> tuple[int, int]:
         """FLOPs of one more step as run, and of a dense one."""
@@ -122,12 +122,12 @@ def product(args):
     return multiply, times * 8 * tokens * d * d
 
 
-def mask_cost(run: TrainState, batch, count: int) -> tuple[float, float]:
+def mask_cost(ours: Ours, count: int) -> tuple[float, float]:
     """Median seconds that keeping masks adds to a step, and of one mask update, on their own.
 
     Gradients are masked in the pass that finds their norm, so what counts is that pass against the norm's alone.
     """
-    kept, update = [], []
+    run, kept, update = ours.run, [], []
     group = run.sparsity.groups[0]
 
     def seconds(work) -> float:
@@ -138,7 +138,7 @@ def mask_cost(run: TrainState, batch, count: int) -> tuple[float, float]:
         return time.perf_counter() - begin
 
     for _ in range(count):
-        train_step(run, batch, 1)
+        ours()
         alone = seconds(lambda: clip_gradients(run, {}))
         kept.append(seconds(lambda: clip_gradients(run, run.sparsity.mask_gradients(1))) - alone)  # 1: no update step
         if group.algorithm.changes:
@@ -209,7 +209,7 @@ def main() -> None:
     times = compete(args, contestants | others, tokens, base)
     dense = statistics.median(times["ours, dense"])
     for name, sparsity in (("static", 0.75), ("RigL", rigl)):
-        keep, update = mask_cost(our_run(args, sparsity), batch, 10)
+        keep, update = mask_cost(Ours(args, batch, sparsity), 10)
         print(mask_line(name, keep, update, dense))
     if "HF Trainer" in times:
         for peer in ("HF raw loop", "HF Trainer"):

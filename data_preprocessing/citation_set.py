@@ -13,13 +13,20 @@ _TAG = re.compile(rb"<(/?)([A-Za-z_][\w:.-]*)")
 _SPACE = re.compile(rb"\s*")
 
 
+def _match(pattern: re.Pattern[bytes], data: bytes, at: int = 0) -> re.Match[bytes]:
+    """What `pattern` finds at `at`, where it cannot but find something."""
+    found = pattern.match(data, at)
+    assert found is not None
+    return found
+
+
 def cut(chunks: Iterator[bytes], path: str) -> Iterator[tuple[bytes, bytes]]:
     """Split a citation set into (record tag, record bytes), refusing whatever is neither record nor its frame."""
     buffer, pos, root, closed = b"", 0, b"", False
     chunks = iter(chunks)
     more = True
     while more or pos < len(buffer):
-        pos = _SPACE.match(buffer, pos).end()
+        pos = _match(_SPACE, buffer, pos).end()
         end = -1
         if pos < len(buffer):
             end, kind = _token_end(buffer, pos, root, path)
@@ -29,12 +36,12 @@ def cut(chunks: Iterator[bytes], path: str) -> Iterator[tuple[bytes, bytes]]:
                 if kind == "record":
                     if not root or closed:
                         raise UserError(f"{path}: a record outside the root element; not PubMed citation XML")
-                    name = _TAG.match(token)[2]
+                    name = _match(_TAG, token)[2]
                     if (again := token.find(b"<" + name, 1)) >= 0 and token[again + len(name) + 1 :][:1] in b"> ":
                         raise UserError(f"{path}: a record is not closed before the next begins; the file is damaged")
                     yield name, token
                 elif kind == "root":
-                    root = _TAG.match(token)[2]
+                    root = _match(_TAG, token)[2]
                     closed = token.endswith(b"/>")
                 elif kind == "end":
                     closed = True

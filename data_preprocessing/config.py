@@ -42,31 +42,31 @@ class Filters(Frozen):
     """Each names the reason under which it drops. Order: as listed here; the first that objects is the one counted."""
 
     require_abstract: bool = True  # no_abstract: a record with a title alone
-    min_chars: int = Field(50, ge=0)  # too_short
-    max_chars: int | None = Field(None, ge=1)  # too_long
+    min_chars: int = Field(default=50, ge=0)  # too_short
+    max_chars: int | None = Field(default=None, ge=1)  # too_long
     languages: tuple[str, ...] = ()  # language: ISO 639-2 codes as MEDLINE writes them (eng); () = any
     licences: tuple[str, ...] = ()  # licence: prefixes such as CC-BY, CC0; () = any
     boilerplate: bool = True  # boilerplate: "No abstract available", copyright lines and the like
     decontaminate: tuple[str, ...] = ()  # benchmark_pmid, benchmark_overlap: test sets (ids or texts)
-    decontaminate_ngram: int = Field(13, ge=3)
+    decontaminate_ngram: int = Field(default=13, ge=3)
     exact_duplicates: bool = True  # exact_duplicate: same text, case and white space apart
-    near_duplicates: float | None = Field(None, gt=0, le=1)  # near_duplicate: Jaccard of word 5-grams at least this
-    near_permutations: int = Field(64, ge=8, le=512)
+    near_duplicates: float | None = Field(default=None, gt=0, le=1)  # near_duplicate: Jaccard of 5-grams at least this
+    near_permutations: int = Field(default=64, ge=8, le=512)
 
 
 class TokenizerConfig(Frozen):
     path: str = "train"  # tokenizer.json | folder with encoder.json + vocab.bpe (or vocab.json + merges.txt) | train
-    vocab_size: int | None = Field(None, ge=257)  # train: the size to reach (50257). Given: what the model has room for
+    vocab_size: int | None = Field(default=None, ge=257)  # train: size to reach (50257); given: what the model takes
     eos_token: str = "<|endoftext|>"
-    train_megabytes: int = Field(200, ge=1)  # text that the training of a tokenizer reads, sampled evenly by hash
+    train_megabytes: int = Field(default=200, ge=1)  # text that training a tokenizer reads, sampled evenly by hash
     encoder: Literal["auto", "gigatoken", "tokenizers"] = "auto"  # what turns text to ids; the ids are the same
 
 
 class Objective(Frozen):
     name: Literal["lm", "vsl", "fim", "prompt_completion"] = "lm"
     tail: Literal["pad", "drop"] = "pad"  # the last, unfilled window of each unit and split
-    fim_rate: float = Field(0.5, ge=0, le=1)  # share of documents that are rearranged
-    fim_spm_rate: float = Field(0.5, ge=0, le=1)  # of those, the share in suffix-prefix-middle order
+    fim_rate: float = Field(default=0.5, ge=0, le=1)  # share of documents that are rearranged
+    fim_spm_rate: float = Field(default=0.5, ge=0, le=1)  # of those, the share in suffix-prefix-middle order
     too_long: Literal["drop", "truncate"] = "truncate"  # prompt_completion: cut the prompt's left, or drop
 
 
@@ -77,9 +77,9 @@ class Job(Frozen):
     input: tuple[str, ...] = Field(min_length=1)  # files and folders
     output: str
     tokenizer: TokenizerConfig = TokenizerConfig()
-    msl: int = Field(2048, ge=8)
+    msl: int = Field(default=2048, ge=8)
     objective: Objective = Objective()
-    val_fraction: float = Field(0.05, ge=0, lt=1)
+    val_fraction: float = Field(default=0.05, ge=0, lt=1)
     seed: int = 0
     text: TextPolicy = TextPolicy()
     kinds: Kinds = Kinds()
@@ -90,13 +90,13 @@ class Job(Frozen):
     completion_key: str = "completion"
     id_key: str = "id"
     compression: Literal["none", "gzip", "lzf"] = "gzip"
-    shard_tokens: int = Field(2**23, ge=1)  # tokens that one shard holds at most
-    unit_megabytes: float = Field(4, gt=0)  # small input files are grouped into units of about this much on disk
+    shard_tokens: int = Field(default=2**23, ge=1)  # tokens that one shard holds at most
+    unit_megabytes: float = Field(default=4, gt=0)  # small input files are grouped into units of about this on disk
     unreadable: Literal["refuse", "drop"] = (
         "refuse"  # pmc: an article that cannot be parsed stops the run, or is counted
     )
-    buckets: int = Field(8, ge=1, le=4096)  # hash buckets of the two-pass steps
-    max_file_gigabytes: float = Field(64, gt=0)  # refuse an input that unpacks to more
+    buckets: int = Field(default=8, ge=1, le=4096)  # hash buckets of the two-pass steps
+    max_file_gigabytes: float = Field(default=64, gt=0)  # refuse an input that unpacks to more
 
     @model_validator(mode="after")
     def _fits(self) -> "Job":

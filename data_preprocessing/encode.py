@@ -95,7 +95,7 @@ def _batches(
     with open(store.unit_path(work, "extract", index, ".text"), "rb") as f:
         first = 0
         while first < len(kept):
-            begin = starts[kept[first]]
+            begin = int(starts[kept[first]])
             last = max(first + 1, int(np.searchsorted(ends, begin + BATCH_BYTES)))
             records = kept[first:last]
             f.seek(begin)
@@ -173,7 +173,7 @@ def _fim(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> 
             for c in cuts:
                 ids = [flat[offsets[k] : offsets[k + 1]] for k in range(at, at + (1 if c is None else 3))]
                 at += len(ids)
-                documents.append(ids[0] if c is None else pack.fim_join(c[0], *ids, sentinels))
+                documents.append(ids[0] if c is None else pack.fim_join(c[0], ids[0], ids[1], ids[2], sentinels))
             counts[records] = [len(d) for d in documents]
             yield np.concatenate(documents), np.concatenate([[0], np.cumsum(counts[records])]), val[records]
 
@@ -234,7 +234,7 @@ def _samples(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) 
         for code in np.unique(reasons):
             chosen = [r for r in np.flatnonzero((reasons == code) & (unit.lengths > 0))[:2]]
             for r in chosen:
-                f.seek(starts[r])
+                f.seek(int(starts[r]))
                 text = f.read(min(int(unit.lengths[r]), 1600)).decode(errors="ignore")[:400]
                 samples.setdefault(filters.REASONS[code], []).append({"key": keys[r], "text": text})
     return samples

@@ -12,9 +12,9 @@ from modelzoo.data import format as fmt
 
 def finish(plan) -> dict:
     """Write everything that describes the whole output; returns and stores the summary."""
-    read = [store.marker(plan.work, "extract", u) for u in range(len(plan.units))]
-    written = [store.marker(plan.work, "encode", u) for u in range(len(plan.units))]
-    tokenizer = store.marker(plan.work, "tokenizer", 0)
+    read = [store.read_marker(plan.work, "extract", u) for u in range(len(plan.units))]
+    written = [store.read_marker(plan.work, "encode", u) for u in range(len(plan.units))]
+    tokenizer = store.read_marker(plan.work, "tokenizer", 0)
     reasons = collections.Counter()
     for part in written:
         reasons.update(part["reasons"])

@@ -16,6 +16,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from data_preprocessing import encode, engine, extract, inputs, resolve, shards, store, streams, tokens
 from data_preprocessing.config import Job
@@ -99,7 +100,7 @@ def _sha(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _difference(old: object, new: object, name: str = "") -> str | None:
+def _difference(old: Any, new: Any, name: str = "") -> str | None:
     """The first place where two records differ, in words."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
@@ -144,7 +145,7 @@ def call(plan: Plan, step: str, index: int) -> dict:
         return make_tokenizer(plan)
     if step == "encode":
         path = os.path.join(plan.out, "tokenizer.json")
-        encoder = _encoder(path, store.marker(work, "tokenizer", 0)["sha256"], job.tokenizer.encoder)
+        encoder = _encoder(path, store.read_marker(work, "tokenizer", 0)["sha256"], job.tokenizer.encoder)
         return encode.encode(job, plan.out, work, index, plan.buckets, encoder)
     from data_preprocessing import finish
 
@@ -180,7 +181,7 @@ def make_tokenizer(plan: Plan) -> dict:
 
 def _training_texts(plan: Plan) -> Iterator[list[str]]:
     """Kept documents, thinned evenly by their hash to about `train_megabytes`."""
-    total = sum(store.marker(plan.work, "extract", u)["text_bytes"] for u in range(len(plan.units)))
+    total = sum(store.read_marker(plan.work, "extract", u)["text_bytes"] for u in range(len(plan.units)))
     share = min(1.0, plan.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
     for unit in range(len(plan.units)):
         arrays = store.load(plan.work, unit)
@@ -204,7 +205,7 @@ def run(plan: Plan, how: How, show: Callable[[str, int, int, dict | None], None]
             _run_step(plan, step, how, show)
         if how.step not in (None, "finish") or how.shard[0] != 0:
             return {}
-        result = store.marker(plan.work, "finish", 0)
+        result = store.read_marker(plan.work, "finish", 0)
         clean(plan)
         return result
 

@@ -114,6 +114,7 @@ def sign_unit(work: str, index: int, unit: store.Extracted, filters: Filters) ->
 def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     """Pairs whose band hashes fall in this bucket and whose signatures agree enough, as (first, second) records."""
     threshold = job.filters.near_duplicates
+    assert threshold is not None  # a job without one has no such step
     bands = bands_for(job.filters.near_permutations, threshold)
     hashes, owners = [], []
     for unit in range(units):
@@ -157,7 +158,7 @@ def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
 
 def _candidates(job: Job, work: str, buckets: int, unit: int) -> tuple[np.ndarray, np.ndarray]:
     """Signatures and record numbers of the unit's documents that are still in."""
-    (reasons,) = store.load(work, unit, "reasons")
+    (reasons,) = store.load_columns(work, unit, "reasons")
     steps = ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
     signed = np.flatnonzero(reasons == 0)
     left = store.apply_drops(work, steps, buckets, unit, reasons)[signed] == 0
@@ -173,7 +174,7 @@ def _similar(job: Job, work: str, buckets: int, pairs: np.ndarray, threshold: fl
         units = pairs[:, side] >> np.uint64(32)
         for unit in np.unique(units):
             mine = np.flatnonzero(units == unit)
-            (reasons,) = store.load(work, int(unit), "reasons")
+            (reasons,) = store.load_columns(work, int(unit), "reasons")
             place = np.cumsum(reasons == 0) - 1
             signatures = np.load(store.unit_path(work, "extract", int(unit), ".sig.npy"), mmap_mode="r")
             rows[side, mine] = signatures[place[(pairs[mine, side] & np.uint64(0xFFFFFFFF)).astype(np.int64)]]

@@ -4,6 +4,8 @@ Rows of an example are those of modelzoo.data.format: input_ids, loss mask, labe
 document boundaries attention_span and position_ids.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 
@@ -137,7 +139,7 @@ def prompt_completion(
     return example
 
 
-def fim_segments(text: str, u: tuple[float, float, float, float], rate: float, spm_rate: float):
+def fim_segments(text: str, u: Sequence[float] | np.ndarray, rate: float, spm_rate: float):
     """Where fill-in-the-middle cuts: None to leave the text as it is, else (order, prefix, middle, suffix).
 
     `u`: four numbers in [0, 1) drawn from the document's hash, so that the same document is always cut alike.
@@ -149,7 +151,7 @@ def fim_segments(text: str, u: tuple[float, float, float, float], rate: float, s
 
 
 def fim_join(
-    order: str, prefix: np.ndarray, middle: np.ndarray, suffix: np.ndarray, sentinels: tuple[int, int, int]
+    order: str, prefix: np.ndarray, middle: np.ndarray, suffix: np.ndarray, sentinels: Sequence[int]
 ) -> np.ndarray:
     """Ids in the order that is trained on; `sentinels` = ids of (<fim_prefix>, <fim_middle>, <fim_suffix>)."""
     pre, mid, suf = ([s] for s in sentinels)

@@ -4,6 +4,7 @@ import os
 import re
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 from lxml import etree
 
@@ -69,7 +70,8 @@ def _whole(chunks: Iterator[bytes], path: str) -> bytes:
 def _members(chunks: Iterator[bytes], path: str) -> Iterator[tuple[str, bytes]]:
     """(name, bytes) of the articles of a tar stream. Nothing is written to disk, so no member can land anywhere."""
     try:
-        with tarfile.open(fileobj=_Reader(chunks), mode="r|", errorlevel=2) as archive:
+        reader: Any = _Reader(chunks)  # a stream's archive calls `read` alone
+        with tarfile.open(fileobj=reader, mode="r|", errorlevel=2) as archive:
             for info in archive:
                 parts = info.name.replace("\\", "/").split("/")
                 if info.name.startswith("/") or ".." in parts:
@@ -82,7 +84,9 @@ def _members(chunks: Iterator[bytes], path: str) -> Iterator[tuple[str, bytes]]:
                     continue
                 if info.size > MAX_ARTICLE:
                     raise UserError(f"{path}: the member {info.name!r} is larger than {MAX_ARTICLE >> 20} MB; refused")
-                yield info.name, archive.extractfile(info).read()
+                member = archive.extractfile(info)
+                assert member is not None  # of a regular file
+                yield info.name, member.read()
     except (tarfile.TarError, EOFError) as e:
         raise UserError(f"{path}: not a readable tar package ({e}); fetch the file again") from None
 

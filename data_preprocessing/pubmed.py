@@ -223,7 +223,7 @@ def _book(record: bytes, policy: TextPolicy) -> Document:
     root = etree.fromstring(record, hardened_parser(remove_comments=True, remove_pis=True))
     book = root.find("BookDocument")
     pmid = book.findtext("PMID") if book is not None else None
-    if not pmid or not pmid.strip().isdigit():
+    if book is None or not pmid or not pmid.strip().isdigit():
         raise ValueError("a book article without a PMID")
     titles = [book.find(p) for p in ("ArticleTitle", "VernacularTitle", "Book/BookTitle")]
     title = next((tidy(render(t, policy.scripts)) for t in (titles[0], titles[2]) if t is not None), "")

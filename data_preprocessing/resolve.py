@@ -19,7 +19,8 @@ def keys(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     columns = {name: [] for name in ("key", "version", "date", "unit", "record")}
     orders: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for unit in range(units):
-        key, version, date, deleted, at = store.load(work, unit, "keys", "versions", "dates", "deleted", "deleted_at")
+        names = "keys", "versions", "dates", "deleted", "deleted_at"
+        key, version, date, deleted, at = store.load_columns(work, unit, *names)
         mine = np.flatnonzero(key % np.uint64(buckets) == bucket)
         for name, values in (
             ("key", key[mine]),
@@ -61,7 +62,7 @@ def texts(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     """Drop all but the first of the records with the same text, among those still kept."""
     parts = []
     for unit in range(units):
-        hashes, reasons = store.load(work, unit, "hashes", "reasons")
+        hashes, reasons = store.load_columns(work, unit, "hashes", "reasons")
         reasons = store.apply_drops(work, ("keys",), buckets, unit, reasons)
         mine = np.flatnonzero((reasons == 0) & (hashes[:, 0] % np.uint64(buckets) == bucket))
         parts.append((hashes[mine, 0], hashes[mine, 1], np.full(len(mine), unit, np.int64), mine))

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     return {
         "file": os.path.basename(path),
         "sha256": digest,
-        "data_sha256": hashlib.sha256(examples).hexdigest(),
+        "data_sha256": hashlib.sha256(examples.data).hexdigest(),
         "n_examples": n,
         "bytes": size,
     }
@@ -135,7 +136,7 @@ def _own_hash(value: dict) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read_json(path: str) -> object:
+def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as f:
             return json.load(f)

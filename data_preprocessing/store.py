@@ -43,18 +43,25 @@ def save(path: str, extracted: Extracted) -> None:
     np.savez(path, **vars(extracted))
 
 
-def load(work: str, index: int, *names: str) -> Extracted | tuple[np.ndarray, ...]:
-    """All arrays, or just those named (the others are not read)."""
+def load(work: str, index: int) -> Extracted:
+    """All arrays of a unit."""
+    return Extracted(*load_columns(work, index, *Extracted.__dataclass_fields__))
+
+
+def load_columns(work: str, index: int, *names: str) -> tuple[np.ndarray, ...]:
+    """The arrays named; the others are not read."""
     with np.load(unit_path(work, "extract", index, ".npz"), allow_pickle=False) as arrays:
-        if names:
-            return tuple(arrays[name] for name in names)
-        return Extracted(**{name: arrays[name] for name in Extracted.__dataclass_fields__})
+        return tuple(arrays[name] for name in names)
 
 
 def marker(work: str, step: str, index: int) -> dict | None:
     """What a finished step left, None where it has not finished."""
-    path = unit_path(work, step, index, ".json")
-    return read_json(path) if os.path.exists(path) else None
+    return read_marker(work, step, index) if os.path.exists(unit_path(work, step, index, ".json")) else None
+
+
+def read_marker(work: str, step: str, index: int) -> dict:
+    """What a step left that has finished."""
+    return read_json(unit_path(work, step, index, ".json"))
 
 
 def mark_done(work: str, step: str, index: int, value: dict) -> dict:

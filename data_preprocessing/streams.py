@@ -68,7 +68,7 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
         while True:
             try:
                 out = unpack.decompress(data, 4 * CHUNK)
-            except (zlib_ng.error, zlib.error) as e:
+            except (zlib_ng.error, zlib.error) as e:  # pyright: ignore[reportGeneralTypeIssues]  zlib_ng's types err
                 raise UserError(f"{path}: corrupt gzip ({e}); fetch the file again") from None
             made += len(out)
             data = unpack.unconsumed_tail

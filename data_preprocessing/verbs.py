@@ -46,11 +46,12 @@ def read_job(args) -> Job:
     top = yaml12.parse(json.dumps({"source": args.source, **flags}), "the command line")
     if isinstance(doc.data, dict) and doc.data.get("source", args.source) != args.source:
         raise UserError(f"{args.config}: is a job for `{doc.data['source']}`, not `{args.source}`")
+    given = doc.data.keys() | top.data.keys()
     doc.data = merge(doc.data, top.data)
     doc.problems += problems
     doc.marks.update({path: yaml12.Mark("the command line") for path in top.marks})
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
-        if name not in doc.data:
+        if name not in given:
             raise UserError(f"{flag} is missing" + (f" (nor does {args.config} say `{name}:`)" if args.config else ""))
     return load.validate(doc, Job)
 

@@ -116,8 +116,8 @@ def prepare_process(words: Sequence[str]) -> None:
         UnicodeEncodeError: a word is no text; `explain_encoding` says it in one line.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+        if reconfigure := getattr(stream, "reconfigure", None):  # a stand-in for a stream may have none
+            reconfigure(errors="backslashreplace")
     home = os.path.expanduser("~")
     with contextlib.suppress(OSError):
         if home == "~":

@@ -60,9 +60,11 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         notes = {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
         lines = source.splitlines()
-        for node in ast.parse(source).body[0].body:
+        parsed = ast.parse(source).body[0]
+        assert isinstance(parsed, ast.ClassDef)
+        for node in parsed.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                text = [notes[n] for n in range(node.lineno, node.end_lineno + 1) if n in notes]
+                text = [notes[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in notes]
                 above = node.lineno - 1
                 if above in notes and lines[above - 1].lstrip().startswith("#") and not text:
                     text = [notes[above]]

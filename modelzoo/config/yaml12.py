@@ -6,7 +6,7 @@ float, `no` is a string, and a repeated key is a problem with both line numbers.
 
 import re
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -52,7 +52,7 @@ class Note(NamedTuple):
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
 
-    data: object
+    data: Any
     marks: dict[Path, Mark] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)  # each stands in `problems` too, until someone allows it

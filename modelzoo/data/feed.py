@@ -86,7 +86,8 @@ def _try_semaphores(workers: int) -> None:
         OSError, ImportError: there are none to be had; /dev/shm is missing, full or closed.
     """
     if workers:
-        [multiprocessing.Queue() for _ in range(workers + 1)], multiprocessing.Event()
+        made = [*(multiprocessing.Queue() for _ in range(workers + 1)), multiprocessing.Event()]
+        del made
 
 
 def _started(loader: torch.utils.data.DataLoader) -> Iterator:

@@ -58,7 +58,7 @@ def _nonempty(shard: Shard) -> Shard:
     return shard
 
 
-def checksums(folder: str) -> dict[str, str]:
+def checksums(folder: str) -> dict[str, str | None]:
     """SHA-256 of each shard's tokens, by file name, as preprocessing notes it."""
     shards = read_manifest(folder).get("shards", [])
     return {s["file"]: s.get("data_sha256") for s in shards if isinstance(s, dict) and "file" in s}

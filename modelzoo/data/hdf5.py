@@ -62,7 +62,8 @@ class Shards:
         """
         msl, mixed = config.max_sequence_length, config.mixture
         parts = [
-            [inspect(p, msl) for p in find(d)] for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir])
+            [inspect(p, msl) for p in find(d)]
+            for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir or ()])
         ]
         files = [s for part in parts for s in part]
         for s in files[1:]:

@@ -6,13 +6,16 @@ from modelzoo.data.folder import read_manifest
 
 def folders(loader: DataLoader) -> list[str]:
     """The data folders of one dataloader section."""
-    return [d for part in loader.mixture or () for d in part.data_dir] if loader.mixture else list(loader.data_dir)
+    return (
+        [d for part in loader.mixture or () for d in part.data_dir] if loader.mixture else list(loader.data_dir or ())
+    )
 
 
 def examples(loader: DataLoader) -> int | None:
     """Examples of an epoch as the manifests count them; None where one does not."""
     counts = [read_manifest(d, strict=False).get("n_examples") for d in folders(loader)]
-    return sum(counts) if counts and all(isinstance(n, int) for n in counts) else None
+    known = [n for n in counts if isinstance(n, int)]
+    return sum(known) if known and len(known) == len(counts) else None
 
 
 def context(config: Config) -> int:
@@ -20,6 +23,8 @@ def context(config: Config) -> int:
     fit = config.trainer.fit
     if fit is not None:
         known = [read_manifest(d, strict=False).get("msl") for d in folders(fit.train_dataloader)]
-        if fit.train_dataloader.max_sequence_length or known and isinstance(known[0], int):
-            return fit.train_dataloader.max_sequence_length or known[0]
+        if asked := fit.train_dataloader.max_sequence_length:
+            return asked
+        if known and isinstance(known[0], int):
+            return known[0]
     return config.trainer.init.model.max_position_embeddings

@@ -2,10 +2,13 @@
 
 import json
 import os
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data.folder import read_manifest
+
+if TYPE_CHECKING:
+    import tokenizers
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 
@@ -50,7 +53,7 @@ def _from_bpe(vocab_path: str, merges_path: str) -> str:
             vocab = json.load(f)
         with open(merges_path, encoding="utf-8") as f:
             lines = [line.rstrip("\n") for line in f]
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+        merges: list[Any] = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     except Exception as e:
         raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({str(e)[:120]})") from None
@@ -63,7 +66,7 @@ def _from_bpe(vocab_path: str, merges_path: str) -> str:
 class Tokenizer(NamedTuple):
     """A tokenizer with the id that ends a text."""
 
-    backend: object  # tokenizers.Tokenizer, which takes special tokens in texts as plain text
+    backend: "tokenizers.Tokenizer"  # which takes special tokens in texts as plain text
     eos: int
     name: str
 

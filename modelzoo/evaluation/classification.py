@@ -1,6 +1,7 @@
 """One label of a few for a text, from .jsonl, .tsv or .csv files: yes/no questions, classes, multiple choice."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
@@ -22,11 +23,11 @@ class Classification(SingleLabel):
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
         return Example(str(row.get(self.config.id_field, number)), fields, self.gold(label, where))
 
-    def gold(self, label: str, where: str) -> str:
+    def gold(self, label: str, where: str) -> str | float:
         """What the metrics compare."""
         return self.known(label, where)
 
-    def metrics(self, golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
+    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
         return metrics.classification(golds, predictions, weights)
 
     def describe(self) -> str:

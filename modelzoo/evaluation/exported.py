@@ -2,15 +2,19 @@
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 class _Inner(nn.Module):
-    def __init__(self, hf: nn.Module):
+    def __init__(self, hf: "PreTrainedModel"):
         super().__init__()
         self.hf = hf
 
@@ -20,13 +24,15 @@ class _Inner(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] to float32 [..., vocab_size]."""
-        return self.hf.get_output_embeddings()(hidden).float()
+        head = self.hf.get_output_embeddings()
+        assert head is not None  # of a causal LM
+        return head(hidden).float()
 
 
 class Exported(nn.Module):
     """Gives a transformers model the two methods by which models are scored."""
 
-    def __init__(self, hf: nn.Module):
+    def __init__(self, hf: "PreTrainedModel"):
         super().__init__()
         self.model = _Inner(hf)
 
@@ -61,4 +67,4 @@ def load(path: str, device: torch.device) -> Exported:
         )
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as e:
         raise UserError(f"{path}: transformers cannot load it: {str(e).splitlines()[0][:160]}") from None
-    return Exported(hf.to(device))
+    return Exported(hf).to(device)

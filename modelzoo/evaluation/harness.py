@@ -81,7 +81,7 @@ def as_task(task: Task, split: str):
         raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")
     labels = list(choices)
     rows = [
-        {"text": task.source(e).text, "choices": list(task.choices(e).values()), "gold": labels.index(e.gold)}
+        {"text": task.source(e).text, "choices": list((task.choices(e) or {}).values()), "gold": labels.index(e.gold)}
         for e in examples
     ]
     return ConfigurableTask(
@@ -144,5 +144,6 @@ def run(
     finally:
         model.train(was)
     asked = {task.name: name for name, task in files.items()}
+    numbers: dict[str, dict[str, float]]
     numbers = {n: {k: float(v) for k, v in m.items() if isinstance(v, float)} for n, m in found["results"].items()}
     return {asked.get(name, name): metrics for name, metrics in numbers.items()}

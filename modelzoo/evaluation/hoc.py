@@ -44,14 +44,20 @@ class HoC(MultiLabel):
             raise UserError(f"{template_path}: labels: unknown {unknown[0]!r}; known: {', '.join(HALLMARKS)}")
         words = {h: template.labels.get(h, h) for h in HALLMARKS}
         super().__init__(name, config, template.model_copy(update={"labels": words}), template_path)
-        self.main_metric = MAIN[config.protocol]
+        self.main_metric = MAIN[self.protocol]
+
+    @property
+    def protocol(self) -> str:
+        """One of SAID."""
+        assert self.config.protocol is not None  # the schema asks `form: hoc` for one
+        return self.config.protocol
 
     def read(self, split: str, fold: int) -> list[Example]:
         path = os.path.join(self.folder(), getattr(self.config, split) or f"{split}.tsv")
         if not os.path.exists(path):
             raise UserError(f"{path}: no such file (columns labels, sentence, index); score another split with --split")
         sentences = unique((self._sentence(where, row) for where, row in rows(path)), path)
-        if self.config.protocol == "BioGPT":
+        if self.protocol == "BioGPT":
             return sentences
         documents: dict[str, list[Example]] = {}
         for s in sentences:
@@ -60,7 +66,7 @@ class HoC(MultiLabel):
             Example(pmid, {"text": " ".join(s.fields["text"] for s in parts)}, self._union(parts))
             for pmid, parts in documents.items()
         ]
-        return [e for e in joined if e.gold or self.config.protocol != "BLUE"]
+        return [e for e in joined if e.gold or self.protocol != "BLUE"]
 
     def _sentence(self, where: str, row: dict[str, str]) -> Example:
         found = set()
@@ -76,13 +82,13 @@ class HoC(MultiLabel):
         return self.sorted({label for s in sentences for label in s.gold})
 
     def metrics(self, golds: Sequence, predictions: Sequence, weights: Weights = None) -> Values:
-        if self.config.protocol == "BLUE":
+        if self.protocol == "BLUE":
             return metrics.example_f1(golds, predictions, weights)
-        if self.config.protocol == "BLURB":
+        if self.protocol == "BLURB":
             return metrics.multilabel(golds, predictions, HALLMARKS, weights)
-        eleven = [[x or (EMPTY,) for x in side] for side in (golds, predictions)]
-        found = metrics.multilabel(*eleven, (*HALLMARKS, EMPTY), weights)
+        gold_sets, predicted = ([x or (EMPTY,) for x in side] for side in (golds, predictions))
+        found = metrics.multilabel(gold_sets, predicted, (*HALLMARKS, EMPTY), weights)
         return {"micro_f1_11": found["micro_f1"], "exact": found["exact"]}
 
     def describe(self) -> str:
-        return f"Hallmarks of Cancer, {SAID[self.config.protocol]}"
+        return f"Hallmarks of Cancer, {SAID[self.protocol]}"

@@ -1,15 +1,16 @@
 """How sure a score is: bootstrap over examples, paired differences, spread over seeds."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 RESAMPLES, LEVEL = 1000, 0.95
 
 # Of golds, predictions and weights [resamples, n]: arrays [resamples] by name (modelzoo.evaluation.metrics).
-Metrics = Callable[[Sequence[Any], Sequence[Any], np.ndarray], dict[str, np.ndarray]]
+Metrics = Callable[[Sequence[Any], Sequence[Any], np.ndarray], Mapping[str, np.ndarray]]
 
 
 def weights(n: int, resamples: int, seed: int = 0) -> np.ndarray:
@@ -42,7 +43,7 @@ def paired(
     return float(whole), *_middle(differences)
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float]:
+def _middle(values: ArrayLike) -> tuple[float, float]:
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]  # a resample may leave a correlation undefined
     if not len(finite):

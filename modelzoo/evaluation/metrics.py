@@ -8,11 +8,13 @@ import math
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 Weights = np.ndarray | None
-Values = dict[str, float] | dict[str, np.ndarray]
+ZERO: Any = 0  # what a ratio of nothing counts as; scikit-learn's own types know its default alone, which is text
+Values = dict[str, Any]  # a float each; with weights an array [resamples] each
 
 
 def _ratio(a, b) -> np.ndarray:
@@ -37,7 +39,7 @@ def classification(golds: Sequence[str], predictions: Sequence[str], weights: We
 
         return {
             "accuracy": float(accuracy_score(golds, predictions)),
-            "macro_f1": float(f1_score(golds, predictions, average="macro", zero_division=0)),
+            "macro_f1": float(f1_score(golds, predictions, average="macro", zero_division=ZERO)),
         }
     labels = sorted({*golds, *predictions})
     g, p = _one_hot(golds, labels), _one_hot(predictions, labels)
@@ -56,7 +58,7 @@ def micro_f1(
         from sklearn.metrics import precision_recall_fscore_support
 
         p, r, f, _ = precision_recall_fscore_support(
-            golds, predictions, labels=list(labels), average="micro", zero_division=0
+            golds, predictions, labels=list(labels), average="micro", zero_division=ZERO
         )
         return {"micro_f1": float(f), "precision": float(p), "recall": float(r)}
     g, p = _one_hot(golds, labels), _one_hot(predictions, labels)
@@ -87,8 +89,8 @@ def multilabel(golds: Sequence, predictions: Sequence, labels: Sequence[str], we
         from sklearn.metrics import f1_score
 
         return {
-            "micro_f1": float(f1_score(y, z, average="micro", zero_division=0)),
-            "macro_f1": float(f1_score(y, z, average="macro", zero_division=0)),
+            "micro_f1": float(f1_score(y, z, average="micro", zero_division=ZERO)),
+            "macro_f1": float(f1_score(y, z, average="macro", zero_division=ZERO)),
             "exact": float((y == z).all(1).mean()),
         }
     right, said, true = weights @ (y * z), weights @ z, weights @ y
@@ -138,13 +140,12 @@ def correlation(golds: Sequence[float], predictions: Sequence[float], weights: W
 
     if weights is not None:
         rows = [np.repeat(np.arange(len(golds)), w) for w in weights.astype(int)]
-        found = [correlation(np.take(golds, r), np.take(predictions, r)) for r in rows]
+        found = [correlation(np.take(golds, r).tolist(), np.take(predictions, r).tolist()) for r in rows]
         return {name: np.array([f[name] for f in found]) for name in ("pearson", "spearman")}
     if len(golds) < 2:
         return {"pearson": math.nan, "spearman": math.nan}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of constant input, for which the answer is nan
-        return {
-            "pearson": float(pearsonr(golds, predictions).statistic),
-            "spearman": float(spearmanr(golds, predictions).statistic),
-        }
+        found: list[Any] = [pearsonr(golds, predictions), spearmanr(golds, predictions)]  # named tuples, untyped
+        pearson, spearman = (float(x.statistic) for x in found)
+        return {"pearson": pearson, "spearman": spearman}

@@ -64,6 +64,7 @@ class NER(Task):
         if state is None:
             first = (0, "before", "O")
             return [Option(None, self.head, first)] if self.head else self.options(example, first)
+        assert isinstance(state, tuple)
         i, part, tag = state
         if i == len(items):
             return [Option(None, self.tail, "end")] if self.tail else [END]

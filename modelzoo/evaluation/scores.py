@@ -64,7 +64,9 @@ def evaluate(
         else:
             answers = [Answer.begin(task, e, tokenizer) for e in examples]
             predict.generate(model, backend, ids, answers, batch_size, progress)
-            found = [Prediction(e.id, e.gold, task.answer(a.labels)) for e, a in zip(examples, answers, strict=True)]
+            found = [
+                Prediction(e.id, e.gold, task.answer(a.labels or ())) for e, a in zip(examples, answers, strict=True)
+            ]
     finally:
         model.train(was)
     return score(task, found, count(prompts, soft), resamples)
@@ -79,8 +81,8 @@ def score(task: Task, found: list[Prediction], counts: Counts, resamples: int = 
     return Scores(metrics, around, found, len(known), counts)
 
 
-def _compare(model, backend, task, examples, prompts, tokenizer, length, soft, batch_size, progress):
-    texts = [task.choices(e) for e in examples]
+def _compare(model, backend, task: Task, examples, prompts, tokenizer, length, soft, batch_size, progress):
+    texts = [task.choices(e) or {} for e in examples]
     encoded = {text: tokenizer.encode(text) for choices in texts for text in choices.values()}
     answers = [[encoded[text] for text in choices.values()] for choices in texts]
     values = predict.likelihoods(model, backend, prompts, answers, batch_size, progress)

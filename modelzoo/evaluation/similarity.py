@@ -1,6 +1,7 @@
 """Sentence similarity (BIOSSES): the expected score over label words against people's scores, by correlation."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Similarity(Classification):
     def answer(self, labels: Sequence[str]) -> float:
         return self.config.scale[labels[0]]
 
-    def metrics(self, golds: Sequence[float], predictions: Sequence[float], weights: Weights = None) -> Values:
+    def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
         return metrics.correlation(golds, predictions, weights)
 
     def describe(self) -> str:

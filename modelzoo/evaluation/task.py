@@ -34,7 +34,7 @@ class Task:
     Answers are paths through `options`; single labels may instead be compared by their likelihood (`choices`).
     """
 
-    main_metric: ClassVar[str]
+    main_metric: str
     long_fields: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, name: str, config: Config, template: Template, template_path: str):
@@ -194,6 +194,7 @@ class MultiLabel(Task):
         tail = Option(None, self.tail, "end") if self.tail else END
         if state == "tail":
             return [tail]
+        assert isinstance(state, int)  # the place of the label before, -1 before the first
         before = self.template.separator if state >= 0 else self.lead
         ways = [
             Option(self.order[i], before + self.labels[self.order[i]], i) for i in range(state + 1, len(self.order))

@@ -2,6 +2,7 @@
 
 import torch
 
+from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.interop import hf_config, peft
@@ -20,32 +21,28 @@ def load_adapters(model: GPTModel, init: Init) -> None:
     Raises:
         UserError: a file is missing, damaged, or holds an adapter of another shape than the config's.
     """
-    if init.lora is not None and init.lora.path is not None:
-        _load_lora(model, init)
-    if init.soft_prompt is not None and init.soft_prompt.path is not None:
-        _load_prompt(model, init)
+    if (lora := init.lora) is not None and lora.path is not None:
+        _load_lora(model, init, lora, lora.path)
+    if (prompt := init.soft_prompt) is not None and prompt.path is not None:
+        _load_prompt(model, init, prompt, prompt.path)
 
 
-def _load_lora(model: GPTModel, init: Init) -> None:
-    ours = init.lora
-    theirs, matrices = peft.read_lora(ours.path, init.model, hf_config.choose(init.model))
+def _load_lora(model: GPTModel, init: Init, ours: LoRA, path: str) -> None:
+    theirs, matrices = peft.read_lora(path, init.model, hf_config.choose(init.model))
     modules = tuple(sorted(lora_targets(init.model, ours)))
     if (theirs.r, theirs.target_modules) != (ours.r, modules) or abs(theirs.scale / ours.scale - 1) > 1e-6:
         raise UserError(
-            f"trainer.init.lora.path: {ours.path} has r: {theirs.r}, alpha: {theirs.alpha:g} and target_modules: "
+            f"trainer.init.lora.path: {path} has r: {theirs.r}, alpha: {theirs.alpha:g} and target_modules: "
             f"[{', '.join(theirs.target_modules)}]; give these"
         )
     for name, x in matrices.items():
         model.get_parameter(name).copy_(x)
 
 
-def _load_prompt(model: GPTModel, init: Init) -> None:
-    ours = init.soft_prompt
-    rows, place = peft.read_prompt(ours.path, init.model)
+def _load_prompt(model: GPTModel, init: Init, ours: SoftPrompt, path: str) -> None:
+    rows, place = peft.read_prompt(path, init.model)
     if (len(rows), place) != (ours.tokens, ours.place):
-        raise UserError(
-            f"trainer.init.soft_prompt.path: {ours.path} has tokens: {len(rows)} and place: {place}; give these"
-        )
+        raise UserError(f"trainer.init.soft_prompt.path: {path} has tokens: {len(rows)} and place: {place}; give these")
     words = model.model.embedding_layer.word_embeddings
     assert isinstance(words, SoftPromptEmbedding)
     words.rows = rows

@@ -37,10 +37,10 @@ def of(
     low = LoRA.model_validate(state["lora"]) if "lora" in state else None
     prompt = SoftPrompt.model_validate(state["soft_prompt"]) if "soft_prompt" in state else None
     base = {n: x for n, x in weights.items() if not is_adapter(n)}
-    if prompt is None and low is None:
-        return None, weights, masks, []
     here = os.path.join(out, FOLDER)
     if prompt is None:
+        if low is None:
+            return None, weights, masks, []
         files = peft.lora_files(weights, low, c, family, out)
         return (peft.PEFT_FILES, files), base, masks, [f"{FOLDER}/: LoRA in PEFT's layout; {_peft(here)}"]
     said = []

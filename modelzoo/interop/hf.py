@@ -173,7 +173,8 @@ def to_hf(tensors: Mapping[str, Tensor], c: GPTConfig, family: Family, masks: bo
         for name, other in family.within.items():
             put(ours + name, theirs + other, name in LINEAR)
         if family.packed:
-            _pack(tensors, out, ours, theirs + family.packed[0], c, family, masks)
+            module, order = family.packed
+            _pack(tensors, out, ours, theirs + module, order, c, family, masks)
     if not c.share_embedding_weights:
         head = "embed_out" if family is NEOX else "lm_head"
         put(HEAD, head, False)
@@ -188,7 +189,7 @@ def _biased(c: GPTConfig, family: Family, ours: str) -> bool:
     return attention if "self_attn" in ours else c.use_ffn_bias if ".ffn." in ours else False
 
 
-def _pack(tensors, out, ours: str, theirs: str, c: GPTConfig, family: Family, masks: bool) -> None:
+def _pack(tensors, out, ours: str, theirs: str, order: str, c: GPTConfig, family: Family, masks: bool) -> None:
     for kind in ("weight", "bias"):
         parts = [tensors.get(f"{ours}{p}.{kind}") for p in QKV]
         if all(p is None for p in parts):
@@ -200,7 +201,7 @@ def _pack(tensors, out, ours: str, theirs: str, c: GPTConfig, family: Family, ma
         if family.half:
             parts[:2] = [_halve(p, c) for p in parts[:2]]
         x = torch.stack(parts)  # [3, inner, ...]
-        if family.packed[1] == "heads":
+        if order == "heads":
             x = x.unflatten(1, (c.num_heads, -1)).transpose(0, 1)  # [heads, 3, head_dim, ...]
             x = x.flatten(0, 2)
         else:
@@ -227,6 +228,7 @@ def from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool = False) 
     tied = theirs.pop("lm_head.weight", None) if c.share_embedding_weights else None
     if tied is not None and not torch.equal(tied, theirs[f"{GPT2.top[WORDS]}.weight"]):
         raise UserError("lm_head.weight differs from transformer.wte.weight, yet the config ties them")
+    assert GPT2.packed is not None
     names = {ours: other for ours, other in GPT2.top.items()}
     if not c.share_embedding_weights:
         names[HEAD] = "lm_head"

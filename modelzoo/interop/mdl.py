@@ -71,11 +71,12 @@ def _filter(path: str) -> None:
 
 
 def _leaves(path: str, file: h5py.File, wanted) -> Iterator[tuple[str, Any]]:
-    for attribute in file.attrs:
+    for attribute in map(str, file.attrs):
         key = attribute.removesuffix(".__metadata__")
         if attribute == key or attribute.startswith("__") and "." not in attribute or not wanted(key):
             continue
-        about = json.loads(file.attrs[attribute]).get(attribute)
+        text: Any = file.attrs[attribute]
+        about = json.loads(text).get(attribute)
         if about is None:
             raise UserError(f"{path}: {key}: is nested in a way that this version does not read")
         kind = about.get("__TYPE__")
@@ -99,11 +100,12 @@ def _leaves(path: str, file: h5py.File, wanted) -> Iterator[tuple[str, Any]]:
 
 def _old_leaves(path: str, file: h5py.File, wanted) -> Iterator[tuple[str, Any]]:
     """Formats 0.1 to 0.4: each leaf is a dataset that says its own kind."""
-    for key in file:
+    for key in map(str, file):
         if not wanted(key):
             continue
         data = _dataset(path, file, key)
-        about, kind = data.attrs, data.attrs.get("__H5_TYPE__")
+        about: Any = data.attrs
+        kind = about.get("__H5_TYPE__")
         bits = torch.bfloat16 if about.get("is_bfloat16") else None
         if kind == "StringH5Type" or about.get("is_string"):
             yield key, str(about["string_value" if kind else "string_val"])

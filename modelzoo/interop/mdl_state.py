@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelzoo.config.base import OneOf
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.patterns import matches
@@ -95,9 +96,15 @@ def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], 
     }
 
 
+def _optimizer(init: Init) -> OneOf:
+    """The config's optimizer, without which no run has moments."""
+    assert init.optimizer is not None
+    return init.optimizer
+
+
 def _their_moments(name: str, moments: Mapping[str, Tensor], init: Init) -> dict[str, Tensor]:
     found = {entry: moments[f"{name}/{entry}"] for entry in SHARED if f"{name}/{entry}" in moments}
-    o = init.optimizer.value
+    o = _optimizer(init).value
     if f"{name}/step" in moments and o.correct_bias:
         step = float(moments[f"{name}/step"]) + 1
         for i, beta in enumerate(o.betas, 1):
@@ -106,16 +113,16 @@ def _their_moments(name: str, moments: Mapping[str, Tensor], init: Init) -> dict
 
 
 def _settings(found, init: Init, step: int) -> list[dict[str, Any]]:
-    o, scaled, first, done = init.optimizer.value, any(s != 1.0 for _, s, _ in found), 0, []
+    o, scaled, first, done = _optimizer(init).value, any(s != 1.0 for _, s, _ in found), 0, []
     lr = learning_rate(init.schedulers[0].value, step) if init.schedulers else 1e-3 if o.lr is None else o.lr
     for decays, scale, names in found:
         decay = o.weight_decay if decays else 0.0
         own: dict[str, Any] = {"lr": lr * scale}
-        if init.optimizer.name == "SGD":
+        if _optimizer(init).name == "SGD":
             own |= {"momentum": o.momentum, "dampening": o.dampening, "weight_decay": decay, "nesterov": o.nesterov}
             own |= {"maximize": False}
         else:
-            l2 = init.optimizer.name == "Adam"
+            l2 = _optimizer(init).name == "Adam"
             own |= {"betas": tuple(o.betas), "eps": o.eps, "correct_bias": o.correct_bias, "amsgrad": False}
             own |= {"weight_decay": 0.0 if l2 else decay, "l2_regularization_rate": decay if l2 else 0.0}
         if scaled:
@@ -201,15 +208,15 @@ def _our_moments(path: str, leaves, names: list[str], sizes, init: Init, ours: b
             found[f"{name}/{entry}"] = x.float().masked_fill(torch.isnan(x), 0.0)
         elif entry == "beta2_power" and not ours:
             found[f"{name}/step"] = torch.tensor(_step(float(x), init, leaves.get("global_step")))
-    adam = init.optimizer is not None and init.optimizer.name != "SGD"
-    if adam and not ours and not init.optimizer.value.correct_bias:
+    own = init.optimizer
+    if own is not None and own.name != "SGD" and not ours and not own.value.correct_bias:
         found |= {f"{k.rpartition('/')[0]}/step": torch.tensor(FOREVER) for k in list(found) if k.endswith("/exp_avg")}
     return found
 
 
 def _step(power: float, init: Init, global_step) -> float:
     """The step count behind beta2 ** (step + 1); the file's global step where float32 has lost it."""
-    beta = init.optimizer.value.betas[1]
+    beta = _optimizer(init).value.betas[1]
     if 1e-30 < power < 1.0 and 0 < beta < 1:
         return float(round(math.log(power) / math.log(beta)) - 1)
     return float(global_step or 0)

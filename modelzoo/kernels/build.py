@@ -57,9 +57,16 @@ def _run(command: list[str], folder: str | None = None) -> str:
         OSError: it failed for want of space, which another folder may have.
     """
     env = {**os.environ, "LC_ALL": "C"} | ({"TMPDIR": folder} if folder else {})
-    text = {"encoding": "utf-8", "errors": "replace"}
     try:
-        done = subprocess.run(command, capture_output=True, cwd=folder, env=env, stdin=subprocess.DEVNULL, **text)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            cwd=folder,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            encoding="utf-8",
+            errors="replace",
+        )
     except OSError as e:
         raise Unavailable(f"{command[0]}: {e.strerror}") from None
     if done.returncode:
@@ -86,7 +93,7 @@ def _compile(compiler: list[str], source: Path, name: str, work: str) -> bytes:
         if failed:
             _say(f"compiled {source.name} for {TITLES[weaker]} instead, which is slower: {failed}")
         return Path(work, "kernel.so").read_bytes()
-    raise failed
+    raise failed or Unavailable(f"no class of processors is as weak as {name}")
 
 
 def _whole(library: Path) -> bool:
@@ -142,6 +149,7 @@ def _open(source_name: str, folder: Path, name: str) -> ctypes.CDLL:
 @functools.cache
 def _load(source_name: str, name: str) -> ctypes.CDLL | Unavailable:
     """The library, or why there is none: asked once per process and class."""
+    failed = Unavailable("there is no folder to keep them in")
     try:
         for folder in cache_folders():
             try:

@@ -30,7 +30,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             part = slice(start, min(start + rows, n))
             logits = F.linear(x[part], w, b)  # [rows, vocab]
             cross_entropy_(logits, labels[part], losses[part], needs)
-            if not needs:
+            if dx is None:
                 continue
             torch.mm(logits, w, out=dx[part])
             if weight.requires_grad:
@@ -40,14 +40,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if bias is not None and bias.requires_grad:
                 part_db = logits.t().mv(loss_mask[part].to(dtype)).float()
                 db = part_db if db is None else db.add_(part_db)
-        if needs:
+        if dx is not None:
             dx *= (loss_mask * scale).unsqueeze(1).to(dtype)
         ctx.save_for_backward(dx, dw, db)
         ctx.dtypes, ctx.scale = (hidden.dtype, weight.dtype), scale
         return torch.dot(losses, loss_mask)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, grad):  # pyright: ignore[reportIncompatibleMethodOverride]  one output, one gradient
         dx, dw, db = ctx.saved_tensors
         if db is not None:
             db = db * (grad * ctx.scale)

@@ -72,8 +72,9 @@ def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layou
         if need_dense:
             dense = (lines.t() @ rows).to(torch.promote_types(x.dtype, torch.float32))
         if need_values:
-            dvalues = (pack(dense, layout) if need_dense else kernel.backward_w(lines, rows, layout)).to(values.dtype)
-        if need_bias:
+            found = kernel.backward_w(lines, rows, layout) if dense is None else pack(dense, layout)
+            dvalues = found.to(values.dtype)
+        if need_bias and bias is not None:
             dbias = sum_rows(lines).to(bias.dtype)
     return dx, dvalues, dbias, dense
 
@@ -87,8 +88,9 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dy):
-        return *_gradients(dy, *ctx.saved_tensors, ctx.layout, ctx.needs_input_grad[:4]), None
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]  one output, one gradient
+        x, values, bias = ctx.saved_tensors
+        return *_gradients(dy, x, values, bias, ctx.layout, ctx.needs_input_grad[:4]), None
 
 
 # The same for torch.compile: operators that take a layout apart, since an operator's arguments are tensors and numbers.

@@ -10,12 +10,10 @@ from modelzoo.kernels.build import Unavailable, library, pointer
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-def _served(x: Tensor, dtypes=DTYPES) -> bool:
-    """Whether the compiled passes can take `x`."""
-    return x.device.type == "cpu" and x.dtype in dtypes and x.is_contiguous() and _library() is not None
-
-
-def _library() -> ctypes.CDLL | None:
+def _compiled(x: Tensor, dtypes=DTYPES) -> ctypes.CDLL | None:
+    """The compiled passes, where they can take `x`."""
+    if x.device.type != "cpu" or x.dtype not in dtypes or not x.is_contiguous():
+        return None
     try:
         return library("rows")
     except Unavailable:
@@ -31,10 +29,11 @@ def sum_rows(x: Tensor) -> Tensor:
 
     torch would make a float32 copy of a bfloat16 `x` first.
     """
-    if not _served(x):
+    compiled = _compiled(x)
+    if compiled is None:
         return x.sum(0, dtype=torch.promote_types(x.dtype, torch.float32))
     sums = torch.empty(x.shape[1])
-    _library().rows_sum(_bf16(x), torch.get_num_threads(), *map(ctypes.c_int64, x.shape), pointer(x), pointer(sums))
+    compiled.rows_sum(_bf16(x), torch.get_num_threads(), *map(ctypes.c_int64, x.shape), pointer(x), pointer(sums))
     return sums
 
 
@@ -48,10 +47,11 @@ def zero_dead(x: Tensor, keep: Tensor) -> float | None:
         The sum of squares of what is left, where it could be had on the way (in float64, added in a fixed order for
         any number of threads), else None.
     """
-    if _served(x, (torch.float32,)) and keep.is_contiguous():
+    compiled = _compiled(x, (torch.float32,))
+    if compiled is not None and keep.is_contiguous():
         square = ctypes.c_double()
         arguments = torch.get_num_threads(), ctypes.c_int64(x.numel()), pointer(x), pointer(keep), ctypes.byref(square)
-        _library().rows_zero_dead(*arguments)
+        compiled.rows_zero_dead(*arguments)
         return square.value
     # AND on the bits: selection like masked_fill, at a third of its time (it vectorises; masked_fill does not).
     x.view(torch.int32).bitwise_and_(keep)

@@ -46,7 +46,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias) if unavailable(weight, dtype) else _compressed(x, weight, bias)
 
 
-@torch.compiler.disable  # a compressed tensor is a subclass with kernels of its own: the compiler goes round it
+@torch.compiler.disable()  # a compressed tensor is a subclass with kernels of its own: the compiler goes round it
 def _compressed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Linear.apply(x, weight, bias)
 
@@ -60,7 +60,7 @@ class _Linear(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, dy):
+    def backward(ctx, dy):  # pyright: ignore[reportIncompatibleMethodOverride]  one output, one gradient
         x, weight = ctx.saved_tensors
         lines = dy.flatten(0, -2)
         dx, dweight, dbias = ctx.needs_input_grad

@@ -28,7 +28,7 @@ ACTIVATIONS = {
 }
 
 
-def norm(c: GPTConfig) -> nn.Module:
+def norm(c: GPTConfig) -> nn.RMSNorm | nn.LayerNorm:
     if c.norm_type == "rmsnorm":
         return nn.RMSNorm(c.hidden_size, eps=c.layer_norm_epsilon)
     return nn.LayerNorm(c.hidden_size, eps=c.layer_norm_epsilon, bias=c.norm_type == "layernorm")
@@ -95,13 +95,12 @@ class FeedForwardLayer(nn.Module):
         self.gated = activation is not None and activation.endswith("glu")
         if self.gated:
             self.linear_layer_for_glu = nn.Linear(into, out, bias=bias)
-        self.activation = ACTIVATIONS[activation] if activation else None
+        self.activation = ACTIVATIONS[activation or "linear"]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.gated:
             return self.linear_layer(x) * self.activation(self.linear_layer_for_glu(x))
-        x = self.linear_layer(x)
-        return self.activation(x) if self.activation else x
+        return self.activation(self.linear_layer(x))
 
 
 class FeedForward(nn.Module):
@@ -139,6 +138,8 @@ class PositionEmbedding(nn.Module):
 
 
 class EmbeddingLayer(nn.Module):
+    fpe: Tensor  # [max_position_embeddings, hidden_size], of fixed positions
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.kind, self.offset = c.position_embedding_type, c.position_embedding_offset
@@ -170,6 +171,9 @@ class Decoder(nn.Module):
 class GPT(nn.Module):
     """Tokens to hidden states to logits."""
 
+    slopes: Tensor  # [heads], of alibi
+    rope_rates: Tensor  # [rotary_width]
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.config = c
@@ -184,7 +188,7 @@ class GPT(nn.Module):
         rate = c.dropout_rate if c.embedding_dropout_rate is None else c.embedding_dropout_rate
         self.drop_embd = nn.Dropout(rate)
         self.output_scale = 1.0
-        if c.mup:
+        if c.mup_base_hidden_size is not None:
             mult = c.hidden_size / c.mup_base_hidden_size
             self.output_scale = (c.output_logits_alpha or 1.0) / (mult if c.scale_output_logits_by_d else mult**0.5)
         if c.position_embedding_type == "alibi":

@@ -20,7 +20,7 @@ def keyed(seed: int, name: str) -> torch.Generator:
 def fill(weight: Tensor, init: Initializer) -> None:
     """Draw `weight` in place from the distribution that `init` names."""
     name, mode = init.name.replace("glorot", "xavier"), init.mode
-    if name == "constant":
+    if init.val is not None:  # constant, which alone takes one
         weight.fill_(init.val)
     elif name == "ones":
         weight.fill_(1.0)
@@ -72,8 +72,8 @@ def initialize(model: nn.Module, c: GPTConfig) -> None:
     """
     default = Initializer(name="truncated_normal", std=c.initializer_range)
     depth = (2 * c.num_hidden_layers) ** -0.5
-    width = (c.hidden_size / c.mup_base_hidden_size) ** -0.5 if c.mup else 1.0
-    ffn_width = (c.filter_size / c.mup_base_filter_size) ** -0.5 if c.mup else 1.0
+    width = (c.hidden_size / c.mup_base_hidden_size) ** -0.5 if c.mup_base_hidden_size else 1.0
+    ffn_width = (c.filter_size / c.mup_base_filter_size) ** -0.5 if c.mup_base_filter_size else 1.0
     attention = c.initializer or default
     ffn = c.ffn_initializer or c.initializer or default
     output = c.output_layer_initializer

@@ -27,9 +27,9 @@ class LoRALinear(nn.Linear):
         self.lora_A = nn.Parameter(linear.weight.new_empty(config.r, self.in_features))
         self.lora_B = nn.Parameter(linear.weight.new_zeros(self.out_features, config.r))
 
-    def forward(self, x: Tensor) -> Tensor:
-        low = F.linear(F.dropout(x, self.dropout, self.training) if self.dropout else x, self.lora_A)
-        return super().forward(x) + F.linear(low, self.lora_B) * self.scale
+    def forward(self, input: Tensor) -> Tensor:
+        low = F.linear(F.dropout(input, self.dropout, self.training) if self.dropout else input, self.lora_A)
+        return super().forward(input) + F.linear(low, self.lora_B) * self.scale
 
 
 def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> None:
@@ -39,7 +39,9 @@ def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> 
     """
     for name in targets:
         parent, _, last = name.rpartition(".")
-        made = LoRALinear(model.get_submodule(name), config)
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear), name  # `lora_targets` names no other
+        made = LoRALinear(linear, config)
         setattr(model.get_submodule(parent), last, made)
         if made.weight.device.type not in ("meta", "lazy"):
             bound = 1 / math.sqrt(made.in_features)  # kaiming_uniform with a = sqrt(5)

@@ -102,6 +102,8 @@ def lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
     Raises:
         UserError: a pattern that matches none.
     """
-    linear = {n.removesuffix(".weight"): s.size for n, s in parameters(config).items() if s.kind == "linear"}
+    linear = {
+        n.removesuffix(".weight"): (s.size[0], s.size[1]) for n, s in parameters(config).items() if s.kind == "linear"
+    }
     check_match("trainer.init.lora.target_modules", lora.target_modules, linear, "linear module")
     return {n: size for n, size in linear.items() if any(matches(n, p) for p in lora.target_modules)}

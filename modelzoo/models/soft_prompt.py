@@ -38,11 +38,11 @@ class SoftPromptEmbedding(nn.Embedding):
         self.config, self.seed, self.word_ids, self.rows = config, seed, word_ids, rows
         self.soft_prompt = nn.Parameter(words.weight.new_empty(config.tokens, words.embedding_dim))
 
-    def forward(self, input_ids: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[b, t] ids below vocab_size + tokens to [b, t, hidden_size]."""
-        ours = input_ids >= self.num_embeddings
-        words = F.embedding(input_ids.masked_fill(ours, 0), self.weight)
-        prompt = F.embedding((input_ids - self.num_embeddings).clamp(min=0), self.soft_prompt)
+        ours = input >= self.num_embeddings
+        words = F.embedding(input.masked_fill(ours, 0), self.weight)
+        prompt = F.embedding((input - self.num_embeddings).clamp(min=0), self.soft_prompt)
         return torch.where(ours.unsqueeze(-1), prompt, words)  # selects, so neither gets the other's gradient
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class SoftPromptEmbedding(nn.Embedding):
         elif how == "vocab_mean":
             rows = self.weight.mean(0, keepdim=True).expand(n, -1)
         else:
-            chosen = self.word_ids
+            chosen = self.word_ids or []
             if how == "sample_vocab":
                 chosen = torch.randperm(self.num_embeddings, generator=generator)[:n].tolist()
             rows = self.weight[[chosen[i % len(chosen)] for i in range(n)]]

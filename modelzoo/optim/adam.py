@@ -83,7 +83,8 @@ class AgedAdam(torch.optim.Adam):
         for group, decay in zip(self.param_groups, decays, strict=True):
             moving = [p for p in group["params"] if p.grad is not None]
             if decay and moving:
-                torch._foreach_mul_(moving, 1 - group["lr"] * decay)
+                for p in moving:
+                    p.mul_(1 - group["lr"] * decay)
             group["weight_decay"] = 0.0
         self.decoupled = False
         try:

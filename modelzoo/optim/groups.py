@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from modelzoo.config import optim as c
+from modelzoo.config.base import OneOf
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.patterns import matches
 from modelzoo.optim.adam import AgedAdam
@@ -20,7 +21,7 @@ def lr_scale(name: str, model: GPTConfig, density: Mapping[str, float] = Mapping
     The model's defaults (Model Zoo's GPT2LMHeadModel) hold unless `lr_adjustment_groups` overrides a group's scale.
     """
     scales = dict.fromkeys(MUP_GROUPS, 1.0)
-    if model.mup:
+    if model.mup_base_hidden_size is not None and model.mup_base_filter_size is not None:
         scales["decoder_attention"] = scales["decoder_input_ffn"] = model.mup_base_hidden_size / model.hidden_size
         scales["decoder_output_ffn"] = model.mup_base_filter_size / model.filter_size
     patterns: dict[str, tuple[str, ...]] = dict(MUP_GROUPS)
@@ -60,7 +61,7 @@ def param_groups(
 
 
 def build(
-    config: c.Optimizer,
+    config: OneOf,
     model: nn.Module,
     kinds: Mapping[str, str],
     model_config: GPTConfig,

@@ -109,6 +109,7 @@ class RigL(SET):
     needs_gradient = True
 
     def grow_score(self, name, weight, grad, step):
+        assert grad is not None  # needs_gradient
         return grad.abs()
 
 

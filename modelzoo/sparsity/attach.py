@@ -22,7 +22,7 @@ from modelzoo.sparsity.parameter import SparseParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select
 from modelzoo.sparsity.storage import store
 
-State = Mapping[nn.Parameter, MutableMapping[str, Any]]  # an optimizer's
+State = Mapping[Any, MutableMapping[str, Any]]  # an optimizer's, by parameter; torch's own type has tensors for keys
 
 
 class Group:

@@ -75,8 +75,8 @@ class Static(ours.Static):
         level = value32(self.group.sparsity, torch.tensor(step), self.group.update).clamp(0.0, 1.0)
         return int(((1 - level) * torch.tensor(row, dtype=torch.float32)).int())
 
-    def rows(self, x: Tensor) -> Tensor:
-        return masks.as_rows(x, self.group.balance_in_groups, self.group.balance_out_groups)
+    def rows(self, scores: Tensor) -> Tensor:
+        return masks.as_rows(scores, self.group.balance_in_groups, self.group.balance_out_groups)
 
     def choose(self, scores: Tensor, k: int) -> Tensor:
         """The k best of each row as torch.topk finds them."""

@@ -95,9 +95,11 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, layout: packed.Layout):
         super().__init__()
-        self.layout, self.probe = layout, None
+        self.layout = layout
+        self.probe: Tensor | None = None
         values = packed.pack(linear.weight.detach(), layout)
         self.weight = nn.Parameter(values, requires_grad=linear.weight.requires_grad)
+        self.bias: nn.Parameter | None
         self.register_parameter("bias", linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,8 +114,8 @@ class SemiStructuredLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
 
-    def forward(self, x: Tensor) -> Tensor:
-        return semi_structured.linear(x, self.weight, self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return semi_structured.linear(input, self.weight, self.bias)
 
 
 class PackedParameter(SparseParameter):

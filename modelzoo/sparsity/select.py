@@ -70,7 +70,9 @@ def check_sides(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> N
         ("block", columns if columns > 1 else None, 1),
     )
     for key, divisor, side in wanted:
-        for name, size in sizes.items() if divisor else ():
+        if divisor is None:
+            continue
+        for name, size in sizes.items():
             if len(size) != 2 or size[side] % divisor:
                 near = sorted(_divisors(size[side]), key=lambda d: (abs(d - divisor), d))[:3] if len(size) == 2 else []
                 fitting = f" ({', '.join(map(str, sorted(near)))})" if near else ""
@@ -100,8 +102,9 @@ def group_counts(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], spa
 
 def base_ratios(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], sparsity: float) -> dict[str, float]:
     """Each parameter's density at `sparsity`, in units of the group's `mup_base_density`."""
-    counts = group_counts(group, sizes, sparsity)
-    return {n: counts[n] / math.prod(size) / group.mup_base_density for n, size in sizes.items()}
+    counts, base = group_counts(group, sizes, sparsity), group.mup_base_density
+    assert base is not None, "no base to relate to"
+    return {n: counts[n] / math.prod(size) / base for n, size in sizes.items()}
 
 
 def live_count(numel: int, sparsity: float) -> int:

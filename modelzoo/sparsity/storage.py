@@ -43,6 +43,7 @@ def store(
         kernel = choose.choose(layout, p.weight.device, dtype)
         why = _kept_whole(group, linear, last, pays(layout, kernel, dtype))
         if why is None:
+            assert isinstance(linear, nn.Linear)  # `_kept_whole` names a reason for any other
             module = PackedLinear(linear, layout)
             _replace(model, path, module)
             p = PackedParameter(p, module)
@@ -57,12 +58,11 @@ def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: to
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
-        if type(linear) is not nn.Linear or last != "weight":
-            why = f"{type(linear).__name__} has no compressed form"
-        else:
+        why = f"{type(linear).__name__} has no compressed form"
+        if type(linear) is nn.Linear and last == "weight":
             why = semi_structured.unavailable(p.weight, dtype)
-        if not why:
-            _replace(model, path, SemiStructuredLinear(linear))
+            if not why:
+                _replace(model, path, SemiStructuredLinear(linear))
         said[f"multiplied whole: {why}" if why else "compressed in each product, on sparse tensor cores"] += 1
     return [f"storage    {n} weights 2:4 under masks, {how}" for how, n in said.items()]
 
