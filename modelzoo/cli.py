@@ -7,7 +7,6 @@ import sys
 
 from modelzoo import host, verbs, version
 from modelzoo.config.errors import UserError
-from modelzoo.training.run_length import total_steps
 
 EXAMPLES = """
 examples:
@@ -199,6 +198,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.kernels.processor import processor_class
     from modelzoo.planning import lengths, plan, plan_text, start_checkpoint
     from modelzoo.tasks import convert_config
+    from modelzoo.training.run_length import total_steps
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
     dry = args.validate_only or args.compile_only
