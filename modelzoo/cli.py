@@ -261,8 +261,8 @@ def _run(args: argparse.Namespace, command: str) -> None:
     elif args.mode == "evaluate":
         from modelzoo.scoring import score as scoring
 
-        request = scoring.Request(scoring.listed(args.tasks), args.data_dir, args.split, args.eval_batch_size)
-        scoring.evaluate(config, options, request)
+        request = scoring.Request(scoring.split_names(args.tasks), args.data_dir, args.split, args.eval_batch_size)
+        scoring.score_checkpoints(config, options, request)
     elif args.mode == "finetune":
         from modelzoo.finetuning.finetune import finetune
 

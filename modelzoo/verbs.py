@@ -49,9 +49,9 @@ def _import_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from modelzoo.interop.import_checkpoint import bring
+    from modelzoo.interop.import_checkpoint import import_checkpoint
 
-    print(bring(args.source, args.out, args.params, args.weights))
+    print(import_checkpoint(args.source, args.out, args.params, args.weights))
 
 
 def _prompt_arguments(p: argparse.ArgumentParser) -> None:
@@ -102,13 +102,13 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _search(args: argparse.Namespace) -> None:
-    from modelzoo.scoring.prompt_search import Request, search
+    from modelzoo.scoring.prompt_search import Request, search_prompts
 
     request = Request(
         args.checkpoint, args.task, args.output, tuple(args.templates), args.params, args.data_dir, args.split,
         args.eval_batch_size, args.target,
     )  # fmt: skip
-    print(search(request))
+    print(search_prompts(request))
 
 
 VERBS = {

@@ -29,12 +29,12 @@ Pattern = tuple[tuple[str, Any], ...]
 NO_PATTERNS: Mapping[str, Pattern] = MappingProxyType({})
 
 
-def masks_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def read_masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The masks among a checkpoint's model tensors, by the name of the parameter."""
     return {n: x.bool() for n, x in split_masks(tensors)[1].items()}
 
 
-def patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
+def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
     """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
 
     A mask that looks otherwise (the section of an imported checkpoint may be another's) is one of single weights.
@@ -63,7 +63,7 @@ def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
     return even and int(live.sum()) * math.prod(block) == int(mask.sum())
 
 
-def training(
+def make_config(
     config: Config, masks: Masks, path: str, data_dir: str, patterns: Mapping[str, Pattern] = NO_PATTERNS
 ) -> Config:
     """The config with the training data and the sparsity of a fine-tuning run. Arguments as in `sparsity`.
@@ -81,13 +81,13 @@ def training(
         "shuffle_seed": init.seed,
     }
     changes = {
-        "init": init.model_copy(update={"sparsity": sparsity(section, init.sparsity, masks, path, patterns)}),
+        "init": init.model_copy(update={"sparsity": make_sparsity(section, init.sparsity, masks, path, patterns)}),
         "fit": Fit.model_validate({"train_dataloader": loader}),
     }
     return config.model_copy(update={"trainer": config.trainer.model_copy(update=changes)})
 
 
-def sparsity(
+def make_sparsity(
     config: Finetune,
     own: tuple[SparsityGroup, ...],
     masks: Masks,
@@ -144,7 +144,7 @@ def _level(mask: Tensor) -> float:
 def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
     """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
     limit = max(0.999, level)
-    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+    return SparsityGroup(make_sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
 
 
 def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
@@ -153,7 +153,7 @@ def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
     return SparsityGroup(
         algorithm="rigl",
-        sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
+        make_sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
         drop_fraction=0.0,
         update=Update(steps=steps),
         param_filter=tuple(names),
@@ -161,19 +161,19 @@ def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     )
 
 
-def states(config: Finetune, sparse: bool) -> tuple[str, ...]:
+def list_states(config: Finetune, sparse: bool) -> tuple[str, ...]:
     """The parts of the checkpoint that fine-tuning starts from. `sparse`: masks are taken over."""
     found = ("model", "sparsity") if sparse else ("model",)
     return (*found, "optimizer") if config.optimizer == "keep" else found
 
 
-def keeps_ages(config: Finetune) -> bool:
-    """Whether lifted weights join an optimizer that has long been counting, and so need ages of their own."""
+def needs_ages(config: Finetune) -> bool:
+    """Whether weights without a mask any more join an optimizer that has been counting, and so need their own ages."""
     return config.masks == "lift" and config.optimizer == "keep"
 
 
-def make_room_for_ages(run: TrainState, init: Init) -> None:
-    """Let Adam count each weight's bias correction from its own birth (all from step 0, until told)."""
+def add_ages(run: TrainState, init: Init) -> None:
+    """Give each weight an age of its own for Adam's bias correction; all start at step 0 (`start_ages` sets others)."""
     linear = {n for n, s in parameters(init.model).items() if s.kind == "linear"}
     for name, p in run.model.named_parameters():
         entries = run.optimizer.state.get(p, {})
@@ -181,15 +181,15 @@ def make_room_for_ages(run: TrainState, init: Init) -> None:
             entries["born"] = torch.zeros_like(p, dtype=torch.int32)
 
 
-def be_born(run: TrainState, masks: Masks) -> None:
-    """The weights that `masks` held off are born now: their moments are zero, the optimizer's count is not."""
+def start_ages(run: TrainState, masks: Masks) -> None:
+    """Weights that were masked start now: record the optimizer's step as their birth, so bias correction restarts."""
     for name, p in run.model.named_parameters():
         entries = run.optimizer.state.get(p, {})
         if name in masks and "born" in entries:
             entries["born"].masked_fill_(~masks[name].to(p.device), int(entries["step"]))
 
 
-def said(config: Finetune, masks: Masks) -> str:
+def describe_masks(config: Finetune, masks: Masks) -> str:
     """What becomes of the masks, in a few words."""
     mode = config.masks
     if not masks:

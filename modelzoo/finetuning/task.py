@@ -21,7 +21,7 @@ from modelzoo.train_state import TrainState
 
 
 @dataclass
-class Judge:
+class FinetuneTask:
     """A task with all that scoring needs. Examples are read once for each split and fold."""
 
     task: Task
@@ -33,7 +33,7 @@ class Judge:
     _read: dict[tuple[str, int], list[Example]] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, section: Finetune, init: Init, tokenizer: Tokenizer) -> "Judge":
+    def open(cls, section: Finetune, init: Init, tokenizer: Tokenizer) -> "FinetuneTask":
         """The task of a finetune section, held against the model.
 
         Raises:
@@ -50,10 +50,10 @@ class Judge:
         overrides = [f"data_dir={section.data_dir}"] if section.data_dir else []
         task = load_task(section.task, overrides)
         limits = {"train": section.num_examples, "dev": section.num_dev_examples}
-        judge = cls(task, tokenizer, length, Soft.of(init), section.eval_batch_size, limits)
-        if not judge.has_folds and section.folds != (0,):
-            raise UserError(f"trainer.finetune.folds: {judge.name} has no folds; remove the key")
-        return judge
+        made = cls(task, tokenizer, length, Soft.of(init), section.eval_batch_size, limits)
+        if not made.has_folds and section.folds != (0,):
+            raise UserError(f"trainer.finetune.folds: {made.name} has no folds; remove the key")
+        return made
 
     @property
     def name(self) -> str:
@@ -75,7 +75,7 @@ class Judge:
             self._read[split, fold] = self.task.examples(split, fold)[: self.limits.get(split)]
         return self._read[split, fold]
 
-    def training(self, fold: int) -> tuple[np.ndarray, Counts]:
+    def encode_training(self, fold: int) -> tuple[np.ndarray, Counts]:
         """The training rows [n, 3, length] int32, and what was cut."""
         return encode_training(self.task, self.examples("train", fold), self.tokenizer, self.length, self.soft)
 
@@ -87,13 +87,13 @@ class Judge:
             batch_size=self.batch_size, resamples=resamples,
         )  # fmt: skip
 
-    def majority(self, split: str, fold: int) -> dict[str, float]:
+    def score_constant(self, split: str, fold: int) -> dict[str, float]:
         """The metrics of the answer that is best when always given (by the training split): what to beat."""
         known = [e for e in self.examples(split, fold) if e.gold is not None]
         return self.task.metrics([e.gold for e in known], self.task.baseline(self.examples("train", fold), known))
 
 
-def table(results: Sequence[Mapping[str, Any]]) -> str:
+def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     """The runs of a command: each metric's mean over runs, its 95 % interval by Student's t, and the majority's."""
     lines = []
     for split in results[0]["scores"]:

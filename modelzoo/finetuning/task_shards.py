@@ -11,13 +11,13 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import replacing, write_text
-from modelzoo.finetuning.task import Judge
+from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.progress import Progress
 
 SHARD = f.SHARD_NAME.format(process=0, chunk=0)
 
 
-def write(folder: str, judge: Judge, fold: int, out: Progress) -> str:
+def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress) -> str:
     """Encode the training examples of `fold` into `folder`; what lies there already, equal to the byte, stays.
 
     The tokenizer goes beside them, as preprocessing leaves it.
@@ -25,12 +25,12 @@ def write(folder: str, judge: Judge, fold: int, out: Progress) -> str:
     Raises:
         UserError: an example that does not fit, a disk that is full, or other examples in the folder.
     """
-    data, counts = judge.training(fold)
+    data, counts = task.encode_training(fold)
     manifest = {
-        "vocab_size": judge.tokenizer.size,
-        "eos_id": judge.tokenizer.eos,
-        "task": judge.name,
-        "template": judge.task.template_path,
+        "vocab_size": task.tokenizer.size,
+        "eos_id": task.tokenizer.eos,
+        "task": task.name,
+        "template": task.task.template_path,
         "fold": fold,
         "counts": counts._asdict(),
         "shards": [{"file": SHARD, "examples": len(data), "data_sha256": hashlib.sha256(data.tobytes()).hexdigest()}],
@@ -50,7 +50,7 @@ def write(folder: str, judge: Judge, fold: int, out: Progress) -> str:
     try:
         os.makedirs(folder, exist_ok=True)
         _write_shard(os.path.join(folder, SHARD), data)
-        write_text(os.path.join(folder, f.TOKENIZER), read_tokenizer(judge.tokenizer.name))
+        write_text(os.path.join(folder, f.TOKENIZER), read_tokenizer(task.tokenizer.name))
         write_text(path, text)  # last: where it lies, the rest is whole
     except OSError as e:
         raise UserError(

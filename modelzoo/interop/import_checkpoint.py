@@ -25,7 +25,7 @@ from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.run_folder import RunFolder
 
 
-def bring(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:
+def import_checkpoint(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:
     """Write `<out>/checkpoints/step_N` and `<out>/config.yaml` from `source`.
 
     Args:

@@ -21,7 +21,7 @@ from modelzoo.training import state
 from modelzoo.training.build import Options, build
 
 
-class Subject(NamedTuple):
+class LoadedModel(NamedTuple):
     """A model to score."""
 
     path: str
@@ -37,7 +37,7 @@ class Subject(NamedTuple):
         return self.choice.backend
 
 
-def paths(config: Config, options: Options) -> list[str]:
+def find_checkpoints(config: Config, options: Options) -> list[str]:
     """The checkpoints that the command names (several: seeds of one experiment), or the newest of the run folder."""
     if options.checkpoint_path is None:
         return [start_checkpoint.find(options.model_dir)]
@@ -45,7 +45,7 @@ def paths(config: Config, options: Options) -> list[str]:
     return [p if exported.is_folder(p) else start_checkpoint.find(p) for p in named]
 
 
-def load(path: str, config: Config, options: Options) -> Subject:
+def load_model(path: str, config: Config, options: Options) -> LoadedModel:
     """The model at `path` on its device.
 
     Raises:
@@ -55,7 +55,7 @@ def load(path: str, config: Config, options: Options) -> Subject:
     return _folder(path, config, choice) if exported.is_folder(path) else _ours(path, config, options, choice)
 
 
-def _ours(path: str, config: Config, options: Options, choice: Choice) -> Subject:
+def _ours(path: str, config: Config, options: Options, choice: Choice) -> LoadedModel:
     init = config.trainer.init
     run = build(config, choice)
     files, saved = mdl_state.load(path, init, None)
@@ -68,17 +68,17 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Subjec
     facts["parameters"] = _count(run.model)
     if run.sparsity.parameters:
         facts["sparsity"] = run.sparsity.actual()
-    if found := decontamination(config):
+    if found := read_decontamination(config):
         facts["decontamination"] = found
-    return Subject(path, run.model, choice, words, m.max_position_embeddings, Soft.of(init), facts)
+    return LoadedModel(path, run.model, choice, words, m.max_position_embeddings, Soft.of(init), facts)
 
 
-def _folder(path: str, config: Config, choice: Choice) -> Subject:
+def _folder(path: str, config: Config, choice: Choice) -> LoadedModel:
     model = exported.load(path, choice.backend.device)
     words = tokenizer.load(config.trainer.init.tokenizer or path)
     _fits(words, model.vocab_size)
     facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
-    return Subject(path, model, choice, words, model.length, Soft(), facts)
+    return LoadedModel(path, model, choice, words, model.length, Soft(), facts)
 
 
 def _fits(words: Tokenizer, vocab_size: int) -> None:
@@ -90,7 +90,7 @@ def _count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-def decontamination(config: Config) -> dict[str, Any] | None:
+def read_decontamination(config: Config) -> dict[str, Any] | None:
     """What preprocessing says of test sets kept out of the training data; None where it says nothing.
 
     Returns:

@@ -23,7 +23,7 @@ from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
-from modelzoo.scoring import load_model
+from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder
 
@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
     task: Task
 
 
-def search(request: Request) -> str:
+def search_prompts(request: Request) -> str:
     """Score every candidate, and say which is best and how surely.
 
     Returns:
@@ -59,11 +59,11 @@ def search(request: Request) -> str:
         UserError: no candidate, or what evaluation refuses.
     """
     own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
-    found = candidates(own, request.templates)
+    found = list_candidates(own, request.templates)
     examples = own.examples(request.split)
     out = request.out or os.path.join("prompt_search", own.name)
     path, config = _checkpoint(request)
-    model = load_model.load(path, config, Options(target=request.target))
+    model = load_model(path, config, Options(target=request.target))
     live = Progress(len(found))
     live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
@@ -81,7 +81,7 @@ def search(request: Request) -> str:
     return _said(own, ranked, out, len(examples), request)
 
 
-def candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
+def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
     """The task's own template first, then the others by name; each with its own words, then with its alternatives."""
     places = named or (os.path.dirname(own.template_path) or ".",)
     files = [own.template_path]
@@ -120,7 +120,7 @@ def _checkpoint(request: Request) -> tuple[str, Config]:
     return path, load(request.params or beside, Config)
 
 
-def _one(candidate: Candidate, examples: list[Example], model: load_model.Subject, out: str, request: Request) -> dict:
+def _one(candidate: Candidate, examples: list[Example], model: LoadedModel, out: str, request: Request) -> dict:
     """A candidate's scores: those on disk where they are of the very same question, else new ones."""
     task = candidate.task
     asked = {

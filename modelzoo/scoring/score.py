@@ -22,7 +22,8 @@ from modelzoo.evaluation.scores import evaluate as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
 from modelzoo.progress import Progress
-from modelzoo.scoring import load_model, score_table
+from modelzoo.scoring import score_table
+from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder
 
@@ -48,7 +49,7 @@ class Job(NamedTuple):
     note: str | None
 
 
-def evaluate(config: Config, options: Options, request: Request) -> None:
+def score_checkpoints(config: Config, options: Options, request: Request) -> None:
     """Score the checkpoints that the command names on every task, and say what came of it."""
     if not request.tasks:
         raise UserError("--tasks: missing; for example --tasks configs/eval/pubmedqa.yaml (or lm_eval:TASK)")
@@ -59,9 +60,9 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     run = RunFolder(options.model_dir)
     folder = run.evaluation
     results: dict[str, list[dict[str, Any]]] = {}
-    paths = load_model.paths(config, options)
+    paths = find_checkpoints(config, options)
     for number, path in enumerate(paths):
-        model = load_model.load(path, config, options)
+        model = load_model(path, config, options)
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
@@ -78,10 +79,10 @@ def evaluate(config: Config, options: Options, request: Request) -> None:
     fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
     write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
     for job in jobs:
-        print(score_table.task(job.task, job.note, results[job.task.name]))
+        print(score_table.format_task(job.task, job.note, results[job.task.name]))
     for name in results:
         if name.startswith(LM_EVAL):
-            print(score_table.lm_eval(name, results[name]))
+            print(score_table.format_lm_eval(name, results[name]))
     print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
     if jobs:
         print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
@@ -116,7 +117,7 @@ def _job(name: str, request: Request) -> Job:
     return Job(task, split, examples, train, note)
 
 
-def _one(job: Job, model: load_model.Subject, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
+def _one(job: Job, model: LoadedModel, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
     """Score one checkpoint on one task, and write its predictions."""
     task, live = job.task, Progress(0)
 
@@ -179,6 +180,6 @@ def _undefined(value: Any) -> bool:
     return any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else (value,)))
 
 
-def listed(text: str | None) -> tuple[str, ...]:
+def split_names(text: str | None) -> tuple[str, ...]:
     """The names in `--tasks A,B`."""
     return tuple(t for t in re.split(r"[,\s]+", text or "") if t)

@@ -11,7 +11,7 @@ from modelzoo.progress import amount
 WIDTH = 38
 
 
-def task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> str:
+def format_task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> str:
     """One task's table. `results` hold one entry a checkpoint."""
     first = results[0]
     names = list(first["metrics"])
@@ -42,7 +42,7 @@ def task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> 
     return "\n".join(lines)
 
 
-def lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
+def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
     """A task of lm-evaluation-harness: its metrics as it names them."""
     lines = [f"\n{name}"]
     for r in results:

@@ -65,7 +65,7 @@ def check(config: Config, options: Options, compile_layers: bool) -> None:
     """`--validate_only` and `--compile_only` off the CS-2: one whole step on the first batch, then thrown away."""
     ready = _first_step
     if config.trainer.finetune is not None:
-        from modelzoo.finetuning.finetune import first_step as ready  # brings all of modelzoo.evaluation
+        from modelzoo.finetuning.finetune import prepare_first_step as ready  # brings all of modelzoo.evaluation
     backend, run, batch, parts = ready(config, options)
     begin = time.perf_counter()
     step = backend.train_step(run, batch, parts)

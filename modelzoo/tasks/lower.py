@@ -14,7 +14,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
-from modelzoo.finetuning import masks as lift
+from modelzoo.finetuning.masks import describe_masks, make_config, read_masks
 from modelzoo.interop import mdl_state
 from modelzoo.models.shapes import with_adapters
 from modelzoo.planning import plan, start_checkpoint
@@ -58,16 +58,14 @@ def _finetuning(config: Config, options: Options) -> Config:
     named, masks, start = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
     if named is not None:
         start = start_checkpoint.find(named)
-        masks = lift.masks_of(mdl_state.load(start, init, None)[0]["model"])
+        masks = read_masks(mdl_state.load(start, init, None)[0]["model"])
     elif section.masks not in (None, "lift"):
         raise UserError(
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
             "here or with --checkpoint_path"
         )
-    config = lift.training(
-        config, masks, start, "encoded by -m finetune"
-    )  # there, masks of any pattern are unstructured
-    print(f"finetune   {lift.said(section, masks)}", file=sys.stderr)
+    config = make_config(config, masks, start, "encoded by -m finetune")  # there, masks of any pattern are unstructured
+    print(f"finetune   {describe_masks(section, masks)}", file=sys.stderr)
     return config
 
 

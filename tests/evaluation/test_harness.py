@@ -7,7 +7,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation import harness
-from modelzoo.scoring import load_model
+from modelzoo.scoring.load_model import find_checkpoints, load_model
 from modelzoo.training.build import Options
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed (the extra `eval`)")
@@ -22,8 +22,8 @@ def both(world, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "exported"
     assert main(["export", str(world / "run"), str(out)]) == 0
     config = load(world / "run/config.yaml", Config)
-    path = load_model.paths(config, Options(checkpoint_path=str(world / "run")))[0]
-    s = load_model.load(path, config, Options(target="CPU"))
+    path = find_checkpoints(config, Options(checkpoint_path=str(world / "run")))[0]
+    s = load_model(path, config, Options(target="CPU"))
     s.model.eval()
     ours = harness.wrap(s.model, s.backend, s.tokenizer, s.length, 2)
     return ours, HFLM(pretrained=str(out), device="cpu", dtype="float32", batch_size=2)

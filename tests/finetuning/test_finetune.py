@@ -16,7 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
-from modelzoo.finetuning.finetune import exhausted
+from modelzoo.finetuning.job import is_exhausted
 from modelzoo.planning import plan_text, start_checkpoint
 from modelzoo.training import checkpoint, state
 from tests import commands
@@ -271,11 +271,11 @@ def test_validate_only_takes_the_first_step_and_leaves_nothing(world, tmp_path, 
 
 def test_it_stops_once_patience_is_used_up():
     early = EarlyStopping(patience=2)
-    assert not exhausted([0.5, 0.4], early)
-    assert exhausted([0.5, 0.4, 0.5], early)  # equal is no rise
-    assert not exhausted([0.5, 0.4, 0.6], early)
-    assert exhausted([0.5, 0.55, 0.55], EarlyStopping(patience=2, min_delta=0.1))
-    assert not exhausted([0.5, 0.1, 0.1, 0.1], None)
+    assert not is_exhausted([0.5, 0.4], early)
+    assert is_exhausted([0.5, 0.4, 0.5], early)  # equal is no rise
+    assert not is_exhausted([0.5, 0.4, 0.6], early)
+    assert is_exhausted([0.5, 0.55, 0.55], EarlyStopping(patience=2, min_delta=0.1))
+    assert not is_exhausted([0.5, 0.1, 0.1, 0.1], None)
 
 
 def model_given() -> tuple[str, str]:

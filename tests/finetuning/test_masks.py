@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.finetuning import masks as lift
+from modelzoo.finetuning import masks as finetune_masks
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
 from modelzoo.sparsity.select import live_count
@@ -29,14 +29,14 @@ def pretrained(steps=3, sparsity=0.75, **init):
 
 def start(section: Finetune, files, saved, **init):
     """A fine-tuning run that starts from the checkpoint, as tasks/finetune.py does it."""
-    masks = lift.masks_of(files["model"])
-    groups = lift.sparsity(section, (), masks, "ckpt", lift.patterns(saved, masks))
+    masks = finetune_masks.read_masks(files["model"])
+    groups = finetune_masks.make_sparsity(section, (), masks, "ckpt", finetune_masks.read_patterns(saved, masks))
     run = make_run(sparsity=[g.model_dump(mode="json") for g in groups], **init)
-    if lift.keeps_ages(section):
-        lift.make_room_for_ages(run, run.init)
-    state.restore(run, "ckpt", files, saved, None, lift.states(section, section.masks != "lift"))
-    if lift.keeps_ages(section):
-        lift.be_born(run, masks)
+    if finetune_masks.needs_ages(section):
+        finetune_masks.add_ages(run, run.init)
+    state.restore(run, "ckpt", files, saved, None, finetune_masks.list_states(section, section.masks != "lift"))
+    if finetune_masks.needs_ages(section):
+        finetune_masks.start_ages(run, masks)
     return run, masks
 
 
@@ -127,24 +127,24 @@ def test_kept_masks_keep_their_pattern_and_so_may_be_packed(name):
 def test_a_pattern_that_the_masks_do_not_have_is_not_carried():
     """The sparsity section of an imported checkpoint is its config's, whatever its masks are."""
     files, saved, _ = pretrained()
-    masks = lift.masks_of(files["model"])
+    masks = finetune_masks.read_masks(files["model"])
     for pattern in ({"block": [4, 4]}, {"shared_inputs": 4}, {"nm": [1, 4]}, {"block": [1, 2], "storage": "packed"}):
         other = [{**g, **pattern} for g in saved["sparsity"]]
-        assert lift.patterns({**saved, "sparsity": other}, masks) == {}
+        assert finetune_masks.read_patterns({**saved, "sparsity": other}, masks) == {}
         run, _ = start(Finetune(task="t", masks="keep"), files, {**saved, "sparsity": other})
         assert all(torch.equal(p.mask, masks[p.name]) for p in run.sparsity.parameters)
     uneven = {n: torch.zeros_like(m) for n, m in masks.items()}
     for m in uneven.values():
         m[: len(m) // 4, 0] = True  # whole inputs, but one group has more of them than the others
     inputs = [{**g, "shared_inputs": 4} for g in saved["sparsity"]]
-    assert lift.patterns({**saved, "sparsity": inputs}, uneven) == {}
+    assert finetune_masks.read_patterns({**saved, "sparsity": inputs}, uneven) == {}
 
 
 @given(st.integers(1, 10**7).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
 def test_the_level_of_a_mask_means_its_count(counts):
     numel, live = counts
     mask = torch.arange(numel) < live
-    assert live_count(numel, lift._level(mask)) == live and 0 <= lift._level(mask) < 1
+    assert live_count(numel, finetune_masks._level(mask)) == live and 0 <= finetune_masks._level(mask) < 1
 
 
 def test_masks_open_step_by_step_until_every_weight_is_live():
@@ -167,7 +167,7 @@ def test_masks_open_step_by_step_until_every_weight_is_live():
 def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, share):
     mask = torch.arange(1000) >= round(1000 * share)
     section = Finetune(task="t", masks={"open": {"steps": steps, "freq": freq}})
-    (group,) = lift.sparsity(section, (), {"w": mask.view(10, 100)}, "p")
+    (group,) = finetune_masks.make_sparsity(section, (), {"w": mask.view(10, 100)}, "p")
     levels = [schedules.held(group, s) for s in range(steps + 2)]
     assert levels == sorted(levels, reverse=True)
     assert levels[steps] == levels[steps + 1] == 0.0
@@ -176,10 +176,10 @@ def test_the_gradual_schedule_falls_and_ends_at_exactly_nothing(steps, freq, sha
 
 def test_a_sparse_checkpoint_is_lifted_only_where_that_is_said():
     files, _, _ = pretrained()
-    masks = lift.masks_of(files["model"])
+    masks = finetune_masks.read_masks(files["model"])
     with pytest.raises(UserError, match=r"ckpt: is sparse \(75.00% of .*finetune.masks: lift"):
-        lift.sparsity(Finetune(task="t"), (), masks, "ckpt")
+        finetune_masks.make_sparsity(Finetune(task="t"), (), masks, "ckpt")
     for mode in ("keep", {"open": {"steps": 5}}):
         with pytest.raises(UserError, match="ckpt: is dense"):
-            lift.sparsity(Finetune(task="t", masks=mode), (), {}, "ckpt")
-    assert lift.sparsity(Finetune(task="t", masks="lift"), (), {}, "ckpt") == ()
+            finetune_masks.make_sparsity(Finetune(task="t", masks=mode), (), {}, "ckpt")
+    assert finetune_masks.make_sparsity(Finetune(task="t", masks="lift"), (), {}, "ckpt") == ()

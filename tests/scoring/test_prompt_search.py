@@ -109,5 +109,5 @@ def test_bad_candidates_are_one_line(world, tmp_path, templates, capsys):
 
 
 def test_bundled_templates_are_candidates_of_their_tasks():
-    found = prompt_search.candidates(load_task("configs/eval/pubmedqa.yaml"), ())
+    found = prompt_search.list_candidates(load_task("configs/eval/pubmedqa.yaml"), ())
     assert found[0].name == "plain" and len(found) >= 5
