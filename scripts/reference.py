@@ -42,6 +42,7 @@ HEAD = """# Reference
 
 Generated from the schema by `make docs`; a test holds it up to date. A key without a default must be given. Steps are
 optimizer steps, lengths are tokens, rates are per optimizer step, times are seconds, unless a line says otherwise.
+Where a schedule (and `checkpoint.steps`, `log_steps`, `eval_frequency`) names steps, `75%` is that share of the run.
 Unknown keys are refused with their line and the nearest known one.
 """
 BASIC = {int: "integer", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}

@@ -1,10 +1,13 @@
 """Lengths as shares of a run: resolved where steps are named and nowhere else; a dumped config is the same run."""
 
+import types
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import shares
+from modelzoo.config import optim, shares, sparsity, trainer
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load
 from modelzoo.config.trainer import Config
@@ -92,3 +95,24 @@ def test_sections_that_are_no_mappings_are_left_to_the_schema(write):
     ):
         with pytest.raises(UserError):
             load(write(broken + "\n"), Config)
+
+
+def test_every_key_that_names_steps_of_a_schedule_may_be_a_share():
+    """And no key is on the list that the schema does not have."""
+    schedules = [f.annotation for f in optim.Scheduler.model_fields.values()]
+    models = [m for annotation in schedules for m in typing.get_args(annotation) if m is not type(None)]
+    models += [sparsity.Update, sparsity.Cubic, sparsity.Cosine]
+    numbers = {k for m in models for k, f in m.model_fields.items() if int in _types(f.annotation)} | {
+        "half_period", "warmup_steps",
+    }  # fmt: skip
+    assert numbers - {"step_exponent", "T_mult"} == shares.LENGTHS - {"eval_frequency", "log_steps"}
+    assert {"eval_frequency"} <= set(trainer.Loop.model_fields) and {"log_steps"} <= set(trainer.Logging.model_fields)
+
+
+def _types(annotation: object) -> set:
+    """The types that an annotation is made of."""
+    if typing.get_origin(annotation) is typing.Literal:
+        return set()
+    inner = [a for a in typing.get_args(annotation) if isinstance(a, type | types.GenericAlias | types.UnionType)
+             or typing.get_origin(a) is not None]  # fmt: skip
+    return set().union(*map(_types, inner)) if inner else {annotation}

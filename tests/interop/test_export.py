@@ -98,8 +98,11 @@ def test_masks_in_the_side_file_cover_what_is_zero(exported):
         assert int(mask.sum()) == live_count(mask.numel(), 0.75)
 
 
-def test_the_card_states_the_counts_and_the_warning(exported):
+def test_the_card_states_the_counts_and_the_warning(trained, exported):
     text = (exported / "README.md").read_text()
+    state = checkpoint.load(checkpoint.newest(str(trained / "checkpoints"))[0])[1]
+    counted = "dense-equivalent {1:.4g}, sparse {0:.4g}".format(*state["flops"])  # RigL's dense gradients included
+    assert f"| Training FLOPs in all | {counted} |" in text
     weights, masks = load_file(exported / "model.safetensors"), load_file(exported / "masks.safetensors")
     total = sum(x.numel() for x in weights.values())
     off = sum(int((~m).sum()) for m in masks.values())

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import resolve, validate
+from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config, Init
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import plan, plan_text
 from modelzoo.planning.lengths import count_epoch, notes
 from modelzoo.sparsity.schedules import next_update, update_steps
-from tests.support import config
+from modelzoo.study import budget
+from tests.support import config, examples, write_shard
 
 COSINE = {"initial_learning_rate": 1e-2, "end_learning_rate": 1e-3}
 WARM = {"initial_learning_rate": 0.0, "end_learning_rate": 1e-2, "total_iters": 10}
@@ -168,3 +170,32 @@ def test_shares_of_epochs_are_counted_by_the_manifest(tmp_path):
     before = json.dumps(plain.data)
     count_epoch(plain)
     assert json.dumps(plain.data) == before  # a config without shares is left alone
+
+
+def test_a_run_says_it_at_its_start_and_costs_what_was_foretold(tmp_path, capsys):
+    """From the command line to the log: the notes of a run that is too short, and FLOPs as foretold."""
+    data = tmp_path / "train"
+    write_shard(data / "output_chunk_0_0.h5", examples(16))
+    (tmp_path / "c.yaml").write_text(f"""trainer:
+  init:
+    model: {{hidden_size: 16, num_heads: 2, num_hidden_layers: 1, filter_size: 32, vocab_size: 37,
+            max_position_embeddings: 8}}
+    optimizer: {{AdamW: {{}}}}
+    precision: {{enabled: false}}
+    schedulers: [{{CosineDecayLR: {{initial_learning_rate: 1e-2, end_learning_rate: 0.0, total_iters: 40}}}}]
+    sparsity:
+      - {{algorithm: rigl, sparsity: 0.75, param_filter: '*ffn*weight', update: {{freq: 25%}}}}
+      - {{algorithm: gmp, sparsity: {{type: linear, init: 0.0, slope: 0.05, final: 0.9}}, update: {{freq: 2}}}}
+    loop: {{max_steps: 8}}
+  fit: {{train_dataloader: {{data_dir: {data}, batch_size: 4}}}}
+""")
+    assert main(["CPU", "-p", str(tmp_path / "c.yaml"), "-m", "train", "-o", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr()
+    config = load(tmp_path / "run" / "config.yaml", Config)
+    expected = notes(config.trainer.init, 8)
+    assert [n.partition(":")[0] for n in expected] == ["learning rate", "sparsity (gmp, group 1)"]
+    assert all(note in printed.out + printed.err for note in expected)
+    rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    for row in (r for r in rows if r["kind"] == "train"):
+        assert budget.spent(config, row["step"]) == (row["flops"], row["dense_flops"])
+    assert plan.make(config).mean * rows[-1]["tokens"] == rows[-1]["flops"]
