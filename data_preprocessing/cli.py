@@ -118,19 +118,22 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     how.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
     how.add_argument("--engine", choices=("local", "ray"), default="local")
     how.add_argument(
-        "--shard", default="0/1", metavar="I/N", help="do share I of N (a Slurm array task: $SLURM_ARRAY_TASK_ID)"
+        "--share",
+        "--shard",
+        metavar="I/N",
+        help="do share I of N (default: what a Slurm array or torchrun says, else all)",
     )
     how.add_argument(
         "--step",
         choices=("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish"),
-        help="with --shard: this step alone, for job chains",
+        help="with --share: this step alone, for job chains",
     )
     how.add_argument(
         "--wait",
         type=float,
         default=86400.0,
         metavar="SECONDS",
-        help="with --shard: wait this long for the other shares",
+        help="with --share: wait this long for the other shares",
     )
     how.add_argument("--quiet", action="store_true", help="no progress line")
     p.set_defaults(source=source)

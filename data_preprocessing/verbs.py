@@ -10,6 +10,7 @@ from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.merge import merge
 from modelzoo.host import available_cores
+from modelzoo.share import parse_share
 
 # Flags by the key they set; those that say how a job runs are not here.
 _KEYS = (
@@ -65,17 +66,11 @@ def _put(tree: dict, key: str, value: object) -> None:
     tree[last] = value
 
 
-def share(text: str) -> tuple[int, int]:
-    """'2/8' -> (2, 8)."""
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and 0 <= int(i) < int(n)):
-        raise UserError(f"--shard {text}: write I/N with 0 <= I < N, for example 0/8")
-    return int(i), int(n)
-
-
 def job(args) -> int:
     """Run pubmed, pmc or jsonl."""
-    config, part = read_job(args), share(args.shard)
+    config, part = read_job(args), parse_share(args.share)
+    if args.share is None and part[1] > 1:
+        print(f"share      {part[0]}/{part[1]}, as Slurm or torchrun says; --share 0/1 does all", file=sys.stderr)
     from data_preprocessing import job as jobs
     from data_preprocessing import progress
 

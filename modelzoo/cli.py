@@ -7,6 +7,7 @@ import sys
 
 from modelzoo import host, verbs, version
 from modelzoo.config.errors import UserError
+from modelzoo.share import parse_share
 
 EXAMPLES = """
 examples:
@@ -188,7 +189,7 @@ def _study(args: argparse.Namespace) -> None:
     own = argparse.Namespace(**{**vars(args), "overrides": []})
     if args.target == "CSX" or args.compile_only or args.checkpoint_path or overrides(own):
         raise UserError("-m study takes CPU or GPU, -p, -o, --set study.KEY=VALUE, --share, --engine, --validate_only")
-    options = study.Options(args.target, study.share(args.share), args.engine, args.validate_only)
+    options = study.Options(args.target, parse_share(args.share), args.engine, args.validate_only)
     study.run(args.params, args.overrides, args.model_dir, options)
 
 

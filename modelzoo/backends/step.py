@@ -1,6 +1,5 @@
 """One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx_backend.py)."""
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
+from modelzoo.draws import make_seed
 from modelzoo.models.gpt import loss_denominator
 from modelzoo.optim.groups import set_lr
 from modelzoo.train_state import Step, TrainState
@@ -19,7 +19,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
     """
     # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
-    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{run.init.seed}/{run.step}".encode()).digest()[:7], "big"))
+    torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
     run.model.train()
     batch = backend.put(trimmed(batch))
     denominator = loss_denominator(run.init.model, batch["attention_mask"])

@@ -63,6 +63,19 @@ def _from_bpe(vocab_path: str, merges_path: str) -> str:
     return tokenizer.to_str()
 
 
+def vocabulary_size(backend) -> int:
+    """Rows that a model needs for a tokenizers.Tokenizer: the largest id + 1, which gaps put above the count."""
+    return max(backend.get_vocab().values()) + 1
+
+
+def check_vocabulary(name: str, size: int, vocab_size: int) -> None:
+    """Refuse the tokenizer `name` of `size` (its largest id + 1) for a model of `vocab_size` rows; fewer ids fit."""
+    if size > vocab_size:
+        raise UserError(
+            f"{name}: has token ids up to {size - 1}, the model's vocabulary is {vocab_size}; this is not its tokenizer"
+        )
+
+
 class Tokenizer(NamedTuple):
     """A tokenizer with the id that ends a text."""
 
@@ -73,7 +86,7 @@ class Tokenizer(NamedTuple):
     @property
     def size(self) -> int:
         """Rows that a model needs: the largest id + 1."""
-        return max(self.backend.get_vocab().values()) + 1
+        return vocabulary_size(self.backend)
 
     def encode(self, text: str) -> list[int]:
         return self.backend.encode(text, add_special_tokens=False).ids

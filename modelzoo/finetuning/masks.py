@@ -17,9 +17,9 @@ from modelzoo.config.finetune import Finetune, Open, Opening
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup, Update
 from modelzoo.config.trainer import Config, Fit, Init
+from modelzoo.kernels import blocks
 from modelzoo.models.shapes import parameters
 from modelzoo.names import split_masks
-from modelzoo.sparsity import blocks
 from modelzoo.sparsity.select import block_of, live_count, select
 from modelzoo.train_state import TrainState
 

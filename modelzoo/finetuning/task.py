@@ -10,7 +10,7 @@ from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
 from modelzoo.config.trainer import Init
-from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.evaluation import intervals
 from modelzoo.evaluation.encode import Counts, Soft, encode_training
 from modelzoo.evaluation.examples import Example
@@ -40,8 +40,7 @@ class FinetuneTask:
             UserError: a tokenizer of another vocabulary, a length that the model has no positions for.
         """
         m = init.model
-        if tokenizer.size > m.vocab_size:
-            raise UserError(f"{tokenizer.name}: has {tokenizer.size} tokens, the model's vocabulary is {m.vocab_size}")
+        check_vocabulary(tokenizer.name, tokenizer.size, m.vocab_size)
         length = section.max_sequence_length or m.max_position_embeddings
         if m.position_embedding_type in ("learned", "fixed") and length > m.max_position_embeddings:
             raise UserError(

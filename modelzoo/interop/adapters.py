@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from modelzoo.config.adapters import LoRA, SoftPrompt
@@ -16,6 +15,7 @@ from modelzoo.data import tokenizer
 from modelzoo.interop import peft
 from modelzoo.interop.hf import Family
 from modelzoo.models import lora
+from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import LORA_A, SOFT_PROMPT, WORDS_WEIGHT, is_adapter
 from modelzoo.planning import start_checkpoint
 from modelzoo.training import checkpoint
@@ -90,22 +90,12 @@ def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
         "| vector | norm | nearest by cosine | nearest by dot product |",
         "|---:|---:|---|---|",
     ]
-    cosine, dot = neighbours(rows, table, nearest)
+    cosine, dot = find_nearest(rows, table, nearest)
     for i, row in enumerate(rows):
         cells = (", ".join(f"{text(t)} {v:.3f}" for v, t in side[i]) for side in (cosine, dot))
         lines.append(f"| {i} | {float(row.norm()):.3f} | {' | '.join(cells)} |")
     lines += ["", f"next       python run.py export {path} OUT   (the vectors, beside the Hugging Face model)"]
     return "\n".join(lines)
-
-
-def neighbours(rows: Tensor, table: Tensor, k: int) -> tuple[list[list[tuple[float, int]]], ...]:
-    """For each of `rows` [n, d] the `k` best (value, row of `table` [vocab, d]), by cosine and by dot product."""
-    unit = torch.nn.functional.normalize
-    found = (unit(rows) @ unit(table).T, rows @ table.T)
-    best = [x.topk(min(k, len(table))) for x in found]
-    return tuple(
-        [list(zip(v, i, strict=True)) for v, i in zip(b.values.tolist(), b.indices.tolist(), strict=True)] for b in best
-    )
 
 
 def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
@@ -117,6 +107,5 @@ def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
         except UserError:  # a step folder alone, or the data is elsewhere now
             return str
     backend = tokenizer.parse(tokenizer.read_tokenizer(words), words)
-    if (size := backend.get_vocab_size()) > vocab_size:
-        raise UserError(f"{words}: has {size} tokens, the model {vocab_size}; this is not its tokenizer")
+    tokenizer.check_vocabulary(words, tokenizer.vocabulary_size(backend), vocab_size)
     return lambda i: "`" + (backend.decode([i], skip_special_tokens=False).replace("|", "\\|") or f"#{i}") + "`"

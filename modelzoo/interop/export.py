@@ -17,6 +17,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
+from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
 from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
@@ -140,8 +141,7 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
         largest = max(ids.values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path}: is not a byte-level tokenizer.json") from None
-    if largest >= c.vocab_size:
-        raise UserError(f"{path}: has token id {largest}, the model's vocabulary is {c.vocab_size}; not its tokenizer")
+    check_vocabulary(path, largest + 1, c.vocab_size)
     text = next((t for t, i in ids.items() if i == eos), None)
     special = {"eos_token": text, "bos_token": text, "pad_token": text} if text else {}
     return {

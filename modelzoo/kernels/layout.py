@@ -10,6 +10,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from modelzoo.kernels import blocks
+
 
 def packable(shape: Sequence[int], block: Sequence[int]) -> bool:
     """Whether a weight of `shape` [out, in] can be packed in blocks [R, C]: both sides divide."""
@@ -83,7 +85,7 @@ class Layout:
 
     def mask(self) -> Tensor:
         """[out, in] bool: where weights live."""
-        return self.block_mask().repeat_interleave(self.block[0], 0).repeat_interleave(self.block[1], 1)
+        return blocks.spread(self.block_mask(), self.block)
 
 
 def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
@@ -113,26 +115,19 @@ def layout_from_mask(mask: Tensor, block: Sequence[int]) -> Layout:
     """
     if not packable(mask.shape, block):
         raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
-    tiles = _tiles(mask, block)
-    live = tiles.any(3).any(2)
-    if not torch.equal(live, tiles.all(3).all(2)):
+    live = blocks.gathered(mask, block)
+    if not torch.equal(blocks.spread(live, block), mask):
         raise ValueError(f"the mask is not constant on blocks of {list(block)}")
     return layout_of(live, block)
 
 
-def _tiles(x: Tensor, block: Sequence[int]) -> Tensor:
-    """[out, in] as a view [out / R, in / C, R, C]."""
-    r, c = block
-    return x.unflatten(0, (-1, r)).unflatten(2, (-1, c)).transpose(1, 2)
-
-
 def pack(weight: Tensor, layout: Layout) -> Tensor:
     """The live blocks of `weight` [out, in] as a new [nnz, R, C], any dtype (weights, gradients, moments, masks)."""
-    return _tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
+    return blocks.tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
 
 
 def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
     """The dense [out, in] of live blocks `values` [nnz, R, C], `fill` elsewhere. `pack` takes it back bit for bit."""
     dense = torch.full(layout.shape, fill, dtype=values.dtype, device=values.device)
-    _tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
+    blocks.tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
     return dense

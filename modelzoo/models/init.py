@@ -1,6 +1,5 @@
 """Weight initialisation by Model Zoo's names and defaults, muP's scaling included."""
 
-import hashlib
 import math
 
 import torch
@@ -8,12 +7,6 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig, Initializer
-
-
-def keyed(seed: int, name: str) -> torch.Generator:
-    """A CPU generator keyed by (seed, name): what is drawn depends on no other draw."""
-    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
 @torch.no_grad()

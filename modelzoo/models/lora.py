@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelzoo.config.adapters import LoRA
+from modelzoo.draws import make_generator
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.init import keyed
 from modelzoo.names import LORA_A, LORA_B, is_lora
 
 
@@ -46,7 +46,7 @@ def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> 
         if made.weight.device.type not in ("meta", "lazy"):
             bound = 1 / math.sqrt(made.in_features)  # kaiming_uniform with a = sqrt(5)
             with torch.no_grad():
-                drawn = torch.rand(made.lora_A.shape, generator=keyed(seed, name))
+                drawn = torch.rand(made.lora_A.shape, generator=make_generator(seed, name))
                 made.lora_A.copy_(drawn * (2 * bound) - bound)
 
 

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
+from modelzoo.draws import make_generator
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.init import keyed
 
 
 class SoftPromptEmbedding(nn.Embedding):
@@ -54,7 +54,7 @@ class SoftPromptEmbedding(nn.Embedding):
         weights and seed.
         """
         n, how = self.config.tokens, self.config.init
-        generator = keyed(self.seed, "soft_prompt")
+        generator = make_generator(self.seed, "soft_prompt")
         if how == "file":
             rows = torch.zeros(n, self.embedding_dim) if self.rows is None else self.rows
         elif how == "random":
@@ -105,3 +105,12 @@ def _check_words(config: SoftPrompt, vocab_size: int, ids: list[int] | None) -> 
             f"{at}: token id {max(ids)} is outside model.vocab_size {vocab_size}; name the model's own tokenizer "
             "with trainer.init.tokenizer"
         )
+
+
+def find_nearest(rows: Tensor, table: Tensor, k: int) -> tuple[list[list[tuple[float, int]]], ...]:
+    """For each of `rows` [n, d] the `k` best (value, row of `table` [vocab, d]), by cosine and by dot product."""
+    found = (F.normalize(rows) @ F.normalize(table).T, rows @ table.T)
+    best = [x.topk(min(k, len(table))) for x in found]
+    return tuple(
+        [list(zip(v, i, strict=True)) for v, i in zip(b.values.tolist(), b.indices.tolist(), strict=True)] for b in best
+    )

@@ -7,11 +7,10 @@ from torch import nn
 
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select
-from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
-from modelzoo.data.tokenizer import Tokenizer
+from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.evaluation.examples import read_json
@@ -63,7 +62,7 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
     state.restore(run, path, files, saved, None, states, options.strict)
     words = tokenizer.load(start_checkpoint.tokenizer_path(init, path))
     m = init.model
-    _fits(words, m.vocab_size)
+    check_vocabulary(words.name, words.size, m.vocab_size)
     facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
     facts["parameters"] = _count(run.model)
     if run.sparsity.parameters:
@@ -76,14 +75,9 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
 def _folder(path: str, config: Config, choice: Choice) -> LoadedModel:
     model = exported.load(path, choice.backend.device)
     words = tokenizer.load(config.trainer.init.tokenizer or path)
-    _fits(words, model.vocab_size)
+    check_vocabulary(words.name, words.size, model.vocab_size)
     facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
     return LoadedModel(path, model, choice, words, model.length, Soft(), facts)
-
-
-def _fits(words: Tokenizer, vocab_size: int) -> None:
-    if words.size > vocab_size:
-        raise UserError(f"{words.name}: has {words.size} tokens, the model's vocabulary is {vocab_size}")
 
 
 def _count(model: nn.Module) -> int:

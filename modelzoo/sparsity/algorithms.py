@@ -4,7 +4,7 @@ Static keeps its mask. GMP keeps the largest weights along a rising schedule. SE
 random; RigL is SET with one thing changed: it grows where the dense gradient is largest.
 
 Where weights live in blocks, all of this happens to blocks: a block's "weight" is the sum of its weights' magnitudes,
-its "gradient" that of their gradients' (sparsity/blocks.py), and k counts blocks.
+its "gradient" that of their gradients' (kernels/blocks.py), and k counts blocks.
 """
 
 import torch

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.kernels import blocks
 from modelzoo.names import name_mask
-from modelzoo.sparsity import blocks, compat
+from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.parameter import SparseParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select

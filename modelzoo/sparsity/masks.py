@@ -1,22 +1,16 @@
 """Masks with exactly k live weights: selection with ties broken by index, and the masks a run begins with."""
 
-import hashlib
-
 import torch
 from torch import Tensor
+
+from modelzoo.draws import make_generator
 
 DEAD = float("-inf")  # the score of a weight that may not be chosen
 
 
-def generator(seed: int, name: str, step: int) -> torch.Generator:
-    """A CPU generator keyed by (seed, parameter name, step): draws do not depend on order, device or process."""
-    digest = hashlib.sha256(f"{seed}/{name}/{step}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
 def random_scores(weight: Tensor, seed: int, name: str, step: int) -> Tensor:
-    """Uniform [0, 1) float32 scores of `weight`'s shape on its device."""
-    return torch.rand(weight.shape, generator=generator(seed, name, step)).to(weight.device)
+    """Uniform [0, 1) float32 scores of `weight`'s shape on its device, keyed by (seed, parameter name, step)."""
+    return torch.rand(weight.shape, generator=make_generator(seed, name, step)).to(weight.device)
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import packed, semi_structured
+from modelzoo.kernels import blocks, packed, semi_structured
 from modelzoo.kernels.rows import zero_dead
-from modelzoo.sparsity import blocks, masks
+from modelzoo.sparsity import masks
 
 
 class SparseParameter:

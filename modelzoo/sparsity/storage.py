@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import choose, packed, semi_structured
-from modelzoo.sparsity import blocks
+from modelzoo.kernels import blocks, choose, packed, semi_structured
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStructuredLinear, SparseParameter
 
 # Measured by benchmarks/train_step.py; `-m bench` measures a config on the user's machine.

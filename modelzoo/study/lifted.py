@@ -109,6 +109,10 @@ def recovery(groups: Sequence[Group]) -> Panel | None:
 
 def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
     """The vocabulary's tokens whose embeddings lie nearest (by cosine) to each vector of a soft prompt."""
+    import torch
+
+    from modelzoo.models.soft_prompt import find_nearest
+
     rows = []
     for group in groups:
         path = end_of(group.first)
@@ -116,11 +120,9 @@ def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
         if SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
             continue
         names = _vocabulary(group.first)
-        unit = lambda x: x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        likeness = unit(found[SOFT_PROMPT].astype(np.float32)) @ unit(found[WORDS_WEIGHT].astype(np.float32)).T
-        for vector, row in enumerate(likeness):
-            best = np.argsort(-row)[:words]
-            rows.append((group.label, vector, ", ".join(f"{names(int(t))} {row[t]:.2f}" for t in best)))
+        prompt, table = (torch.from_numpy(found[n].astype(np.float32)) for n in (SOFT_PROMPT, WORDS_WEIGHT))
+        for vector, best in enumerate(find_nearest(prompt, table, words)[0]):
+            rows.append((group.label, vector, ", ".join(f"{names(token)} {cosine:.2f}" for cosine, token in best)))
     if not rows:
         return None
     caption = (

@@ -39,24 +39,6 @@ class Options(NamedTuple):
     dry: bool = False
 
 
-def share(text: str | None, environment=os.environ) -> tuple[int, int]:
-    """`I/N`; else what a Slurm array or torchrun says; else everything.
-
-    Raises:
-        UserError: not I/N with 0 <= I < N.
-    """
-    if text is None:
-        for i, n in (("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE")):
-            if i in environment and n in environment:
-                first = int(environment.get("SLURM_ARRAY_TASK_MIN", 0)) if i.startswith("SLURM") else 0
-                return share(f"{int(environment[i]) - first}/{environment[n]}")
-        return 0, 1
-    i, slash, n = text.partition("/")
-    if not (slash and i.isdigit() and n.isdigit() and int(i) < int(n)):
-        raise UserError(f"--share {text}: write I/N with 0 <= I < N, for example 0/8")
-    return int(i), int(n)
-
-
 def run(path: str, overrides: list[str], output: str | None, options: Options) -> None:
     """Run this process's share of the study at `path`, and report."""
     matrix = grid.read(path, overrides, output)

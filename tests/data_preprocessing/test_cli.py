@@ -45,7 +45,7 @@ def test_no_module_imports_torch(repo):
             ["pubmed", "--input", ".", "--output", "o", "--set", "filters={min_chars: 1, min_chars: 2}"],
             "duplicate key 'min_chars'",
         ),
-        (["pubmed", "--input", ".", "--output", "o", "--shard", "3/3"], "0 <= I < N"),
+        (["pubmed", "--input", ".", "--output", "o", "--share", "3/3"], "0 <= I < N"),
         (["pubmed", "--input", ".", "--output", "o", "--objective", "prompt_completion"], "needs source: jsonl"),
         (["pubmed", "--config", "gone.yaml"], "gone.yaml: no such config"),
         (["verify", "nowhere"], "nowhere: no such folder"),

@@ -192,10 +192,11 @@ def test_shares_of_a_job_array_give_the_same(tmp_path, corpus, tokenizer, hash_t
         "1",
     ]
     start = [sys.executable, "-m", "data_preprocessing", *flags]
-    together = [
-        subprocess.Popen([*start, "--output", str(tmp_path / "a"), "--shard", f"{i}/3", "--wait", "100"], cwd=repo)
-        for i in range(3)
-    ]
+    together = []
+    for named in (["--share", "0/3"], ["--shard", "1/3"], []):  # the last one is in a Slurm array
+        array = {} if named else {f"SLURM_ARRAY_TASK_{k}": v for k, v in (("ID", "7"), ("MIN", "5"), ("COUNT", "3"))}
+        command = [*start, "--output", str(tmp_path / "a"), *named, "--wait", "100"]
+        together.append(subprocess.Popen(command, cwd=repo, env=os.environ | array))
     assert [p.wait(timeout=100) for p in together] == [0, 0, 0]
     for step in ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish"):
         for i in range(2):

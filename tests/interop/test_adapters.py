@@ -12,9 +12,9 @@ from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.interop.adapters import neighbours
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
+from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import SOFT_PROMPT
 from modelzoo.training import checkpoint
 from modelzoo.training.build import prompt_words
@@ -151,7 +151,7 @@ def test_nearest_tokens_equal_numpys(trained, capsys):
     rows, table = draw.normal(size=(3, 5)), draw.normal(size=(11, 5))
     dot = rows @ table.T
     cosine = dot / np.linalg.norm(rows, axis=1)[:, None] / np.linalg.norm(table, axis=1)
-    found = neighbours(torch.from_numpy(rows), torch.from_numpy(table), 4)
+    found = find_nearest(torch.from_numpy(rows), torch.from_numpy(table), 4)
     for mine, values in zip(found, (cosine, dot), strict=True):
         order = np.argsort(-values, axis=1)[:, :4]
         assert [[t for _, t in row] for row in mine] == order.tolist()

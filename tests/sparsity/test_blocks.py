@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.sparsity import blocks
+from modelzoo.kernels import blocks
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.parameter import SparseParameter

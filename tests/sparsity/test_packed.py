@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import batched, choose, gathered, masked, native, packed
-from modelzoo.sparsity import blocks, storage
+from modelzoo.kernels import batched, blocks, choose, gathered, masked, native, packed
+from modelzoo.sparsity import storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 from modelzoo.training import checkpoint, state
 from tests.sparsity import pairs

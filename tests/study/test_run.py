@@ -82,25 +82,6 @@ def test_mistakes_name_the_file_and_the_setting(base):
         grid.read(path, [], None)
 
 
-@pytest.mark.parametrize(
-    "text,environment,expected",
-    [
-        ("2/8", {}, (2, 8)),
-        (None, {}, (0, 1)),
-        (None, {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_COUNT": "4", "SLURM_ARRAY_TASK_MIN": "3"}, (2, 4)),
-        (None, {"RANK": "1", "WORLD_SIZE": "2"}, (1, 2)),
-    ],
-)
-def test_shares(text, environment, expected):
-    assert study.share(text, environment) == expected
-
-
-@pytest.mark.parametrize("text", ["8/8", "1", "a/b", "-1/3", "1/0"])
-def test_shares_that_are_none(text):
-    with pytest.raises(UserError, match="write I/N"):
-        study.share(text, {})
-
-
 def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     taken = []
     monkeypatch.setattr(study, "_run", lambda matrix, cell, options, progress: taken.append(cell.name) or True)
