@@ -144,7 +144,7 @@ def _level(mask: Tensor) -> float:
 def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
     """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
     limit = max(0.999, level)
-    return SparsityGroup(make_sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
 
 
 def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
@@ -153,7 +153,7 @@ def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
     return SparsityGroup(
         algorithm="rigl",
-        make_sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
+        sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
         drop_fraction=0.0,
         update=Update(steps=steps),
         param_filter=tuple(names),
