@@ -184,16 +184,18 @@ def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     """A study's file is no trainer config: of the flags, those that speak of a run's config have no place here."""
+    from modelzoo.backends import select
     from modelzoo.study import run as study
 
     own = argparse.Namespace(**{**vars(args), "overrides": []})
-    if args.target == "CSX" or args.compile_only or args.checkpoint_path or overrides(own):
+    if not select.evaluates(args.target) or args.compile_only or args.checkpoint_path or overrides(own):
         raise UserError("-m study takes CPU or GPU, -p, -o, --set study.KEY=VALUE, --share, --engine, --validate_only")
     options = study.Options(args.target, parse_share(args.share), args.engine, args.validate_only)
     study.run(args.params, args.overrides, args.model_dir, options)
 
 
 def _run(args: argparse.Namespace, command: str) -> None:
+    from modelzoo.backends import select
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
@@ -211,7 +213,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     if args.mode != "evaluate" and (unused := [f"--{k}" for k in ("tasks", "data_dir", "split") if getattr(args, k)]):
         raise UserError(f"{unused[0]} is for -m evaluate, not for -m {args.mode}")
 
-    extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and args.target != "CSX" else []
+    extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
     start_checkpoint.complete(doc, args.checkpoint_path)
     lengths.count_epoch(doc)
@@ -226,13 +228,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
         return
     if args.validate_only and args.compile_only:
         raise UserError("--validate_only and --compile_only exclude each other")
-    if args.target == "CSX":
-        from modelzoo.backends import csx_preflight
-
-        if not args.validate_only:  # asked before torch is imported: whoever forgot the cluster waits no second
-            csx_preflight.require(csx_preflight.with_defaults(config.trainer.init.backend))
-        if not dry and args.mode != "train":
-            raise UserError(f"CSX trains; run -m {args.mode} of its checkpoints with CPU or GPU")
+    select.require(args.target, config.trainer.init, args.mode, args.compile_only, args.validate_only)
     from modelzoo.tasks import pretrain
     from modelzoo.tasks.eval import check, evaluate
     from modelzoo.training.build import Options
@@ -247,7 +243,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
         restart=args.restart,
         mode=args.mode or "train",
     )
-    if dry and args.target == "CSX":
+    if dry and select.lowers(args.target):
         from modelzoo.tasks import lower
 
         lower.lower(config, options, args.compile_only)

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from modelzoo.config.trainer import Init
 from modelzoo.models.gpt import GPTModel
@@ -32,6 +33,7 @@ class TrainState:
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
     dtype_before: str | None = None  # the arithmetic of the steps before this launch, where a checkpoint records it
+    unread: "list[Unread]" = field(default_factory=list)  # steps whose values are on the device, in order
 
     @property
     def optimizer_step(self) -> int:
@@ -58,6 +60,17 @@ class TrainState:
         return rate_at(self.init, self.optimizer_step)
 
 
+class Unread(NamedTuple):
+    """A step that the device was asked to take, and the counters as they stand should it not have been finite."""
+
+    values: Tensor  # [2] float64 on the device: loss, gradient norm before clipping
+    lr: float
+    batch_tokens: int
+    step: int
+    tokens: int
+    ledger: Ledger
+
+
 class Step(NamedTuple):
     """What one optimizer step did. `grad_norm` is over live weights, before clipping."""
 
@@ -70,8 +83,15 @@ class Step(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """A step and where its time went, in seconds."""
+    """A step, and where the time went since the last step that was read: on a CPU that is the one before."""
 
     step: Step
     seconds: float
-    waiting: float  # for data
+    waiting: float  # seconds for data
+    tokens: int
+    steps: int = 1
+
+    @property
+    def speed(self) -> float:
+        """Tokens a second."""
+        return self.tokens / self.seconds

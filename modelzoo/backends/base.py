@@ -1,12 +1,13 @@
 """What the training loop asks of a device. Small on purpose: CPU, GPU and CS-2 differ here and nowhere else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from modelzoo.backends.abilities import Abilities
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.data.hdf5 import Shards
 from modelzoo.train_state import Step, TrainState
@@ -16,11 +17,13 @@ class Backend(Protocol):
     """A place to train."""
 
     kind: str  # CPU, GPU or CSX
+    abilities: Abilities
     device: torch.device
     device_class: str  # what figures and arithmetic depend on: avx2, sm_90, CS-2
     arithmetic: Arithmetic  # of matrix products, and why
     dtype: torch.dtype  # the same for torch: float32, bfloat16 or float16
     notes: list[str]  # what was asked for and is done otherwise here, a line each
+    asynchronous: bool  # whether work is queued, so that whoever reads a value waits for all that was asked for before
 
     def describe(self) -> str:
         """One line: device, precision, threads."""
@@ -41,6 +44,29 @@ class Backend(Protocol):
         """One optimizer step on a global batch, cut into `micro_batches`.
 
         A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
+        """
+
+    def queue_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
+        """The same, but loss and norm may stay on the device until a later `train_step` reads them: None then.
+
+        That one returns the first step which was not finite, if one was; none after it has changed anything.
+        """
+
+    def lower(
+        self,
+        batch: dict[str, Tensor],
+        micro_batch_size: int | str | None,
+        names: Iterable[str],
+        live: Mapping[str, int],
+    ) -> str:
+        """Turn one training step into the device's own program without taking it, and say what came of it, in lines.
+
+        Args:
+            batch: of the right shapes; values do not matter. micro_batch_size: into what the device's compiler cuts it.
+            names: the model's parameters. live: live weights of each sparse one at step 0.
+
+        Raises:
+            UserError: what does not go, or the device has no such program.
         """
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:

@@ -11,7 +11,8 @@ cerebras.pytorch's own optimizer, learning-rate schedules and sparsity run on th
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from modelzoo.backends import arithmetic
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_parts as parts
 from modelzoo.backends import csx_preflight as preflight
+from modelzoo.backends.abilities import ABILITIES
 from modelzoo.backends.csx import cstorch, log_to_stderr
 from modelzoo.backends.csx_input import input_batches
 from modelzoo.backends.csx_refusal import refusal
@@ -46,7 +48,8 @@ class CSX:
         kind: cerebras.pytorch's backend. "CPU" runs the same code on this machine (for tests).
     """
 
-    kind, device_class = "CSX", "CS-2"
+    kind, device_class, abilities = "CSX", "CS-2", ABILITIES["CSX"]
+    asynchronous = False  # the executor hands a step's values out with the next batch
 
     def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):
         self.init, self.config, self.only = init, init.backend, only
@@ -251,6 +254,9 @@ class CSX:
         run.skipped += not finite
         return Step(loss, norm, lr, tokens, 0, not finite)
 
+    def queue_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
+        return self.train_step(run, batch, micro_batches)
+
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
         return feed.validation(shards, eval_steps)  # of the host's copy
 
@@ -289,12 +295,29 @@ class CSX:
         run.sparsity.load_state_dict({name_mask(name): mask for name, mask in found["masks"].items()})
         return True
 
-    def lower(self, batch: dict[str, Tensor], micro_batch_size: int | str | None = None) -> str:
-        """Trace one training step on `batch` and lower it; returns the folder of torch.mlir and cirh.mlir.
+    def lower(
+        self,
+        batch: dict[str, Tensor],
+        micro_batch_size: int | str | None,
+        names: Iterable[str],
+        live: Mapping[str, int],
+    ) -> str:
+        """Trace one training step on `batch` and lower it; with `only="compile"` a cluster compiles it too.
 
         Raises:
-            UserError: names the op, module and config key that do not go.
+            UserError: names the op, module and config key that do not go, or what the cluster refused.
         """
+        begin = time.perf_counter()
+        folder = self._lower(batch, micro_batch_size)
+        found = lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, live)
+        if self.only == "compile":
+            where = self.config.mgmt_address or "its address"
+            return f"{found}\ncompiled   by the cluster at {where}; -m train finds it there"
+        placed = "lowered, not placed: whether it fits the wafer is for a cluster to say (--compile_only)"
+        return f"{found}\n           {placed}"
+
+    def _lower(self, batch: dict[str, Tensor], micro_batch_size: int | str | None) -> str:
+        """The folder of torch.mlir and cirh.mlir of one traced step."""
         for stale in self.backend.artifact_dir.glob("executors/*/traceback_*.json"):
             stale.unlink()
         try:

@@ -2,12 +2,14 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.backends import arithmetic, step
+from modelzoo.backends.abilities import ABILITIES
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
@@ -23,6 +25,7 @@ class Local:
     def __init__(self, device: torch.device, config: Config, precision: Precision):
         self.device, self.config = device, config
         self.kind = "GPU" if device.type == "cuda" else "CPU"
+        self.abilities, self.asynchronous = ABILITIES[self.kind], self.kind == "GPU"
         if self.kind == "CPU":
             keep_freed_memory()
         if config.num_threads and self.kind == "CPU":
@@ -61,10 +64,24 @@ class Local:
         return torch.autocast(self.device.type, self.dtype)
 
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.kind == "GPU":  # a copy from memory that is not pinned waits for all work before it
+            batch = {name: x.contiguous().pin_memory() if x.is_cpu else x for name, x in batch.items()}
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
 
     def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
         return step.train_step(self, run, batch, micro_batches)
+
+    def queue_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
+        return step.queue_step(self, run, batch, micro_batches)
+
+    def lower(
+        self,
+        batch: dict[str, Tensor],
+        micro_batch_size: int | str | None,
+        names: Iterable[str],
+        live: Mapping[str, int],
+    ) -> str:
+        raise UserError(f"{self.kind}: runs the training step as it is; only a CS-2's is lowered (CSX --validate_only)")
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
         return map(self.put, feed.validation(shards, eval_steps))

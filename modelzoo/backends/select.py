@@ -1,14 +1,18 @@
-"""Which device a run gets: what was asked for, or the next best with the reason said aloud."""
+"""The one place that turns a target into a device: what was asked for, or the next best with the reason given.
 
-from typing import NamedTuple
+Imports torch where a device is made and not before, so that the command line may ask here first.
+"""
 
-import torch
+import sys
+from typing import TYPE_CHECKING, NamedTuple
 
 from modelzoo.backends import csx_preflight
-from modelzoo.backends.base import Backend
-from modelzoo.backends.local import Local
+from modelzoo.backends.abilities import ABILITIES
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Init
+from modelzoo.config.trainer import Config, Init
+
+if TYPE_CHECKING:
+    from modelzoo.backends.base import Backend
 
 WAYS_OUT = {
     "CSX": csx_preflight.WAYS_OUT,
@@ -17,7 +21,7 @@ WAYS_OUT = {
 
 
 class Choice(NamedTuple):
-    backend: Backend
+    backend: "Backend"
     asked: str
     said: str | None  # the line that explains a fallback
 
@@ -27,12 +31,39 @@ class Choice(NamedTuple):
         return "\n".join([first, *(f"           {note}" for note in self.backend.notes)])
 
 
+def evaluates(target: str) -> bool:
+    """Whether the command line's `target` runs models outside of training; `auto` finds a device that does."""
+    return target == "auto" or ABILITIES[target].evaluates
+
+
+def lowers(target: str) -> bool:
+    """Whether `--validate_only` and `--compile_only` mean the target's own lowering, and no step in torch."""
+    return target != "auto" and ABILITIES[target].lowers
+
+
+def require(target: str, init: Init, mode: str, compile_only: bool, validate_only: bool) -> None:
+    """Stop a command whose explicit target is not there or does not do it, before torch is imported.
+
+    Raises:
+        UserError: the reason, and the ways out.
+    """
+    if evaluates(target):
+        return
+    if not validate_only:
+        csx_preflight.require(csx_preflight.with_defaults(init.backend))
+    if not (compile_only or validate_only) and mode != "train":
+        raise UserError(f"{target} trains; run -m {mode} of its checkpoints with CPU or GPU")
+
+
 def missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
     if kind == "CSX":
         return structured(init) or csx_preflight.missing(csx_preflight.with_defaults(init.backend))
-    if kind == "GPU" and not torch.cuda.is_available():
-        return "torch sees no CUDA device" if torch.version.cuda else "this torch is a CPU build"
+    if kind == "GPU":
+        import torch
+
+        if not torch.cuda.is_available():
+            return "torch sees no CUDA device" if torch.version.cuda else "this torch is a CPU build"
     return None
 
 
@@ -42,24 +73,27 @@ def structured(init: Init) -> str | None:
     return pattern and f"its masks are unstructured, not trainer.init.sparsity's {pattern}"
 
 
-def select(target: str, init: Init, folder: str = ".") -> Choice:
+def select(target: str, init: Init, folder: str = ".", trains_alone: bool = False) -> Choice:
     """The backend for `target`: CSX, GPU and CPU are taken at their word; auto tries the config's and falls back.
 
     Args:
         folder: the run's; cerebras.pytorch writes its artefacts under it.
+        trains_alone: take a device that trains and does nothing else, too.
 
     Raises:
-        UserError: an explicit target that is not there, with the ways out.
+        UserError: an explicit target that is not there or does less than is asked of it, with the ways out.
     """
     if target == "CSX":
         _require_unstructured(init)
     if target != "auto":
         if why := missing(target, init):
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
+        if why := _does_less(target, trains_alone):
+            raise UserError(f"{target}: {why}; use CPU or GPU")
         return Choice(_make(target, init, folder), target, None)
     asked, reasons = init.backend.backend_type, []
     for kind in init.backend.candidates(target):
-        why = missing(kind, init)
+        why = missing(kind, init) or _does_less(kind, trains_alone)
         if why is None:
             said = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
             return Choice(_make(kind, init, folder), asked, said)
@@ -67,18 +101,64 @@ def select(target: str, init: Init, folder: str = ".") -> Choice:
     raise AssertionError("the CPU is always there")
 
 
+def select_to_train(target: str, config: Config, folder: str, evaluate: bool) -> Choice:
+    """`select` for a run. A cluster's job is checked whole, and what it will send is shown, before it sends anything.
+
+    Args:
+        evaluate: whether the run is validated as it goes.
+
+    Raises:
+        UserError: as in `select`, or everything that is wrong with the job.
+    """
+    init = config.trainer.init
+    backend = csx_preflight.with_defaults(init.backend)
+    asked = target if target != "auto" else init.backend.backend_type
+    if asked == "CSX" and csx_preflight.missing(backend) is None:
+        if evaluate:
+            raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
+        _show_job(config, compile_only=False)
+    return select(target, init, folder, trains_alone=True)
+
+
+def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend":
+    """The device that lowers a step (`lowers`); with `compile_only` its cluster is asked for, and told of the job.
+
+    Raises:
+        UserError: the client library or the cluster is not there, or what is wrong with the job.
+    """
+    if compile_only:
+        csx_preflight.require(csx_preflight.with_defaults(config.trainer.init.backend))
+        _show_job(config, compile_only=True)
+    return csx(config.trainer.init, folder, "compile" if compile_only else "validate")
+
+
+def _show_job(config: Config, compile_only: bool) -> None:
+    """Check a cluster's job and print what was checked and what it sends."""
+    backend = csx_preflight.with_defaults(config.trainer.init.backend)
+    print("preflight  " + "; ".join(csx_preflight.check(config, backend, compile_only)), file=sys.stderr)
+    print(csx_preflight.sends(config, backend, compile_only), file=sys.stderr, flush=True)
+
+
+def _does_less(kind: str, trains_alone: bool) -> str | None:
+    return None if trains_alone or ABILITIES[kind].evaluates else "it trains (-m train) and does nothing else"
+
+
 def _require_unstructured(init: Init) -> None:
     if why := structured(init):
         raise UserError(f"CSX: {why}; leave the pattern out, or train it with GPU or CPU")
 
 
-def _make(kind: str, init: Init, folder: str) -> Backend:
+def _make(kind: str, init: Init, folder: str) -> "Backend":
     if kind == "CSX":
         return csx(init, folder)
+    import torch
+
+    from modelzoo.backends.local import Local
+
     return Local(torch.device("cuda" if kind == "GPU" else "cpu"), init.backend, init.precision)
 
 
-def csx(init: Init, folder: str, only: str | None = None) -> Backend:
+def csx(init: Init, folder: str, only: str | None = None) -> "Backend":
     """The CS-2 backend; `only` is "validate" (needs no cluster) or "compile".
 
     Raises:

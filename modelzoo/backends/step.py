@@ -1,54 +1,122 @@
 """One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx_backend.py)."""
 
+import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
 from modelzoo.draws import make_seed
+from modelzoo.kernels.linear_cross_entropy import counted_rows
 from modelzoo.models.gpt import loss_denominator
+from modelzoo.optim.adam import AgedAdam
 from modelzoo.optim.groups import set_lr
-from modelzoo.train_state import Step, TrainState
+from modelzoo.train_state import Step, TrainState, Unread
 
 
 def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
-    """One optimizer step on one global batch, cut into `micro_batches`.
+    """One optimizer step on one global batch, cut into `micro_batches`, and its values read.
 
-    A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
+    A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were. Where
+    steps before it were left unread (`queue_step`) and one of them was not finite, nothing after that one was taken:
+    it is the one that is returned, and the run stands after it.
+
+    Args:
+        batch: on the host.
     """
-    # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
-    torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
-    run.model.train()
-    batch = backend.put(trimmed(batch))
-    denominator = loss_denominator(run.init.model, batch["attention_mask"])
-    lr, count = run.lr(), run.optimizer_step + 1
-    losses = []
-    run.sparsity.watch(count)
-    for micro in _split(batch, micro_batches):
-        with backend.autocast():
-            loss = run.model(micro, denominator)
-        (loss * run.loss_scale.scale).backward()
-        losses.append(loss.detach())
-    loss = float(torch.stack(losses).sum())
-    norm = clip_gradients(run, run.sparsity.mask_gradients(count))
-    finite = math.isfinite(loss) and math.isfinite(norm)
+    at = _backward(backend, run, batch, micro_batches)
+    unread, run.unread = [*run.unread, at], []
+    values = _read(unread)
+    run.optimizer.found_inf = None
+    for earlier, (loss, norm) in zip(unread[:-1], values[:-1], strict=True):
+        if not _finite(loss, norm):
+            return _go_back(run, earlier, loss, norm)
+    loss, norm = values[-1]
+    finite = _finite(loss, norm)
     run.loss_scale.update(finite)
-    churn, tokens = 0, batch["input_ids"].numel()
-    run.count_flops(tokens, batch["input_ids"].shape[1])
     if finite:
-        set_lr(run.optimizer, lr)
-        run.optimizer.step()
-        churn = run.sparsity.update(count, run.optimizer.state)
-        run.churn += churn
-        run.tokens += tokens
+        churn = _take(run, at)
     else:
+        churn = 0
         run.sparsity.drop_gradients()
         run.skipped += 1
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
-    return Step(loss, norm, lr, tokens, churn, not finite)
+    return Step(loss, norm, at.lr, at.batch_tokens, churn, not finite)
+
+
+def queue_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
+    """`train_step`, but where the host can go on without the step's values they stay on the device: then None.
+
+    The device itself passes over a step that is not finite, and over all that follow until the values are read. So this
+    takes a policy that stops there, and no loss scale, learning rate or mask that the host would have to change.
+    """
+    waits = run.init.loop.on_nonfinite == "skip" or run.loss_scale.dynamic
+    starts = not run.optimizer.state  # torch fills SGD's momentum in the first step, whatever that comes to
+    if not backend.asynchronous or waits or starts or run.sparsity.is_update(run.optimizer_step + 1):
+        return train_step(backend, run, batch, micro_batches)
+    at = _backward(backend, run, batch, micro_batches)
+    run.unread.append(at)
+    failed, before = (~at.values.isfinite().all()).float(), getattr(run.optimizer, "found_inf", None)
+    run.optimizer.found_inf = failed if before is None else torch.maximum(before, failed)
+    _take(run, at)
+    run.optimizer.zero_grad(set_to_none=True)
+    run.step += 1
+    return None
+
+
+def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Unread:
+    """Loss and clipped gradients of a batch, with nothing read back."""
+    # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
+    torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
+    run.model.train()
+    batch = trimmed(batch)
+    tokens, length = batch["input_ids"].numel(), batch["input_ids"].shape[1]
+    denominator = loss_denominator(run.init.model, batch["attention_mask"])
+    lr, count, losses = run.lr(), run.optimizer_step + 1, []
+    run.sparsity.watch(count)
+    for micro in _split(batch, micro_batches):
+        with backend.autocast():
+            loss = run.model(backend.put(micro), denominator)
+        (loss * run.loss_scale.scale).backward()
+        losses.append(loss.detach())
+    norm = clip_gradients(run, run.sparsity.mask_gradients(count), backend.asynchronous)
+    run.count_flops(tokens, length)
+    values = torch.stack((torch.stack(losses).sum().double(), norm.double()))
+    return Unread(values, lr, tokens, run.step, run.tokens, dataclasses.replace(run.ledger))
+
+
+def _take(run: TrainState, at: Unread) -> int:
+    """Change weights, and masks where it is their step; returns how many weights gave up their place."""
+    count = run.optimizer_step + 1
+    set_lr(run.optimizer, at.lr)
+    run.optimizer.step()
+    churn = run.sparsity.update(count, run.optimizer.state)
+    run.churn += churn
+    run.tokens += at.batch_tokens
+    return churn
+
+
+def _go_back(run: TrainState, at: Unread, loss: float, norm: float) -> Step:
+    """The run as it is after passing over `at`: the device took no step from there on, the counters did."""
+    run.optimizer.zero_grad(set_to_none=True)
+    run.sparsity.drop_gradients()
+    if isinstance(run.optimizer, AgedAdam):
+        run.optimizer.recount()
+    run.step, run.tokens, run.ledger = at.step + 1, at.tokens, at.ledger
+    run.skipped += 1
+    return Step(loss, norm, at.lr, at.batch_tokens, 0, True)
+
+
+def _read(unread: Sequence[Unread]) -> list[list[float]]:
+    """Loss and norm of each step: one wait for the device, however many there are."""
+    return torch.stack([at.values for at in unread]).tolist()
+
+
+def _finite(loss: float, norm: float) -> bool:
+    return math.isfinite(loss) and math.isfinite(norm)
 
 
 def trimmed(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor]:
@@ -64,26 +132,39 @@ def trimmed(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor
 def _split(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
     pieces = {name: x.chunk(parts) for name, x in batch.items()}
     for i in range(parts):
-        yield {name: x[i] for name, x in pieces.items()}
+        piece = {name: x[i] for name, x in pieces.items()}
+        yield piece | {"counted_rows": counted_rows(piece["attention_mask"].flatten())}
 
 
-def clip_gradients(run: TrainState, squares: Mapping[torch.nn.Parameter, float]) -> float:
-    """Undo the loss scale, clip as the config says, return the norm before clipping. Dead weights are zero already.
+def clip_gradients(run: TrainState, squares: Mapping[torch.nn.Parameter, float], asynchronous: bool = False) -> Tensor:
+    """Undo the loss scale, clip as the config says. Dead weights are zero already.
 
     Args:
         squares: sums of squares of gradients, before the loss scale is undone, that are known already.
+        asynchronous: read nothing back, and pass over gradients that are short enough too.
+
+    Returns:
+        The norm before clipping, a float tensor without dimensions: on the gradients' device if `asynchronous`.
     """
     precision, scale = run.init.precision, run.loss_scale.scale
-    with_grads = [p for p in run.model.parameters() if p.grad is not None]
-    grads = [p.grad for p in with_grads]
+    limit = math.inf if precision.max_gradient_norm is None else precision.max_gradient_norm
+    weights = [p for p in run.model.parameters() if p.grad is not None]
+    grads = [p.grad for p in weights]
     if scale != 1.0:
-        torch._foreach_mul_(grads, 1.0 / scale)
-    others = [p.grad for p in with_grads if p not in squares]
-    norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(others)))) if others else 0.0
-    norm = math.sqrt(norm**2 + sum(squares.values()) / scale**2)
-    if precision.max_gradient_norm is not None and norm > precision.max_gradient_norm:  # NaN compares False
-        torch._foreach_mul_(grads, precision.max_gradient_norm / (norm + 1e-6))
-    elif precision.max_gradient_value is not None:
-        torch._foreach_clamp_min_(grads, -precision.max_gradient_value)
-        torch._foreach_clamp_max_(grads, precision.max_gradient_value)
+        torch._foreach_mul_(grads, 1.0 / scale)  # no public function multiplies them in one launch
+    if asynchronous:
+        norm = torch.nn.utils.clip_grad_norm_(weights, limit)
+    else:
+        # By hand where values are at hand: torch's function passes over gradients to multiply them by one, divides by
+        # way of the reciprocal, which rounds twice, and a root of float64 by its vector library is not always the
+        # nearest.
+        others = [torch.linalg.vector_norm(p.grad) for p in weights if p not in squares]
+        length = float(torch.linalg.vector_norm(torch.stack(others))) if others else 0.0
+        length = math.sqrt(length**2 + sum(squares.values()) / scale**2)
+        if length > limit:  # NaN compares False
+            for grad in grads:
+                grad.mul_(limit / (length + 1e-6))
+        norm = torch.tensor(length, dtype=torch.float64)
+    if precision.max_gradient_value is not None:
+        torch.nn.utils.clip_grad_value_(weights, precision.max_gradient_value)
     return norm

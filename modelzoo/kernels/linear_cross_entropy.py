@@ -63,6 +63,7 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     scale: float = 1.0,
     dtype: torch.dtype | None = None,
+    rows: Tensor | None = None,
 ) -> Tensor:
     """Sum over tokens of loss_mask * -log softmax(scale * (hidden @ weight.T + bias))[label].
 
@@ -74,19 +75,29 @@ def linear_cross_entropy(
         bias: [vocab] or None.
         scale: multiplies the logits (muP).
         dtype: of the matrix products; default `hidden`'s. Softmax and sums are float32.
+        rows: `counted_rows(loss_mask)`, from whoever has the mask on the host: finding them here waits for the device.
 
     Returns:
         float32 scalar, in nats. Differentiable once in hidden, weight and bias; what requires no gradient costs none.
     """
     if hidden.device.type == "lazy":  # traced for the CS-2: its compiler wants plain ops, and cuts the work itself
         return plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias, scale)
-    rows = loss_mask.nonzero().squeeze(1)
-    if 0 < len(rows) < 0.75 * len(loss_mask):  # fine-tuning counts a few tokens of a text: the head sees only these
+    rows = counted_rows(loss_mask) if rows is None else rows
+    if len(rows):
         hidden, labels, loss_mask = hidden.index_select(0, rows), labels[rows], loss_mask[rows]
     with torch.autocast(hidden.device.type, enabled=False):  # dtypes are chosen above; autocast must not choose again
         # Asked here: inside a Function gradients are always off, and needs_input_grad knows nothing of `no_grad`.
         needs = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias))
         return _LinearCrossEntropy.apply(hidden, weight, bias, labels, loss_mask, scale, dtype or hidden.dtype, needs)
+
+
+def counted_rows(loss_mask: Tensor) -> Tensor:
+    """Positions [m] of the tokens of [n] that count, where leaving out the others pays; else empty, for all.
+
+    Fine-tuning counts a few tokens of a text: the head sees only these.
+    """
+    rows = loss_mask.nonzero().squeeze(1)
+    return rows if len(rows) < 0.75 * len(loss_mask) else rows[:0]
 
 
 def plain_linear_cross_entropy(hidden, weight, labels, loss_mask, bias=None, scale=1.0) -> Tensor:

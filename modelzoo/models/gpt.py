@@ -264,7 +264,7 @@ class GPTModel(nn.Module):
 
         Args:
             batch: input_ids, labels, attention_mask (the loss mask), each [b, t]; VSL adds attention_span and
-                position_ids.
+                position_ids. counted_rows, where given, saves the head a look at the mask.
             denominator: positive float or scalar tensor.
         """
         hidden = compute(self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")))
@@ -276,6 +276,7 @@ class GPTModel(nn.Module):
             batch["attention_mask"].flatten().float(),
             head.bias,
             self.model.output_scale,
+            rows=batch.get("counted_rows"),
         )
         return loss / denominator
 

@@ -7,6 +7,8 @@ the global t its second moment is taken at face value while it is still far too 
 
 import inspect
 import math
+from bisect import bisect_right
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +21,9 @@ NATIVE = "decoupled_weight_decay" in inspect.signature(torch.optim.Adam.__init__
 
 class AgedAdam(torch.optim.Adam):
     """torch's fused Adam(W); state tensors exist from the start, so a checkpoint always has the same entries.
+
+    A step reads nothing back from the device, but for what others changed since the one before (a loaded checkpoint,
+    new masks). `found_inf` (float32, 0 or 1), where it is set, passes over a step on the device, as torch's does.
 
     Args:
         params: parameter groups with `weight_decay`; `lr` is set before each step.
@@ -52,6 +57,8 @@ class AgedAdam(torch.optim.Adam):
                 if id(p) in old:
                     self.state[p]["born"] = torch.zeros_like(p, dtype=torch.int32)
         self._cohorts: dict[nn.Parameter, tuple] = {}
+        self._counts: dict[nn.Parameter, tuple[Tensor, int, int]] = {}
+        self.found_inf: Tensor | None = None
         # From this age on 1 - beta^age is 1.0 in float32, so a weight's own age no longer matters.
         self.horizon = max(math.ceil(25 * math.log(2) / -math.log(b)) if b else 1 for b in betas)
 
@@ -59,7 +66,7 @@ class AgedAdam(torch.optim.Adam):
     def step(self, closure=None):
         if self.raw_eps is not None:  # sqrt(v) + eps, corrected: sqrt(v / c) + eps / sqrt(c) with c = 1 - beta2^t
             for group in self.param_groups:
-                count = float(self.state[group["params"][0]]["step"]) + 1
+                count = self._count(group["params"][0]) + 1
                 group["eps"] = self.raw_eps / math.sqrt(1 - group["betas"][1] ** count)
         if self.decoupled and not NATIVE:
             return self._step_decayed(closure)
@@ -68,23 +75,28 @@ class AgedAdam(torch.optim.Adam):
         ]
         before = [p.view(-1)[at] for _, p, at, _ in young]
         super().step(closure)  # moments are right for every weight; only the young ones' correction is not
-        for (group, p, at, born), old in zip(young, before, strict=True):
+        for p, (step, _, count) in self._counts.items():
+            if p.grad is not None:
+                self._counts[p] = step, step._version, count + 1
+        for (group, p, at, born), values in zip(young, before, strict=True):
             state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
             age = (state["step"] - born).double()
             m = state["exp_avg"].view(-1)[at].double() / (1 - beta1**age)
             v = state["exp_avg_sq"].view(-1)[at].double() / (1 - beta2**age)
-            if self.decoupled:
-                old = old * (1 - lr * group["weight_decay"])
-            p.view(-1)[at] = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
+            old = values * (1 - lr * group["weight_decay"]) if self.decoupled else values
+            new = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
+            p.view(-1)[at] = new if self.found_inf is None else torch.where(self.found_inf > 0, values, new)
 
     def _step_decayed(self, closure):
         """Decoupled decay by hand around L2-free steps, for torch before 2.7."""
         decays = [group["weight_decay"] for group in self.param_groups]
         for group, decay in zip(self.param_groups, decays, strict=True):
             moving = [p for p in group["params"] if p.grad is not None]
-            if decay and moving:
-                for p in moving:
-                    p.mul_(1 - group["lr"] * decay)
+            factor = 1 - group["lr"] * decay
+            if self.found_inf is not None:
+                factor = torch.where(self.found_inf > 0, 1.0, factor)
+            for p in moving if decay else ():
+                p.mul_(factor)
             group["weight_decay"] = 0.0
         self.decoupled = False
         try:
@@ -99,16 +111,29 @@ class AgedAdam(torch.optim.Adam):
         born = self.state[p].get("born")
         if born is None or p.grad is None:  # without a gradient torch passes the weight over
             return None
+        oldest = self._count(p) + 1 - self.horizon
         cached = self._cohorts.get(p)
         # `_version` counts in-place changes, so the cache follows mask updates and loaded checkpoints.
         if cached is None or cached[0] is not born or cached[1] != born._version:
             at = born.view(-1).nonzero().squeeze(1)
             births = born.view(-1)[at]
             order = births.argsort(stable=True)
-            cached = self._cohorts[p] = born, born._version, at[order], births[order], births[order].unique().tolist()
-        _, _, at, births, cohorts = cached
-        oldest = int(self.state[p]["step"]) + 1 - self.horizon
+            cohorts, sizes = births.unique(return_counts=True)
+            ends = [0, *accumulate(sizes.tolist())]
+            cached = self._cohorts[p] = born, born._version, at[order], births[order], cohorts.tolist(), ends
+        _, _, at, births, cohorts, ends = cached
         if not cohorts or cohorts[-1] <= oldest:
             return None
-        first = int(torch.searchsorted(births, oldest, right=True)) if cohorts[0] <= oldest else 0
+        first = ends[bisect_right(cohorts, oldest)]
         return at[first:], births[first:]
+
+    def _count(self, p: nn.Parameter) -> int:
+        """How many steps `p` has taken: `state[p]["step"]`, read only where somebody else changed it."""
+        step, known = self.state[p]["step"], self._counts.get(p)
+        if known is None or known[0] is not step or known[1] != step._version:
+            known = self._counts[p] = step, step._version, int(step)
+        return known[2]
+
+    def recount(self) -> None:
+        """Read the counts anew in the next step: the device passed over some steps (`found_inf`)."""
+        self._counts.clear()

@@ -186,6 +186,7 @@ class Sparsity:
 
         Returns:
             The sums of squares that were made on the way, by weight: the gradient's norm need not read these again.
+            Only the CPU's compiled pass makes them, on the host; other devices make none, and nothing is read there.
         """
         squares = {}
         for group in self.groups:
@@ -205,7 +206,7 @@ class Sparsity:
         Returns:
             How many live weights gave up their place.
         """
-        churn = 0
+        lost = []
         for group in self.groups:
             if not group.is_update(step):
                 continue
@@ -213,12 +214,16 @@ class Sparsity:
             for p in group.parameters:
                 old, new = p.mask, group.next_mask(p, step, counts[p.name])
                 p.drop_gradient()
-                churn += int((old & ~new).sum())
+                lost.append((old & ~new).sum())
                 entries = state.get(p.weight, {})
                 p.move(new, entries)
-                if "born" in entries:
-                    entries["born"].masked_fill_(p.stored(new & ~old), int(entries["step"]))
-        return churn
+                if (born := entries.get("born")) is not None:
+                    born.copy_(torch.where(p.stored(new & ~old), entries["step"].to(born.dtype), born))
+        return int(torch.stack(lost).sum()) if lost else 0
+
+    def is_update(self, step: int) -> bool:
+        """Whether `update` changes any mask after `step`."""
+        return any(group.is_update(step) for group in self.groups)
 
     def drop_gradients(self) -> None:
         """Forget kept gradients (a skipped step)."""

@@ -42,18 +42,16 @@ def bench(config: Config, options: Options, params: str) -> None:
         params: the config's path, for the command to run next.
 
     Raises:
-        UserError: the config cannot train, or asks for the CS-2.
+        UserError: the config cannot train, or the target is no device of this machine.
     """
     init = config.trainer.init
     choice = select(options.target, init)
-    if choice.backend.kind == "CSX":
-        raise UserError("-m bench measures this machine; use CPU or GPU")
     level, filters = _level(config)
     config, cut = _cut(config)
     batch, parts = _batch(config)
     rows, length = batch["input_ids"].shape
     load, cores = load_average(), os.cpu_count() or 1
-    crowded = load is not None and load > cores and choice.backend.kind == "CPU"
+    crowded = load is not None and load > cores and not choice.backend.asynchronous
     busy = "; the machine is busy, measure again when it is not" if crowded else ""
     at = "" if load is None else f" at load {load:.1f}"
     print(f"{choice.describe()}\nmachine    {cores} cores{at}{busy}")

@@ -1,15 +1,12 @@
-"""`CSX --validate_only` and `CSX --compile_only`: the training step traced, lowered and, with a cluster, compiled."""
+"""`--validate_only` and `--compile_only` on CSX: the training step traced, lowered and, with a cluster, compiled."""
 
 import os
 import sys
-import time
 
 import torch
 from torch import Tensor
 
-from modelzoo.backends import csx_lowering as lowering
-from modelzoo.backends import csx_preflight as preflight
-from modelzoo.backends.select import csx
+from modelzoo.backends.select import select_to_lower
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
@@ -34,22 +31,11 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
         raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
     if init.optimizer is None:
         raise UserError("trainer.init.optimizer: missing; a training step needs one")
-    if compile_only:
-        backend = preflight.with_defaults(init.backend)
-        preflight.require(backend)
-        print("preflight  " + "; ".join(preflight.check(config, backend, compile_only=True)), file=sys.stderr)
-        print(preflight.sends(config, backend, compile_only=True), file=sys.stderr, flush=True)
-    begin = time.perf_counter()
-    backend = csx(init, os.path.join(options.model_dir, "cerebras_logs"), "compile" if compile_only else "validate")
+    backend = select_to_lower(config, os.path.join(options.model_dir, "cerebras_logs"), compile_only)
     for line in (backend.describe(), *backend.notes):
         print(f"device     {line}", file=sys.stderr)
-    folder = backend.lower(_batch(config), fit.train_dataloader.micro_batch_size)
-    names = with_adapters(init)
-    print(lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, plan.first_masks(init)))
-    if compile_only:
-        print(f"compiled   by the cluster at {backend.config.mgmt_address or 'its address'}; -m train finds it there")
-    else:
-        print("           lowered, not placed: whether it fits the wafer is for a cluster to say (--compile_only)")
+    micro_batch_size = fit.train_dataloader.micro_batch_size
+    print(backend.lower(_batch(config), micro_batch_size, with_adapters(init), plan.first_masks(init)))
 
 
 def _finetuning(config: Config, options: Options) -> Config:

@@ -4,9 +4,8 @@ import os
 import sys
 import time
 
-from modelzoo.backends import csx_preflight
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import Choice, select
+from modelzoo.backends.select import Choice, select_to_train
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
@@ -30,7 +29,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     init, section = config.trainer.init, config.trainer.fit
     if section is None:
         raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
-    choice = _choose(config, options, evaluate)
+    choice = select_to_train(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
     shards = open_shards(config, section.train_dataloader)
     vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
     if evaluate and not vals:
@@ -88,19 +87,6 @@ def _train(
     )
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
-
-
-def _choose(config: Config, options: Options, evaluate: bool) -> Choice:
-    """The device. A job for a cluster is checked whole, and what it will send is said, before it sends anything."""
-    init = config.trainer.init
-    backend = csx_preflight.with_defaults(init.backend)
-    asked = options.target if options.target != "auto" else init.backend.backend_type
-    if asked == "CSX" and csx_preflight.missing(backend) is None:
-        if evaluate:
-            raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
-        print("preflight  " + "; ".join(csx_preflight.check(config, backend)), file=sys.stderr)
-        print(csx_preflight.sends(config, backend, compile_only=False), file=sys.stderr, flush=True)
-    return select(options.target, init, os.path.join(options.model_dir, "cerebras_logs"))
 
 
 def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out: Progress, number: int) -> Score:

@@ -33,7 +33,7 @@ def line(run: TrainState, timed: Timed, tally: Tally) -> str:
     parts = [
         f"loss {step.loss:.4f}",
         f"lr {step.lr:.2e}",
-        f"{amount(step.tokens / timed.seconds)} tokens/s",
+        f"{amount(timed.speed)} tokens/s",
         f"data {tally.waiting_share:.1%}",
     ]
     if sparsity.parameters:

@@ -1,5 +1,6 @@
 """The training loop: each step is logged, shown, assessed and saved. Every task that trains uses this one."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from modelzoo.training.logs import LogError, Logs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import micro_batches
 from modelzoo.training.signals import catch_interrupts
+
+SHOWN_EVERY = 1.0  # seconds after which a step is read, though the live line alone asks for it
 
 
 class Fitted(NamedTuple):
@@ -55,11 +58,14 @@ def fit(
             return None
         return checkpoint.save(folder.checkpoints, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
 
+    def is_due(step: int) -> bool:
+        return step == stop or any(n and step % n == 0 for n in (init.logging.log_steps, every, init.checkpoint.steps))
+
     try:
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
                 saved = save()
-            for timed in steps(backend, run, shards, stop, micro_batches(config)):
+            for timed in steps(backend, run, shards, stop, micro_batches(config), is_due):
                 tally.add(timed)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
@@ -94,19 +100,42 @@ def tensorboard(config: Config) -> bool:
     return not loggers or any(x.name == "TensorBoardLogger" for x in loggers)
 
 
-def steps(backend: Backend, run: TrainState, shards: Shards, stop: int, micro_batches: int) -> Iterator[Timed]:
-    """Train until `stop`, yielding after each step. What to do between steps (log, validate, save) is the caller's."""
-    begin = time.perf_counter()
+def steps(
+    backend: Backend,
+    run: TrainState,
+    shards: Shards,
+    stop: int,
+    micro_batches: int,
+    is_due: Callable[[int], bool] = lambda step: True,
+) -> Iterator[Timed]:
+    """Train until `stop`, yielding after each step that was read. What to do then (log, validate) is the caller's.
+
+    A CPU's steps are all read. A GPU's are read when they are due and about once a second: until then it goes on with
+    what was queued, and nobody waits for it.
+
+    Args:
+        is_due: whether the caller has something to do after a step, by the number of steps taken then.
+    """
+    begin = ready = time.perf_counter()
+    shown, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
     for batch in backend.batches(run, shards, stop):
         fetched = time.perf_counter()
+        waiting += fetched - ready
         mendable = run.loss_scale.can_fall  # asked before the step, which lowers the scale if it overflows
-        step = backend.train_step(run, batch, micro_batches)
+        queued = run.tokens - tokens
+        if is_due(run.step + 1) or fetched - shown >= SHOWN_EVERY:
+            shown, step = fetched, backend.train_step(run, batch, micro_batches)
+        else:
+            step = backend.queue_step(run, batch, micro_batches)
+        ready = time.perf_counter()
+        if step is None:
+            continue
         if step.skipped and not mendable:
             run.unmended += 1
             _check_nonfinite(run, step)
-        end = time.perf_counter()
-        yield Timed(step, end - begin, fetched - begin)
-        begin = time.perf_counter()
+        yield Timed(step, ready - begin, waiting, queued + step.tokens, run.step - taken)
+        begin = ready = time.perf_counter()
+        waiting, taken, tokens = 0.0, run.step, run.tokens
 
 
 def _check_nonfinite(run: TrainState, step: Step) -> None:
@@ -139,5 +168,6 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
 
 
 def _timing(timed: Timed) -> dict[str, float]:
-    speed = timed.step.tokens / timed.seconds
-    return {"tokens_per_second": speed, "seconds": timed.seconds, "waiting": timed.waiting}
+    """Of one step: the mean since the last one that was read."""
+    n = timed.steps
+    return {"tokens_per_second": timed.speed, "seconds": timed.seconds / n, "waiting": timed.waiting / n}

@@ -1,5 +1,10 @@
 """Which device a run gets: what was asked for, or the next best, said aloud."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +13,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend, Precision
 from modelzoo.kernels import processor
 from tests.support import config
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 class Recorded:
@@ -25,7 +32,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(csx_preflight, "missing", lambda c: None if csx else "no cluster is configured")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.version, "cuda", "12.6" if cuda_build else None)
-        monkeypatch.setattr(select, "Local", Recorded)
+        monkeypatch.setattr(local, "Local", Recorded)
         monkeypatch.setattr(select, "csx", lambda init, folder: Recorded("csx"))
 
     return pretend
@@ -33,7 +40,7 @@ def machine(monkeypatch):
 
 def chosen(target, backend_type=None):
     section = {} if backend_type is None else {"backend": {"backend_type": backend_type}}
-    choice = select.select(target, config(**section).trainer.init)
+    choice = select.select(target, config(**section).trainer.init, trains_alone=True)
     return str(choice.backend.device), choice.asked, choice.said
 
 
@@ -82,6 +89,47 @@ def test_an_explicit_target_that_is_not_there_is_an_error_with_the_ways_out(mach
     assert "\n" not in str(e.value)
 
 
+def test_a_device_that_trains_alone_is_passed_over_where_models_are_run(machine):
+    machine(csx=True, gpu=True)
+    init = config(backend={"backend_type": "CSX"}).trainer.init
+    choice = select.select("auto", init)
+    assert str(choice.backend.device) == "cuda"
+    assert choice.said == "CSX: it trains (-m train) and does nothing else; running on GPU"
+    with pytest.raises(UserError, match=r"^CSX: it trains \(-m train\) and does nothing else; use CPU or GPU$"):
+        select.select("CSX", init)
+
+
+def test_what_targets_can_do():
+    assert [t for t in ("auto", "CPU", "GPU", "CSX") if select.evaluates(t)] == ["auto", "CPU", "GPU"]
+    assert [t for t in ("auto", "CPU", "GPU", "CSX") if select.lowers(t)] == ["CSX"]
+
+
+def test_a_job_is_shown_before_its_device_is_made(machine, monkeypatch, capsys):
+    """The preflight of a cluster that answers, and what is sent; none where no cluster does."""
+    whole, seen = config(backend={"backend_type": "CSX", "mgmt_address": "host:1"}), []
+    machine(csx=True)
+    monkeypatch.setattr(csx_preflight, "check", lambda *_: ["the cluster answers"])
+    monkeypatch.setattr(select, "csx", lambda init, folder: seen.append(capsys.readouterr().err) or Recorded("csx"))
+    assert select.select_to_train("auto", whole, "out", evaluate=False).backend.device == "csx"
+    assert "preflight  the cluster answers\nsends      to host:1:" in seen[0]
+    with pytest.raises(UserError, match="CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU"):
+        select.select_to_train("auto", whole, "out", evaluate=True)
+    machine()
+    assert str(select.select_to_train("auto", whole, "out", evaluate=True).backend.device) == "cpu"
+    assert capsys.readouterr().err == ""
+
+
+def test_torch_is_not_imported_to_ask_what_a_target_can_do():
+    program = "import sys, modelzoo.backends.select as s; assert s.lowers('CSX') and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_nothing_but_the_backends_asks_whether_a_device_is_a_cs2():
+    outside = [p for p in (REPO / "modelzoo").rglob("*.py") if "backends" not in p.parts and "config" not in p.parts]
+    asks = re.compile(r"""[!=]= *["']CSX["']|["']CSX["'] *[!=]=""")
+    assert [str(p) for p in outside if asks.search(p.read_text(encoding="utf-8"))] == []
+
+
 # --- the CPU ----------------------------------------------------------------------------------------------------------
 
 
@@ -104,14 +152,43 @@ def test_the_cpu_computes_as_its_processor_decides(act_as, name, emulate, precis
     assert product.dtype == backend.dtype == getattr(torch, decided.dtype)
 
 
-@pytest.mark.parametrize("bf16,dtype", [(True, "bfloat16"), (False, "float16")])
-def test_a_gpu_computes_as_torch_says_of_it(monkeypatch, bf16, dtype):
-    """Emulated bfloat16, which torch counts unless it is asked not to, does not count. No GPU is touched."""
+def gpu(monkeypatch, device, bf16=True) -> local.Local:
+    """The backend of a GPU that is not there."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or bf16)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch._C, "_set_cublas_allow_tf32", lambda allowed: None)
-    backend = local.Local(torch.device("cuda"), Backend(), Precision())
+    return local.Local(device, Backend(), Precision())
+
+
+@pytest.mark.parametrize("name,chosen", [("cuda", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_a_gpu_with_a_number_is_made_the_current_one(monkeypatch, name, chosen):
+    """Random draws, Triton's launches and whatever names no device act on the current one."""
+    seen = []
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: (device, 5))
+    backend = gpu(monkeypatch, torch.device(name))
+    assert seen == chosen and backend.asynchronous and not cpu().asynchronous
+    assert backend.memory() == (torch.device(name), 5) and backend.fetch(None)
+
+
+def test_a_batch_goes_to_a_gpu_from_pinned_memory(monkeypatch):
+    """From other memory a copy waits for all work before it; a batch without its last columns is such a one."""
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda x: pinned.append(x) or x)
+    backend = gpu(monkeypatch, torch.device("cuda"))
+    backend.device = torch.device("meta")
+    whole = torch.arange(12).view(3, 4)
+    there = backend.put({"x": whole[:, :2]})["x"]
+    assert there.is_meta and there.shape == (3, 2)
+    assert len(pinned) == 1 and pinned[0].is_contiguous() and torch.equal(pinned[0], whole[:, :2])
+    assert backend.put({"x": there})["x"] is there
+
+
+@pytest.mark.parametrize("bf16,dtype", [(True, "bfloat16"), (False, "float16")])
+def test_a_gpu_computes_as_torch_says_of_it(monkeypatch, bf16, dtype):
+    """Emulated bfloat16, which torch counts unless it is asked not to, does not count. No GPU is touched."""
+    backend = gpu(monkeypatch, torch.device("cuda"), bf16)
     assert (backend.kind, backend.device_class, backend.dtype) == ("GPU", "sm_75", getattr(torch, dtype))
     assert backend.describe() == f"GPU (Tesla T4), {dtype}" and bool(backend.notes) is not bf16
 
@@ -156,7 +233,7 @@ def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
     machine(csx=True, gpu=True)
     init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
     words = f"its masks are unstructured, not trainer.init.sparsity's {name}"
-    assert select.select("auto", init).said == f"CSX: {words}; running on GPU"
+    assert select.select("auto", init, trains_alone=True).said == f"CSX: {words}; running on GPU"
     with pytest.raises(UserError) as e:
         select.select("CSX", init)
     assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"

@@ -5,6 +5,7 @@ import json
 import pytest
 from csx_runs import ADAMW, MODEL, WARMUP_COSINE
 
+from modelzoo.backends import csx_preflight
 from modelzoo.backends.csx_backend import CSX
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -32,12 +33,12 @@ def config(tmp_path) -> Config:
 def on_wafer(monkeypatch):
     """`-m train CSX`, with cerebras.pytorch's CPU backend in the wafer's place."""
 
-    def choose(target, init, folder="."):
-        return Choice(CSX(init, folder, kind="CPU"), "CSX", None)
+    def choose(target, config, folder, evaluate):
+        return Choice(CSX(config.trainer.init, folder, kind="CPU"), "CSX", None)
 
     def train(config, folder, **options):
         with monkeypatch.context() as m:
-            m.setattr(pretrain, "select", choose)
+            m.setattr(pretrain, "select_to_train", choose)
             pretrain.train(config, Options(target="auto", model_dir=str(folder), **options), evaluate=False)
 
     return train
@@ -79,7 +80,7 @@ def test_resumes_across_devices(config, on_wafer, tmp_path, first, then):
 
 
 def test_validation_during_training_is_refused_where_a_cluster_answers(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(pretrain.csx_preflight, "missing", lambda backend: None)
+    monkeypatch.setattr(csx_preflight, "missing", lambda backend: None)
     with pytest.raises(UserError, match="CSX trains"):
         pretrain.train(config, Options(target="CSX", model_dir=str(tmp_path)), evaluate=True)
 
