@@ -1,8 +1,9 @@
 """The `sparsity` section: what cerebras.pytorch.sparse.configure reads, plus seed, distribution, cubic and a bound."""
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 from modelzoo.config.explain import shown
@@ -113,13 +114,29 @@ class Update(Section):
         return {k for k, f in type(self).model_fields.items() if getattr(self, k) == f.default}
 
 
+REGEX = "re:"  # before a pattern that is a regular expression
+
+
+def _pattern(value: str) -> str:
+    if value.startswith(REGEX):
+        try:
+            re.compile(value.removeprefix(REGEX))
+        except re.error as e:
+            raise ValueError(f"{value.removeprefix(REGEX)!r} is no regular expression ({e})") from None
+    return value
+
+
+Pattern = Annotated[Str, AfterValidator(_pattern)]
+
+
 class SparsityGroup(Section):
     """One sparsity algorithm and the parameters it acts on."""
 
     algorithm: Literal["static", "gmp", "set", "rigl"] = "static"  # masks that stay, prune, or move (set, rigl)
     sparsity: Schedule  # share of weights off; a number or a schedule
     init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"  # which weights live at the start
-    param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # default: linear weights
+    # Globs of whole names, or re: and an expression to find in them; default: linear weights
+    param_filter: Annotated[tuple[Pattern, ...] | None, BeforeValidator(listed)] = None
     update: Update | None = None  # when masks change; default: every step
     drop_fraction: Schedule | None = None  # share of live weights that gives up its place (set, rigl); default 0.3
     balance_in_groups: PositiveInt | None = None

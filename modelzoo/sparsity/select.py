@@ -1,13 +1,14 @@
 """Which parameters are sparse and how many weights of each stay: exact integers, from shapes alone. No torch."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Protocol
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity import REGEX, SparsityGroup
 
 
 class ShapeLike(Protocol):
@@ -44,7 +45,14 @@ def select(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> 
 def _matches(name: str, shape: ShapeLike, group: SparsityGroup) -> bool:
     if group.param_filter is None:
         return shape.kind == "linear"
-    return any(fnmatchcase(name, pattern) for pattern in group.param_filter)
+    return any(matches(name, pattern) for pattern in group.param_filter)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a pattern of `param_filter` means `name`: a glob all of it, an expression after `re:` a part of it."""
+    if pattern.startswith(REGEX):
+        return re.search(pattern.removeprefix(REGEX), name) is not None
+    return fnmatchcase(name, pattern)
 
 
 def block_of(group: SparsityGroup, size: tuple[int, ...]) -> tuple[int, int]:

@@ -3,16 +3,12 @@
 import math
 import re
 import subprocess
-from fnmatch import fnmatchcase
 
 import pytest
 import yaml
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.legacy.globs import globs
 from modelzoo.config.load import load, resolve
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import parameters
@@ -147,29 +143,14 @@ def test_a_dict_of_patterns_becomes_groups(write):
     assert all("attn" in n for n in names[0]) and all("ffn" in n for n in names[1]) and len(names[0]) == 8
 
 
-NAMES = st.text("abf.01_[", min_size=0, max_size=12)
-ATOMS = st.sampled_from([r"\.", ".", "a", "b", "_", "[ab]", "[^ab]", r"\d", "[0-1]", "(a|bf)", "(?:b|_0)", r"\["])
-PIECES = st.builds(str.__add__, ATOMS, st.sampled_from(["", "", "?", "{2}"])) | st.sampled_from([".*", ".+"])
-PATTERNS = st.builds(
-    lambda begin, parts, end: begin + "".join(parts) + end,
-    st.sampled_from(["", "^"]),
-    st.lists(PIECES, max_size=5),
-    st.sampled_from(["", "$"]),
-)
-
-
-@given(PATTERNS, st.lists(NAMES, min_size=1, max_size=20))
-@settings(max_examples=400, deadline=None)
-def test_globs_match_where_the_expression_does(pattern, names):
-    found = globs(pattern)
-    if found is not None:
-        for name in names:
-            assert any(fnmatchcase(name, g) for g in found) == bool(re.search(pattern, name)), (pattern, found, name)
-
-
-@pytest.mark.parametrize("pattern", ["a+b", "(?=x)", r"(a)\1", r"x\b", "a*"])
-def test_what_no_glob_can_say_is_not_guessed(pattern):
-    assert globs(pattern) is None
+def test_what_only_an_expression_can_say_chooses_too(write):
+    """A lookahead: every layer's feed-forward but the first's."""
+    pattern = r"'layers\.(?!0\.)\d+\.ffn\..*weight'"
+    config = load(
+        write(f"{R19}sparsity: {{sparsity: 0.5, init_method: random, param_name_patterns: {pattern}}}"), Config
+    )
+    (names,) = select(parameters(config.trainer.init.model), config.trainer.init.sparsity)
+    assert sorted(names) == [f"model.transformer_decoder.layers.1.ffn.ffn.{i}.linear_layer.weight" for i in (0, 1)]
 
 
 def test_former_mup_keeps_logits_rates_and_spreads(write):
@@ -251,7 +232,7 @@ REFUSED = [
     ("runconfig", "load_checkpoint_states: model", "--load_checkpoint_states"),
     ("runconfig", "max_stepps: 3", "max_steps"),
     ("train_input", "mixture_of_things: 3", "mixture"),
-    ("sparsity", "param_name_patterns: 'a+b'", "globs"),
+    ("sparsity", "param_name_patterns: 'a(b'", "is no regular expression"),
 ]
 
 

@@ -1,6 +1,7 @@
 """Which parameters become sparse, and exact counts of the weights that stay."""
 
 import math
+import re
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -35,6 +36,22 @@ def test_the_default_and_mediswifts_filter_take_the_matrices_of_the_decoder():
     assert by_default == by_filter
     assert len(by_default[0]) == 2 * 6
     assert sum(SHAPES[n].numel for n in by_default[0]) == 12 * 2 * 8**2
+
+
+@given(st.sampled_from([r"\.1\.", "ffn", "^model", "weight$", "(q|v)_dense", r"layers\.(?!0)", "no such"]))
+def test_an_expression_chooses_the_matrices_that_it_is_found_in(pattern):
+    found = [n for n, s in SHAPES.items() if len(s.size) > 1 and re.search(pattern, n)]
+    if found:
+        assert select(SHAPES, groups([f"re:{pattern}"])) == [found]
+        assert select(SHAPES, groups(["no*such", f"re:{pattern}"])) == [found]
+    else:
+        with pytest.raises(UserError, match="matches no weight"):
+            select(SHAPES, groups([f"re:{pattern}"]))
+
+
+def test_an_expression_that_is_none_is_refused():
+    with pytest.raises(ValueError, match=r"'a\(b' is no regular expression"):
+        groups(["re:a(b"])
 
 
 @pytest.mark.parametrize("tied", [True, False])

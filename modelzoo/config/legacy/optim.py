@@ -5,7 +5,7 @@ from typing import Any
 
 from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy.base import Upgrade, remark
-from modelzoo.config.legacy.globs import globs
+from modelzoo.config.sparsity import REGEX
 
 CLASSES = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 NAMES = {  # older names of optimizer arguments
@@ -156,7 +156,7 @@ def _scheduler(up: Upgrade, given: dict[str, Any], source: tuple, target: tuple)
 
 
 def sparsity(up: Upgrade) -> None:
-    """`sparsity` to trainer.init.sparsity: `schedule` as the update, regular expressions as globs, 1.9's groups."""
+    """`sparsity` to trainer.init.sparsity: `schedule` as the update, regular expressions after `re:`, 1.9's groups."""
     given = up.old.pop("sparsity")
     place, path = "init.sparsity", ("sparsity",)
     if isinstance(given, dict):
@@ -204,7 +204,7 @@ def _groups(up: Upgrade, given: dict[str, Any], path: tuple) -> list[dict[str, A
         ]
     patterns = [patterns] if isinstance(patterns, str) else patterns
     found = _filter(up, where, patterns)
-    up.note("changed", where, f"is now param_filter (regular expressions as globs): {', '.join(found)}")
+    up.note("changed", where, f"is now param_filter: {', '.join(found)}")
     return [{**group, "param_filter": found}]
 
 
@@ -212,11 +212,8 @@ def _filter(up: Upgrade, path: tuple, patterns: list) -> list[str]:
     found = []
     for pattern in patterns:
         try:
-            translated = globs(pattern)
+            re.compile(pattern)
+            found.append(f"{REGEX}{pattern}")
         except (re.error, TypeError) as e:
             up.refuse(path, f"{pattern!r} is no regular expression ({e})")
-            continue
-        if translated is None:
-            up.refuse(path, f"{pattern!r} cannot be said as globs; write them as param_filter")
-        found += translated or []
     return found
