@@ -7,8 +7,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.config.yaml12 import Document
-from modelzoo.data import format as f
-from modelzoo.data.tokenizer_files import beside, tokenizer_in
+from modelzoo.data.tokenizer_files import beside, require_tokenizer
 
 STATE = "state.json"
 
@@ -61,15 +60,8 @@ def tokenizer_path(init: Init, path: str) -> str:
     Raises:
         UserError: there is none beside the training data, nor beside the checkpoint.
     """
-    if init.tokenizer is not None:
-        return init.tokenizer
     run = os.path.dirname(os.path.dirname(os.path.abspath(path)))
     config = os.path.join(run, "config.yaml")
-    places = beside(load(config, Config)) if os.path.exists(config) else []
+    places = beside(load(config, Config)) if init.tokenizer is None and os.path.exists(config) else []
     places += [run, os.path.dirname(os.path.abspath(path))]
-    if (found := tokenizer_in(places)) is None:
-        raise UserError(
-            f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "
-            "--set trainer.init.tokenizer=PATH"
-        )
-    return found
+    return require_tokenizer(init, places, path)
