@@ -45,13 +45,10 @@ def show(args) -> int:
 
 def _tokenizer(path: str | None, folder: str):
     from modelzoo.data.tokenizer import parse, read_tokenizer
+    from modelzoo.data.tokenizer_files import tokenizer_in
 
-    for place in (
-        [path] if path else [os.path.join(folder, fmt.TOKENIZER), os.path.join(os.path.dirname(folder), fmt.TOKENIZER)]
-    ):
-        if path or os.path.exists(place):
-            return parse(read_tokenizer(place), place)
-    return None
+    found = path or tokenizer_in((folder, os.path.dirname(folder)))
+    return None if found is None else parse(read_tokenizer(found), found)
 
 
 def _examples(name: str, count: int, tokenizer) -> None:

@@ -1,42 +1,35 @@
 """The live line of a run: step, files, documents/s, tokens/s, time left."""
 
-import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
+
+from modelzoo.progress import LiveLine, duration
 
 
-def printer(stream=None) -> Callable[[str, int, int, dict | None], None]:
-    """A `show` for job.run: rewrites one line on a terminal, else prints a line now and then."""
-    stream = stream or sys.stderr
-    live = stream.isatty()
-    state = {"step": "", "start": 0.0, "said": 0.0, "documents": 0, "tokens": 0, "begun_at": 0, "open": False}
+def printer(stream: TextIO | None = None) -> Callable[[str, int, int, dict | None], None]:
+    """A `show` for job.run: the live line of the step at hand."""
+    line = LiveLine(stream)
+    state = {"step": "", "start": 0.0, "documents": 0, "tokens": 0, "begun_at": 0}
 
     def show(step: str, done: int, of: int, marker: dict | None) -> None:
         now = time.monotonic()
         if step != state["step"]:
-            if state["open"]:
-                stream.write("\n")
-            state.update(step=step, start=now, said=0.0, documents=0, tokens=0, begun_at=done, open=False)
-        if not of or (not live and marker is None):
+            line.restart()
+            state.update(step=step, start=now, documents=0, tokens=0, begun_at=done)
+        if not of or (not line.live and marker is None):
             return
+        splits = (marker or {}).get("splits", {}).values() if step == "encode" else ()
         state["documents"] += (
-            (marker or {}).get("records", 0)
-            if step == "extract"
-            else sum(s["documents"] for s in (marker or {}).get("splits", {}).values() if step == "encode")
+            (marker or {}).get("records", 0) if step == "extract" else sum(s["documents"] for s in splits)
         )
-        state["tokens"] += sum(s["tokens"] for s in (marker or {}).get("splits", {}).values() if step == "encode")
-        if not live and done < of and now - state["said"] < 10:
+        state["tokens"] += sum(s["tokens"] for s in splits)
+        if done < of and not line.is_due():
             return
-        state["said"] = now
-        line = describe(
-            step, done, of, done - state["begun_at"], state["documents"], state["tokens"], now - state["start"]
-        )
-        stream.write(("\r\x1b[K" + line) if live else line + "\n")
-        state["open"] = live
-        if live and done == of:
-            stream.write("\n")
-            state["open"] = False
-        stream.flush()
+        here, seconds = done - state["begun_at"], now - state["start"]
+        line.show(describe(step, done, of, here, state["documents"], state["tokens"], seconds))
+        if done == of:
+            line.close()
 
     return show
 
@@ -49,18 +42,9 @@ def describe(step: str, done: int, of: int, here: int, documents: int, tokens: i
     if tokens and seconds > 0:
         parts.append(f"{tokens / seconds:,.0f} tokens/s")
     if here and done < of:
-        parts.append(f"{clock((of - done) * seconds / here)} left")
+        parts.append(f"{duration((of - done) * seconds / here)} left")
     elif done == of and here:
-        parts.append(f"{clock(seconds)}")
+        parts.append(f"{duration(seconds)}")
     elif done == of:
         parts.append("done before")
     return "  ".join(parts)
-
-
-def clock(seconds: float) -> str:
-    seconds = int(seconds + 0.5)
-    return (
-        f"{seconds // 3600}:{seconds % 3600 // 60:02d}:{seconds % 60:02d}"
-        if seconds >= 3600
-        else f"{seconds // 60}:{seconds % 60:02d}"
-    )

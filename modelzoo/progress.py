@@ -27,7 +27,54 @@ def size(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
-class Progress:
+class LiveLine:
+    """A line that is rewritten on a terminal, and printed now and then into a file; and lines of its own that stay.
+
+    Args:
+        out: where to; default: the standard error stream.
+        every: seconds between lines where `out` is no terminal. live_every: the same where it is one.
+    """
+
+    def __init__(self, out: TextIO | None = None, every: float = EVERY, live_every: float = 0.0):
+        self.out = out or sys.stderr
+        self.live = self.out.isatty()
+        self.every = live_every if self.live else every
+        self.printed = float("-inf")
+        self.open = False  # whether the cursor stands behind a line that may be rewritten
+
+    def is_due(self) -> bool:
+        """Whether enough time has passed since the last line."""
+        return time.monotonic() - self.printed >= self.every
+
+    def show(self, text: str) -> None:
+        """Write the line, in place of the last one on a terminal; due or not."""
+        self._write("\r\x1b[2K" + text if self.live else text + "\n")
+        self.printed, self.open = time.monotonic(), self.live
+
+    def note(self, text: str) -> None:
+        """A line of its own that stays."""
+        self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
+        self.open = False
+
+    def close(self) -> None:
+        """End the line, so that what follows begins on one of its own."""
+        if self.open:
+            self._write("\n")
+            self.open = False
+
+    def _write(self, text: str) -> None:
+        """Write to the stream. A reader that is gone, or a full disk behind it, ends no run: the logs say the same."""
+        with contextlib.suppress(OSError, ValueError):
+            self.out.write(text)
+            self.out.flush()
+
+    def restart(self) -> None:
+        """End the line; the next one is due at once."""
+        self.close()
+        self.printed = float("-inf")
+
+
+class Progress(LiveLine):
     """The live line of a run that goes to step `stop`.
 
     Times are wall-clock; the time left is reckoned from the steps of this launch, its first one (which builds and warms
@@ -35,11 +82,9 @@ class Progress:
     """
 
     def __init__(self, stop: int, out: TextIO | None = None):
+        super().__init__(out)
         self.stop = stop
-        self.out = out or sys.stderr
-        self.live = self.out.isatty()
         self.first: tuple[int, float] | None = None
-        self.printed = 0.0
 
     def update(self, step: int, text: str) -> None:
         """Show `text` for `step`, with the share done and the time left."""
@@ -47,24 +92,8 @@ class Progress:
         if self.first is None:
             self.first = step, now
         last = step == self.stop
-        if not self.live and not last and now - self.printed < EVERY:
+        if not last and not self.is_due():
             return
         done, spent = step - self.first[0], now - self.first[1]
         left = f"  left {duration(spent / done * (self.stop - step))}" if done and not last else ""
-        line = f"step {step}/{self.stop}  {text}{left}"
-        self._write("\r\x1b[2K" + line if self.live else line + "\n")
-        self.printed = now
-
-    def note(self, text: str) -> None:
-        """A line of its own that stays."""
-        self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
-
-    def close(self) -> None:
-        if self.live:
-            self._write("\n")
-
-    def _write(self, text: str) -> None:
-        """Show `text`. A reader that is gone, or a full disk behind the stream, ends no run: the logs tell the same."""
-        with contextlib.suppress(OSError, ValueError):
-            self.out.write(text)
-            self.out.flush()
+        self.show(f"step {step}/{self.stop}  {text}{left}")

@@ -1,9 +1,10 @@
 """Where the tokenizer of a run lies, and which files it consists of. No torch."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from modelzoo.config.trainer import Config
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data import manifest
 
@@ -27,3 +28,31 @@ def tokenizer_in(places: Iterable[str]) -> str | None:
     """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder with a GPT-2 vocabulary."""
     first = next(iter(vocabulary(places)), None)
     return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)
+
+
+def require_tokenizer(init: Init, places: Sequence[str], who: str) -> str:
+    """The tokenizer that `trainer.init.tokenizer` names, else the first in `places` (`beside`).
+
+    Raises:
+        UserError: there is none; the message begins with `who`, which needs it.
+    """
+    if (found := init.tokenizer or tokenizer_in(places)) is None:
+        raise UserError(
+            f"{who}: no {f.TOKENIZER} beside the training data ({', '.join(places)}); name it with "
+            "--set trainer.init.tokenizer=PATH"
+        )
+    return found
+
+
+def list_files(named: str | None, config: Config) -> list[str]:
+    """The files of the tokenizer `named` (a file, or a folder that holds them), else of the training data's; or none.
+
+    Raises:
+        UserError: nothing is there by that name.
+    """
+    if named is None:
+        return vocabulary(beside(config))
+    found = [named] if os.path.isfile(named) else vocabulary([named])
+    if not found:
+        raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
+    return found

@@ -18,7 +18,7 @@ from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
-from modelzoo.data.tokenizer_files import VOCABULARIES, beside, vocabulary
+from modelzoo.data.tokenizer_files import list_files
 from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.model_card import card
@@ -64,7 +64,7 @@ def export(
     adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
     folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
-    words = _vocabulary(tokenizer, config)
+    words = list_files(tokenizer, config)
     eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
     texts = {
         "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
@@ -121,16 +121,6 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     lines.append(f"next       in Model Zoo ckpt_path: {out}")
     lines.append(f"           here python run.py import {out} RUN -p {config_file}")
     return "\n".join(lines)
-
-
-def _vocabulary(named: str | None, config: Config) -> list[str]:
-    """The tokenizer's files: those named, or those of the training data."""
-    if named is None:
-        return vocabulary(beside(config))
-    found = [named] if os.path.isfile(named) else vocabulary([named])
-    if not found:
-        raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
-    return found
 
 
 def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any]:

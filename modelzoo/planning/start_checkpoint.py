@@ -6,8 +6,7 @@ import os
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
-from modelzoo.data import format as f
-from modelzoo.data.tokenizer_files import beside, tokenizer_in
+from modelzoo.data.tokenizer_files import beside, require_tokenizer
 from modelzoo.training.run_folder import STATE, RunFolder
 
 
@@ -60,14 +59,8 @@ def tokenizer_path(init: Init, path: str) -> str:
     Raises:
         UserError: there is none beside the training data, nor beside the checkpoint.
     """
-    if init.tokenizer is not None:
-        return init.tokenizer
     run = RunFolder.containing(path)
-    places = beside(config) if (config := run.read_config()) is not None else []
+    config = run.read_config() if init.tokenizer is None else None
+    places = beside(config) if config is not None else []
     places += [run.path, os.path.dirname(os.path.abspath(path))]
-    if (found := tokenizer_in(places)) is None:
-        raise UserError(
-            f"{path}: no {f.TOKENIZER} beside its training data ({', '.join(places)}); name it with "
-            "--set trainer.init.tokenizer=PATH"
-        )
-    return found
+    return require_tokenizer(init, places, path)

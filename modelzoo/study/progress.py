@@ -1,48 +1,38 @@
 """What a person sees while a study goes on: the run at hand, the share done, and the time left over the whole."""
 
-import sys
 import time
 
-from modelzoo.progress import duration
+from modelzoo.progress import LiveLine, duration
 from modelzoo.study.matrix import Cell
 
 
-class Progress:
+class Progress(LiveLine):
     """The live line of a study. Time left is reckoned by dense-equivalent FLOPs, which is what a run's time goes by."""
 
     def __init__(self, total: float):
-        self.out, self.total, self.done, self.spent = sys.stderr, total, 0.0, 0.0
-        self.live = self.out.isatty()
+        super().__init__(every=30.0, live_every=1.0)
+        self.total, self.done, self.spent = total, 0.0, 0.0
         self.begun: float | None = None
         self.from_step = 0
-        self.printed = 0.0
-
-    def _say(self, text: str) -> None:
-        self.out.write(("\r\x1b[2K" if self.live else "") + text + "\n")
-        self.out.flush()
 
     def _share(self) -> str:
         return f"{self.done / self.total:4.0%}" if self.total else "100%"
 
     def passed(self, cell: Cell, why: str = "finished  ") -> None:
         self.total -= cell.dense  # so that the rate is of what ran now
-        self._say(f"{why} {cell.name}")
+        self.note(f"{why} {cell.name}")
 
-    def show(self, cell: Cell, step: int) -> None:
+    def update(self, cell: Cell, step: int) -> None:
         now = time.monotonic()
         if self.begun is None:
             self.begun, self.from_step = now, step
-        every = 1.0 if self.live else 30.0
-        if now - self.printed < every:
+        if not self.is_due():
             return
-        self.printed = now
         part = cell.dense * (step - self.from_step) / cell.steps
         ahead = self.total - self.done - cell.dense * step / cell.steps
         spent = self.spent + now - self.begun
         left = f"  left {duration(ahead / (self.done + part) * spent)}" if self.done + part else ""
-        line = f"{self._share()}  {cell.name}  step {step}/{cell.steps}{left}"
-        self.out.write(f"\r\x1b[2K{line}" if self.live else f"{line}\n")
-        self.out.flush()
+        self.show(f"{self._share()}  {cell.name}  step {step}/{cell.steps}{left}")
 
     def _stop(self, cell: Cell) -> float:
         seconds = 0.0 if self.begun is None else time.monotonic() - self.begun
@@ -52,11 +42,11 @@ class Progress:
     def ended(self, cell: Cell, loss: float | None) -> None:
         seconds = self._stop(cell)
         score = "" if loss is None else f"  validation loss {loss:.4f}"
-        self._say(f"{self._share()}  {cell.name}  {cell.steps} steps in {duration(seconds)}{score}")
+        self.note(f"{self._share()}  {cell.name}  {cell.steps} steps in {duration(seconds)}{score}")
 
     def failed(self, cell: Cell, code: int, log: str) -> None:
         self._stop(cell)
-        self._say(f"FAILED     {cell.name} (exit code {code}): {last_words(log)}")
+        self.note(f"FAILED     {cell.name} (exit code {code}): {last_words(log)}")
 
 
 def last_words(log: str) -> str:

@@ -157,7 +157,7 @@ def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bo
         )
         with _handed_on(child):
             while child.poll() is None:
-                progress.show(cell, _last_step(folder(matrix, cell)))
+                progress.update(cell, _last_step(folder(matrix, cell)))
                 time.sleep(POLL)
     if child.returncode == Busy.exit_code:
         progress.passed(cell, "busy       another process is at")

@@ -5,7 +5,6 @@ from typing import NamedTuple
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader
-from modelzoo.data import format as f
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.hdf5 import Shards
 from modelzoo.models.adapt import adapt
@@ -59,12 +58,8 @@ def prompt_words(config: Config) -> list[int] | None:
     prompt = config.trainer.init.soft_prompt
     if prompt is None or prompt.init != "words":
         return None
-    path = config.trainer.init.tokenizer or tokenizer_files.tokenizer_in(tokenizer_files.beside(config))
-    if path is None:
-        raise UserError(
-            f"trainer.init.soft_prompt.words: no {f.TOKENIZER} beside the training data; name one with "
-            "--set trainer.init.tokenizer=PATH"
-        )
+    places = tokenizer_files.beside(config)
+    path = tokenizer_files.require_tokenizer(config.trainer.init, places, "trainer.init.soft_prompt.words")
     text = tokenizer.read_tokenizer(path)
     return tokenizer.parse(text, path).encode(prompt.words, add_special_tokens=False).ids
 

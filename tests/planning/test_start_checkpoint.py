@@ -9,7 +9,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.interop.export import _vocabulary
+from modelzoo.data.tokenizer_files import list_files
 from modelzoo.planning import start_checkpoint
 from modelzoo.training.build import prompt_words
 from tests.support import TINY
@@ -49,16 +49,16 @@ def test_the_tokenizer_beside_the_data_is_found_by_all_that_look_for_it(tmp_path
     ):
         with pytest.raises(UserError, match=r"no tokenizer.json beside .*trainer.init.tokenizer=PATH"):
             looks()
-    assert _vocabulary(None, config) == []
+    assert list_files(None, config) == []
     written = write_tokenizer(tmp_path / place, gpt2)
-    assert sorted(_vocabulary(None, config)) == sorted(written)
+    assert sorted(list_files(None, config)) == sorted(written)
     found = start_checkpoint.tokenizer_path(config.trainer.init, str(checkpoint))
     assert Tokenizer.from_str(read_tokenizer(found)).get_vocab() == {"a": 0, "b": 1, "ab": 2}
     assert [i for i in prompt_words(config) if i < 2][:1] == [1]  # b comes first
     write_tokenizer(tmp_path / "a" / "train", gpt2=False)
     nearest = str(tmp_path / "a" / "train" / "tokenizer.json")
     assert start_checkpoint.tokenizer_path(config.trainer.init, str(checkpoint)) == nearest
-    assert _vocabulary(None, config)[0] == nearest
+    assert list_files(None, config)[0] == nearest
 
 
 def test_the_run_folder_is_asked_last_and_a_named_one_first(tmp_path):

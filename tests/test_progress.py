@@ -1,0 +1,92 @@
+"""The live line: one that is rewritten on a terminal, few lines in a file, in training, preprocessing and studies."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from data_preprocessing.progress import printer
+from modelzoo import progress
+from modelzoo.study.progress import Progress as StudyProgress
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [3.0]  # a machine that has just started: its clock is near zero
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def shown(text: str) -> list[str]:
+    """The lines that a terminal shows after `text`, which rewrites them."""
+    return [re.split(r"\r\x1b\[2K", line)[-1] for line in text.split("\n")]
+
+
+def training(out, clock):
+    line = progress.Progress(40, out)
+    for step in range(1, 41):
+        clock[0] += 1
+        line.update(step, "loss 1")
+        if step == 20:
+            line.note("saved")
+    line.close()
+
+
+def preprocessing(out, clock):
+    show = printer(out)
+    for step in ("extract", "encode"):
+        for done in range(41):
+            clock[0] += 1
+            show(step, done, 40, {"records": 2} if done else {})
+
+
+def study(out, clock):
+    cell = SimpleNamespace(name="a", dense=1.0, steps=40)
+    line = StudyProgress(2.0)
+    line.out, line.live, line.every = out, out.isatty(), 1.0 if out.isatty() else 10.0
+    for name in "ab":
+        cell.name = name
+        for step in range(1, 41):
+            clock[0] += 1
+            line.update(cell, step)
+        line.ended(cell, 2.5)
+
+
+USERS = {"training": training, "preprocessing": preprocessing, "study": study}
+LAST = {"training": "step 40/40  loss 1", "preprocessing": r"encode +40/40 .*", "study": "100%  b  40 steps in .*"}
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_terminal_shows_one_line_for_each_thing_and_ends_on_a_new_one(name, clock):
+    out = Terminal()
+    USERS[name](out, clock)
+    *lines, end = shown(out.getvalue())
+    assert end == "" and re.fullmatch(LAST[name], lines[-1])
+    assert len(lines) == 2  # a note and the line; two steps; two runs
+    assert out.getvalue().count("\r") > 70 * (name != "training")
+
+
+@pytest.mark.parametrize("name", USERS)
+def test_a_file_gets_a_line_at_once_then_one_in_ten_seconds_and_the_last(name, clock):
+    out = io.StringIO()
+    USERS[name](out, clock)
+    lines = out.getvalue().splitlines()
+    assert "\r" not in out.getvalue() and "\x1b" not in out.getvalue() and out.getvalue().endswith("\n")
+    assert re.fullmatch(LAST[name], lines[-1])
+    each = 1 if name == "training" else 2
+    assert 4 * each <= len(lines) <= 7 * each
+
+
+def test_the_time_left_is_that_of_the_steps_since_the_first(clock):
+    out = Terminal()
+    line = progress.Progress(100, out)
+    line.update(10, "x")
+    clock[0] += 30
+    line.update(20, "x")
+    assert shown(out.getvalue()) == ["step 20/100  x  left 4:00"]
