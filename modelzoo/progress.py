@@ -1,5 +1,6 @@
 """What a person sees while a run goes on: one line, rewritten on a terminal, printed now and then into a file."""
 
+import logging
 import sys
 import time
 from typing import TextIO
@@ -26,6 +27,19 @@ def size(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
+LOG = logging.getLogger("modelzoo")
+
+
+def set_level(name: str) -> None:
+    """Show what `logging.log_level` asks for: info has the live line and notes, warning notes alone, error neither.
+
+    Other packages' records follow it, but for info: what they say of every step is not asked for.
+    """
+    LOG.setLevel(name.upper())
+    if name != "info":
+        logging.basicConfig(level=name.upper(), force=True)
+
+
 class Progress:
     """The live line of a run that goes to step `stop`.
 
@@ -42,6 +56,8 @@ class Progress:
 
     def update(self, step: int, text: str) -> None:
         """Show `text` for `step`, with the share done and the time left."""
+        if (LOG.level or logging.INFO) > logging.INFO:
+            return
         now = time.monotonic()
         if self.first is None:
             self.first = step, now
@@ -60,10 +76,12 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line of its own that stays."""
+        if (LOG.level or logging.INFO) > logging.WARNING:
+            return
         self.out.write(("\r\x1b[2K" if self.live else "") + text + "\n")
         self.out.flush()
 
     def close(self) -> None:
-        if self.live:
+        if self.live and self.first is not None:
             self.out.write("\n")
             self.out.flush()

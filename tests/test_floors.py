@@ -12,7 +12,7 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("modelzoo.finetuning", 8), ("modelzoo.scoring", 8), ("modelzoo.interop", 7), ("modelzoo.planning", 6),
     ("modelzoo.training", 5), ("modelzoo.backends", 4), ("modelzoo.evaluation", 3), ("modelzoo.train_state", 3),
     ("modelzoo.models", 2), ("modelzoo.data", 2), ("modelzoo.optim", 2), ("modelzoo.sparsity", 2),
-    ("modelzoo.kernels", 1), ("modelzoo.progress", 1), ("modelzoo.files", 1),
+    ("modelzoo.modes", 1), ("modelzoo.kernels", 1), ("modelzoo.progress", 1), ("modelzoo.files", 1),
     ("modelzoo.config", 0), ("modelzoo.host", 0),
 ]  # fmt: skip
 PACKAGES = {name for name, _ in FLOORS if (REPO / name.replace(".", "/")).is_dir()}

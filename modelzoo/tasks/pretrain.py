@@ -80,8 +80,7 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     begin = time.perf_counter()
     score = validate(backend, run, shards, run.init.loop.eval_steps)
     kind = f"validation_{number}" if number else "validation"
-    metrics = {"loss": score.loss, "perplexity": score.perplexity, "accuracy": score.accuracy}
-    logs.write(run.step, kind, metrics, {"seconds": time.perf_counter() - begin})
+    logs.write(run.step, kind, score.metrics, {"seconds": time.perf_counter() - begin})
     out.note(f"{kind} at step {run.step}: {console.score(score)}")
     return score
 

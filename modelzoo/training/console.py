@@ -46,10 +46,8 @@ def line(run: TrainState, timed: Timed, tally: Tally) -> str:
 
 
 def score(found: Score) -> str:
-    return (
-        f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}, accuracy {found.accuracy:.2%} "
-        f"over {found.tokens:,} tokens"
-    )
+    accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
+    return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
 
 
 def summary(run: TrainState, memory: int | None, tally: Tally, model_dir: str, saved: str | None, stop: int) -> str:

@@ -56,8 +56,7 @@ def fit(
     init = run.init
     root = state.checkpoint_root(init, model_dir)
     tally, saved = console.Tally(run.step), None
-    tensorboard = not init.loggers or any(x.name == "TensorBoardLogger" for x in init.loggers)
-    logs = Logs(model_dir, run.step, tensorboard, trackers.open_all(init, model_dir))
+    logs = Logs(model_dir, run.step, trackers.events_folder(init, model_dir), trackers.open_all(init, model_dir))
 
     def save() -> str | None:
         if not backend.fetch(run):

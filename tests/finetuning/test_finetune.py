@@ -180,7 +180,7 @@ def test_the_card_of_a_fine_tuned_export_tells_where_it_comes_from(world, tmp_pa
     assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out) == 0
     assert run_py("export", out / "fold_0" / "seed_1", tmp_path / "hf") == 0
     card, found = (tmp_path / "hf" / "README.md").read_text(), result(out)
-    assert f"fine-tuned from `{found['start']}`; its masks: none" in card
+    assert f"fine-tuned from `{found['start']}`; its masks: lift" in card
     assert "32 examples of toy (fold 0)" in card
     for metric, value in found["scores"]["dev"]["metrics"].items():
         low, high = found["scores"]["dev"]["intervals"][metric]
