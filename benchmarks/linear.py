@@ -21,6 +21,7 @@ from harness import machine, rounds, spread
 from program import run
 from shapes import resolve_dtype
 
+from modelzoo.config.arguments import positive_int, share
 from modelzoo.kernels.choose import choose, note
 from modelzoo.kernels.layout import Layout, layout_of
 
@@ -68,13 +69,13 @@ def arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", nargs="+", type=pair, default=[pair(s) for s in SHAPES], help="out,in of the weights")
     p.add_argument("--block", nargs="+", type=pair, default=[pair(b) for b in BLOCKS], help="rows,cols of blocks")
-    p.add_argument("--sparsity", nargs="+", type=float, default=[0.75], help="shares of weights off")
+    p.add_argument("--sparsity", nargs="+", type=share, default=[0.75], help="shares of weights off")
     p.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16"], default="auto", help="auto: as a run here has it"
     )
-    p.add_argument("--tokens", type=int, default=1024)
-    p.add_argument("--rounds", type=int, default=15)
-    p.add_argument("--threads", type=int, default=torch.get_num_threads())
+    p.add_argument("--tokens", type=positive_int, default=1024)
+    p.add_argument("--rounds", type=positive_int, default=15)
+    p.add_argument("--threads", type=positive_int, default=torch.get_num_threads())
     p.add_argument("--summary", action="store_true", help="print the shapes' sums alone")
     p.add_argument("--busy", action="store_true", help="count one thread's processor time, not time on the wall")
     args = p.parse_args()

@@ -26,6 +26,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from modelzoo.config.arguments import positive_float, positive_int
+
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 _RECORD = re.compile(rb"<PubmedArticle>.*?</PubmedArticle>", re.S)
@@ -62,9 +64,9 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", default=str(REPO.parent / "shared" / "data"))
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--megabytes", type=float, default=250, help="size of the `baseline` corpus, unpacked")
-    p.add_argument("--msl", type=int, default=2048)
+    p.add_argument("--rounds", type=positive_int, default=5)
+    p.add_argument("--megabytes", type=positive_float, default=250, help="size of the `baseline` corpus, unpacked")
+    p.add_argument("--msl", type=positive_int, default=2048)
     p.add_argument("--skip", nargs="*", default=[], metavar="CONTENDER")
     p.add_argument("--json", metavar="FILE")
     for hidden in ("--contender", "--folder", "--out", "--tokenizer"):

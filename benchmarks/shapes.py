@@ -7,14 +7,21 @@ import torch
 DTYPES = ["auto", "float32", "bfloat16", "float16"]
 
 
+def positive(text: str) -> int:
+    """A whole number above 0, for argparse (a peer's environment has no modelzoo)."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"must be a whole number above 0, got {text}")
+    return int(text)
+
+
 def add_shapes(p: argparse.ArgumentParser) -> None:
     """The flags that say what is trained."""
-    p.add_argument("--hidden", type=int, default=384)
-    p.add_argument("--layers", type=int, default=6)
-    p.add_argument("--heads", type=int, default=6)
-    p.add_argument("--length", type=int, default=256)
-    p.add_argument("--vocab", type=int, default=16384)
-    p.add_argument("--batch", type=int, default=8)
+    p.add_argument("--hidden", type=positive, default=384)
+    p.add_argument("--layers", type=positive, default=6)
+    p.add_argument("--heads", type=positive, default=6)
+    p.add_argument("--length", type=positive, default=256)
+    p.add_argument("--vocab", type=positive, default=16384)
+    p.add_argument("--batch", type=positive, default=8)
     p.add_argument("--dtype", choices=DTYPES, default="auto", help="auto: what a run asking for bfloat16 gets here")
     p.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from harness import machine, spread
 from program import run
 
+from modelzoo.config.arguments import positive_int
+
 REPO = Path(__file__).resolve().parents[1]
 RUN = str(REPO / "run.py")
 CONFIGS = {"demo/s75": 128, "quickstart/dense": 256, "quickstart/s75_blocks": 256}  # and the length of their rows
@@ -56,8 +58,8 @@ def train(config: str, data: Path, folder: Path, steps: int) -> tuple[float, flo
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--steps", type=int, default=20)
+    p.add_argument("--rounds", type=positive_int, default=5)
+    p.add_argument("--steps", type=positive_int, default=20)
     args = p.parse_args()
     print(machine())
     with tempfile.TemporaryDirectory() as name:

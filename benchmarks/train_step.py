@@ -30,6 +30,7 @@ from program import run
 from shapes import add_shapes, random_batch, resolve_dtype, shapes
 
 from modelzoo.backends.step import clip_gradients
+from modelzoo.config.arguments import positive_int
 from modelzoo.sparsity.ledger import Ledger
 
 REPO = Path(__file__).resolve().parents[1]
@@ -180,7 +181,7 @@ def compete(args, contestants: dict, tokens: int, base: str | None) -> dict[str,
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_shapes(p)
-    p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--rounds", type=positive_int, default=15)
     p.add_argument("--compile", action="store_true", help="ours with torch.compile too (25-90 s to build)")
     p.add_argument("--patterns", metavar="LEVELS", help="sparsity patterns at these levels (0.5,0.75) instead of peers")
     p.add_argument("--rigl", action="store_true", help="with --patterns: RigL on blocks, steps with and without update")

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from modelzoo import host, version
+from modelzoo.config.arguments import Parser, count, positive_float, positive_int, share
 from modelzoo.config.errors import UserError
 
 _COMMON = """
@@ -34,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="python -m data_preprocessing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="From PubMed, PMC or JSONL to tokenised HDF5 shards.",
@@ -96,7 +97,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     key.add_argument(
         "--vocab_size",
         dest="tokenizer.vocab_size",
-        type=int,
+        type=positive_int,
         metavar="N",
         help="size to train (50257); with a given tokenizer, what the model has room for",
     )
@@ -107,15 +108,15 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
         choices=("auto", "gigatoken", "tokenizers"),
         help="what computes the ids (the ids are the same)",
     )
-    key.add_argument("--msl", type=int, metavar="N", help="sequence length (2048)")
+    key.add_argument("--msl", type=positive_int, metavar="N", help="sequence length (2048)")
     key.add_argument("--objective", dest="objective.name", choices=("lm", "vsl", "fim", "prompt_completion"))
     key.add_argument("--tail", dest="objective.tail", choices=("pad", "drop"), help="the last, unfilled window")
-    key.add_argument("--val_fraction", type=float, metavar="X", help="share of documents in OUT/val (0.05)")
-    key.add_argument("--seed", type=int)
+    key.add_argument("--val_fraction", type=share, metavar="X", help="share of documents in OUT/val (0.05)")
+    key.add_argument("--seed", type=count)
     key.add_argument("--compression", choices=("none", "gzip", "lzf"))
     key.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     how = p.add_argument_group("how it runs (these change nothing in the output)")
-    how.add_argument("--workers", type=int, default=0, metavar="N", help="processes (default: one per core)")
+    how.add_argument("--workers", type=positive_int, metavar="N", help="processes (default: one per core)")
     how.add_argument("--engine", choices=("local", "ray"), default="local")
     how.add_argument(
         "--share",
@@ -130,7 +131,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     )
     how.add_argument(
         "--wait",
-        type=float,
+        type=positive_float,
         default=86400.0,
         metavar="SECONDS",
         help="with --share: wait this long for the other shares",
@@ -155,8 +156,8 @@ def _download(verbs) -> None:
     p.add_argument("--pmc_group", choices=("oa_comm", "oa_noncomm", "oa_other"), default="oa_comm")
     p.add_argument("--output", required=True, metavar="DIR")
     p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as https://ftp.ncbi.nlm.nih.gov")
-    p.add_argument("--workers", type=int, default=2, metavar="N", help="transfers at once (NLM asks for few)")
-    p.add_argument("--retries", type=int, default=5, metavar="N")
+    p.add_argument("--workers", type=positive_int, default=2, metavar="N", help="transfers at once (NLM asks for few)")
+    p.add_argument("--retries", type=count, default=5, metavar="N")
 
 
 def _tokenizer(verbs) -> None:
@@ -171,9 +172,9 @@ def _tokenizer(verbs) -> None:
     p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
-    p.add_argument("--vocab_size", type=int, default=50257)
+    p.add_argument("--vocab_size", type=positive_int, default=50257)
     p.add_argument("--eos_token", default="<|endoftext|>")
-    p.add_argument("--megabytes", type=int, default=200, help="text to read at most (training)")
+    p.add_argument("--megabytes", type=positive_int, default=200, help="text to read at most (training)")
     p.add_argument("--fim", action="store_true", help="add the fill-in-the-middle tokens")
 
 
@@ -193,13 +194,13 @@ def _pack(verbs) -> None:
         help="a folder of LM shards, or .jsonl files with input_ids",
     )
     p.add_argument("--output", required=True, metavar="DIR", help="new folder of shards")
-    p.add_argument("--msl", type=int, required=True)
-    p.add_argument("--eos_id", type=int, help="default: that of the input's manifest or data_params.json")
-    p.add_argument("--vocab_size", type=int, help="ids from here on are refused (default: as above)")
+    p.add_argument("--msl", type=positive_int, required=True)
+    p.add_argument("--eos_id", type=count, help="default: that of the input's manifest or data_params.json")
+    p.add_argument("--vocab_size", type=positive_int, help="ids from here on are refused (default: as above)")
     p.add_argument("--objective", choices=("lm", "vsl"), default="lm")
     p.add_argument("--tail", choices=("pad", "drop"), default="pad")
     p.add_argument("--compression", choices=("none", "gzip", "lzf"), default="gzip")
-    p.add_argument("--shard_tokens", type=int, default=2**23)
+    p.add_argument("--shard_tokens", type=positive_int, default=2**23)
 
 
 def _inspection(verbs) -> None:
@@ -211,7 +212,7 @@ def _inspection(verbs) -> None:
         run_inspect,
     )
     p.add_argument("path")
-    p.add_argument("--examples", type=int, default=1, metavar="N", help="how many to show as text")
+    p.add_argument("--examples", type=count, default=1, metavar="N", help="how many to show as text")
     p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: tokenizer.json beside)")
     p = _verb(
         verbs, "verify", "check every byte of an output folder against its manifests", "verify shards", run_verify
@@ -233,9 +234,9 @@ def _synthetic(verbs) -> None:
         run_synthetic,
     )
     p.add_argument("--output", required=True, metavar="DIR")
-    p.add_argument("--documents", type=int, default=6000)
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--files", type=int, default=2)
+    p.add_argument("--documents", type=positive_int, default=6000)
+    p.add_argument("--seed", type=count, default=0)
+    p.add_argument("--files", type=positive_int, default=2)
 
 
 def run_job(args) -> int:

@@ -53,7 +53,7 @@ def run(args) -> int:
     except OSError as e:
         raise UserError(f"{args.output}: cannot be made: {e.strerror}") from None
     begun, size = time.monotonic(), 0
-    with concurrent.futures.ThreadPoolExecutor(max(1, args.workers)) as pool:
+    with concurrent.futures.ThreadPoolExecutor(args.workers) as pool:
         waiting = [pool.submit(fetch, f"{url}/{name}", os.path.join(args.output, name), settings) for name in names]
         try:
             for done, future in enumerate(concurrent.futures.as_completed(waiting), 1):

@@ -74,8 +74,6 @@ def job(args) -> int:
     from data_preprocessing import job as jobs
     from data_preprocessing import progress
 
-    if args.workers < 0:
-        raise UserError(f"--workers {args.workers}: give a number of processes, or leave it out")
     how = jobs.How(
         workers=args.workers or available_cores(),
         engine=args.engine,

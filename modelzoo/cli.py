@@ -5,41 +5,36 @@ import difflib
 import os
 import sys
 
-from modelzoo import host, verbs, version
+from modelzoo import host, modes, progress, verbs, version
+from modelzoo.config.arguments import Parser, count, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.share import parse_share
 
-EXAMPLES = """
-examples:
-  python run.py -p configs/quickstart/s75.yaml -m plan
-  python run.py CPU -p configs/quickstart/s75.yaml -m train_and_eval -o runs/s75
-  python run.py -p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000
-  python run.py -p runs/s75/config.yaml -m eval -o runs/s75
-  python run.py -p configs/study/mini.yaml -m study
-  python run.py CPU -p configs/quickstart/s75_blocks.yaml -m bench
-  python run.py -p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa
-  python run.py -p runs/s75/config.yaml -m evaluate -o runs/s75 --tasks configs/eval/pubmedqa.yaml,hoc_blurb
+EPILOG = (
+    modes.help_text()
+    + """
 
 verbs (run.py VERB --help says more):
-""" + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
+"""
+    + "\n".join(f"  {name:<16} {verb.about}" for name, verb in verbs.VERBS.items())
+)
 CLUSTER = {  # flags that set the key of the same name in trainer.init.backend
-    "num_csx": (int, "CS-2 systems"),
-    "num_workers_per_csx": (int, "input workers per system"),
+    "num_csx": (positive_int, "CS-2 systems"),
+    "num_workers_per_csx": (count, "input workers per system"),
     "compile_dir": (str, "compile artefacts on the cluster"),
-    "job_time_sec": (int, "time limit"),
+    "job_time_sec": (positive_int, "time limit"),
     "job_priority": (str, "p1, p2 or p3"),
     "credentials_path": (str, "TLS certificate"),
     "mgmt_address": (str, "host:port"),
 }
 CLUSTER_LISTS = ("job_labels", "mount_dirs", "python_paths")
-MODES = ("train", "eval", "train_and_eval", "eval_all", "study", "bench", "finetune", "evaluate", "plan")
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="run.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=EXAMPLES,
+        epilog=EPILOG,
         allow_abbrev=False,
         description="Pre-train a sparse biomedical GPT from one YAML, on CPU, GPU or CS-2.",
     )
@@ -52,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     version.add_flag(p)
     p.add_argument("-p", "--params", required=True, metavar="CONFIG", help="YAML config (Model Zoo's trainer format)")
-    p.add_argument("-m", "--mode", choices=MODES, help="plan needs neither torch nor data")
+    p.add_argument("-m", "--mode", type=modes.parse, metavar="MODE", help=", ".join(modes.MODES))
     p.add_argument(
         "-o", "--model_dir", metavar="DIR", help="where the run is written (default: the config's, else ./model_dir)"
     )
@@ -64,10 +59,10 @@ def parser() -> argparse.ArgumentParser:
         dest="overrides",
         help="override a config key, for example trainer.init.loop.max_steps=20; may be repeated",
     )
-    p.add_argument("--max_steps", type=int, help="optimizer steps in all")
-    p.add_argument("--num_steps", type=int, help=argparse.SUPPRESS)
-    p.add_argument("--num_epochs", type=int, help="passes over the training data instead of max_steps")
-    p.add_argument("--eval_steps", type=int, help="validation batches (default: all)")
+    p.add_argument("--max_steps", type=positive_int, help="optimizer steps in all")
+    p.add_argument("--num_steps", type=positive_int, help=argparse.SUPPRESS)
+    p.add_argument("--num_epochs", type=positive_int, help="passes over the training data instead of max_steps")
+    p.add_argument("--eval_steps", type=positive_int, help="validation batches (default: all)")
     p.add_argument("--eval_frequency", help="steps between validations, or a share of the run (0.25)")
     p.add_argument(
         "--checkpoint_path",
@@ -79,12 +74,11 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--load_checkpoint_states",
-        default="all",
         metavar="A,B",
         help="which parts to load: model,optimizer,sparsity,grad_scaler,dataloader,global_step (default all)",
     )
     p.add_argument("--disable_strict_checkpoint_loading", action="store_true", help="take the parameters that fit")
-    p.add_argument("--seed", type=int)
+    p.add_argument("--seed", type=count, help="of weights, masks and dropout")
     p.add_argument("--validate_only", action="store_true", help="build everything, take one step, write nothing")
     p.add_argument(
         "--compile_only", action="store_true", help="the same with torch.compile (on CSX: compile for the wafer)"
@@ -94,15 +88,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="I/N",
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
-    p.add_argument("--engine", choices=["local", "ray"], default="local", help="study: where its runs go")
-    task = p.add_argument_group("evaluate")
+    p.add_argument("--engine", choices=["local", "ray"], help="study: where its runs go (local)")
+    task = p.add_argument_group("score")
     task.add_argument(
         "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
     )
     task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
-    task.add_argument("--eval_batch_size", type=int, default=8, metavar="N", help="rows at once (8)")
-    p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR"], help="log level")
+    task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
+    p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], help="log level")
     csx = p.add_argument_group("CS-2 (used with CSX)")
     for flag, (kind, text) in CLUSTER.items():
         csx.add_argument(f"--{flag}", type=kind, help=text)
@@ -133,11 +127,11 @@ def overrides(args: argparse.Namespace) -> list[str]:
     return found + args.overrides
 
 
-def states(text: str) -> tuple[str, ...]:
+def states(text: str | None) -> tuple[str, ...]:
     """The parts of a checkpoint that --load_checkpoint_states names."""
     from modelzoo.config.trainer import ALL_STATES as known
 
-    if text == "all":
+    if text in (None, "all"):
         return known
     asked = tuple(s for s in text.replace(" ", "").split(",") if s)
     if unknown := [s for s in asked if s not in known]:
@@ -155,7 +149,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             p = parser()
             _known_flags(p, argv)
-            _run(p.parse_args(argv), "run.py " + " ".join(argv))
+            args = p.parse_args(argv)
+            _settle_mode(args, p)
+            _run(args, "run.py " + " ".join(argv))
     except UserError as e:
         print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
         return e.exit_code
@@ -182,25 +178,42 @@ def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:
             raise UserError(f"unknown flag {flag}{near}")
 
 
+def _settle_mode(args: argparse.Namespace, p: argparse.ArgumentParser) -> None:
+    """Give an old mode its name of today, and refuse the flags that the mode would ignore."""
+    if args.mode in modes.FORMER:
+        print(f"note       -m {args.mode} is now written -m {modes.FORMER[args.mode]}", file=sys.stderr)
+        args.mode = modes.FORMER[args.mode]
+    if args.mode is None and not (args.validate_only or args.compile_only):
+        raise UserError(f"-m is missing; it is one of {', '.join(modes.MODES)}")
+    taken = modes.MODES[args.mode or "train_and_eval"].flags  # a dry run may go without a mode
+    for action in p._actions:
+        flag, given = action.dest, getattr(args, action.dest, None)
+        if flag in modes.ALWAYS or flag in taken or given is None or given is False:
+            continue
+        takers = modes.takers(flag)
+        where = f"it is for -m {', '.join(takers)}" if takers else "no mode takes it"
+        raise UserError(f"{action.option_strings[-1]} does nothing with -m {args.mode or 'none'}; {where}")
+    if args.validate_only and args.compile_only:
+        raise UserError("--validate_only and --compile_only exclude each other")
+
+
 def _study(args: argparse.Namespace) -> None:
-    """A study's file is no trainer config: of the flags, those that speak of a run's config have no place here."""
     from modelzoo.backends import select
     from modelzoo.study import run as study
 
-    own = argparse.Namespace(**{**vars(args), "overrides": []})
-    if not select.evaluates(args.target) or args.compile_only or args.checkpoint_path or overrides(own):
-        raise UserError("-m study takes CPU or GPU, -p, -o, --set study.KEY=VALUE, --share, --engine, --validate_only")
-    options = study.Options(args.target, parse_share(args.share), args.engine, args.validate_only)
+    if not select.evaluates(args.target):
+        raise UserError(f"-m study takes CPU or GPU, not {args.target}")
+    options = study.Options(args.target, parse_share(args.share), args.engine or "local", args.validate_only)
     study.run(args.params, args.overrides, args.model_dir, options)
 
 
 def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.backends import select
+    from modelzoo.config.idle import remarks
     from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
     from modelzoo.planning import lengths, plan, plan_text, start_checkpoint
-    from modelzoo.tasks import convert_config
     from modelzoo.training.run_length import total_steps
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
@@ -208,37 +221,31 @@ def _run(args: argparse.Namespace, command: str) -> None:
     if args.mode == "study":
         _study(args)
         return
-    if args.mode is None and not dry:
-        raise UserError(f"-m is missing; it is one of {', '.join(MODES)}")
-    if args.mode != "evaluate" and (unused := [f"--{k}" for k in ("tasks", "data_dir", "split") if getattr(args, k)]):
-        raise UserError(f"{unused[0]} is for -m evaluate, not for -m {args.mode}")
-
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
     start_checkpoint.complete(doc, args.checkpoint_path)
     lengths.count_epoch(doc)
     config = validate(doc, Config)
-    plan.check(config.trainer.init, total_steps(config))
+    init = config.trainer.init
+    plan.check(init, total_steps(config))
+    notes = [f"note       {line}" for line in remarks(doc, Config, args.target == "CSX")]
     if args.mode == "plan":
-        print(
-            "\n".join(
-                [plan_text.text(config, args.target), *(f"note       {line}" for line in convert_config.remarks(doc))]
-            )
-        )
+        print("\n".join([plan_text.text(config, args.target), *notes]))
         return
-    if args.validate_only and args.compile_only:
-        raise UserError("--validate_only and --compile_only exclude each other")
-    select.require(args.target, config.trainer.init, args.mode, args.compile_only, args.validate_only)
+    if notes:
+        print("\n".join(notes), file=sys.stderr, flush=True)
+    progress.set_level(init.logging.log_level)
+    select.require(args.target, init, args.mode, args.compile_only, args.validate_only)
     from modelzoo.tasks import pretrain
     from modelzoo.tasks.eval import check, evaluate
     from modelzoo.training.build import Options
 
     options = Options(
         target=args.target,
-        model_dir=args.model_dir or config.trainer.init.model_dir,
+        model_dir=args.model_dir or init.model_dir,
         checkpoint_path=args.checkpoint_path,
         load_states=states(args.load_checkpoint_states),
-        strict=not args.disable_strict_checkpoint_loading,
+        strict=not (args.disable_strict_checkpoint_loading or init.checkpoint.disable_strict_checkpoint_loading),
         command=command,
         restart=args.restart,
         mode=args.mode or "train",
@@ -250,15 +257,16 @@ def _run(args: argparse.Namespace, command: str) -> None:
     elif dry:
         check(config, options, args.compile_only)
     elif args.mode in ("eval", "eval_all"):
-        evaluate(config, options)
+        evaluate(config, options, every=args.mode == "eval_all")
     elif args.mode == "bench":
         from modelzoo.tasks.bench import bench
 
         bench(config, options, args.params)
-    elif args.mode == "evaluate":
+    elif args.mode == "score":
         from modelzoo.scoring import score as scoring
 
-        request = scoring.Request(scoring.split_names(args.tasks), args.data_dir, args.split, args.eval_batch_size)
+        names = scoring.split_names(args.tasks)
+        request = scoring.Request(names, args.data_dir, args.split, args.eval_batch_size or 8)
         scoring.score_checkpoints(config, options, request)
     elif args.mode == "finetune":
         from modelzoo.finetuning.finetune import finetune

@@ -1,6 +1,7 @@
 """What a person sees while a run goes on: one line, rewritten on a terminal, printed now and then into a file."""
 
 import contextlib
+import logging
 import sys
 import time
 from typing import TextIO
@@ -25,6 +26,19 @@ def amount(x: float) -> str:
 
 def size(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
+LOG = logging.getLogger("modelzoo")
+
+
+def set_level(name: str) -> None:
+    """Show what `logging.log_level` asks for: info has the live line and notes, warning notes alone, error neither.
+
+    Other packages' records follow it, but for info: what they say of every step is not asked for.
+    """
+    LOG.setLevel(name.upper())
+    if name != "info":
+        logging.basicConfig(level=name.upper(), force=True)
 
 
 class LiveLine:
@@ -52,7 +66,9 @@ class LiveLine:
         self.printed, self.open = time.monotonic(), self.live
 
     def note(self, text: str) -> None:
-        """A line of its own that stays."""
+        """A line of its own that stays, unless `logging.log_level` asks for less."""
+        if (LOG.level or logging.INFO) > logging.WARNING:
+            return
         self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
         self.open = False
 
@@ -88,6 +104,8 @@ class Progress(LiveLine):
 
     def update(self, step: int, text: str) -> None:
         """Show `text` for `step`, with the share done and the time left."""
+        if (LOG.level or logging.INFO) > logging.INFO:
+            return
         now = time.monotonic()
         if self.first is None:
             self.first = step, now

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
+from modelzoo.config.arguments import Parser, positive_int
+
 
 class Verb(NamedTuple):
     """One verb: what it says of itself, its arguments, and what it does with them."""
@@ -57,7 +59,7 @@ def _import(args: argparse.Namespace) -> None:
 def _prompt_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="a run folder (its newest checkpoint) or a step folder")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
-    p.add_argument("--nearest", metavar="N", type=int, default=5, help="how many tokens to show of each vector (5)")
+    p.add_argument("--nearest", metavar="N", type=positive_int, default=5, help="tokens to show of each vector (5)")
 
 
 def _prompt(args: argparse.Namespace) -> None:
@@ -97,7 +99,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")
     p.add_argument("--split", choices=["train", "dev"], default="dev", help="dev; never test: it would be used up")
-    p.add_argument("--eval_batch_size", type=int, default=8, metavar="N", help="rows at once (8)")
+    p.add_argument("--eval_batch_size", type=positive_int, default=8, metavar="N", help="rows at once (8)")
     p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
@@ -160,7 +162,7 @@ VERBS = {
 def run(argv: list[str]) -> None:
     """`argv` begins with a verb of VERBS."""
     verb = VERBS[argv[0]]
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog=f"run.py {argv[0]}",
         description=verb.about,
         epilog=f"example:\n  {verb.example}",

@@ -31,6 +31,8 @@ def main() -> None:
     p.add_argument("--output", default="demo", help="where everything goes (default: demo)")
     p.add_argument("--steps", type=int, default=300, help="optimizer steps of each run (default: 300)")
     args = p.parse_args()
+    if args.steps < 1 or (args.pubmed is not None and args.pubmed < 1):
+        p.error("--steps and --pubmed take numbers above 0")
     begin = time.monotonic()
     xml, data = args.xml or os.path.join(args.output, "xml"), os.path.join(args.output, "data")
     if args.pubmed:

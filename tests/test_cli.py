@@ -1,12 +1,14 @@
 """The command line: flags to overrides, one line and exit code 2 for what a user can mend, and no torch for a plan."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from modelzoo import cli
+from modelzoo import cli, modes, verbs
+from modelzoo.config import arguments
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
@@ -80,7 +82,8 @@ def test_an_unknown_flag_ends_with_2_and_names_it():
 
 def test_a_flag_of_another_mode_is_no_silence():
     done = run("-p", S75, "-m", "plan", "--tasks", "pubmedqa")
-    assert (done.returncode, done.stdout) == (2, "") and "--tasks is for -m evaluate" in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: --tasks does nothing with -m plan; it is for -m score\n"
 
 
 def test_training_without_data_ends_with_2_and_writes_nothing(tmp_path):
@@ -140,6 +143,114 @@ def test_several_problems_are_several_lines(capsys):
 )
 def test_what_argparse_refuses_is_named_in_its_last_line(capsys, args, flag):
     assert flag in refused(capsys, *args).splitlines()[-1]
+
+
+# --- modes: one table
+
+
+def given(flag: str) -> list[str]:
+    """A flag with a value that it takes."""
+    action = next(a for a in cli.parser()._actions if a.dest == flag)
+    if action.nargs == 0:
+        return [action.option_strings[-1]]
+    value = action.choices[0] if action.choices else "0/1" if flag == "share" else "1"
+    return [action.option_strings[-1], value]
+
+
+FLAGS = [a.dest for a in cli.parser()._actions if a.option_strings and a.dest not in modes.ALWAYS]
+
+
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_a_mode_takes_its_flags_and_refuses_all_others(capsys, mode):
+    for flag in FLAGS:
+        argv = ["-p", "nowhere.yaml", "-m", mode, *given(flag)]
+        err = refused(capsys, *argv)
+        assert err.count("\n") == 1
+        if flag in modes.MODES[mode].flags:
+            assert "nowhere.yaml" in err, (mode, flag)
+        else:
+            takers = ", ".join(m for m, x in modes.MODES.items() if flag in x.flags)
+            assert err == f"error: {given(flag)[0]} does nothing with -m {mode}; it is for -m {takers}\n"
+
+
+def test_the_table_of_modes_names_flags_of_the_parser_and_all_of_them():
+    named = {flag for mode in modes.MODES.values() for flag in mode.flags}
+    assert named == set(FLAGS)
+
+
+def test_help_lists_every_mode_and_verb_with_an_example_that_parses(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    for name, mode in modes.MODES.items():
+        assert f"  {name} " in text and mode.about in text and f"python run.py {mode.example}" in text
+        parsed = cli.parser().parse_args(mode.example.split())
+        cli._settle_mode(parsed, cli.parser())
+        assert parsed.mode == name
+    for name, verb in verbs.VERBS.items():
+        assert f"  {name} " in text and verb.about in text
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        shown = capsys.readouterr().out
+        assert verb.example in shown and f"python run.py {name} " in verb.example
+
+
+def test_an_old_name_of_a_mode_is_reported(capsys):
+    args = cli.parser().parse_args(["-p", S75, "-m", "evaluate", "--tasks", "x"])
+    cli._settle_mode(args, cli.parser())
+    assert args.mode == "score"
+    assert capsys.readouterr().err == "note       -m evaluate is now written -m score\n"
+    assert "did you mean 'score'" in refused(capsys, "-p", S75, "-m", "scor")
+
+
+# --- numbers
+
+
+def numbers(parser) -> list[str]:
+    """The flags of a parser that take a number."""
+    kinds = (arguments.positive_int, arguments.count, arguments.positive_float, arguments.share)
+    assert not [a.dest for a in parser._actions if a.type in (int, float)]
+    return [a.option_strings[-1] for a in parser._actions if a.type in kinds]
+
+
+@pytest.mark.parametrize("value", ["-1", "x", "1e400", "nan", "-0.5", ""])
+def test_numbers_are_checked_where_they_are_given(capsys, value):
+    from data_preprocessing import cli as data
+
+    for flag in numbers(cli.parser()):
+        err = refused(capsys, "-p", S75, "-m", "score", flag, value)
+        assert err.startswith(f"error: {flag}: ") and err.count("\n") == 1
+    for name, verb in verbs.VERBS.items():
+        parser = arguments.Parser(prog=name)
+        verb.arguments(parser)
+        for flag in numbers(parser):
+            err = refused(capsys, name, flag, value)
+            assert err.startswith(f"error: {flag}: ") and err.count("\n") == 1
+    seen = 0
+    for name, parser in data.parser()._subparsers._group_actions[0].choices.items():
+        for flag in numbers(parser):
+            assert data.main([name, flag, value]) == 2
+            err = capsys.readouterr().err
+            assert err.startswith(f"error: {flag}: ") and err.count("\n") == 1
+            seen += 1
+    assert seen > 20
+
+
+@pytest.mark.parametrize(
+    "kind,good,bad",
+    [
+        ("positive_int", {"1": 1, "12": 12}, ["0", "-1", "1.0", "1e3"]),
+        ("count", {"0": 0, "7": 7}, ["-1", "0.5"]),
+        ("positive_float", {"0.5": 0.5, "3": 3.0}, ["0", "-1", "inf", "nan"]),
+        ("share", {"0": 0.0, "0.25": 0.25}, ["1", "-0.1", "nan"]),
+    ],
+)
+def test_kinds_of_numbers(kind, good, bad):
+    parse = getattr(arguments, kind)
+    assert {text: parse(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse(text)
 
 
 # --- flags to overrides

@@ -14,7 +14,7 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("modelzoo.evaluation", 4), ("modelzoo.train_state", 4),
     ("modelzoo.models", 3), ("modelzoo.data", 3), ("modelzoo.optim", 3), ("modelzoo.sparsity", 3),
     ("modelzoo.kernels", 2), ("modelzoo.progress", 2), ("modelzoo.names", 2), ("modelzoo.lock", 2),
-    ("modelzoo.draws", 2), ("modelzoo.share", 2),
+    ("modelzoo.draws", 2), ("modelzoo.share", 2), ("modelzoo.modes", 2),
     ("modelzoo.config.errors", 0), ("modelzoo.config", 1), ("modelzoo.files", 1),
     ("modelzoo.host", 0), ("modelzoo.version", 0),
 ]  # fmt: skip

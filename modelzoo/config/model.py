@@ -156,7 +156,7 @@ class GPTConfig(Section):
     embedding_layer_norm: Bool = False  # a norm after the embeddings
     rotary_dim: PositiveInt | None = None  # rotated dimensions of a head; default: a quarter
     rope_theta: PositiveFloat = 10000.0  # base of rotary frequencies
-    fold_rope_consts: Bool = False  # a CSX compile hint; the values are the same
+    fold_rope_consts: Bool = False  # no effect: a compile hint
     pos_scaling_factor: PositiveFloat = 1.0
 
     num_hidden_layers: PositiveInt = 12  # decoder layers
@@ -170,8 +170,8 @@ class GPTConfig(Section):
     use_projection_bias_in_attention: Bool = True
     use_ffn_bias_in_attention: Bool = True
     attention_dropout_rate: Rate | None = 0.1  # of attention weights
-    attention_softmax_fp32: Bool = True  # false lets CSX use less; CPU and GPU always accumulate in float32
-    attention_kernel: Str | None = None  # a CSX compile hint; the values are the same
+    attention_softmax_fp32: Bool = True  # no effect: sums are always in float32
+    attention_kernel: Str | None = None  # no effect: a compile hint
     scale_qk_dot_by_layer_idx: Bool = False
 
     filter_size: PositiveInt = 3072  # width of the feed-forward layer; 4 x hidden_size as a rule
@@ -211,7 +211,7 @@ class GPTConfig(Section):
 
     loss_scaling: Literal["num_tokens", "batch_size"] = "num_tokens"  # what the summed loss is divided by
     loss_weight: PositiveFloat = 1.0
-    compute_eval_metrics: Bool = True
+    compute_eval_metrics: Bool = True  # false leaves accuracy out of validations
 
     # Why a key that the zoo knows is unknown here (config.explain says it); with its neutral value it is no request.
     refused: ClassVar[dict[str, str]] = {key: what for key, (_, what) in NOT_SUPPORTED.items()}

@@ -111,14 +111,15 @@ class Checkpoint(Section):
     steps: PositiveInt | None = None  # steps between checkpoints; the last step always has one
     save_initial_checkpoint: Bool = False  # also before the first step
     autoload_last_checkpoint: Bool = True  # go on from the newest whole one
-    disable_strict_checkpoint_loading: Bool = False
-    checkpoint_name: Str = "checkpoint_{step}.mdl"  # the name on CSX; CPU and GPU write step folders
+    disable_strict_checkpoint_loading: Bool = False  # take the parameters that fit
+    checkpoint_name: Str = "checkpoint_{step}.mdl"  # no effect: checkpoints are step folders
     checkpoint_root: Str | None = None  # default: checkpoints/ in the run's folder
     keep: PositiveInt | None = 3  # newest that stay on disk; null keeps all
 
 
 class Logging(Section):
     log_steps: PositiveInt = 1  # steps between records of metrics.jsonl
+    # info: the live line and notes; warning: notes alone; error: neither. Other packages' records follow, but for info
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
@@ -170,8 +171,8 @@ class ProgressLogger(Section):
 
 
 class TensorBoardLogger(Section):
-    summary_dir: Str | None = None
-    legacy_event_dirs: Bool = False
+    summary_dir: Str | None = None  # where events go; default: tensorboard/ in the run's folder
+    legacy_event_dirs: Bool = False  # no effect: one folder holds them all
 
 
 class JSONLLogger(Section):
@@ -206,6 +207,7 @@ class Dataset(Section):
 class DataLoader(Section):
     """HDF5 shards as Model Zoo's GptHDF5MapDataProcessor describes them. `batch_size` is the global batch."""
 
+    # no effect: both names read the same shards in the same order
     data_processor: Literal["GptHDF5MapDataProcessor", "GptHDF5DataProcessor"] = "GptHDF5MapDataProcessor"
     data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # folders of shards
     mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None  # or several sets, by weight
@@ -215,11 +217,11 @@ class DataLoader(Section):
     shuffle_seed: NonNegativeInt | None = 0
     max_sequence_length: PositiveInt | None = None  # must be the data's
     num_samples: PositiveInt | None = None  # examples to take of the data
-    drop_last: Bool = True  # of an epoch that does not fill a batch
+    drop_last: Bool | None = None  # no effect: what an epoch leaves over opens the next batch
     num_workers: NonNegativeInt = 0  # reading processes; 0 reads in the training process
     prefetch_factor: PositiveInt | None = 10  # batches that each worker keeps ready
     persistent_workers: Bool = True
-    use_worker_cache: Bool = False  # CSX only
+    use_worker_cache: Bool = False  # no effect
     use_vsl: Bool = False  # shards of five rows: documents do not see each other
     sort_files: Literal[True] = True
     pad_last: Literal[False] = False
@@ -233,7 +235,7 @@ class DataLoader(Section):
 
 class Init(Section):
     backend: Backend = Backend()
-    device: Str | None = None
+    device: Str | None = None  # Model Zoo's short form of backend.backend_type
     model_dir: Str = "./model_dir"  # the run's folder; -o wins
     seed: NonNegativeInt = 1  # of weights, masks and dropout
     model: GPTConfig
@@ -249,15 +251,20 @@ class Init(Section):
     logging: Logging = Logging()
     callbacks: Annotated[tuple[Callback, ...], BeforeValidator(listed)] = ()
     loggers: Annotated[tuple[Logger, ...], BeforeValidator(listed)] = ()
-    autorestart: dict[Str, Any] | None = None  # CSX only
+    autorestart: dict[Str, Any] | None = None  # no effect: the same command goes on
 
     @model_validator(mode="before")
     @classmethod
     def _device(cls, value: Any) -> Any:
-        # `device: CSX` is the zoo's short form of `backend: {backend_type: CSX}`.
-        if isinstance(value, dict) and isinstance(value.get("device"), str) and "backend" not in value:
-            return {**value, "backend": {"backend_type": value["device"]}}
-        return value
+        if not isinstance(value, dict) or not isinstance(value.get("device"), str):
+            return value
+        backend = value.get("backend") or {}
+        if not isinstance(backend, dict):
+            return value
+        named = backend.get("backend_type", value["device"])
+        if str(named).lower() != value["device"].lower():
+            raise ValueError(f"device: {value['device']} is not backend.backend_type: {named}; give one of them")
+        return {**value, "backend": {**backend, "backend_type": named}}
 
     @model_validator(mode="after")
     def _one_schedule(self):
@@ -294,6 +301,7 @@ class Validate(Section):
 
 class ValidateAll(Section):
     val_dataloaders: Annotated[tuple[DataLoader, ...], BeforeValidator(listed)]
+    # run folders, step folders or .mdl files, each evaluated; without them eval_all takes all of the run's folder
     ckpt_paths: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()
 
 

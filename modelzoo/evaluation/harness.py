@@ -15,7 +15,7 @@ from modelzoo.evaluation.task import Task
 def require() -> None:
     """Raises UserError where lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
-        raise UserError("lm_eval: tasks need lm-evaluation-harness; pip install -c constraints.txt -e '.[eval]'")
+        raise UserError("lm_eval: tasks need lm-evaluation-harness; pip install 'mediswift-trainer[eval]'")
 
 
 def wrap(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):

@@ -124,7 +124,7 @@ def _scores(run: str | None) -> list[str]:
         for task, runs in ((evaluated or {}).get("tasks") or {}).items():
             rows += [_row(task, s.get("split", ""), s, s.get("baseline") or {}, m) for s in runs for m in s["metrics"]]
     if not rows:
-        return ["No scores are on record for this run (`run.py -m evaluate` makes them)."]
+        return ["No scores are on record for this run (`run.py -m score` makes them)."]
     head = "| task | split | n | metric | score | 95 % (bootstrap) | best constant answer |"
     note = "Dev scores are those of the weights that were chosen by them, and so a little flattered."
     return [head, "|---|---|---|---|---|---|---|", *rows, "", note]

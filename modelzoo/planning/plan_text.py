@@ -165,6 +165,7 @@ def _paths(config: Config) -> list[tuple[str, str]]:
     found += [("val", d) for loader in loaders for d in folders(loader)]
     sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
     found += [("checkpoint", s.ckpt_path) for s in sections]
+    found += [("checkpoint", path) for path in (t.validate_all.ckpt_paths if t.validate_all else ())]
     return list(dict.fromkeys(found))
 
 

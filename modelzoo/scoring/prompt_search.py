@@ -192,6 +192,6 @@ def _said(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: R
         "flattered by having been picked there: score it once on examples that it was not picked on.",
         f"wrote      {out}: results.json, best.yaml, candidates/ (the same command again scores only what is new)",
         f"next       write `template: {os.path.abspath(os.path.join(out, 'best.yaml'))}` in a task that extends",
-        f"           {request.task}, and run.py -m evaluate --tasks with it",
+        f"           {request.task}, and run.py -m score --tasks with it",
     ]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""`-m evaluate`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
+"""`-m score`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
 
 <model_dir>/evaluation/results.json                 scores by task; those of other tasks that it holds stay
 <model_dir>/evaluation/TASK_SPLIT[_N].json          predictions (N counts checkpoints, where there are several)
@@ -31,7 +31,7 @@ LM_EVAL = "lm_eval:"
 
 
 class Request(NamedTuple):
-    """What the command line adds for `-m evaluate`."""
+    """What the command line adds for `-m score`."""
 
     tasks: tuple[str, ...]
     data_dir: str | None = None

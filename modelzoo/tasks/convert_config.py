@@ -1,10 +1,11 @@
 """`run.py convert-config OLD NEW`: any Model Zoo GPT config as today's, with each change said. No torch."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.config.idle import idle
 from modelzoo.config.legacy import upgrade
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.model import NOT_SUPPORTED
@@ -20,21 +21,6 @@ TITLES = {
     "assumed": "assumed",
     "idle": "no effect",
 }
-CSX_ONLY = {  # keys under trainer.init (a dot descends) that act on CS-2 alone
-    "backend": (
-        *("compile_dir", "num_csx", "num_workers_per_csx", "mgmt_address", "credentials_path", "mount_dirs"),
-        *("python_paths", "job_labels", "job_priority", "job_time_sec", "disable_version_check", "cluster_config"),
-    ),
-    "precision": ("precision_opt_level",),
-    "model": ("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
-    "checkpoint": ("checkpoint_name",),
-    "": ("autorestart",),
-}
-CALLBACKS = {
-    "ComputeNorm": "the gradient norm is always logged",
-    "CheckLoss": "loop.on_nonfinite is always on",
-    **dict.fromkeys(("GlobalFlags", "ScopedTrainFlags", "ScopedValidateFlags"), "acts on CS-2 only"),
-}
 
 
 def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = False) -> str:
@@ -48,7 +34,7 @@ def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = Fal
     doc = resolve(old, Config, overrides)
     upgrade.keep_last(doc)  # today's format is refused for it, but this writes a file that has each key once
     notes = [(note.kind, note.text) for note in doc.notes]
-    notes += [("idle", text) for text in idle(doc)]
+    notes += [("idle", text) for text in idle(doc, Config)]
     notes += [("changed", text) for text in _drop(doc)]
     config = validate(doc, Config)
     plan.check(config.trainer.init, total_steps(config))
@@ -68,44 +54,6 @@ def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = Fal
     lines.append(f"wrote      {new}")
     lines.append(f"next       python run.py -p {new} -m plan")
     return "\n".join(lines)
-
-
-def remarks(doc: Document) -> list[str]:
-    """What a person should know of a config before it runs: what was assumed or changed, and what has no effect."""
-    return [note.text for note in doc.notes if note.kind != "moved"] + list(idle(doc))
-
-
-def idle(doc: Document) -> Iterator[str]:
-    """Keys of today's format that are accepted and change nothing off CS-2, each with its line."""
-    try:
-        init = doc.data["trainer"]["init"]
-    except (KeyError, TypeError):
-        return
-    if not isinstance(init, dict):
-        return
-    for section, keys in CSX_ONLY.items():
-        found = init.get(section) if section else init
-        for key in keys:
-            if isinstance(found, dict) and found.get(key) is not None:
-                path = ("trainer", "init", *([section] if section else []), key)
-                yield f"{doc.mark(path)}: {'.'.join(path)}: acts on CS-2 only"
-    precision = init.get("precision")
-    if isinstance(precision, dict):
-        kind = precision.get("fp16_type")
-        for key, off, why in (
-            ("fp16_type", kind == "cbfloat16", "cbfloat16 is the CS-2's; bfloat16 elsewhere"),
-            ("loss_scaling_factor", kind != "float16", "a dynamic scale acts in float16 only"),
-            ("emulate", precision.get("enabled") is False, "enabled: false computes in float32"),
-        ):
-            value = precision.get(key)
-            if off and (value in ("cbfloat16", "dynamic") or value is True):
-                path = ("trainer", "init", "precision", key)
-                yield f"{doc.mark(path)}: {'.'.join(path)}: {why}"
-    callbacks = init.get("callbacks")
-    for i, callback in enumerate(callbacks if isinstance(callbacks, list) else []):
-        name = callback if isinstance(callback, str) else next(iter(callback), "") if isinstance(callback, dict) else ""
-        if name in CALLBACKS:
-            yield f"{doc.mark(('trainer', 'init', 'callbacks', i))}: trainer.init.callbacks.{name}: {CALLBACKS[name]}"
 
 
 def _drop(doc: Document) -> list[str]:

@@ -22,43 +22,51 @@ from modelzoo.training.run_length import count_steps, micro_batches
 from modelzoo.training.validation import validate
 
 
-def evaluate(config: Config, options: Options) -> None:
-    """`-m eval`: loss and perplexity of a checkpoint on the validation sets."""
+def evaluate(config: Config, options: Options, every: bool = False) -> None:
+    """`-m eval`: loss and perplexity of a checkpoint on the validation sets; `every`: `-m eval_all`, of several."""
     init, loaders = config.trainer.init, val_loaders(config)
     if not loaders:
         raise UserError("trainer.fit.val_dataloader: missing; eval needs a validation set")
-    path = _checkpoint(config, options)
+    paths = _checkpoints(config, options, every)
     choice = select(options.target, init)
     vals = [open_shards(config, loader) for loader in loaders]
-    run = build(config, choice)
     states = tuple(s for s in options.load_states if s != "optimizer")
-    state.restore(run, path, *mdl_state.load(path, init, None), None, states, options.strict)
-    print(f"checkpoint {path}, step {run.step}\n{choice.describe()}", file=sys.stderr)
+    print(choice.describe(), file=sys.stderr)
     results = []
-    for shards, loader in zip(vals, loaders, strict=True):
-        score = validate(choice.backend, run, shards, init.loop.eval_steps)
-        where = ", ".join(manifest.folders(loader))
-        results.append({"checkpoint": path, "step": run.step, "data": where, **score._asdict()})
-        print(f"{where}: {console.score(score)}")
+    for path in paths:
+        run = build(config, choice)
+        state.restore(run, path, *mdl_state.load(path, init, None), None, states, options.strict)
+        print(f"checkpoint {path}, step {run.step}", file=sys.stderr)
+        for shards, loader in zip(vals, loaders, strict=True):
+            score = validate(choice.backend, run, shards, init.loop.eval_steps)
+            where = ", ".join(manifest.folders(loader))
+            facts = {"checkpoint": path, "step": run.step, "data": where}
+            results.append({**facts, **score.metrics, "tokens": score.tokens})
+            print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.score(score)}")
     target = RunFolder(options.model_dir).validation_scores
     write_json(target, results)
     print(f"wrote      {target}", file=sys.stderr)
 
 
-def _checkpoint(config: Config, options: Options) -> str:
+def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
+    """What the command line names, else the config, else the run folder: its newest, or with `every` all of them."""
     folder = RunFolder.of(config.trainer.init, options.model_dir)
-    named = options.checkpoint_path or (config.trainer.validate_.ckpt_path if config.trainer.validate_ else None)
-    if named is not None:
-        return start_checkpoint.find(named)
-    path, damaged = checkpoint.newest(folder.checkpoints)
+    single, several = config.trainer.validate_, config.trainer.validate_all
+    if options.checkpoint_path is not None:
+        return [start_checkpoint.find(options.checkpoint_path)]
+    if single is not None and single.ckpt_path is not None and not every:
+        return [start_checkpoint.find(single.ckpt_path)]
+    if several is not None and several.ckpt_paths:
+        return [start_checkpoint.find(path) for path in several.ckpt_paths]
+    newest, damaged = checkpoint.newest(folder.checkpoints)
     for problem in damaged:
-        print(f"damaged    {problem}" + ("; taking the one before" if path else ""), file=sys.stderr)
-    if path is None:
+        print(f"damaged    {problem}" + ("; taking the one before" if newest else ""), file=sys.stderr)
+    if newest is None:
         raise UserError(
             f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
             "-m train"
         )
-    return path
+    return checkpoint.whole(folder.checkpoints) if every else [newest]
 
 
 def check(config: Config, options: Options, compile_layers: bool) -> None:

@@ -14,10 +14,10 @@ from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan, start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, console, launch, resume, state
+from modelzoo.training import checkpoint, console, launch, resume, state, trackers
 from modelzoo.training.build import Options, build, open_shards, val_loaders
 from modelzoo.training.logs import Logs
-from modelzoo.training.loop import fit, tensorboard
+from modelzoo.training.loop import fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, eval_every
@@ -82,7 +82,14 @@ def _train(
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     print(
         console.summary(
-            run, choice.backend.memory(), done.tally, folder, done.saved, stop, options.mode, tensorboard(config)
+            run,
+            choice.backend.memory(),
+            done.tally,
+            folder,
+            done.saved,
+            stop,
+            options.mode,
+            trackers.events_folder(init, folder.path),
         )
     )
     if done.interrupted and run.step < stop:
@@ -93,8 +100,7 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     begin = time.perf_counter()
     score = validate(backend, run, shards, run.init.loop.eval_steps)
     kind = f"validation_{number}" if number else "validation"
-    metrics = {"loss": score.loss, "perplexity": score.perplexity, "accuracy": score.accuracy}
-    logs.write(run.step, kind, metrics, {"seconds": time.perf_counter() - begin})
+    logs.write(run.step, kind, score.metrics, {"seconds": time.perf_counter() - begin})
     out.note(f"{kind} at step {run.step}: {console.score(score)}")
     return score
 

@@ -114,6 +114,11 @@ def newest(root: str) -> tuple[str | None, list[str]]:
     return None, damaged
 
 
+def whole(root: str) -> list[str]:
+    """Every whole checkpoint under `root`, by rising step."""
+    return [path for step in steps(root) if _whole(path := _folder(root, step))]
+
+
 def verify(path: str) -> dict:
     """Check every file against the manifest; returns the manifest.
 

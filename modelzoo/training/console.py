@@ -46,10 +46,8 @@ def line(run: TrainState, timed: Timed, tally: Tally) -> str:
 
 
 def score(found: Score) -> str:
-    return (
-        f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}, accuracy {found.accuracy:.2%} "
-        f"over {found.tokens:,} tokens"
-    )
+    accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
+    return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
 
 
 def summary(
@@ -60,14 +58,14 @@ def summary(
     saved: str | None,
     stop: int,
     mode: str,
-    tensorboard: bool,
+    events: str | None,
 ) -> str:
     """What was done and written, and what to run next.
 
     Args:
         memory: peak bytes used on the device, if it can tell.
         mode: the command's, which goes on with an interrupted run.
-        tensorboard: whether the run writes TensorBoard's files.
+        events: the folder of TensorBoard's files, if the run writes any.
     """
     ended = run.step >= stop
     lines = [
@@ -82,14 +80,15 @@ def summary(
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
     if memory:
         lines.append(f"memory     {size(memory)} at most")
-    written = "metrics.jsonl, timing.jsonl, config.yaml" + (", tensorboard/" if tensorboard else "")
-    lines.append(f"wrote      {folder.path}: {written}")
+    lines.append(f"wrote      {folder.path}: metrics.jsonl, timing.jsonl, config.yaml")
+    if events:
+        lines.append(f"           {events}")
     if saved:
         lines.append(f"           {saved}")
     if ended:
         lines.append(f"next       python run.py -p {folder.config} -m eval -o {folder.path}")
-        if tensorboard:
-            lines.append(f"           tensorboard --logdir {folder.path}")
+        if events:
+            lines.append(f"           tensorboard --logdir {events}")
     else:
         lines.append(f"go on      python run.py -p {folder.config} -m {mode} -o {folder.path}")
         lines.append(f"           (exactly where it stopped: step {run.step} of {stop})")

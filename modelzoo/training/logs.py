@@ -20,19 +20,23 @@ class LogError(UserError):
 
 
 class Logs:
-    """Append-only logs in `folder`, continuing after step `resume` (0 starts anew)."""
+    """Append-only logs in `folder`, continuing after step `resume` (0 starts anew).
 
-    def __init__(self, folder: RunFolder, resume: int, tensorboard: bool, trackers: Sequence[Tracker] = ()):
+    Args:
+        events: the folder of TensorBoard's files; None writes none.
+    """
+
+    def __init__(self, folder: RunFolder, resume: int, events: str | None, trackers: Sequence[Tracker] = ()):
         os.makedirs(folder.path, exist_ok=True)
         self._files, self._trackers = {}, trackers
         for name, path in (("metrics", folder.metrics), ("timing", folder.timing)):
             _cut(path, resume)
             self._files[name] = open(path, "a", encoding="utf-8")  # noqa: SIM115 closed in close()
         self._writer = None
-        if tensorboard:
+        if events is not None:
             from torch.utils.tensorboard import SummaryWriter  # a second to import, so only where it is wanted
 
-            self._writer = SummaryWriter(folder.tensorboard, purge_step=resume + 1)
+            self._writer = SummaryWriter(events, purge_step=resume + 1)
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """One record of `step`. `kind` is train or validation."""

@@ -50,7 +50,8 @@ def fit(
     """
     init = run.init
     tally, saved = console.Tally(run.step), None
-    logs = Logs(folder, run.step, tensorboard(config), trackers.open_all(init, folder.path))
+    events = trackers.events_folder(init, folder.path)
+    logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path))
 
     def save() -> str | None:
         if not backend.fetch(run):
@@ -92,12 +93,6 @@ def _saved(save: Callable[[], str | None], step: int) -> str:
         return f"step {step} is saved in {save()}, its records are not in the log"
     except UserError as e:
         return str(e)
-
-
-def tensorboard(config: Config) -> bool:
-    """Whether a run writes TensorBoard's files: where the config names no loggers, or that one."""
-    loggers = config.trainer.init.loggers
-    return not loggers or any(x.name == "TensorBoardLogger" for x in loggers)
 
 
 def steps(

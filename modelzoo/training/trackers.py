@@ -43,6 +43,14 @@ def open_all(init: Init, folder: str) -> list[Tracker]:
     return made
 
 
+def events_folder(init: Init, folder: str) -> str | None:
+    """Where a run's TensorBoard files go; None where its loggers leave TensorBoard out."""
+    named = [logger.value for logger in init.loggers if logger.name == "TensorBoardLogger"]
+    if init.loggers and not named:
+        return None
+    return (named[-1].summary_dir if named else None) or os.path.join(folder, "tensorboard")
+
+
 def _package(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(extra)

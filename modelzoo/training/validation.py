@@ -16,8 +16,14 @@ class Score(NamedTuple):
 
     loss: float
     perplexity: float
-    accuracy: float
+    accuracy: float | None  # None where compute_eval_metrics leaves it out
     tokens: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What a log and a report hold of it."""
+        found = {"loss": self.loss, "perplexity": self.perplexity}
+        return found if self.accuracy is None else {**found, "accuracy": self.accuracy}
 
 
 @torch.no_grad()
@@ -32,4 +38,5 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
     mean = loss / tokens
-    return Score(mean, math.exp(min(mean, 700.0)), right / tokens, tokens)
+    accuracy = right / tokens if run.init.model.compute_eval_metrics else None
+    return Score(mean, math.exp(min(mean, 700.0)), accuracy, tokens)

@@ -54,7 +54,7 @@ def _parse(words: list[str]) -> None:
         else:
             p = cli.parser()
             cli._known_flags(p, words[1:])
-            p.parse_args(words[1:])
+            cli._settle_mode(p.parse_args(words[1:]), p)
     else:
         data_cli.parser().parse_args(words[1:])
 

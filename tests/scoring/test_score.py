@@ -1,4 +1,4 @@
-"""`-m evaluate` end to end: our checkpoint, its export and the harness agree; what is said and written."""
+"""`-m score` end to end: our checkpoint, its export and the harness agree; what is said and written."""
 
 import json
 import shutil
@@ -10,7 +10,7 @@ from modelzoo.cli import main
 
 def evaluate(world, out, *more, tasks=None) -> int:
     named = tasks or world / "task.yaml"
-    argv = ["CPU", "-p", world / "run/config.yaml", "-m", "evaluate", "-o", out, "--tasks", named, *more]
+    argv = ["CPU", "-p", world / "run/config.yaml", "-m", "score", "-o", out, "--tasks", named, *more]
     return main([str(a) for a in argv])
 
 
@@ -175,7 +175,7 @@ def test_a_fine_tuned_run_with_a_soft_prompt_scores_as_it_said(world, tmp_path):
     assert main([str(a) for a in argv]) == 0
     (run,) = (tmp_path / "tuned").glob("fold_*/seed_*")
     said = json.loads((run / "result.json").read_text())["scores"]["test"]["metrics"]
-    argv = ["CPU", "-p", run / "config.yaml", "-m", "evaluate", "-o", tmp_path, "--tasks", world / "task.yaml"]
+    argv = ["CPU", "-p", run / "config.yaml", "-m", "score", "-o", tmp_path, "--tasks", world / "task.yaml"]
     assert main([str(a) for a in [*argv, "--checkpoint_path", run]]) == 0
     (found,) = results(tmp_path)["task"]
     assert found["metrics"] == pytest.approx(said)

@@ -83,7 +83,7 @@ def test_a_resumed_run_goes_on_in_the_same_tracked_run(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     init = config(loggers=["WandbLogger", {"MLflowLogger": {"experiment": "e"}}]).trainer.init
     for step, folder in ((1, "a"), (2, "a"), (3, "b")):
-        logs = Logs(RunFolder(str(tmp_path / folder)), step - 1, False, trackers.open_all(init, str(tmp_path / folder)))
+        logs = Logs(RunFolder(str(tmp_path / folder)), step - 1, None, trackers.open_all(init, str(tmp_path / folder)))
         logs.write(step, "train", {"loss": 1.0}, {})
         logs.close()
     first, again, other = (b["id"] for b in wandb.begun)

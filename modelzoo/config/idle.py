@@ -1,0 +1,88 @@
+"""The one table of keys without effect: what the schema accepts for Model Zoo's sake, and why nothing comes of it here.
+
+tests/config/test_every_key.py walks the schema: a key that nothing reads must stand in one of these tables.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from modelzoo.config.walk import sections
+from modelzoo.config.yaml12 import Document
+
+HINT = "a compile hint of Model Zoo's own model, which this one does not take; the values are the same"
+CYCLE = "a cycle is total_iters steps, and the end holds after it"
+NO_EFFECT: Mapping[str, Mapping[str, str]] = {  # section: key: why
+    "Init": {"autorestart": "nothing restarts a run by itself; the same command goes on from its last checkpoint"},
+    "Checkpoint": {"checkpoint_name": "checkpoints are folders named step_N; `run.py export` writes a .mdl"},
+    "DataLoader": {
+        "data_processor": "both of Model Zoo's names read the same shards in the same order",
+        "drop_last": "nothing is dropped: what an epoch leaves over opens the next batch",
+        "use_worker_cache": "workers read the shards where they are",
+    },
+    "TensorBoardLogger": {"legacy_event_dirs": "events of all kinds go to one folder"},
+    "PolynomialLR": {"cycle": CYCLE},
+    "LinearLR": {"cycle": CYCLE},
+    "CyclicLR": {"scale_mode": "it follows `mode`, as in cerebras.pytorch"},
+    "GPTConfig": dict.fromkeys(("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"), HINT),
+    "Callback": {
+        "ComputeNorm": "the gradient norm is always logged",
+        "CheckLoss": "loop.on_nonfinite is always on",
+    },
+}
+CSX_ONLY: Mapping[str, tuple[str, ...]] = {  # section: keys that act on the CS-2 alone
+    "Backend": (
+        *("compile_dir", "num_csx", "num_workers_per_csx", "mgmt_address", "credentials_path", "mount_dirs"),
+        *("python_paths", "job_labels", "job_priority", "job_time_sec", "disable_version_check", "cluster_config"),
+    ),
+    "Precision": ("precision_opt_level",),
+    "Callback": ("GlobalFlags", "ScopedTrainFlags", "ScopedValidateFlags"),
+}
+
+
+def remarks(doc: Document, schema: type[BaseModel], csx: bool = False) -> list[str]:
+    """What a person should know of a config before it runs, each with its line: old spellings, what was assumed or
+    lost, and what has no effect.
+
+    Args:
+        csx: the run goes to the CS-2, where its keys act.
+    """
+    return [note.text for note in doc.notes if note.kind != "moved"] + list(dict.fromkeys(idle(doc, schema, csx)))
+
+
+def idle(doc: Document, schema: type[BaseModel], csx: bool = False) -> Iterator[str]:
+    """Keys of `doc` that are accepted and change nothing, each with its line. A key at its default asks for nothing."""
+    for path, model, data in sections(doc.data, schema):
+        known = NO_EFFECT.get(model.__name__, {})
+        if not csx:
+            known = {**known, **dict.fromkeys(CSX_ONLY.get(model.__name__, ()), "acts on the CS-2 only")}
+        found = {key: why for key, why in known.items() if key in data and not _is_default(model, key, data[key])}
+        if model.__name__ == "Precision" and not csx:
+            found |= _of_precision(data)
+        for key, why in found.items():
+            yield f"{doc.mark((*path, key))}: {'.'.join(map(str, (*path, key)))}: {why}"
+
+
+def _is_default(model: type[BaseModel], key: str, value: Any) -> bool:
+    default = model.model_fields[key].default
+    choice = default is None and isinstance(value, dict)  # {ComputeNorm: {}} asks for it, as a bare name does
+    return value is None and not key[:1].isupper() or not choice and value in (default, _plain(default))
+
+
+def _plain(default: Any) -> Any:
+    return list(default) if isinstance(default, tuple) else default
+
+
+def _of_precision(data: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of `precision` that act in another format only."""
+    kind = data.get("fp16_type")
+    return {
+        key: why
+        for key, off, why in (
+            ("fp16_type", kind == "cbfloat16", "cbfloat16 is the CS-2's; bfloat16 elsewhere"),
+            ("loss_scaling_factor", kind != "float16", "a dynamic scale acts in float16 only"),
+            ("emulate", data.get("enabled") is False, "enabled: false computes in float32"),
+        )
+        if off and (data.get(key) in ("cbfloat16", "dynamic") or data.get(key) is True)
+    }
