@@ -214,6 +214,7 @@ def _run(args: argparse.Namespace, command: str) -> None:
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
     from modelzoo.planning import lengths, plan, plan_text, start_checkpoint
+    from modelzoo.training.run_folder import RunFolder
     from modelzoo.training.run_length import total_steps
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
@@ -228,9 +229,11 @@ def _run(args: argparse.Namespace, command: str) -> None:
     config = validate(doc, Config)
     init = config.trainer.init
     plan.check(init, total_steps(config))
-    notes = [f"note       {line}" for line in remarks(doc, Config, args.target == "CSX")]
+    notes = [f"note       {line}" for line in remarks(doc, Config, select.lowers(args.target))]
     if args.mode == "plan":
-        print("\n".join([plan_text.text(config, args.target), *notes]))
+        folder = RunFolder.of(init, args.model_dir or init.model_dir)
+        there = "holds a run already, which -m train goes on with" if folder.begun else "new"
+        print("\n".join([plan_text.text(config, args.target), f"run        {folder.path}: {there}", *notes]))
         return
     if notes:
         print("\n".join(notes), file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ DECLARED = {
        for key in ("fim_rate", "fim_spm_rate", "too_long")},
     **{("Kinds", key): ("data_preprocessing/filters.py", "getattr(kinds, ")
        for key in ("retracted", "retraction_notice", "concern", "erratum", "corrected", "comment")},
+    **{(name, "compat"): ("optim/groups.py", "o.compat is not None") for name in ("Adam", "AdamW")},
     ("Init", "device"): ("config/trainer.py", '"backend_type": named'),
     ("Callback", "KeepNCheckpoints"): ("config/trainer.py", 'c.name == "KeepNCheckpoints"'),
 }  # fmt: skip

@@ -159,7 +159,10 @@ def test_nearest_tokens_equal_numpys(trained, capsys):
     assert run("prompt", trained / "prefix", "--nearest", "2") == 0
     said = capsys.readouterr().out
     assert "| 0 |" in said and "| 1 |" in said and "`fever`" in said  # it began there, four small steps ago
-    assert run("prompt", trained / "prefix", "--nearest", "0") == 2 and "--nearest 0" in capsys.readouterr().err
+    assert (
+        run("prompt", trained / "prefix", "--nearest", "0") == 2
+        and "--nearest: must be above 0, got 0" in capsys.readouterr().err
+    )
     assert run("prompt", trained / "base") == 2 and "has no soft prompt" in capsys.readouterr().err
 
 
