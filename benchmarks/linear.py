@@ -22,7 +22,7 @@ from program import run
 from shapes import resolve_dtype
 
 from modelzoo.config.arguments import positive_int, share
-from modelzoo.kernels.choose import choose, note
+from modelzoo.kernels.choose import choose_kernel, describe_choice
 from modelzoo.kernels.layout import Layout, layout_of
 
 SHAPES = ["768,768", "3072,768", "768,3072", "1536,1536"]
@@ -50,7 +50,7 @@ def contestants(args, out: int, inputs: int, sparsity: float, dtype: torch.dtype
     for block in args.block:
         layout = random_layout(out, inputs, block, sparsity)
         values = torch.randn(layout.nnz, *block)
-        kernel = choose(layout, torch.device("cpu"), dtype)
+        kernel = choose_kernel(layout, torch.device("cpu"), dtype)
         name = f"[{block[0]}, {block[1]}]"
         live[name] = layout.density
         calls["forward"][name] = lambda k=kernel, v=values, p=layout: k.forward(x, v, p, None)
@@ -104,7 +104,7 @@ def main() -> None:
     print(machine())
     out, inputs = args.shape[0]
     for block in args.block:
-        print(note(random_layout(out, inputs, block, 0.5), torch.device("cpu"), dtype))
+        print(describe_choice(random_layout(out, inputs, block, 0.5), torch.device("cpu"), dtype))
     say: Callable[[str], None] = (lambda _: None) if args.summary else print
     totals: dict = defaultdict(lambda: [0.0] * args.rounds)  # (sparsity, product, contestant) -> seconds by round
     for sparsity in args.sparsity:

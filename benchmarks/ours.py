@@ -8,7 +8,7 @@ from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config, Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.train_state import TrainState
-from modelzoo.training.build import build
+from modelzoo.training.build import build_run
 
 
 def config(args, sparsity=None, compiled: bool = False) -> Config:
@@ -37,7 +37,7 @@ def precision(dtype: str) -> dict:
 def our_run(args, sparsity=None, compiled: bool = False) -> TrainState:
     """A TrainState of ours on these shapes."""
     made = config(args, sparsity, compiled)
-    return build(made, Choice(our_backend(args, made.trainer.init), args.device, None))
+    return build_run(made, Choice(our_backend(args, made.trainer.init), args.device, None))
 
 
 def our_backend(args, init: Init) -> Local:

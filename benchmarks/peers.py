@@ -157,14 +157,14 @@ def cerebras_cpu(args, sparsity: float | None = 0.75):
 
     from modelzoo.backends import csx_backend
     from modelzoo.backends.select import Choice
-    from modelzoo.training.build import build
+    from modelzoo.training.build import build_run
 
     batch = random_batch(args)
     csx_backend.input_batches = lambda *_: [batch] * 10**4  # its loader calls this for the batches of an epoch
     args.dtype = "float32"
     made = config(args, sparsity)
     backend = csx_backend.CSX(made.trainer.init, tempfile.mkdtemp(), kind="CPU")
-    run = build(made, Choice(backend, "CSX", None))
+    run = build_run(made, Choice(backend, "CSX", None))
     shards: Any = SimpleNamespace(config=SimpleNamespace(micro_batch_size=None), vocab_size=args.vocab, prompt_tokens=0)
     batches = backend.batches(run, shards, 10**4)
     return lambda: backend.train_step(run, next(batches), 1)

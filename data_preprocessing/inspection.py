@@ -44,11 +44,11 @@ def show(args) -> int:
 
 
 def _tokenizer(path: str | None, folder: str):
-    from modelzoo.data.tokenizer import parse, read_tokenizer
+    from modelzoo.data.tokenizer import parse_tokenizer, read_tokenizer
     from modelzoo.data.tokenizer_files import tokenizer_in
 
     found = path or tokenizer_in((folder, os.path.dirname(folder)))
-    return None if found is None else parse(read_tokenizer(found), found)
+    return None if found is None else parse_tokenizer(read_tokenizer(found), found)
 
 
 def _examples(name: str, count: int, tokenizer) -> None:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from typing import TextIO
 
-from modelzoo.progress import LiveLine, duration
+from modelzoo.progress import LiveLine, format_duration
 
 
 def printer(stream: TextIO | None = None) -> Callable[[str, int, int, dict | None], None]:
@@ -42,9 +42,9 @@ def describe(step: str, done: int, of: int, here: int, documents: int, tokens: i
     if tokens and seconds > 0:
         parts.append(f"{tokens / seconds:,.0f} tokens/s")
     if here and done < of:
-        parts.append(f"{duration((of - done) * seconds / here)} left")
+        parts.append(f"{format_duration((of - done) * seconds / here)} left")
     elif done == of and here:
-        parts.append(f"{duration(seconds)}")
+        parts.append(f"{format_duration(seconds)}")
     elif done == of:
         parts.append("done before")
     return "  ".join(parts)

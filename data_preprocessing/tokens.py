@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import parse
+from modelzoo.data.tokenizer import parse_tokenizer
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
@@ -61,7 +61,7 @@ class Encoder:
     def __init__(self, text: str, name: str, engine: str = "auto"):
         self.name, self.text, self.characters = name, text, 0
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
-        self.reference = parse(text, name)
+        self.reference = parse_tokenizer(text, name)
         # Ids may have gaps, so what a model needs room for is the largest id + 1.
         self.size = max(self.reference.get_vocab().values()) + 1
         self.fast = _fast(text, self.reference) if engine in ("auto", "gigatoken") else None

@@ -204,7 +204,7 @@ def _study(args: argparse.Namespace) -> None:
     if not select.evaluates(args.target):
         raise UserError(f"-m study takes CPU or GPU, not {args.target}")
     options = study.Options(args.target, parse_share(args.share), args.engine or "local", args.validate_only)
-    study.run(args.params, args.overrides, args.model_dir, options)
+    study.run_study(args.params, args.overrides, args.model_dir, options)
 
 
 def _run(args: argparse.Namespace, command: str) -> None:
@@ -224,23 +224,23 @@ def _run(args: argparse.Namespace, command: str) -> None:
         return
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
-    start_checkpoint.complete(doc, args.checkpoint_path)
+    start_checkpoint.complete_model(doc, args.checkpoint_path)
     lengths.count_epoch(doc)
     config = validate(doc, Config)
     init = config.trainer.init
-    plan.check(init, total_steps(config))
+    plan.check_sparsity(init, total_steps(config))
     notes = [f"note       {line}" for line in remarks(doc, Config, select.lowers(args.target))]
     if args.mode == "plan":
         folder = RunFolder.of(init, args.model_dir or init.model_dir)
         there = "holds a run already, which -m train goes on with" if folder.begun else "new"
-        print("\n".join([plan_text.text(config, args.target), f"run        {folder.path}: {there}", *notes]))
+        print("\n".join([plan_text.describe_plan(config, args.target), f"run        {folder.path}: {there}", *notes]))
         return
     if notes:
         print("\n".join(notes), file=sys.stderr, flush=True)
     progress.set_level(init.logging.log_level)
-    select.require(args.target, init, args.mode, args.compile_only, args.validate_only)
+    select.require_target(args.target, init, args.mode, args.compile_only, args.validate_only)
     from modelzoo.tasks import pretrain
-    from modelzoo.tasks.eval import check, evaluate
+    from modelzoo.tasks.eval import check_first_step, evaluate_checkpoints
     from modelzoo.training.build import Options
 
     options = Options(
@@ -256,15 +256,15 @@ def _run(args: argparse.Namespace, command: str) -> None:
     if dry and select.lowers(args.target):
         from modelzoo.tasks import lower
 
-        lower.lower(config, options, args.compile_only)
+        lower.lower_step(config, options, args.compile_only)
     elif dry:
-        check(config, options, args.compile_only)
+        check_first_step(config, options, args.compile_only)
     elif args.mode in ("eval", "eval_all"):
-        evaluate(config, options, every=args.mode == "eval_all")
+        evaluate_checkpoints(config, options, every=args.mode == "eval_all")
     elif args.mode == "bench":
-        from modelzoo.tasks.bench import bench
+        from modelzoo.tasks.bench import bench_patterns
 
-        bench(config, options, args.params)
+        bench_patterns(config, options, args.params)
     elif args.mode == "score":
         from modelzoo.scoring import score as scoring
 

@@ -9,14 +9,14 @@ from typing import TextIO
 EVERY = 10.0  # seconds between lines where the output is not a terminal
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """3725 -> 1:02:05."""
     seconds = int(max(seconds, 0))
     hours, rest = divmod(seconds, 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-def amount(x: float) -> str:
+def format_amount(x: float) -> str:
     """12345 -> 12.3k; three digits and a unit."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(x) >= size:
@@ -24,7 +24,7 @@ def amount(x: float) -> str:
     return f"{x:.3g}"
 
 
-def size(nbytes: float) -> str:
+def format_size(nbytes: float) -> str:
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
@@ -113,5 +113,5 @@ class Progress(LiveLine):
         if not last and not self.is_due():
             return
         done, spent = step - self.first[0], now - self.first[1]
-        left = f"  left {duration(spent / done * (self.stop - step))}" if done and not last else ""
+        left = f"  left {format_duration(spent / done * (self.stop - step))}" if done and not last else ""
         self.show(f"step {step}/{self.stop}  {text}{left}")

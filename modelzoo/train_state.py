@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modelzoo.config.trainer import Init
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import Shape, frozen, with_adapters
+from modelzoo.models.shapes import Shape, frozen, list_with_adapters
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.optim.lr import rate_at
 from modelzoo.sparsity.attach import Sparsity
@@ -43,7 +43,7 @@ class TrainState:
     @cached_property
     def shapes(self) -> dict[str, Shape]:
         """Every parameter by name: what FLOPs are counted from."""
-        return with_adapters(self.init)
+        return list_with_adapters(self.init)
 
     @cached_property
     def frozen(self) -> frozenset[str]:

@@ -24,9 +24,9 @@ def _convert_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _convert(args: argparse.Namespace) -> None:
-    from modelzoo.tasks.convert_config import convert
+    from modelzoo.tasks.convert_config import convert_config
 
-    print(convert(args.old, args.new, args.overrides, args.force))
+    print(convert_config(args.old, args.new, args.overrides, args.force))
 
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
@@ -63,9 +63,9 @@ def _prompt_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _prompt(args: argparse.Namespace) -> None:
-    from modelzoo.interop.adapters import prompt_table
+    from modelzoo.interop.adapters import format_prompt_table
 
-    print(prompt_table(args.run, args.tokenizer, args.nearest))
+    print(format_prompt_table(args.run, args.tokenizer, args.nearest))
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
@@ -74,9 +74,9 @@ def _compare_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from modelzoo.study.compare import compare
+    from modelzoo.study.compare import compare_runs
 
-    compare(args.runs, args.output)
+    compare_runs(args.runs, args.output)
 
 
 def _report_arguments(p: argparse.ArgumentParser) -> None:
@@ -85,9 +85,9 @@ def _report_arguments(p: argparse.ArgumentParser) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from modelzoo.study.report import report
+    from modelzoo.study.report import report_runs
 
-    print(report(args.runs, args.output))
+    print(report_runs(args.runs, args.output))
     print(f"next       open {args.output} in a browser")
 
 

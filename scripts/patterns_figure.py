@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modelzoo.sparsity.schedules import update_steps
 from modelzoo.study.draw import axes, legend, look, svg
-from modelzoo.study.results import Result, read
+from modelzoo.study.results import Result, read_run
 
 NAMES = {
     "single": "single weights",
@@ -43,7 +43,7 @@ def collect(folder: Path) -> list[dict]:
     for path in sorted((folder / "runs").iterdir()):
         if not (found := RUN.fullmatch(path.name)):
             continue
-        run = read(str(path))
+        run = read_run(str(path))
         if not run.validation or run.validation[-1]["step"] != run.config.trainer.init.loop.max_steps:
             continue
         *setting, peak = found.group("pattern", "level", "method", "length", "peak")

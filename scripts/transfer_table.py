@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from modelzoo.evaluation.intervals import spread
+from modelzoo.evaluation.intervals import measure_spread
 
 METRICS = {"pubmedqa": ("accuracy", "macro_f1"), "hoc": ("micro_f1", "macro_f1")}
 MASKS = {"lift": "dense", "keep": "sparse"}
@@ -40,7 +40,7 @@ def table(root: Path, task: str, metrics: tuple[str, ...]) -> str:
 
 
 def cell(values: list[float]) -> str:
-    s = spread(values)
+    s = measure_spread(values)
     return f"{s.mean:.3f}" if s.n < 2 or s.sd == 0 else f"{s.mean:.3f} ({s.low:.3f} to {s.high:.3f})"
 
 

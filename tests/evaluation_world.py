@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from modelzoo.cli import main
-from modelzoo.data.tokenizer import Tokenizer, load
+from modelzoo.data.tokenizer import Tokenizer, load_tokenizer
 from tests.support import write_manifest, write_shard
 
 WORDS = ["aspirin lowers fever", "fever lowers appetite yes no maybe", "does it? Answer: question context"]
@@ -56,7 +56,7 @@ def words() -> str:
 def tokenizer(words, tmp_path_factory) -> Tokenizer:
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     path.write_text(words)
-    return load(str(path))
+    return load_tokenizer(str(path))
 
 
 def questions(folder: Path, name: str, count: int, seed: int) -> None:

@@ -52,11 +52,11 @@ def config(**init) -> Config:
 def make_run(**init):
     """A run of `config(**init)` on the CPU, freshly initialised."""
     from modelzoo.backends.select import Choice
-    from modelzoo.training.build import build
+    from modelzoo.training.build import build_run
 
     whole = config(**init)
     precision = whole.trainer.init.precision
-    return build(whole, Choice(Local(torch.device("cpu"), Backend(), precision), "CPU", None))
+    return build_run(whole, Choice(Local(torch.device("cpu"), Backend(), precision), "CPU", None))
 
 
 def cpu(run) -> Local:

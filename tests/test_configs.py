@@ -8,7 +8,7 @@ import yaml
 
 from modelzoo.config.load import dump, load
 from modelzoo.config.trainer import Config
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.lr import learning_rate
 from modelzoo.planning import plan, plan_text
 from modelzoo.sparsity.schedules import is_update, value
@@ -38,8 +38,8 @@ def test_loads_dumps_reloads_equal_and_plans(path, tmp_path):
     config = load(path, Config)
     (tmp_path / "again.yaml").write_text(dump(config, "resolved"))
     assert load(tmp_path / "again.yaml", Config) == config
-    plan.check(config.trainer.init, total_steps(config))
-    text = plan_text.text(config)
+    plan.check_sparsity(config.trainer.init, total_steps(config))
+    text = plan_text.describe_plan(config)
     for loader in (config.trainer.fit.train_dataloader, *config.trainer.fit.val_dataloader):
         assert all(folder in text for folder in loader.data_dir)
 
@@ -103,7 +103,7 @@ def test_mediswift_shapes(size):
     config = mediswift(f"{size}_dense")
     model, loop, loader = config.trainer.init.model, config.trainer.init.loop, config.trainer.fit.train_dataloader
     assert (model.num_hidden_layers, model.hidden_size, model.num_heads) == (layers, width, heads)
-    shapes = parameters(model)
+    shapes = list_parameters(model)
     matrices = sum(s.numel for s in shapes.values() if s.kind == "linear")
     assert matrices == 12 * layers * width**2
     published = {"med": "302M", "large": "510M", "xl": "1.21B"}[size]
@@ -117,7 +117,7 @@ def test_mediswift_shapes(size):
 @pytest.mark.parametrize("kind,sparsity", [("dense", 0), ("s50", 0.5), ("s75", 0.75)])
 def test_mediswift_flops_by_the_closed_formula(size, kind, sparsity):
     layers, width, _ = SHAPES[size]
-    found = plan.make(mediswift(f"{size}_{kind}"))
+    found = plan.make_plan(mediswift(f"{size}_{kind}"))
     formula = 6 * (1 - sparsity) * 12 * layers * width**2 + 12 * layers * 2048 * width + 6 * width * 50257
     assert found.start.total == formula == found.mean
     if kind != "dense":
@@ -161,8 +161,8 @@ def test_every_model_zoo_config_loads_and_keeps_its_values(shared, tmp_path):
         text = dump(config)
         (tmp_path / "again.yaml").write_text(text)
         assert load(tmp_path / "again.yaml", Config) == config, path
-        plan.check(config.trainer.init, total_steps(config))
-        plan_text.text(config)
+        plan.check_sparsity(config.trainer.init, total_steps(config))
+        plan_text.describe_plan(config)
         theirs, ours = yaml.safe_load(path.read_text())["trainer"], yaml.safe_load(text)["trainer"]
         # What we write in another form: a number as a constant schedule, one value as a list of one.
         if (sparsity := theirs["init"].pop("sparsity", None)) is not None:

@@ -78,7 +78,10 @@ def test_tasks_templates_and_studies_are_found(empty):
     assert load_task("own.yaml").template == task.template
     assert load_task("own.yaml", template="configs/prompt/yesno/plain.yaml").template != task.template
     (empty / "study.yaml").write_text((CONFIGS / "study/mini.yaml").read_text().replace("../demo/", "demo/"))
-    assert matrix.read("study.yaml", [], None).cells == matrix.read("configs/study/mini.yaml", [], None).cells
+    assert (
+        matrix.read_matrix("study.yaml", [], None).cells
+        == matrix.read_matrix("configs/study/mini.yaml", [], None).cells
+    )
 
 
 def test_a_mistyped_name_suggests_a_packaged_one(empty):

@@ -19,7 +19,7 @@ class Arithmetic(NamedTuple):
     note: str | None = None  # what was asked for, where that is done otherwise
 
 
-def decide(kind: str, precision: Precision, bf16: bool, device: str) -> Arithmetic:
+def decide_arithmetic(kind: str, precision: Precision, bf16: bool, device: str) -> Arithmetic:
     """The arithmetic of `precision` on a CPU or a GPU.
 
     Args:
@@ -50,34 +50,36 @@ def decide(kind: str, precision: Precision, bf16: bool, device: str) -> Arithmet
     return Arithmetic(here, reason, f"{asked} was asked for; {why}, so {here}{scaled} here ({INSIST}=true insists)")
 
 
-def on_cpu(precision: Precision) -> Arithmetic:
+def decide_on_cpu(precision: Precision) -> Arithmetic:
     """The arithmetic of `precision` on this machine's processor."""
-    return decide("CPU", precision, processor.multiplies_bf16(), f"this processor ({processor.title()})")
+    return decide_arithmetic("CPU", precision, processor.multiplies_bf16(), f"this processor ({processor.title()})")
 
 
 def uses_amx(precision: Precision) -> bool:
     """Whether products on this CPU are AMX's, whose dense ones outrun what picks single weights."""
-    return processor.processor_class() == "amx" and on_cpu(precision).dtype == "bfloat16"
+    return processor.processor_class() == "amx" and decide_on_cpu(precision).dtype == "bfloat16"
 
 
-def expected(kind: str, precision: Precision) -> Arithmetic:
+def expect_arithmetic(kind: str, precision: Precision) -> Arithmetic:
     """What can be known of a run on CPU, GPU or CSX without looking at any device but this processor."""
     if kind == "CSX":
         return Arithmetic(precision.fp16_type, "the CS-2 always computes in mixed precision")
-    return on_cpu(precision) if kind == "CPU" else decide("GPU", precision, True, "a GPU from Ampere on")
+    return (
+        decide_on_cpu(precision) if kind == "CPU" else decide_arithmetic("GPU", precision, True, "a GPU from Ampere on")
+    )
 
 
 def describe(target: str, backend: Backend, precision: Precision) -> list[str]:
     """`expected` in words, a line for each device that `target` may come to mean, this CPU first."""
     lines = []
     for kind in reversed(backend.candidates(target)):
-        found = expected(kind, precision)
+        found = expect_arithmetic(kind, precision)
         if kind == "CPU":
             lines.append(f"{found.dtype} on this CPU: {found.note or found.reason}")
         elif kind == "CSX":
             lines.append(f"{found.dtype} on the CS-2" + ("" if precision.enabled else f": {found.reason}"))
         else:
-            older = decide("GPU", precision, False, "")
+            older = decide_arithmetic("GPU", precision, False, "")
             other = f" that multiplies it, else {older.dtype} with a dynamic loss scale"
             lines.append(f"{found.dtype} on a GPU{other if older.dtype != found.dtype else ''}")
     return lines

@@ -31,7 +31,7 @@ from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel, loss_denominator
-from modelzoo.models.shapes import with_adapters
+from modelzoo.models.shapes import list_with_adapters
 from modelzoo.names import name_mask
 from modelzoo.train_state import Step, TrainState
 
@@ -65,7 +65,7 @@ class CSX:
         precision = init.precision
         self.dtype = torch.bfloat16 if precision.fp16_type == "bfloat16" else torch.float16
         simulated = arithmetic.Arithmetic("float32", "cerebras.pytorch's CPU backend computes in it")
-        self.arithmetic = arithmetic.expected("CSX", precision) if self.on_wafer else simulated
+        self.arithmetic = arithmetic.expect_arithmetic("CSX", precision) if self.on_wafer else simulated
         if self.on_wafer:
             cstorch.amp.set_half_dtype(precision.fp16_type)
             if not precision.enabled:
@@ -142,7 +142,7 @@ class CSX:
             steps: optimizer steps taken.
             scale: the loss scale.
         """
-        init, shapes = self.init, with_adapters(self.init)
+        init, shapes = self.init, list_with_adapters(self.init)
         if model is None:
             with self.backend.device:
                 self.model = adapt(GPTModel(init.model), init)
@@ -151,11 +151,11 @@ class CSX:
         names = dict(self.model.named_parameters())
         self.compiled = cstorch.compile(self.model, self.backend)
         self.names = {name: self.model.get_parameter(name) for name in names}  # moving them may have replaced them
-        self.optimizer = parts.optimizer(init, self.model, {n: x.kind for n, x in shapes.items()})
-        self.schedulers = parts.schedulers(init, self.optimizer)
+        self.optimizer = parts.make_optimizer(init, self.model, {n: x.kind for n, x in shapes.items()})
+        self.schedulers = parts.make_schedulers(init, self.optimizer)
         self.algorithms = parts.sparsify(init, self.model, self.optimizer, shapes, masks)
         half = self.init.precision.fp16_type
-        self.scaler = parts.grad_scaler(init, scale) if self.on_wafer and half != "bfloat16" else None
+        self.scaler = parts.make_grad_scaler(init, scale) if self.on_wafer and half != "bfloat16" else None
         if model is not None:
             self._resume(dict(model.named_parameters()), moments, steps)
         self.body = cstorch.trace(self._body)
@@ -173,9 +173,9 @@ class CSX:
                         state[key] = torch.tensor(beta ** (steps + 1)).to(self.backend.torch_device)
         if steps:
             for scheduler in self.schedulers:
-                parts.wind(scheduler, steps)
+                parts.advance_scheduler(scheduler, steps)
             for algorithm, group in self.algorithms:
-                parts.wind_sparsity(algorithm, group, steps)
+                parts.advance_sparsity(algorithm, group, steps)
 
     def _body(self, batch: Mapping[str, Tensor]) -> None:
         """One training step, as traced: no branch on a value, no value read."""
@@ -258,7 +258,7 @@ class CSX:
         return self.train_step(run, batch, micro_batches)
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
-        return feed.validation(shards, eval_steps)  # of the host's copy
+        return feed.iterate_validation(shards, eval_steps)  # of the host's copy
 
     def _step(self, batch: Mapping[str, Tensor]) -> tuple[float, float, float]:
         """Loss, gradient norm before clipping and loss scale of one step.
@@ -309,7 +309,7 @@ class CSX:
         """
         begin = time.perf_counter()
         folder = self._lower(batch, micro_batch_size)
-        found = lowering.text(lowering.read(folder), folder, time.perf_counter() - begin, names, live)
+        found = lowering.describe_lowering(lowering.read(folder), folder, time.perf_counter() - begin, names, live)
         if self.only == "compile":
             where = self.config.mgmt_address or "its address"
             return f"{found}\ncompiled   by the cluster at {where}; -m train finds it there"
@@ -333,7 +333,7 @@ class CSX:
             if (refused := refusal(e, self.config.mgmt_address)) is not None:
                 raise refused from e
             if isinstance(e, RuntimeError | TypeError | ValueError | NotImplementedError):
-                raise lowering.explain(e, self.model) from e
+                raise lowering.explain_failure(e, self.model) from e
             raise
         lowering.check(str(executor.artifact_dir))
         return str(executor.artifact_dir)

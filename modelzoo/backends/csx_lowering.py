@@ -64,7 +64,9 @@ def read(folder: str) -> Lowered:
     return Lowered(Counter(_TORCH_OP.findall(torch_text)), Counter(_CIRH_OP.findall(cirh_text)), states)
 
 
-def text(found: Lowered, folder: str, seconds: float, names: Iterable[str], live: Mapping[str, int]) -> str:
+def describe_lowering(
+    found: Lowered, folder: str, seconds: float, names: Iterable[str], live: Mapping[str, int]
+) -> str:
     """What a person reads of a lowered step.
 
     Args:
@@ -88,7 +90,7 @@ def text(found: Lowered, folder: str, seconds: float, names: Iterable[str], live
     return "\n".join(lines)
 
 
-def explain(error: BaseException, model: nn.Module | None) -> UserError:
+def explain_failure(error: BaseException, model: nn.Module | None) -> UserError:
     """The message for a step that could not be built or traced: op, module, and the config key to change."""
     message = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__).strip()
     names = {id(m): n for n, m in model.named_modules() if n} if model is not None else {}

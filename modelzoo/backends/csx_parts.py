@@ -12,18 +12,18 @@ from modelzoo.config import optim as o
 from modelzoo.config import sparsity as s
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask
 from modelzoo.optim.groups import param_groups
 from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
-from modelzoo.sparsity.select import live_counts, select
+from modelzoo.sparsity.select import live_counts, select_parameters
 
 
-def optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
+def make_optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
     """cerebras.pytorch's optimizer of the config's name, with the same groups as ours."""
     config = init.optimizer.value
-    ratios = density_ratios(parameters(init.model), init.sparsity)
+    ratios = density_ratios(list_parameters(init.model), init.sparsity)
     groups = [
         {"params": g["params"], "weight_decay": g["weight_decay"], "adjust_learning_rate": g["lr_scale"]}
         for g in param_groups(model, kinds, config.weight_decay, init.model, ratios)
@@ -46,7 +46,7 @@ def optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch
     return made
 
 
-def schedulers(init: Init, optim: cstorch.optim.Optimizer) -> list:
+def make_schedulers(init: Init, optim: cstorch.optim.Optimizer) -> list:
     """cerebras.pytorch's learning-rate schedule of the same name, muP's scales around it; none for a constant rate."""
     if not init.schedulers:
         return []
@@ -77,14 +77,14 @@ def _scheduler(config: o.Scheduler, optim: cstorch.optim.Optimizer):
     return kind(optim, **{k: v for k, v in given.items() if k in taken and k != "param_group_tags"})
 
 
-def wind(scheduler, steps: int) -> None:
+def advance_scheduler(scheduler, steps: int) -> None:
     """Put a schedule, and those it holds, where `steps` steps leave them."""
     inner = list(getattr(scheduler, "_schedulers", ()))
     starts = (0, *getattr(scheduler, "_milestones", [0] * len(inner)))  # chained ones all begin at 0
     for x, start in zip(inner, starts):
-        wind(x, max(0, steps - start))
+        advance_scheduler(x, max(0, steps - start))
     if (nested := getattr(scheduler, "_scheduler_nested", None)) is not None:
-        wind(nested, steps)
+        advance_scheduler(nested, steps)
     scheduler.last_epoch.fill_(steps)
     if not cstorch.use_cs():
         scheduler.update_last_value()
@@ -101,7 +101,7 @@ def sparsify(init: Init, model: nn.Module, optim, shapes, masks: Mapping[str, Te
     """
     found, whole = [], cstorch.sparse.Group()
     weights = dict(model.named_parameters())
-    for group, names in zip(init.sparsity, select(shapes, init.sparsity), strict=True):
+    for group, names in zip(init.sparsity, select_parameters(shapes, init.sparsity), strict=True):
         made = cstorch.sparse.configure({**sparsity_block(group), "param_filter": names})
         algorithm = made[0]
         if group.distribution != "uniform":
@@ -164,7 +164,7 @@ def _schedule(schedule):
     return given
 
 
-def wind_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
+def advance_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
     """Put an algorithm's counters where `steps` updates leave them (its own load_state_dict loses cycling's place)."""
     if group.algorithm == "static":
         return
@@ -179,7 +179,7 @@ def wind_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
             schedule.index.fill_(done % len(schedule.values))
 
 
-def grad_scaler(init: Init, scale: float):
+def make_grad_scaler(init: Init, scale: float):
     """The wafer's loss scale, started at the host's where that has run already."""
     p = init.precision
     first = p.initial_loss_scale if not scale or scale == 1.0 else scale

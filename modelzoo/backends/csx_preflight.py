@@ -28,14 +28,14 @@ WAYS_OUT = (
 )
 
 
-def no_library() -> str | None:
+def explain_missing_library() -> str | None:
     """Why cerebras.pytorch cannot be imported here, or None."""
     if importlib.util.find_spec("cerebras") is None:
         return f"cerebras_pytorch is not installed in this environment; {INSTALL}"
     return None
 
 
-def missing(config: Backend) -> str | None:
+def explain_missing_cluster(config: Backend) -> str | None:
     """Why no CS-2 can be used from here, or None if one answers. At most one second.
 
     Looks for an address (config, then $CSCONFIG_PATH or /opt/cerebras/config_v2, then a Kubernetes service account) and
@@ -48,7 +48,7 @@ def missing(config: Backend) -> str | None:
         return f"no cluster is configured (no mgmt_address, no {file})"
     if address and (why := _unreachable(address)):
         return f"the cluster at {address} does not answer ({why})"
-    return no_library()
+    return explain_missing_library()
 
 
 def _unreachable(address: str) -> str | None:
@@ -62,17 +62,17 @@ def _unreachable(address: str) -> str | None:
         return str(e.strerror or e).lower()
 
 
-def require(config: Backend) -> None:
+def require_cluster(config: Backend) -> None:
     """Stop an explicit CSX job where no cluster is.
 
     Raises:
         UserError: the reason, and the ways out.
     """
-    if why := missing(config):
+    if why := explain_missing_cluster(config):
         raise UserError(f"CSX: {why}; {WAYS_OUT}")
 
 
-def with_defaults(config: Backend) -> Backend:
+def add_site_defaults(config: Backend) -> Backend:
     """The backend section with the site's defaults: single values where none was given, folders added to the given.
 
     Raises:
@@ -88,7 +88,7 @@ def with_defaults(config: Backend) -> Backend:
     return Backend.model_validate(merged)
 
 
-def check(config: Config, backend: Backend, compile_only: bool = False) -> list[str]:
+def check_job(config: Config, backend: Backend, compile_only: bool = False) -> list[str]:
     """Everything about a job that can be judged from here.
 
     Args:
@@ -172,7 +172,7 @@ def _inside(folder: str, mount: str) -> bool:
     return Path(folder).resolve().is_relative_to(Path(mount).resolve())
 
 
-def sends(config: Config, backend: Backend, compile_only: bool) -> str:
+def describe_transfer(config: Config, backend: Backend, compile_only: bool) -> str:
     """What a job sends to the cluster, as a person reads it before it goes."""
     fit = config.trainer.fit
     lines = [

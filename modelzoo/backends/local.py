@@ -37,9 +37,9 @@ class Local:
             self.device_class = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
             bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
             name = f"this GPU ({torch.cuda.get_device_name(device)})"
-            self.arithmetic = arithmetic.decide("GPU", precision, bf16, name)
+            self.arithmetic = arithmetic.decide_arithmetic("GPU", precision, bf16, name)
         else:
-            self.device_class, self.arithmetic = processor.processor_class(), arithmetic.on_cpu(precision)
+            self.device_class, self.arithmetic = processor.processor_class(), arithmetic.decide_on_cpu(precision)
         self.dtype: torch.dtype = getattr(torch, self.arithmetic.dtype)
         self.notes = [self.arithmetic.note] if self.arithmetic.note else []
         if config.deterministic:
@@ -84,10 +84,10 @@ class Local:
         raise UserError(f"{self.kind}: runs the training step as it is; only a CS-2's is lowered (CSX --validate_only)")
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
-        return map(self.put, feed.validation(shards, eval_steps))
+        return map(self.put, feed.iterate_validation(shards, eval_steps))
 
     def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
-        return feed.batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
+        return feed.iterate_batches(shards, run.step, stop, pin_memory=self.kind == "GPU")
 
     def fetch(self, run: TrainState) -> bool:
         return True  # it never left

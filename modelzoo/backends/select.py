@@ -41,7 +41,7 @@ def lowers(target: str) -> bool:
     return target != "auto" and ABILITIES[target].lowers
 
 
-def require(target: str, init: Init, mode: str, compile_only: bool, validate_only: bool) -> None:
+def require_target(target: str, init: Init, mode: str, compile_only: bool, validate_only: bool) -> None:
     """Stop a command whose explicit target is not there or does not do it, before torch is imported.
 
     Raises:
@@ -50,15 +50,17 @@ def require(target: str, init: Init, mode: str, compile_only: bool, validate_onl
     if evaluates(target):
         return
     if not validate_only:
-        csx_preflight.require(csx_preflight.with_defaults(init.backend))
+        csx_preflight.require_cluster(csx_preflight.add_site_defaults(init.backend))
     if not (compile_only or validate_only) and mode != "train":
         raise UserError(f"{target} trains; run -m {mode} of its checkpoints with CPU or GPU")
 
 
-def missing(kind: str, init: Init) -> str | None:
+def explain_missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
     if kind == "CSX":
-        return structured(init) or csx_preflight.missing(csx_preflight.with_defaults(init.backend))
+        return explain_structured(init) or csx_preflight.explain_missing_cluster(
+            csx_preflight.add_site_defaults(init.backend)
+        )
     if kind == "GPU":
         import torch
 
@@ -67,13 +69,13 @@ def missing(kind: str, init: Init) -> str | None:
     return None
 
 
-def structured(init: Init) -> str | None:
+def explain_structured(init: Init) -> str | None:
     """Why the CS-2 cannot hold the config's masks, or None: it takes each weight for itself."""
     pattern = next((g.pattern for g in init.sparsity if g.pattern), None)
     return pattern and f"its masks are unstructured, not trainer.init.sparsity's {pattern}"
 
 
-def select(target: str, init: Init, folder: str = ".", trains_alone: bool = False) -> Choice:
+def select_device(target: str, init: Init, folder: str = ".", trains_alone: bool = False) -> Choice:
     """The backend for `target`: CSX, GPU and CPU are taken at their word; auto tries the config's and falls back.
 
     Args:
@@ -86,14 +88,14 @@ def select(target: str, init: Init, folder: str = ".", trains_alone: bool = Fals
     if target == "CSX":
         _require_unstructured(init)
     if target != "auto":
-        if why := missing(target, init):
+        if why := explain_missing(target, init):
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
         if why := _does_less(target, trains_alone):
             raise UserError(f"{target}: {why}; use CPU or GPU")
         return Choice(_make(target, init, folder), target, None)
     asked, reasons = init.backend.backend_type, []
     for kind in init.backend.candidates(target):
-        why = missing(kind, init) or _does_less(kind, trains_alone)
+        why = explain_missing(kind, init) or _does_less(kind, trains_alone)
         if why is None:
             said = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
             return Choice(_make(kind, init, folder), asked, said)
@@ -101,7 +103,7 @@ def select(target: str, init: Init, folder: str = ".", trains_alone: bool = Fals
     raise AssertionError("the CPU is always there")
 
 
-def select_to_train(target: str, config: Config, folder: str, evaluate: bool) -> Choice:
+def select_training_device(target: str, config: Config, folder: str, evaluate: bool) -> Choice:
     """`select` for a run. A cluster's job is checked whole, and what it will send is shown, before it sends anything.
 
     Args:
@@ -111,13 +113,13 @@ def select_to_train(target: str, config: Config, folder: str, evaluate: bool) ->
         UserError: as in `select`, or everything that is wrong with the job.
     """
     init = config.trainer.init
-    backend = csx_preflight.with_defaults(init.backend)
+    backend = csx_preflight.add_site_defaults(init.backend)
     asked = target if target != "auto" else init.backend.backend_type
-    if asked == "CSX" and csx_preflight.missing(backend) is None:
+    if asked == "CSX" and csx_preflight.explain_missing_cluster(backend) is None:
         if evaluate:
             raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
         _show_job(config, compile_only=False)
-    return select(target, init, folder, trains_alone=True)
+    return select_device(target, init, folder, trains_alone=True)
 
 
 def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend":
@@ -127,16 +129,16 @@ def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend
         UserError: the client library or the cluster is not there, or what is wrong with the job.
     """
     if compile_only:
-        csx_preflight.require(csx_preflight.with_defaults(config.trainer.init.backend))
+        csx_preflight.require_cluster(csx_preflight.add_site_defaults(config.trainer.init.backend))
         _show_job(config, compile_only=True)
     return csx(config.trainer.init, folder, "compile" if compile_only else "validate")
 
 
 def _show_job(config: Config, compile_only: bool) -> None:
     """Check a cluster's job and print what was checked and what it sends."""
-    backend = csx_preflight.with_defaults(config.trainer.init.backend)
-    print("preflight  " + "; ".join(csx_preflight.check(config, backend, compile_only)), file=sys.stderr)
-    print(csx_preflight.sends(config, backend, compile_only), file=sys.stderr, flush=True)
+    backend = csx_preflight.add_site_defaults(config.trainer.init.backend)
+    print("preflight  " + "; ".join(csx_preflight.check_job(config, backend, compile_only)), file=sys.stderr)
+    print(csx_preflight.describe_transfer(config, backend, compile_only), file=sys.stderr, flush=True)
 
 
 def _does_less(kind: str, trains_alone: bool) -> str | None:
@@ -144,7 +146,7 @@ def _does_less(kind: str, trains_alone: bool) -> str | None:
 
 
 def _require_unstructured(init: Init) -> None:
-    if why := structured(init):
+    if why := explain_structured(init):
         raise UserError(f"CSX: {why}; leave the pattern out, or train it with GPU or CPU")
 
 
@@ -165,9 +167,9 @@ def csx(init: Init, folder: str, only: str | None = None) -> "Backend":
         UserError: the client library is not installed here.
     """
     _require_unstructured(init)
-    if why := csx_preflight.no_library():
+    if why := csx_preflight.explain_missing_library():
         raise UserError(f"CSX: {why}")
     from modelzoo.backends.csx_backend import CSX  # takes seconds to import, and is installed in its own environment
 
-    backend = csx_preflight.with_defaults(init.backend)
+    backend = csx_preflight.add_site_defaults(init.backend)
     return CSX(init.model_copy(update={"backend": backend}), folder, only)

@@ -72,7 +72,7 @@ def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], mi
     # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
     torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
     run.model.train()
-    batch = trimmed(batch)
+    batch = trim_padding(batch)
     tokens, length = batch["input_ids"].numel(), batch["input_ids"].shape[1]
     denominator = loss_denominator(run.init.model, batch["attention_mask"])
     lr, count, losses = run.lr(), run.optimizer_step + 1, []
@@ -119,7 +119,7 @@ def _finite(loss: float, norm: float) -> bool:
     return math.isfinite(loss) and math.isfinite(norm)
 
 
-def trimmed(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor]:
+def trim_padding(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor]:
     """A batch [b, t] without the columns at its end in which no token counts, down to a multiple of `multiple`.
 
     A causal model's counted tokens see nothing of what follows them, so padding there is work for nothing.

@@ -44,7 +44,7 @@ class Steps(torch.utils.data.Dataset):
             return str(e)
 
 
-def batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> Iterator[dict[str, Tensor]]:
+def iterate_batches(shards: Shards, start: int, stop: int, pin_memory: bool = False) -> Iterator[dict[str, Tensor]]:
     """Batches of steps start..stop-1, prefetched by `num_workers` processes if there are any."""
     workers = shards.config.num_workers
     try:
@@ -112,7 +112,7 @@ def _lost(workers: int, prefetch: int | None) -> str:
     )
 
 
-def validation(shards: Shards, eval_steps: int | None = None) -> Iterator[dict[str, Tensor]]:
+def iterate_validation(shards: Shards, eval_steps: int | None = None) -> Iterator[dict[str, Tensor]]:
     """Every example once, in file order, the last batch as small as it comes; `eval_steps` batches at most."""
     size = shards.config.batch_size
     for step, first in enumerate(range(0, shards.total, size)):

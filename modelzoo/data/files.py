@@ -16,7 +16,7 @@ class Shard(NamedTuple):
     rows: int  # 3, 5 (VSL), or 0 for a corpus of plain tokens
 
 
-def find(data_dir: Sequence[str]) -> list[str]:
+def find_shards(data_dir: Sequence[str]) -> list[str]:
     """The shard files of the folders, sorted by name within each folder.
 
     Raises:
@@ -34,7 +34,7 @@ def find(data_dir: Sequence[str]) -> list[str]:
     return files
 
 
-def inspect(path: str, msl: int | None = None) -> Shard:
+def inspect_shards(path: str, msl: int | None = None) -> Shard:
     """A shard's shape, with everything checked that can be checked without reading its examples.
 
     Raises:
@@ -58,7 +58,7 @@ def _nonempty(shard: Shard) -> Shard:
     return shard
 
 
-def checksums(folder: str) -> dict[str, str | None]:
+def read_checksums(folder: str) -> dict[str, str | None]:
     """SHA-256 of each shard's tokens, by file name, as preprocessing notes it."""
     shards = read_manifest(folder).get("shards", [])
     return {s["file"]: s.get("data_sha256") for s in shards if isinstance(s, dict) and "file" in s}

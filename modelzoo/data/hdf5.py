@@ -20,9 +20,9 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
-from modelzoo.data.files import Shard, checksums, find, inspect
+from modelzoo.data.files import Shard, find_shards, inspect_shards, read_checksums
 from modelzoo.data.folder import open_shard, read_manifest
-from modelzoo.data.order import mixture, permutation
+from modelzoo.data.order import draw_permutation, mix_datasets
 
 OPEN_FILES = 256  # at once and process: well below the usual limit of 1024 descriptors
 
@@ -44,7 +44,7 @@ class Shards:
         self.starts = np.cumsum([0] + [s.examples for s in self.files])
         sizes = [sum(s.examples for s in part) for part in parts]
         self.total = sum(sizes)
-        self.mixed = mixture(sizes, weights) if weights else None
+        self.mixed = mix_datasets(sizes, weights) if weights else None
         self.epoch = config.num_samples or self.total
         self._open: dict[int, h5py.Dataset] = {}
 
@@ -62,7 +62,7 @@ class Shards:
         """
         msl, mixed = config.max_sequence_length, config.mixture
         parts = [
-            [inspect(p, msl) for p in find(d)]
+            [inspect_shards(p, msl) for p in find_shards(d)]
             for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir or ()])
         ]
         files = [s for part in parts for s in part]
@@ -97,7 +97,7 @@ class Shards:
         A shard without a checksum in its folder's manifest (Model Zoo writes none) counts with three of its examples.
         """
         c = self.config
-        sums = {folder: checksums(folder) for folder in {os.path.dirname(s.path) for s in self.files}}
+        sums = {folder: read_checksums(folder) for folder in {os.path.dirname(s.path) for s in self.files}}
         facts = []
         for i, s in enumerate(self.files):
             folder, name = os.path.split(s.path)
@@ -119,7 +119,7 @@ class Shards:
     def _index(self, position: int) -> int:
         epoch, at = divmod(position, self.epoch)
         if self.config.shuffle:
-            at = int(permutation(self.epoch, (self.config.shuffle_seed or 0) + epoch)[at])
+            at = int(draw_permutation(self.epoch, (self.config.shuffle_seed or 0) + epoch)[at])
         return int(self.mixed[at % self.total]) if self.mixed is not None else at % self.total
 
     def batch(self, step: int) -> dict[str, Tensor]:

@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 @lru_cache(maxsize=2)
-def permutation(n: int, seed: int) -> Tensor:
+def draw_permutation(n: int, seed: int) -> Tensor:
     """0..n-1 as an epoch shuffles them: torch's randperm, as Model Zoo's map reader draws it."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def mixture(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+def mix_datasets(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
     """Example numbers of one epoch in which dataset j has its weight's share: each cycles through its own examples."""
     total = sum(sizes)
     share = np.array(weights) / sum(weights) * total

@@ -25,13 +25,13 @@ def read_tokenizer(path: str) -> str:
     try:
         with open(path, encoding="utf-8") as f:
             text = f.read()
-        parse(text, path)
+        parse_tokenizer(text, path)
         return text
     except (OSError, UnicodeDecodeError) as e:
         raise UserError(f"{path}: tokenizer cannot be read: {getattr(e, 'strerror', None) or e}") from None
 
 
-def parse(text: str, name: str):
+def parse_tokenizer(text: str, name: str):
     """A tokenizers.Tokenizer that treats special tokens in documents as plain text: text never becomes control."""
     from tokenizers import Tokenizer
 
@@ -100,7 +100,7 @@ class Tokenizer(NamedTuple):
         return self.backend.decode(ids, skip_special_tokens=False)
 
 
-def load(path: str, eos: int | None = None) -> Tokenizer:
+def load_tokenizer(path: str, eos: int | None = None) -> Tokenizer:
     """The tokenizer at `path` (tokenizer.json, or a folder as `read_tokenizer` takes).
 
     Args:
@@ -109,7 +109,7 @@ def load(path: str, eos: int | None = None) -> Tokenizer:
     Raises:
         UserError: no tokenizer there, or none of the usual end-of-text tokens in it.
     """
-    backend = parse(read_tokenizer(path), path)
+    backend = parse_tokenizer(read_tokenizer(path), path)
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     if eos is None:
         eos = read_manifest(folder).get("eos_id")

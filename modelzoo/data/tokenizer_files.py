@@ -11,14 +11,14 @@ from modelzoo.data import manifest
 VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 
 
-def beside(config: Config) -> list[str]:
+def list_places(config: Config) -> list[str]:
     """Where the tokenizer of a run may lie: its training data's folders, each followed by the one above."""
     fit = config.trainer.fit
-    folders = manifest.folders(fit.train_dataloader) if fit is not None else []
+    folders = manifest.list_folders(fit.train_dataloader) if fit is not None else []
     return [p for d in folders for p in (d, os.path.dirname(os.path.abspath(d)))]
 
 
-def vocabulary(places: Iterable[str]) -> list[str]:
+def find_vocabulary(places: Iterable[str]) -> list[str]:
     """The tokenizer's files in the first of some folders that has any; tokenizer.json before the others."""
     found = ([os.path.join(p, v) for v in VOCABULARIES if os.path.exists(os.path.join(p, v))] for p in places)
     return next(filter(None, found), [])
@@ -26,7 +26,7 @@ def vocabulary(places: Iterable[str]) -> list[str]:
 
 def tokenizer_in(places: Iterable[str]) -> str | None:
     """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder with a GPT-2 vocabulary."""
-    first = next(iter(vocabulary(places)), None)
+    first = next(iter(find_vocabulary(places)), None)
     return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)
 
 
@@ -51,8 +51,8 @@ def list_files(named: str | None, config: Config) -> list[str]:
         UserError: nothing is there by that name.
     """
     if named is None:
-        return vocabulary(beside(config))
-    found = [named] if os.path.isfile(named) else vocabulary([named])
+        return find_vocabulary(list_places(config))
+    found = [named] if os.path.isfile(named) else find_vocabulary([named])
     if not found:
         raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
     return found

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, as_text, need, rows, unique
+from modelzoo.evaluation.examples import Example, as_text, check_unique, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 
@@ -16,10 +16,10 @@ class Classification(SingleLabel):
 
     def read(self, split: str, fold: int) -> list[Example]:
         path = self.path(split)
-        return unique((self._example(i, where, row) for i, (where, row) in enumerate(rows(path), 1)), path)
+        return check_unique((self._example(i, where, row) for i, (where, row) in enumerate(read_rows(path), 1)), path)
 
     def _example(self, number: int, where: str, row: dict) -> Example:
-        label = str(need(row, self.config.label_field, where))
+        label = str(require_field(row, self.config.label_field, where))
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
         return Example(str(row.get(self.config.id_field, number)), fields, self.gold(label, where))
 

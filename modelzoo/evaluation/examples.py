@@ -50,7 +50,7 @@ def _distinct(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", columns by name) for each row of a .jsonl, .tsv or .csv file."""
     text = read_text(path)
     if path.endswith(".jsonl"):
@@ -86,7 +86,7 @@ def _object(where: str, line: str) -> dict[str, Any]:
     return value
 
 
-def need(row: dict[str, Any], name: str, where: str) -> Any:
+def require_field(row: dict[str, Any], name: str, where: str) -> Any:
     """A column that must be there."""
     if name not in row:
         raise UserError(f"{where}: has no column {name!r} (it has {', '.join(row)})")
@@ -100,7 +100,7 @@ def as_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def unique(examples: Iterable[Example], source: str) -> list[Example]:
+def check_unique(examples: Iterable[Example], source: str) -> list[Example]:
     """The examples as a list.
 
     Raises:

@@ -46,12 +46,12 @@ class Exported(nn.Module):
         return self.model.hf.config.vocab_size
 
 
-def is_folder(path: str) -> bool:
+def is_exported(path: str) -> bool:
     """Whether `path` is a Hugging Face model folder."""
     return os.path.isfile(os.path.join(path, "config.json"))
 
 
-def load(path: str, device: torch.device) -> Exported:
+def load_exported(path: str, device: torch.device) -> Exported:
     """The causal LM in `path`, in float32. Only safetensors are read, and no code of the folder runs.
 
     Raises:

@@ -12,13 +12,13 @@ from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.task import Task
 
 
-def require() -> None:
+def require_lm_eval() -> None:
     """Raises UserError where lm-eval is not installed."""
     if importlib.util.find_spec("lm_eval") is None:
         raise UserError("lm_eval: tasks need lm-evaluation-harness; pip install 'mediswift-trainer[eval]'")
 
 
-def wrap(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
+def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
     """`model` as an `lm_eval.api.model.LM`: loglikelihood, loglikelihood_rolling and (greedy) generate_until.
 
     Texts become ids as the harness's own Hugging Face model makes them, so both give one score.
@@ -70,7 +70,7 @@ def wrap(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
     return Harness()
 
 
-def as_task(task: Task, split: str):
+def convert_task(task: Task, split: str):
     """A task of ours as one of the harness's, multiple choice over its labels: no network, same texts."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
@@ -100,7 +100,7 @@ def as_task(task: Task, split: str):
     )
 
 
-def run(
+def run_lm_eval(
     model,
     backend,
     tokenizer: Tokenizer,
@@ -120,7 +120,7 @@ def run(
     Raises:
         UserError: the harness knows no such task, or cannot get its data.
     """
-    require()
+    require_lm_eval()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import lm_eval
     from lm_eval.tasks import TaskManager
@@ -128,13 +128,13 @@ def run(
     folders = [n for n in names if os.path.isdir(n)]
     overrides = [f"data_dir={data_dir}"] if data_dir else []
     files = {n: load_task(n, overrides) for n in names if n.endswith(".yaml")}
-    tasks = [as_task(files[n], split) if n in files else n for n in names if n not in folders]
+    tasks = [convert_task(files[n], split) if n in files else n for n in names if n not in folders]
     was = model.training
     model.eval()
     try:
         manager = TaskManager(include_path=folders or None)
         found = lm_eval.simple_evaluate(
-            model=wrap(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
+            model=wrap_model(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
             batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False,
         )  # fmt: skip
     except (ConnectionError, OSError, KeyError, ValueError) as e:

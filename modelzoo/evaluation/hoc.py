@@ -7,7 +7,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, need, rows, unique
+from modelzoo.evaluation.examples import Example, check_unique, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
 
@@ -56,7 +56,7 @@ class HoC(MultiLabel):
         path = os.path.join(self.folder(), getattr(self.config, split) or f"{split}.tsv")
         if not os.path.exists(path):
             raise UserError(f"{path}: no such file (columns labels, sentence, index); score another split with --split")
-        sentences = unique((self._sentence(where, row) for where, row in rows(path)), path)
+        sentences = check_unique((self._sentence(where, row) for where, row in read_rows(path)), path)
         if self.protocol == "BioGPT":
             return sentences
         documents: dict[str, list[Example]] = {}
@@ -70,13 +70,15 @@ class HoC(MultiLabel):
 
     def _sentence(self, where: str, row: dict[str, str]) -> Example:
         found = set()
-        for cell in need(row, "labels", where).split(","):
+        for cell in require_field(row, "labels", where).split(","):
             number, _, holds = cell.partition("_")
             if not number.isdecimal() or int(number) >= len(HALLMARKS) or holds not in ("0", "1"):
                 raise UserError(f"{where}: unknown label {cell!r}; labels are written 0_0,1_1,...,9_0")
             if holds == "1":
                 found.add(HALLMARKS[int(number)])
-        return Example(need(row, "index", where), {"text": need(row, "sentence", where)}, self.sorted(found))
+        return Example(
+            require_field(row, "index", where), {"text": require_field(row, "sentence", where)}, self.sorted(found)
+        )
 
     def _union(self, sentences: list[Example]) -> tuple[str, ...]:
         return self.sorted({label for s in sentences for label in s.gold})

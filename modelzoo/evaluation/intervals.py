@@ -13,7 +13,7 @@ RESAMPLES, LEVEL = 1000, 0.95
 Metrics = Callable[[Sequence[Any], Sequence[Any], np.ndarray], Mapping[str, np.ndarray]]
 
 
-def weights(n: int, resamples: int, seed: int = 0) -> np.ndarray:
+def draw_weights(n: int, resamples: int, seed: int = 0) -> np.ndarray:
     """[resamples, n] float: how often each example is drawn when n are drawn with replacement."""
     draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
     return draws.astype(float)
@@ -23,11 +23,11 @@ def bootstrap(
     metrics: Metrics, golds: Sequence[Any], predictions: Sequence[Any], resamples: int = RESAMPLES, seed: int = 0
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of each metric over resampled examples (Efron 1979)."""
-    values = metrics(golds, predictions, weights(len(golds), resamples, seed))
+    values = metrics(golds, predictions, draw_weights(len(golds), resamples, seed))
     return {name: _middle(x) for name, x in values.items()}
 
 
-def paired(
+def compare_paired(
     metrics: Metrics,
     name: str,
     golds: Sequence[Any],
@@ -37,7 +37,7 @@ def paired(
     seed: int = 0,
 ) -> tuple[float, float, float]:
     """Difference of the metric `name`, ours less theirs, on the same examples, and its 95 % bootstrap interval."""
-    w = weights(len(golds), resamples, seed)
+    w = draw_weights(len(golds), resamples, seed)
     once = np.ones((1, len(golds)))
     differences, (whole,) = (metrics(golds, ours, x)[name] - metrics(golds, theirs, x)[name] for x in (w, once))
     return float(whole), *_middle(differences)
@@ -62,7 +62,7 @@ class Spread(NamedTuple):
     n: int
 
 
-def spread(values: Sequence[float]) -> Spread:
+def measure_spread(values: Sequence[float]) -> Spread:
     """Of one score per seed; a single seed has no spread (nan)."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:

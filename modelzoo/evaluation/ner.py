@@ -8,7 +8,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics, pubtator, templates
-from modelzoo.evaluation.examples import Example, read_text, unique
+from modelzoo.evaluation.examples import Example, check_unique, read_text
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import END, Option, Task
 
@@ -34,7 +34,7 @@ class NER(Task):
             found = conll(path, read_text(path))
         else:
             found = pubtator.examples(path, read_text(path), self.config.sentences)
-        return unique((self._example(*x) for x in found), path)
+        return check_unique((self._example(*x) for x in found), path)
 
     def _example(self, where: str, name: str, words: list[str], tags: list[str]) -> Example:
         for tag in set(tags):

@@ -27,7 +27,7 @@ class Document(NamedTuple):
     where: str
 
 
-def documents(path: str, text: str) -> Iterator[Document]:
+def read_documents(path: str, text: str) -> Iterator[Document]:
     """The documents of a PubTator file.
 
     Raises:
@@ -69,7 +69,7 @@ def examples(path: str, text: str, sentences: bool) -> Iterator[tuple[str, str, 
     Sentences end at . ! or ? before a capital, digit or bracket, never inside an entity. Of entities that overlap the
     longer counts. A word counts to an entity that covers any character of it.
     """
-    for document in _distinct(documents(path, text)):
+    for document in _distinct(read_documents(path, text)):
         chosen: list[Entity] = []
         for e in sorted(document.entities, key=lambda e: (e.begin - e.end, e.begin)):
             if all(e.end <= c.begin or c.end <= e.begin for c in chosen):

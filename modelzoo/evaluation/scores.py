@@ -32,7 +32,7 @@ class Scores(NamedTuple):
     counts: Counts
 
 
-def evaluate(
+def evaluate_task(
     model,
     backend,
     task: Task,
@@ -69,10 +69,12 @@ def evaluate(
             ]
     finally:
         model.train(was)
-    return score(task, found, count(prompts, soft), resamples)
+    return score_predictions(task, found, count(prompts, soft), resamples)
 
 
-def score(task: Task, found: list[Prediction], counts: Counts, resamples: int = intervals.RESAMPLES) -> Scores:
+def score_predictions(
+    task: Task, found: list[Prediction], counts: Counts, resamples: int = intervals.RESAMPLES
+) -> Scores:
     """Metrics and intervals of predictions."""
     known = [p for p in found if p.gold is not None]
     golds, predictions = [p.gold for p in known], [p.prediction for p in known]

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import select
+from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
@@ -31,7 +31,7 @@ from modelzoo.training import resume
 from modelzoo.training.build import Options
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import micro_batches
+from modelzoo.training.run_length import count_micro_batches
 
 DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follows from its checkpoint and the task
 
@@ -61,7 +61,7 @@ def prepare_first_step(config: Config, options: Options) -> tuple[Backend, Train
     with tempfile.TemporaryDirectory() as folder:
         data = write_shards(folder, command.task, job.fold, command.out)
         run, config, shards, *_ = prepare_run(job, command, data, Start(None, ALL_STATES))
-        return command.choice.backend, run, shards.batch(0), micro_batches(config)
+        return command.choice.backend, run, shards.batch(0), count_micro_batches(config)
 
 
 def _command(config: Config, options: Options) -> Command:
@@ -71,9 +71,9 @@ def _command(config: Config, options: Options) -> Command:
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
-    start = start_checkpoint.find(named)
-    choice = select(options.target, config.trainer.init)
-    words = tokenizer.load(start_checkpoint.tokenizer_path(config.trainer.init, start))
+    start = start_checkpoint.find_checkpoint(named)
+    choice = select_device(options.target, config.trainer.init)
+    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(config.trainer.init, start))
     task = FinetuneTask.open(section, config.trainer.init, words)
     out = Progress(0)
     out.note(choice.describe())

@@ -12,7 +12,7 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.evaluation.intervals import RESAMPLES
-from modelzoo.evaluation.scores import Scores, score
+from modelzoo.evaluation.scores import Scores, score_predictions
 from modelzoo.files import write_json
 from modelzoo.finetuning.masks import (
     add_ages,
@@ -32,12 +32,12 @@ from modelzoo.planning import plan
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
-from modelzoo.training.build import Options, build, open_shards
+from modelzoo.training.build import Options, build_run, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_steps, eval_every
+from modelzoo.training.run_length import count_steps, find_eval_interval
 
 
 class Job(NamedTuple):
@@ -90,12 +90,12 @@ def prepare_run(
         The run, its config made whole, its data, what it started from, and what it changes from here on.
     """
     section, out = job.config.trainer.finetune, command.out
-    files, saved = mdl_state.load(command.start, job.config.trainer.init, None)
+    files, saved = mdl_state.load_checkpoint(command.start, job.config.trainer.init, None)
     masks = read_masks(files["model"])
     config = make_config(job.config, masks, command.start, data, read_patterns(saved, masks))
     shards = open_shards(config, config.trainer.fit.train_dataloader)
-    plan.check(config.trainer.init, count_steps(config, len(shards)))
-    run = build(config, command.choice)
+    plan.check_sparsity(config.trainer.init, count_steps(config, len(shards)))
+    run = build_run(config, command.choice)
     for note in run.sparsity.notes:
         out.note(note)
     if needs_ages(section):
@@ -106,7 +106,7 @@ def prepare_run(
         out.note(f"resumed    {own.path} at step {run.step}")
         if changes:
             out.note(f"changed    from here on: {resume.name_changes(changes)}")
-        if change := console.arithmetic_change(command.choice.backend.arithmetic, run):
+        if change := console.describe_arithmetic_change(command.choice.backend.arithmetic, run):
             out.note(change)
         return run, config, shards, own, changes
     resume.check_unbegun(job.folder, config)
@@ -170,7 +170,7 @@ def _train(
 
     if run.step >= stop or is_exhausted([r[metric] for r in history if metric in r], early):
         return None
-    every = eval_every(config.trainer.init.loop.eval_frequency, stop)
+    every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
     return None if ended else done.interrupted
@@ -193,7 +193,9 @@ def _conclude(
     files, saved = checkpoint.load(best)
     state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
     dev = kept.get(saved["global_step"]) or task.score(backend, run, "dev", job.fold)
-    scores = {"dev": score(task.task, dev.predictions, dev.counts)}  # once more from the predictions, with intervals
+    scores = {
+        "dev": score_predictions(task.task, dev.predictions, dev.counts)
+    }  # once more from the predictions, with intervals
     try:
         task.examples("test", job.fold)
     except UserError as e:  # many a test set is kept apart

@@ -18,9 +18,9 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup, Update
 from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.kernels import blocks
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
-from modelzoo.sparsity.select import block_of, live_count, select
+from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
@@ -42,11 +42,11 @@ def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
     Args:
         saved: the checkpoint's state.
     """
-    shapes = parameters(GPTConfig.model_validate(saved["model"]))
+    shapes = list_parameters(GPTConfig.model_validate(saved["model"]))
     groups = [SparsityGroup.model_validate(g) for g in saved["sparsity"]]
     return {
         name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
-        for group, names in zip(groups, select(shapes, groups), strict=True)
+        for group, names in zip(groups, select_parameters(shapes, groups), strict=True)
         for name in names
         if name in masks and _looks_so(masks[name], group)
     }
@@ -174,7 +174,7 @@ def needs_ages(config: Finetune) -> bool:
 
 def add_ages(run: TrainState, init: Init) -> None:
     """Give each weight an age of its own for Adam's bias correction; all start at step 0 (`start_ages` sets others)."""
-    linear = {n for n, s in parameters(init.model).items() if s.kind == "linear"}
+    linear = {n for n, s in list_parameters(init.model).items() if s.kind == "linear"}
     for name, p in run.model.named_parameters():
         entries = run.optimizer.state.get(p, {})
         if name in linear and "exp_avg" in entries and init.optimizer.value.correct_bias:

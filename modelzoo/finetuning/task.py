@@ -15,7 +15,7 @@ from modelzoo.evaluation import intervals
 from modelzoo.evaluation.encode import Counts, Soft, encode_training
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.scores import Scores, evaluate
+from modelzoo.evaluation.scores import Scores, evaluate_task
 from modelzoo.evaluation.task import Task
 from modelzoo.train_state import TrainState
 
@@ -81,7 +81,7 @@ class FinetuneTask:
     def score(self, backend: Backend, run: TrainState, split: str, fold: int, resamples: int = 0) -> Scores:
         """Of the run's model as it is. `resamples` of the bootstrap; 0 leaves intervals out."""
         found = self.examples(split, fold)
-        return evaluate(
+        return evaluate_task(
             run.model, backend, self.task, found, self.tokenizer, self.length, self.soft,
             batch_size=self.batch_size, resamples=resamples,
         )  # fmt: skip
@@ -100,7 +100,7 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
         lines.append(f"{split} ({scores[0]['n']} examples, {len(scores)} run{'s' * (len(scores) > 1)})")
         for metric in scores[0]["metrics"]:
             values = [s["metrics"][metric] for s in scores]
-            spread = intervals.spread(values)
+            spread = intervals.measure_spread(values)
             if len(values) > 1:
                 around = f"mean of {len(values)}: 95 % of {spread.low:.4f} to {spread.high:.4f}, sd {spread.sd:.4f}"
             else:

@@ -7,7 +7,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.interop import hf_config, peft
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import lora_targets
+from modelzoo.models.shapes import find_lora_targets
 from modelzoo.models.soft_prompt import SoftPromptEmbedding
 
 
@@ -28,8 +28,8 @@ def load_adapters(model: GPTModel, init: Init) -> None:
 
 
 def _load_lora(model: GPTModel, init: Init, ours: LoRA, path: str) -> None:
-    theirs, matrices = peft.read_lora(path, init.model, hf_config.choose(init.model))
-    modules = tuple(sorted(lora_targets(init.model, ours)))
+    theirs, matrices = peft.read_lora(path, init.model, hf_config.choose_family(init.model))
+    modules = tuple(sorted(find_lora_targets(init.model, ours)))
     if (theirs.r, theirs.target_modules) != (ours.r, modules) or abs(theirs.scale / ours.scale - 1) > 1e-6:
         raise UserError(
             f"trainer.init.lora.path: {path} has r: {theirs.r}, alpha: {theirs.alpha:g} and target_modules: "

@@ -26,7 +26,7 @@ Tensors = dict[str, Tensor]
 Adapter = tuple[tuple[str, str], tuple[dict[str, Any], Tensors]]  # file names, config and tensors
 
 
-def of(
+def split_adapter(
     weights: Tensors, masks: Tensors, state: Mapping[str, Any], c: GPTConfig, family: Family, out: str
 ) -> tuple[Adapter | None, Tensors, Tensors, list[str]]:
     """A checkpoint's adapter for its exported folder, the base's weights and masks, and what to say of them.
@@ -41,7 +41,7 @@ def of(
     if prompt is None:
         if low is None:
             return None, weights, masks, []
-        files = peft.lora_files(weights, low, c, family, out)
+        files = peft.make_lora_files(weights, low, c, family, out)
         return (peft.PEFT_FILES, files), base, masks, [f"{FOLDER}/: LoRA in PEFT's layout; {_peft(here)}"]
     said = []
     if low is not None:
@@ -51,7 +51,7 @@ def of(
         masks = {n: x for n, x in masks.items() if n not in changed}
         said.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
         said += [f"{len(dense)} weights that had masks are dense now"] if dense else []
-    names, files = peft.prompt_files(weights[SOFT_PROMPT], prompt, c, out)
+    names, files = peft.make_prompt_files(weights[SOFT_PROMPT], prompt, c, out)
     if names == peft.PEFT_FILES:
         said.append(f"{FOLDER}/: the soft prompt as PEFT's prompt tuning; {_peft(here)}")
     else:
@@ -64,7 +64,7 @@ def _peft(folder: str) -> str:
     return f'peft.PeftModel.from_pretrained(model, "{folder}")'
 
 
-def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
+def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
     """The vocabulary's tokens that each learned vector of a run or step folder is nearest to.
 
     Args:
@@ -76,7 +76,7 @@ def prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:
     """
     if nearest < 1:
         raise UserError(f"--nearest {nearest}: give at least 1")
-    found = start_checkpoint.find(path)
+    found = start_checkpoint.find_checkpoint(path)
     files, state = checkpoint.load(found)
     if SOFT_PROMPT not in files["model"]:
         raise UserError(f"{found}: has no soft prompt; it is of a run without trainer.init.soft_prompt")
@@ -103,9 +103,9 @@ def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
     if words is None:
         try:
             init = load(RunFolder.containing(checkpoint_path).config, Config).trainer.init
-            words = start_checkpoint.tokenizer_path(init, checkpoint_path)
+            words = start_checkpoint.find_tokenizer_path(init, checkpoint_path)
         except UserError:  # a step folder alone, or the data is elsewhere now
             return str
-    backend = tokenizer.parse(tokenizer.read_tokenizer(words), words)
+    backend = tokenizer.parse_tokenizer(tokenizer.read_tokenizer(words), words)
     tokenizer.check_vocabulary(words, tokenizer.vocabulary_size(backend), vocab_size)
     return lambda i: "`" + (backend.decode([i], skip_special_tokens=False).replace("|", "\\|") or f"#{i}") + "`"

@@ -21,9 +21,9 @@ from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import list_files
 from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
-from modelzoo.interop.model_card import card
+from modelzoo.interop.model_card import render_card
 from modelzoo.names import is_mask, split_masks
-from modelzoo.planning.start_checkpoint import find
+from modelzoo.planning.start_checkpoint import find_checkpoint
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
@@ -48,7 +48,7 @@ def export(
     Raises:
         UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
     """
-    path = find(source)
+    path = find_checkpoint(source)
     if os.path.lexists(out):
         raise UserError(f"{out}: exists; give another name, or remove it first")
     config_file = params or _config_beside(path)
@@ -56,28 +56,28 @@ def export(
         return _mdl(path, out, config_file)
     files, state = checkpoint.load(path)
     c = GPTConfig.model_validate(state["model"])
-    family = hf_config.choose(c)
+    family = hf_config.choose_family(c)
     if not state.get("finite", True):
         raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
     config = load(config_file, Config) if config_file else _config_of(state)
     weights, masks = split_masks(files["model"])
-    adapter, weights, masks, said = adapters.of(weights, masks, state, c, family, out)
-    tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.to_hf(hf.fold(weights, c), c, family).items()}
-    folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
+    adapter, weights, masks, said = adapters.split_adapter(weights, masks, state, c, family, out)
+    tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
+    folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = list_files(tokenizer, config)
     eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
     texts = {
-        "config.json": {**hf_config.config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
+        "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
     }
     if f.TOKENIZER in {os.path.basename(v) for v in words}:
         texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
     run = RunFolder.containing(path).path
-    readme = card(name, family.architecture, config, state, masks, run)
+    readme = render_card(name, family.architecture, config, state, masks, run)
     if said:
         readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
-    other = hf.to_hf(masks, c, family, masks=True) if masks else {}
+    other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
     _write(out, tensors, other, texts, readme, words, adapter)
     lines = [
         f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
@@ -110,7 +110,7 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     files, state = checkpoint.load(path)
     if init.optimizer is None or init.optimizer.name != state["optimizer"]:
         raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
-    mdl.write(out, mdl_state.to_zoo(files, state, init))
+    mdl.write(out, mdl_state.convert_to_zoo(files, state, init))
     masks = sum(map(is_mask, files["model"]))
     lines = [
         f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "

@@ -100,7 +100,7 @@ MPT = Family(
 
 
 @torch.no_grad()
-def fold(weights: Mapping[str, Tensor], c: GPTConfig) -> dict[str, Tensor]:
+def fold_scales(weights: Mapping[str, Tensor], c: GPTConfig) -> dict[str, Tensor]:
     """`weights` (ours by name) with every scalar of the config multiplied in, and positions as a plain table.
 
     Afterwards attention logits are scaled by 1 / sqrt(head_dim), embeddings and logits by 1.
@@ -149,7 +149,9 @@ def _positions(weights: Mapping[str, Tensor], c: GPTConfig) -> Tensor | None:
     return None
 
 
-def to_hf(tensors: Mapping[str, Tensor], c: GPTConfig, family: Family, masks: bool = False) -> dict[str, Tensor]:
+def convert_to_hf(
+    tensors: Mapping[str, Tensor], c: GPTConfig, family: Family, masks: bool = False
+) -> dict[str, Tensor]:
     """Our tensors (folded weights, or masks by the names of their weights) under Hugging Face's names and layout.
 
     Masks keep to the weights that have one; a packed weight of which only a part has one is live in the rest.
@@ -216,7 +218,7 @@ def _halve(x: Tensor, c: GPTConfig) -> Tensor:
     return x.unflatten(0, (c.num_heads, c.head_dim))[:, order].flatten(0, 1)
 
 
-def from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool = False) -> dict[str, Tensor]:
+def convert_from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool = False) -> dict[str, Tensor]:
     """A GPT-2 checkpoint's tensors (or masks) under our names and layout: `to_hf` turned round.
 
     Raises:

@@ -12,7 +12,7 @@ from modelzoo.models.shapes import GLU
 ACTIVATIONS = {"squared_relu": "relu2", "geglu": "gelu", "reglu": "relu", "swiglu": "silu"}  # others have one name
 
 
-def choose(c: GPTConfig) -> Family:
+def choose_family(c: GPTConfig) -> Family:
     """The architecture that computes what the config asks for.
 
     Raises:
@@ -64,7 +64,7 @@ def choose(c: GPTConfig) -> Family:
     return family
 
 
-def config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str, Any]:
+def make_config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str, Any]:
     """config.json for `family`, in the spelling that transformers 4 and 5 both read."""
     embedding = c.dropout_rate if c.embedding_dropout_rate is None else c.embedding_dropout_rate
     attention = c.dropout_rate if c.attention_dropout_rate is None else c.attention_dropout_rate
@@ -136,7 +136,7 @@ IMPORTED = {
 }
 
 
-def model_section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+def read_model_section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     """trainer.init.model for a GPT-2's config.json.
 
     Raises:

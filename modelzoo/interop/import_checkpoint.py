@@ -17,7 +17,7 @@ from modelzoo.data.tokenizer_files import VOCABULARIES
 from modelzoo.files import write_text
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.names import is_mask, name_mask
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
@@ -50,7 +50,7 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
     init = config.trainer.init
     sections = [s for s in mdl_state.SECTIONS if not (weights_only and s == "optimizer")]
     dataset, why = _dataset(config)
-    files, state = mdl_state.from_zoo(source, mdl.read(source, sections), init, dataset)
+    files, state = mdl_state.convert_from_zoo(source, mdl.read(source, sections), init, dataset)
     if weights_only:
         files = {"model": files["model"], "optimizer": {}}
     path = _write(out, files, state, config)
@@ -82,15 +82,17 @@ def _dataset(config: Config) -> tuple[str | None, str]:
 
 
 def _hf(source: str, out: str, params: str | None) -> str:
-    section = hf_config.model_section(_json(os.path.join(source, "config.json")), os.path.join(source, "config.json"))
+    section = hf_config.read_model_section(
+        _json(os.path.join(source, "config.json")), os.path.join(source, "config.json")
+    )
     c = GPTConfig.model_validate(section)
     try:
-        weights = hf.from_gpt2(_tensors(source), c)
+        weights = hf.convert_from_gpt2(_tensors(source), c)
         masks = os.path.join(source, MASKS)
-        found = hf.from_gpt2(safetensors.torch.load_file(masks), c) if os.path.exists(masks) else {}
+        found = hf.convert_from_gpt2(safetensors.torch.load_file(masks), c) if os.path.exists(masks) else {}
     except (UserError, safetensors.SafetensorError, KeyError) as e:
         raise UserError(f"{source}: {e}") from None
-    for name, shape in parameters(c).items():
+    for name, shape in list_parameters(c).items():
         if name not in weights or tuple(weights[name].shape) != shape.size:
             has = list(weights[name].shape) if name in weights else "nothing"
             raise UserError(f"{source}: config.json asks for {name} {list(shape.size)}, the weights hold {has}")

@@ -20,7 +20,7 @@ from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.patterns import matches
 from modelzoo.config.trainer import Init
 from modelzoo.interop import mdl
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.names import HEAD, HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_mask, name_weight
 from modelzoo.optim.adam import FOREVER
 from modelzoo.optim.groups import lr_scale
@@ -34,16 +34,16 @@ FINAL, TWIN = "model.ln_f.", "model.transformer_decoder.norm."  # one norm, whic
 SHARED = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # state of the same name and meaning on both sides
 
 
-def load(path: str, init: Init, dataset: str | None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load_checkpoint(path: str, init: Init, dataset: str | None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """The checkpoint at `path`, a step folder or a `.mdl`, as files and state. Other arguments as in `from_zoo`."""
     if not path.endswith(".mdl"):
         return checkpoint.load(path)
-    return from_zoo(path, mdl.read(path, SECTIONS), init, dataset)
+    return convert_from_zoo(path, mdl.read(path, SECTIONS), init, dataset)
 
 
-def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
+def list_parameter_groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
     """The zoo's parameter groups: whether weights decay, the learning rate's scale, parameter names in its order."""
-    shapes = parameters(c)
+    shapes = list_parameters(c)
     layers = [n for n in shapes if ".layers." in n]
     order = [n for n in shapes if n not in layers and not n.startswith(HEAD)]
     order += layers + [n for n in shapes if n.startswith(HEAD)]
@@ -66,14 +66,14 @@ def groups(c: GPTConfig) -> list[tuple[bool, float, list[str]]]:
     return found
 
 
-def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], init: Init) -> dict[str, Any]:
+def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], init: Init) -> dict[str, Any]:
     """A loaded checkpoint of ours as the zoo's nested state, for `mdl.write`.
 
     Args:
         init: the run's config: the zoo's loader takes the optimizer's settings from the file.
     """
     c = GPTConfig.model_validate(state["model"])
-    if foreign := sorted(n for n in files["model"] if name_weight(n) not in parameters(c)):
+    if foreign := sorted(n for n in files["model"] if name_weight(n) not in list_parameters(c)):
         raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
     weights, moments = files["model"], files.get("optimizer", {})
     model: dict[str, Any] = dict(weights)
@@ -81,7 +81,7 @@ def to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], 
         model[HEAD_WEIGHT] = mdl.Link(f"model.{WORDS_WEIGHT}")
     for name in [n for n in weights if n.startswith(FINAL)]:
         model[TWIN + name.removeprefix(FINAL)] = mdl.Link(f"model.{name}")
-    found = groups(c)
+    found = list_parameter_groups(c)
     names = [n for _, _, group in found for n in group]
     step = state["global_step"] - state["skipped"]
     entries = {i: _their_moments(n, moments, init) for i, n in enumerate(names)}
@@ -132,7 +132,7 @@ def _settings(found, init: Init, step: int) -> list[dict[str, Any]]:
     return done
 
 
-def from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str | None):
+def convert_from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str | None):
     """The zoo's leaves (`mdl.read` with SECTIONS) as files and state of a checkpoint of ours.
 
     Args:
@@ -144,9 +144,13 @@ def from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, dataset: str
     """
     text = leaves.get(f"{OURS}.state")
     state = json.loads(text) if isinstance(text, str) else None
-    shapes = parameters(init.model)
+    shapes = list_parameters(init.model)
     model = _model(path, leaves, init.model, {n: s.size for n, s in shapes.items()})
-    names = json.loads(str(leaves[f"{OURS}.names"])) if state else [n for _, _, g in groups(init.model) for n in g]
+    names = (
+        json.loads(str(leaves[f"{OURS}.names"]))
+        if state
+        else [n for _, _, g in list_parameter_groups(init.model) for n in g]
+    )
     moments = _our_moments(path, leaves, names, {n: s.size for n, s in shapes.items()}, init, bool(state))
     if state is None:
         step = leaves.get("global_step")

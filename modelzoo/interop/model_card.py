@@ -9,15 +9,15 @@ from torch import Tensor
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.interop import provenance
-from modelzoo.models.shapes import frozen, parameters, with_adapters
+from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
 from modelzoo.planning import plan
-from modelzoo.progress import amount
+from modelzoo.progress import format_amount
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
 from modelzoo.training.run_length import total_steps
 
 
-def card(
+def render_card(
     name: str,
     architecture: str,
     config: Config,
@@ -34,11 +34,11 @@ def card(
         run: the run's folder, which tells of data, commands and scores.
     """
     m = config.trainer.init.model
-    shapes = parameters(m)
+    shapes = list_parameters(m)
     total = sum(s.numel for s in shapes.values())
     live = {n: int(masks[n].sum()) if n in masks else s.numel for n, s in shapes.items()}
-    context, init = manifest.context(config), config.trainer.init
-    cost = lambda counts: flops.per_token(m, with_adapters(init), context, counts, frozen(init)).total
+    context, init = manifest.find_context(config), config.trainer.init
+    cost = lambda counts: flops.count_per_token(m, list_with_adapters(init), context, counts, frozen(init)).total
     dense, sparse = cost({}), cost(live)
     covered = sum(shapes[n].numel for n in masks)
     tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
@@ -81,7 +81,7 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 `model.safetensors` holds masked weights as zeros. {_side_file(masks)}
 
-{chr(10).join(provenance.lines(config, run))}
+{chr(10).join(provenance.describe_provenance(config, run))}
 
 ## Use
 
@@ -117,11 +117,11 @@ def _side_file(masks: Mapping[str, Tensor]) -> str:
 def _recipe(config: Config) -> list[str]:
     lines = []
     steps = total_steps(config)
-    for group, sizes in plan.groups(config.trainer.init):
+    for group, sizes in plan.group_sizes(config.trainer.init):
         begin = value(group.sparsity, 0, group.update)
         line = f"{group.algorithm}, sparsity {begin:.4g}, {group.init_method} masks, {group.distribution}"
         line += f", {group.pattern}" if group.pattern else ""
-        line += f", {len(sizes)} weights ({amount(sum(math.prod(s) for s in sizes.values()))} parameters)"
+        line += f", {len(sizes)} weights ({format_amount(sum(math.prod(s) for s in sizes.values()))} parameters)"
         if group.update is not None:
             u = group.update
             line += f"; masks change at steps {list(u.steps)}" if u.steps else (

@@ -21,7 +21,7 @@ from torch import Tensor
 from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, query_scales, to_hf
+from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, convert_to_hf, query_scales
 from modelzoo.names import LORA_A, LORA_B
 
 Files = tuple[dict[str, Any], dict[str, Tensor]]  # a JSON config and tensors
@@ -31,7 +31,7 @@ KEY = "prompt_embeddings"
 INSIDE = "base_model.model."
 
 
-def prompt_files(rows: Tensor, section: SoftPrompt, c: GPTConfig, base: str) -> tuple[tuple[str, str], Files]:
+def make_prompt_files(rows: Tensor, section: SoftPrompt, c: GPTConfig, base: str) -> tuple[tuple[str, str], Files]:
     """File names, config and tensors of a soft prompt [tokens, hidden_size] for the exported model at `base`."""
     rows = rows.float() * _embedding_scale(c)
     if section.place == "before_target":
@@ -79,7 +79,7 @@ def read_prompt(folder: str, c: GPTConfig) -> tuple[Tensor, str]:
 
 
 @torch.no_grad()
-def lora_files(weights: Mapping[str, Tensor], section: LoRA, c: GPTConfig, family: Family, base: str) -> Files:
+def make_lora_files(weights: Mapping[str, Tensor], section: LoRA, c: GPTConfig, family: Family, base: str) -> Files:
     """LoRA's matrices among our `weights` (by name) as PEFT's LORA over the exported model."""
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -176,7 +176,7 @@ def _order(parts: list[str], module: str, out: int, c: GPTConfig, family: Family
     `hf.to_hf` moves numbered rows to where it moves those of weights.
     """
     numbers = torch.arange(len(parts) * out).unsqueeze(1).chunk(len(parts))
-    moved = to_hf({f"{p}.weight": rows for p, rows in zip(parts, numbers, strict=True)}, c, family, masks=True)
+    moved = convert_to_hf({f"{p}.weight": rows for p, rows in zip(parts, numbers, strict=True)}, c, family, masks=True)
     return moved[f"{module}.weight"].flatten()
 
 

@@ -15,7 +15,7 @@ REPORT = "report.json"  # what preprocessing leaves beside the splits
 TOP = 6  # licences and reasons named; the rest is summed
 
 
-def lines(config: Config, run: str | None) -> list[str]:
+def describe_provenance(config: Config, run: str | None) -> list[str]:
     """Markdown sections: training data, how it was made, evaluation. What is not on record is said to be so."""
     parts = ["## Training data", *_data(config), "", "## How it was made", *_making(config, run)]
     return [*parts, "", "## Evaluation", *_scores(run)]
@@ -32,7 +32,7 @@ def _read(path: str) -> Any:
 
 def _data(config: Config) -> list[str]:
     fit = config.trainer.fit
-    folders = manifest.folders(fit.train_dataloader) if fit is not None else []
+    folders = manifest.list_folders(fit.train_dataloader) if fit is not None else []
     found: list[str] = []
     for folder in folders:
         facts = read_manifest(folder, strict=False)

@@ -16,12 +16,12 @@ TALL = 32  # rows of a block from which one gathered product per block row beats
 COPIES = 8  # a batched product gathers its inputs: at most so many copies of the activations
 
 
-def choose(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
+def choose_kernel(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
     """The kernel for activations of `dtype` on `device`."""
     return _chosen(layout, device, dtype)[0]
 
 
-def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
+def describe_choice(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
     """One line for a run's start: the pattern, its kernel, and why it is no faster one.
 
     Compiles the C++ kernels where they serve and have not been compiled yet.
@@ -32,7 +32,7 @@ def note(layout: Layout, device: torch.device, dtype: torch.dtype) -> str:
     return f"[{rows}, {cols}] blocks in {name} on {device.type}: {kernel.NAME}" + (f" ({reason})" if reason else "")
 
 
-def densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
+def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
     """The live share up to which `kernel` is known to beat the dense product on this pattern; 0 where nothing is known.
 
     Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more) on processors

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.choose import choose
+from modelzoo.kernels.choose import choose_kernel
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
 from modelzoo.kernels.rows import sum_rows
 
@@ -55,7 +55,7 @@ def linear(
 def _product(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
     """[..., in] -> [..., out]."""
     with torch.autocast(x.device.type, enabled=False):
-        kernel = choose(layout, x.device, x.dtype)
+        kernel = choose_kernel(layout, x.device, x.dtype)
         y = kernel.forward(x.reshape(-1, layout.shape[1]), values, layout, bias)
     return y.view(*x.shape[:-1], layout.shape[0])
 
@@ -64,7 +64,7 @@ def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layou
     """(dx, dvalues, dbias, dense dW in float32), None where not needed."""
     need_x, need_values, need_bias, need_dense = needs
     dx = dvalues = dbias = dense = None
-    kernel = choose(layout, x.device, x.dtype)
+    kernel = choose_kernel(layout, x.device, x.dtype)
     with torch.autocast(x.device.type, enabled=False):
         lines, rows = dy.reshape(-1, layout.shape[0]), x.reshape(-1, layout.shape[1])
         if need_x:

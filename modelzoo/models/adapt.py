@@ -3,7 +3,7 @@
 from modelzoo.config.trainer import Init
 from modelzoo.models import lora, soft_prompt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import lora_targets, trains, with_adapters
+from modelzoo.models.shapes import find_lora_targets, list_with_adapters, trains
 
 
 def adapt(model: GPTModel, init: Init, word_ids: list[int] | None = None) -> GPTModel:
@@ -18,11 +18,11 @@ def adapt(model: GPTModel, init: Init, word_ids: list[int] | None = None) -> GPT
         UserError: words that do not fit, or target_modules that match nothing.
     """
     if init.lora is not None:
-        lora.attach(model, init.lora, lora_targets(init.model, init.lora), init.seed)
+        lora.attach(model, init.lora, find_lora_targets(init.model, init.lora), init.seed)
     if init.soft_prompt is not None:
         soft_prompt.attach(model, init.soft_prompt, init.seed, word_ids)
     if init.base_frozen:
-        kinds = with_adapters(init)
+        kinds = list_with_adapters(init)
         for name, p in model.named_parameters():
             p.requires_grad_(trains(init, kinds[name].kind))
     return model

@@ -10,7 +10,7 @@ from modelzoo.config.model import GPTConfig, Initializer
 
 
 @torch.no_grad()
-def fill(weight: Tensor, init: Initializer) -> None:
+def fill_parameter(weight: Tensor, init: Initializer) -> None:
     """Draw `weight` in place from the distribution that `init` names."""
     name, mode = init.name.replace("glorot", "xavier"), init.mode
     if init.val is not None:  # constant, which alone takes one
@@ -83,14 +83,14 @@ def initialize(model: nn.Module, c: GPTConfig) -> None:
     embedding = c.embedding_initializer or default
     for name, weight in model.named_parameters():
         if weight.dim() < 2:
-            fill(weight, Initializer(name="zeros" if name.endswith("bias") else "ones"))
+            fill_parameter(weight, Initializer(name="zeros" if name.endswith("bias") else "ones"))
         elif "lm_head" in name:  # untied: Model Zoo draws it from a plain normal, whatever the embeddings' initializer
-            fill(weight, Initializer(name="normal", std=c.initializer_range))
+            fill_parameter(weight, Initializer(name="normal", std=c.initializer_range))
         elif "embedding" in name:
-            fill(weight, embedding)
+            fill_parameter(weight, embedding)
         elif "proj_output" in name:
-            fill(weight, output)
+            fill_parameter(weight, output)
         elif "ffn.ffn.1" in name:
-            fill(weight, ffn_output)
+            fill_parameter(weight, ffn_output)
         else:
-            fill(weight, ffn if "ffn.ffn.0" in name else attention)
+            fill_parameter(weight, ffn if "ffn.ffn.0" in name else attention)

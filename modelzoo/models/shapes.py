@@ -26,7 +26,7 @@ class Shape(NamedTuple):
         return math.prod(self.size)
 
 
-def parameters(config: GPTConfig) -> dict[str, Shape]:
+def list_parameters(config: GPTConfig) -> dict[str, Shape]:
     """Every parameter of the model by name, in the model's own order. A tied head shares the embedding's entry."""
     d, inner, ffn = config.hidden_size, config.inner_dim, config.filter_size
     table: dict[str, Shape] = {}
@@ -66,11 +66,11 @@ def parameters(config: GPTConfig) -> dict[str, Shape]:
     return table
 
 
-def with_adapters(init: Init) -> dict[str, Shape]:
+def list_with_adapters(init: Init) -> dict[str, Shape]:
     """`parameters` of the config's model with its soft prompt and LoRA, in the model's own order."""
-    table = parameters(init.model)
+    table = list_parameters(init.model)
     if init.lora is not None:
-        chosen = lora_targets(init.model, init.lora)
+        chosen = find_lora_targets(init.model, init.lora)
         bare, table = table, {}
         for name, shape in bare.items():
             table[name] = shape
@@ -93,17 +93,19 @@ def trains(init: Init, kind: str) -> bool:
 
 def frozen(init: Init) -> frozenset[str]:
     """Names of the parameters that do not train."""
-    return frozenset(n for n, s in with_adapters(init).items() if not trains(init, s.kind))
+    return frozenset(n for n, s in list_with_adapters(init).items() if not trains(init, s.kind))
 
 
-def lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
+def find_lora_targets(config: GPTConfig, lora: LoRA) -> dict[str, tuple[int, int]]:
     """The linear modules that `target_modules` names, with their (out, in).
 
     Raises:
         UserError: a pattern that matches none.
     """
     linear = {
-        n.removesuffix(".weight"): (s.size[0], s.size[1]) for n, s in parameters(config).items() if s.kind == "linear"
+        n.removesuffix(".weight"): (s.size[0], s.size[1])
+        for n, s in list_parameters(config).items()
+        if s.kind == "linear"
     }
     check_match("trainer.init.lora.target_modules", lora.target_modules, linear, "linear module")
     return {n: size for n, size in linear.items() if any(matches(n, p) for p in lora.target_modules)}

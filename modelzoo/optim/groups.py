@@ -60,7 +60,7 @@ def param_groups(
     return list(groups.values())
 
 
-def build(
+def build_optimizer(
     config: OneOf,
     model: nn.Module,
     kinds: Mapping[str, str],

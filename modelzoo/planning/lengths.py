@@ -28,13 +28,15 @@ def count_epoch(doc: Document) -> None:
         loader = DataLoader.model_validate(fit["train_dataloader"])
     except (TypeError, KeyError, ValidationError):
         return  # what is wrong with it is said when the whole config is validated
-    examples = loader.num_samples or manifest.examples(loader)
+    examples = loader.num_samples or manifest.count_examples(loader)
     if isinstance(loop, dict) and loop.get("num_epochs") and examples and examples >= loader.batch_size:
         loop["steps_per_epoch"] = examples // loader.batch_size
-        doc.marks["trainer", "init", "loop", "steps_per_epoch"] = Mark(f"{manifest.folders(loader)[0]}: its manifest")
+        doc.marks["trainer", "init", "loop", "steps_per_epoch"] = Mark(
+            f"{manifest.list_folders(loader)[0]}: its manifest"
+        )
 
 
-def notes(init: Init, steps: int) -> list[str]:
+def note_lengths(init: Init, steps: int) -> list[str]:
     """What a run of `steps` steps will not do although its config says so; one line each."""
     rate = _rate(init, steps)
     found = [rate] if rate else []

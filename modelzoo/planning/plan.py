@@ -9,10 +9,10 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import MUP_GROUPS
 from modelzoo.config.patterns import check_match
 from modelzoo.config.trainer import Config, Init
-from modelzoo.data.manifest import context
-from modelzoo.models.shapes import frozen, parameters, with_adapters
+from modelzoo.data.manifest import find_context
+from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
 from modelzoo.sparsity import flops, schedules
-from modelzoo.sparsity.select import block_of, check_sides, group_counts, select
+from modelzoo.sparsity.select import block_of, check_sides, group_counts, select_parameters
 from modelzoo.training.run_length import total_steps
 
 INDEX = 12  # bytes that say where a live block is: its row, its column and its place by column
@@ -35,29 +35,29 @@ class Plan(NamedTuple):
     bytes: dict[str, int]
 
 
-def groups(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]]]:
+def group_sizes(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]]]:
     """Each sparsity group with the sizes of the parameters it acts on."""
-    shapes = parameters(init.model)
+    shapes = list_parameters(init.model)
     return [
         (g, {n: shapes[n].size for n in names})
-        for g, names in zip(init.sparsity, select(shapes, init.sparsity), strict=True)
+        for g, names in zip(init.sparsity, select_parameters(shapes, init.sparsity), strict=True)
     ]
 
 
-def first_masks(init: Init) -> dict[str, int]:
+def count_first_masks(init: Init) -> dict[str, int]:
     """Live weights that a run begins with, by the name of each sparse parameter."""
-    return {n: k for g, sizes in groups(init) for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
+    return {n: k for g, sizes in group_sizes(init) for n, k in group_counts(g, sizes, schedules.held(g, 0)).items()}
 
 
-def check(init: Init, max_steps: int | None) -> None:
+def check_sparsity(init: Init, max_steps: int | None) -> None:
     """Refuse patterns that match nothing, and a sparsity schedule that would empty a weight within the run."""
     for name, group in (init.model.lr_adjustment_groups or {}).items():
         key = f"trainer.init.model.lr_adjustment_groups.{name}.param_filter_patterns"
         own = [p for p in group.patterns if p not in MUP_GROUPS[name]]  # the zoo's own fit models of every kind
-        check_match(key, own, parameters(init.model), "parameter")
-    for group, sizes in groups(init):
+        check_match(key, own, list_parameters(init.model), "parameter")
+    for group, sizes in group_sizes(init):
         check_sides(group, sizes)
-        highest, step = schedules.check(group, max_steps or 0)
+        highest, step = schedules.check_schedule(group, max_steps or 0)
         counts = group_counts(group, sizes, highest)
         empty = next((n for n, k in counts.items() if k == 0), None)
         if empty is not None and group.init_method != "from_zeros":
@@ -67,14 +67,14 @@ def check(init: Init, max_steps: int | None) -> None:
             )
 
 
-def make(config: Config, target: str = "auto") -> Plan:
+def make_plan(config: Config, target: str = "auto") -> Plan:
     """The plan of `config` on `target`, the command line's. Reads no data beyond manifests."""
     init, fit = config.trainer.init, config.trainer.fit
-    shapes, off = with_adapters(init), frozen(init)
-    steps, msl = total_steps(config), context(config)
+    shapes, off = list_with_adapters(init), frozen(init)
+    steps, msl = total_steps(config), find_context(config)
     batch = fit.train_dataloader.batch_size if fit else None
-    live = first_masks(init)
-    whole = flops.of_run(init.model, shapes, msl, groups(init), steps or 1, off, SAMPLES)
+    live = count_first_masks(init)
+    whole = flops.count_run(init.model, shapes, msl, group_sizes(init), steps or 1, off, SAMPLES)
     total = sum(s.numel for s in shapes.values())
     sparse_total = sum(shapes[n].numel for n in live)
     trained = sum(s.numel for n, s in shapes.items() if n not in off)
@@ -86,8 +86,8 @@ def make(config: Config, target: str = "auto") -> Plan:
         steps=steps,
         tokens=steps * batch * msl if steps and batch else None,
         context=msl,
-        dense=flops.per_token(init.model, shapes, msl, frozen=off),
-        start=flops.per_token(init.model, shapes, msl, live, off),
+        dense=flops.count_per_token(init.model, shapes, msl, frozen=off),
+        start=flops.count_per_token(init.model, shapes, msl, live, off),
         mean=whole[0] / (steps or 1),
         bytes=_memory(config, total, trained, msl, _kind(init, target)),
     )
@@ -102,9 +102,9 @@ def _kind(init: Init, target: str) -> str:
 def _memory(config: Config, total: int, trained: int, msl: int, kind: str) -> dict[str, int]:
     """Bytes of a training run on one device. Activations are an estimate: what backward needs of a micro-batch."""
     init, fit = config.trainer.init, config.trainer.fit
-    m, half = init.model, 4 if arithmetic.expected(kind, init.precision).dtype == "float32" else 2
+    m, half = init.model, 4 if arithmetic.expect_arithmetic(kind, init.precision).dtype == "float32" else 2
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
-    gone, masks = stored(init, ("packed",))
+    gone, masks = count_stored(init, ("packed",))
     micro = 0
     if fit is not None:
         asked = fit.train_dataloader.micro_batch_size
@@ -121,14 +121,14 @@ def _memory(config: Config, total: int, trained: int, msl: int, kind: str) -> di
     }
 
 
-def stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
+def count_stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
     """Dead weights that are not stored at the start, and the bytes of masks (or indices) and ages, off the CS-2.
 
     Args:
         packed: the values of `storage` that are taken to mean live blocks alone.
     """
     gone = masks = 0
-    for group, sizes in groups(init):
+    for group, sizes in group_sizes(init):
         total = sum(math.prod(size) for size in sizes.values())
         counts = group_counts(group, sizes, schedules.held(group, 0))
         live = sum(counts.values())

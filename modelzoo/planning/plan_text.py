@@ -9,22 +9,22 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data.folder import read_manifest
-from modelzoo.data.manifest import folders
-from modelzoo.models.shapes import lora_targets
+from modelzoo.data.manifest import list_folders
+from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
-from modelzoo.planning.plan import groups, make, stored
-from modelzoo.progress import amount, size
+from modelzoo.planning.plan import count_stored, group_sizes, make_plan
+from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
 
 ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
 
-def text(config: Config, target: str = "auto") -> str:
+def describe_plan(config: Config, target: str = "auto") -> str:
     """The plan as a person reads it, for the command line's `target`."""
     init, fit = config.trainer.init, config.trainer.fit
-    p, m = make(config, target), init.model
+    p, m = make_plan(config, target), init.model
     live = p.sparse_total - p.total + p.live
     masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
     per_token = f"FLOPs      per token at {p.context} tokens of context: "
@@ -42,7 +42,7 @@ def text(config: Config, target: str = "auto") -> str:
         )
     if init.soft_prompt is not None or init.lora is not None:
         lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
-    for group, sizes in groups(init):
+    for group, sizes in group_sizes(init):
         start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
         lines.append(
             f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
@@ -59,12 +59,12 @@ def text(config: Config, target: str = "auto") -> str:
             lines.append(f"           mup_base_density {group.mup_base_density:g}: {_corrected(group, sizes)}")
     if init.sparsity:
         lines += [
-            f"{per_token}dense {amount(p.dense.total)}, with the first masks {amount(p.start.total)} "
+            f"{per_token}dense {format_amount(p.dense.total)}, with the first masks {format_amount(p.start.total)} "
             f"(dense / sparse = {p.dense.total / p.start.total:.3f}x)",
             f"           of the sparse: {_parts(p.start)}",
         ]
     else:
-        lines.append(f"{per_token}{amount(p.dense.total)}: {_parts(p.dense)}")
+        lines.append(f"{per_token}{format_amount(p.dense.total)}: {_parts(p.dense)}")
     if p.tokens:
         lines.append(
             f"           in all: dense {p.tokens * p.dense.total:.4g}"
@@ -73,11 +73,11 @@ def text(config: Config, target: str = "auto") -> str:
     if init.sparsity:
         lines += _real(init)
     lines += _labelled("arithmetic", arithmetic.describe(target, init.backend, init.precision))
-    needs = ", ".join(f"{k} {size(v)}" for k, v in p.bytes.items() if v)
-    lines.append(f"memory     {size(sum(p.bytes.values()))}: {needs}")
-    asked = sum(math.prod(s) for g, sizes in groups(init) if g.algorithm == "rigl" for s in sizes.values())
+    needs = ", ".join(f"{k} {format_size(v)}" for k, v in p.bytes.items() if v)
+    lines.append(f"memory     {format_size(sum(p.bytes.values()))}: {needs}")
+    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.algorithm == "rigl" for s in sizes.values())
     if asked and not init.base_frozen:
-        lines.append(f"           and {size(4 * asked)} on RigL's update steps, for dense gradients")
+        lines.append(f"           and {format_size(4 * asked)} on RigL's update steps, for dense gradients")
     if fit is not None:
         accum = init.loop.grad_accum_steps
         lines.append(
@@ -92,7 +92,7 @@ def text(config: Config, target: str = "auto") -> str:
             f"rate       {first:.3g} at 0 % of the run, {middle:.3g} at 50 %, {last:.3g} at 100 % (its last step)"
         )
     lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
-    lines += [f"note       {note}" for note in (lengths.notes(init, p.steps) if p.steps else ())]
+    lines += [f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())]
     return "\n".join(lines)
 
 
@@ -114,9 +114,9 @@ def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> st
 
 def _real(init: Init) -> list[str]:
     """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
-    blocked = [(g, sizes) for g, sizes in groups(init) if g.may_pack]
+    blocked = [(g, sizes) for g, sizes in group_sizes(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
-    halved = sum(len(sizes) for g, sizes in groups(init) if g.may_compress)
+    halved = sum(len(sizes) for g, sizes in group_sizes(init) if g.may_compress)
     text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
     on_gpus = [text] if halved else []
     if not blocked:
@@ -124,7 +124,7 @@ def _real(init: Init) -> list[str]:
         pays = any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity)
         hint = [alone] if pays and not arithmetic.uses_amx(init.precision) else []
         return [f"{counted}these masks save no time: weights are stored and computed whole", *hint, *on_gpus]
-    count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in groups(init))
+    count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in group_sizes(init))
     auto = any(g.storage == "auto" for g, _ in blocked)
     lines = [
         f"{counted}{count} weights are stored and computed as live blocks"
@@ -132,11 +132,11 @@ def _real(init: Init) -> list[str]:
         + (f", {others - count} whole under masks" if others > count else "")
     ]
     if auto:
-        less, masks = stored(init, ("packed",))
-        most, fewer = stored(init, ("packed", "auto"))
+        less, masks = count_stored(init, ("packed",))
+        most, fewer = count_stored(init, ("packed", "auto"))
         moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
         saved = (most - less) * 4 * (1 if init.base_frozen else 2 + moments) + masks - fewer
-        lines.append(f"           (the run says which; then {size(saved)} less memory than below)")
+        lines.append(f"           (the run says which; then {format_size(saved)} less memory than below)")
     lines += on_gpus
     return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
 
@@ -146,23 +146,24 @@ def _trains(init: Init) -> str:
     if (prompt := init.soft_prompt) is not None:
         what.append(f"soft prompt of {prompt.tokens} vectors ({prompt.place}, from {prompt.init})")
     if (lora := init.lora) is not None:
-        what.append(f"LoRA of rank {lora.r} on {len(lora_targets(init.model, lora))} weights")
+        what.append(f"LoRA of rank {lora.r} on {len(find_lora_targets(init.model, lora))} weights")
     how = "the model is frozen, no weight gradients" if init.base_frozen else "with the whole model"
     return f"{' and '.join(what)}, {how}"
 
 
 def _parts(cost: flops.Cost) -> str:
-    return f"weights {amount(cost.linear)}, attention {amount(cost.attention)}, head {amount(cost.head)}"
+    linear, attention, head = (format_amount(x) for x in (cost.linear, cost.attention, cost.head))
+    return f"weights {linear}, attention {attention}, head {head}"
 
 
 def _paths(config: Config) -> list[tuple[str, str]]:
     """Every path that the config reads, with what it is for, once each."""
     t, found = config.trainer, []
     if t.fit is not None:
-        found += [("train", d) for d in folders(t.fit.train_dataloader)]
+        found += [("train", d) for d in list_folders(t.fit.train_dataloader)]
     loaders = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
     loaders += [t.validate_.val_dataloader] if t.validate_ else []
-    found += [("val", d) for loader in loaders for d in folders(loader)]
+    found += [("val", d) for loader in loaders for d in list_folders(loader)]
     sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
     found += [("checkpoint", s.ckpt_path) for s in sections]
     found += [("checkpoint", path) for path in (t.validate_all.ckpt_paths if t.validate_all else ())]

@@ -6,11 +6,11 @@ import os
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
-from modelzoo.data.tokenizer_files import beside, require_tokenizer
+from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.training.run_folder import STATE, RunFolder
 
 
-def find(path: str) -> str:
+def find_checkpoint(path: str) -> str:
     """The step folder (or .mdl) that `path` means: itself, or the newest whole checkpoint of a run folder.
 
     A fine-tuned run's best checkpoint goes before its newest.
@@ -31,7 +31,7 @@ def find(path: str) -> str:
     raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder")
 
 
-def complete(doc: Document, path: str | None) -> None:
+def complete_model(doc: Document, path: str | None) -> None:
     """Fill `trainer.init.model` of a config that leaves it (or parts of it) to the checkpoint it starts from."""
     trainer = doc.data.get("trainer")
     init = trainer.get("init") if isinstance(trainer, dict) else None
@@ -44,7 +44,7 @@ def complete(doc: Document, path: str | None) -> None:
     given = init.get("model")
     if given is not None and (not isinstance(given, dict) or "hidden_size" in given):
         return
-    file = os.path.join(find(path), STATE)
+    file = os.path.join(find_checkpoint(path), STATE)
     try:
         with open(file, encoding="utf-8") as text:
             model = json.load(text)["model"]
@@ -53,7 +53,7 @@ def complete(doc: Document, path: str | None) -> None:
     init["model"] = {**model, **(given or {})}
 
 
-def tokenizer_path(init: Init, path: str) -> str:
+def find_tokenizer_path(init: Init, path: str) -> str:
     """The tokenizer that the checkpoint `path` was trained with, unless `trainer.init.tokenizer` names one.
 
     Raises:
@@ -61,6 +61,6 @@ def tokenizer_path(init: Init, path: str) -> str:
     """
     run = RunFolder.containing(path)
     config = run.read_config() if init.tokenizer is None else None
-    places = beside(config) if config is not None else []
+    places = list_places(config) if config is not None else []
     places += [run.path, os.path.dirname(os.path.abspath(path))]
     return require_tokenizer(init, places, path)

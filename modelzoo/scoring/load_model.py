@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import Choice, select
+from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
@@ -17,7 +17,7 @@ from modelzoo.evaluation.examples import read_json
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
 from modelzoo.training import state
-from modelzoo.training.build import Options, build
+from modelzoo.training.build import Options, build_run
 
 
 class LoadedModel(NamedTuple):
@@ -39,9 +39,9 @@ class LoadedModel(NamedTuple):
 def find_checkpoints(config: Config, options: Options) -> list[str]:
     """The checkpoints that the command names (several: seeds of one experiment), or the newest of the run folder."""
     if options.checkpoint_path is None:
-        return [start_checkpoint.find(options.model_dir)]
+        return [start_checkpoint.find_checkpoint(options.model_dir)]
     named = [options.checkpoint_path] if os.path.exists(options.checkpoint_path) else options.checkpoint_path.split(",")
-    return [p if exported.is_folder(p) else start_checkpoint.find(p) for p in named]
+    return [p if exported.is_exported(p) else start_checkpoint.find_checkpoint(p) for p in named]
 
 
 def load_model(path: str, config: Config, options: Options) -> LoadedModel:
@@ -50,17 +50,17 @@ def load_model(path: str, config: Config, options: Options) -> LoadedModel:
     Raises:
         UserError: it does not fit the config, or has no tokenizer.
     """
-    choice = select(options.target, config.trainer.init)
-    return _folder(path, config, choice) if exported.is_folder(path) else _ours(path, config, options, choice)
+    choice = select_device(options.target, config.trainer.init)
+    return _folder(path, config, choice) if exported.is_exported(path) else _ours(path, config, options, choice)
 
 
 def _ours(path: str, config: Config, options: Options, choice: Choice) -> LoadedModel:
     init = config.trainer.init
-    run = build(config, choice)
-    files, saved = mdl_state.load(path, init, None)
+    run = build_run(config, choice)
+    files, saved = mdl_state.load_checkpoint(path, init, None)
     states = tuple(s for s in options.load_states if s != "optimizer")
     state.restore(run, path, files, saved, None, states, options.strict)
-    words = tokenizer.load(start_checkpoint.tokenizer_path(init, path))
+    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(init, path))
     m = init.model
     check_vocabulary(words.name, words.size, m.vocab_size)
     facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
@@ -73,8 +73,8 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
 
 
 def _folder(path: str, config: Config, choice: Choice) -> LoadedModel:
-    model = exported.load(path, choice.backend.device)
-    words = tokenizer.load(config.trainer.init.tokenizer or path)
+    model = exported.load_exported(path, choice.backend.device)
+    words = tokenizer.load_tokenizer(config.trainer.init.tokenizer or path)
     check_vocabulary(words.name, words.size, model.vocab_size)
     facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
     return LoadedModel(path, model, choice, words, model.length, Soft(), facts)
@@ -91,7 +91,7 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
         test_sets: SHA-256 of the files whose ids and texts were kept out; ngram: words in a row that count as shared;
         dropped: documents left out, by reason.
     """
-    folders = manifest.folders(config.trainer.fit.train_dataloader) if config.trainer.fit is not None else []
+    folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit is not None else []
     for folder in folders:
         top = os.path.dirname(os.path.abspath(folder))
         job = os.path.join(top, "job.json")

@@ -18,7 +18,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.evaluation import exported, intervals
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import FORMS, load_task
-from modelzoo.evaluation.scores import evaluate
+from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
@@ -107,13 +107,13 @@ def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
 
 
 def _checkpoint(request: Request) -> tuple[str, Config]:
-    if exported.is_folder(request.checkpoint):
+    if exported.is_exported(request.checkpoint):
         if request.params is None:
             raise UserError(
                 f"{request.checkpoint}: an exported folder needs -p CONFIG, which says device and precision"
             )
         return request.checkpoint, load(request.params, Config)
-    path = start_checkpoint.find(request.checkpoint)
+    path = start_checkpoint.find_checkpoint(request.checkpoint)
     beside = RunFolder.containing(path).config
     if request.params is None and not os.path.exists(beside):
         raise UserError(f"{path}: has no config.yaml beside its run; name the run's config with -p")
@@ -138,7 +138,7 @@ def _one(candidate: Candidate, examples: list[Example], model: LoadedModel, out:
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
             return {**json.load(file), "name": candidate.name}
-    scores = evaluate(
+    scores = evaluate_task(
         model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size
     )  # fmt: skip
     result = {
@@ -165,7 +165,9 @@ def _compare(task: Task, results: list[dict[str, Any]]) -> None:
     """Add each candidate's paired difference against the first."""
     golds, first = (_hashable(results[0][k]) for k in ("golds", "predictions"))
     for r in results[1:]:
-        r["difference"] = intervals.paired(task.metrics, task.main_metric, golds, _hashable(r["predictions"]), first)
+        r["difference"] = intervals.compare_paired(
+            task.metrics, task.main_metric, golds, _hashable(r["predictions"]), first
+        )
 
 
 def _hashable(values: list[Any]) -> list[Any]:

@@ -18,7 +18,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.evaluation import harness
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.scores import evaluate as score
+from modelzoo.evaluation.scores import evaluate_task as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
 from modelzoo.progress import Progress
@@ -56,7 +56,7 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
     others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
     if others:
-        harness.require()
+        harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     folder = run.evaluation
     results: dict[str, list[dict[str, Any]]] = {}
@@ -68,7 +68,7 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
             suffix = f"_{number}" if len(paths) > 1 else ""
             results.setdefault(job.task.name, []).append(_one(job, model, folder, suffix, request.batch_size))
         if others:
-            found = harness.run(
+            found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
                 request.data_dir, request.split or "dev",
             )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 
 from modelzoo.evaluation import intervals
 from modelzoo.evaluation.task import Task
-from modelzoo.progress import amount
+from modelzoo.progress import format_amount
 
 WIDTH = 38
 
@@ -53,7 +53,7 @@ def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 def _name(r: Mapping[str, Any]) -> str:
     off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
-    return f"this model ({amount(r['parameters'])} weights{off})"
+    return f"this model ({format_amount(r['parameters'])} weights{off})"
 
 
 def _what(r: Mapping[str, Any]) -> str:
@@ -81,7 +81,7 @@ def _cell(value: float, around: Sequence[float] | None) -> str:
 
 
 def _spread(values: Sequence[float]) -> str:
-    found = intervals.spread(values)
+    found = intervals.measure_spread(values)
     return f"{_number(found.mean)} ({found.low:.3f}, {found.high:.3f})"
 
 

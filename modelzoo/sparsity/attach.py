@@ -20,8 +20,8 @@ from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.parameter import SparseParameter
-from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select
-from modelzoo.sparsity.storage import store
+from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select_parameters
+from modelzoo.sparsity.storage import store_group
 
 State = Mapping[Any, MutableMapping[str, Any]]  # an optimizer's, by parameter; torch's own type has tensors for keys
 
@@ -102,7 +102,7 @@ class Sparsity:
         """
         weights = dict(model.named_parameters())
         groups = []
-        for config, names in zip(configs, select(shapes, configs), strict=True):
+        for config, names in zip(configs, select_parameters(shapes, configs), strict=True):
             rules = compat.ALGORITHMS if config.compat else ALGORITHMS
             algorithm = rules[config.algorithm](config, seed)
             check_sides(config, {n: tuple(weights[n].shape) for n in names})
@@ -111,7 +111,7 @@ class Sparsity:
         sparsity = cls(groups)
         sparsity.draw()
         for group in groups:
-            group.parameters, said = store(model, group.algorithm.group, group.parameters, dtype)
+            group.parameters, said = store_group(model, group.algorithm.group, group.parameters, dtype)
             sparsity.notes += said
         sparsity._index()
         return sparsity

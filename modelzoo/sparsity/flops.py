@@ -32,7 +32,7 @@ class Cost(NamedTuple):
         return self.linear + self.attention + self.head
 
 
-def per_token(
+def count_per_token(
     model: GPTConfig,
     shapes: Mapping[str, ShapeLike],
     context: int,
@@ -66,7 +66,7 @@ def per_token(
     return Cost(linear, attention, passes * model.hidden_size * model.vocab_size)
 
 
-def of_run(
+def count_run(
     model: GPTConfig,
     shapes: Mapping[str, ShapeLike],
     context: int,
@@ -82,7 +82,7 @@ def of_run(
     Args:
         samples: count the masks of about so many levels of sparsity, where a schedule takes more; None counts all.
     """
-    dense = steps * per_token(model, shapes, context, frozen=frozen).total
+    dense = steps * count_per_token(model, shapes, context, frozen=frozen).total
     alike: dict[tuple[bool, ...], list[tuple[tuple[float, ...], int]]] = {}
     for (levels, asks), n in _steps_alike(groups, steps, frozen).items():
         alike.setdefault(asks, []).append((levels, n))
@@ -96,7 +96,7 @@ def of_run(
             live = {
                 n: k for (g, sizes), s in zip(groups, levels, strict=True) for n, k in group_counts(g, sizes, s).items()
             }
-            cost = per_token(model, shapes, context, live, frozen, names).total
+            cost = count_per_token(model, shapes, context, live, frozen, names).total
             sparse += cost * sum(n for _, n in near)
     return sparse, dense
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from modelzoo.config.model import GPTConfig
 from modelzoo.sparsity.attach import Sparsity
-from modelzoo.sparsity.flops import per_token
+from modelzoo.sparsity.flops import count_per_token
 from modelzoo.sparsity.select import ShapeLike
 
 
@@ -44,5 +44,5 @@ class Ledger:
             if group.algorithm.needs_gradient and group.is_update(step)
             for p in group.parameters
         }
-        self.sparse += tokens * per_token(model, shapes, context, live, frozen, asked).total
-        self.dense += tokens * per_token(model, shapes, context, frozen=frozen).total
+        self.sparse += tokens * count_per_token(model, shapes, context, live, frozen, asked).total
+        self.dense += tokens * count_per_token(model, shapes, context, frozen=frozen).total

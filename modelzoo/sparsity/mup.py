@@ -13,13 +13,13 @@ import torch
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.schedules import held
-from modelzoo.sparsity.select import ShapeLike, base_ratios, select
+from modelzoo.sparsity.select import ShapeLike, base_ratios, select_parameters
 
 
 def density_ratios(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> dict[str, float]:
     """rho / rho_base of each weight whose group sets `mup_base_density`."""
     ratios = {}
-    for group, names in zip(groups, select(shapes, groups), strict=True):
+    for group, names in zip(groups, select_parameters(shapes, groups), strict=True):
         if group.mup_base_density is not None:
             sizes = {n: shapes[n].size for n in names}
             ratios |= base_ratios(group, sizes, held(group, 0))
@@ -27,7 +27,7 @@ def density_ratios(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGro
 
 
 @torch.no_grad()
-def correct(sparsity: Sparsity, ratios: Mapping[str, float]) -> None:
+def correct_rates(sparsity: Sparsity, ratios: Mapping[str, float]) -> None:
     """Multiply freshly drawn weights by m ** -0.5."""
     for p in sparsity.parameters:
         if p.name in ratios:

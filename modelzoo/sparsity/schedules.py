@@ -143,7 +143,7 @@ def last_update(update: c.Update | None, step: int) -> int:
     return update.start + (end - update.start) // freq * freq if end >= update.start else 0
 
 
-def check(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
+def check_schedule(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
     """Refuse a group whose schedule leaves its range or passes `max_sparsity` at an update within `max_steps` steps.
 
     Refused, too, are masks that no run can change: `update` names no step at all (`{freq: 500, stop: 400}`), which is

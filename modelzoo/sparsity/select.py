@@ -17,7 +17,7 @@ class ShapeLike(Protocol):
     kind: str
 
 
-def select(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> list[list[str]]:
+def select_parameters(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> list[list[str]]:
     """Parameter names per group; a parameter goes to the first group whose filter matches.
 
     Without `param_filter`, a group takes the linear weights: embeddings, norms, biases and the head stay dense because

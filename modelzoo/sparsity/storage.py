@@ -17,7 +17,7 @@ from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStruc
 NARROWEST = 256  # shorter side of a weight below which a dense product is as fast
 
 
-def store(
+def store_group(
     model: nn.Module, group: SparsityGroup, parameters: Sequence[SparseParameter], dtype: torch.dtype
 ) -> tuple[list[SparseParameter], list[str]]:
     """Replace the linears of `model` whose weights are to be packed or compressed, as the group's `storage` says.
@@ -38,8 +38,8 @@ def store(
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
         layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
-        how = choose.note(layout, p.weight.device, dtype)
-        kernel = choose.choose(layout, p.weight.device, dtype)
+        how = choose.describe_choice(layout, p.weight.device, dtype)
+        kernel = choose.choose_kernel(layout, p.weight.device, dtype)
         why = _kept_whole(group, linear, last, pays(layout, kernel, dtype))
         if why is None:
             assert isinstance(linear, nn.Linear)  # `_kept_whole` names a reason for any other
@@ -86,4 +86,4 @@ def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, faster: bool
 
 def pays(layout: packed.Layout, kernel, dtype: torch.dtype) -> bool:
     """Whether `kernel` is known to beat the dense product on the layout's weight."""
-    return 0 < layout.density <= choose.densest(layout, kernel, dtype) and min(layout.shape) >= NARROWEST
+    return 0 < layout.density <= choose.find_densest(layout, kernel, dtype) and min(layout.shape) >= NARROWEST

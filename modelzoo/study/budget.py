@@ -4,21 +4,21 @@ from collections.abc import Callable
 
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.models.shapes import frozen, with_adapters
+from modelzoo.models.shapes import frozen, list_with_adapters
 from modelzoo.planning import plan
 from modelzoo.sparsity import flops
 
 
-def spent(config: Config, steps: int) -> tuple[int, int]:
+def count_flops(config: Config, steps: int) -> tuple[int, int]:
     """Training FLOPs of `steps` steps: as run, and dense-equivalent. What `sparsity.ledger` will have counted then."""
-    init, context = config.trainer.init, manifest.context(config)
-    shapes, groups = with_adapters(init), plan.groups(init)
-    sparse, dense = flops.of_run(init.model, shapes, context, groups, steps, frozen(init))
+    init, context = config.trainer.init, manifest.find_context(config)
+    shapes, groups = list_with_adapters(init), plan.group_sizes(init)
+    sparse, dense = flops.count_run(init.model, shapes, context, groups, steps, frozen(init))
     tokens = config.trainer.fit.train_dataloader.batch_size * context
     return tokens * sparse, tokens * dense
 
 
-def steps_for(amount: float, make: Callable[[int], Config]) -> int:
+def find_steps(amount: float, make: Callable[[int], Config]) -> int:
     """The number of steps whose FLOPs come nearest to `amount`.
 
     Args:
@@ -27,6 +27,6 @@ def steps_for(amount: float, make: Callable[[int], Config]) -> int:
     steps, seen = 100, set()
     while steps not in seen:  # a longer run's mean step hardly differs, so this settles at once
         seen.add(steps)
-        steps = max(1, round(amount * steps / spent(make(steps), steps)[0]))
+        steps = max(1, round(amount * steps / count_flops(make(steps), steps)[0]))
     near = [s for s in (steps - 1, steps, steps + 1) if s > 0]
-    return min(near, key=lambda s: abs(spent(make(s), s)[0] - amount))
+    return min(near, key=lambda s: abs(count_flops(make(s), s)[0] - amount))

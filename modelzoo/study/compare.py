@@ -11,11 +11,11 @@ from modelzoo.config.errors import UserError
 from modelzoo.files import replacing, write_text
 from modelzoo.names import layer_of
 from modelzoo.planning import plan
-from modelzoo.progress import amount
+from modelzoo.progress import format_amount
 from modelzoo.study import differences, results
 from modelzoo.study.draw import axes, log_loss, look
 from modelzoo.study.results import Result
-from modelzoo.study.where import speed
+from modelzoo.study.where import measure_speed
 
 
 class Compared(NamedTuple):
@@ -30,14 +30,14 @@ class Compared(NamedTuple):
         return self.run.name
 
 
-def read(folder: str) -> Compared:
+def read_compared(folder: str) -> Compared:
     """The run in `folder`, with the masks of its newest checkpoint.
 
     Raises:
         UserError: the folder is not a run.
     """
-    run = results.read(folder)
-    made = plan.make(run.config)
+    run = results.read_run(folder)
+    made = plan.make_plan(run.config)
     dense = dict.fromkeys(range(run.init.model.num_hidden_layers), 0.0)
     masks = results.masks(run.last) if made.sparse_total and run.last is not None else {}
     return Compared(run, made, _share_off(masks) if made.sparse_total else dense)
@@ -55,17 +55,17 @@ def _share_off(masks: dict[str, np.ndarray]) -> dict[int, float]:
     }
 
 
-def table(compared: Sequence[Compared]) -> str:
+def format_table(compared: Sequence[Compared]) -> str:
     """Names, live weights, FLOPs and scores, a run a line; the first run is what the others are measured against."""
     head = ["run", "live weights", "FLOPs/token", "steps", "tokens", "validation loss", "perplexity", "tokens/s"]
     rows, first = [head], compared[0].plan.mean
     for c in compared:
         scored = c.run.validation[-1] if c.run.validation else {}
-        done, rate = c.run.train[-1] if c.run.train else {}, speed(c.run)
+        done, rate = c.run.train[-1] if c.run.train else {}, measure_speed(c.run)
         rows.append([
-            c.name, f"{c.plan.live:,}", f"{amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
+            c.name, f"{c.plan.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
             str(done.get("step", "-")), f"{done.get('tokens', 0):,}", f"{scored['loss']:.4f}" if scored else "-",
-            f"{scored['perplexity']:.2f}" if scored else "-", amount(rate) if rate else "-",
+            f"{scored['perplexity']:.2f}" if scored else "-", format_amount(rate) if rate else "-",
         ])  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -84,7 +84,7 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
         _draw_losses(by_flops, c, i, "flops", 1e-12)
         colour, style, _ = look(i)
         line = {"color": colour, "linestyle": style, "marker": "o", "markersize": 4, "label": c.name}
-        if gap := differences.losses(compared[0].run.validation, c.run.validation):
+        if gap := differences.list_gaps(compared[0].run.validation, c.run.validation):
             gaps.plot(*np.array(gap).T, **line)
         layers.plot(list(c.sparsity), list(c.sparsity.values()), **line)
     by_tokens.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", title="Loss by tokens")
@@ -115,7 +115,7 @@ def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None
         plot.plot(*np.array(scored).T, style, color=colour, marker="o", markersize=4, label=c.name)
 
 
-def compare(folders: Sequence[str], path: str) -> None:
+def compare_runs(folders: Sequence[str], path: str) -> None:
     """Print the table and write the picture, with its numbers as JSON beside it.
 
     Raises:
@@ -123,12 +123,12 @@ def compare(folders: Sequence[str], path: str) -> None:
     """
     if not folders:
         raise UserError("compare: name at least one run folder")
-    compared = [read(folder) for folder in folders]
-    print(table(compared))
+    compared = [read_compared(folder) for folder in folders]
+    print(format_table(compared))
     if len(compared) > 1:
-        print(f"\n{differences.text([c.name for c in compared], [c.run.config for c in compared])}")
+        print(f"\n{differences.format_differences([c.name for c in compared], [c.run.config for c in compared])}")
     for c in compared[1:]:
-        gap = differences.losses(compared[0].run.validation, c.run.validation)
+        gap = differences.list_gaps(compared[0].run.validation, c.run.validation)
         shown = gap if len(gap) <= 8 else [gap[round(i * (len(gap) - 1) / 7)] for i in range(8)]
         losses = ", ".join(f"{d:+.4f} at {step}" for step, d in shown) or "no step at which both were validated"
         print(f"\n{c.name}: validation loss less {compared[0].name}'s: {losses}")
@@ -141,5 +141,5 @@ def compare(folders: Sequence[str], path: str) -> None:
 def _numbers(c: Compared) -> dict:
     return {
         "run": c.name, "folder": c.run.folder, "live": c.plan.live, "flops_per_token": c.plan.mean,
-        "tokens_per_second": speed(c.run), "validation": c.run.validation, "layers": c.sparsity,
+        "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "layers": c.sparsity,
     }  # fmt: skip

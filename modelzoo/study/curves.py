@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from modelzoo.study.draw import Panel, axes, legend, log_loss, look, svg
-from modelzoo.study.results import Group, front, interval
+from modelzoo.study.results import Group, find_front, interval
 
 UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
 BAND = "Lines are means over seeds; bands are 95 % intervals (Student's t)."
@@ -26,14 +26,14 @@ def points(groups: Sequence[Group]) -> list[tuple]:
 HEAD = ("group", "step", "flops", "dense_flops", "tokens", "seconds", "loss", "low", "high", "runs")
 
 
-def by_flops(groups: Sequence[Group]) -> Panel | None:
+def draw_by_flops(groups: Sequence[Group]) -> Panel | None:
     """Loss against training FLOPs as run, and the front that no group's mean is below."""
     rows = [r for r in points(groups) if r[2] is not None]
     if not rows:
         return None
     figure, ((plot,),) = axes(width=9, height=4.6)
     scale, unit = _unit(max(r[2] for r in rows))
-    best = {rows[i][:2] for i in front([(r[2], r[6]) for r in rows])}
+    best = {rows[i][:2] for i in find_front([(r[2], r[6]) for r in rows])}
     edge = sorted((r for r in rows if r[:2] in best), key=lambda r: r[2])
     plot.plot([r[2] / scale for r in edge], [r[6] for r in edge], color="#9a9b9c", linewidth=7, alpha=0.35,
               solid_capstyle="round", label="Pareto front", zorder=1)  # fmt: skip
@@ -72,7 +72,7 @@ def _lines(plot, groups: Sequence[Group], rows, column: int, scale: float) -> No
         plot.plot(x, [r[6] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
 
 
-def by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
+def draw_by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
     """Loss against tokens seen and against seconds of training and validation."""
     rows = points(groups)
     if not rows:
@@ -92,7 +92,7 @@ def by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
     return Panel("loss_by_tokens_and_time", "Loss against tokens and time", caption, svg(figure, "tokens"), HEAD, rows)
 
 
-def at_the_end(groups: Sequence[Group]) -> Panel | None:
+def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     """The last validation loss of each group, lowest first."""
     rows = []
     for i, group in enumerate(groups):
@@ -118,7 +118,7 @@ def at_the_end(groups: Sequence[Group]) -> Panel | None:
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, [r[1:7] for r in rows], True)
 
 
-def by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
+def draw_by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
     """Final loss against the peak learning rate.
 
     Args:

@@ -6,7 +6,7 @@ from modelzoo.config.differences import keys
 from modelzoo.config.trainer import Config
 
 
-def text(names: Sequence[str], configs: Sequence[Config]) -> str:
+def format_differences(names: Sequence[str], configs: Sequence[Config]) -> str:
     """The differing keys, a line each."""
     found = keys(configs)
     if not found:
@@ -24,7 +24,7 @@ def _tail(key: str, most: int = 60) -> str:
     return key if len(key) <= most else "…" + key[1 - most :]
 
 
-def losses(first: Sequence[Mapping], other: Sequence[Mapping]) -> list[tuple[int, float]]:
+def list_gaps(first: Sequence[Mapping], other: Sequence[Mapping]) -> list[tuple[int, float]]:
     """(step, other's loss less the first's) at each step that both have a record of."""
     of = {r["step"]: r["loss"] for r in first}
     return [(r["step"], r["loss"] - of[r["step"]]) for r in other if r["step"] in of]

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity.schedules import held
-from modelzoo.sparsity.select import group_counts, select
+from modelzoo.sparsity.select import group_counts, select_parameters
 from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
 from modelzoo.study.results import Group, Result, masks
 
@@ -24,16 +24,16 @@ def _part(name: str) -> tuple[int, str]:
 
 def targets(result: Result, step: int) -> dict[str, float]:
     """The sparsity that the config wants of each weight after `step` steps."""
-    shapes = parameters(result.init.model)
+    shapes = list_parameters(result.init.model)
     wanted = {}
-    for group, names in zip(result.init.sparsity, select(shapes, result.init.sparsity), strict=True):
+    for group, names in zip(result.init.sparsity, select_parameters(shapes, result.init.sparsity), strict=True):
         sizes = {n: shapes[n].size for n in names}
         counts = group_counts(group, sizes, held(group, step))
         wanted |= {n: 1 - counts[n] / shapes[n].numel for n in names}
     return wanted
 
 
-def by_layer(groups: Sequence[Group]) -> Panel | None:
+def draw_by_layer(groups: Sequence[Group]) -> Panel | None:
     """Target and actual sparsity of every masked matrix, of each group's first run at its last checkpoint."""
     rows, shown = [], []
     for i, group in enumerate(groups):
@@ -74,7 +74,7 @@ def changes(before: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return after & ~before, before & ~after
 
 
-def over_time(groups: Sequence[Group], most: int = 5) -> list[Panel]:
+def draw_over_time(groups: Sequence[Group], most: int = 5) -> list[Panel]:
     """For each group with dynamic masks: a matrix at up to `most` checkpoints, with growth and drop between them."""
     made = []
     for group in groups:

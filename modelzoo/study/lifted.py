@@ -35,7 +35,7 @@ def end_of(run: Result) -> str | None:
     return os.path.join(best, f"step_{steps[-1]}") if steps else run.last
 
 
-def histograms(groups: Sequence[Group]) -> list[Panel]:
+def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
     """For each group that began from masked weights: its weights before and after, those once masked apart."""
     made = []
     for group in groups:
@@ -79,7 +79,7 @@ def histograms(groups: Sequence[Group]) -> list[Panel]:
     return made
 
 
-def recovery(groups: Sequence[Group]) -> Panel | None:
+def draw_recovery(groups: Sequence[Group]) -> Panel | None:
     """Scores of fine-tuning runs on their dev sets, step by step."""
     tuned = [(i, g) for i, g in enumerate(groups) if g.first.dev]
     if not tuned:
@@ -107,7 +107,7 @@ def recovery(groups: Sequence[Group]) -> Panel | None:
     return Panel("recovery", "What fine-tuning regains", caption, svg(figure, "recovery"), head, rows)
 
 
-def nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
+def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
     """The vocabulary's tokens whose embeddings lie nearest (by cosine) to each vector of a soft prompt."""
     import torch
 
@@ -138,7 +138,7 @@ def _vocabulary(run: Result):
     from modelzoo.planning import start_checkpoint
 
     try:
-        words = tokenizer.load(start_checkpoint.tokenizer_path(run.init, end_of(run)))
+        words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(run.init, end_of(run)))
     except (UserError, OSError):  # a picture without words is better than none
         return lambda token: f"#{token}"
     return lambda token: repr(words.decode([token]))

@@ -38,7 +38,7 @@ class Matrix(NamedTuple):
         return [cell for setting in self.settings for cell in setting]
 
 
-def read(path: str, overrides: list[str], output: str | None) -> Matrix:
+def read_matrix(path: str, overrides: list[str], output: str | None) -> Matrix:
     """The matrix of the study file at `path`.
 
     Args:
@@ -91,12 +91,12 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
     if length.steps is not None:
         steps = length.steps
     elif length.tokens is not None:
-        per_step = probe.trainer.fit.train_dataloader.batch_size * manifest.context(probe)
+        per_step = probe.trainer.fit.train_dataloader.batch_size * manifest.find_context(probe)
         steps = max(1, round(length.tokens / per_step))
     else:
-        steps = budget.steps_for(length.flops, config)
-    plan.check(config(steps).trainer.init, steps)
-    flops, dense = budget.spent(config(steps), steps)
+        steps = budget.find_steps(length.flops, config)
+    plan.check_sparsity(config(steps).trainer.init, steps)
+    flops, dense = budget.count_flops(config(steps), steps)
     peaks = rate.peak if isinstance(rate, LearningRate) else (None,)
     cells = []
     for peak in peaks:
@@ -107,7 +107,7 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
     return cells
 
 
-def text(matrix: Matrix, report_time) -> str:
+def describe_matrix(matrix: Matrix, report_time) -> str:
     """The matrix as a table, a setting a line, with what it will cost.
 
     Args:
@@ -116,7 +116,7 @@ def text(matrix: Matrix, report_time) -> str:
     study = matrix.study
     rows = [("setting", "runs", "steps", "tokens", "live weights", "FLOPs a run", "dense / sparse", "time a run")]
     for cells in matrix.settings:
-        cell, made = cells[0], plan.make(cells[0].config)
+        cell, made = cells[0], plan.make_plan(cells[0].config)
         seconds = cell.dense / study.flops_per_second if study.flops_per_second else None
         rows.append((
             cell.label, str(len(runs_of(cells))), f"{cell.steps:,}", f"{made.tokens:,}", f"{made.live:,}",

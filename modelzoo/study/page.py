@@ -43,7 +43,7 @@ nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}
 """
 
 
-def write(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str:
+def write_page(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str:
     """Write the page, and each panel's picture and numbers into a folder beside it, whose name is returned.
 
     Raises:
@@ -55,11 +55,11 @@ def write(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str:
         write_text(os.path.join(folder, f"{panel.name}.csv"), _csv(panel))
         if panel.svg is not None:
             write_text(os.path.join(folder, f"{panel.name}.svg"), panel.svg)
-    write_text(path, text(title, lead, panels))
+    write_text(path, render_page(title, lead, panels))
     return folder
 
 
-def text(title: str, lead: str, panels: Sequence[Panel]) -> str:
+def render_page(title: str, lead: str, panels: Sequence[Panel]) -> str:
     """The page. It loads nothing: no script, no font, no picture from elsewhere."""
     links = "".join(f'<div><a href="#{p.name}">{html.escape(p.title)}</a></div>' for p in panels)
     body = "".join(_section(panel) for panel in panels)

@@ -2,7 +2,7 @@
 
 import time
 
-from modelzoo.progress import LiveLine, duration
+from modelzoo.progress import LiveLine, format_duration
 from modelzoo.study.matrix import Cell
 
 
@@ -31,7 +31,7 @@ class Progress(LiveLine):
         part = cell.dense * (step - self.from_step) / cell.steps
         ahead = self.total - self.done - cell.dense * step / cell.steps
         spent = self.spent + now - self.begun
-        left = f"  left {duration(ahead / (self.done + part) * spent)}" if self.done + part else ""
+        left = f"  left {format_duration(ahead / (self.done + part) * spent)}" if self.done + part else ""
         self.show(f"{self._share()}  {cell.name}  step {step}/{cell.steps}{left}")
 
     def _stop(self, cell: Cell) -> float:
@@ -42,7 +42,7 @@ class Progress(LiveLine):
     def ended(self, cell: Cell, loss: float | None) -> None:
         seconds = self._stop(cell)
         score = "" if loss is None else f"  validation loss {loss:.4f}"
-        self.note(f"{self._share()}  {cell.name}  {cell.steps} steps in {duration(seconds)}{score}")
+        self.note(f"{self._share()}  {cell.name}  {cell.steps} steps in {format_duration(seconds)}{score}")
 
     def failed(self, cell: Cell, code: int, log: str) -> None:
         self._stop(cell)

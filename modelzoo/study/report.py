@@ -9,7 +9,7 @@ from modelzoo.study.draw import Panel
 from modelzoo.study.results import Group, Result
 
 
-def report(folders: Sequence[str], path: str) -> str:
+def report_runs(folders: Sequence[str], path: str) -> str:
     """Write the page of some runs. Runs that differ in their seed alone count as one group.
 
     Returns:
@@ -20,7 +20,7 @@ def report(folders: Sequence[str], path: str) -> str:
     """
     if not path.endswith(".html"):
         raise UserError(f"-o {path}: the report is an HTML file; name one that ends in .html")
-    groups = results.grouped([results.read(folder) for folder in folders])
+    groups = results.group_runs([results.read_run(folder) for folder in folders])
     return write(groups, path, "Runs side by side")
 
 
@@ -35,30 +35,30 @@ def write_study(
         name: the study's.
     """
     labels = dict(cells)
-    groups = results.grouped([results.read(folder) for folder in labels], labels)
-    return write(groups, path, f"Study: {name}", [curves.by_peak(losses)])
+    groups = results.group_runs([results.read_run(folder) for folder in labels], labels)
+    return write(groups, path, f"Study: {name}", [curves.draw_by_peak(losses)])
 
 
 def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:
     """Write what there is to show of `groups` to `path`; says what was made."""
     panels = [
-        curves.at_the_end(groups),
-        curves.by_flops(groups),
-        curves.by_tokens_and_time(groups),
+        curves.draw_final_losses(groups),
+        curves.draw_by_flops(groups),
+        curves.draw_by_tokens_and_time(groups),
         *more,
-        where.reality(groups),
-        where.time(groups),
-        layers.by_layer(groups),
-        *layers.over_time(groups),
-        lifted.recovery(groups),
-        *lifted.histograms(groups),
-        lifted.nearest_tokens(groups),
+        where.tabulate_reality(groups),
+        where.draw_time(groups),
+        layers.draw_by_layer(groups),
+        *layers.draw_over_time(groups),
+        lifted.draw_recovery(groups),
+        *lifted.draw_histograms(groups),
+        lifted.tabulate_nearest_tokens(groups),
     ]
     shown = [p for p in panels if p is not None]
     if not any(run.validation or run.dev for group in groups for run in group.runs):
         raise UserError("report: none of these runs was validated; train with -m train_and_eval")
     try:
-        folder = page.write(path, title, _lead(groups), shown)
+        folder = page.write_page(path, title, _lead(groups), shown)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from None
     return f"report     {path} ({len(shown)} figures and tables)\nnumbers    {folder}{os.sep}*.csv, pictures *.svg"

@@ -75,7 +75,7 @@ class Result:
         return {**record, "seconds": sum(t["seconds"] for t in self.timing if t["step"] <= step)}
 
 
-def read(folder: str) -> Result:
+def read_run(folder: str) -> Result:
     """The run in `folder`.
 
     Raises:
@@ -132,7 +132,7 @@ class Group:
         return None if any(v is None for v in values) else float(np.mean(values))
 
 
-def grouped(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:
+def group_runs(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:
     """Runs in groups, in the order in which they were named.
 
     Args:
@@ -178,7 +178,7 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def front(points: Sequence[tuple[float, float]]) -> list[int]:
+def find_front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Indices of the points (cost, loss) that no other beats in both, by rising cost."""
     best, kept = float("inf"), []
     for i in sorted(range(len(points)), key=lambda i: points[i]):

@@ -19,7 +19,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.files import write_text
 from modelzoo.lock import Busy
-from modelzoo.progress import duration
+from modelzoo.progress import format_duration
 from modelzoo.study import matrix as grid
 from modelzoo.study.matrix import Cell, Matrix
 from modelzoo.study.progress import Progress
@@ -39,11 +39,11 @@ class Options(NamedTuple):
     dry: bool = False
 
 
-def run(path: str, overrides: list[str], output: str | None, options: Options) -> None:
+def run_study(path: str, overrides: list[str], output: str | None, options: Options) -> None:
     """Run this process's share of the study at `path`, and report."""
-    matrix = grid.read(path, overrides, output)
+    matrix = grid.read_matrix(path, overrides, output)
     study = matrix.study
-    print(f"study      {path} -> {study.output}\n{grid.text(matrix, duration)}")
+    print(f"study      {path} -> {study.output}\n{grid.describe_matrix(matrix, format_duration)}")
     print("\n".join(_arithmetic(matrix, options.target)))
     if options.dry:
         print(f"next       python run.py -p {path} -m study" + (f" -o {output}" if output else ""))
@@ -70,7 +70,7 @@ def _arithmetic(matrix: Matrix, target: str) -> list[str]:
 
 def _alone(path: str, overrides: list[str], output: str | None, target: str, index: int) -> tuple[str, list[str]]:
     """One setting of a study in a process of its own: its label, and the runs that failed."""
-    matrix = grid.read(path, overrides, output)
+    matrix = grid.read_matrix(path, overrides, output)
     cells = matrix.settings[index]
     progress = Progress(sum(c.dense for c in grid.runs_of(cells)))
     return cells[0].label, _setting(matrix, cells, Options(target), progress)

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modelzoo.progress import size
+from modelzoo.progress import format_size
 from modelzoo.study.draw import Panel, axes, look, svg
 from modelzoo.study.results import Group, Result, interval, masks
 
 
-def time(groups: Sequence[Group]) -> Panel | None:
+def draw_time(groups: Sequence[Group]) -> Panel | None:
     """Seconds of training steps, waiting for data and validation, summed over each group's runs."""
     rows = []
     for group in groups:
@@ -36,7 +36,7 @@ def time(groups: Sequence[Group]) -> Panel | None:
     return Panel("time", "Where the time goes", caption, svg(figure, "time"), head, rows)
 
 
-def speed(run: Result) -> float | None:
+def measure_speed(run: Result) -> float | None:
     """Median tokens per second of a run's steps."""
     speeds = [t["tokens_per_second"] for t in run.timing if "tokens_per_second" in t]
     return float(np.median(speeds)) if speeds else None
@@ -58,7 +58,7 @@ def _stored(run: Result) -> tuple[int, int] | None:
     return whole, whole - saved
 
 
-def reality(groups: Sequence[Group]) -> Panel:
+def tabulate_reality(groups: Sequence[Group]) -> Panel:
     """For each group: what its sparsity saves on disk, in counted FLOPs, in computed FLOPs, and in time."""
     rows = []
     for group in groups:
@@ -71,7 +71,7 @@ def reality(groups: Sequence[Group]) -> Panel:
         rows.append((
             group.label,
             ", ".join(sorted(kinds)) if kinds else "dense",
-            "-" if stored is None else f"{size(stored[0])} ({size(stored[1])} as live values and bits)",
+            "-" if stored is None else f"{format_size(stored[0])} ({format_size(stored[1])} as live values and bits)",
             "-" if counted is None else f"{counted:.2f}x fewer",
             computed,
             _measured(group, twin),
@@ -99,8 +99,8 @@ def _computed(run: Result, kinds: set[str]) -> str:
 
 
 def _measured(group: Group, twin: Group | None) -> str:
-    ours = [s for run in group.runs if (s := speed(run)) is not None]
-    theirs = [s for run in twin.runs if (s := speed(run)) is not None] if twin else []
+    ours = [s for run in group.runs if (s := measure_speed(run)) is not None]
+    theirs = [s for run in twin.runs if (s := measure_speed(run)) is not None] if twin else []
     if not ours:
         return "-"
     mean = interval(ours)[0]

@@ -8,19 +8,19 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from modelzoo.backends.select import Choice, select
+from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.host import load_average
 from modelzoo.planning import plan
-from modelzoo.progress import Progress, amount, size
+from modelzoo.progress import Progress, format_amount, format_size
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import check_sides
 from modelzoo.train_state import TrainState
-from modelzoo.training.build import Options, build
-from modelzoo.training.run_length import micro_batches, total_steps
+from modelzoo.training.build import Options, build_run
+from modelzoo.training.run_length import count_micro_batches, total_steps
 
 PATTERNS = (
     {"storage": "masked"},
@@ -35,7 +35,7 @@ WEIGHTS = 60_000_000  # a larger model is measured on its first layers: every co
 SECONDS, ROUNDS, FEWEST = 60.0, 15, 5
 
 
-def bench(config: Config, options: Options, params: str) -> None:
+def bench_patterns(config: Config, options: Options, params: str) -> None:
     """Time a training step of `config` dense, under unstructured masks and in patterns, and say which is fastest.
 
     Args:
@@ -45,7 +45,7 @@ def bench(config: Config, options: Options, params: str) -> None:
         UserError: the config cannot train, or the target is no device of this machine.
     """
     init = config.trainer.init
-    choice = select(options.target, init)
+    choice = select_device(options.target, init)
     level, filters = _level(config)
     config, cut = _cut(config)
     batch, parts = _batch(config)
@@ -65,7 +65,7 @@ def bench(config: Config, options: Options, params: str) -> None:
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
         name = group.pattern or ("unstructured" if group.storage == "masked" else f"storage: {group.storage}")
         try:
-            for _, sizes in plan.groups(init.model_copy(update={"sparsity": (group,)})):
+            for _, sizes in plan.group_sizes(init.model_copy(update={"sparsity": (group,)})):
                 check_sides(group, sizes)
             contestants[name] = _run(config, choice, (group,))
         except UserError as e:
@@ -87,7 +87,7 @@ def _level(config: Config) -> tuple[float, tuple[str, ...] | None]:
 def _cut(config: Config) -> tuple[Config, str]:
     """The config with as many layers as are worth holding several times over, and how many that is."""
     m = config.trainer.init.model
-    per_layer = plan.make(config).total / m.num_hidden_layers
+    per_layer = plan.make_plan(config).total / m.num_hidden_layers
     layers = max(1, min(m.num_hidden_layers, int(WEIGHTS // per_layer)))
     said = f"layers: {layers}" if layers == m.num_hidden_layers else f"layers: {layers} of {m.num_hidden_layers}"
     return _with_init(config, model=m.model_copy(update={"num_hidden_layers": layers})), said
@@ -101,13 +101,13 @@ def _with_init(config: Config, **sections) -> Config:
 
 
 def _run(config: Config, choice: Choice, groups: tuple[SparsityGroup, ...]) -> TrainState:
-    return build(_with_init(config, sparsity=groups), choice)
+    return build_run(_with_init(config, sparsity=groups), choice)
 
 
 def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
     """Random tokens in the shape of the config's batch, at most `TOKENS` of them, and its micro-batches."""
-    fit, length = config.trainer.fit, manifest.context(config)
-    rows, parts = (fit.train_dataloader.batch_size, micro_batches(config)) if fit is not None else (8, 1)
+    fit, length = config.trainer.fit, manifest.find_context(config)
+    rows, parts = (fit.train_dataloader.batch_size, count_micro_batches(config)) if fit is not None else (8, 1)
     if rows * length > TOKENS:
         rows, parts = max(1, min(rows // parts, TOKENS // length)), 1
     draw = torch.Generator().manual_seed(0)
@@ -158,7 +158,7 @@ def _table(times: Mapping[str, list[float]], memory: Mapping[str, int], tokens: 
     for name, seconds in times.items():
         middle, (low, ratio, high) = statistics.median(seconds), _ratios(times, name)
         lines.append(
-            f"{name:22} {middle * 1e3:9.1f} {amount(tokens / middle):>9}  {size(memory[name]):>27}   "
+            f"{name:22} {middle * 1e3:9.1f} {format_amount(tokens / middle):>9}  {format_size(memory[name]):>27}   "
             + ("1" if name == "dense" else f"{ratio:.2f}  [{low:.2f} to {high:.2f}]")
         )
     return "\n".join(lines)

@@ -23,7 +23,7 @@ TITLES = {
 }
 
 
-def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = False) -> str:
+def convert_config(old: str, new: str, overrides: Sequence[str] = (), force: bool = False) -> str:
     """Write `old` in today's format as `new`; returns what was changed, a line for each thing.
 
     Raises:
@@ -37,7 +37,7 @@ def convert(old: str, new: str, overrides: Sequence[str] = (), force: bool = Fal
     notes += [("idle", text) for text in idle(doc, Config)]
     notes += [("changed", text) for text in _drop(doc)]
     config = validate(doc, Config)
-    plan.check(config.trainer.init, total_steps(config))
+    plan.check_sparsity(config.trainer.init, total_steps(config))
     text = f"# converted from {os.path.basename(old)} by `run.py convert-config`\n" + yaml12.dump(doc.data)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(new)), exist_ok=True)

@@ -6,7 +6,7 @@ import time
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import select
+from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
@@ -16,33 +16,33 @@ from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, state
-from modelzoo.training.build import Options, build, open_shards, val_loaders
+from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_steps, micro_batches
+from modelzoo.training.run_length import count_micro_batches, count_steps
 from modelzoo.training.validation import validate
 
 
-def evaluate(config: Config, options: Options, every: bool = False) -> None:
+def evaluate_checkpoints(config: Config, options: Options, every: bool = False) -> None:
     """`-m eval`: loss and perplexity of a checkpoint on the validation sets; `every`: `-m eval_all`, of several."""
-    init, loaders = config.trainer.init, val_loaders(config)
+    init, loaders = config.trainer.init, list_val_loaders(config)
     if not loaders:
         raise UserError("trainer.fit.val_dataloader: missing; eval needs a validation set")
     paths = _checkpoints(config, options, every)
-    choice = select(options.target, init)
+    choice = select_device(options.target, init)
     vals = [open_shards(config, loader) for loader in loaders]
     states = tuple(s for s in options.load_states if s != "optimizer")
     print(choice.describe(), file=sys.stderr)
     results = []
     for path in paths:
-        run = build(config, choice)
-        state.restore(run, path, *mdl_state.load(path, init, None), None, states, options.strict)
+        run = build_run(config, choice)
+        state.restore(run, path, *mdl_state.load_checkpoint(path, init, None), None, states, options.strict)
         print(f"checkpoint {path}, step {run.step}", file=sys.stderr)
         for shards, loader in zip(vals, loaders, strict=True):
             score = validate(choice.backend, run, shards, init.loop.eval_steps)
-            where = ", ".join(manifest.folders(loader))
+            where = ", ".join(manifest.list_folders(loader))
             facts = {"checkpoint": path, "step": run.step, "data": where}
             results.append({**facts, **score.metrics, "tokens": score.tokens})
-            print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.score(score)}")
+            print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.describe_score(score)}")
     target = RunFolder(options.model_dir).validation_scores
     write_json(target, results)
     print(f"wrote      {target}", file=sys.stderr)
@@ -53,11 +53,11 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
     folder = RunFolder.of(config.trainer.init, options.model_dir)
     single, several = config.trainer.validate_, config.trainer.validate_all
     if options.checkpoint_path is not None:
-        return [start_checkpoint.find(options.checkpoint_path)]
+        return [start_checkpoint.find_checkpoint(options.checkpoint_path)]
     if single is not None and single.ckpt_path is not None and not every:
-        return [start_checkpoint.find(single.ckpt_path)]
+        return [start_checkpoint.find_checkpoint(single.ckpt_path)]
     if several is not None and several.ckpt_paths:
-        return [start_checkpoint.find(path) for path in several.ckpt_paths]
+        return [start_checkpoint.find_checkpoint(path) for path in several.ckpt_paths]
     newest, damaged = checkpoint.newest(folder.checkpoints)
     for problem in damaged:
         print(f"damaged    {problem}" + ("; taking the one before" if newest else ""), file=sys.stderr)
@@ -69,7 +69,7 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
     return checkpoint.whole(folder.checkpoints) if every else [newest]
 
 
-def check(config: Config, options: Options, compile_layers: bool) -> None:
+def check_first_step(config: Config, options: Options, compile_layers: bool) -> None:
     """`--validate_only` and `--compile_only` off the CS-2: one whole step on the first batch, then thrown away."""
     ready = _first_step
     if config.trainer.finetune is not None:
@@ -90,10 +90,10 @@ def _first_step(config: Config, options: Options) -> tuple[Backend, TrainState, 
     init, fit = config.trainer.init, config.trainer.fit
     if fit is None:
         raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
-    choice = select(options.target, init)
+    choice = select_device(options.target, init)
     print(choice.describe(), file=sys.stderr)
     shards = open_shards(config, fit.train_dataloader)
-    plan.check(init, count_steps(config, len(shards)))
-    run = build(config, choice)
+    plan.check_sparsity(init, count_steps(config, len(shards)))
+    run = build_run(config, choice)
     load_adapters(run.model, init)
-    return choice.backend, run, shards.batch(0), micro_batches(config)
+    return choice.backend, run, shards.batch(0), count_micro_batches(config)

@@ -13,12 +13,12 @@ from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.finetuning.masks import describe_masks, make_config, read_masks
 from modelzoo.interop import mdl_state
-from modelzoo.models.shapes import with_adapters
+from modelzoo.models.shapes import list_with_adapters
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.training.build import Options
 
 
-def lower(config: Config, options: Options, compile_only: bool) -> None:
+def lower_step(config: Config, options: Options, compile_only: bool) -> None:
     """Trace and lower one training step; with `compile_only`, have the cluster compile it too. Needs no data.
 
     Raises:
@@ -35,7 +35,7 @@ def lower(config: Config, options: Options, compile_only: bool) -> None:
     for line in (backend.describe(), *backend.notes):
         print(f"device     {line}", file=sys.stderr)
     micro_batch_size = fit.train_dataloader.micro_batch_size
-    print(backend.lower(_batch(config), micro_batch_size, with_adapters(init), plan.first_masks(init)))
+    print(backend.lower(_batch(config), micro_batch_size, list_with_adapters(init), plan.count_first_masks(init)))
 
 
 def _finetuning(config: Config, options: Options) -> Config:
@@ -43,8 +43,8 @@ def _finetuning(config: Config, options: Options) -> Config:
     section, init = config.trainer.finetune, config.trainer.init
     named, masks, start = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
     if named is not None:
-        start = start_checkpoint.find(named)
-        masks = read_masks(mdl_state.load(start, init, None)[0]["model"])
+        start = start_checkpoint.find_checkpoint(named)
+        masks = read_masks(mdl_state.load_checkpoint(start, init, None)[0]["model"])
     elif section.masks not in (None, "lift"):
         raise UserError(
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
@@ -59,4 +59,4 @@ def _batch(config: Config) -> dict[str, Tensor]:
     """A global batch of the right shapes: the step is traced, so its values do not matter."""
     loader = config.trainer.fit.train_dataloader
     names = f.VSL_ROWS if loader.use_vsl else f.ROWS
-    return {n: torch.zeros(loader.batch_size, manifest.context(config), dtype=torch.int32) for n in names}
+    return {n: torch.zeros(loader.batch_size, manifest.find_context(config), dtype=torch.int32) for n in names}

@@ -5,7 +5,7 @@ import sys
 import time
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import Choice, select_to_train
+from modelzoo.backends.select import Choice, select_training_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
@@ -15,12 +15,12 @@ from modelzoo.planning import lengths, plan, start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, resume, state, trackers
-from modelzoo.training.build import Options, build, open_shards, val_loaders
+from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_steps, eval_every
+from modelzoo.training.run_length import count_steps, find_eval_interval
 from modelzoo.training.validation import Score, validate
 
 
@@ -29,13 +29,13 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     init, section = config.trainer.init, config.trainer.fit
     if section is None:
         raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
-    choice = select_to_train(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
+    choice = select_training_device(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
     shards = open_shards(config, section.train_dataloader)
-    vals = [open_shards(config, loader) for loader in val_loaders(config)] if evaluate else []
+    vals = [open_shards(config, loader) for loader in list_val_loaders(config)] if evaluate else []
     if evaluate and not vals:
         raise UserError("trainer.fit.val_dataloader: missing; train_and_eval needs one (or use -m train)")
     stop = count_steps(config, len(shards))
-    plan.check(init, stop)
+    plan.check_sparsity(init, stop)
     folder = RunFolder.of(init, options.model_dir)
     with folder.lock():
         _train(config, options, choice, folder, shards, vals, stop)
@@ -50,7 +50,7 @@ def _train(
     named = options.checkpoint_path or config.trainer.fit.ckpt_path
     start = resume.choose_start(
         folder,
-        start_checkpoint.find(named) if named else None,
+        start_checkpoint.find_checkpoint(named) if named else None,
         options.load_states,
         init.checkpoint.autoload_last_checkpoint,
         options.restart,
@@ -58,8 +58,8 @@ def _train(
     )
     if not start.own and not options.restart:
         resume.check_unbegun(folder, config)
-    run = build(config, choice)
-    for note in (*run.sparsity.notes, *lengths.notes(init, stop)):
+    run = build_run(config, choice)
+    for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
     _start(run, start, fingerprint, options.strict)
     changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
@@ -78,20 +78,10 @@ def _train(
         tally.scores = [_validate(choice.backend, run, val, logs, out, i) for i, val in enumerate(vals)]
         return False
 
-    every = eval_every(init.loop.eval_frequency, stop) if vals else None
+    every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
-    print(
-        console.summary(
-            run,
-            choice.backend.memory(),
-            done.tally,
-            folder,
-            done.saved,
-            stop,
-            options.mode,
-            trackers.events_folder(init, folder.path),
-        )
-    )
+    events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
+    print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events))
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 
@@ -101,7 +91,7 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     score = validate(backend, run, shards, run.init.loop.eval_steps)
     kind = f"validation_{number}" if number else "validation"
     logs.write(run.step, kind, score.metrics, {"seconds": time.perf_counter() - begin})
-    out.note(f"{kind} at step {run.step}: {console.score(score)}")
+    out.note(f"{kind} at step {run.step}: {console.describe_score(score)}")
     return score
 
 
@@ -112,7 +102,7 @@ def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> Non
         return
     load_adapters(run.model, run.init)
     if start.path is not None:
-        files, saved = mdl_state.load(start.path, run.init, fingerprint)
+        files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
         state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
 
 
@@ -129,5 +119,5 @@ def _say_start(
         out.note(f"           {start.note}")
     if changes:
         out.note(f"changed    from here on: {resume.name_changes(changes)}")
-    if change := console.arithmetic_change(choice.backend.arithmetic, run):
+    if change := console.describe_arithmetic_change(choice.backend.arithmetic, run):
         out.note(change)

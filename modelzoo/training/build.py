@@ -9,7 +9,7 @@ from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.hdf5 import Shards
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters, with_adapters
+from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.optim import groups
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.sparsity import mup
@@ -31,25 +31,27 @@ class Options(NamedTuple):
     mode: str = "train"
 
 
-def build(config: Config, choice: Choice) -> TrainState:
+def build_run(config: Config, choice: Choice) -> TrainState:
     """Model, optimizer and sparsity of a config on a device, freshly initialised."""
     init = config.trainer.init
     if init.optimizer is None:
         example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
         raise UserError(f"trainer.init.optimizer: missing; for example {example}")
-    backend, shapes = choice.backend, with_adapters(init)
-    words = prompt_words(config)
+    backend, shapes = choice.backend, list_with_adapters(init)
+    words = encode_prompt_words(config)
     model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
-    sparsity = Sparsity.attach(model, parameters(init.model), init.sparsity, init.seed, backend.dtype)
+    sparsity = Sparsity.attach(model, list_parameters(init.model), init.sparsity, init.seed, backend.dtype)
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     ratios = mup.density_ratios(shapes, init.sparsity)
-    mup.correct(sparsity, ratios)
-    optimizer = groups.build(init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios)
+    mup.correct_rates(sparsity, ratios)
+    optimizer = groups.build_optimizer(
+        init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios
+    )
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
 
 
-def prompt_words(config: Config) -> list[int] | None:
+def encode_prompt_words(config: Config) -> list[int] | None:
     """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one beside the training data.
 
     Raises:
@@ -58,10 +60,10 @@ def prompt_words(config: Config) -> list[int] | None:
     prompt = config.trainer.init.soft_prompt
     if prompt is None or prompt.init != "words":
         return None
-    places = tokenizer_files.beside(config)
+    places = tokenizer_files.list_places(config)
     path = tokenizer_files.require_tokenizer(config.trainer.init, places, "trainer.init.soft_prompt.words")
     text = tokenizer.read_tokenizer(path)
-    return tokenizer.parse(text, path).encode(prompt.words, add_special_tokens=False).ids
+    return tokenizer.parse_tokenizer(text, path).encode(prompt.words, add_special_tokens=False).ids
 
 
 def open_shards(config: Config, loader: DataLoader) -> Shards:
@@ -73,7 +75,7 @@ def open_shards(config: Config, loader: DataLoader) -> Shards:
     return Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
 
 
-def val_loaders(config: Config) -> list[DataLoader]:
+def list_val_loaders(config: Config) -> list[DataLoader]:
     """The validation sets, wherever the config names them."""
     trainer = config.trainer
     if trainer.validate_all is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from modelzoo.backends.arithmetic import Arithmetic
-from modelzoo.progress import amount, duration, size
+from modelzoo.progress import format_amount, format_duration, format_size
 from modelzoo.train_state import Timed, TrainState
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.validation import Score
@@ -27,13 +27,13 @@ class Tally:
         return self.waiting / self.seconds if self.seconds else 0.0
 
 
-def line(run: TrainState, timed: Timed, tally: Tally) -> str:
+def describe_step(run: TrainState, timed: Timed, tally: Tally) -> str:
     """The live line, less the step and the time left."""
     step, sparsity = timed.step, run.sparsity
     parts = [
         f"loss {step.loss:.4f}",
         f"lr {step.lr:.2e}",
-        f"{amount(timed.speed)} tokens/s",
+        f"{format_amount(timed.speed)} tokens/s",
         f"data {tally.waiting_share:.1%}",
     ]
     if sparsity.parameters:
@@ -45,12 +45,12 @@ def line(run: TrainState, timed: Timed, tally: Tally) -> str:
     return "  ".join(parts)
 
 
-def score(found: Score) -> str:
+def describe_score(found: Score) -> str:
     accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
     return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
 
 
-def summary(
+def describe_run(
     run: TrainState,
     memory: int | None,
     tally: Tally,
@@ -69,17 +69,17 @@ def summary(
     """
     ended = run.step >= stop
     lines = [
-        f"{'done' if ended else 'interrupted'}: steps {tally.begun} to {run.step} in {duration(tally.seconds)}, "
+        f"{'done' if ended else 'interrupted'}: steps {tally.begun} to {run.step} in {format_duration(tally.seconds)}, "
         f"waiting for data {tally.waiting_share:.1%} of it; {run.tokens:,} tokens in all"
     ]
-    lines += [f"validation {score(found)}" for found in tally.scores]
+    lines += [f"validation {describe_score(found)}" for found in tally.scores]
     if masked := run.sparsity.parameters:
         live, total = sum(p.live for p in masked), sum(p.shape.numel() for p in masked)
         lines.append(f"sparsity   {live:,} of {total:,} weights under masks live ({1 - live / total:.4%} off)")
     if run.skipped:
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
     if memory:
-        lines.append(f"memory     {size(memory)} at most")
+        lines.append(f"memory     {format_size(memory)} at most")
     lines.append(f"wrote      {folder.path}: metrics.jsonl, timing.jsonl, config.yaml")
     if events:
         lines.append(f"           {events}")
@@ -95,7 +95,7 @@ def summary(
     return "\n".join(lines)
 
 
-def arithmetic_change(now: Arithmetic, run: TrainState) -> str | None:
+def describe_arithmetic_change(now: Arithmetic, run: TrainState) -> str | None:
     """A line for a resumed run whose steps so far were computed in another arithmetic; None for all others."""
     before = run.dtype_before
     if before in (None, now.dtype) or not run.step:

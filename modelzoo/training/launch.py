@@ -15,7 +15,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.files import write_text
-from modelzoo.progress import size
+from modelzoo.progress import format_size
 from modelzoo.train_state import TrainState
 from modelzoo.training import console, resume
 from modelzoo.training.resume import Start
@@ -35,7 +35,7 @@ def check_space(run: TrainState, root: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(
-            f"{folder}: {size(free)} free, but one checkpoint takes about {size(need)}; "
+            f"{folder}: {format_size(free)} free, but one checkpoint takes about {format_size(need)}; "
             "free some space or give another -o"
         )
 
@@ -57,7 +57,7 @@ def record(
     Raises:
         UserError: the folder cannot be written.
     """
-    change = console.arithmetic_change(choice.backend.arithmetic, run)
+    change = console.describe_arithmetic_change(choice.backend.arithmetic, run)
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,

@@ -14,7 +14,7 @@ from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
 from modelzoo.training.logs import LogError, Logs
 from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import micro_batches
+from modelzoo.training.run_length import count_micro_batches
 from modelzoo.training.signals import catch_interrupts
 
 SHOWN_EVERY = 1.0  # seconds after which a step is read, though the live line alone asks for it
@@ -66,12 +66,12 @@ def fit(
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
                 saved = save()
-            for timed in steps(backend, run, shards, stop, micro_batches(config), is_due):
+            for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 tally.add(timed)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
                     run.churn = 0
-                out.update(run.step, console.line(run, timed, tally))
+                out.update(run.step, console.describe_step(run, timed, tally))
                 due = bool(every) and (run.step == stop or run.step % every == 0)
                 enough = due and assess is not None and assess(logs, tally)
                 last = run.step == stop or enough or bool(interrupted)
@@ -95,7 +95,7 @@ def _saved(save: Callable[[], str | None], step: int) -> str:
         return str(e)
 
 
-def steps(
+def iterate_steps(
     backend: Backend,
     run: TrainState,
     shards: Shards,

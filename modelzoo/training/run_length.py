@@ -13,7 +13,7 @@ def total_steps(config: Config) -> int | None:
     if loop.num_epochs:
         per_epoch = loop.steps_per_epoch
         if per_epoch is None and fit is not None:
-            examples = fit.train_dataloader.num_samples or manifest.examples(fit.train_dataloader)
+            examples = fit.train_dataloader.num_samples or manifest.count_examples(fit.train_dataloader)
             per_epoch = examples // fit.train_dataloader.batch_size if examples else None
         return loop.num_epochs * per_epoch if per_epoch else None
     return None
@@ -36,7 +36,7 @@ def count_steps(config: Config, examples: int) -> int:
     return steps
 
 
-def micro_batches(config: Config) -> int:
+def count_micro_batches(config: Config) -> int:
     """Into how many parts a global batch is cut: grad_accum_steps, or as micro_batch_size asks."""
     loader, accum = config.trainer.fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
     if accum > 1 or not isinstance(loader.micro_batch_size, int):
@@ -49,7 +49,7 @@ def micro_batches(config: Config) -> int:
     return loader.batch_size // loader.micro_batch_size
 
 
-def eval_every(frequency: int | float | None, stop: int) -> int | None:
+def find_eval_interval(frequency: int | float | None, stop: int) -> int | None:
     """Steps between validations: a count, or a share of the run; None for none."""
     if not frequency:
         return None

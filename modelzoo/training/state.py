@@ -10,7 +10,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
-from modelzoo.models.shapes import parameters, with_adapters
+from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask, name_weight
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
@@ -140,7 +140,7 @@ def _check_model(
 ) -> set[str]:
     """Hold the checkpoint's weights against the model; returns the adapters' parameters that it may lack."""
     weights = dict(run.model.named_parameters())
-    new, absent = set(with_adapters(run.init)) - set(parameters(run.init.model)), set()
+    new, absent = set(list_with_adapters(run.init)) - set(list_parameters(run.init.model)), set()
     if not goes_on:
         held = {is_lora(n) for n in saved if is_adapter(n)}
         absent = {n for n in new if is_lora(n) not in held}

@@ -3,7 +3,7 @@
 import pytest
 
 from modelzoo.backends import arithmetic
-from modelzoo.backends.arithmetic import decide
+from modelzoo.backends.arithmetic import decide_arithmetic
 from modelzoo.config.trainer import Backend, Precision
 from modelzoo.kernels import processor
 from modelzoo.optim.loss_scale import LossScale
@@ -45,13 +45,13 @@ TABLE = [
 
 @pytest.mark.parametrize("kind,asked,bf16,emulate,dtype,note", TABLE)
 def test_a_sixteen_bit_format_is_used_where_it_is_multiplied(kind, asked, bf16, emulate, dtype, note):
-    found = decide(kind, Precision(fp16_type=asked, emulate=emulate), bf16, "it")
+    found = decide_arithmetic(kind, Precision(fp16_type=asked, emulate=emulate), bf16, "it")
     assert (found.dtype, found.note) == (dtype, note) and found.reason
 
 
 @pytest.mark.parametrize("kind,asked,bf16,emulate,dtype,note", TABLE)
 def test_float32_is_float32_everywhere(kind, asked, bf16, emulate, dtype, note):
-    found = decide(kind, Precision(enabled=False, fp16_type=asked, emulate=emulate), bf16, "it")
+    found = decide_arithmetic(kind, Precision(enabled=False, fp16_type=asked, emulate=emulate), bf16, "it")
     assert (found.dtype, found.note) == ("float32", None)
 
 
@@ -60,7 +60,7 @@ def test_float32_is_float32_everywhere(kind, asked, bf16, emulate, dtype, note):
 def test_the_loss_scale_follows_the_arithmetic(kind, asked, bf16, emulate, dtype, note, factor):
     """None but in float16; there as asked, and dynamic where float16 stands in for what needs none."""
     precision = Precision(fp16_type=asked, emulate=emulate, loss_scaling_factor=factor)
-    scale = LossScale.make(precision, decide(kind, precision, bf16, "it").dtype)
+    scale = LossScale.make(precision, decide_arithmetic(kind, precision, bf16, "it").dtype)
     if dtype != "float16":
         assert (scale.scale, scale.dynamic) == (1.0, False)
     elif asked == "float16" and factor != "dynamic":
@@ -72,7 +72,7 @@ def test_the_loss_scale_follows_the_arithmetic(kind, asked, bf16, emulate, dtype
 @pytest.mark.parametrize("name", processor.TITLES)
 def test_the_processors_class_decides_on_a_cpu(act_as, name):
     act_as(name)
-    found = arithmetic.on_cpu(Precision())
+    found = arithmetic.decide_on_cpu(Precision())
     if name in WITH_BF16:
         assert found == ("bfloat16", f"this processor ({processor.TITLES[name]}) multiplies it", None)
     else:
@@ -82,7 +82,7 @@ def test_the_processors_class_decides_on_a_cpu(act_as, name):
 def test_a_forced_class_decides_and_is_named(monkeypatch):
     monkeypatch.setattr(processor, "native_class", lambda: "amx")
     monkeypatch.setenv(processor.SWITCH, "avx512")
-    found = arithmetic.on_cpu(Precision())
+    found = arithmetic.decide_on_cpu(Precision())
     assert found.dtype == "float32" and "(AVX-512, forced by MEDISWIFT_PROCESSOR)" in found.note
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from modelzoo.backends import csx_preflight as preflight
-from modelzoo.backends.select import select
+from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend
 from tests.support import config
@@ -43,13 +43,13 @@ def job(tmp_path, batch=6, **backend):
 def problems(c, monkeypatch, version=preflight.RELEASE) -> str:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
     with pytest.raises(UserError) as e:
-        preflight.check(c, c.trainer.init.backend)
+        preflight.check_job(c, c.trainer.init.backend)
     return str(e.value)
 
 
 def test_no_cluster_is_one_reason_and_three_ways_out():
     with pytest.raises(UserError) as e:
-        preflight.require(Backend())
+        preflight.require_cluster(Backend())
     for words in ("no cluster is configured", "--mgmt_address HOST:PORT", "--validate_only", "`auto` or `CPU`"):
         assert words in str(e.value)
 
@@ -58,29 +58,31 @@ def test_an_address_that_does_not_answer_is_refused_at_once():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     begin = time.monotonic()
-    assert "does not answer (connection refused)" in preflight.missing(Backend(mgmt_address=f"localhost:{port}"))
+    assert "does not answer (connection refused)" in preflight.explain_missing_cluster(
+        Backend(mgmt_address=f"localhost:{port}")
+    )
     assert time.monotonic() - begin < 2
-    assert "HOST:PORT" in preflight.missing(Backend(mgmt_address="cluster"))
+    assert "HOST:PORT" in preflight.explain_missing_cluster(Backend(mgmt_address="cluster"))
 
 
 def test_an_address_that_answers_asks_for_the_library_next(address, monkeypatch):
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: None)
-    assert "make env-csx" in preflight.missing(Backend(mgmt_address=address))
+    assert "make env-csx" in preflight.explain_missing_cluster(Backend(mgmt_address=address))
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: object())
-    assert preflight.missing(Backend(mgmt_address=address)) is None
+    assert preflight.explain_missing_cluster(Backend(mgmt_address=address)) is None
 
 
 def test_a_cluster_file_counts(tmp_path, monkeypatch):
     monkeypatch.setenv("CSCONFIG_PATH", str(tmp_path / "config_v2"))
-    assert "config_v2" in preflight.missing(Backend())
+    assert "config_v2" in preflight.explain_missing_cluster(Backend())
     (tmp_path / "config_v2").write_text("{}")
     monkeypatch.setattr(preflight.importlib.util, "find_spec", lambda name: object())
-    assert preflight.missing(Backend()) is None
+    assert preflight.explain_missing_cluster(Backend()) is None
 
 
 def test_auto_falls_back_aloud():
     init = config(backend={"backend_type": "CSX"}).trainer.init
-    choice = select("auto", init)
+    choice = select_device("auto", init)
     assert choice.backend.kind in ("GPU", "CPU")
     assert choice.said.startswith("CSX: no cluster is configured") and "running on" in choice.said
 
@@ -116,7 +118,7 @@ def test_everything_wrong_is_said_at_once(tmp_path, monkeypatch):
 def test_versions_are_not_compared_where_that_is_asked(tmp_path, monkeypatch):
     c = job(tmp_path, disable_version_check=True)
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "9.9")
-    assert preflight.check(c, c.trainer.init.backend)
+    assert preflight.check_job(c, c.trainer.init.backend)
 
 
 def test_cbfloat16_wants_a_dynamic_scale(tmp_path, monkeypatch):
@@ -130,25 +132,25 @@ def test_cbfloat16_wants_a_dynamic_scale(tmp_path, monkeypatch):
 def test_data_inside_a_mount_is_found(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: preflight.RELEASE)
     c = job(tmp_path, mount_dirs=[str(tmp_path)])
-    assert any("data is mounted" in line for line in preflight.check(c, c.trainer.init.backend))
+    assert any("data is mounted" in line for line in preflight.check_job(c, c.trainer.init.backend))
 
 
 def test_a_compile_job_needs_no_data_but_says_what_training_would(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.metadata, "version", lambda name: preflight.RELEASE)
     c = job(tmp_path, mount_dirs=["/usr"])
     (refused,) = problems(c, monkeypatch).splitlines()
-    said = preflight.check(c, c.trainer.init.backend, compile_only=True)
+    said = preflight.check_job(c, c.trainer.init.backend, compile_only=True)
     assert "none of the mounted folders" in refused and f"-m train would stop: {refused}" in said
     uneven = job(tmp_path, batch=5, num_csx=2)
     with pytest.raises(UserError, match="does not share out to 2 systems"):
-        preflight.check(uneven, uneven.trainer.init.backend, compile_only=True)
+        preflight.check_job(uneven, uneven.trainer.init.backend, compile_only=True)
 
 
 def test_site_defaults_fill_in_and_add_folders(tmp_path, monkeypatch):
     site = tmp_path / "site.yaml"
     site.write_text("mgmt_address: site:9000\nnum_csx: 4\nmount_dirs: [/site, /both]\npython_paths: /site/code\n")
     monkeypatch.setenv(preflight.DEFAULTS, str(site))
-    merged = preflight.with_defaults(Backend(num_csx=2, mount_dirs=["/mine", "/both"]))
+    merged = preflight.add_site_defaults(Backend(num_csx=2, mount_dirs=["/mine", "/both"]))
     assert (merged.mgmt_address, merged.num_csx) == ("site:9000", 2)
     assert merged.mount_dirs == ("/mine", "/both", "/site") and merged.python_paths == ("/site/code",)
 
@@ -158,12 +160,12 @@ def test_site_defaults_with_a_slip_name_file_and_key(tmp_path, monkeypatch):
     site.write_text("mgmt_adress: site:9000\n")
     monkeypatch.setenv(preflight.DEFAULTS, str(site))
     with pytest.raises(UserError, match=r"site\.yaml.*mgmt_adress"):
-        preflight.with_defaults(Backend())
+        preflight.add_site_defaults(Backend())
 
 
 def test_what_a_run_sends_is_said_and_a_compile_sends_less(tmp_path):
     c = job(tmp_path, mgmt_address="host:1", job_labels=["team=bio"], mount_dirs=["/data"])
-    run, compiling = (preflight.sends(c, c.trainer.init.backend, compile_only=x) for x in (False, True))
+    run, compiling = (preflight.describe_transfer(c, c.trainer.init.backend, compile_only=x) for x in (False, True))
     for words in ("host:1", "team=bio", "pip freeze", "pip config list", "all weights, masks", "/data", str(REPO)):
         assert words in run
     assert "CIRH" in compiling and "pip freeze" not in compiling and "all weights" not in compiling

@@ -29,7 +29,9 @@ def machine(monkeypatch):
     """Pretend what this machine has; devices are recorded and not touched."""
 
     def pretend(csx=False, gpu=False, cuda_build=True):
-        monkeypatch.setattr(csx_preflight, "missing", lambda c: None if csx else "no cluster is configured")
+        monkeypatch.setattr(
+            csx_preflight, "explain_missing_cluster", lambda c: None if csx else "no cluster is configured"
+        )
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.version, "cuda", "12.6" if cuda_build else None)
         monkeypatch.setattr(local, "Local", Recorded)
@@ -40,7 +42,7 @@ def machine(monkeypatch):
 
 def chosen(target, backend_type=None):
     section = {} if backend_type is None else {"backend": {"backend_type": backend_type}}
-    choice = select.select(target, config(**section).trainer.init, trains_alone=True)
+    choice = select.select_device(target, config(**section).trainer.init, trains_alone=True)
     return str(choice.backend.device), choice.asked, choice.said
 
 
@@ -92,11 +94,11 @@ def test_an_explicit_target_that_is_not_there_is_an_error_with_the_ways_out(mach
 def test_a_device_that_trains_alone_is_passed_over_where_models_are_run(machine):
     machine(csx=True, gpu=True)
     init = config(backend={"backend_type": "CSX"}).trainer.init
-    choice = select.select("auto", init)
+    choice = select.select_device("auto", init)
     assert str(choice.backend.device) == "cuda"
     assert choice.said == "CSX: it trains (-m train) and does nothing else; running on GPU"
     with pytest.raises(UserError, match=r"^CSX: it trains \(-m train\) and does nothing else; use CPU or GPU$"):
-        select.select("CSX", init)
+        select.select_device("CSX", init)
 
 
 def test_what_targets_can_do():
@@ -108,14 +110,14 @@ def test_a_job_is_shown_before_its_device_is_made(machine, monkeypatch, capsys):
     """The preflight of a cluster that answers, and what is sent; none where no cluster does."""
     whole, seen = config(backend={"backend_type": "CSX", "mgmt_address": "host:1"}), []
     machine(csx=True)
-    monkeypatch.setattr(csx_preflight, "check", lambda *_: ["the cluster answers"])
+    monkeypatch.setattr(csx_preflight, "check_job", lambda *_: ["the cluster answers"])
     monkeypatch.setattr(select, "csx", lambda init, folder: seen.append(capsys.readouterr().err) or Recorded("csx"))
-    assert select.select_to_train("auto", whole, "out", evaluate=False).backend.device == "csx"
+    assert select.select_training_device("auto", whole, "out", evaluate=False).backend.device == "csx"
     assert "preflight  the cluster answers\nsends      to host:1:" in seen[0]
     with pytest.raises(UserError, match="CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU"):
-        select.select_to_train("auto", whole, "out", evaluate=True)
+        select.select_training_device("auto", whole, "out", evaluate=True)
     machine()
-    assert str(select.select_to_train("auto", whole, "out", evaluate=True).backend.device) == "cpu"
+    assert str(select.select_training_device("auto", whole, "out", evaluate=True).backend.device) == "cpu"
     assert capsys.readouterr().err == ""
 
 
@@ -143,7 +145,7 @@ def cpu(backend=None, **precision):
 def test_the_cpu_computes_as_its_processor_decides(act_as, name, emulate, precision):
     act_as(name)
     precision = {"emulate": emulate, **precision}
-    backend, decided = cpu(**precision), arithmetic.on_cpu(Precision(**precision))
+    backend, decided = cpu(**precision), arithmetic.decide_on_cpu(Precision(**precision))
     assert (backend.kind, backend.device_class, backend.arithmetic) == ("CPU", name, decided)
     assert backend.notes == ([decided.note] if decided.note else [])
     assert backend.describe().endswith(f"threads, {processor.TITLES[name]}), {decided.dtype}")
@@ -233,9 +235,9 @@ def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
     machine(csx=True, gpu=True)
     init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
     words = f"its masks are unstructured, not trainer.init.sparsity's {name}"
-    assert select.select("auto", init, trains_alone=True).said == f"CSX: {words}; running on GPU"
+    assert select.select_device("auto", init, trains_alone=True).said == f"CSX: {words}; running on GPU"
     with pytest.raises(UserError) as e:
-        select.select("CSX", init)
+        select.select_device("CSX", init)
     assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"
 
 

@@ -12,7 +12,7 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.kernels import rows
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.training import loop, state
-from modelzoo.training.loop import steps
+from modelzoo.training.loop import iterate_steps
 from tests.support import TINY, batch, cpu, examples, loader, make_run, write_shard
 
 READS = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "masked_select", "_unique2", "unique_dim")
@@ -155,7 +155,7 @@ def test_a_queued_step_that_is_not_finite_changes_nothing(queueing, shards, spar
         run = make_run(**init)
         poison(run, 5, value)
         with pytest.raises(UserError) as e:
-            list(steps(make(run), run, shards, 20, 1, never))
+            list(iterate_steps(make(run), run, shards, 20, 1, never))
         found.append((str(e.value), state.snapshot(run, "data")))
     (words, ours), (expected, theirs) = found
     assert words == expected and words.startswith(f"step 6: loss {value}") and ours[1] == theirs[1]
@@ -172,13 +172,13 @@ def test_what_the_host_must_know_is_read_at_every_step(queueing, shards, init):
     if "on_nonfinite" not in init["loop"]:
         run.loss_scale = LossScale(scale=16.0, dynamic=True, low=1.0)
     poison(run, 3)
-    found = [timed.step.skipped for timed in steps(queueing(run), run, shards, 20, 1, never)]
+    found = [timed.step.skipped for timed in iterate_steps(queueing(run), run, shards, 20, 1, never)]
     assert found == [False] * 3 + [True] + [False] * 16 and run.optimizer_step == 19
 
 
 def test_time_and_tokens_of_queued_steps_are_counted_once(queueing, shards):
     run, every = make_run(), lambda step: step % 5 == 0 or step == 12
-    timed = list(steps(queueing(run), run, shards, 12, 1, every))
+    timed = list(iterate_steps(queueing(run), run, shards, 12, 1, every))
     assert [t.steps for t in timed] == [1, 4, 5, 2] and sum(t.tokens for t in timed) == run.tokens == 12 * 48
     assert all(t.seconds >= t.waiting >= 0 for t in timed)
 
@@ -187,7 +187,7 @@ def test_a_device_that_queues_reads_where_its_work_ends(queueing, reads, shards,
     """About once a second, whatever is due: somebody looks at the live line."""
     monkeypatch.setattr(loop, "SHOWN_EVERY", 0.0)
     run = make_run()
-    assert [t.steps for t in steps(queueing(run), run, shards, 6, 1, never)] == [1] * 6
+    assert [t.steps for t in iterate_steps(queueing(run), run, shards, 6, 1, never)] == [1] * 6
 
 
 def test_norms_are_the_nearest_numbers():

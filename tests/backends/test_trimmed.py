@@ -2,7 +2,7 @@
 
 import torch
 
-from modelzoo.backends.step import trimmed
+from modelzoo.backends.step import trim_padding
 from tests.support import TINY, batch, make_run, train_step
 
 
@@ -10,12 +10,12 @@ def test_only_columns_that_no_row_counts_go():
     rows = batch(size=3, length=100)
     rows["attention_mask"][:] = 0
     rows["attention_mask"][1, 40] = 1
-    cut = trimmed(rows)
+    cut = trim_padding(rows)
     assert {x.shape for x in cut.values()} == {(3, 64)}
     for name, x in cut.items():
         assert torch.equal(x, rows[name][:, :64])
     rows["attention_mask"][2, 99] = 1
-    assert trimmed(rows)["labels"].shape == (3, 100)
+    assert trim_padding(rows)["labels"].shape == (3, 100)
 
 
 def test_a_step_on_padded_rows_equals_the_step_on_short_ones():

@@ -11,9 +11,9 @@ from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve
 from modelzoo.config.trainer import Config
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.groups import lr_scale
-from modelzoo.sparsity.select import select
+from modelzoo.sparsity.select import select_parameters
 
 TODAY = """
 trainer:
@@ -126,9 +126,9 @@ def test_regular_expressions_choose_the_same_weights(write, patterns):
     config = load(
         write(f"{R19}sparsity: {{sparsity: 0.5, init_method: random, param_name_patterns: {patterns}}}"), Config
     )
-    shapes = parameters(config.trainer.init.model)
+    shapes = list_parameters(config.trainer.init.model)
     linear = [n for n, s in shapes.items() if s.kind == "linear"]
-    assert select(shapes, config.trainer.init.sparsity) == [linear]
+    assert select_parameters(shapes, config.trainer.init.sparsity) == [linear]
 
 
 def test_a_dict_of_patterns_becomes_groups(write):
@@ -139,7 +139,7 @@ def test_a_dict_of_patterns_becomes_groups(write):
     attention, ffn = config.trainer.init.sparsity
     assert (attention.sparsity.value, ffn.sparsity.value) == (0.25, 0.5)
     assert attention.init_method == ffn.init_method == "topk" and attention.seed == ffn.seed == 3
-    names = select(parameters(config.trainer.init.model), config.trainer.init.sparsity)
+    names = select_parameters(list_parameters(config.trainer.init.model), config.trainer.init.sparsity)
     assert all("attn" in n for n in names[0]) and all("ffn" in n for n in names[1]) and len(names[0]) == 8
 
 
@@ -161,7 +161,7 @@ def test_former_mup_keeps_logits_rates_and_spreads(write):
     assert m.initializer.std == pytest.approx(std) and m.output_layer_initializer.std == pytest.approx(std)
     assert m.ffn_output_layer_initializer == m.output_layer_initializer
     assert m.scale_qk_dot_by_d and m.embeddings_scale == 10
-    for name, shape in parameters(m).items():
+    for name, shape in list_parameters(m).items():
         kernel = shape.kind == "linear"
         assert lr_scale(name, m) == pytest.approx(1 / 3 if kernel else 1.0), name
 
@@ -171,7 +171,7 @@ def test_another_decoder_rate_than_mups_stays(write):
         "  log_summaries: True", "  adjust_learning_rate: {decoder_kernel: 0.125}"
     )
     m = load(write(text), Config).trainer.init.model
-    for name, shape in parameters(m).items():
+    for name, shape in list_parameters(m).items():
         assert lr_scale(name, m) == pytest.approx(0.125 if shape.kind == "linear" else 1.0), name
 
 
@@ -332,9 +332,9 @@ def test_the_zoos_release_2_1_files_equal_its_own_release_2_10(shared):
     for name in ("static75", "rigl75", "sparsewide-ift_rigl75"):
         old = load(folder / f"release_2.1/params_gpt3_125m_{name}.yaml", Config).trainer.init
         new = load(folder / f"release_2.10/sparsity/pretraining/params_gpt3_125m_{name}.yaml", Config).trainer.init
-        shapes = parameters(old.model)
-        assert shapes == parameters(new.model)
-        assert select(shapes, old.sparsity) == select(shapes, new.sparsity)
+        shapes = list_parameters(old.model)
+        assert shapes == list_parameters(new.model)
+        assert select_parameters(shapes, old.sparsity) == select_parameters(shapes, new.sparsity)
         same = ("algorithm", "sparsity", "init_method", "update", "drop_fraction")
         for a, b in zip(old.sparsity, new.sparsity, strict=True):
             assert all(getattr(a, k) == getattr(b, k) for k in same)

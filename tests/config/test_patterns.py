@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.patterns import check_match, matches
-from modelzoo.models.shapes import lora_targets, parameters
+from modelzoo.models.shapes import find_lora_targets, list_parameters
 from modelzoo.planning import plan
 from tests.support import TINY, config
 
@@ -36,8 +36,8 @@ def test_each_pattern_must_match_something(names, patterns):
 
 def refused(**init) -> str:
     with pytest.raises(UserError) as e:
-        plan.check(config(**init).trainer.init, 10)
-        lora_targets(config(**init).trainer.init.model, config(**init).trainer.init.lora)
+        plan.check_sparsity(config(**init).trainer.init, 10)
+        find_lora_targets(config(**init).trainer.init.model, config(**init).trainer.init.lora)
     assert "\n" not in str(e.value)
     return str(e.value)
 
@@ -47,7 +47,7 @@ LAYER = "model.transformer_decoder.layers.0"
 
 def test_a_mistyped_pattern_among_good_ones_names_the_nearest():
     good = ["*proj_[qkv]_dense_layer.weight", "re:proj_output.*weight$"]
-    plan.check(config(sparsity={"sparsity": 0.5, "param_filter": good}).trainer.init, 10)
+    plan.check_sparsity(config(sparsity={"sparsity": 0.5, "param_filter": good}).trainer.init, 10)
     said = refused(sparsity={"sparsity": 0.5, "param_filter": [*good, "*ffn.1.linear_leyer.weight"]})
     assert said == (
         "trainer.init.sparsity.0.param_filter (*ffn.1.linear_leyer.weight): matches no weight; names look like "
@@ -78,7 +78,7 @@ def test_what_a_broken_expression_is():
 
 
 def test_an_expression_and_its_globs_choose_the_same_weights():
-    names = list(parameters(config().trainer.init.model))
+    names = list(list_parameters(config().trainer.init.model))
     for expression, globs in (
         (r"proj_(q|k)_dense_layer\.weight$", ["*proj_q_dense_layer.weight", "*proj_k_dense_layer.weight"]),
         (r"layers\.1\..*weight", ["*layers.1.*weight*"]),

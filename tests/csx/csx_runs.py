@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import torch
 
 from modelzoo.backends.csx_backend import CSX
-from modelzoo.backends.select import Choice, select
+from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.trainer import Config
 from modelzoo.train_state import TrainState
-from modelzoo.training.build import build
+from modelzoo.training.build import build_run
 from tests.support import train_step
 
 MODEL = {
@@ -58,13 +58,13 @@ class Batches:
 
 
 def ours(c: Config) -> TrainState:
-    return build(c, select("CPU", c.trainer.init))
+    return build_run(c, select_device("CPU", c.trainer.init))
 
 
 def theirs(c: Config, folder, run: TrainState | None = None) -> tuple[CSX, TrainState]:
     """cerebras.pytorch's CPU backend, and the host's TrainState that it doubles (a fresh one, equal to `ours(c)`)."""
     backend = CSX(c.trainer.init, str(folder), kind="CPU")
-    run = run or build(c, Choice(backend, "CSX", None))
+    run = run or build_run(c, Choice(backend, "CSX", None))
     return backend, run
 
 

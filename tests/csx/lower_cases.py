@@ -18,7 +18,7 @@ from modelzoo.backends import csx_lowering as lowering
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.models.shapes import with_adapters
+from modelzoo.models.shapes import list_with_adapters
 from modelzoo.tasks import lower
 from modelzoo.training.build import Options
 
@@ -33,14 +33,14 @@ def one(name: str, file: str, overrides: list[str], activation: str | None, fold
     try:
         config = load(file, Config, overrides)
         with contextlib.redirect_stdout(out):
-            lower.lower(config, Options(target="CSX", model_dir=folder), compile_only=False)
+            lower.lower_step(config, Options(target="CSX", model_dir=folder), compile_only=False)
     except UserError as e:
         return {"name": name, "error": str(e)}
     found = lowering.read(os.path.join(folder, "cerebras_logs", "executors", "000001"))
     return {
         "name": name,
         "said": out.getvalue(),
-        "parameters": found.weights(with_adapters(config.trainer.init)),
+        "parameters": found.weights(list_with_adapters(config.trainer.init)),
         "masked": found.masked,
         "torch": dict(found.torch_ops),
         "cirh": dict(found.cirh_ops),

@@ -90,7 +90,7 @@ def test_objects_that_cstorch_pickles_are_refused(tmp_path):
 def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     """cstorch's AdamW, loaded from our exported state, takes the step that AdamW would (torch's, as reference)."""
     from modelzoo.interop import mdl_state
-    from modelzoo.models.shapes import parameters
+    from modelzoo.models.shapes import list_parameters
     from modelzoo.optim.adam import AgedAdam
     from modelzoo.training.state import snapshot
     from tests.support import batch, config, make_run, train_step
@@ -100,14 +100,14 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
         train_step(run, batch(step), 1)
     files, st = snapshot(run, "data")
     path = str(tmp_path / "ours.mdl")
-    mdl.write(path, mdl_state.to_zoo(files, st, run.init))
+    mdl.write(path, mdl_state.convert_to_zoo(files, st, run.init))
     loaded = cstorch.load(path, map_location="cpu")
 
     if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
         cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))
-    names = [n for _, _, group in mdl_state.groups(config().trainer.init.model) for n in group]
+    names = [n for _, _, group in mdl_state.list_parameter_groups(config().trainer.init.model) for n in group]
     params = {n: torch.nn.Parameter(loaded["model"][n].detach().clone()) for n in names}
-    groups = [{"params": [params[n] for n in g]} for _, _, g in mdl_state.groups(run.init.model)]
+    groups = [{"params": [params[n] for n in g]} for _, _, g in mdl_state.list_parameter_groups(run.init.model)]
     theirs = cstorch.optim.AdamW(groups, lr=0.5, betas=(0.5, 0.5))
     theirs.load_state_dict(loaded["optimizer"])
     torch.manual_seed(0)
@@ -120,7 +120,7 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     for group in run.optimizer.param_groups:
         group["lr"] = run.lr()
     run.optimizer.step()
-    assert set(names) == set(parameters(run.init.model))
+    assert set(names) == set(list_parameters(run.init.model))
     for n in names:  # they divide by sqrt(v) + eps before, we after, the correction of bias: eps is 1e-8
         torch.testing.assert_close(params[n].data, ours[n].data, rtol=1e-5, atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
     for step in range(5):
         train_step(run, batch(step), 1)
     path = str(tmp_path / "ours.mdl")
-    mdl.write(path, mdl_state.to_zoo(*snapshot(run, "data"), run.init))
+    mdl.write(path, mdl_state.convert_to_zoo(*snapshot(run, "data"), run.init))
     loaded = cstorch.load(path, map_location="cpu")
     if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
         cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))

@@ -43,9 +43,9 @@ def test_learning_rates(form, start, tmp_path):
     theirs(c, tmp_path)
     weight = torch.nn.Parameter(torch.zeros(2))
     optimizer = cstorch.optim.AdamW([{"params": [weight], "adjust_learning_rate": 1.0}], lr=1.0)
-    (made,) = parts.schedulers(c.trainer.init, optimizer)
+    (made,) = parts.make_schedulers(c.trainer.init, optimizer)
     if start:
-        parts.wind(made, start)
+        parts.advance_scheduler(made, start)
     for step in range(start, 60):
         got = float(optimizer.param_groups[0]["lr"])
         assert got == pytest.approx(learning_rate(c.trainer.init.schedulers[0].value, step), rel=2e-5, abs=1e-9), step
@@ -58,7 +58,7 @@ def test_warm_restarts_are_refused_because_theirs_do_not_restart(tmp_path):
     theirs(c, tmp_path)
     optimizer = cstorch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=1.0)
     with pytest.raises(UserError, match="CosineAnnealingWarmRestarts"):
-        parts.schedulers(c.trainer.init, optimizer)
+        parts.make_schedulers(c.trainer.init, optimizer)
     made, rates = cstorch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 1e-3, 7), []
     for _ in range(14):
         rates.append(float(optimizer.param_groups[0]["lr"]))

@@ -38,7 +38,7 @@ def on_wafer(monkeypatch):
 
     def train(config, folder, **options):
         with monkeypatch.context() as m:
-            m.setattr(pretrain, "select_to_train", choose)
+            m.setattr(pretrain, "select_training_device", choose)
             pretrain.train(config, Options(target="auto", model_dir=str(folder), **options), evaluate=False)
 
     return train
@@ -80,7 +80,7 @@ def test_resumes_across_devices(config, on_wafer, tmp_path, first, then):
 
 
 def test_validation_during_training_is_refused_where_a_cluster_answers(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(csx_preflight, "missing", lambda backend: None)
+    monkeypatch.setattr(csx_preflight, "explain_missing_cluster", lambda backend: None)
     with pytest.raises(UserError, match="CSX trains"):
         pretrain.train(config, Options(target="CSX", model_dir=str(tmp_path)), evaluate=True)
 

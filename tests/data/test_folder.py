@@ -19,10 +19,10 @@ def test_training_and_preprocessing_see_the_same_shards(tmp_path):
         (tmp_path / name).touch()
     assert (
         folder.list_shards(str(tmp_path))
-        == files.find([str(tmp_path)])
+        == files.find_shards([str(tmp_path)])
         == [str(tmp_path / n) for n in ("a.hdf5", "b.h5")]
     )
-    for missing in (lambda p: folder.list_shards(p), lambda p: files.find([p])):
+    for missing in (lambda p: folder.list_shards(p), lambda p: files.find_shards([p])):
         with pytest.raises(UserError, match="nowhere: no such data folder"):
             missing(str(tmp_path / "nowhere"))
 
@@ -47,7 +47,7 @@ def test_a_shard_that_needs_a_filter_of_model_zoos_is_read(tmp_path, packed):
 
 
 @pytest.mark.parametrize("shape", [(2**20, 3, 2048), (2**40,)])
-@pytest.mark.parametrize("read", [lambda p: files.inspect(p, 2048), lambda p: list(shards.batches(p))])
+@pytest.mark.parametrize("read", [lambda p: files.inspect_shards(p, 2048), lambda p: list(shards.batches(p))])
 def test_a_shape_that_is_not_stored_is_believed_by_nobody(tmp_path, shape, read):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.create_dataset("data", shape, "i4", chunks=(1,) + shape[1:] if shape[1:] else (1024,))

@@ -88,7 +88,7 @@ def test_a_batch_is_a_function_of_its_step_alone(folder):
 def test_workers_change_nothing(folder, workers):
     shards = opened(folder, shuffle=True, num_workers=workers, prefetch_factor=2)
     shards.batch(0)  # files open in this process too
-    found = list(feed.batches(shards, 5, 18))
+    found = list(feed.iterate_batches(shards, 5, 18))
     assert [numbers(b) for b in found] == [numbers(opened(folder, shuffle=True).batch(s)) for s in range(5, 18)]
     assert all(torch.equal(b["labels"], shards.batch(s)["labels"]) for b, s in zip(found, range(5, 18), strict=True))
 
@@ -100,7 +100,7 @@ def test_workers_may_be_spawned_as_on_macos(folder, monkeypatch):
     monkeypatch.setattr(
         multiprocessing.context._default_context, "_actual_context", multiprocessing.get_context("spawn")
     )
-    found = list(feed.batches(shards, 5, 8))
+    found = list(feed.iterate_batches(shards, 5, 8))
     assert [numbers(b) for b in found] == [numbers(opened(folder, shuffle=True).batch(s)) for s in range(5, 8)]
 
 
@@ -127,7 +127,7 @@ def test_without_semaphores_this_process_reads_and_says_so(folder, monkeypatch, 
             raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(_multiprocessing, "SemLock", Closed)
-    found = list(feed.batches(opened(folder, num_workers=2, prefetch_factor=2), 0, 3))
+    found = list(feed.iterate_batches(opened(folder, num_workers=2, prefetch_factor=2), 0, 3))
     assert [numbers(b) for b in found] == [numbers(opened(folder).batch(s)) for s in range(3)]
     line = "2 data workers cannot be started here ([Errno 13] Permission denied): this process reads\n"
     assert capsys.readouterr().err == line
@@ -203,10 +203,10 @@ def test_vsl_rows_that_point_outside_are_refused(tmp_path, row, value):
 
 def test_validation_sees_each_example_once(folder):
     shards = opened(folder, shuffle=True)
-    found = list(feed.validation(shards))
+    found = list(feed.iterate_validation(shards))
     assert [len(b["labels"]) for b in found] == [4, 4, 4, 3]
     assert [n for b in found for n in numbers(b)] == list(range(15))
-    assert [len(b["labels"]) for b in feed.validation(shards, 2)] == [4, 4]
+    assert [len(b["labels"]) for b in feed.iterate_validation(shards, 2)] == [4, 4]
 
 
 def refusal(batches) -> str:
@@ -372,7 +372,7 @@ def test_a_manifest_of_a_larger_vocabulary_is_refused_at_once(folder):
 def test_errors_in_workers_are_one_clean_line(folder, workers):
     with h5py.File(folder / "output_chunk_0_2.h5", "r+") as file:
         file["data"][1, 0, 0] = 4711
-    message = refusal(feed.batches(opened(folder, num_workers=workers, prefetch_factor=2), 0, 9))
+    message = refusal(feed.iterate_batches(opened(folder, num_workers=workers, prefetch_factor=2), 0, 9))
     assert message.startswith(str(folder / "output_chunk_0_2.h5")) and "\n" not in message
     assert "example 1 holds token id 4711" in message
 
@@ -380,7 +380,7 @@ def test_errors_in_workers_are_one_clean_line(folder, workers):
 def test_a_killed_worker_is_one_clear_line(folder):
     """As the kernel does when memory runs out. It is met where the batch is missed, not by a signal at any moment."""
     before = signal.getsignal(signal.SIGCHLD)
-    source = feed.batches(opened(folder, num_workers=2, prefetch_factor=1), 0, 50)
+    source = feed.iterate_batches(opened(folder, num_workers=2, prefetch_factor=1), 0, 50)
     first = next(source)
     assert first["input_ids"].shape[0] == 4 and signal.getsignal(signal.SIGCHLD) == before
     for worker in multiprocessing.active_children():
@@ -406,7 +406,7 @@ def test_damage_that_shows_only_on_reading(folder, damage, workers):
         with open(path, "r+b") as file:
             file.seek(at)
             file.write(b"\xff" * 16)
-    message = refusal(feed.batches(shards, 0, 9))
+    message = refusal(feed.iterate_batches(shards, 0, 9))
     assert re.fullmatch(r".*output_chunk_0_2\.h5: example \d cannot be read \(.*\); make this shard again", message)
 
 
@@ -452,7 +452,7 @@ def test_preprocessings_manifests_are_understood(tmp_path):
 
     facts = write(str(tmp_path / "output_chunk_0_0.h5"), numbered(5, 0), "gzip")
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": [facts]}))
-    assert files.checksums(str(tmp_path)) == {"output_chunk_0_0.h5": facts["data_sha256"]}
+    assert files.read_checksums(str(tmp_path)) == {"output_chunk_0_0.h5": facts["data_sha256"]}
     assert numbers(opened(tmp_path).batch(0)) == [0, 1, 2, 3]
 
 

@@ -25,7 +25,7 @@ def both(world, tmp_path_factory):
     path = find_checkpoints(config, Options(checkpoint_path=str(world / "run")))[0]
     s = load_model(path, config, Options(target="CPU"))
     s.model.eval()
-    ours = harness.wrap(s.model, s.backend, s.tokenizer, s.length, 2)
+    ours = harness.wrap_model(s.model, s.backend, s.tokenizer, s.length, 2)
     return ours, HFLM(pretrained=str(out), device="cpu", dtype="float32", batch_size=2)
 
 

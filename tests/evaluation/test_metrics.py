@@ -130,20 +130,20 @@ def test_paired_difference_is_surer_than_two_intervals_apart():
     gold = list(draw.choice(LABELS, 200))
     theirs = [g if draw.random() < 0.5 else "other" for g in gold]
     ours = [g if draw.random() < 0.1 else t for g, t in zip(gold, theirs, strict=True)]  # never worse, a tenth better
-    difference, low, high = intervals.paired(metrics.classification, "accuracy", gold, ours, theirs, 300)
+    difference, low, high = intervals.compare_paired(metrics.classification, "accuracy", gold, ours, theirs, 300)
     gained = sum(o == g for o, g in zip(ours, gold, strict=True)) - sum(
         t == g for t, g in zip(theirs, gold, strict=True)
     )
     assert difference == pytest.approx(gained / 200)
     assert 0 < low <= difference <= high < 0.12
-    assert intervals.paired(metrics.classification, "accuracy", gold, ours, ours, 50) == (0, 0, 0)
+    assert intervals.compare_paired(metrics.classification, "accuracy", gold, ours, ours, 50) == (0, 0, 0)
 
 
 def test_spread_over_seeds():
-    found = intervals.spread([0.5, 0.6, 0.7])
+    found = intervals.measure_spread([0.5, 0.6, 0.7])
     assert found.mean == pytest.approx(0.6) and found.sd == pytest.approx(0.1)
     assert found.high - found.mean == pytest.approx(4.302653 * 0.1 / math.sqrt(3), rel=1e-5)  # t(0.975, 2)
-    assert math.isnan(intervals.spread([0.5]).sd)
+    assert math.isnan(intervals.measure_spread([0.5]).sd)
 
 
 some = st.sets(st.sampled_from(LABELS)).map(lambda s: tuple(sorted(s)))
@@ -171,7 +171,7 @@ def test_a_resample_scores_as_the_examples_drawn(name, data):
     golds, predictions, metric = CASES[name]
     n = data.draw(st.integers(2, 9))
     g, p = (data.draw(st.lists(x, min_size=n, max_size=n)) for x in (golds, predictions))
-    weights = intervals.weights(n, 3, data.draw(st.integers(0, 99)))
+    weights = intervals.draw_weights(n, 3, data.draw(st.integers(0, 99)))
     assert (weights.sum(1) == n).all()
     at_once = metric(g, p, weights)
     for i, w in enumerate(weights.astype(int)):

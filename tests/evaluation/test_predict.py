@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from modelzoo.evaluation import encode, predict
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.grammar import Answer
-from modelzoo.evaluation.scores import evaluate
+from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.models.gpt import GPTModel
 from tests.support import local, tiny
 from tests.tasks_at_hand import MULTI, NER, SINGLE, make
@@ -133,8 +133,8 @@ def test_scores_do_not_depend_on_batches_or_order(model, tasks, tokenizer, decod
         Example(str(i), {"context": "fever " * int(draw.integers(0, 9)), "question": f"is it {i}?"}, "yes")
         for i in range(9)
     ]
-    one = evaluate(model, BACKEND, task, examples, tokenizer, 120, batch_size=1, resamples=0)
-    many = evaluate(model, BACKEND, task, examples[::-1], tokenizer, 120, batch_size=4, resamples=0)
+    one = evaluate_task(model, BACKEND, task, examples, tokenizer, 120, batch_size=1, resamples=0)
+    many = evaluate_task(model, BACKEND, task, examples[::-1], tokenizer, 120, batch_size=4, resamples=0)
     for a, b in zip(one.predictions, many.predictions[::-1], strict=True):
         assert (a.id, a.prediction) == (b.id, b.prediction)
         if decoding == "likelihood":
@@ -148,7 +148,7 @@ def test_normalisations(model, tasks, tokenizer):
     found = {}
     for kind in ("none", "length", "pmi"):
         task.config = task.config.model_copy(update={"decoding": "likelihood", "normalize": kind})
-        found[kind] = evaluate(model, BACKEND, task, [e], tokenizer, 120, resamples=0).predictions[0].log_p
+        found[kind] = evaluate_task(model, BACKEND, task, [e], tokenizer, 120, resamples=0).predictions[0].log_p
     texts, source = task.choices(e), task.source(e).text
     blank = task.source(Example("1", {"context": "", "question": ""}, None)).text
     for label, text in texts.items():

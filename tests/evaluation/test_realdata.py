@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import load
+from modelzoo.data.tokenizer import load_tokenizer
 from modelzoo.evaluation import encode
 from modelzoo.evaluation.hoc import HALLMARKS
 from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.scores import evaluate
+from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.models.gpt import GPTModel
 from tests.support import local, tiny
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.realdata
 
 @pytest.fixture(scope="module")
 def gpt2(shared_data):
-    return load(str(shared_data / "gpt2_bpe"))
+    return load_tokenizer(str(shared_data / "gpt2_bpe"))
 
 
 def task(shared_data, name):
@@ -83,7 +83,7 @@ def test_an_untrained_model_is_scored(shared_data, gpt2, name):
     found_task = task(shared_data, name)
     examples = found_task.examples("dev")[:6]
     model = GPTModel(tiny(vocab_size=50257, max_position_embeddings=512), seed=0)
-    scores = evaluate(model, local(enabled=False), found_task, examples, gpt2, 512, batch_size=3, resamples=20)
+    scores = evaluate_task(model, local(enabled=False), found_task, examples, gpt2, 512, batch_size=3, resamples=20)
     assert scores.n == 6 and [p.id for p in scores.predictions] == [e.id for e in examples]
     for metric, value in scores.metrics.items():
         low, high = scores.intervals[metric]

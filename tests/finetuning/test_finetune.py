@@ -313,7 +313,7 @@ def test_bundled_configs_complete_themselves_from_a_checkpoint(world, path):
     lines = path.read_text().splitlines()
     assert len(lines) <= 40 and max(map(len, lines)) <= 120
     doc = resolve(path, Config)
-    start_checkpoint.complete(doc, str(world / "s75"))
+    start_checkpoint.complete_model(doc, str(world / "s75"))
     config = validate(doc, Config)
     init, section = config.trainer.init, config.trainer.finetune
     assert init.model.hidden_size == 32 and init.model.dropout_rate == 0.1
@@ -322,7 +322,9 @@ def test_bundled_configs_complete_themselves_from_a_checkpoint(world, path):
     parts = getattr(schedule, "schedulers", None)
     assert (sum(s.value.total_iters for s in parts) if parts else schedule.total_iters) == init.loop.max_steps
     assert init.loop.max_steps % init.loop.eval_frequency == 0 == init.loop.eval_frequency % init.checkpoint.steps
-    assert f"fine-tunes {section.task}: masks {section.masks}, {init.loop.max_steps} steps" in plan_text.text(config)
+    assert f"fine-tunes {section.task}: masks {section.masks}, {init.loop.max_steps} steps" in plan_text.describe_plan(
+        config
+    )
 
 
 def test_a_config_of_another_model_is_refused(world, tmp_path, capsys):

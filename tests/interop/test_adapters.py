@@ -17,7 +17,7 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import SOFT_PROMPT
 from modelzoo.training import checkpoint
-from modelzoo.training.build import prompt_words
+from modelzoo.training.build import encode_prompt_words
 from tests import commands
 from tests.support import config, examples, write_shard
 
@@ -201,6 +201,6 @@ def test_ids_beyond_the_prompt_name_file_and_example(trained, capsys):
 def test_words_are_read_as_gpt2_reads_them(shared_data):
     """`trainer.init.tokenizer` may be a folder of GPT-2's own files; its ids of `Hello world` are well known."""
     init = {"soft_prompt": {"tokens": 2, "init": "words", "words": "Hello world"}}
-    assert prompt_words(config(**init, tokenizer=str(shared_data / "gpt2_bpe"))) == [15496, 995]
+    assert encode_prompt_words(config(**init, tokenizer=str(shared_data / "gpt2_bpe"))) == [15496, 995]
     with pytest.raises(UserError, match=r"no tokenizer\.json beside the training data .* .*trainer\.init\.tokenizer"):
-        prompt_words(config(**init))
+        encode_prompt_words(config(**init))

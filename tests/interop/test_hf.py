@@ -10,7 +10,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop import hf, hf_config
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from tests.support import tiny
 
 transformers = pytest.importorskip("transformers")
@@ -78,10 +78,10 @@ def drawn(c: GPTConfig, seed: int = 0) -> tuple[GPTModel, dict[str, torch.Tensor
 
 
 def load_exported(folder, c: GPTConfig, weights):
-    family = hf_config.choose(c)
-    tensors = hf.to_hf(hf.fold(weights, c), c, family)
+    family = hf_config.choose_family(c)
+    tensors = hf.convert_to_hf(hf.fold_scales(weights, c), c, family)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(hf_config.config_json(c, family, 0)))
+    (folder / "config.json").write_text(json.dumps(hf_config.make_config_json(c, family, 0)))
     model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="float32")
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"], info
     return model.eval(), family
@@ -126,7 +126,7 @@ def test_logits_equal_in_transformers(tmp_path, name):
 )
 def test_what_no_architecture_expresses_is_named(fields, names):
     with pytest.raises(UserError, match="no Hugging Face architecture") as e:
-        hf_config.choose(tiny(**fields))
+        hf_config.choose_family(tiny(**fields))
     assert names in str(e.value) and "\n" not in str(e.value)
 
 
@@ -134,7 +134,7 @@ def test_what_no_architecture_expresses_is_named(fields, names):
 def test_a_gpt2_comes_back_as_it_went(tied):
     c = tiny(share_embedding_weights=tied)
     _, weights = drawn(c)
-    back = hf.from_gpt2(hf.to_hf(weights, c, hf.GPT2), c)
+    back = hf.convert_from_gpt2(hf.convert_to_hf(weights, c, hf.GPT2), c)
     assert back.keys() == weights.keys()
     for name in back:
         assert torch.equal(back[name], weights[name]), name
@@ -159,9 +159,9 @@ def test_a_gpt2_of_transformers_computes_the_same_here(fields):
     with torch.no_grad():
         for p in theirs.parameters():
             p.add_(torch.randn_like(p) * 0.1)
-    c = GPTConfig.model_validate(hf_config.model_section(config.to_dict(), "config.json"))
-    ours = hf.from_gpt2(theirs.state_dict(), c)
-    assert {n: tuple(x.shape) for n, x in ours.items()} == {n: s.size for n, s in parameters(c).items()}
+    c = GPTConfig.model_validate(hf_config.read_model_section(config.to_dict(), "config.json"))
+    ours = hf.convert_from_gpt2(theirs.state_dict(), c)
+    assert {n: tuple(x.shape) for n, x in ours.items()} == {n: s.size for n, s in list_parameters(c).items()}
     model = GPTModel(c).eval()
     model.load_state_dict(ours, strict=False)
     ids = torch.randint(0, 41, (2, 10), generator=torch.Generator().manual_seed(1))
@@ -172,24 +172,24 @@ def test_a_gpt2_of_transformers_computes_the_same_here(fields):
 @pytest.mark.parametrize("config", [{"model_type": "llama"}, {"model_type": "gpt2", "add_cross_attention": True}, {}])
 def test_what_is_no_gpt2_is_refused(config):
     with pytest.raises(UserError, match=r"config\.json: "):
-        hf_config.model_section(config, "config.json")
+        hf_config.read_model_section(config, "config.json")
 
 
 @pytest.mark.parametrize("name", ["learned", "rotary, default width", "llama", "bloom", "mpt", "learned, untied"])
 def test_masks_lie_as_their_weights_do(name):
     """Where a mask is False the exported weight is zero, and only there: the mask went the way of its weight."""
     c = tiny(**EXPRESSIBLE[name][1])
-    family = hf_config.choose(c)
+    family = hf_config.choose_family(c)
     _, weights = drawn(c)
     draw = torch.Generator().manual_seed(5)
     masks = {
         n: torch.rand(s.size, generator=draw) > 0.6
-        for n, s in parameters(c).items()
+        for n, s in list_parameters(c).items()
         if s.kind == "linear" and "proj_v" not in n  # values stay dense: a pack with a part that has no mask
     }
     weights = {n: torch.where(masks[n], w, 0.0) if n in masks else w for n, w in weights.items()}
-    tensors = hf.to_hf(hf.fold(weights, c), c, family)
-    found = hf.to_hf(masks, c, family, masks=True)
+    tensors = hf.convert_to_hf(hf.fold_scales(weights, c), c, family)
+    found = hf.convert_to_hf(masks, c, family, masks=True)
     assert found.keys() <= tensors.keys() and found
     for n, mask in found.items():
         assert mask.dtype == torch.bool and torch.equal(mask, tensors[n] != 0), n

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from modelzoo.interop import mdl, mdl_state
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.training import checkpoint
 from tests.support import config, examples, make_run, tiny, write_shard
 
@@ -254,10 +254,10 @@ def foreign(c, seed: int = 0, step: int = 9) -> dict:
     """What Model Zoo's trainer saves of a GPT of ours: no key of ours, its own numbering, beta powers for steps."""
     torch.manual_seed(seed)
     m = c.trainer.init.model
-    weights = {n: torch.randn(s.size) for n, s in parameters(m).items()}
+    weights = {n: torch.randn(s.size) for n, s in list_parameters(m).items()}
     tied = {"model.lm_head.weight": weights["model.embedding_layer.word_embeddings.weight"]}
     twins = {f"model.transformer_decoder.norm.{k}": weights[f"model.ln_f.{k}"] for k in ("weight", "bias")}
-    names = [n for _, _, group in mdl_state.groups(m) for n in group]
+    names = [n for _, _, group in mdl_state.list_parameter_groups(m) for n in group]
     state = {
         i: {
             "exp_avg": torch.randn_like(weights[n]),
@@ -275,8 +275,8 @@ def test_a_checkpoint_of_the_zoo_comes_in(tmp_path):
     state, names = foreign(c)
     path = str(tmp_path / "zoo.mdl")
     mdl.write(path, state)
-    files, ours = mdl_state.from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, "data")
-    assert files["model"].keys() == parameters(c.trainer.init.model).keys()
+    files, ours = mdl_state.convert_from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, "data")
+    assert files["model"].keys() == list_parameters(c.trainer.init.model).keys()
     assert all(torch.equal(x, state["model"][n]) for n, x in files["model"].items())
     for i, n in enumerate(names):
         assert torch.equal(files["optimizer"][f"{n}/exp_avg"], state["optimizer"]["state"][i]["exp_avg"])
@@ -291,27 +291,27 @@ def test_a_checkpoint_of_the_zoo_comes_in(tmp_path):
 
 def test_the_zoos_order_decays_first_and_ends_with_the_layers():
     """Model Zoo's rule in optim_utils: two groups by decay; its model registers ln_f before the decoder's layers."""
-    (decay, _, kernels), (plain, _, rest) = mdl_state.groups(tiny())
-    assert decay and not plain and len(kernels) + len(rest) == len(parameters(tiny()))
+    (decay, _, kernels), (plain, _, rest) = mdl_state.list_parameter_groups(tiny())
+    assert decay and not plain and len(kernels) + len(rest) == len(list_parameters(tiny()))
     assert kernels[:2] == [
         "model.embedding_layer.word_embeddings.weight",
         "model.embedding_layer.position_embeddings.embed.weight",
     ]
     assert all(n.endswith(".weight") and "norm" not in n and "ln_f" not in n for n in kernels)
     assert rest[:2] == ["model.ln_f.weight", "model.ln_f.bias"] and "layers.0" in rest[2]
-    scaled = mdl_state.groups(tiny(mup_base_hidden_size=8, mup_base_filter_size=16))
+    scaled = mdl_state.list_parameter_groups(tiny(mup_base_hidden_size=8, mup_base_filter_size=16))
     assert [(d, s) for d, s, _ in scaled] == [(True, 0.5), (True, 1.0), (False, 1.0)]
 
 
 def test_pruned_weights_of_release_1_9_are_nan_and_become_masks(tmp_path):
     c = config()
     state, _ = foreign(c)
-    name = next(n for n, s in parameters(c.trainer.init.model).items() if s.kind == "linear")
+    name = next(n for n, s in list_parameters(c.trainer.init.model).items() if s.kind == "linear")
     off = torch.rand_like(state["model"][name]) < 0.5
     state["model"][name][off] = float("nan")
     path = str(tmp_path / "zoo.mdl")
     mdl.write(path, state)
-    files, ours = mdl_state.from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, None)
+    files, ours = mdl_state.convert_from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, None)
     assert torch.equal(files["model"][f"{name}_mask"], ~off) and ours["finite"]
     assert (files["model"][name][off] == 0).all()
 
@@ -335,5 +335,5 @@ def test_what_does_not_fit_the_config_is_named(tmp_path, change, said):
     path = str(tmp_path / "zoo.mdl")
     mdl.write(path, state)
     with pytest.raises(UserError, match=re.escape(said)) as e:
-        mdl_state.from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, None)
+        mdl_state.convert_from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, None)
     assert str(e.value).startswith(path)

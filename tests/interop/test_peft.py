@@ -51,12 +51,12 @@ def adapted(fields: dict, **sections) -> tuple[GPTModel, Init]:
 def base(model: GPTModel):
     """The model without its adapters, as Hugging Face's."""
     c = model.model.config
-    family = hf_config.choose(c)
-    config = transformers.AutoConfig.for_model(**hf_config.config_json(c, family, None))
+    family = hf_config.choose_family(c)
+    config = transformers.AutoConfig.for_model(**hf_config.make_config_json(c, family, None))
     config._attn_implementation = "eager"
     made = transformers.AutoModelForCausalLM.from_config(config).eval()
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    made.load_state_dict(hf.to_hf(hf.fold(weights, c), c, family), strict=False)
+    made.load_state_dict(hf.convert_to_hf(hf.fold_scales(weights, c), c, family), strict=False)
     made.tie_weights()
     return made, family
 
@@ -81,7 +81,9 @@ def test_lora(tmp_path, fields, targets):
     model, init = adapted(fields, lora={"r": 3, "alpha": 5, "target_modules": targets})
     weights = {n: p.detach() for n, p in model.named_parameters()}
     theirs, family = base(model)
-    folder = written(tmp_path / "a", peft.PEFT_FILES, peft.lora_files(weights, init.lora, init.model, family, "base"))
+    folder = written(
+        tmp_path / "a", peft.PEFT_FILES, peft.make_lora_files(weights, init.lora, init.model, family, "base")
+    )
     ids = batch()["input_ids"].long()
     expected, plain = logits(model, ids), theirs(ids).logits
     wrapped = library.PeftModel.from_pretrained(theirs, folder).eval()
@@ -127,7 +129,7 @@ def test_prefix(tmp_path, fields):
     model, init = adapted(fields, soft_prompt={"tokens": 3, "place": "prefix"})
     rows = model.get_parameter(SOFT_PROMPT).detach()
     theirs, _ = base(model)
-    names, files = peft.prompt_files(rows, init.soft_prompt, init.model, "base")
+    names, files = peft.make_prompt_files(rows, init.soft_prompt, init.model, "base")
     folder = written(tmp_path / "a", names, files)
     ids = batch(length=9)["input_ids"].long()
     with_prompt = torch.cat((torch.arange(37, 40).expand(len(ids), -1), ids), 1)
@@ -155,7 +157,7 @@ def test_prefix_made_by_peft(tmp_path):
 def test_between_source_and_target_is_our_own_layout(tmp_path):
     model, init = adapted(MUP, soft_prompt={"tokens": 2})
     rows = model.get_parameter(SOFT_PROMPT).detach()
-    names, files = peft.prompt_files(rows, init.soft_prompt, init.model, "base")
+    names, files = peft.make_prompt_files(rows, init.soft_prompt, init.model, "base")
     assert names == peft.OUR_FILES and "peft_type" not in files[0]
     found, place = peft.read_prompt(written(tmp_path / "a", names, files), init.model)
     assert place == "before_target" and torch.allclose(found, rows, atol=1e-6)
@@ -172,7 +174,7 @@ def test_between_source_and_target_is_our_own_layout(tmp_path):
 def test_adapters_that_have_no_place_here(tmp_path, change, what):
     model, init = adapted({}, lora={})
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    config, tensors = peft.lora_files(weights, init.lora, init.model, hf.GPT2, "base")
+    config, tensors = peft.make_lora_files(weights, init.lora, init.model, hf.GPT2, "base")
     folder = written(tmp_path / "a", peft.PEFT_FILES, ({**config, **change}, tensors))
     with pytest.raises(UserError, match=what):
         peft.read_lora(folder, init.model, hf.GPT2)
@@ -183,13 +185,13 @@ def test_folders_that_hold_no_adapter_of_this_model(tmp_path):
     with pytest.raises(UserError, match=r"holds neither adapter_config\.json"):
         peft.read_prompt(str(tmp_path), init.model)
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    other = peft.lora_files(weights, init.lora, init.model, hf.GPT2, "base")
+    other = peft.make_lora_files(weights, init.lora, init.model, hf.GPT2, "base")
     folder = written(tmp_path / "lora", peft.PEFT_FILES, other)
     with pytest.raises(UserError, match="is a LORA adapter, not PROMPT_TUNING"):
         peft.read_prompt(folder, init.model)
     with pytest.raises(UserError, match="nothing of a GPTNeoXForCausalLM"):
         peft.read_lora(folder, init.model, hf.NEOX)
-    names, files = peft.prompt_files(weights[SOFT_PROMPT][:, :8], init.soft_prompt, init.model, "base")
+    names, files = peft.make_prompt_files(weights[SOFT_PROMPT][:, :8], init.soft_prompt, init.model, "base")
     with pytest.raises(UserError, match=r"prompt_embeddings \[2, 8\]; the model's width is 16"):
         peft.read_prompt(written(tmp_path / "prompt", names, files), init.model)
     (tmp_path / "prompt" / names[0]).write_text("{")
@@ -201,10 +203,12 @@ def test_a_run_begins_from_an_adapters_folder(tmp_path):
     """`soft_prompt.path` and `lora.path`: what was written is what begins; sizes that differ are named."""
     model, init = adapted(MUP, soft_prompt={"tokens": 2, "place": "prefix"}, lora={"r": 3, "alpha": 5})
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    family = hf_config.choose(init.model)
-    matrices = peft.lora_files(weights, init.lora, init.model, family, "base")
+    family = hf_config.choose_family(init.model)
+    matrices = peft.make_lora_files(weights, init.lora, init.model, family, "base")
     low = written(tmp_path / "lora", peft.PEFT_FILES, matrices)
-    rows = written(tmp_path / "prompt", *peft.prompt_files(weights[SOFT_PROMPT], init.soft_prompt, init.model, "base"))
+    rows = written(
+        tmp_path / "prompt", *peft.make_prompt_files(weights[SOFT_PROMPT], init.soft_prompt, init.model, "base")
+    )
 
     def begun(prompt, section):
         sections = {"soft_prompt": {"init": "file", "path": rows, **prompt}, "lora": {"path": low, **section}}

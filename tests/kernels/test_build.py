@@ -174,10 +174,10 @@ def test_cxx_may_carry_arguments(tiny, monkeypatch):
 
 def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
     code = (
-        "import torch; from modelzoo.kernels.packed import *; from modelzoo.kernels.choose import note\n"
+        "import torch; from modelzoo.kernels.packed import *; from modelzoo.kernels.choose import describe_choice\n"
         "layout = layout_of(torch.tensor([[True, False], [True, True]]), (32, 32))\n"
         "for _ in range(2): y = linear(torch.ones(2, 64), torch.ones(3, 32, 32), layout)\n"
-        "print(y.sum().item(), note(layout, torch.device('cpu'), torch.float32))"
+        "print(y.sum().item(), describe_choice(layout, torch.device('cpu'), torch.float32))"
     )
     env = {**os.environ, "CXX": "/nonexistent/g++", "MEDISWIFT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
     env[build.SWITCH] = "auto"  # whatever the tests themselves run with

@@ -131,7 +131,7 @@ def test_infinities_and_nan_in_masters_stay_what_they_are():
 
 def test_linear_takes_the_compiled_kernel_and_any_strides():
     layout, values, x, dy, bias = case((32, 32), 3, 4, 0.4, 60, torch.float32)
-    assert choose.choose(layout, torch.device("cpu"), torch.float32) is native
+    assert choose.choose_kernel(layout, torch.device("cpu"), torch.float32) is native
     wide = torch.zeros(3, 20, 2 * layout.shape[1])
     wide[..., ::2] = x.view(3, 20, -1)
     strided = wide[..., ::2].requires_grad_()
@@ -154,7 +154,7 @@ def test_single_weights_are_scattered_and_gathered_to_the_bit(density):
     assert torch.equal(scattered.forward(x, values, layout, bias), F.linear(x, dense, bias.bfloat16()))
     assert torch.equal(scattered.backward_x(dy, values, layout), dy @ dense)
     assert torch.equal(scattered.backward_w(dy, x, layout), pack(dy.t() @ x, layout).float())
-    chosen = choose.choose(layout, torch.device("cpu"), torch.bfloat16)
+    chosen = choose.choose_kernel(layout, torch.device("cpu"), torch.bfloat16)
     assert chosen is (scattered if build.library("single").has_tiles() else native)
 
 
@@ -169,9 +169,12 @@ def test_a_bias_gradient_is_the_sum_over_tokens(n, dim, dtype):
 def test_what_the_kernels_do_not_know_goes_to_torch():
     cpu = torch.device("cpu")
     odd, low, tall = (layout_of(uneven(33), (32, 1)), layout_of(uneven(4), (8, 8)), layout_of(uneven(4), (32, 32)))
-    assert choose.choose(odd, cpu, torch.float32) is gathered and choose.choose(low, cpu, torch.float32) is masked
-    assert choose.choose(tall, cpu, torch.float64) is gathered
-    assert "multiples of 32" in choose.note(odd, cpu, torch.float32) and "float64" in choose.note(
+    assert (
+        choose.choose_kernel(odd, cpu, torch.float32) is gathered
+        and choose.choose_kernel(low, cpu, torch.float32) is masked
+    )
+    assert choose.choose_kernel(tall, cpu, torch.float64) is gathered
+    assert "multiples of 32" in choose.describe_choice(odd, cpu, torch.float32) and "float64" in choose.describe_choice(
         tall, cpu, torch.float64
     )
 
@@ -179,8 +182,8 @@ def test_what_the_kernels_do_not_know_goes_to_torch():
 def test_the_switch_forces_torch(monkeypatch):
     layout = layout_of(uneven(4), (32, 32))
     monkeypatch.setenv(build.SWITCH, "torch")
-    assert choose.choose(layout, torch.device("cpu"), torch.float32) is gathered
-    assert f"{build.SWITCH}=torch" in choose.note(layout, torch.device("cpu"), torch.float32)
+    assert choose.choose_kernel(layout, torch.device("cpu"), torch.float32) is gathered
+    assert f"{build.SWITCH}=torch" in choose.describe_choice(layout, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.slow

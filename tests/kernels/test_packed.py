@@ -60,7 +60,7 @@ def test_a_mask_must_follow_its_blocks():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_float64_products_equal_dense_ones(monkeypatch, kernel, block, density):
-    monkeypatch.setattr("modelzoo.kernels.packed.choose", lambda *_: kernel)
+    monkeypatch.setattr("modelzoo.kernels.packed.choose_kernel", lambda *_: kernel)
     layout = layout_of(live_blocks(3, 4, density), block)
     out, inputs = layout.shape
     torch.manual_seed(1)
@@ -81,7 +81,7 @@ def test_float64_products_equal_dense_ones(monkeypatch, kernel, block, density):
 
 @pytest.mark.parametrize("kernel", [gathered, masked, batched], ids=lambda m: m.__name__.split(".")[-1])
 def test_gradcheck(monkeypatch, kernel):
-    monkeypatch.setattr("modelzoo.kernels.packed.choose", lambda *_: kernel)
+    monkeypatch.setattr("modelzoo.kernels.packed.choose_kernel", lambda *_: kernel)
     layout = layout_of(torch.tensor([[True, False, True], [False, True, True]]), (4, 2))
     torch.manual_seed(0)
     x, values, bias = (
@@ -142,22 +142,22 @@ def test_even_block_rows_as_one_batched_product(block, dtype, tolerance):
 def test_shared_inputs_are_served_by_batched_products():
     live = torch.zeros(4, 30, dtype=torch.bool)
     live[:, ::4] = True
-    assert choose.choose(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is batched
+    assert choose.choose_kernel(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is batched
     live[0] = True
-    assert choose.choose(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is gathered
+    assert choose.choose_kernel(layout_of(live, (48, 1)), torch.device("cpu"), torch.float64) is gathered
 
 
 def test_no_gain_is_claimed_for_dense_products_behind_a_mask():
     layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
     f32 = torch.float32
-    assert choose.densest(layout, masked, f32) == choose.densest(layout, scattered, torch.bfloat16) == 0.0
+    assert choose.find_densest(layout, masked, f32) == choose.find_densest(layout, scattered, torch.bfloat16) == 0.0
     single = layout_of(live_blocks(3, 4, 0.4), (1, 1))
-    assert 0 < choose.densest(single, native, f32) < choose.densest(layout, native, f32) < 1
+    assert 0 < choose.find_densest(single, native, f32) < choose.find_densest(layout, native, f32) < 1
 
 
 def test_float64_never_meets_a_compiled_kernel():
     layout = layout_of(live_blocks(3, 4, 0.4), (32, 32))
-    assert choose.choose(layout, torch.device("cpu"), torch.float64) in (gathered, masked, batched)
+    assert choose.choose_kernel(layout, torch.device("cpu"), torch.float64) in (gathered, masked, batched)
 
 
 def test_compiled_by_torch_it_stays_one_graph_with_the_same_gradients():

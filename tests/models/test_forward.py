@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from modelzoo.models.gpt import GPTModel, alibi_slopes
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from tests.models import reference
 from tests.support import tiny
 
@@ -160,18 +160,18 @@ def test_names_and_shapes_are_the_tables():
         with torch.device("meta"):
             model = GPTModel(c)
         found = [(n, tuple(p.shape)) for n, p in model.named_parameters()]
-        assert found == [(n, s.size) for n, s in parameters(c).items()], fields
+        assert found == [(n, s.size) for n, s in list_parameters(c).items()], fields
         kinds = {"Embedding": "embedding", "LayerNorm": "norm", "RMSNorm": "norm", "Linear": "linear"}
         modules = {}
         for m, module in model.named_modules():
             modules |= {f"{m}.{n}": kinds[type(module).__name__] for n, _ in module.named_parameters(recurse=False)}
-        for name, shape in parameters(c).items():
+        for name, shape in list_parameters(c).items():
             kind = "bias" if modules[name] == "linear" and name.endswith("bias") else modules[name]
             assert shape.kind == ("head" if "lm_head.weight" in name else kind), name
 
 
 def test_names_are_model_zoos():
-    names = parameters(tiny(share_embedding_weights=False, use_bias_in_output=True))
+    names = list_parameters(tiny(share_embedding_weights=False, use_bias_in_output=True))
     layer = "model.transformer_decoder.layers.1"
     assert {
         "model.embedding_layer.word_embeddings.weight", "model.embedding_layer.position_embeddings.embed.weight",

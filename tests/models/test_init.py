@@ -8,7 +8,7 @@ import torch
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import Initializer
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.init import fill
+from modelzoo.models.init import fill_parameter
 from tests.support import tiny
 
 OUT, IN = 400, 600
@@ -41,7 +41,7 @@ DRAWS = [
 def test_moments_and_bounds(name, fields, mean, std, bounds):
     torch.manual_seed(0)
     weight = torch.empty(OUT, IN)
-    fill(weight, Initializer(name=name, **fields))
+    fill_parameter(weight, Initializer(name=name, **fields))
     n = weight.numel()
     assert abs(weight.mean().item() - mean) < 5 * std / math.sqrt(n)
     assert abs(weight.std().item() / std - 1) < 5 / math.sqrt(n) * 2
@@ -59,7 +59,7 @@ def test_constants():
         (Initializer(name="zeros"), torch.zeros(4, 6)),
         (Initializer(name="eye"), torch.eye(4, 6)),
     ):
-        fill(weight, init)
+        fill_parameter(weight, init)
         assert torch.equal(weight, expected)
 
 

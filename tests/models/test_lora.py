@@ -9,7 +9,7 @@ from modelzoo.config.trainer import Init
 from modelzoo.models import lora
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import lora_targets
+from modelzoo.models.shapes import find_lora_targets
 from modelzoo.names import LORA_B
 from tests.support import TINY, batch, tiny
 
@@ -81,7 +81,9 @@ def test_a_is_drawn_as_peft_draws_it():
 
 def test_globs_choose_the_modules():
     c = tiny()
-    assert len(lora_targets(c, LoRA())) == 4 and all("_q_" in n or "_v_" in n for n in lora_targets(c, LoRA()))
-    assert len(lora_targets(c, LoRA(target_modules=("*",)))) == 12
+    assert len(find_lora_targets(c, LoRA())) == 4 and all(
+        "_q_" in n or "_v_" in n for n in find_lora_targets(c, LoRA())
+    )
+    assert len(find_lora_targets(c, LoRA(target_modules=("*",)))) == 12
     with pytest.raises(UserError, match=r"lora.target_modules \(\*lm_head\): matches no linear"):
-        lora_targets(c, LoRA(target_modules=("*proj_q*", "*lm_head")))
+        find_lora_targets(c, LoRA(target_modules=("*proj_q*", "*lm_head")))

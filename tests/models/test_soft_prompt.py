@@ -11,7 +11,7 @@ from modelzoo.config.trainer import Init
 from modelzoo.interop import hf, hf_config
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters, trains, with_adapters
+from modelzoo.models.shapes import list_parameters, list_with_adapters, trains
 from modelzoo.names import SOFT_PROMPT
 from tests.support import TINY, batch, config, tiny
 
@@ -97,10 +97,10 @@ def test_words_that_do_not_fit(ids, what):
 def test_the_table_of_shapes_is_the_model(init, fields):
     init = Init.model_validate({"model": {**TINY, **fields}, **init})
     made = adapt(GPTModel(init.model), init)
-    shapes = with_adapters(init)
+    shapes = list_with_adapters(init)
     assert [(n, tuple(p.shape)) for n, p in made.named_parameters()] == [(n, s.size) for n, s in shapes.items()]
     assert all(p.requires_grad == trains(init, shapes[n].kind) for n, p in made.named_parameters())
-    assert {n: s for n, s in shapes.items() if s.kind not in ("prompt", "adapter")} == parameters(init.model)
+    assert {n: s for n, s in shapes.items() if s.kind not in ("prompt", "adapter")} == list_parameters(init.model)
 
 
 def test_no_tokens_is_no_prompt():
@@ -114,10 +114,12 @@ def test_gradients_equal_hugging_face_with_inputs_embeds(fields):
     transformers = pytest.importorskip("transformers")
     made = model({"tokens": 3}, **fields)
     c = made.model.config
-    weights = hf.fold({n: p.detach() for n, p in made.named_parameters() if n != SOFT_PROMPT}, c)
-    family = hf_config.choose(c)
-    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config.from_dict(hf_config.config_json(c, family, None)))
-    theirs.load_state_dict(hf.to_hf(weights, c, family), strict=False)
+    weights = hf.fold_scales({n: p.detach() for n, p in made.named_parameters() if n != SOFT_PROMPT}, c)
+    family = hf_config.choose_family(c)
+    theirs = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config.from_dict(hf_config.make_config_json(c, family, None))
+    )
+    theirs.load_state_dict(hf.convert_to_hf(weights, c, family), strict=False)
     theirs.eval()
     data = batch(uneven=True)
     for at in (0, 5):

@@ -5,9 +5,9 @@ import torch
 
 from modelzoo.config.optim import Optimizer
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.adam import AgedAdam
-from modelzoo.optim.groups import build, lr_scale, param_groups, set_lr
+from modelzoo.optim.groups import build_optimizer, lr_scale, param_groups, set_lr
 from tests.support import tiny
 
 LAYER = "model.transformer_decoder.layers.0"
@@ -22,7 +22,7 @@ MUP = {"mup_base_hidden_size": 4, "mup_base_filter_size": 4}  # widths 4 and 8 t
 
 def made(**fields):
     c = tiny(**ALL, **fields)
-    kinds = {n: s.kind for n, s in parameters(c).items()}
+    kinds = {n: s.kind for n, s in list_parameters(c).items()}
     return c, GPTModel(c, seed=0), kinds
 
 
@@ -83,7 +83,7 @@ def test_adjustment_groups_override():
 
 def test_the_rate_reaches_each_group_scaled():
     c, model, kinds = made(**MUP)
-    optimizer = build(Optimizer.model_validate({"AdamW": {"weight_decay": 0.1}}), model, kinds, c, [])
+    optimizer = build_optimizer(Optimizer.model_validate({"AdamW": {"weight_decay": 0.1}}), model, kinds, c, [])
     set_lr(optimizer, 0.02)
     for g in optimizer.param_groups:
         for name in g["names"]:
@@ -95,7 +95,7 @@ def test_the_rate_reaches_each_group_scaled():
 def test_adam_and_adamw(name, decoupled):
     c, model, kinds = made()
     fields = {"betas": [0.8, 0.9], "eps": 1e-5, "weight_decay": 0.3}
-    optimizer = build(Optimizer.model_validate({name: fields}), model, kinds, c, [])
+    optimizer = build_optimizer(Optimizer.model_validate({name: fields}), model, kinds, c, [])
     assert isinstance(optimizer, AgedAdam)
     for g in optimizer.param_groups:
         assert (g["betas"], g["eps"], g["decoupled_weight_decay"]) == ((0.8, 0.9), 1e-5, decoupled)
@@ -105,7 +105,7 @@ def test_sgd_equals_its_formula():
     """v = momentum v + (1 - dampening) (g + decay w), and v = g at first; w -= lr v."""
     c, model, kinds = made()
     fields = {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1}
-    optimizer = build(Optimizer.model_validate({"SGD": fields}), model, kinds, c, [])
+    optimizer = build_optimizer(Optimizer.model_validate({"SGD": fields}), model, kinds, c, [])
     set_lr(optimizer, 0.05)
     p = next(p for n, p in model.named_parameters() if n.endswith("proj_q_dense_layer.weight"))
     w, v = p.detach().double().clone(), None
@@ -121,5 +121,7 @@ def test_sgd_equals_its_formula():
 
 def test_nesterov_is_torchs():
     c, model, kinds = made()
-    optimizer = build(Optimizer.model_validate({"SGD": {"momentum": 0.9, "nesterov": True}}), model, kinds, c, [])
+    optimizer = build_optimizer(
+        Optimizer.model_validate({"SGD": {"momentum": 0.9, "nesterov": True}}), model, kinds, c, []
+    )
     assert all(g["nesterov"] and g["momentum"] == 0.9 for g in optimizer.param_groups)

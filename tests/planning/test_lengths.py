@@ -12,7 +12,7 @@ from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config, Init
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import plan, plan_text
-from modelzoo.planning.lengths import count_epoch, notes
+from modelzoo.planning.lengths import count_epoch, note_lengths
 from modelzoo.sparsity.schedules import next_update, update_steps
 from modelzoo.study import budget
 from tests.support import config, examples, write_shard
@@ -31,23 +31,23 @@ def rate(*schedulers) -> Init:
 
 def test_a_rate_that_fits_the_run_is_no_note():
     fitting = rate({"LinearLR": WARM}, {"CosineDecayLR": {**COSINE, "total_iters": 90}})
-    assert notes(fitting, 100) == []
-    assert notes(init(schedulers=[{"ConstantLR": {"learning_rate": 1e-3}}]), 100) == []
-    assert notes(init(schedulers=[{"LinearLR": WARM}]), 100) == []  # warm up, then stay: a schedule like another
-    assert notes(init(), 100) == []
+    assert note_lengths(fitting, 100) == []
+    assert note_lengths(init(schedulers=[{"ConstantLR": {"learning_rate": 1e-3}}]), 100) == []
+    assert note_lengths(init(schedulers=[{"LinearLR": WARM}]), 100) == []  # warm up, then stay: a schedule like another
+    assert note_lengths(init(), 100) == []
 
 
 def test_a_rate_of_another_length_is_one_line():
     made = rate({"LinearLR": WARM}, {"CosineDecayLR": {**COSINE, "total_iters": 90}})
-    (short,) = notes(made, 50)
+    (short,) = note_lengths(made, 50)
     assert short == (
         f"learning rate: its schedule is 100 steps long, the run 50: the rate is {rate_at(made, 49):.3g} at the last "
         "step, and never gets to 0.001"
     )
-    (long,) = notes(made, 1000)
+    (long,) = note_lengths(made, 1000)
     assert long.endswith("100 steps long, the run 1,000: the rate is 0.001 at step 100 and stays so")
     back = init(schedulers=[{"CosineAnnealingLR": {"initial_learning_rate": 1e-2, "T_max": 100}}])
-    assert "the rate is 0 at step 100 and goes on to 0.01" in notes(back, 200)[0]
+    assert "the rate is 0 at step 100 and goes on to 0.01" in note_lengths(back, 200)[0]
 
 
 CLASSES = {
@@ -63,9 +63,9 @@ CLASSES = {
 
 @pytest.mark.parametrize("scheduler", CLASSES.values(), ids=CLASSES)
 def test_every_class_that_has_a_length_is_asked_for_it(scheduler):
-    assert len(notes(init(schedulers=[scheduler]), 60)) == 1
-    assert notes(init(schedulers=[scheduler]), 101) == []
-    assert len(notes(init(schedulers=[scheduler]), 200)) == (
+    assert len(note_lengths(init(schedulers=[scheduler]), 60)) == 1
+    assert note_lengths(init(schedulers=[scheduler]), 101) == []
+    assert len(note_lengths(init(schedulers=[scheduler]), 200)) == (
         "Milestones" not in str(scheduler) and "milestones" not in str(scheduler)
     )
 
@@ -77,42 +77,45 @@ def test_every_class_that_has_a_length_is_asked_for_it(scheduler):
     {"InverseSquareRootDecayLR": {"initial_learning_rate": 1e-2}},
 ], ids=lambda s: next(iter(s)))  # fmt: skip
 def test_a_schedule_without_an_end_has_no_length(scheduler):
-    assert notes(init(schedulers=[scheduler]), 20) == []
+    assert note_lengths(init(schedulers=[scheduler]), 20) == []
 
 
 GMP = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 100}, "update": {"freq": 10}}
 
 
 def test_masks_that_reach_their_target_are_no_note():
-    assert notes(init(sparsity=GMP), 100) == notes(init(sparsity=GMP), 1000) == []
-    assert notes(init(sparsity={"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 10, "stop": 50}}), 60) == []
-    assert notes(init(sparsity=0.75), 1) == []
+    assert note_lengths(init(sparsity=GMP), 100) == note_lengths(init(sparsity=GMP), 1000) == []
+    assert (
+        note_lengths(init(sparsity={"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 10, "stop": 50}}), 60)
+        == []
+    )
+    assert note_lengths(init(sparsity=0.75), 1) == []
 
 
 def test_masks_that_stop_short_of_their_target_are_one_line():
-    assert notes(init(sparsity=GMP), 59) == [
+    assert note_lengths(init(sparsity=GMP), 59) == [
         "sparsity (gmp): masks end at sparsity 0.6562 and not at 0.75: their last update is after step 50, of 59 steps"
     ]
     stopped = {**GMP, "update": {"freq": 10, "stop": 60}}
-    assert "step 50, after which masks change no more (`update`)" in notes(init(sparsity=stopped), 1000)[0]
+    assert "step 50, after which masks change no more (`update`)" in note_lengths(init(sparsity=stopped), 1000)[0]
     opened = {"algorithm": "set", "sparsity": {"type": "linear", "init": 0.75, "slope": -0.01, "final": 0.0}}
-    assert "end at sparsity 0.25 and not at 0" in notes(init(sparsity=opened), 50)[0]
+    assert "end at sparsity 0.25 and not at 0" in note_lengths(init(sparsity=opened), 50)[0]
 
 
 def test_masks_that_never_change_are_one_line():
-    assert notes(init(sparsity=GMP), 9) == [
+    assert note_lengths(init(sparsity=GMP), 9) == [
         "sparsity (gmp): masks never change in this run: the first update is after step 10, of 9 steps"
     ]
-    assert "the model is frozen" in notes(init(sparsity=GMP, lora={}), 100)[0]
+    assert "the model is frozen" in note_lengths(init(sparsity=GMP, lora={}), 100)[0]
     groups = [{**GMP, "param_filter": "*ffn*weight"}, {"sparsity": 0.5, "param_filter": "*attn*weight"}]
-    assert [n.partition(":")[0] for n in notes(init(sparsity=groups), 9)] == ["sparsity (gmp, group 0)"]
+    assert [n.partition(":")[0] for n in note_lengths(init(sparsity=groups), 9)] == ["sparsity (gmp, group 0)"]
 
 
 def test_a_cosine_that_turns_back_is_one_line():
     rigl = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 10}}
     fraction = {"type": "cosine", "init": 0.3, "half_period": 60}
-    assert notes(init(sparsity={**rigl, "drop_fraction": fraction}), 60) == []
-    (note,) = notes(init(sparsity={**rigl, "drop_fraction": fraction}), 100)
+    assert note_lengths(init(sparsity={**rigl, "drop_fraction": fraction}), 60) == []
+    (note,) = note_lengths(init(sparsity={**rigl, "drop_fraction": fraction}), 100)
     assert note.endswith(
         "drop_fraction is at its minimum at step 60 (half_period) and goes back until the last update, 100"
     )
@@ -133,20 +136,20 @@ def test_masks_that_no_run_changes_are_refused_and_no_others(update, step):
     later = [s for s in update_steps(found, 100) if s > step]
     assert next_update(found, step) == (later[0] if later else None)
     if any(True for _ in update_steps(found, 100)):
-        plan.check(made, 1)
+        plan.check_sparsity(made, 1)
     else:
         with pytest.raises(UserError, match="`update` names no step after the first masks"):
-            plan.check(made, None)
+            plan.check_sparsity(made, None)
 
 
 def test_plan_shows_the_rate_and_the_notes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cosine = [{"CosineDecayLR": {**COSINE, "total_iters": 100}}]
     made = config(optimizer={"AdamW": {}}, schedulers=cosine, sparsity=GMP, loop={"max_steps": 50})
-    lines = plan_text.text(made).splitlines()
+    lines = plan_text.describe_plan(made).splitlines()
     first, middle, last = (f"{rate_at(made.trainer.init, s):.3g}" for s in (0, 25, 49))
     assert f"rate       {first} at 0 % of the run, {middle} at 50 %, {last} at 100 % (its last step)" in lines
-    assert lines[-2:] == [f"note       {note}" for note in notes(made.trainer.init, 50)]
+    assert lines[-2:] == [f"note       {note}" for note in note_lengths(made.trainer.init, 50)]
 
 
 def test_shares_of_epochs_are_counted_by_the_manifest(tmp_path):
@@ -192,10 +195,10 @@ def test_a_run_says_it_at_its_start_and_costs_what_was_foretold(tmp_path, capsys
     assert main(["CPU", "-p", str(tmp_path / "c.yaml"), "-m", "train", "-o", str(tmp_path / "run")]) == 0
     printed = capsys.readouterr()
     config = load(tmp_path / "run" / "config.yaml", Config)
-    expected = notes(config.trainer.init, 8)
+    expected = note_lengths(config.trainer.init, 8)
     assert [n.partition(":")[0] for n in expected] == ["learning rate", "sparsity (gmp, group 1)"]
     assert all(note in printed.out + printed.err for note in expected)
     rows = [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     for row in (r for r in rows if r["kind"] == "train"):
-        assert budget.spent(config, row["step"]) == (row["flops"], row["dense_flops"])
-    assert plan.make(config).mean * rows[-1]["tokens"] == rows[-1]["flops"]
+        assert budget.count_flops(config, row["step"]) == (row["flops"], row["dense_flops"])
+    assert plan.make_plan(config).mean * rows[-1]["tokens"] == rows[-1]["flops"]

@@ -8,9 +8,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text
-from modelzoo.progress import size
+from modelzoo.progress import format_size
 from modelzoo.sparsity import mup
 
 L, D, V, T, BATCH = 2, 8, 11, 5, 4
@@ -35,7 +35,7 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def test_dense():
-    p = plan.make(config())
+    p = plan.make_plan(config())
     everything = MATRICES + (V + T) * D + 13 * L * D + 2 * D  # as in GPT-2: tied embedding, biases and norms
     assert (p.total, p.sparse_total, p.live) == (everything, 0, everything)
     assert p.dense == p.start and p.dense.total == p.mean == 6 * MATRICES + ATTENTION_AND_HEAD
@@ -43,7 +43,7 @@ def test_dense():
 
 
 def test_static():
-    p = plan.make(config(0.75))
+    p = plan.make_plan(config(0.75))
     assert (p.sparse_total, p.total - p.live) == (MATRICES, MATRICES * 3 // 4)
     assert p.start.total == p.mean == 6 * MATRICES / 4 + ATTENTION_AND_HEAD
     assert p.dense.total == 6 * MATRICES + ATTENTION_AND_HEAD
@@ -55,15 +55,15 @@ def live(sparsity: float) -> int:
 
 
 def test_rigl_pays_for_its_dense_gradients():
-    p = plan.make(config({"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 3, "stop": 9}}))
+    p = plan.make_plan(config({"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 3, "stop": 9}}))
     sparse = 6 * MATRICES / 4
     # steps 3 and 6 also compute the weight gradient, 2 FLOPs a weight, of the 3/4 that are off
     by_hand = (8 * sparse + 2 * (sparse + 2 * MATRICES * 3 / 4)) / 10 + ATTENTION_AND_HEAD
     assert p.mean == pytest.approx(by_hand, rel=1e-12)
-    listed = plan.make(config({"algorithm": "rigl", "sparsity": 0.75, "update": {"steps": [3, 6, 50]}}))
+    listed = plan.make_plan(config({"algorithm": "rigl", "sparsity": 0.75, "update": {"steps": [3, 6, 50]}}))
     assert listed.mean == p.mean
     assert (
-        plan.make(config({"algorithm": "set", "sparsity": 0.75, "update": {"freq": 3}})).mean
+        plan.make_plan(config({"algorithm": "set", "sparsity": 0.75, "update": {"freq": 3}})).mean
         == sparse + ATTENTION_AND_HEAD
     )
 
@@ -72,17 +72,17 @@ def test_each_rigl_group_pays_for_its_own_gradients():
     def rigl(**more):
         return {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 5}, **more}
 
-    one = plan.make(config(rigl())).mean
-    two = plan.make(config([rigl(param_filter="*attn*"), rigl(param_filter="*ffn*linear_layer.weight")])).mean
+    one = plan.make_plan(config(rigl())).mean
+    two = plan.make_plan(config([rigl(param_filter="*attn*"), rigl(param_filter="*ffn*linear_layer.weight")])).mean
     assert two == pytest.approx(one, rel=1e-12)
     mixed = [rigl(param_filter="*attn*weight"), {"sparsity": 0.75, "param_filter": "*ffn*weight"}]
     extra = 2 * 2 * (4 * L * D**2) * 3 / 4 / 10  # two updates in ten steps, attention's matrices only
-    assert plan.make(config(mixed)).mean == pytest.approx(6 * MATRICES / 4 + ATTENTION_AND_HEAD + extra, rel=1e-12)
+    assert plan.make_plan(config(mixed)).mean == pytest.approx(6 * MATRICES / 4 + ATTENTION_AND_HEAD + extra, rel=1e-12)
 
 
 def test_gmp_costs_what_its_masks_cost_step_by_step():
     levels = {4: 0.3, 8: 0.6}  # masks after steps 4 and 8 of 10; the first four steps are dense
-    p = plan.make(config({"algorithm": "gmp", "sparsity": {"type": "linear", "init": 0, "slope": 0.075},
+    p = plan.make_plan(config({"algorithm": "gmp", "sparsity": {"type": "linear", "init": 0, "slope": 0.075},
                           "update": {"freq": 4}}))  # fmt: skip
     by_hand = (4 * MATRICES + 4 * live(levels[4]) + 2 * live(levels[8])) * 6 / 10 + ATTENTION_AND_HEAD
     assert p.mean == pytest.approx(by_hand, rel=1e-12)
@@ -92,13 +92,13 @@ def test_gmp_costs_what_its_masks_cost_step_by_step():
 def test_a_long_run_is_sampled_closely_enough():
     steps = 20_000
     cubic = {"type": "cubic", "final": 0.75, "end": steps}
-    p = plan.make(config({"algorithm": "gmp", "sparsity": cubic}, {"max_steps": steps}))
+    p = plan.make_plan(config({"algorithm": "gmp", "sparsity": cubic}, {"max_steps": steps}))
     # the mean of 1 - 0.75 (1 - (1 - x)^3) over [0, 1] is 1 - 0.75 * 3/4; rounding down costs under a weight a matrix
     assert p.mean == pytest.approx(6 * MATRICES * (1 - 0.75 * 0.75) + ATTENTION_AND_HEAD, rel=0.01)
 
 
 def test_sparse_embeddings_count_as_parameters_but_save_no_flops():
-    p = plan.make(config({"sparsity": 0.5, "param_filter": "*word_embeddings*"}))
+    p = plan.make_plan(config({"sparsity": 0.5, "param_filter": "*word_embeddings*"}))
     assert p.sparse_total == V * D and p.live == p.total - V * D // 2
     assert p.start == p.dense and p.mean == p.dense.total
 
@@ -114,7 +114,7 @@ def test_sparse_embeddings_count_as_parameters_but_save_no_flops():
     ],
 )
 def test_steps(loop, steps):
-    p = plan.make(config(loop=loop))
+    p = plan.make_plan(config(loop=loop))
     assert (p.steps, p.tokens) == (steps, steps and steps * BATCH * T)
 
 
@@ -126,25 +126,27 @@ def shards(folder, **manifest):
 
 def test_steps_and_context_from_the_data(elsewhere):
     shards(elsewhere / "train", n_examples=43, msl=3)
-    p = plan.make(config(loop={"num_epochs": 2}))
+    p = plan.make_plan(config(loop={"num_epochs": 2}))
     assert (p.steps, p.context, p.tokens) == (20, 3, 20 * BATCH * 3)  # 43 examples are ten whole batches
-    assert plan.make(config(fit={"train_dataloader": {**TRAIN, "max_sequence_length": 2}})).context == 2
-    assert plan.make(config(fit={"train_dataloader": {**TRAIN, "num_samples": 8}}, loop={"num_epochs": 3})).steps == 6
+    assert plan.make_plan(config(fit={"train_dataloader": {**TRAIN, "max_sequence_length": 2}})).context == 2
+    assert (
+        plan.make_plan(config(fit={"train_dataloader": {**TRAIN, "num_samples": 8}}, loop={"num_epochs": 3})).steps == 6
+    )
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"n_examples": "many", "msl": "long"}', "\x00"])
 def test_a_damaged_manifest_is_no_reason_to_fail(elsewhere, content):
     shards(elsewhere / "train")
     (elsewhere / "train" / "manifest.json").write_text(content)
-    assert plan.make(config()).context == T
-    assert "train  found, 1 shards" in plan_text.text(config())
+    assert plan.make_plan(config()).context == T
+    assert "train  found, 1 shards" in plan_text.describe_plan(config())
 
 
 def test_text_says_what_is_there_and_what_is_missing(elsewhere):
     shards(elsewhere / "train", n_examples=1234)
     (elsewhere / "val.h5").touch()
     c = config(fit={"val_dataloader": [{"data_dir": ["val.h5", "gone"], "batch_size": 1}], "ckpt_path": "ckpt/step_1"})
-    lines = plan_text.text(c).splitlines()
+    lines = plan_text.describe_plan(c).splitlines()
     assert "data       train: train  found, 1 shards, 1,234 examples" in lines
     assert "data       val: val.h5  found" in lines
     assert "data       val: gone  MISSING" in lines
@@ -159,29 +161,29 @@ def test_text_names_mixtures_and_every_validation_set_once():
         "fit": {"train_dataloader": {"mixture": mixture, "batch_size": 2}, "val_dataloader": val},
         "validate": {"val_dataloader": val}, "validate_all": {"val_dataloaders": [val, {**val, "data_dir": "w"}]},
     }}), Config)  # fmt: skip
-    uses = [line.split()[1:3] for line in plan_text.text(c).splitlines() if line.startswith("data")]
+    uses = [line.split()[1:3] for line in plan_text.describe_plan(c).splitlines() if line.startswith("data")]
     assert uses == [["train:", "a"], ["train:", "b"], ["train:", "c"], ["val:", "v"], ["val:", "w"]]
 
 
 def test_text_gives_live_and_total_numbers():
-    p, text = plan.make(config(0.75)), plan_text.text(config(0.75))
+    p, text = plan.make_plan(config(0.75)), plan_text.describe_plan(config(0.75))
     assert f"{p.total:,} in all, {p.live:,} live at the start" in text
     assert f"{MATRICES:,} under masks, {MATRICES // 4:,} of them live" in text
     assert f"{p.dense.total / p.start.total:.3f}x" in text
     assert "counted, not measured" in text
     gmp = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 9}}
-    assert "gmp, random masks, uniform: 0 to 0.75 over 12 weights" in plan_text.text(config(gmp))
-    dense = plan_text.text(config())
+    assert "gmp, random masks, uniform: 0 to 0.75 over 12 weights" in plan_text.describe_plan(config(gmp))
+    dense = plan_text.describe_plan(config())
     assert "in all, dense" in dense and "masks" not in dense
-    assert "unknown (give loop.max_steps" in plan_text.text(config(loop={"num_epochs": 1}))
-    assert "in 2 micro-batches" in plan_text.text(config(loop={"max_steps": 1, "grad_accum_steps": 2}))
+    assert "unknown (give loop.max_steps" in plan_text.describe_plan(config(loop={"num_epochs": 1}))
+    assert "in 2 micro-batches" in plan_text.describe_plan(config(loop={"max_steps": 1, "grad_accum_steps": 2}))
 
 
 def test_memory_of_weights_and_optimizer():
     def memory(**kwargs):
-        return plan.make(config(**kwargs)).bytes
+        return plan.make_plan(config(**kwargs)).bytes
 
-    total = plan.make(config()).total
+    total = plan.make_plan(config()).total
     assert memory()["weights"] == memory()["gradients"] == 4 * total
     assert memory()["optimizer"] == memory(optimizer={"AdamW": {}})["optimizer"] == 8 * total
     assert memory(optimizer={"SGD": {"momentum": 0.9}})["optimizer"] == 4 * total
@@ -197,7 +199,7 @@ def test_memory_of_packed_blocks():
     """Dead blocks take no weight, gradient or moment; for masks there are indices, 12 bytes a live block."""
 
     def memory(**fields):
-        return plan.make(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
+        return plan.make_plan(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
 
     whole, packed = memory(storage="masked"), memory(storage="packed")
     dead = MATRICES - MATRICES // 4
@@ -215,7 +217,7 @@ def test_memory_of_packed_blocks():
 
 def test_text_says_where_sparsity_is_real(act_as):
     def text(*sections):
-        return plan_text.text(config(list(sections)))
+        return plan_text.describe_plan(config(list(sections)))
 
     blocks = {"sparsity": 0.75, "block": [4, 4]}
     assert "static, random masks, uniform, block: [4, 4]: 0.75 over 12 weights" in text(blocks)
@@ -237,9 +239,11 @@ def test_text_says_where_sparsity_is_real(act_as):
     auto = text(blocks)
     saved = (4 + 4 + 8) * (MATRICES - MATRICES // 4) + 2 * MATRICES - 12 * MATRICES // 4 // 16
     assert "12 weights are stored and computed as live blocks where that is faster" in auto
-    assert f"then {size(saved)} less memory than below" in auto and "-m bench" in auto
+    assert f"then {format_size(saved)} less memory than below" in auto and "-m bench" in auto
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
-    assert f"and {size(4 * MATRICES)} on RigL's update steps" in text({**blocks, **rigl}) and "RigL's" not in auto
+    assert (
+        f"and {format_size(4 * MATRICES)} on RigL's update steps" in text({**blocks, **rigl}) and "RigL's" not in auto
+    )
     both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
     assert "2 weights are stored and computed as live blocks, 10 whole under masks" in both
     assert "less memory" not in both
@@ -249,7 +253,9 @@ def test_text_says_what_a_base_density_multiplies():
     """Four times as sparse as the base: initial weights twice as wide, and four times the rate (SuPar, table 1)."""
 
     def line(**group):
-        found = [x for x in plan_text.text(config({"sparsity": 0.75, **group})).splitlines() if "mup_base" in x]
+        found = [
+            x for x in plan_text.describe_plan(config({"sparsity": 0.75, **group})).splitlines() if "mup_base" in x
+        ]
         assert len(found) == ("mup_base_density" in group)
         return found[0].strip() if found else None
 
@@ -258,7 +264,7 @@ def test_text_says_what_a_base_density_multiplies():
     assert line(mup_base_density=1.0) == "mup_base_density 1: " + factors.format(2, 4)
     assert line(mup_base_density=0.25) == "mup_base_density 0.25: " + factors.format(1, 1)
     ratios = mup.density_ratios(
-        parameters(config({"sparsity": 0.75}).trainer.init.model),
+        list_parameters(config({"sparsity": 0.75}).trainer.init.model),
         config({"sparsity": 0.75, "distribution": "erk", "mup_base_density": 0.5}).trainer.init.sparsity,
     ).values()
     ends = [[f"{m**power:.3g}" for m in (max(ratios), min(ratios))] for power in (-0.5, -1)]
@@ -277,7 +283,7 @@ def test_check_refuses_blocks_that_do_not_divide():
 
 def refused(sparsity, steps=100) -> str:
     with pytest.raises(UserError) as e:
-        plan.check(config(sparsity).trainer.init, steps)
+        plan.check_sparsity(config(sparsity).trainer.init, steps)
     assert "\n" not in str(e.value)
     return str(e.value)
 
@@ -287,20 +293,20 @@ def test_check_names_the_step_at_which_a_layer_runs_empty():
     message = refused(gmp, 99)
     # of 64 weights less than one is left above 63/64 = 0.984
     assert "sparsity 0.99 at step 90 leaves no live weight in model.transformer_decoder.layers.0" in message
-    plan.check(config(gmp).trainer.init, 89)
+    plan.check_sparsity(config(gmp).trainer.init, 89)
 
 
 def test_check_counts_exactly():
     assert "leaves no live weight" in refused(0.985)
-    plan.check(config(0.984375).trainer.init, 100)  # 63/64: one weight of each small matrix stays
+    plan.check_sparsity(config(0.984375).trainer.init, 100)  # 63/64: one weight of each small matrix stays
     assert "(8, 8)" in refused(0.985)
 
 
 def test_check_looks_at_erk_and_balanced_groups_as_they_count():
     # erk leaves small matrices more than their share, so the same level passes
-    plan.check(config({"sparsity": 0.985, "distribution": "erk"}).trainer.init, 100)
+    plan.check_sparsity(config({"sparsity": 0.985, "distribution": "erk"}).trainer.init, 100)
     # two of 64 weights stay at 0.96, which four groups cannot share
-    plan.check(config({"algorithm": "rigl", "sparsity": 0.96}).trainer.init, 100)
+    plan.check_sparsity(config({"algorithm": "rigl", "sparsity": 0.96}).trainer.init, 100)
     assert "leaves no live" in refused({"algorithm": "rigl", "sparsity": 0.96, "balance_in_groups": 4})
 
 
@@ -313,5 +319,5 @@ def test_check_refuses_schedules_and_filters_before_anything_runs():
 
 def test_from_zeros_takes_its_level_from_the_weights():
     c = config({"sparsity": 0.99, "init_method": "from_zeros"})
-    plan.check(c.trainer.init, 10)
-    assert "from_zeros masks, uniform: from the weights, counted here as 0.99 over" in plan_text.text(c)
+    plan.check_sparsity(c.trainer.init, 10)
+    assert "from_zeros masks, uniform: from the weights, counted here as 0.99 over" in plan_text.describe_plan(c)

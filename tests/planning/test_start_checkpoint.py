@@ -11,7 +11,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.data.tokenizer_files import list_files
 from modelzoo.planning import start_checkpoint
-from modelzoo.training.build import prompt_words
+from modelzoo.training.build import encode_prompt_words
 from tests.support import TINY
 
 
@@ -44,20 +44,20 @@ def test_the_tokenizer_beside_the_data_is_found_by_all_that_look_for_it(tmp_path
     checkpoint.mkdir(parents=True)
     (tmp_path / "run" / "config.yaml").write_text(dump(config, "test"))
     for looks in (
-        lambda: start_checkpoint.tokenizer_path(config.trainer.init, str(checkpoint)),
-        lambda: prompt_words(config),
+        lambda: start_checkpoint.find_tokenizer_path(config.trainer.init, str(checkpoint)),
+        lambda: encode_prompt_words(config),
     ):
         with pytest.raises(UserError, match=r"no tokenizer.json beside .*trainer.init.tokenizer=PATH"):
             looks()
     assert list_files(None, config) == []
     written = write_tokenizer(tmp_path / place, gpt2)
     assert sorted(list_files(None, config)) == sorted(written)
-    found = start_checkpoint.tokenizer_path(config.trainer.init, str(checkpoint))
+    found = start_checkpoint.find_tokenizer_path(config.trainer.init, str(checkpoint))
     assert Tokenizer.from_str(read_tokenizer(found)).get_vocab() == {"a": 0, "b": 1, "ab": 2}
-    assert [i for i in prompt_words(config) if i < 2][:1] == [1]  # b comes first
+    assert [i for i in encode_prompt_words(config) if i < 2][:1] == [1]  # b comes first
     write_tokenizer(tmp_path / "a" / "train", gpt2=False)
     nearest = str(tmp_path / "a" / "train" / "tokenizer.json")
-    assert start_checkpoint.tokenizer_path(config.trainer.init, str(checkpoint)) == nearest
+    assert start_checkpoint.find_tokenizer_path(config.trainer.init, str(checkpoint)) == nearest
     assert list_files(None, config)[0] == nearest
 
 
@@ -67,9 +67,9 @@ def test_the_run_folder_is_asked_last_and_a_named_one_first(tmp_path):
     checkpoint.mkdir(parents=True)
     write_tokenizer(tmp_path / "run", gpt2=False)
     init = config.trainer.init
-    assert start_checkpoint.tokenizer_path(init, str(checkpoint)) == str(tmp_path / "run" / "tokenizer.json")
+    assert start_checkpoint.find_tokenizer_path(init, str(checkpoint)) == str(tmp_path / "run" / "tokenizer.json")
     (tmp_path / "run" / "config.yaml").write_text(dump(config, "test"))
     write_tokenizer(tmp_path / "b", gpt2=False)
-    assert start_checkpoint.tokenizer_path(init, str(checkpoint)) == str(tmp_path / "b" / "tokenizer.json")
+    assert start_checkpoint.find_tokenizer_path(init, str(checkpoint)) == str(tmp_path / "b" / "tokenizer.json")
     named = init.model_copy(update={"tokenizer": "elsewhere"})
-    assert start_checkpoint.tokenizer_path(named, str(checkpoint)) == "elsewhere"
+    assert start_checkpoint.find_tokenizer_path(named, str(checkpoint)) == "elsewhere"

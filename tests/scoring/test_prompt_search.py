@@ -77,7 +77,7 @@ def test_candidates_are_ranked_compared_and_written(world, tmp_path, templates, 
 
 def test_a_search_goes_on_with_what_is_missing(world, tmp_path, templates, monkeypatch, capsys):
     out, calls = tmp_path / "found", []
-    whole = prompt_search.evaluate
+    whole = prompt_search.evaluate_task
 
     def counted(model, backend, task, *more, **named):
         calls.append(task.template.source)
@@ -85,7 +85,7 @@ def test_a_search_goes_on_with_what_is_missing(world, tmp_path, templates, monke
             raise UserError("killed")
         return whole(model, backend, task, *more, **named)
 
-    monkeypatch.setattr(prompt_search, "evaluate", counted)
+    monkeypatch.setattr(prompt_search, "evaluate_task", counted)
     assert run(world, out, templates) == 2
     assert not (out / "results.json").exists()
     assert run(world, out, templates) == 0

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity import flops
 
 
@@ -19,7 +19,7 @@ def gpt(layers: int, heads: int, width: int, vocab: int, **fields) -> GPTConfig:
 
 
 def linear(model: GPTConfig) -> dict[str, tuple[int, ...]]:
-    return {n: s.size for n, s in parameters(model).items() if s.kind == "linear"}
+    return {n: s.size for n, s in list_parameters(model).items() if s.kind == "linear"}
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4096), st.integers(1, 60_000), st.integers(0, 4))
@@ -27,7 +27,7 @@ def test_the_closed_formula(layers, heads, context, vocab, quarters):
     width = heads * 4
     model = gpt(layers, heads, width, vocab)
     live = {n: prod(size) * (4 - quarters) // 4 for n, size in linear(model).items()}
-    cost = flops.per_token(model, parameters(model), context, live)
+    cost = flops.count_per_token(model, list_parameters(model), context, live)
     sparsity = quarters / 4
     assert cost.total == 6 * (1 - sparsity) * 12 * layers * width**2 + 12 * layers * context * width + 6 * width * vocab
     assert cost.total == cost.linear + cost.attention + cost.head
@@ -45,10 +45,10 @@ MEDISWIFT = {
 @pytest.mark.parametrize("layers,heads,width,half,quarter", MEDISWIFT.values(), ids=MEDISWIFT)
 def test_mediswifts_ratios(layers, heads, width, half, quarter):
     model = gpt(layers, heads, width, 50257)
-    dense = flops.per_token(model, parameters(model), 2048).total
+    dense = flops.count_per_token(model, list_parameters(model), 2048).total
     for share, ratio in ((2, half), (4, quarter)):
         live = {n: prod(size) // share for n, size in linear(model).items()}
-        assert f"{dense / flops.per_token(model, parameters(model), 2048, live).total:.3f}" == ratio
+        assert f"{dense / flops.count_per_token(model, list_parameters(model), 2048, live).total:.3f}" == ratio
 
 
 class Matrix(NamedTuple):
@@ -64,18 +64,18 @@ def test_one_layer_counted_multiplication_by_multiplication():
     table = {"words": Matrix((vocab, width), "embedding"), **table, "norm": Matrix((width,), "norm")}
     model = gpt(1, 1, width, vocab, filter_size=ffn)
     forward = 2 * (sum(prod(size) for size in matrices.values()) + 2 * context * width + width * vocab)
-    assert flops.per_token(model, table, context).total == 3 * forward
+    assert flops.count_per_token(model, table, context).total == 3 * forward
     # frozen weights have no gradient of their own; attention has no weights, so it keeps its passes
     attention = 2 * 2 * context * width
-    assert flops.per_token(model, table, context, frozen=table).total == 2 * forward + attention
+    assert flops.count_per_token(model, table, context, frozen=table).total == 2 * forward + attention
     # LoRA's two matrices take all three passes beside the frozen weight
     low = {"A": Matrix((2, width), "adapter"), "B": Matrix((width, 2), "adapter")}
-    adapted = flops.per_token(model, table | low, context, frozen=table).total
+    adapted = flops.count_per_token(model, table | low, context, frozen=table).total
     assert adapted == 2 * forward + attention + 3 * 2 * (2 * width + width * 2)
     # an untied head trains or does not for itself
     untied = table | {"head": Matrix((vocab, width), "head")}
-    assert flops.per_token(model, untied, context, frozen=["words"]).total == 3 * forward
-    assert flops.per_token(model, untied, context, frozen=["head"]).total == 3 * forward - 2 * width * vocab
+    assert flops.count_per_token(model, untied, context, frozen=["words"]).total == 3 * forward
+    assert flops.count_per_token(model, untied, context, frozen=["head"]).total == 3 * forward - 2 * width * vocab
 
 
 @given(st.integers(0, 9), st.integers(1, 40), st.integers(1, 6))
@@ -85,8 +85,8 @@ def test_rigls_average_is_the_papers(tenths, dt, rounds):
     sizes = linear(model)
     rigl = SparsityGroup.model_validate({"algorithm": "rigl", "sparsity": tenths / 10, "update": {"freq": dt + 1}})
     steps = rounds * (dt + 1)
-    sparse, dense = flops.of_run(model, parameters(model), context, [(rigl, sizes)], steps)
-    fixed = flops.per_token(model, parameters(model), context, dict.fromkeys(sizes, 0)).total
+    sparse, dense = flops.count_run(model, list_parameters(model), context, [(rigl, sizes)], steps)
+    fixed = flops.count_per_token(model, list_parameters(model), context, dict.fromkeys(sizes, 0)).total
     f_d = (dense - steps * fixed) // steps // 3
     f_s = f_d * (10 - tenths) // 10
     assert sparse - steps * fixed == rounds * (3 * f_s * dt + 2 * f_s + f_d)
@@ -98,36 +98,36 @@ def test_rigls_average_is_the_papers(tenths, dt, rounds):
 )  # fmt: skip
 def test_a_run_costs_what_its_steps_cost_one_by_one(updates, algorithm, steps):
     model, context = gpt(1, 2, 20, 7), 5
-    sizes, shapes = linear(model), parameters(model)
+    sizes, shapes = linear(model), list_parameters(model)
     cycle = [0.1, 0.5, 0.7]
     group = SparsityGroup.model_validate({"algorithm": algorithm, "sparsity": cycle, "update": {"steps": updates}})
     level, seen, expected = cycle[0], 0, 0
     for step in range(1, steps + 1):
         live = {n: round(prod(size) * (1 - level)) for n, size in sizes.items()}
         asked = sizes if algorithm == "rigl" and step in updates else ()
-        expected += flops.per_token(model, shapes, context, live, (), asked).total
+        expected += flops.count_per_token(model, shapes, context, live, (), asked).total
         if step in updates:
             level, seen = cycle[seen % 3], seen + 1
-    assert flops.of_run(model, shapes, context, [(group, sizes)], steps)[0] == expected
+    assert flops.count_run(model, shapes, context, [(group, sizes)], steps)[0] == expected
 
 
 def test_masks_of_frozen_weights_cost_what_they_cost_at_the_start():
     model, context = gpt(1, 2, 20, 7), 5
-    sizes, shapes = linear(model), parameters(model)
+    sizes, shapes = linear(model), list_parameters(model)
     gmp = {"algorithm": "gmp", "sparsity": {"type": "linear", "init": 0.5, "slope": 0.1, "final": 0.9}}
     group = SparsityGroup.model_validate(gmp)
     live = {n: prod(size) // 2 for n, size in sizes.items()}
-    one = flops.per_token(model, shapes, context, live, shapes).total
-    assert flops.of_run(model, shapes, context, [(group, sizes)], 10, shapes)[0] == 10 * one
+    one = flops.count_per_token(model, shapes, context, live, shapes).total
+    assert flops.count_run(model, shapes, context, [(group, sizes)], 10, shapes)[0] == 10 * one
 
 
 @pytest.mark.parametrize("algorithm", ["gmp", "rigl"])
 def test_samples_of_a_long_schedule_come_close(algorithm):
     model = gpt(1, 2, 20, 7)
-    sizes, shapes = linear(model), parameters(model)
+    sizes, shapes = linear(model), list_parameters(model)
     cubic = {"type": "cubic", "final": 0.9, "end": 2000}
     group = SparsityGroup.model_validate({"algorithm": algorithm, "sparsity": cubic, "update": {"freq": 2}})
-    count = lambda samples: flops.of_run(model, shapes, 5, [(group, sizes)], 2000, samples=samples)
+    count = lambda samples: flops.count_run(model, shapes, 5, [(group, sizes)], 2000, samples=samples)
     whole, few = count(None), count(100)
     assert few[1] == whole[1] and few[0] != whole[0] and few[0] == pytest.approx(whole[0], rel=5e-3)
     assert count(10_000) == whole

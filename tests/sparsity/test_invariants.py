@@ -10,7 +10,7 @@ import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.models.gpt import GPTModel
-from modelzoo.models.shapes import parameters
+from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity.attach import Sparsity
 from tests.support import TINY, batch, config, make_run, tiny, train_step
 
@@ -120,7 +120,7 @@ def digest(sparsity) -> dict[str, str]:
 @pytest.mark.parametrize("kind", ["static", "set"])
 def test_masks_do_not_depend_on_order_or_on_the_global_generator(kind):
     init = config(sparsity=ALGORITHMS[kind]).trainer.init
-    shapes = parameters(init.model)
+    shapes = list_parameters(init.model)
     found = []
     for noise, table in ((0, shapes), (1, shapes), (2, dict(reversed(list(shapes.items()))))):
         model = GPTModel(init.model, seed=1)
@@ -285,11 +285,11 @@ def test_groups_take_the_first_match():
     ]
     run = make_run(sparsity=groups)
     expected = {}
-    for name, shape in parameters(run.init.model).items():
+    for name, shape in list_parameters(run.init.model).items():
         if shape.kind == "linear":
             expected[name] = 0.5 if "proj_q" in name else 0.9 if "layers.1." in name and "dense" in name else 0.25
     assert {p.name: p.live for p in run.sparsity.parameters} == {
-        n: live(parameters(run.init.model)[n].numel, s) for n, s in expected.items()
+        n: live(list_parameters(run.init.model)[n].numel, s) for n, s in expected.items()
     }
     assert [type(g.algorithm).__name__ for g in run.sparsity.groups] == ["Static", "SET", "Static"]
 
@@ -298,7 +298,7 @@ def test_groups_take_the_first_match():
 def test_embeddings_norms_biases_and_head_stay_dense_unless_named(filters):
     section = {"sparsity": 0.5} | ({"param_filter": filters} if filters else {})
     run = make_run(model={**TINY, "share_embedding_weights": False, "use_bias_in_output": True}, sparsity=section)
-    kinds = {parameters(run.init.model)[p.name].kind for p in run.sparsity.parameters}
+    kinds = {list_parameters(run.init.model)[p.name].kind for p in run.sparsity.parameters}
     assert kinds == ({"linear", "embedding", "head"} if filters else {"linear"})
 
 
@@ -336,7 +336,7 @@ def test_a_layer_without_a_live_weight_is_refused_by_name():
     with torch.no_grad():
         model.model.transformer_decoder.layers[1].ffn.ffn[0].linear_layer.weight.zero_()
     with pytest.raises(UserError, match=r"layers\.1\.ffn\.ffn\.0\.linear_layer"):
-        Sparsity.attach(model, parameters(init.model), init.sparsity, 0)
+        Sparsity.attach(model, list_parameters(init.model), init.sparsity, 0)
 
 
 def test_no_sparsity_does_nothing():

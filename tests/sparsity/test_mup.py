@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.models.shapes import parameters
-from modelzoo.planning.plan import first_masks
+from modelzoo.models.shapes import list_parameters
+from modelzoo.planning.plan import count_first_masks
 from modelzoo.sparsity.mup import density_ratios
 from tests.support import TINY, batch, config, make_run, train_step
 
@@ -49,7 +49,7 @@ def test_activations_and_updates_keep_their_scale(sparsity):
 def test_ratios_are_live_weights_over_all_over_the_base(sparsity, base, distribution):
     group = {"sparsity": sparsity, "distribution": distribution, "mup_base_density": base}
     init = config(model=WIDE, sparsity=group).trainer.init
-    shapes, live = parameters(init.model), first_masks(init)
+    shapes, live = list_parameters(init.model), count_first_masks(init)
     assert density_ratios(shapes, init.sparsity) == pytest.approx({n: live[n] / shapes[n].numel / base for n in live})
 
 

@@ -224,8 +224,10 @@ def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
         (group,) = run.sparsity.groups
         for p in group.parameters:
             layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
-            kernel = choose.choose(layout, torch.device("cpu"), torch.float32)
-            assert isinstance(p, PackedParameter) is (layout.density <= choose.densest(layout, kernel, torch.float32))
+            kernel = choose.choose_kernel(layout, torch.device("cpu"), torch.float32)
+            assert isinstance(p, PackedParameter) is (
+                layout.density <= choose.find_densest(layout, kernel, torch.float32)
+            )
         assert sparsity not in (0.75, 0.1) or isinstance(p, PackedParameter) is (sparsity == 0.75)
 
 

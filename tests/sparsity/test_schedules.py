@@ -138,16 +138,16 @@ def test_masks_hold_the_value_of_the_last_update():
 
 def refused(config: c.SparsityGroup, steps: int) -> str:
     with pytest.raises(UserError) as e:
-        s.check(config, steps)
+        s.check_schedule(config, steps)
     return str(e.value)
 
 
 def test_a_linear_schedule_that_reaches_one_is_refused_at_the_step_where_it_does():
     message = refused(group(LINEAR, update={"freq": 10}), 200)
     assert "gmp" in message and "reaches 1 at step 100 of 200" in message and "`final`" in message
-    assert s.check(group(LINEAR, update={"freq": 10}), 99) == (0.9, 90)
-    assert s.check(group(LINEAR, update={"freq": 10, "stop": 100}), 200) == (0.9, 90)
-    assert s.check(group({**LINEAR, "final": 0.75}, update={"freq": 10}), 200) == (0.75, 80)
+    assert s.check_schedule(group(LINEAR, update={"freq": 10}), 99) == (0.9, 90)
+    assert s.check_schedule(group(LINEAR, update={"freq": 10, "stop": 100}), 200) == (0.9, 90)
+    assert s.check_schedule(group({**LINEAR, "final": 0.75}, update={"freq": 10}), 200) == (0.75, 80)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_linear_schedule_that_reaches_one_is_refused_at_the_step_where_it_does
 )
 def test_every_schedule_is_bounded(schedule, step):
     assert f"at step {step} of 5000" in refused(group(schedule), 5000)
-    assert s.check(group(schedule), step - 1)[0] < 1
+    assert s.check_schedule(group(schedule), step - 1)[0] < 1
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_what_overflows_is_refused_too(schedule):
 def test_max_sparsity_is_a_bound_that_can_be_moved():
     high = {"type": "linear", "init": 0.0, "slope": 0.01, "final": 0.9}
     assert "passes max_sparsity 0.8" in refused(group(high, max_sparsity=0.8), 200)
-    assert s.check(group(high, max_sparsity=0.9), 200)[0] == 0.9
+    assert s.check_schedule(group(high, max_sparsity=0.9), 200)[0] == 0.9
     assert "passes max_sparsity 0.999" in refused(group(0.9995, "static"), 10)
 
 
@@ -185,7 +185,7 @@ def test_drop_fractions_are_shares():
     assert "drop_fraction is 1.1 at step 11" in refused(
         group(0.5, "rigl", drop_fraction={"type": "linear", "init": 0.0, "slope": 0.1}), 20
     )
-    assert s.check(group(0.5, "set", drop_fraction=1.0), 20) == (0.5, 0)
+    assert s.check_schedule(group(0.5, "set", drop_fraction=1.0), 20) == (0.5, 0)
 
 
 @given(
@@ -201,7 +201,7 @@ def test_a_schedule_that_passes_stays_in_bounds_all_the_way(update, init, slope,
         return
     levels = [s.held(config, x) for x in range(steps + 1)]
     if all(0 <= x <= config.max_sparsity for x in levels):
-        highest, at = s.check(config, steps)
+        highest, at = s.check_schedule(config, steps)
         assert highest == max(levels) == levels[at]
         assert all(x < highest for x in levels[:at])
     else:

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.models.shapes import parameters
-from modelzoo.sparsity.select import group_counts, live_count, live_counts, select
+from modelzoo.models.shapes import list_parameters
+from modelzoo.sparsity.select import group_counts, live_count, live_counts, select_parameters
 
 MEDISWIFT = ("*proj_[qkv]_dense_layer.weight", "*proj_output_dense_layer.weight", "*linear_layer.weight")
 GPT = dict(hidden_size=8, num_heads=2, num_hidden_layers=2, filter_size=32, vocab_size=11, max_position_embeddings=5)
-SHAPES = parameters(GPTConfig(**GPT))
+SHAPES = list_parameters(GPTConfig(**GPT))
 
 
 class Named(NamedTuple):
@@ -31,7 +31,7 @@ def groups(*filters) -> list[SparsityGroup]:
 
 
 def test_the_default_and_mediswifts_filter_take_the_matrices_of_the_decoder():
-    by_default, by_filter = select(SHAPES, groups(None)), select(SHAPES, groups(MEDISWIFT))
+    by_default, by_filter = select_parameters(SHAPES, groups(None)), select_parameters(SHAPES, groups(MEDISWIFT))
     assert by_default == by_filter
     assert len(by_default[0]) == 2 * 6
     assert sum(SHAPES[n].numel for n in by_default[0]) == 12 * 2 * 8**2
@@ -39,10 +39,10 @@ def test_the_default_and_mediswifts_filter_take_the_matrices_of_the_decoder():
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_norms_biases_and_head_stay_dense_by_default(tied):
-    shapes = parameters(
+    shapes = list_parameters(
         GPTConfig(**GPT, share_embedding_weights=tied, use_bias_in_output=True, embedding_layer_norm=True)
     )
-    (names,) = select(shapes, groups(None))
+    (names,) = select_parameters(shapes, groups(None))
     assert {shapes[n].kind for n in names} == {"linear"}
     assert {n for n, s in shapes.items() if s.kind == "linear"} == set(names)
 
@@ -52,11 +52,11 @@ def test_it_is_the_kind_that_counts_and_not_the_name():
         "wte": Named((9, 4), "embedding"), "head": Named((9, 4), "head"), "ln": Named((4,), "norm"),
         "embedding_like": Named((4, 4), "linear"), "embedding_like.bias": Named((4,), "bias"),
     }  # fmt: skip
-    assert select(shapes, groups(None)) == [["embedding_like"]]
+    assert select_parameters(shapes, groups(None)) == [["embedding_like"]]
 
 
 def test_a_filter_may_ask_for_embeddings_but_never_gets_vectors():
-    (names,) = select(SHAPES, groups("*"))
+    (names,) = select_parameters(SHAPES, groups("*"))
     assert set(names) == {n for n, s in SHAPES.items() if len(s.size) > 1}
 
 
@@ -74,23 +74,23 @@ def test_a_parameter_goes_to_the_first_group_that_matches(filters):
         if first is not None and len(shape.size) > 1:
             expected[first].append(name)
     if all(expected):
-        assert select(SHAPES, groups(*filters)) == expected
+        assert select_parameters(SHAPES, groups(*filters)) == expected
     else:
         with pytest.raises(UserError) as e:
-            select(SHAPES, groups(*filters))
+            select_parameters(SHAPES, groups(*filters))
         assert f"trainer.init.sparsity.{expected.index([])}.param_filter" in str(e.value)
 
 
 def test_filters_that_match_nothing_show_what_names_look_like():
     with pytest.raises(UserError) as e:
-        select(SHAPES, groups(None, ["*q_proj*", "*k_proj*"]))
+        select_parameters(SHAPES, groups(None, ["*q_proj*", "*k_proj*"]))
     assert "sparsity.1.param_filter (*q_proj*): matches no weight" in str(e.value)
     assert "model.transformer_decoder.layers.0.self_attn.proj_q_dense_layer.weight" in str(e.value)
     with pytest.raises(UserError, match="belongs to earlier groups"):
-        select(SHAPES, groups(None, "*proj_q*"))
+        select_parameters(SHAPES, groups(None, "*proj_q*"))
     with pytest.raises(UserError, match="matches no weight"):
-        select(SHAPES, groups("*bias"))
-    assert select(SHAPES, []) == []
+        select_parameters(SHAPES, groups("*bias"))
+    assert select_parameters(SHAPES, []) == []
 
 
 # --- counts

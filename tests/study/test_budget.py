@@ -51,8 +51,8 @@ def test_what_is_foretold_is_what_is_counted(sections):
         train_step(run, batch(step), 1)
         whole = config(**sections, loop={"max_steps": step + 1})
         counted = (run.ledger.sparse, run.ledger.dense)
-        assert budget.spent(whole, step + 1) == counted, step + 1
-        planned = plan.make(whole)
+        assert budget.count_flops(whole, step + 1) == counted, step + 1
+        planned = plan.make_plan(whole)
         assert planned.mean * planned.tokens == pytest.approx(counted[0], rel=1e-14)
         assert planned.dense.total * planned.tokens == counted[1]
         if step == 0 and not any(g.algorithm == "rigl" and g.update is None for g in run.init.sparsity):
@@ -65,8 +65,10 @@ def test_a_frozen_base_costs_four_passes_in_all_counts():
     whole = config(lora={})
     weights, low = 2 * (4 * 16 * 16 + 2 * 16 * 32), 2 * 2 * 8 * (16 + 16)
     by_hand = 4 * (weights + 16 * 37) + 6 * low + 12 * 2 * 12 * 16
-    assert budget.spent(whole, 7) == (7 * 48 * by_hand,) * 2
-    assert plan.make(whole).dense.total == plan.make(whole).start.total == plan.make(whole).mean == by_hand
+    assert budget.count_flops(whole, 7) == (7 * 48 * by_hand,) * 2
+    assert (
+        plan.make_plan(whole).dense.total == plan.make_plan(whole).start.total == plan.make_plan(whole).mean == by_hand
+    )
 
 
 @given(st.floats(1e7, 1e10), st.sampled_from(["static", "rigl", "gmp"]))
@@ -83,6 +85,6 @@ def test_no_other_number_of_steps_comes_nearer(flops, method):
         }
         return config(sparsity=stretched[method], model=TINY)
 
-    steps = budget.steps_for(flops, make)
-    miss = lambda s: abs(budget.spent(make(s), s)[0] - flops)
+    steps = budget.find_steps(flops, make)
+    miss = lambda s: abs(budget.count_flops(make(s), s)[0] - flops)
     assert all(miss(steps) <= miss(s) for s in (steps - 1, steps + 1) if s > 0)

@@ -7,7 +7,7 @@ from modelzoo.config.differences import flat, keys
 from modelzoo.config.load import _override, dump, validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import parse
-from modelzoo.study.differences import losses, text
+from modelzoo.study.differences import format_differences, list_gaps
 from tests.support import config
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=3))
@@ -38,13 +38,13 @@ def test_setting_what_differs_makes_the_configs_equal():
 
 
 def test_equal_configs_and_keys_of_one_alone():
-    assert text(["a", "b"], [config(), config()]) == "configs    are the same"
+    assert format_differences(["a", "b"], [config(), config()]) == "configs    are the same"
     found = keys([config(), config(sparsity=0.5)])
     assert found["trainer.init.sparsity.0.algorithm"] == ["-", '"static"']
-    assert "init.sparsity.0.algorithm" in text(["a", "b"], [config(), config(sparsity=0.5)])
+    assert "init.sparsity.0.algorithm" in format_differences(["a", "b"], [config(), config(sparsity=0.5)])
 
 
 @given(st.dictionaries(st.integers(1, 20), st.floats(0, 9)), st.dictionaries(st.integers(1, 20), st.floats(0, 9)))
 def test_losses_are_compared_where_both_have_one(a, b):
     log = lambda d: [{"step": s, "loss": x} for s, x in d.items()]
-    assert dict(losses(log(a), log(b))) == {s: b[s] - a[s] for s in a.keys() & b.keys()}
+    assert dict(list_gaps(log(a), log(b))) == {s: b[s] - a[s] for s in a.keys() & b.keys()}

@@ -17,8 +17,8 @@ from scipy import stats
 
 from modelzoo.config.errors import UserError
 from modelzoo.study import curves, draw, layers, lifted, page, results, where
-from modelzoo.study.report import report, write
-from modelzoo.study.results import Group, front, grouped, interval, read
+from modelzoo.study.report import report_runs, write
+from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
 
 LOSS = st.floats(0.1, 20)
 
@@ -34,7 +34,7 @@ def test_the_interval_is_students(values):
 
 @given(st.lists(st.tuples(st.floats(1, 100), LOSS), min_size=1, max_size=30))
 def test_the_front_is_what_no_point_beats_in_both(points):
-    kept = front(points)
+    kept = find_front(points)
     beaten = lambda p: any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)
     assert {points[i] for i in kept} == {p for p in points if not beaten(p)}
     assert [points[i][0] for i in kept] == sorted(points[i][0] for i in kept)
@@ -58,7 +58,7 @@ def folders(runs: Path) -> list[str]:
 
 @pytest.fixture
 def groups(runs) -> list[Group]:
-    return grouped([read(f) for f in folders(runs)])
+    return group_runs([read_run(f) for f in folders(runs)])
 
 
 def test_runs_that_differ_in_their_seed_are_one_group(groups):
@@ -82,7 +82,7 @@ def test_points_are_the_logs_means(runs, groups):
 
 
 def test_masks_over_time_account_for_every_weight(runs, groups):
-    (panel,) = layers.over_time(groups)
+    (panel,) = layers.draw_over_time(groups)
     paths = {s: runs / "rigl-seed1" / "checkpoints" / f"step_{s}" / "model.safetensors" for s in (4, 8, 12)}
     masks = {s: safetensors.numpy.load_file(p) for s, p in paths.items()}
     layer = "model.transformer_decoder.layers.1.ffn.ffn.0.linear_layer.weight_mask"
@@ -95,13 +95,13 @@ def test_masks_over_time_account_for_every_weight(runs, groups):
 
 
 def test_sparsity_by_layer_is_target_and_masks(groups):
-    panel = layers.by_layer(groups)
+    panel = layers.draw_by_layer(groups)
     assert {r[0] for r in panel.rows} == {"s75", "rigl"} and len(panel.rows) == 2 * 2 * 6
     assert all(r[3] == r[4] == 0.75 for r in panel.rows)
 
 
 def test_what_sparsity_saves_is_said_honestly(runs, groups):
-    rows = {r[0]: r for r in where.reality(groups).rows}
+    rows = {r[0]: r for r in where.tabulate_reality(groups).rows}
     assert rows["dense"][3] == "1.00x fewer" and rows["s75"][4] == "all of it: masked weights are multiplied"
     last = json.loads((runs / "rigl-seed1" / "metrics.jsonl").read_text().splitlines()[-2])
     assert rows["rigl"][3] == f"{last['dense_flops'] / last['flops']:.2f}x fewer"
@@ -109,15 +109,15 @@ def test_what_sparsity_saves_is_said_honestly(runs, groups):
 
 
 def test_time_adds_up_to_the_log(runs, groups):
-    row = next(r for r in where.time(groups).rows if r[0] == "s75")
+    row = next(r for r in where.draw_time(groups).rows if r[0] == "s75")
     log = [json.loads(x) for x in (runs / "s75-seed1" / "timing.jsonl").read_text().splitlines()]
     assert sum(row[1:]) == pytest.approx(sum(r["seconds"] for r in log))
 
 
 def test_peaks_at_the_edge_are_named():
     losses = {"a": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 1.5}}
-    assert curves.by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
-    assert curves.by_peak({"a": {1e-3: 2.0}}) is None
+    assert curves.draw_by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
+    assert curves.draw_by_peak({"a": {1e-3: 2.0}}) is None
 
 
 class Page(HTMLParser):
@@ -138,7 +138,7 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_beside_it(runs, tmp_path):
-    said = report(folders(runs), str(tmp_path / "r.html"))
+    said = report_runs(folders(runs), str(tmp_path / "r.html"))
     assert str(tmp_path / "r.html") in said
     text = (tmp_path / "r.html").read_text()
     found = Page(text)
@@ -151,7 +151,7 @@ def test_the_page_needs_nothing_beside_it(runs, tmp_path):
 
 
 def test_the_numbers_are_the_same_in_the_page_and_beside_it(runs, tmp_path):
-    report(folders(runs), str(tmp_path / "r.html"))
+    report_runs(folders(runs), str(tmp_path / "r.html"))
     prefix = "data:text/csv;base64,"
     inside = [
         base64.b64decode(x[len(prefix) :]).decode()
@@ -166,7 +166,7 @@ def test_the_numbers_are_the_same_in_the_page_and_beside_it(runs, tmp_path):
 
 
 def test_pictures_stand_alone_and_take_the_pages_colours(runs, tmp_path):
-    report(folders(runs), str(tmp_path / "r.html"))
+    report_runs(folders(runs), str(tmp_path / "r.html"))
     for path in (tmp_path / "r_files").glob("*.svg"):
         text = path.read_text()
         ElementTree.fromstring(text)
@@ -177,16 +177,16 @@ def test_pictures_stand_alone_and_take_the_pages_colours(runs, tmp_path):
 
 
 def test_what_is_written_in_a_name_is_no_markup(runs, tmp_path):
-    groups = [Group("<b>&\"'", [read(str(runs / "dense-seed1"))])]
+    groups = [Group("<b>&\"'", [read_run(str(runs / "dense-seed1"))])]
     write(groups, str(tmp_path / "r.html"), "<i>title</i>")
     assert not {"b", "i"} & set(Page((tmp_path / "r.html").read_text()).tags)
 
 
 def test_what_is_no_run_is_refused(tmp_path, runs):
     with pytest.raises(UserError, match="no such run folder"):
-        report([str(tmp_path / "nothing")], str(tmp_path / "r.html"))
+        report_runs([str(tmp_path / "nothing")], str(tmp_path / "r.html"))
     with pytest.raises(UserError, match=r"\.html"):
-        report(folders(runs), str(tmp_path / "r.pdf"))
+        report_runs(folders(runs), str(tmp_path / "r.pdf"))
 
 
 def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_path):
@@ -199,14 +199,14 @@ def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_
         "CPU", str(tmp_path / "lift"), str(start), ("model",), command=f"run.py --checkpoint_path {start}"
     )
     pretrain.train(tiny_config(data, tmp_path / "lift", loop={"max_steps": 3}), options, evaluate=True)
-    (panel,) = lifted.histograms(grouped([read(str(tmp_path / "lift"))]))
+    (panel,) = lifted.draw_histograms(group_runs([read_run(str(tmp_path / "lift"))]))
     before = safetensors.numpy.load_file(start / "model.safetensors")
     total = sum(x.size for n, x in before.items() if n.endswith("_mask"))
     live = sum(int(x.sum()) for n, x in before.items() if n.endswith("_mask"))
     counts = np.array([r[2:] for r in panel.rows]).sum(0)
     assert 0.98 * live < counts[0] <= live and 0.9 * (total - live) < counts[2] <= total - live
     assert "100.0% of those once masked differ from zero" in panel.caption
-    assert results.read(str(tmp_path / "lift")).parent == str(start)
+    assert results.read_run(str(tmp_path / "lift")).parent == str(start)
 
 
 def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
@@ -217,5 +217,5 @@ def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
     sparsity = {"sparsity": 0.5, "block": [4, 4], "storage": "packed"}
     whole = tiny_config(data, tmp_path / "blocks", sparsity=sparsity, loop={"max_steps": 2})
     pretrain.train(whole, Options("CPU", str(tmp_path / "blocks")), evaluate=True)
-    (row,) = where.reality(grouped([read(str(tmp_path / "blocks"))])).rows
+    (row,) = where.tabulate_reality(group_runs([read_run(str(tmp_path / "blocks"))])).rows
     assert row[1] == "block: [4, 4]" and row[4].startswith("12 weights live blocks alone")

@@ -60,7 +60,7 @@ def test_runs_meet_at_equal_flops(base):
     rigl = {**RIGL, "update": {"freq": "25%", "stop": "90%"}}
     path = write(base, axes={"method": {"dense": {}, "s75": {"trainer.init.sparsity": 0.75}, "rigl": {
         "trainer.init.sparsity": rigl}}})  # fmt: skip
-    cells = {c.label: c for c in grid.read(path, [], None).cells}
+    cells = {c.label: c for c in grid.read_matrix(path, [], None).cells}
     assert cells["dense"].steps == 10 and cells["s75"].steps > cells["rigl"].steps > 10
     for cell in cells.values():
         assert abs(cell.flops - 10 * STEP) < 0.5 * STEP
@@ -68,7 +68,7 @@ def test_runs_meet_at_equal_flops(base):
 
 
 def test_other_budgets(base):
-    by = lambda **budget: [c.steps for c in grid.read(write(base, budget=budget), [], None).cells]
+    by = lambda **budget: [c.steps for c in grid.read_matrix(write(base, budget=budget), [], None).cells]
     assert by(steps=7) == [7, 7]
     assert by(tokens=5 * 48) == [5, 5]
 
@@ -76,10 +76,10 @@ def test_other_budgets(base):
 def test_mistakes_name_the_file_and_the_setting(base):
     path = write(base, axes={"method": {"bad": {"trainer.init.sparsty": 0.5}}})
     with pytest.raises(UserError, match=r"study\.yaml: in bad: .*unknown key.*did you mean 'sparsity'"):
-        grid.read(path, [], None)
+        grid.read_matrix(path, [], None)
     path = write(base, axes={"method": {"bad": {"budget.days": 5}}})
     with pytest.raises(UserError, match=r"study\.yaml: in bad: "):
-        grid.read(path, [], None)
+        grid.read_matrix(path, [], None)
 
 
 def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
@@ -88,14 +88,14 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     monkeypatch.setattr(study, "_close", lambda *rest: None)
     path = write(base, axes={"a": dict.fromkeys("xyz"), "b": dict.fromkeys("uv")}, seeds=[1, 2])
     for i in range(4):
-        study.run(path, [], None, study.Options("CPU", (i, 4)))
-    assert sorted(taken) == sorted(c.name for c in grid.read(path, [], None).cells)
+        study.run_study(path, [], None, study.Options("CPU", (i, 4)))
+    assert sorted(taken) == sorted(c.name for c in grid.read_matrix(path, [], None).cells)
 
 
 def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
     path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
     with lock_folder(str(run)):
-        study.run(path, [], None, study.Options("CPU"))
+        study.run_study(path, [], None, study.Options("CPU"))
         assert os.listdir(run) == [".lock"]
     said = capsys.readouterr()
     assert "busy       another process is at dense-seed1" in said.err and "open       1 runs" in said.out
@@ -103,7 +103,7 @@ def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
 
 def test_the_best_rate_is_finite_and_lowest(base):
     path = write(base, learning_rate={"peak": [1e-3, 1e-2, 1e-1]}, axes={"method": {"dense": {}}})
-    matrix = grid.read(path, [], None)
+    matrix = grid.read_matrix(path, [], None)
     assert study.best_peak(matrix, matrix.settings[0]) == 1e-3  # none has ended
     for cell, loss in zip(matrix.settings[0], ("3.0", "2.5", "NaN"), strict=True):
         folder = Path(study.folder(matrix, cell))
@@ -118,7 +118,7 @@ def test_a_study_from_file_to_report_and_again(base, forked, capsys):
     path = write(base, seeds=[1, 2], axes={"method": {
         "dense": {}, "broken": {"trainer.fit.train_dataloader.data_dir": str(base.parent / "missing")}}})  # fmt: skip
     with pytest.raises(UserError, match="2 of 4 runs failed: broken-seed1, broken-seed2"):
-        study.run(path, [], None, study.Options("CPU"))
+        study.run_study(path, [], None, study.Options("CPU"))
     said = capsys.readouterr()
     assert "FAILED     broken-seed1 (exit code 2): error: " in said.err and "missing" in said.err
     out = base.parent / "out"
@@ -129,7 +129,7 @@ def test_a_study_from_file_to_report_and_again(base, forked, capsys):
     before = (out / "runs" / "dense-seed1" / "timing.jsonl").read_bytes()
     (base.parent / "missing").symlink_to(tiny_config(base.parent, base).trainer.fit.train_dataloader.data_dir[0])
     with pytest.raises(UserError, match="2 of 4 runs failed"):
-        study.run(path, [], None, study.Options("CPU"))
+        study.run_study(path, [], None, study.Options("CPU"))
     assert "finished   dense-seed1" in capsys.readouterr().err
     assert (out / "runs" / "dense-seed1" / "timing.jsonl").read_bytes() == before
 
@@ -137,7 +137,7 @@ def test_a_study_from_file_to_report_and_again(base, forked, capsys):
 @pytest.mark.slow
 def test_the_best_rate_of_the_first_seed_trains_the_others(base, forked):
     path = write(base, seeds=[1, 2], learning_rate={"peak": [1e-7, 1e-2]}, axes={"method": {"dense": {}}})
-    study.run(path, [], None, study.Options("CPU"))
+    study.run_study(path, [], None, study.Options("CPU"))
     runs = sorted(p.name for p in (base.parent / "out" / "runs").iterdir())
     assert runs == ["dense-lr0.01-seed1", "dense-lr0.01-seed2", "dense-lr1e-07-seed1"]
     assert "Learning rates tried" in (base.parent / "out" / "report.html").read_text()
@@ -161,16 +161,16 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request):
     stopped = records(log.parent, "train")[-1]["step"]
     assert 0 < stopped < 150 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
     request.getfixturevalue("forked")
-    study.run(path, [], None, study.Options("CPU"))
-    study.run(path, [], str(base.parent / "whole"), study.Options("CPU"))
+    study.run_study(path, [], None, study.Options("CPU"))
+    study.run_study(path, [], str(base.parent / "whole"), study.Options("CPU"))
     assert log.read_bytes() == (base.parent / "whole" / "runs" / "rigl-seed1" / "metrics.jsonl").read_bytes()
 
 
 def test_a_changed_study_does_not_mix_with_the_old(base, forked):
     path = write(base, axes={"method": {"dense": {}}})
-    study.run(path, [], None, study.Options("CPU"))
+    study.run_study(path, [], None, study.Options("CPU"))
     with pytest.raises(UserError, match="began with another config"):
-        study.run(path, ["study.learning_rate.peak=0.02"], None, study.Options("CPU"))
+        study.run_study(path, ["study.learning_rate.peak=0.02"], None, study.Options("CPU"))
 
 
 @pytest.mark.slow
@@ -179,10 +179,10 @@ def test_ray_runs_the_same_matrix(base, capfd):
     ray = pytest.importorskip("ray")
     path = write(base, axes={"method": {"dense": {}, "s75": {"trainer.init.sparsity": 0.75}}})
     try:
-        study.run(path, [], None, study.Options("CPU", engine="ray"))
+        study.run_study(path, [], None, study.Options("CPU", engine="ray"))
     finally:
         ray.shutdown()
     assert "2/2 settings" in capfd.readouterr().err
-    study.run(path, ['study.cells=[{"method": "s75"}]'], str(base.parent / "here"), study.Options("CPU"))
+    study.run_study(path, ['study.cells=[{"method": "s75"}]'], str(base.parent / "here"), study.Options("CPU"))
     logs = [base.parent / place / "runs" / "s75-seed1" / "metrics.jsonl" for place in ("out", "here")]
     assert logs[0].read_bytes() == logs[1].read_bytes()

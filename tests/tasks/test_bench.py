@@ -31,7 +31,7 @@ def test_the_table_names_every_pattern_that_fits(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     wide = {**TINY, "hidden_size": 64, "filter_size": 128}
     own = {"algorithm": "rigl", "sparsity": 0.5, "block": [16, 8], "update": {"freq": 3}}
-    bench.bench(config(model=wide, sparsity=own), Options(target="CPU"), "x.yaml")
+    bench.bench_patterns(config(model=wide, sparsity=own), Options(target="CPU"), "x.yaml")
     out = capsys.readouterr().out
     rows = {line[:22].strip(): line for line in out.splitlines() if "MiB" in line}
     patterns = ["block: [32, 1]", "block: [32, 32]", "shared_inputs: 4", "block: [16, 8]"]
@@ -49,9 +49,9 @@ def test_dead_blocks_take_no_memory(capsys):
 
 
 def _choice():
-    from modelzoo.backends.select import select
+    from modelzoo.backends.select import select_device
 
-    return select("CPU", config().trainer.init)
+    return select_device("CPU", config().trainer.init)
 
 
 def _blocks():
@@ -103,7 +103,7 @@ def test_the_level_is_the_configs_at_the_end(sparsity, level):
 
 def test_a_config_that_cannot_train_is_refused():
     with pytest.raises(UserError, match="optimizer: missing"):
-        bench.bench(config(optimizer=None), Options(target="CPU"), "x.yaml")
+        bench.bench_patterns(config(optimizer=None), Options(target="CPU"), "x.yaml")
 
 
 def test_every_contestant_takes_a_step(monkeypatch, capsys):
@@ -111,7 +111,7 @@ def test_every_contestant_takes_a_step(monkeypatch, capsys):
     losses = []
     plain = Local.train_step
     monkeypatch.setattr(Local, "train_step", lambda self, r, b, p: losses.append((id(r), plain(self, r, b, p).loss)))
-    bench.bench(config(model={**TINY, "hidden_size": 64, "filter_size": 128}), Options(target="CPU"), "x.yaml")
+    bench.bench_patterns(config(model={**TINY, "hidden_size": 64, "filter_size": 128}), Options(target="CPU"), "x.yaml")
     runs = {}
     for run, loss in losses:
         runs.setdefault(run, []).append(loss)

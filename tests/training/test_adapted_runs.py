@@ -195,7 +195,7 @@ def flops(init) -> tuple[int, int, float]:
     run, b = make_run(**init), prompted() if "soft_prompt" in init else batch()
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         train_step(run, b, 1)
-    per_token = plan.make(config(**init)).start.total
+    per_token = plan.make_plan(config(**init)).start.total
     return counter.get_total_flops(), run.ledger.sparse, per_token * b["input_ids"].numel()
 
 
@@ -217,11 +217,11 @@ def test_loras_matrices_cost_three_passes():
 
 
 def test_the_plan_says_what_trains():
-    made = plan.make(config(soft_prompt=PROMPT, lora=LORA))
+    made = plan.make_plan(config(soft_prompt=PROMPT, lora=LORA))
     low = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
-    assert made.trained == 3 * 16 + low and made.total == plan.make(config()).total + made.trained
+    assert made.trained == 3 * 16 + low and made.total == plan.make_plan(config()).total + made.trained
     assert made.bytes["gradients"] == 4 * made.trained and made.bytes["optimizer"] == 8 * made.trained
-    said = plan_text.text(config(soft_prompt=PROMPT, lora=LORA))
+    said = plan_text.describe_plan(config(soft_prompt=PROMPT, lora=LORA))
     assert "soft prompt of 3 vectors (before_target, from random) and LoRA of rank 4 on 12 weights" in said
     assert "frozen" in said and f"{made.trained:,} parameters" in said
-    assert "trains " not in plan_text.text(config())
+    assert "trains " not in plan_text.describe_plan(config())

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from modelzoo import version
-from modelzoo.backends.arithmetic import decide
+from modelzoo.backends.arithmetic import decide_arithmetic
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
 from modelzoo.config import yaml12
@@ -18,7 +18,7 @@ from modelzoo.kernels import processor
 from modelzoo.planning import plan
 from modelzoo.tasks import bench
 from modelzoo.training import checkpoint, state
-from modelzoo.training.build import build
+from modelzoo.training.build import build_run
 from tests.support import TINY, batch, config, examples, local, make_run, train_step, write_shard
 
 LACKING = "bfloat16 was asked for; this processor (AVX2) does not multiply it, so float32 here"
@@ -47,7 +47,8 @@ def run(data, tmp_path):
 
     def call(mode: str, folder: str, *flags: str) -> Path:
         sets = [word for flag in flags for word in (("--set", flag) if flag.startswith("trainer.") else (flag,))]
-        argv = ["CPU", "-p", tmp_path / "c.yaml", "-m", mode, "-o", tmp_path / folder, *sets]
+        written = [] if mode == "bench" else ["-o", tmp_path / folder]
+        argv = ["CPU", "-p", tmp_path / "c.yaml", "-m", mode, *written, *sets]
         assert main([str(a) for a in argv]) == 0
         return tmp_path / folder
 
@@ -121,7 +122,7 @@ def test_eval_plan_bench_and_the_dry_run_say_so(run, act_as, capsys, monkeypatch
 def test_the_memory_estimate_follows(act_as):
     def activations(target="CPU", **precision):
         made = config(precision=precision)
-        return plan.make(made, target).bytes["activations (estimate)"]
+        return plan.make_plan(made, target).bytes["activations (estimate)"]
 
     act_as("amx")
     half, whole = activations(), activations(enabled=False)
@@ -194,9 +195,9 @@ def test_a_checkpoint_from_before_this_was_recorded_resumes(run, act_as, capsys)
 def on_an_old_gpu(**precision):
     """A backend and a run as on a GPU without bfloat16, with its float16 emulated here."""
     backend, whole = local(), config(precision=precision)
-    backend.arithmetic = decide("GPU", whole.trainer.init.precision, False, "this GPU")
+    backend.arithmetic = decide_arithmetic("GPU", whole.trainer.init.precision, False, "this GPU")
     backend.dtype = getattr(torch, backend.arithmetic.dtype)
-    return backend, build(whole, Choice(backend, "GPU", None))
+    return backend, build_run(whole, Choice(backend, "GPU", None))
 
 
 def test_float16_in_place_of_bfloat16_trains_with_a_dynamic_scale():

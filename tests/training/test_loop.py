@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
 from modelzoo.optim.loss_scale import LossScale
-from modelzoo.training.loop import steps
+from modelzoo.training.loop import iterate_steps
 from modelzoo.training.validation import validate
 from tests.support import LOCAL, TINY, batch, examples, loader, make_run, train_step, write_shard
 
@@ -32,7 +32,7 @@ def test_training_equals_a_plain_loop_of_torch(shards):
     rest = [p for n, p in model.named_parameters() if p.dim() == 1]
     groups = [{"params": decay, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    for timed in steps(LOCAL, run, shards, 15, 2):
+    for timed in iterate_steps(LOCAL, run, shards, 15, 2):
         b = shards.batch(run.step - 1)
         logits = model.model.logits(model.model.hidden(b["input_ids"]))
         loss = F.cross_entropy(logits.flatten(0, 1), b["labels"].flatten().long())
@@ -61,8 +61,8 @@ def test_gradient_values_are_clamped():
 
 def test_steps_resume_where_the_run_stands(shards):
     whole, parts = make_run(sparsity=0.5), make_run(sparsity=0.5)
-    losses = [t.step.loss for t in steps(LOCAL, whole, shards, 12, 1)]
-    found = [t.step.loss for stop in (5, 6, 12) for t in steps(LOCAL, parts, shards, stop, 1)]
+    losses = [t.step.loss for t in iterate_steps(LOCAL, whole, shards, 12, 1)]
+    found = [t.step.loss for stop in (5, 6, 12) for t in iterate_steps(LOCAL, parts, shards, stop, 1)]
     assert found == losses
 
 
@@ -88,7 +88,7 @@ def test_a_step_that_is_not_finite_stops_the_run(shards):
     run = make_run()
     poison(run, {3})
     with pytest.raises(UserError, match=r"step 4: loss nan.*on_nonfinite: skip") as e:
-        list(steps(LOCAL, run, shards, 10, 1))
+        list(iterate_steps(LOCAL, run, shards, 10, 1))
     assert "\n" not in str(e.value)
     assert all(p.isfinite().all() for p in run.model.parameters())
 
@@ -97,19 +97,19 @@ def test_skipping_has_a_budget(shards):
     settings = {"max_steps": 20, "on_nonfinite": "skip", "max_skipped_steps": 3}
     run = make_run(loop=settings, schedulers=[WARMUP], optimizer=PLAIN_ADAMW)
     poison(run, {1, 4, 5}, float("inf"))
-    found = [t.step for t in steps(LOCAL, run, shards, 12, 1)]
+    found = [t.step for t in iterate_steps(LOCAL, run, shards, 12, 1)]
     assert [i for i, s in enumerate(found) if s.skipped] == [1, 4, 5]
     assert (run.step, run.skipped, run.optimizer_step, run.tokens) == (12, 3, 9, 9 * 48)
     assert [round(s.lr * 1000) for s in found] == [0, 1, 1, 2, 3, 3, 3, 4, 5, 6, 7, 8]  # a skipped step's rate waits
     run = make_run(loop=settings)
     poison(run, {1, 4, 5, 9})
     with pytest.raises(UserError, match=r"step 10: .* loop\.max_skipped_steps 3 are used up"):
-        list(steps(LOCAL, run, shards, 12, 1))
+        list(iterate_steps(LOCAL, run, shards, 12, 1))
     run = make_run(loop=settings)
     poison(run, {1, 4, 5, 9})
-    list(steps(LOCAL, run, shards, 6, 1))
+    list(iterate_steps(LOCAL, run, shards, 6, 1))
     with pytest.raises(UserError, match=r"step 10: .* are used up"):  # the run's budget, however it is cut
-        list(steps(LOCAL, run, shards, 12, 1))
+        list(iterate_steps(LOCAL, run, shards, 12, 1))
 
 
 # --- float16's loss scale, with overflows made by hand ----------------------------------------------------------------
@@ -131,7 +131,7 @@ def test_overflows_lower_a_dynamic_scale_and_do_not_stop_the_run(shards):
     run = make_run()
     run.loss_scale = LossScale(scale=16.0, dynamic=True, patience=3, low=1.0, high=32.0)
     poison(run, {0, 1}, float("inf"))
-    scales = [run.loss_scale.scale for _ in steps(LOCAL, run, shards, 9, 1)]
+    scales = [run.loss_scale.scale for _ in iterate_steps(LOCAL, run, shards, 9, 1)]
     assert scales == [8.0, 4.0, 4.0, 4.0, 8.0, 8.0, 8.0, 16.0, 16.0]
     assert (run.skipped, run.optimizer_step) == (2, 7)
 
@@ -141,11 +141,11 @@ def test_an_overflow_at_the_lowest_scale_stops_the_run(shards):
     run = make_run()
     run.loss_scale = LossScale(scale=4.0, dynamic=True, low=1.0)
     poison(run, {0, 1}, float("inf"))
-    list(steps(LOCAL, run, shards, 3, 1))
+    list(iterate_steps(LOCAL, run, shards, 3, 1))
     assert (run.loss_scale.scale, run.skipped) == (1.0, 2)
     poison(run, {3}, float("inf"))
     with pytest.raises(UserError, match="not finite"):
-        list(steps(LOCAL, run, shards, 5, 1))
+        list(iterate_steps(LOCAL, run, shards, 5, 1))
 
 
 # --- validation -------------------------------------------------------------------------------------------------------
