@@ -91,7 +91,7 @@ def job(args) -> int:
 
 def summary(out: str, result: dict, seconds: float) -> str:
     """The closing lines: what was written, and what to run next."""
-    from data_preprocessing.progress import clock
+    from modelzoo.progress import duration
 
     reasons, splits = result["reasons"], result["splits"]
     dropped = {r: n for r, n in reasons.items() if r != "written"}
@@ -104,7 +104,9 @@ def summary(out: str, result: dict, seconds: float) -> str:
             f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
             f"{s['n_examples']:,} examples of {s['msl']:,}"
         )
-    lines.append(f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {clock(seconds)}")
+    lines.append(
+        f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {duration(seconds)}"
+    )
     lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
     return "\n".join(lines)
 

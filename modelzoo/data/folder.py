@@ -5,9 +5,8 @@ Anyone may have written a shard: nothing is followed out of its file, and no sha
 
 import contextlib
 import json
+import math
 import os
-
-import numpy as np
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
@@ -84,10 +83,10 @@ def _check_shape(path: str, file, data) -> None:
             f"{path}: '{f.DATASET}' is {list(shape)}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl] or "
             "[tokens]"
         )
-    if data.chunks and int(np.prod(data.chunks, dtype=object)) * kind.itemsize > MAX_CHUNK:
+    if data.chunks and math.prod(data.chunks) * kind.itemsize > MAX_CHUNK:
         raise UserError(f"{path}: chunks of {data.chunks} are over 1 GiB; refused")
     # An empty or tiny file can declare any shape: HDF5 then invents fill values for what was never stored.
-    stored, size = data.id.get_storage_size(), int(np.prod(shape, dtype=object)) * kind.itemsize
+    stored, size = data.id.get_storage_size(), math.prod(shape) * kind.itemsize
     if size > RATIO_SLACK and size > MAX_RATIO * max(stored, 1):
         raise UserError(f"{path}: declares {size / 1e6:.0f} MB but stores {stored} bytes; refused")
     declared = file.attrs.get(f.N_EXAMPLES)
