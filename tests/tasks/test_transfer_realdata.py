@@ -35,7 +35,7 @@ def test_the_documented_command_makes_the_rows_of_the_table(shared_data, tmp_pat
     recorder = tmp_path / "python"
     recorder.write_text(RECORDER.format(python=sys.executable, log=tmp_path / "commands"))
     recorder.chmod(0o755)
-    env = {**os.environ, "PYTHON": str(recorder), "WAYS": "s75 none,s75 keep", "SEEDS": "[1]", "STEPS": "2"}
+    env = {**os.environ, "PYTHON": str(recorder), "WAYS": "s75 lift,s75 keep", "SEEDS": "[1]", "STEPS": "2"}
     env |= {"TUNING_STEPS": "2", "EXAMPLES": "16"}
     subprocess.run(["bash", "scripts/transfer_small.sh", str(tmp_path)], cwd=tmp_path, env=env, check=True)
     first, *runs, last = map(json.loads, (tmp_path / "commands").read_text().splitlines())
