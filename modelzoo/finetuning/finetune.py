@@ -29,6 +29,7 @@ from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import resume
 from modelzoo.training.build import Options
+from modelzoo.training.required import require_finetune
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
@@ -65,9 +66,7 @@ def prepare_first_step(config: Config, options: Options) -> tuple[Backend, Train
 
 
 def _command(config: Config, options: Options) -> Command:
-    section = config.trainer.finetune
-    if section is None:
-        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, masks: lift}")
+    section = require_finetune(config)
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
@@ -90,7 +89,7 @@ def _job(config: Config, options: Options, start: str, fold: int, seed: int) -> 
     """The run of one fold and seed as a config of its own, which `-m finetune` takes again."""
     folder = os.path.join(options.model_dir, f"fold_{fold}", f"seed_{seed}")
     own = {"folds": (fold,), "seeds": (seed,), "checkpoint": start}
-    section = config.trainer.finetune.model_copy(update=own)
+    section = require_finetune(config).model_copy(update=own)
     init = config.trainer.init.model_copy(update={"seed": seed, "model_dir": folder})
     trainer = config.trainer.model_copy(update={"init": init, "finetune": section})
     config = config.model_copy(update={"trainer": trainer})
@@ -107,7 +106,7 @@ def _finished(job: Job) -> dict[str, Any] | None:
         return None
     before = job.folder.read_config()
     changes = resume.config_changes(before, job.config) if before is not None else {}
-    derived = DERIVED[:1] if job.config.trainer.finetune.masks is None else DERIVED
+    derived = DERIVED[:1] if require_finetune(job.config).masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
         raise UserError(
             f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "

@@ -28,13 +28,14 @@ from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan
+from modelzoo.planning import lengths, plan
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build_run, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
+from modelzoo.training.required import require_finetune, require_fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, find_eval_interval
@@ -89,14 +90,15 @@ def prepare_run(
     Returns:
         The run, its config made whole, its data, what it started from, and what it changes from here on.
     """
-    section, out = job.config.trainer.finetune, command.out
+    section, out = require_finetune(job.config), command.out
     files, saved = mdl_state.load_checkpoint(command.start, job.config.trainer.init, None)
     masks = read_masks(files["model"])
     config = make_config(job.config, masks, command.start, data, read_patterns(saved, masks))
-    shards = open_shards(config, config.trainer.fit.train_dataloader)
-    plan.check_sparsity(config.trainer.init, count_steps(config, len(shards)))
+    shards = open_shards(config, require_fit(config).train_dataloader)
+    stop = count_steps(config, len(shards))
+    plan.check_sparsity(config.trainer.init, stop)
     run = build_run(config, command.choice)
-    for note in run.sparsity.notes:
+    for note in (*run.sparsity.notes, *lengths.note_lengths(config.trainer.init, stop)):
         out.note(note)
     if needs_ages(section):
         add_ages(run, config.trainer.init)
@@ -145,7 +147,7 @@ def _train(
     Returns:
         The signal that ended the run before its end, or None.
     """
-    early = config.trainer.finetune.early_stopping
+    early = require_finetune(config).early_stopping
     metric = (early.metric if early else None) or task.main_metric
     best_folder, fingerprint = job.folder.best, shards.fingerprint()
     progress = Progress(stop)

@@ -22,6 +22,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
+from modelzoo.training.required import require_finetune, require_optimizer
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
 # Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.
@@ -71,7 +72,7 @@ def make_config(
     Args:
         data_dir: the task's training examples, encoded.
     """
-    section, init = config.trainer.finetune, config.trainer.init
+    section, init = require_finetune(config), config.trainer.init
     loader = {
         "data_dir": [data_dir],
         "batch_size": section.batch_size,
@@ -144,20 +145,24 @@ def _level(mask: Tensor) -> float:
 def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
     """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
     limit = max(0.999, level)
-    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+    return SparsityGroup.model_validate(
+        {"sparsity": level, "param_filter": tuple(names), "max_sparsity": limit, **dict(like)}
+    )
 
 
 def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     # RigL that drops nothing: as the level falls, weights open where the dense gradient is largest.
     slope = -math.nextafter(level / mode.steps, math.inf)  # a hair steeper, so that the last opening leaves none off
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
-    return SparsityGroup(
-        algorithm="rigl",
-        sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
-        drop_fraction=0.0,
-        update=Update(steps=steps),
-        param_filter=tuple(names),
-        max_sparsity=max(0.999, level),
+    return SparsityGroup.model_validate(
+        {
+            "algorithm": "rigl",
+            "sparsity": {"type": "linear", "init": level, "slope": slope, "final": 0.0},
+            "drop_fraction": 0.0,
+            "update": Update(steps=steps),
+            "param_filter": tuple(names),
+            "max_sparsity": max(0.999, level),
+        }
     )
 
 
@@ -174,10 +179,11 @@ def needs_ages(config: Finetune) -> bool:
 
 def add_ages(run: TrainState, init: Init) -> None:
     """Give each weight an age of its own for Adam's bias correction; all start at step 0 (`start_ages` sets others)."""
+    corrects = require_optimizer(init).value.correct_bias
     linear = {n for n, s in list_parameters(init.model).items() if s.kind == "linear"}
     for name, p in run.model.named_parameters():
         entries = run.optimizer.state.get(p, {})
-        if name in linear and "exp_avg" in entries and init.optimizer.value.correct_bias:
+        if name in linear and "exp_avg" in entries and corrects:
             entries["born"] = torch.zeros_like(p, dtype=torch.int32)
 
 

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -51,7 +51,7 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
-    style = {
+    style: dict[Any, object] = {  # matplotlib types the keys as literals of its own
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.titlesize": 10, "font.size": 9, "grid.color": FAINT, "axes.grid": True, "grid.alpha": 0.35,
         "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,

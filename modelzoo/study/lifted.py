@@ -1,7 +1,7 @@
 """After pre-training: weights before and after lifting their masks, what fine-tuning regains, what prompts learned."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -24,8 +24,7 @@ def start_of(run: Result) -> str | None:
         return path
     folder = RunFolder(path)
     roots = (folder.best, folder.checkpoints, path)
-    found = (checkpoint.steps(root) and os.path.join(root, f"step_{checkpoint.steps(root)[-1]}") for root in roots)
-    return next((p for p in found if p), None)
+    return next((os.path.join(root, f"step_{steps[-1]}") for root in roots if (steps := checkpoint.steps(root))), None)
 
 
 def end_of(run: Result) -> str | None:
@@ -117,9 +116,9 @@ def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | 
     for group in groups:
         path = end_of(group.first)
         found = tensors(path, lambda n: n in (SOFT_PROMPT, WORDS_WEIGHT)) if path else {}
-        if SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
+        if path is None or SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
             continue
-        names = _vocabulary(group.first)
+        names = _vocabulary(group.first, path)
         prompt, table = (torch.from_numpy(found[n].astype(np.float32)) for n in (SOFT_PROMPT, WORDS_WEIGHT))
         for vector, best in enumerate(find_nearest(prompt, table, words)[0]):
             rows.append((group.label, vector, ", ".join(f"{names(token)} {cosine:.2f}" for cosine, token in best)))
@@ -133,12 +132,13 @@ def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | 
     )
 
 
-def _vocabulary(run: Result):
+def _vocabulary(run: Result, path: str) -> Callable[[int], str]:
+    """What a token id of the checkpoint `path` is as text."""
     from modelzoo.data import tokenizer
     from modelzoo.planning import start_checkpoint
 
     try:
-        words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(run.init, end_of(run)))
+        words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(run.init, path))
     except (UserError, OSError):  # a picture without words is better than none
         return lambda token: f"#{token}"
     return lambda token: repr(words.decode([token]))

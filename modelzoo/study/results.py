@@ -129,7 +129,8 @@ class Group:
     def mean(self, key: str, step: int) -> float | None:
         """Mean over the runs of a training record's `key` (or `seconds`) at `step`; None where one has none."""
         values = [run.at(step).get(key) for run in self.runs]
-        return None if any(v is None for v in values) else float(np.mean(values))
+        known = [v for v in values if v is not None]
+        return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def group_runs(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:

@@ -90,7 +90,7 @@ def best_peak(matrix: Matrix, cells: list[Cell]) -> float | None:
     first = [c for c in cells if c.seed == cells[0].seed]
     losses = {c.peak: loss for c in first if (loss := final_loss(folder(matrix, c), c.steps)) is not None}
     losses = {peak: loss for peak, loss in losses.items() if math.isfinite(loss)}
-    return min(losses, key=losses.get) if losses else cells[0].peak
+    return min(losses, key=losses.__getitem__) if losses else cells[0].peak
 
 
 def folder(matrix: Matrix, cell: Cell) -> str:

@@ -140,7 +140,8 @@ def _rounds(contestants: Mapping[str, Callable]) -> dict[str, list[float]]:
 
 def _ratios(times: Mapping[str, list[float]], name: str) -> tuple[float, float, float]:
     """Quartiles of how many times faster than dense, round by round: low, median, high."""
-    return tuple(statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4))
+    low, median, high = statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4)
+    return low, median, high
 
 
 def _bytes(run: TrainState) -> int:

@@ -17,6 +17,7 @@ from modelzoo.planning import plan, start_checkpoint
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, state
 from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.required import require_fit
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches, count_steps
 from modelzoo.training.validation import validate
@@ -87,9 +88,7 @@ def check_first_step(config: Config, options: Options, compile_layers: bool) -> 
 
 def _first_step(config: Config, options: Options) -> tuple[Backend, TrainState, dict[str, Tensor], int]:
     """The device, a run as it starts, its first batch, and into how many parts that is cut."""
-    init, fit = config.trainer.init, config.trainer.fit
-    if fit is None:
-        raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
+    init, fit = config.trainer.init, require_fit(config)
     choice = select_device(options.target, init)
     print(choice.describe(), file=sys.stderr)
     shards = open_shards(config, fit.train_dataloader)

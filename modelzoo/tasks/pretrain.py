@@ -18,6 +18,7 @@ from modelzoo.training import checkpoint, console, launch, resume, state, tracke
 from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
+from modelzoo.training.required import require_fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, find_eval_interval
@@ -26,9 +27,7 @@ from modelzoo.training.validation import Score, validate
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
     """`-m train` and, with `evaluate`, `-m train_and_eval`."""
-    init, section = config.trainer.init, config.trainer.fit
-    if section is None:
-        raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
+    init, section = config.trainer.init, require_fit(config, "training")
     choice = select_training_device(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
     shards = open_shards(config, section.train_dataloader)
     vals = [open_shards(config, loader) for loader in list_val_loaders(config)] if evaluate else []
@@ -47,7 +46,7 @@ def _train(
     """Train in a folder that is this process's alone."""
     init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
     out.note(choice.describe())
-    named = options.checkpoint_path or config.trainer.fit.ckpt_path
+    named = options.checkpoint_path or require_fit(config).ckpt_path
     start = resume.choose_start(
         folder,
         start_checkpoint.find_checkpoint(named) if named else None,
@@ -97,11 +96,13 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
 
 def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
     """Load what `run` starts from."""
+    if not start.own:
+        load_adapters(run.model, run.init)
+    if start.path is None:
+        return
     if start.own:
         state.restore(run, start.path, *checkpoint.load(start.path), fingerprint, strict=strict)
-        return
-    load_adapters(run.model, run.init)
-    if start.path is not None:
+    else:
         files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
         state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
 

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 from modelzoo.backends.select import Choice
-from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.hdf5 import Shards
@@ -16,6 +15,7 @@ from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.train_state import TrainState
 from modelzoo.training import state
+from modelzoo.training.required import require_optimizer
 
 
 class Options(NamedTuple):
@@ -34,9 +34,7 @@ class Options(NamedTuple):
 def build_run(config: Config, choice: Choice) -> TrainState:
     """Model, optimizer and sparsity of a config on a device, freshly initialised."""
     init = config.trainer.init
-    if init.optimizer is None:
-        example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
-        raise UserError(f"trainer.init.optimizer: missing; for example {example}")
+    section = require_optimizer(init)
     backend, shapes = choice.backend, list_with_adapters(init)
     words = encode_prompt_words(config)
     model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
@@ -44,9 +42,8 @@ def build_run(config: Config, choice: Choice) -> TrainState:
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct_rates(sparsity, ratios)
-    optimizer = groups.build_optimizer(
-        init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios
-    )
+    kinds = {n: s.kind for n, s in shapes.items()}
+    optimizer = groups.build_optimizer(section, model, kinds, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
 

@@ -16,6 +16,7 @@ from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
 from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.required import require_optimizer
 
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
@@ -27,6 +28,7 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
     moments = {
         f"{names[p]}/{key}": run.sparsity.whole(p, torch.as_tensor(value))
         for p, entries in run.optimizer.state.items()
+        if isinstance(p, nn.Parameter)  # all are; torch types the keys as tensors
         for key, value in entries.items()
         if value is not None
     }
@@ -250,10 +252,9 @@ def _moments(
 ) -> dict[nn.Parameter, dict[str, Tensor]]:
     """The checkpoint's optimizer state by parameter, held against the run's."""
     afresh = "start it fresh with --load_checkpoint_states model,sparsity"
-    if state.optimizer != run.init.optimizer.name:
-        raise UserError(
-            f"{path}: holds {state.optimizer} state, the config asks for {run.init.optimizer.name}; {afresh}"
-        )
+    wanted = require_optimizer(run.init).name
+    if state.optimizer != wanted:
+        raise UserError(f"{path}: holds {state.optimizer} state, the config asks for {wanted}; {afresh}")
     entries: dict[str, dict[str, Tensor]] = {}
     for key, value in files.get("optimizer", {}).items():
         name, _, entry = key.rpartition("/")
