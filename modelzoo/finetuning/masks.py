@@ -38,7 +38,7 @@ def read_masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
     """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
 
-    A mask that looks otherwise (the section of an imported checkpoint may be another's) is one of single weights.
+    A mask without its section's pattern (an imported checkpoint's section may be another's) counts as unstructured.
 
     Args:
         saved: the checkpoint's state.
@@ -49,11 +49,11 @@ def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
         name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
         for group, names in zip(groups, select_parameters(shapes, groups), strict=True)
         for name in names
-        if name in masks and _looks_so(masks[name], group)
+        if name in masks and _has_pattern(masks[name], group)
     }
 
 
-def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
+def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     """Whether a mask [out, in] has the group's pattern."""
     if group.nm:
         n, m = group.nm
@@ -67,10 +67,10 @@ def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
 def make_config(
     config: Config, masks: Masks, path: str, data_dir: str, patterns: Mapping[str, Pattern] = NO_PATTERNS
 ) -> Config:
-    """The config with the training data and the sparsity of a fine-tuning run. Arguments as in `sparsity`.
+    """The config with the training data and the sparsity of a fine-tuning run. Other arguments as in `make_sparsity`.
 
     Args:
-        data_dir: the task's training examples, encoded.
+        data_dir: the folder of the task's training examples as shards.
     """
     section, init = require_finetune(config), config.trainer.init
     loader = {
@@ -98,18 +98,18 @@ def make_sparsity(
     """The sparsity section of a fine-tuning run.
 
     Args:
-        own: the config's section, which holds where `finetune.masks` says nothing.
+        own: the config's section, which applies where `finetune.masks` is not given.
         masks: those of the checkpoint `path`.
-        patterns: of masks that are kept; without one a mask is of single weights. Those that open do so one by one.
+        patterns: of masks that are kept; without one a mask is unstructured, as are all masks that open.
 
     Raises:
-        UserError: the checkpoint is sparse and nothing says what becomes of that, or is dense where masks are to stay.
+        UserError: the checkpoint is sparse and the config does not choose, or is dense where masks are to stay.
     """
     mode = config.masks
     if mode is None:
         if masks and not own:
             raise UserError(
-                f"{path}: is sparse ({_off(masks)}); say what becomes of its masks: trainer.finetune.masks: lift "
+                f"{path}: is sparse ({_off(masks)}); choose what becomes of its masks: trainer.finetune.masks: lift "
                 "makes it dense, keep holds them, {open: {steps: N}} opens them step by step"
             )
         return own
@@ -143,7 +143,7 @@ def _level(mask: Tensor) -> float:
 
 
 def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
-    """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
+    """Static at the masks' own density, so that `storage: auto` can estimate what packing saves."""
     limit = max(0.999, level)
     return SparsityGroup.model_validate(
         {"sparsity": level, "param_filter": tuple(names), "max_sparsity": limit, **dict(like)}

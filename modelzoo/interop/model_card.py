@@ -16,7 +16,6 @@ from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
 from modelzoo.training.run_length import total_steps
 
-
 _CLOSING = """## Use
 
 ```python
@@ -53,7 +52,7 @@ def render_card(
         config: the run's config (model and sparsity at least).
         state: the checkpoint's JSON state.
         masks: bool masks by the names of our weights; their counts are what the card states.
-        run: the run's folder, which tells of data, commands and scores.
+        run: the run's folder, which records data, commands and scores.
     """
     facts = _count_facts(config, masks)
     context = facts.context

@@ -1,4 +1,4 @@
-"""How many FLOPs a run of so many steps will take, to the last one, and how many steps a budget buys. No torch."""
+"""The exact training FLOPs of a number of steps, and the steps that a budget of FLOPs pays for. No torch."""
 
 from collections.abc import Callable
 

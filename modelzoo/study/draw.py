@@ -1,6 +1,6 @@
 """Figures as SVG that reads on white, on black and in grey print: one palette, text in the page's own colour.
 
-Colours are written as CSS variables with a fallback, so a picture follows the page around it and still stands alone.
+Colours are written as CSS variables with a fallback, so a picture follows the page around it and also works alone.
 """
 
 import io
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# Okabe and Ito's palette, told apart by colour-blind readers; beside it the same hues for a dark page.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and the same hues for a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc79c", "#e39cc4", "#f2b63c", "#8fd0f5")
 STYLES, MARKERS = ("-", "--", "-.", ":"), "osD^vP"
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
     svg: str | None
     head: Sequence[str]  # of the CSV
     rows: Sequence[Sequence]
-    shown: bool = False  # whether the rows stand in the page as a table
+    shown: bool = False  # whether the page holds the rows as a table
 
 
 def look(i: int) -> Look:

@@ -137,7 +137,7 @@ def describe_matrix(matrix: Matrix, report_time) -> str:
             f": about {report_time(total / study.flops_per_second)} at {study.flops_per_second:.3g} FLOPs a second "
             "(study.flops_per_second)"
             if study.flops_per_second
-            else "; study.flops_per_second would tell the time"
+            else "; set study.flops_per_second to have the time estimated"
         )
     )
     return "\n".join(lines)

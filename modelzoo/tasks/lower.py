@@ -39,7 +39,7 @@ def lower_step(config: Config, options: Options, compile_only: bool) -> None:
 
 
 def _make_finetuning(config: Config, section: Finetune, options: Options) -> Config:
-    """The config of the step that `-m finetune` takes: its batch, and what becomes of its checkpoint's masks."""
+    """The config of the step that `-m finetune` takes: its batch, and the sparsity of its masks."""
     init = config.trainer.init
     named, masks, path = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
     if named is not None:
@@ -50,7 +50,9 @@ def _make_finetuning(config: Config, section: Finetune, options: Options) -> Con
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "
             "here or with --checkpoint_path"
         )
-    config = make_config(config, masks, path, "encoded by -m finetune")  # there, masks of any pattern are unstructured
+    config = make_config(
+        config, masks, path, "tokenized by -m finetune"
+    )  # there, masks of any pattern are unstructured
     print(f"finetune   {describe_masks(section, masks)}", file=sys.stderr)
     return config
 

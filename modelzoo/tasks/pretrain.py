@@ -1,4 +1,4 @@
-"""Pre-training: builds a run from a config, trains it, logs, validates, saves, and says what it made."""
+"""Pre-training: build a run from a config, train, validate and save it, and print a summary."""
 
 import os
 import sys
@@ -60,16 +60,16 @@ def _train(
     run = build_run(config, choice)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
-    _start(run, start, fingerprint, options.strict)
+    _load_start(run, start, fingerprint, options.strict)
     changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
     if run.step >= stop:
-        out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to go on")
+        out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
         if changes:
             out.note(f"           it was trained otherwise than this config says: {resume.name_changes(changes)}")
         return
     if options.restart and folder.holds_a_run:
         out.note(f"moved      the run that was here to {folder.move_aside()}")
-    _say_start(run, start, changes, choice, out)
+    _note_start(run, start, changes, choice, out)
     launch.check_space(run, folder.checkpoints)
     launch.record(config, options.command, folder, choice, run, start, changes)
 
@@ -94,8 +94,8 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     return score
 
 
-def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
-    """Load what `run` starts from."""
+def _load_start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
+    """Load the checkpoint and adapters that `run` starts from."""
     if not start.own:
         load_adapters(run.model, run.init)
     if start.path is None:
@@ -107,7 +107,7 @@ def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> Non
         state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
 
 
-def _say_start(
+def _note_start(
     run: TrainState, start: Start, changes: dict[str, tuple[str, str]], choice: Choice, out: Progress
 ) -> None:
     if start.path is not None:

@@ -1,7 +1,10 @@
-"""From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
+"""Build the objects of a run from its config: model, optimizer, sparsity, data."""
 
 from typing import NamedTuple
 
+from torch import Tensor
+
+from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data import tokenizer, tokenizer_files
@@ -23,12 +26,21 @@ class Options(NamedTuple):
 
     target: str = "auto"
     model_dir: str = "./model_dir"
-    checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl to start from
+    checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl whose weights to start from
     load_states: tuple[str, ...] = state.ALL_STATES
     strict: bool = True
     command: str = "run.py"
-    restart: bool = False  # begin anew; what the folder holds is moved aside
+    restart: bool = False  # start again; what the folder holds is moved aside
     mode: str = "train"
+
+
+class FirstStep(NamedTuple):
+    """All that a run's first training step takes."""
+
+    backend: Backend
+    run: TrainState
+    batch: dict[str, Tensor]
+    micro_batches: int  # into which the batch is cut
 
 
 def build_run(config: Config, choice: Choice) -> TrainState:
@@ -49,7 +61,7 @@ def build_run(config: Config, choice: Choice) -> TrainState:
 
 
 def encode_prompt_words(config: Config) -> list[int] | None:
-    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one beside the training data.
+    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one in the training data's folder.
 
     Raises:
         UserError: no tokenizer, or one that cannot be read.

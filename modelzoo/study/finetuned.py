@@ -1,4 +1,4 @@
-"""After pre-training: weights before and after lifting their masks, what fine-tuning regains, what prompts learned."""
+"""What fine-tuning made of a checkpoint: its weights once masks were lifted, its dev scores, its soft prompts."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -15,8 +15,8 @@ from modelzoo.training.run_folder import RunFolder
 BINS = 80
 
 
-def start_of(run: Result) -> str | None:
-    """The step folder that `run` began with, if it is still there."""
+def find_start(run: Result) -> str | None:
+    """The step folder of the checkpoint that `run` started from, if it is still there."""
     path = run.parent
     if path is None or not os.path.isdir(path):
         return None
@@ -27,19 +27,19 @@ def start_of(run: Result) -> str | None:
     return next((os.path.join(root, f"step_{steps[-1]}") for root in roots if (steps := checkpoint.steps(root))), None)
 
 
-def end_of(run: Result) -> str | None:
-    """Its best checkpoint where it kept one, else its last."""
+def find_end(run: Result) -> str | None:
+    """The step folder of its best checkpoint where it kept one, else of its last."""
     best = RunFolder(run.folder).best
     steps = checkpoint.steps(best)
     return os.path.join(best, f"step_{steps[-1]}") if steps else run.last
 
 
 def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
-    """For each group that began from masked weights: its weights before and after, those once masked apart."""
+    """For each group that started from a sparse checkpoint: weights before and after, masked ones apart."""
     made = []
     for group in groups:
         run = group.first
-        before, after = start_of(run), end_of(run)
+        before, after = find_start(run), find_end(run)
         if before is None or after is None or not (was := masks(before)):
             continue
         old = tensors(before, lambda n, was=was: n in was)
@@ -107,14 +107,14 @@ def draw_recovery(groups: Sequence[Group]) -> Panel | None:
 
 
 def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
-    """The vocabulary's tokens whose embeddings lie nearest (by cosine) to each vector of a soft prompt."""
+    """The vocabulary's tokens whose embeddings are nearest (by cosine) to each vector of a soft prompt."""
     import torch
 
     from modelzoo.models.soft_prompt import find_nearest
 
     rows = []
     for group in groups:
-        path = end_of(group.first)
+        path = find_end(group.first)
         found = tensors(path, lambda n: n in (SOFT_PROMPT, WORDS_WEIGHT)) if path else {}
         if path is None or SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
             continue
@@ -124,9 +124,7 @@ def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | 
             rows.append((group.label, vector, ", ".join(f"{names(token)} {cosine:.2f}" for cosine, token in best)))
     if not rows:
         return None
-    caption = (
-        "Cosine similarity beside each token. Soft prompts seldom spell anything: values below about 0.3 say little."
-    )
+    caption = "Tokens with their cosine similarity. Soft prompts seldom spell anything: below about 0.3 it says little."
     return Panel(
         "soft_prompts", "Soft prompts: nearest tokens", caption, None, ("group", "vector", "tokens"), rows, True
     )
