@@ -1,4 +1,4 @@
-"""What a training run consists of, and what one step of it says. Backends (below the loop) and checkpoints share it."""
+"""What a training run consists of, and the result of one step. Backends (below the loop) and checkpoints share it."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +28,7 @@ class TrainState:
     loss_scale: LossScale
     step: int = 0
     skipped: int = 0
-    unmended: int = 0  # those of `skipped` that no lower loss scale could have mended: what max_skipped_steps limits
+    unavoidable: int = 0  # skipped steps that no lower loss scale would have avoided: max_skipped_steps limits them
     tokens: int = 0
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
@@ -61,7 +61,7 @@ class TrainState:
 
 
 class Unread(NamedTuple):
-    """A step that the device was asked to take, and the counters as they stand should it not have been finite."""
+    """A step queued on the device, and the counters to return to should it not have been finite."""
 
     values: Tensor  # [2] float64 on the device: loss, gradient norm before clipping
     lr: float

@@ -1,11 +1,11 @@
-"""`-m finetune`: from a checkpoint's weights to a task, for each fold and seed, with the dev score deciding what stays.
+"""`-m finetune`: train a checkpoint's weights on a task, for each fold and seed, and keep the best by dev score.
 
     <model_dir>/fold_0/seed_1/  an ordinary run folder; best/ holds the weights with the best dev score, result.json
-                                what came of it
-    <model_dir>/data/fold_0/    the task's training examples, encoded: an ordinary shard
+                                its scores
+    <model_dir>/data/fold_0/    the task's training examples as tokens: an ordinary shard
     <model_dir>/results.json    all of them, and their means
 
-A killed command goes on exactly where it stopped; what is finished is not done again.
+A killed command resumes exactly where it stopped; finished runs are not repeated.
 """
 
 import json
@@ -13,9 +13,6 @@ import os
 import tempfile
 from typing import Any
 
-from torch import Tensor
-
-from modelzoo.backends.base import Backend
 from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
@@ -26,9 +23,9 @@ from modelzoo.finetuning.task import FinetuneTask, format_table
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
-from modelzoo.train_state import TrainState
 from modelzoo.training import resume
-from modelzoo.training.build import Options
+from modelzoo.training.build import FirstStep, Options
+from modelzoo.training.required import require_finetune
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
@@ -38,14 +35,14 @@ DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follow
 
 
 def finetune(config: Config, options: Options) -> None:
-    """Fine-tune for every fold and seed, and say what came of it."""
+    """Fine-tune for every fold and seed, and print the table of scores."""
     command = _command(config, options)
     jobs, results = command.jobs, []
     with RunFolder(options.model_dir).lock():
         for job in jobs if options.restart else ():
             if job.folder.holds_a_run:
                 command.out.note(f"moved      the run that was here to {job.folder.move_aside()}")
-        finished = [_finished(job) for job in jobs]  # all are looked at before one is trained
+        finished = [_finished(job) for job in jobs]  # all are checked before one is trained
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):
             command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder.path}")
             results.append(result or run_job(job, command))
@@ -55,43 +52,42 @@ def finetune(config: Config, options: Options) -> None:
     print(f"next       python run.py export {jobs[0].folder.path} EXPORTED")
 
 
-def prepare_first_step(config: Config, options: Options) -> tuple[Backend, TrainState, dict[str, Tensor], int]:
-    """Device, first run as it starts, its first batch, and into how many parts that is cut. Leaves nothing on disk."""
+def prepare_first_step(config: Config, options: Options) -> FirstStep:
+    """The first step of the command's first run. Leaves nothing on disk."""
     command = _command(config, options)
     job = command.jobs[0]
     with tempfile.TemporaryDirectory() as folder:
         data = write_shards(folder, command.task, job.fold, command.out)
-        run, config, shards, *_ = prepare_run(job, command, data, Start(None, ALL_STATES))
-        return command.choice.backend, run, shards.batch(0), count_micro_batches(config)
+        made = prepare_run(job, command, data, Start(None, ALL_STATES))
+        batch, parts = made.shards.batch(0), count_micro_batches(made.config)
+        return FirstStep(command.choice.backend, made.run, batch, parts)
 
 
 def _command(config: Config, options: Options) -> Command:
-    section = config.trainer.finetune
-    if section is None:
-        raise UserError("trainer.finetune: missing; for example {task: configs/eval/pubmedqa.yaml, masks: lift}")
+    section = require_finetune(config)
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
-    start = start_checkpoint.find_checkpoint(named)
+    path = start_checkpoint.find_checkpoint(named)
     choice = select_device(options.target, config.trainer.init)
-    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(config.trainer.init, start))
+    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(config.trainer.init, path))
     task = FinetuneTask.open(section, config.trainer.init, words)
     out = Progress(0)
     out.note(choice.describe())
     out.note(f"task       {task.describe()}")
     jobs = [
-        _job(config, options, start, fold, seed)
+        _job(config, options, path, fold, seed)
         for fold in (section.folds if task.has_folds else section.folds[:1])
         for seed in section.seeds or (config.trainer.init.seed,)
     ]
-    return Command(jobs, start, choice, task, out)
+    return Command(jobs, path, choice, task, out)
 
 
-def _job(config: Config, options: Options, start: str, fold: int, seed: int) -> Job:
-    """The run of one fold and seed as a config of its own, which `-m finetune` takes again."""
+def _job(config: Config, options: Options, checkpoint: str, fold: int, seed: int) -> Job:
+    """The run of one fold and seed as a config of its own, which `-m finetune` runs again."""
     folder = os.path.join(options.model_dir, f"fold_{fold}", f"seed_{seed}")
-    own = {"folds": (fold,), "seeds": (seed,), "checkpoint": start}
-    section = config.trainer.finetune.model_copy(update=own)
+    own = {"folds": (fold,), "seeds": (seed,), "checkpoint": checkpoint}
+    section = require_finetune(config).model_copy(update=own)
     init = config.trainer.init.model_copy(update={"seed": seed, "model_dir": folder})
     trainer = config.trainer.model_copy(update={"init": init, "finetune": section})
     config = config.model_copy(update={"trainer": trainer})
@@ -110,9 +106,10 @@ def _finished(job: Job) -> dict[str, Any] | None:
         result = json.load(file)
     before = job.folder.read_config()
     changes = resume.config_changes(before, job.config) if before is not None else {}
-    if changes.get(START, ("",))[0] == "null" and result.get("start") == job.config.trainer.finetune.checkpoint:
+    section = require_finetune(job.config)
+    if changes.get(START, ("",))[0] == "null" and result.get("start") == section.checkpoint:
         del changes[START]  # older runs have it in their result alone
-    derived = DERIVED[:1] if job.config.trainer.finetune.masks is None else DERIVED
+    derived = DERIVED[:1] if section.masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
         raise UserError(
             f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "

@@ -28,13 +28,14 @@ from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
-from modelzoo.planning import plan
+from modelzoo.planning import lengths, plan
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build_run, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
+from modelzoo.training.required import require_finetune, require_fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, find_eval_interval
@@ -54,14 +55,24 @@ class Command(NamedTuple):
     """What the runs of the command share."""
 
     jobs: list[Job]
-    start: str  # the checkpoint they start from
+    checkpoint: str  # the step folder or .mdl that they start from
     choice: Choice
     task: FinetuneTask
     out: Progress
 
 
+class Prepared(NamedTuple):
+    """A run that is about to take its next step."""
+
+    run: TrainState
+    config: Config  # with its data and sparsity filled in
+    shards: Shards
+    start: Start  # the checkpoint that it starts from
+    changes: dict[str, tuple[str, str]]  # config keys that differ from here on: before and now
+
+
 def run_job(job: Job, command: Command) -> dict[str, Any]:
-    """One run: start or go on, train with the dev score assessed, take the best weights, score them."""
+    """Do one run: start or resume, train and assess the dev score, take the best weights, score them."""
     task, out = command.task, command.out
     data = write_shards(os.path.join(job.options.model_dir, "data", f"fold_{job.fold}"), task, job.fold, out)
     own = resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note)
@@ -74,29 +85,25 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
-    return _conclude(command.choice.backend, run, job, command.start, task, history, kept, out)
+    return _conclude(command.choice.backend, run, job, command.checkpoint, task, history, kept, out)
 
 
-def prepare_run(
-    job: Job, command: Command, data: str, own: Start
-) -> tuple[TrainState, Config, Shards, Start, dict[str, tuple[str, str]]]:
-    """A run that is about to take its next step.
+def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
+    """Build a run and load the checkpoint that it starts from.
 
     Args:
         data: the folder of its training examples.
         own: the folder's own checkpoint; without one the run starts from the command's.
-
-    Returns:
-        The run, its config made whole, its data, what it started from, and what it changes from here on.
     """
-    section, out = job.config.trainer.finetune, command.out
-    files, saved = mdl_state.load_checkpoint(command.start, job.config.trainer.init, None)
+    section, out = require_finetune(job.config), command.out
+    files, saved = mdl_state.load_checkpoint(command.checkpoint, job.config.trainer.init, None)
     masks = read_masks(files["model"])
-    config = make_config(job.config, masks, command.start, data, read_patterns(saved, masks))
-    shards = open_shards(config, config.trainer.fit.train_dataloader)
-    plan.check_sparsity(config.trainer.init, count_steps(config, len(shards)))
+    config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks))
+    shards = open_shards(config, require_fit(config).train_dataloader)
+    stop = count_steps(config, len(shards))
+    plan.check_sparsity(config.trainer.init, stop)
     run = build_run(config, command.choice)
-    for note in run.sparsity.notes:
+    for note in (*run.sparsity.notes, *lengths.note_lengths(config.trainer.init, stop)):
         out.note(note)
     if needs_ages(section):
         add_ages(run, config.trainer.init)
@@ -108,15 +115,15 @@ def prepare_run(
             out.note(f"changed    from here on: {resume.name_changes(changes)}")
         if change := console.describe_arithmetic_change(command.choice.backend.arithmetic, run):
             out.note(change)
-        return run, config, shards, own, changes
+        return Prepared(run, config, shards, own, changes)
     resume.check_unbegun(job.folder, config)
     load_adapters(run.model, config.trainer.init)
     taken = list_states(section, bool(masks) and section.masks != "lift")
-    state.restore(run, command.start, files, saved, None, taken, job.options.strict)
+    state.restore(run, command.checkpoint, files, saved, None, taken, job.options.strict)
     if needs_ages(section):
         start_ages(run, masks)
-    out.note(f"start      {command.start}: {describe_masks(section, masks)}")
-    return run, config, shards, Start(command.start, taken), {}
+    out.note(f"start      {command.checkpoint}: {describe_masks(section, masks)}")
+    return Prepared(run, config, shards, Start(command.checkpoint, taken), {})
 
 
 def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
@@ -127,7 +134,7 @@ def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
 
 
 def is_exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
-    """Whether the last `patience` assessments brought nothing: none rose above what stood before by `min_delta`."""
+    """Whether none of the last `patience` assessments exceeded the best one before by `min_delta`."""
     if early is None:
         return False
     best, waited = -float("inf"), 0
@@ -145,7 +152,7 @@ def _train(
     Returns:
         The signal that ended the run before its end, or None.
     """
-    early = config.trainer.finetune.early_stopping
+    early = require_finetune(config).early_stopping
     metric = (early.metric if early else None) or task.main_metric
     best_folder, fingerprint = job.folder.best, shards.fingerprint()
     progress = Progress(stop)
@@ -157,15 +164,15 @@ def _train(
         if metric not in found:
             raise UserError(f"trainer.finetune.early_stopping.metric: no {metric}; the task has {', '.join(found)}")
         before = max((r[metric] for r in history), default=-float("inf"))
-        if found[metric] > before:  # saved before it is logged: what the log calls best is there
+        if found[metric] > before:  # saved before it is logged: what the log calls best is saved
             files, saved = state.snapshot(run, fingerprint)
             checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
             kept.clear()
             kept[run.step] = scores
         logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
         history.append({"step": run.step, **found})
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in found.items())
-        progress.note(f"dev at step {run.step}: {shown}{'  (best so far)' if found[metric] > before else ''}")
+        values = ", ".join(f"{k} {v:.4f}" for k, v in found.items())
+        progress.note(f"dev at step {run.step}: {values}{'  (best so far)' if found[metric] > before else ''}")
         return is_exhausted([r[metric] for r in history], early)
 
     if run.step >= stop or is_exhausted([r[metric] for r in history if metric in r], early):
@@ -180,13 +187,13 @@ def _conclude(
     backend: Backend,
     run: TrainState,
     job: Job,
-    start: str,
+    checkpoint_path: str,
     task: FinetuneTask,
     history: list[dict[str, Any]],
     kept: dict[int, Scores],
     out: Progress,
 ) -> dict[str, Any]:
-    """Score the best weights and write down what came of the run."""
+    """Score the best weights and write the run's result."""
     steps, best = run.step, checkpoint.newest(job.folder.best)[0]
     if best is None:
         raise UserError(f"{job.folder.path}: its best weights are gone; remove the folder and run again")
@@ -211,7 +218,7 @@ def _conclude(
         "steps": steps,
         "best_step": saved["global_step"],
         "best": best,
-        "start": start,
+        "start": checkpoint_path,
         "scores": {
             s: {"n": x.n, "metrics": x.metrics, "intervals": x.intervals, "majority": task.score_constant(s, job.fold)}
             for s, x in scores.items()

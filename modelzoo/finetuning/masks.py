@@ -22,6 +22,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
+from modelzoo.training.required import require_finetune, require_optimizer
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
 # Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.
@@ -37,7 +38,7 @@ def read_masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
     """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
 
-    A mask that looks otherwise (the section of an imported checkpoint may be another's) is one of single weights.
+    A mask without its section's pattern (an imported checkpoint's section may be another's) counts as unstructured.
 
     Args:
         saved: the checkpoint's state.
@@ -48,11 +49,11 @@ def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
         name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
         for group, names in zip(groups, select_parameters(shapes, groups), strict=True)
         for name in names
-        if name in masks and _looks_so(masks[name], group)
+        if name in masks and _has_pattern(masks[name], group)
     }
 
 
-def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
+def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     """Whether a mask [out, in] has the group's pattern."""
     if group.nm:
         n, m = group.nm
@@ -66,12 +67,12 @@ def _looks_so(mask: Tensor, group: SparsityGroup) -> bool:
 def make_config(
     config: Config, masks: Masks, path: str, data_dir: str, patterns: Mapping[str, Pattern] = NO_PATTERNS
 ) -> Config:
-    """The config with the training data and the sparsity of a fine-tuning run. Arguments as in `sparsity`.
+    """The config with the training data and the sparsity of a fine-tuning run. Other arguments as in `make_sparsity`.
 
     Args:
-        data_dir: the task's training examples, encoded.
+        data_dir: the folder of the task's training examples as shards.
     """
-    section, init = config.trainer.finetune, config.trainer.init
+    section, init = require_finetune(config), config.trainer.init
     loader = {
         "data_dir": [data_dir],
         "batch_size": section.batch_size,
@@ -97,18 +98,18 @@ def make_sparsity(
     """The sparsity section of a fine-tuning run.
 
     Args:
-        own: the config's section, which holds where `finetune.masks` says nothing.
+        own: the config's section, which applies where `finetune.masks` is not given.
         masks: those of the checkpoint `path`.
-        patterns: of masks that are kept; without one a mask is of single weights. Those that open do so one by one.
+        patterns: of masks that are kept; without one a mask is unstructured, as are all masks that open.
 
     Raises:
-        UserError: the checkpoint is sparse and nothing says what becomes of that, or is dense where masks are to stay.
+        UserError: the checkpoint is sparse and the config does not choose, or is dense where masks are to stay.
     """
     mode = config.masks
     if mode is None:
         if masks and not own:
             raise UserError(
-                f"{path}: is sparse ({_off(masks)}); say what becomes of its masks: trainer.finetune.masks: lift "
+                f"{path}: is sparse ({_off(masks)}); choose what becomes of its masks: trainer.finetune.masks: lift "
                 "makes it dense, keep holds them, {open: {steps: N}} opens them step by step"
             )
         return own
@@ -142,22 +143,26 @@ def _level(mask: Tensor) -> float:
 
 
 def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
-    """Static at the masks' own density, so that `storage: auto` can tell what packing is worth."""
+    """Static at the masks' own density, so that `storage: auto` can estimate what packing saves."""
     limit = max(0.999, level)
-    return SparsityGroup(sparsity=level, param_filter=tuple(names), max_sparsity=limit, **dict(like))
+    return SparsityGroup.model_validate(
+        {"sparsity": level, "param_filter": tuple(names), "max_sparsity": limit, **dict(like)}
+    )
 
 
 def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:
     # RigL that drops nothing: as the level falls, weights open where the dense gradient is largest.
     slope = -math.nextafter(level / mode.steps, math.inf)  # a hair steeper, so that the last opening leaves none off
     steps = (*range(mode.freq, mode.steps, mode.freq), mode.steps)
-    return SparsityGroup(
-        algorithm="rigl",
-        sparsity={"type": "linear", "init": level, "slope": slope, "final": 0.0},
-        drop_fraction=0.0,
-        update=Update(steps=steps),
-        param_filter=tuple(names),
-        max_sparsity=max(0.999, level),
+    return SparsityGroup.model_validate(
+        {
+            "algorithm": "rigl",
+            "sparsity": {"type": "linear", "init": level, "slope": slope, "final": 0.0},
+            "drop_fraction": 0.0,
+            "update": Update(steps=steps),
+            "param_filter": tuple(names),
+            "max_sparsity": max(0.999, level),
+        }
     )
 
 
@@ -174,10 +179,11 @@ def needs_ages(config: Finetune) -> bool:
 
 def add_ages(run: TrainState, init: Init) -> None:
     """Give each weight an age of its own for Adam's bias correction; all start at step 0 (`start_ages` sets others)."""
+    corrects = require_optimizer(init).value.correct_bias
     linear = {n for n, s in list_parameters(init.model).items() if s.kind == "linear"}
     for name, p in run.model.named_parameters():
         entries = run.optimizer.state.get(p, {})
-        if name in linear and "exp_avg" in entries and init.optimizer.value.correct_bias:
+        if name in linear and "exp_avg" in entries and corrects:
             entries["born"] = torch.zeros_like(p, dtype=torch.int32)
 
 

@@ -1,4 +1,4 @@
-"""A task at hand, for a model that learns it: its training rows, its scores on dev and test, and the table of runs."""
+"""A task to fine-tune on: its training rows, its scores on dev and test, and the table of runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class FinetuneTask:
 
     @classmethod
     def open(cls, section: Finetune, init: Init, tokenizer: Tokenizer) -> "FinetuneTask":
-        """The task of a finetune section, held against the model.
+        """The task of a finetune section, checked against the model.
 
         Raises:
             UserError: a tokenizer of another vocabulary, a length that the model has no positions for.

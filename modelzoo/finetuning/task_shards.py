@@ -18,9 +18,9 @@ SHARD = f.SHARD_NAME.format(process=0, chunk=0)
 
 
 def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress) -> str:
-    """Encode the training examples of `fold` into `folder`; what lies there already, equal to the byte, stays.
+    """Tokenize the training examples of `fold` into `folder`; files that are there already, equal to the byte, stay.
 
-    The tokenizer goes beside them, as preprocessing leaves it.
+    The tokenizer is written next to them, as preprocessing does.
 
     Raises:
         UserError: an example that does not fit, a disk that is full, or other examples in the folder.
@@ -44,14 +44,14 @@ def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress) -> s
             if file.read() == text:
                 return folder
         raise UserError(
-            f"{folder}: holds training examples that were encoded otherwise (another task, template, tokenizer or "
+            f"{folder}: holds training examples that were made otherwise (another task, template, tokenizer or "
             "length); give another -o, or remove the folder"
         )
     try:
         os.makedirs(folder, exist_ok=True)
         _write_shard(os.path.join(folder, SHARD), data)
         write_text(os.path.join(folder, f.TOKENIZER), read_tokenizer(task.tokenizer.name))
-        write_text(path, text)  # last: where it lies, the rest is whole
+        write_text(path, text)  # last: where it is there, the rest is whole
     except OSError as e:
         raise UserError(
             f"{folder}: cannot be written ({e.strerror or e}); free some space or give another -o"

@@ -13,7 +13,7 @@ from modelzoo.models.soft_prompt import SoftPromptEmbedding
 
 @torch.no_grad()
 def load_adapters(model: GPTModel, init: Init) -> None:
-    """Start the adapters of `model` from the files that `init` names; without any nothing changes.
+    """Load the adapters of `model` from the files that `init` names; without any nothing changes.
 
     Args:
         model: as `models.adapt.adapt` left it.

@@ -29,9 +29,9 @@ Adapter = tuple[tuple[str, str], tuple[dict[str, Any], Tensors]]  # file names, 
 def split_adapter(
     weights: Tensors, masks: Tensors, state: Mapping[str, Any], c: GPTConfig, family: Family, out: str
 ) -> tuple[Adapter | None, Tensors, Tensors, list[str]]:
-    """A checkpoint's adapter for its exported folder, the base's weights and masks, and what to say of them.
+    """A checkpoint's adapter for its exported folder, the base's weights and masks, and notes for the user.
 
-    PEFT loads one adapter of one kind. Beside a soft prompt, LoRA is therefore merged into the weights, which leaves
+    PEFT loads one adapter of one kind. With a soft prompt, LoRA is therefore merged into the weights, which leaves
     those that it changes without masks.
     """
     low = LoRA.model_validate(state["lora"]) if "lora" in state else None
@@ -43,21 +43,21 @@ def split_adapter(
             return None, weights, masks, []
         files = peft.make_lora_files(weights, low, c, family, out)
         return (peft.PEFT_FILES, files), base, masks, [f"{FOLDER}/: LoRA in PEFT's layout; {_peft(here)}"]
-    said = []
+    notes = []
     if low is not None:
         base = lora.merge({n: x for n, x in weights.items() if n != SOFT_PROMPT}, low)
         changed = {f"{n.removesuffix(LORA_A)}.weight" for n in weights if n.endswith(LORA_A)}
         dense = sorted(changed & masks.keys())
         masks = {n: x for n, x in masks.items() if n not in changed}
-        said.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
-        said += [f"{len(dense)} weights that had masks are dense now"] if dense else []
+        notes.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
+        notes += [f"{len(dense)} weights that had masks are dense now"] if dense else []
     names, files = peft.make_prompt_files(weights[SOFT_PROMPT], prompt, c, out)
     if names == peft.PEFT_FILES:
-        said.append(f"{FOLDER}/: the soft prompt as PEFT's prompt tuning; {_peft(here)}")
+        notes.append(f"{FOLDER}/: the soft prompt as PEFT's prompt tuning; {_peft(here)}")
     else:
-        said.append(f"{FOLDER}/: the soft prompt in our own layout; PEFT has no prompt between source and target. Put")
-        said.append("its rows between their embeddings, as inputs_embeds (docs/soft_prompts.md)")
-    return (names, files), base, masks, said
+        notes.append(f"{FOLDER}/: the soft prompt in our own layout; PEFT has no prompt between source and target. Put")
+        notes.append("its rows between their embeddings, as inputs_embeds (docs/soft_prompts.md)")
+    return (names, files), base, masks, notes
 
 
 def _peft(folder: str) -> str:
@@ -68,7 +68,7 @@ def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -
     """The vocabulary's tokens that each learned vector of a run or step folder is nearest to.
 
     Args:
-        words: tokenizer.json or its folder; default: the run's own. Without any, tokens are shown as ids.
+        words: tokenizer.json or its folder; default: the run's own. Without any, tokens are printed as ids.
         nearest: how many tokens a vector.
 
     Raises:
@@ -94,12 +94,12 @@ def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -
     for i, row in enumerate(rows):
         cells = (", ".join(f"{text(t)} {v:.3f}" for v, t in side[i]) for side in (cosine, dot))
         lines.append(f"| {i} | {float(row.norm()):.3f} | {' | '.join(cells)} |")
-    lines += ["", f"next       python run.py export {path} OUT   (the vectors, beside the Hugging Face model)"]
+    lines += ["", f"next       python run.py export {path} OUT   (the vectors, with the Hugging Face model)"]
     return "\n".join(lines)
 
 
 def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
-    """From a token id to how a table shows it."""
+    """A function from a token id to its text in the table."""
     if words is None:
         try:
             init = load(RunFolder.containing(checkpoint_path).config, Config).trainer.init

@@ -43,7 +43,7 @@ def export(
         dtype: of the Hugging Face weights.
 
     Returns:
-        What was written, as a person reads it.
+        What was written, as text for the user.
 
     Raises:
         UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
@@ -61,7 +61,7 @@ def export(
         raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
     config = load(config_file, Config) if config_file else _config_of(state)
     weights, masks = split_masks(files["model"])
-    adapter, weights, masks, said = adapters.split_adapter(weights, masks, state, c, family, out)
+    adapter, weights, masks, notes = adapters.split_adapter(weights, masks, state, c, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = list_files(tokenizer, config)
@@ -75,15 +75,15 @@ def export(
     name = os.path.basename(os.path.abspath(out))
     run = RunFolder.containing(path).path
     readme = render_card(name, family.architecture, config, state, masks, run)
-    if said:
-        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in said)
+    if notes:
+        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
     _write(out, tensors, other, texts, readme, words, adapter)
     lines = [
         f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
     ]
     lines.append(f"           {', '.join(sorted(os.listdir(out)))}")
-    lines += [f"           {line}" for line in said]
+    lines += [f"           {line}" for line in notes]
     if not words:
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
@@ -97,14 +97,14 @@ def _config_beside(path: str) -> str | None:
 
 
 def _config_of(state: Mapping[str, Any]) -> Config:
-    """What a checkpoint alone says of its run: enough for the card."""
+    """The config that a checkpoint alone holds: enough for the card."""
     return Config.model_validate({"trainer": {"init": {"model": state["model"], "sparsity": state["sparsity"]}}})
 
 
 def _mdl(path: str, out: str, config_file: str | None) -> str:
     if config_file is None:
         raise UserError(
-            f"{path}: has no config.yaml beside it; name the run's config with -p (the optimizer's settings)"
+            f"{path}: has no config.yaml in its run's folder; name the run's config with -p (the optimizer's settings)"
         )
     init = load(config_file, Config).trainer.init
     files, state = checkpoint.load(path)

@@ -24,7 +24,7 @@ LINEAR = (*QKV, OUTPUT, FFN_IN, FFN_GATE, FFN_OUT)
 
 
 class Family(NamedTuple):
-    """A Hugging Face architecture: module names (ours to theirs) and how its tensors lie.
+    """A Hugging Face architecture: module names (ours to theirs) and the layout of its tensors.
 
     packed: their module that holds queries, keys and values together: all queries first ("thirds"), or head by head
     ("heads"). biases: whether their linears and norms always have biases (absent ones of ours become zeros), where

@@ -30,7 +30,7 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
 
     Args:
         source: a GPT-2 folder with safetensors, or a .mdl file.
-        params: the config to go on with; a .mdl needs one, a GPT-2 folder replaces its model section.
+        params: the config to train on with; a .mdl needs one, a GPT-2 folder replaces its model section.
         weights_only: leave optimizer state out (.mdl).
 
     Raises:
@@ -45,7 +45,7 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
 
 def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
     if params is None:
-        raise UserError(f"{source}: a .mdl does not say what model it is of; name the run's config with -p")
+        raise UserError(f"{source}: a .mdl does not hold its model's config; name the run's config with -p")
     config = load(params, Config)
     init = config.trainer.init
     sections = [s for s in mdl_state.SECTIONS if not (weights_only and s == "optimizer")]
@@ -61,10 +61,10 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
         lines.append("           no optimizer state")
     if state["dataset"].startswith("unknown"):
         whole = False
-        lines.append(f"           its place in the data is unknown: {why}")
+        lines.append(f"           its position in the data is unknown: {why}")
     if bool(masks) != bool(init.sparsity):
-        said = "is sparse, the config is dense" if masks else "is dense, the config is sparse"
-        lines.append(f"           the checkpoint {said}: change trainer.init.sparsity, or load its model alone")
+        problem = "is sparse, the config is dense" if masks else "is dense, the config is sparse"
+        lines.append(f"           the checkpoint {problem}: change trainer.init.sparsity, or load its model alone")
     states = "" if whole else " --load_checkpoint_states model" + (",sparsity" if masks else "")
     states = "" if whole else f" --checkpoint_path {path}{states}"
     lines.append(f"next       python run.py -p {RunFolder(out).config} -m train -o {out}{states}")
@@ -104,7 +104,7 @@ def _hf(source: str, out: str, params: str | None) -> str:
         doc.data["trainer"]["init"]["model"] = section
         config = validate(doc, Config)
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
-    # v may be dense in a pack whose mask is all live there: such a mask says nothing
+    # v may be dense in a pack whose mask is all live there: such a mask is left out
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()

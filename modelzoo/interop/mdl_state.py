@@ -2,7 +2,7 @@
 
 The zoo numbers optimizer state by parameter groups: weight-decayed first, then the rest; within each by muP's learning
 rate scale (1.0 last); within that in its model's order, which is ours with `ln_f` before the layers. It keeps
-beta ** (step + 1) where we keep the step. What it has no place for (ages of regrown weights, our JSON state) lies under
+beta ** (step + 1) where we keep the step. What it has no place for (ages of regrown weights, our JSON state) is under
 a key of our own, `mediswift`, which its loaders pass over; with it, a run goes there and back bit by bit.
 """
 
@@ -136,7 +136,7 @@ def convert_from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, data
     """The zoo's leaves (`mdl.read` with SECTIONS) as files and state of a checkpoint of ours.
 
     Args:
-        init: the config of the run that will go on from it.
+        init: the config of the run that will continue it.
         dataset: fingerprint of the data whose position `global_step` counts; None leaves the position unknown.
 
     Raises:

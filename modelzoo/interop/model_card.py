@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -15,6 +15,27 @@ from modelzoo.progress import format_amount
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
 from modelzoo.training.run_length import total_steps
+
+_CLOSING = """## Use
+
+```python
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained("this-folder")
+```
+
+The logits equal the trainer's; scalars that the architecture has no place for are multiplied into the weights.
+
+## Limits
+
+What the training text does not say, the model does not know; what it says wrongly, the model repeats. Abstracts and
+articles over-represent some populations, journals and languages. Before any use, evaluate on your own task and data.
+
+## Privacy and transparency
+
+The training text is published literature. It names authors and, in case reports, describes patients as published; a
+model of this kind can repeat passages of it word for word. No record of patients beyond the literature was used. What
+is on record of data, commands, seeds and scores stands above; what is not is said to be missing, not guessed.
+"""
 
 
 def render_card(
@@ -31,33 +52,12 @@ def render_card(
         config: the run's config (model and sparsity at least).
         state: the checkpoint's JSON state.
         masks: bool masks by the names of our weights; their counts are what the card states.
-        run: the run's folder, which tells of data, commands and scores.
+        run: the run's folder, which records data, commands and scores.
     """
-    m = config.trainer.init.model
-    shapes = list_parameters(m)
-    total = sum(s.numel for s in shapes.values())
-    live = {n: int(masks[n].sum()) if n in masks else s.numel for n, s in shapes.items()}
-    context, init = manifest.find_context(config), config.trainer.init
-    cost = lambda counts: flops.count_per_token(m, list_with_adapters(init), context, counts, frozen(init)).total
-    dense, sparse = cost({}), cost(live)
-    covered = sum(shapes[n].numel for n in masks)
-    tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
+    facts = _count_facts(config, masks)
+    context = facts.context
     sparsity = [f"- {line}" for line in _recipe(config)] or ["- dense: no masks"]
-    rows = [
-        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads, "
-                         f"ffn {m.filter_size}, {m.position_embedding_type or 'no'} positions"),
-        ("Vocabulary, context", f"{m.vocab_size}, {m.max_position_embeddings} tokens"),
-        ("Parameters in all", f"{total:,}"),
-        ("Parameters live (non-zero by mask)", f"{sum(live.values()):,}"),
-        ("Weights under masks", f"{covered:,}" + (f", {1 - sum(live[n] for n in masks) / covered:.2%} of them off"
-                                                  if covered else "")),
-        ("Training FLOPs a token, dense-equivalent", f"{dense:.4g}"),
-        ("Training FLOPs a token, sparse", f"{sparse:.4g} ({dense / sparse:.3f}x fewer)"),
-        ("Trained", f"{step:,} steps, {tokens:,} tokens"),
-    ]  # fmt: skip
-    if tokens:
-        as_run, whole = state.get("flops") or (sparse * tokens, dense * tokens)
-        rows.append(("Training FLOPs in all", f"dense-equivalent {whole:.4g}, sparse {as_run:.4g}"))
+    rows = _list_rows(architecture, config, state, masks, facts)
     header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: en\n"
     header += "tags: [biomedical, sparse, mediswift]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])
@@ -83,26 +83,53 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 {chr(10).join(provenance.describe_provenance(config, run))}
 
-## Use
+{_CLOSING}"""
 
-```python
-from transformers import AutoModelForCausalLM
-model = AutoModelForCausalLM.from_pretrained("this-folder")
-```
 
-The logits equal the trainer's; scalars that the architecture has no place for are multiplied into the weights.
+class Facts(NamedTuple):
+    """What is counted of a model: parameters, and training FLOPs a token."""
 
-## Limits
+    total: int  # parameters
+    live: dict[str, int]  # parameters that a mask leaves on, by name
+    covered: int  # weights under masks
+    context: int  # tokens
+    dense: float  # FLOPs a token, dense-equivalent
+    sparse: float  # FLOPs a token
 
-What the training text does not say, the model does not know; what it says wrongly, the model repeats. Abstracts and
-articles over-represent some populations, journals and languages. Before any use, evaluate on your own task and data.
 
-## Privacy and transparency
+def _count_facts(config: Config, masks: Mapping[str, Tensor]) -> Facts:
+    init, context = config.trainer.init, manifest.find_context(config)
+    shapes = list_parameters(init.model)
+    live = {n: int(masks[n].sum()) if n in masks else s.numel for n, s in shapes.items()}
+    cost = lambda counts: (
+        flops.count_per_token(init.model, list_with_adapters(init), context, counts, frozen(init)).total
+    )
+    total, covered = sum(s.numel for s in shapes.values()), sum(shapes[n].numel for n in masks)
+    return Facts(total, live, covered, context, cost({}), cost(live))
 
-The training text is published literature. It names authors and, in case reports, describes patients as published; a
-model of this kind can repeat passages of it word for word. No record of patients beyond the literature was used. What
-is on record of data, commands, seeds and scores stands above; what is not is said to be missing, not guessed.
-"""
+
+def _list_rows(
+    architecture: str, config: Config, state: Mapping[str, Any], masks: Mapping[str, Tensor], facts: Facts
+) -> list[tuple[str, str]]:
+    """The card's table: what it names, and its value."""
+    m, dense, sparse, covered = config.trainer.init.model, facts.dense, facts.sparse, facts.covered
+    tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
+    rows = [
+        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads, "
+                         f"ffn {m.filter_size}, {m.position_embedding_type or 'no'} positions"),
+        ("Vocabulary, context", f"{m.vocab_size}, {m.max_position_embeddings} tokens"),
+        ("Parameters in all", f"{facts.total:,}"),
+        ("Parameters live (non-zero by mask)", f"{sum(facts.live.values()):,}"),
+        ("Weights under masks", f"{covered:,}" + (f", {1 - sum(facts.live[n] for n in masks) / covered:.2%} of them off"
+                                                  if covered else "")),
+        ("Training FLOPs a token, dense-equivalent", f"{dense:.4g}"),
+        ("Training FLOPs a token, sparse", f"{sparse:.4g} ({dense / sparse:.3f}x fewer)"),
+        ("Trained", f"{step:,} steps, {tokens:,} tokens"),
+    ]  # fmt: skip
+    if tokens:
+        as_run, whole = state.get("flops") or (sparse * tokens, dense * tokens)
+        rows.append(("Training FLOPs in all", f"dense-equivalent {whole:.4g}, sparse {as_run:.4g}"))
+    return rows
 
 
 def _side_file(masks: Mapping[str, Tensor]) -> str:

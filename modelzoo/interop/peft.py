@@ -3,7 +3,7 @@
 A prefix is PEFT's PROMPT_TUNING: its vectors are fed as `inputs_embeds` before the text, so they carry the scale that
 the exported word embedding carries. A prompt between source and target has no form there: it keeps our own layout,
 soft_prompt.json and soft_prompt.safetensors. LoRA is PEFT's LORA; where an architecture packs queries, keys and values
-into one module, their updates stand beside each other: A's one above the other, B's in blocks, the rank their sum.
+into one module, their updates are combined: A's one above the other, B's in blocks, the rank their sum.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Where a model comes from, as its run folder tells it: data and licences, commands, scores, and the run before it."""
+"""Where a model comes from, by its run folder: data and licences, commands, scores, and the run before it."""
 
 import json
 import os
@@ -11,12 +11,12 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.training.run_folder import RunFolder
 
-REPORT = "report.json"  # what preprocessing leaves beside the splits
+REPORT = "report.json"  # what preprocessing leaves next to the splits
 TOP = 6  # licences and reasons named; the rest is summed
 
 
 def describe_provenance(config: Config, run: str | None) -> list[str]:
-    """Markdown sections: training data, how it was made, evaluation. What is not on record is said to be so."""
+    """Markdown sections: training data, how it was made, evaluation. What is not on record is marked so."""
     parts = ["## Training data", *_data(config), "", "## How it was made", *_making(config, run)]
     return [*parts, "", "## Evaluation", *_scores(run)]
 
@@ -51,7 +51,7 @@ def _data(config: Config) -> list[str]:
 
 
 def _report(report: Mapping[str, Any]) -> list[str]:
-    """What preprocessing says: snapshot, drops, languages, licences, decontamination."""
+    """What preprocessing recorded: snapshot, drops, languages, licences, decontamination."""
     manifest, job = report.get("manifest", {}), report.get("job", {})
     inputs = report.get("inputs", {})
     reasons = {k: v for k, v in manifest.get("reasons", {}).items() if k != "written"}
@@ -104,7 +104,7 @@ def _making(config: Config, run: str | None) -> list[str]:
 def _read_config(run: str) -> Config | None:
     try:
         return RunFolder(run).read_config()
-    except UserError:  # moved or removed since: then the card cannot tell
+    except UserError:  # moved or removed since: the card leaves it out
         return None
 
 

@@ -1,4 +1,4 @@
-"""What is scored: a checkpoint of ours or a Hugging Face folder, with its tokenizer and its room."""
+"""Load a model to score: a checkpoint of ours or a Hugging Face folder, with its tokenizer and context length."""
 
 import os
 from typing import Any, NamedTuple
@@ -29,7 +29,7 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
     length: int
     soft: Soft
-    facts: dict[str, Any]  # what a report says of it
+    facts: dict[str, Any]  # for the report
 
     @property
     def backend(self) -> Backend:
@@ -85,7 +85,7 @@ def _count(model: nn.Module) -> int:
 
 
 def read_decontamination(config: Config) -> dict[str, Any] | None:
-    """What preprocessing says of test sets kept out of the training data; None where it says nothing.
+    """What preprocessing recorded of test sets kept out of the training data; None where there is no record.
 
     Returns:
         test_sets: SHA-256 of the files whose ids and texts were kept out; ngram: words in a row that count as shared;

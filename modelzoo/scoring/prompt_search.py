@@ -1,6 +1,6 @@
 """`run.py prompt-search`: a task's templates and label words on dev, each against the task's own.
 
-OUT/candidates/KEY.json   one scored candidate; a killed search goes on with those that are missing
+OUT/candidates/KEY.json   one scored candidate; a killed search resumes with those that are missing
 OUT/results.json          all of them, best first
 OUT/best.yaml             the best one as a template
 """
@@ -50,7 +50,7 @@ class Candidate(NamedTuple):
 
 
 def search_prompts(request: Request) -> str:
-    """Score every candidate, and say which is best and how surely.
+    """Score every candidate, and compare each with the task's own template.
 
     Returns:
         The table and what was written.
@@ -69,7 +69,7 @@ def search_prompts(request: Request) -> str:
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
     results = []
     for number, candidate in enumerate(found, 1):
-        results.append(_one(candidate, examples, model, out, request))
+        results.append(_score_candidate(candidate, examples, model, out, request))
         live.update(number, f"{candidate.name}: {own.main_metric} {results[-1]['metrics'][own.main_metric]:.4f}")
     live.close()
     _compare(own, results)
@@ -78,7 +78,7 @@ def search_prompts(request: Request) -> str:
     best = next(c for c in found if c.name == ranked[0]["name"])
     text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")
     write_text(os.path.join(out, "best.yaml"), text)
-    return _said(own, ranked, out, len(examples), request)
+    return _format_result(own, ranked, out, len(examples), request)
 
 
 def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
@@ -114,16 +114,18 @@ def _checkpoint(request: Request) -> tuple[str, Config]:
             )
         return request.checkpoint, load(request.params, Config)
     path = start_checkpoint.find_checkpoint(request.checkpoint)
-    beside = RunFolder.containing(path).config
-    if request.params is None and not os.path.exists(beside):
-        raise UserError(f"{path}: has no config.yaml beside its run; name the run's config with -p")
-    return path, load(request.params or beside, Config)
+    own = RunFolder.containing(path).config
+    if request.params is None and not os.path.exists(own):
+        raise UserError(f"{path}: has no config.yaml in its run's folder; name the run's config with -p")
+    return path, load(request.params or own, Config)
 
 
-def _one(candidate: Candidate, examples: list[Example], model: LoadedModel, out: str, request: Request) -> dict:
-    """A candidate's scores: those on disk where they are of the very same question, else new ones."""
+def _score_candidate(
+    candidate: Candidate, examples: list[Example], model: LoadedModel, out: str, request: Request
+) -> dict:
+    """A candidate's scores: those on disk where model, task and examples are the same, else new ones."""
     task = candidate.task
-    asked = {
+    question = {
         "checkpoint": model.path,
         "step": model.facts.get("step"),
         "weights": _hash_weights(model.path),
@@ -133,7 +135,7 @@ def _one(candidate: Candidate, examples: list[Example], model: LoadedModel, out:
         "examples": [e.id for e in examples],
         "dtype": str(getattr(model.backend, "dtype", None)),
     }
-    key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+    key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
     path = os.path.join(out, "candidates", f"{key}.json")
     if os.path.exists(path):
         with open(path, encoding="utf-8") as file:
@@ -157,7 +159,7 @@ def _one(candidate: Candidate, examples: list[Example], model: LoadedModel, out:
 
 @lru_cache(maxsize=1)
 def _hash_weights(path: str) -> str:
-    """What tells the weights at `path` (a step folder, an exported folder or a .mdl) from others of the same name."""
+    """SHA-256 of the weights at `path` (a step folder, an exported folder or a .mdl)."""
     return sha256(os.path.join(path, "model.safetensors") if os.path.isdir(path) else path)
 
 
@@ -178,7 +180,7 @@ def _finite(value: float) -> float:
     return value if value == value else -float("inf")
 
 
-def _said(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: Request) -> str:
+def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: Request) -> str:
     metric, width = task.main_metric, max(len(r["name"]) for r in ranked)
     lines = [f"{'template':<{width}}  {metric:<24}  against the task's own"]
     for r in ranked:

@@ -1,4 +1,4 @@
-"""`-m score`: checkpoints on tasks, with intervals, the baseline, and what the literature reports beside them.
+"""`-m score`: checkpoints on tasks, with intervals, the baseline, and published figures to compare with.
 
 <model_dir>/evaluation/results.json                 scores by task; those of other tasks that it holds stay
 <model_dir>/evaluation/TASK_SPLIT[_N].json          predictions (N counts checkpoints, where there are several)
@@ -50,7 +50,7 @@ class Job(NamedTuple):
 
 
 def score_checkpoints(config: Config, options: Options, request: Request) -> None:
-    """Score the checkpoints that the command names on every task, and say what came of it."""
+    """Score the checkpoints that the command names on every task, and print the tables."""
     if not request.tasks:
         raise UserError("--tasks: missing; for example --tasks configs/eval/pubmedqa.yaml (or lm_eval:TASK)")
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
@@ -66,7 +66,7 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
-            results.setdefault(job.task.name, []).append(_one(job, model, folder, suffix, request.batch_size))
+            results.setdefault(job.task.name, []).append(_score_job(job, model, folder, suffix, request.batch_size))
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
@@ -75,15 +75,15 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
     target = run.task_scores
-    said = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    fresh = {name: [{**said, **r} for r in found] for name, found in results.items()}
+    about = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
     write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
     for job in jobs:
         print(score_table.format_task(job.task, job.note, results[job.task.name]))
     for name in results:
         if name.startswith(LM_EVAL):
             print(score_table.format_lm_eval(name, results[name]))
-    print(f"wrote      {target}" + (" and the predictions beside it" if jobs else ""))
+    print(f"wrote      {target}" + (" and the predictions next to it" if jobs else ""))
     if jobs:
         print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
         print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
@@ -117,7 +117,7 @@ def _job(name: str, request: Request) -> Job:
     return Job(task, split, examples, train, note)
 
 
-def _one(job: Job, model: LoadedModel, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
+def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
     """Score one checkpoint on one task, and write its predictions."""
     task, live = job.task, Progress(0)
 
@@ -161,7 +161,7 @@ def _baseline(job: Job) -> dict[str, float] | None:
 
 
 def _earlier(path: str) -> dict[str, Any]:
-    """The tasks that an earlier command wrote down."""
+    """The scores by task that an earlier command wrote."""
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)["tasks"]
@@ -170,7 +170,7 @@ def _earlier(path: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` for JSON, which has no word for what is undefined: such metrics and intervals are left out."""
+    """`value` for JSON, which has no NaN: undefined metrics and intervals are left out."""
     if isinstance(value, dict):
         return {k: _plain(v) for k, v in value.items() if not _undefined(v)}
     return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""Scores as a person reads them: ours with their intervals, the baseline, and published figures kept apart."""
+"""Format scores as tables: ours with their intervals, the baseline, and published figures kept apart."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,8 +46,8 @@ def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
     """A task of lm-evaluation-harness: its metrics as it names them."""
     lines = [f"\n{name}"]
     for r in results:
-        shown = ", ".join(f"{k} {v:.4f}" for k, v in r["metrics"].items() if isinstance(v, float))
-        lines.append(_row(_name(r), [shown]))
+        metrics = ", ".join(f"{k} {v:.4f}" for k, v in r["metrics"].items() if isinstance(v, float))
+        lines.append(_row(_name(r), [metrics]))
     return "\n".join(lines)
 
 
@@ -87,7 +87,7 @@ def _spread(values: Sequence[float]) -> str:
 
 def _contamination(found: Mapping[str, Any] | None) -> str:
     if found is None:
-        return "not said by the data's manifest"
+        return "not recorded in the data's manifest"
     dropped = found["dropped"]
     return (
         f"{len(found['test_sets'])} files, {found['ngram']} words in a row; "

@@ -1,4 +1,4 @@
-"""How many FLOPs a run of so many steps will take, to the last one, and how many steps a budget buys. No torch."""
+"""The exact training FLOPs of a number of steps, and the steps that a budget of FLOPs pays for. No torch."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ from modelzoo.data import manifest
 from modelzoo.models.shapes import frozen, list_with_adapters
 from modelzoo.planning import plan
 from modelzoo.sparsity import flops
+from modelzoo.training.required import require_fit
 
 
 def count_flops(config: Config, steps: int) -> tuple[int, int]:
@@ -14,7 +15,7 @@ def count_flops(config: Config, steps: int) -> tuple[int, int]:
     init, context = config.trainer.init, manifest.find_context(config)
     shapes, groups = list_with_adapters(init), plan.group_sizes(init)
     sparse, dense = flops.count_run(init.model, shapes, context, groups, steps, frozen(init))
-    tokens = config.trainer.fit.train_dataloader.batch_size * context
+    tokens = require_fit(config).train_dataloader.batch_size * context
     return tokens * sparse, tokens * dense
 
 

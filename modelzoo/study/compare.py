@@ -13,9 +13,9 @@ from modelzoo.names import layer_of
 from modelzoo.planning import plan
 from modelzoo.progress import format_amount
 from modelzoo.study import differences, results
+from modelzoo.study.cost import measure_speed
 from modelzoo.study.draw import axes, log_loss, look
 from modelzoo.study.results import Result
-from modelzoo.study.where import measure_speed
 
 
 class Compared(NamedTuple):
@@ -56,7 +56,7 @@ def _share_off(masks: dict[str, np.ndarray]) -> dict[int, float]:
 
 
 def format_table(compared: Sequence[Compared]) -> str:
-    """Names, live weights, FLOPs and scores, a run a line; the first run is what the others are measured against."""
+    """Names, live weights, FLOPs and scores, a run a line; ratios and gaps are to the first run."""
     head = ["run", "live weights", "FLOPs/token", "steps", "tokens", "validation loss", "perplexity", "tokens/s"]
     rows, first = [head], compared[0].plan.mean
     for c in compared:
@@ -116,7 +116,7 @@ def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None
 
 
 def compare_runs(folders: Sequence[str], path: str) -> None:
-    """Print the table and write the picture, with its numbers as JSON beside it.
+    """Print the table and write the picture, with its numbers as JSON next to it.
 
     Raises:
         UserError: no folder, or one that is no run.

@@ -1,6 +1,6 @@
 """Losses: against FLOPs with the Pareto front, against tokens and time, at the end with intervals, and by peak rate."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from modelzoo.study.draw import Panel, axes, legend, log_loss, look, svg
 from modelzoo.study.results import Group, find_front, interval
@@ -118,7 +118,7 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, [r[1:7] for r in rows], True)
 
 
-def draw_by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
+def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
     """Final loss against the peak learning rate.
 
     Args:
@@ -126,19 +126,21 @@ def draw_by_peak(losses: dict[str, dict[float, float]]) -> Panel | None:
     """
     if not any(len(of) > 1 for of in losses.values()):
         return None
+    best = {label: min(of, key=of.__getitem__) for label, of in losses.items()}
     figure, ((plot,),) = axes(width=9, height=4.0)
     for i, (label, of) in enumerate(losses.items()):
         colour, style, marker = look(i)
         peaks = sorted(of)
         plot.plot(peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label)
-        best = min(of, key=of.get)
-        plot.plot([best], [of[best]], "o", color=colour, markersize=10, fillstyle="none")
+        plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
     plot.set(xlabel="peak learning rate", ylabel="validation loss at the end", xscale="log")
     tried = sorted({peak for of in losses.values() for peak in of})
     plot.set_xticks(tried, [f"{peak:g}" for peak in tried])
     plot.set_xticks([], minor=True)
     legend(figure, plot)
-    at_edge = [label for label, of in losses.items() if len(of) > 2 and min(of, key=of.get) in (min(of), max(of))]
+    at_edge = [
+        label for label, of in losses.items() if len(of) > 2 and min(of, key=of.__getitem__) in (min(of), max(of))
+    ]
     caption = "One seed each; the ringed rate trains the other seeds." + (
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
         if at_edge

@@ -1,17 +1,17 @@
 """Figures as SVG that reads on white, on black and in grey print: one palette, text in the page's own colour.
 
-Colours are written as CSS variables with a fallback, so a picture follows the page around it and still stands alone.
+Colours are written as CSS variables with a fallback, so a picture follows the page around it and also works alone.
 """
 
 import io
 import logging
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# Okabe and Ito's palette, told apart by colour-blind readers; beside it the same hues for a dark page.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, and the same hues for a dark page.
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc79c", "#e39cc4", "#f2b63c", "#8fd0f5")
 STYLES, MARKERS = ("-", "--", "-.", ":"), "osD^vP"
@@ -35,7 +35,7 @@ class Panel(NamedTuple):
     svg: str | None
     head: Sequence[str]  # of the CSV
     rows: Sequence[Sequence]
-    shown: bool = False  # whether the rows stand in the page as a table
+    shown: bool = False  # whether the page holds the rows as a table
 
 
 def look(i: int) -> Look:
@@ -51,7 +51,7 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
-    style = {
+    style: dict[Any, object] = {  # matplotlib types the keys as literals of its own
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
         "axes.titlesize": 10, "font.size": 9, "grid.color": FAINT, "axes.grid": True, "grid.alpha": 0.35,
         "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,

@@ -93,8 +93,10 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
     elif length.tokens is not None:
         per_step = probe.trainer.fit.train_dataloader.batch_size * manifest.find_context(probe)
         steps = max(1, round(length.tokens / per_step))
-    else:
+    elif length.flops is not None:
         steps = budget.find_steps(length.flops, config)
+    else:
+        raise UserError(f"{base}: study.budget: missing; give steps, tokens or flops")
     plan.check_sparsity(config(steps).trainer.init, steps)
     flops, dense = budget.count_flops(config(steps), steps)
     peaks = rate.peak if isinstance(rate, LearningRate) else (None,)
@@ -135,7 +137,7 @@ def describe_matrix(matrix: Matrix, report_time) -> str:
             f": about {report_time(total / study.flops_per_second)} at {study.flops_per_second:.3g} FLOPs a second "
             "(study.flops_per_second)"
             if study.flops_per_second
-            else "; study.flops_per_second would tell the time"
+            else "; set study.flops_per_second to have the time estimated"
         )
     )
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing beside it: figures inline, numbers behind a link; light, dark and on paper."""
+"""One HTML file that needs no other: figures inline, numbers behind a link; light, dark and on paper."""
 
 import base64
 import csv
@@ -44,7 +44,7 @@ nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}
 
 
 def write_page(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str:
-    """Write the page, and each panel's picture and numbers into a folder beside it, whose name is returned.
+    """Write the page, and each panel's picture and numbers into a folder next to it, whose name is returned.
 
     Raises:
         OSError: the folder cannot be written.

@@ -1,4 +1,4 @@
-"""What a person sees while a study goes on: the run at hand, the share done, and the time left over the whole."""
+"""The live line of a study: the current run, the share of the study that is done, and the time left."""
 
 import time
 
@@ -7,7 +7,7 @@ from modelzoo.study.matrix import Cell
 
 
 class Progress(LiveLine):
-    """The live line of a study. Time left is reckoned by dense-equivalent FLOPs, which is what a run's time goes by."""
+    """The live line of a study. The time left is estimated by dense-equivalent FLOPs."""
 
     def __init__(self, total: float):
         super().__init__(every=30.0, live_every=1.0)
@@ -50,7 +50,7 @@ class Progress(LiveLine):
 
 
 def last_words(log: str) -> str:
-    """What a failed run's log ends with: its error line if there is one."""
+    """The error line of a failed run's log; without one, the last line."""
     with open(log, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file if line.strip()]
-    return next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "it said nothing")
+    return next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "its log is empty")

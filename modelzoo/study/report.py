@@ -1,10 +1,10 @@
-"""`run.py report RUN...` and a study's end: what the runs came to, as one page of figures with their numbers beside."""
+"""`run.py report RUN...` and a study's end: the runs' results, as one page of figures, and their numbers as CSV."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
-from modelzoo.study import curves, layers, lifted, page, results, where
+from modelzoo.study import cost, curves, finetuned, layers, page, results
 from modelzoo.study.draw import Panel
 from modelzoo.study.results import Group, Result
 
@@ -13,7 +13,7 @@ def report_runs(folders: Sequence[str], path: str) -> str:
     """Write the page of some runs. Runs that differ in their seed alone count as one group.
 
     Returns:
-        What was made, in words.
+        What was written, in words.
 
     Raises:
         UserError: a folder is no run, or none of the runs was ever validated.
@@ -40,19 +40,19 @@ def write_study(
 
 
 def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:
-    """Write what there is to show of `groups` to `path`; says what was made."""
+    """Write the figures that `groups` have data for to `path`; returns what was written, in words."""
     panels = [
         curves.draw_final_losses(groups),
         curves.draw_by_flops(groups),
         curves.draw_by_tokens_and_time(groups),
         *more,
-        where.tabulate_reality(groups),
-        where.draw_time(groups),
+        cost.tabulate_savings(groups),
+        cost.draw_time(groups),
         layers.draw_by_layer(groups),
         *layers.draw_over_time(groups),
-        lifted.draw_recovery(groups),
-        *lifted.draw_histograms(groups),
-        lifted.tabulate_nearest_tokens(groups),
+        finetuned.draw_recovery(groups),
+        *finetuned.draw_histograms(groups),
+        finetuned.tabulate_nearest_tokens(groups),
     ]
     shown = [p for p in panels if p is not None]
     if not any(run.validation or run.dev for group in groups for run in group.runs):

@@ -1,4 +1,4 @@
-"""What run folders hold, as a report reads it: logs, configs and masks; runs that differ in seed alone as one group."""
+"""Run folders as a report reads them: logs, configs and masks; runs that differ in seed alone are one group."""
 
 import json
 import os
@@ -25,7 +25,7 @@ _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
 @dataclass
 class Result:
-    """One run as its folder shows it."""
+    """One run, read from its folder."""
 
     folder: str
     config: Config
@@ -60,7 +60,7 @@ class Result:
 
     @property
     def parent(self) -> str | None:
-        """The checkpoint or run whose weights it began with, as far as its folder tells."""
+        """The checkpoint or run whose weights it started from, as far as its folder records it."""
         section = getattr(self.config.trainer, "finetune", None)
         fit = self.config.trainer.fit
         named = [getattr(section, "checkpoint", None), fit.ckpt_path if fit else None]
@@ -129,7 +129,8 @@ class Group:
     def mean(self, key: str, step: int) -> float | None:
         """Mean over the runs of a training record's `key` (or `seconds`) at `step`; None where one has none."""
         values = [run.at(step).get(key) for run in self.runs]
-        return None if any(v is None for v in values) else float(np.mean(values))
+        known = [v for v in values if v is not None]
+        return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def group_runs(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:

@@ -1,7 +1,7 @@
-"""`-m study`: runs the matrix of a study file, one ordinary run after the other, and reports. No torch of its own.
+"""`-m study`: runs the matrix of a study file, one ordinary run after the other, and reports. Imports no torch.
 
-Every run is a folder that `-m train_and_eval` made in a process of its own: finished ones are passed over, killed ones
-go on where they stopped, and one that fails is named while the rest goes on.
+Every run is a folder that `-m train_and_eval` made in a process of its own: finished ones are skipped, killed ones
+resume where they stopped, and one that fails is named while the others still run.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, i
 
 
 class Options(NamedTuple):
-    """What the command line says: the device, this process's share (i of n), where runs go, whether to run anything."""
+    """Options of the command line: the device, this process's share (i of n), the engine, whether only to print."""
 
     target: str = "auto"
     share: tuple[int, int] = (0, 1)
@@ -62,7 +62,7 @@ def run_study(path: str, overrides: list[str], output: str | None, options: Opti
 
 
 def _arithmetic(matrix: Matrix, target: str) -> list[str]:
-    """What the runs will compute in, each answer once; their own logs say it again."""
+    """The arithmetic that the runs will use, each answer once; their own logs repeat it."""
     inits = [c.config.trainer.init for c in matrix.cells]
     found = [line for i in inits for line in arithmetic.describe(target, i.backend, i.precision)]
     return [f"arithmetic {line}" for line in dict.fromkeys(found)]
@@ -90,7 +90,7 @@ def best_peak(matrix: Matrix, cells: list[Cell]) -> float | None:
     first = [c for c in cells if c.seed == cells[0].seed]
     losses = {c.peak: loss for c in first if (loss := final_loss(folder(matrix, c), c.steps)) is not None}
     losses = {peak: loss for peak, loss in losses.items() if math.isfinite(loss)}
-    return min(losses, key=losses.get) if losses else cells[0].peak
+    return min(losses, key=losses.__getitem__) if losses else cells[0].peak
 
 
 def folder(matrix: Matrix, cell: Cell) -> str:
@@ -109,7 +109,11 @@ def final_loss(run_folder: str, steps: int) -> float | None:
 
 
 def _write(matrix: Matrix) -> None:
-    """The config of every run, beside the runs; one that has begun keeps the config it began with, or is refused."""
+    """Write the config of every run into configs/.
+
+    Raises:
+        UserError: a run that has begun did so with another config.
+    """
     for kind in ("configs", "runs", "logs"):
         os.makedirs(os.path.join(matrix.study.output, kind), exist_ok=True)
     for cell in matrix.cells:
@@ -138,18 +142,18 @@ def _config(matrix: Matrix, cell: Cell) -> str:
 
 
 def finished(matrix: Matrix, cell: Cell) -> bool:
-    """Whether the checkpoint of the last step is there; it comes last, and whole or not at all."""
+    """Whether the checkpoint of the last step is there: it is written last, and whole or not at all."""
     return os.path.isfile(os.path.join(files(matrix, cell).checkpoints, f"step_{cell.steps}", "manifest.json"))
 
 
 def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bool:
-    """One run to its end. False if it failed, which is said; its log tells why."""
+    """Run one cell to its end. False if it failed, which is printed; its log holds the reason."""
     if finished(matrix, cell):
         progress.passed(cell)
         return True
     log = os.path.join(matrix.study.output, "logs", f"{cell.name}.txt")
     command = [sys.executable, "-c", RUN, options.target, "-p", _config(matrix, cell), "-m", "train_and_eval"]
-    # A run is one process: what torchrun told this one of its place among others is not for it.
+    # A run is one process: the rank that torchrun gave this one is not the run's.
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     with open(log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
         child = subprocess.Popen(
@@ -219,11 +223,11 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
         print(report.write_study(shown, rates, os.path.join(output, "report.html"), name))
     if failed:
         raise UserError(
-            f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; what they said is in "
-            f"{os.path.join(output, 'logs')}; the same command tries them again and passes over the finished ones"
+            f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; their output is in "
+            f"{os.path.join(output, 'logs')}; the same command tries them again and skips the finished ones"
         )
     if open_:
-        print(f"open       {len(open_)} runs of other shares; the report is made anew by whichever share ends last")
+        print(f"open       {len(open_)} runs of other shares; the share that ends last writes the report again")
     if len(open_) < len(wanted):
         print(f"next       open {os.path.join(output, 'report.html')} in a browser")
 

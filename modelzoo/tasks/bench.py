@@ -1,4 +1,4 @@
-"""`-m bench`: which sparsity pattern pays for a config's model on this machine: whole training steps, side by side."""
+"""`-m bench`: measure which sparsity pattern makes training steps of a config's model faster on this machine."""
 
 import os
 import statistics
@@ -30,13 +30,13 @@ PATTERNS = (
     {"block": (64, 64), "storage": "packed"},
     {"shared_inputs": 4, "storage": "packed"},
 )
-TOKENS = 4096  # a step on more tokens takes longer and says no more
-WEIGHTS = 60_000_000  # a larger model is measured on its first layers: every contestant holds its own
+TOKENS = 4096  # a step on more tokens takes longer and gives the same ratios
+WEIGHTS = 60_000_000  # a larger model is measured on its first layers: each variant has its own weights
 SECONDS, ROUNDS, FEWEST = 60.0, 15, 5
 
 
 def bench_patterns(config: Config, options: Options, params: str) -> None:
-    """Time a training step of `config` dense, under unstructured masks and in patterns, and say which is fastest.
+    """Time a training step of `config` dense, under unstructured masks and in patterns, and print which is fastest.
 
     Args:
         params: the config's path, for the command to run next.
@@ -60,18 +60,18 @@ def bench_patterns(config: Config, options: Options, params: str) -> None:
         f"sparsity {level:.4g}"
     )
     own = [{"block": g.block, "shared_inputs": g.shared_inputs} for g in init.sparsity if g.pattern and not g.nm]
-    contestants, skipped = {"dense": _run(config, choice, ())}, []
+    variants, skipped = {"dense": _run(config, choice, ())}, []
     for pattern in (*PATTERNS, *({**p, "storage": "packed"} for p in own)):
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
         name = group.pattern or ("unstructured" if group.storage == "masked" else f"storage: {group.storage}")
         try:
             for _, sizes in plan.group_sizes(init.model_copy(update={"sparsity": (group,)})):
                 check_sides(group, sizes)
-            contestants[name] = _run(config, choice, (group,))
+            variants[name] = _run(config, choice, (group,))
         except UserError as e:
             skipped.append(f"left out   {name}: {e}")
-    times = _rounds({n: lambda r=r: choice.backend.train_step(r, batch, parts) for n, r in contestants.items()})
-    print(_table(times, {n: _bytes(r) for n, r in contestants.items()}, rows * length))
+    times = _rounds({n: lambda r=r: choice.backend.train_step(r, batch, parts) for n, r in variants.items()})
+    print(_table(times, {n: _bytes(r) for n, r in variants.items()}, rows * length))
     print("\n".join([*skipped, *_advice(times, params)]))
 
 
@@ -85,12 +85,12 @@ def _level(config: Config) -> tuple[float, tuple[str, ...] | None]:
 
 
 def _cut(config: Config) -> tuple[Config, str]:
-    """The config with as many layers as are worth holding several times over, and how many that is."""
+    """The config with as many layers as fit in memory several times over, and their number as text."""
     m = config.trainer.init.model
     per_layer = plan.make_plan(config).total / m.num_hidden_layers
     layers = max(1, min(m.num_hidden_layers, int(WEIGHTS // per_layer)))
-    said = f"layers: {layers}" if layers == m.num_hidden_layers else f"layers: {layers} of {m.num_hidden_layers}"
-    return _with_init(config, model=m.model_copy(update={"num_hidden_layers": layers})), said
+    layers_text = f"layers: {layers}" if layers == m.num_hidden_layers else f"layers: {layers} of {m.num_hidden_layers}"
+    return _with_init(config, model=m.model_copy(update={"num_hidden_layers": layers})), layers_text
 
 
 def _with_init(config: Config, **sections) -> Config:
@@ -116,22 +116,22 @@ def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
     return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}, parts
 
 
-def _rounds(contestants: Mapping[str, Callable]) -> dict[str, list[float]]:
-    """Seconds of each contestant's step by round. They take turns in a rotating order: noise falls on all alike."""
-    names, times = list(contestants), {name: [] for name in contestants}
+def _rounds(variants: Mapping[str, Callable]) -> dict[str, list[float]]:
+    """Seconds of each variant's step by round. They take turns in a rotating order: noise falls on all alike."""
+    names, times = list(variants), {name: [] for name in variants}
     begin = time.perf_counter()
-    for name in names:  # warms up, and tells how many rounds fit
-        contestants[name]()
+    for name in names:  # warms up, and measures how many rounds fit
+        variants[name]()
     count = min(ROUNDS, max(FEWEST, int(SECONDS / (time.perf_counter() - begin))))
     progress, done = Progress(count * len(names)), 0
     for i in range(count):
         turn = i % len(names)
         for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
-            contestants[name]()
+            begun = time.perf_counter()
+            variants[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            times[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - begun)
             done += 1
             progress.update(done, name)
     progress.close()
@@ -140,7 +140,8 @@ def _rounds(contestants: Mapping[str, Callable]) -> dict[str, list[float]]:
 
 def _ratios(times: Mapping[str, list[float]], name: str) -> tuple[float, float, float]:
     """Quartiles of how many times faster than dense, round by round: low, median, high."""
-    return tuple(statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4))
+    low, median, high = statistics.quantiles([d / s for d, s in zip(times["dense"], times[name], strict=True)], n=4)
+    return low, median, high
 
 
 def _bytes(run: TrainState) -> int:
@@ -165,7 +166,7 @@ def _table(times: Mapping[str, list[float]], memory: Mapping[str, int], tokens: 
 
 
 def _advice(times: Mapping[str, list[float]], params: str) -> list[str]:
-    """What came of it, and what to run next."""
+    """The fastest pattern, if one is clearly faster than dense, and what to run next."""
     best = max((n for n in times if n != "dense"), key=lambda n: _ratios(times, n)[1])
     low, ratio, _ = _ratios(times, best)
     if low <= 1.0:

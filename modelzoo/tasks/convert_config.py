@@ -1,4 +1,4 @@
-"""`run.py convert-config OLD NEW`: any Model Zoo GPT config as today's, with each change said. No torch."""
+"""`run.py convert-config OLD NEW`: any Model Zoo GPT config in today's format, and a list of the changes. No torch."""
 
 import os
 from collections.abc import Sequence

@@ -1,11 +1,8 @@
-"""`-m eval`, and the check of `--validate_only`: a model on data, without training it."""
+"""`-m eval`: validate checkpoints without training; and `--validate_only`: check a config by one step."""
 
 import sys
 import time
 
-from torch import Tensor
-
-from modelzoo.backends.base import Backend
 from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -14,9 +11,9 @@ from modelzoo.files import write_json
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import plan, start_checkpoint
-from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, state
-from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.build import FirstStep, Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.required import require_fit
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches, count_steps
 from modelzoo.training.validation import validate
@@ -49,7 +46,7 @@ def evaluate_checkpoints(config: Config, options: Options, every: bool = False) 
 
 
 def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
-    """What the command line names, else the config, else the run folder: its newest, or with `every` all of them."""
+    """Checkpoints named by the command line, else the config, else the run folder's newest, or with `every` all."""
     folder = RunFolder.of(config.trainer.init, options.model_dir)
     single, several = config.trainer.validate_, config.trainer.validate_all
     if options.checkpoint_path is not None:
@@ -70,11 +67,11 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
 
 
 def check_first_step(config: Config, options: Options, compile_layers: bool) -> None:
-    """`--validate_only` and `--compile_only` off the CS-2: one whole step on the first batch, then thrown away."""
-    ready = _first_step
+    """`--validate_only` and `--compile_only` off the CS-2: take one whole step on the first batch and discard it."""
+    prepare = _prepare_first_step
     if config.trainer.finetune is not None:
-        from modelzoo.finetuning.finetune import prepare_first_step as ready  # brings all of modelzoo.evaluation
-    backend, run, batch, parts = ready(config, options)
+        from modelzoo.finetuning.finetune import prepare_first_step as prepare  # imports all of modelzoo.evaluation
+    backend, run, batch, parts = prepare(config, options)
     begin = time.perf_counter()
     step = backend.train_step(run, batch, parts)
     print(
@@ -85,15 +82,13 @@ def check_first_step(config: Config, options: Options, compile_layers: bool) -> 
     )
 
 
-def _first_step(config: Config, options: Options) -> tuple[Backend, TrainState, dict[str, Tensor], int]:
-    """The device, a run as it starts, its first batch, and into how many parts that is cut."""
-    init, fit = config.trainer.init, config.trainer.fit
-    if fit is None:
-        raise UserError("trainer.fit: missing; a training step needs fit.train_dataloader")
+def _prepare_first_step(config: Config, options: Options) -> FirstStep:
+    """The first step of a pre-training run."""
+    init, fit = config.trainer.init, require_fit(config)
     choice = select_device(options.target, init)
     print(choice.describe(), file=sys.stderr)
     shards = open_shards(config, fit.train_dataloader)
     plan.check_sparsity(init, count_steps(config, len(shards)))
     run = build_run(config, choice)
     load_adapters(run.model, init)
-    return choice.backend, run, shards.batch(0), count_micro_batches(config)
+    return FirstStep(choice.backend, run, shards.batch(0), count_micro_batches(config))

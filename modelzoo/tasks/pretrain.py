@@ -1,4 +1,4 @@
-"""Pre-training: builds a run from a config, trains it, logs, validates, saves, and says what it made."""
+"""Pre-training: build a run from a config, train, validate and save it, and print a summary."""
 
 import os
 import sys
@@ -18,6 +18,7 @@ from modelzoo.training import checkpoint, console, launch, resume, state, tracke
 from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
+from modelzoo.training.required import require_fit
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_steps, find_eval_interval
@@ -26,9 +27,7 @@ from modelzoo.training.validation import Score, validate
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
     """`-m train` and, with `evaluate`, `-m train_and_eval`."""
-    init, section = config.trainer.init, config.trainer.fit
-    if section is None:
-        raise UserError("trainer.fit: missing; training needs fit.train_dataloader")
+    init, section = config.trainer.init, require_fit(config, "training")
     choice = select_training_device(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
     shards = open_shards(config, section.train_dataloader)
     vals = [open_shards(config, loader) for loader in list_val_loaders(config)] if evaluate else []
@@ -47,7 +46,7 @@ def _train(
     """Train in a folder that is this process's alone."""
     init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
     out.note(choice.describe())
-    named = options.checkpoint_path or config.trainer.fit.ckpt_path
+    named = options.checkpoint_path or require_fit(config).ckpt_path
     start = resume.choose_start(
         folder,
         start_checkpoint.find_checkpoint(named) if named else None,
@@ -61,16 +60,16 @@ def _train(
     run = build_run(config, choice)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
-    _start(run, start, fingerprint, options.strict)
+    _load_start(run, start, fingerprint, options.strict)
     changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
     if run.step >= stop:
-        out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to go on")
+        out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
         if changes:
             out.note(f"           it was trained otherwise than this config says: {resume.name_changes(changes)}")
         return
     if options.restart and folder.holds_a_run:
         out.note(f"moved      the run that was here to {folder.move_aside()}")
-    _say_start(run, start, changes, choice, out)
+    _note_start(run, start, changes, choice, out)
     launch.check_space(run, folder.checkpoints)
     launch.record(config, options.command, folder, choice, run, start, changes)
 
@@ -95,18 +94,20 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     return score
 
 
-def _start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
-    """Load what `run` starts from."""
+def _load_start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
+    """Load the checkpoint and adapters that `run` starts from."""
+    if not start.own:
+        load_adapters(run.model, run.init)
+    if start.path is None:
+        return
     if start.own:
         state.restore(run, start.path, *checkpoint.load(start.path), fingerprint, strict=strict)
-        return
-    load_adapters(run.model, run.init)
-    if start.path is not None:
+    else:
         files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
         state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
 
 
-def _say_start(
+def _note_start(
     run: TrainState, start: Start, changes: dict[str, tuple[str, str]], choice: Choice, out: Progress
 ) -> None:
     if start.path is not None:

@@ -1,9 +1,11 @@
-"""From a config to the objects of a run: model, optimizer, sparsity, data, and how long it goes."""
+"""Build the objects of a run from its config: model, optimizer, sparsity, data."""
 
 from typing import NamedTuple
 
+from torch import Tensor
+
+from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
-from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.hdf5 import Shards
@@ -16,6 +18,7 @@ from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.train_state import TrainState
 from modelzoo.training import state
+from modelzoo.training.required import require_optimizer
 
 
 class Options(NamedTuple):
@@ -23,20 +26,27 @@ class Options(NamedTuple):
 
     target: str = "auto"
     model_dir: str = "./model_dir"
-    checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl to start from
+    checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl whose weights to start from
     load_states: tuple[str, ...] = state.ALL_STATES
     strict: bool = True
     command: str = "run.py"
-    restart: bool = False  # begin anew; what the folder holds is moved aside
+    restart: bool = False  # start again; what the folder holds is moved aside
     mode: str = "train"
+
+
+class FirstStep(NamedTuple):
+    """All that a run's first training step takes."""
+
+    backend: Backend
+    run: TrainState
+    batch: dict[str, Tensor]
+    micro_batches: int  # into which the batch is cut
 
 
 def build_run(config: Config, choice: Choice) -> TrainState:
     """Model, optimizer and sparsity of a config on a device, freshly initialised."""
     init = config.trainer.init
-    if init.optimizer is None:
-        example = "{AdamW: {betas: [0.9, 0.95], weight_decay: 0.1}}"
-        raise UserError(f"trainer.init.optimizer: missing; for example {example}")
+    section = require_optimizer(init)
     backend, shapes = choice.backend, list_with_adapters(init)
     words = encode_prompt_words(config)
     model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
@@ -44,15 +54,14 @@ def build_run(config: Config, choice: Choice) -> TrainState:
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct_rates(sparsity, ratios)
-    optimizer = groups.build_optimizer(
-        init.optimizer, model, {n: s.kind for n, s in shapes.items()}, init.model, aged, ratios
-    )
+    kinds = {n: s.kind for n, s in shapes.items()}
+    optimizer = groups.build_optimizer(section, model, kinds, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
 
 
 def encode_prompt_words(config: Config) -> list[int] | None:
-    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one beside the training data.
+    """Token ids of `soft_prompt.words`, by `trainer.init.tokenizer` or the one in the training data's folder.
 
     Raises:
         UserError: no tokenizer, or one that cannot be read.

@@ -47,7 +47,7 @@ def save(
         clean(root)
         os.makedirs(temporary)
         for stem, tensors in files.items():
-            # contiguous copies on the CPU: safetensors writes bytes as they lie
+            # contiguous copies on the CPU: safetensors writes bytes as they are in memory
             safetensors.torch.save_file(
                 {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
                 os.path.join(temporary, f"{stem}.safetensors"),
@@ -63,7 +63,7 @@ def save(
             sync(os.path.join(temporary, name))
         sync(temporary)
         if os.path.exists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
-            os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one stands
+            os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one is there
         os.rename(temporary, target)
         sync(root)
         clean(root)
@@ -193,7 +193,7 @@ def _rotate(root: str, keep: int, written: int, finite: bool) -> None:
     for step in set(have) - {*have[-keep:], written, last}:
         # renamed first: a kill while deleting must not leave something that looks like a checkpoint
         doomed = os.path.join(root, f"{_TEMPORARY}old_{step}.{os.getpid()}")
-        with contextlib.suppress(OSError):  # what cannot be removed now is removed another time
+        with contextlib.suppress(OSError):  # what cannot be removed now is removed at a later save
             os.rename(_folder(root, step), doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 

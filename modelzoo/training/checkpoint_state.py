@@ -1,4 +1,4 @@
-"""What state.json of a checkpoint says, whoever writes it: training, an import, Model Zoo's .mdl. No torch."""
+"""The content of a checkpoint's state.json, whoever writes it: training, an import, Model Zoo's .mdl. No torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -17,7 +17,7 @@ class CheckpointState:
     """All of a checkpoint that is not a tensor. The defaults are what older checkpoints, which lack the key, meant."""
 
     global_step: int  # batches taken, skipped ones included
-    dataset: str  # fingerprint of the training data, whose place global_step counts
+    dataset: str  # fingerprint of the training data, in which global_step is the position
     model: Mapping[str, Any]  # trainer.init.model, and so on
     sparsity: list[Mapping[str, Any]]
     seed: int
@@ -25,7 +25,7 @@ class CheckpointState:
     finite: bool  # whether every weight is
     loss_scale: Mapping[str, Any]  # scale, good_steps, dynamic
     skipped: int = 0
-    unmended: int = 0
+    unmended: int = 0  # TrainState.unavoidable; the key is the file format's
     tokens: int = 0
     churn: int = 0
     flops: tuple[int, ...] = ()  # as run, dense-equivalent
@@ -61,7 +61,7 @@ class CheckpointState:
         return cls(**{f.name: saved[f.name] for f in fields(cls) if f.name in saved})
 
     def as_json(self) -> dict[str, Any]:
-        """For state.json; keys that say nothing are left out."""
+        """The JSON for state.json, without optional keys that are None."""
         order = ("global_step", "skipped", "unmended", "tokens", "churn", "flops", "finite", "loss_scale", "dtype",
                  "optimizer", "dataset", "model", "sparsity", "seed", "version", *ADAPTERS)  # fmt: skip
         found = {k: getattr(self, k) for k in order}

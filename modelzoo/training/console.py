@@ -1,4 +1,4 @@
-"""What a person reads of a run: the live line, a validation's scores, the closing summary."""
+"""The text that a run prints: the live line, a validation's scores, the closing summary."""
 
 from dataclasses import dataclass, field
 
@@ -60,11 +60,11 @@ def describe_run(
     mode: str,
     events: str | None,
 ) -> str:
-    """What was done and written, and what to run next.
+    """The closing summary: what was done and written, and what to run next.
 
     Args:
-        memory: peak bytes used on the device, if it can tell.
-        mode: the command's, which goes on with an interrupted run.
+        memory: peak bytes used on the device; None where it is unknown.
+        mode: the command's `-m`, for the line that resumes an interrupted run.
         events: the folder of TensorBoard's files, if the run writes any.
     """
     ended = run.step >= stop
@@ -91,7 +91,7 @@ def describe_run(
             lines.append(f"           tensorboard --logdir {events}")
     else:
         lines.append(f"go on      python run.py -p {folder.config} -m {mode} -o {folder.path}")
-        lines.append(f"           (exactly where it stopped: step {run.step} of {stop})")
+        lines.append(f"           (it resumes exactly at step {run.step} of {stop})")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What is looked at and put on record when a command begins to train."""
+"""Checks and records at the beginning of a command that trains."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from modelzoo.training.run_folder import RunFolder
 
 
 def check_space(run: TrainState, root: str) -> None:
-    """Better to learn before the first step than after the first hour that a checkpoint does not fit.
+    """Check that a checkpoint fits on the disk: better before the first step than after the first hour.
 
     Raises:
         UserError: less is free under `root` than one checkpoint takes.
@@ -52,7 +52,7 @@ def record(
     """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl.
 
     Args:
-        changes: what the run, which goes on, does otherwise from here; the former config.yaml is kept beside it.
+        changes: config keys that the resumed run changes from here on; the former config.yaml is kept too.
 
     Raises:
         UserError: the folder cannot be written.
@@ -74,7 +74,7 @@ def record(
         "start": None if start.own or start.path is None else {"path": start.path, "states": list(start.states)},
         **({"changes": {k: list(v) for k, v in changes.items()}} if changes else {}),
     }
-    if start.own:  # what the run once started from is on its first line
+    if start.own:  # the checkpoint that the run first started from is on its first line
         del line["start"]
     try:
         os.makedirs(folder.path, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The logs of a run: metrics.jsonl (what was computed), timing.jsonl (how fast), and TensorBoard beside them.
+"""The logs of a run: metrics.jsonl (what was computed), timing.jsonl (how fast), and TensorBoard's files.
 
 What was computed is kept apart from how fast, so that metrics.jsonl of a resumed run equals the uninterrupted one's to
 the byte. On resume both are cut back to the checkpoint's step.
@@ -20,7 +20,7 @@ class LogError(UserError):
 
 
 class Logs:
-    """Append-only logs in `folder`, continuing after step `resume` (0 starts anew).
+    """Append-only logs in `folder`, continuing after step `resume` (0: from the beginning).
 
     Args:
         events: the folder of TensorBoard's files; None writes none.
@@ -58,7 +58,7 @@ class Logs:
 
     def close(self) -> None:
         for file in self._files.values():
-            with contextlib.suppress(OSError):  # what could not be written was said by write()
+            with contextlib.suppress(OSError):  # write() has reported what could not be written
                 file.close()
         if self._writer is not None:
             self._writer.close()

@@ -1,4 +1,4 @@
-"""The training loop: each step is logged, shown, assessed and saved. Every task that trains uses this one."""
+"""The training loop: it logs, displays, assesses and saves. Every task that trains uses this one."""
 
 import math
 import time
@@ -17,7 +17,7 @@ from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
 from modelzoo.training.signals import catch_interrupts
 
-SHOWN_EVERY = 1.0  # seconds after which a step is read, though the live line alone asks for it
+READ_EVERY = 1.0  # seconds after which a step is read from the device for the live line alone
 
 
 class Fitted(NamedTuple):
@@ -88,7 +88,7 @@ def fit(
 
 
 def _saved(save: Callable[[], str | None], step: int) -> str:
-    """Save a run whose log cannot be written, and say what came of it."""
+    """Save a run whose log cannot be written; returns the outcome in words."""
     try:
         return f"step {step} is saved in {save()}, its records are not in the log"
     except UserError as e:
@@ -103,30 +103,30 @@ def iterate_steps(
     micro_batches: int,
     is_due: Callable[[int], bool] = lambda step: True,
 ) -> Iterator[Timed]:
-    """Train until `stop`, yielding after each step that was read. What to do then (log, validate) is the caller's.
+    """Train until `stop`, yielding after each step that was read. The caller decides what follows (log, validate).
 
-    A CPU's steps are all read. A GPU's are read when they are due and about once a second: until then it goes on with
-    what was queued, and nobody waits for it.
+    A CPU's steps are all read. A GPU's are read when they are due and about once a second: until then it works
+    through its queue, and the host does not wait.
 
     Args:
         is_due: whether the caller has something to do after a step, by the number of steps taken then.
     """
     begin = ready = time.perf_counter()
-    shown, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
+    last_read, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
     for batch in backend.batches(run, shards, stop):
         fetched = time.perf_counter()
         waiting += fetched - ready
-        mendable = run.loss_scale.can_fall  # asked before the step, which lowers the scale if it overflows
+        avoidable = run.loss_scale.can_fall  # read before the step, which lowers the scale if it overflows
         queued = run.tokens - tokens
-        if is_due(run.step + 1) or fetched - shown >= SHOWN_EVERY:
-            shown, step = fetched, backend.train_step(run, batch, micro_batches)
+        if is_due(run.step + 1) or fetched - last_read >= READ_EVERY:
+            last_read, step = fetched, backend.train_step(run, batch, micro_batches)
         else:
             step = backend.queue_step(run, batch, micro_batches)
         ready = time.perf_counter()
         if step is None:
             continue
-        if step.skipped and not mendable:
-            run.unmended += 1
+        if step.skipped and not avoidable:
+            run.unavoidable += 1
             _check_nonfinite(run, step)
         yield Timed(step, ready - begin, waiting, queued + step.tokens, run.step - taken)
         begin = ready = time.perf_counter()
@@ -139,9 +139,9 @@ def _check_nonfinite(run: TrainState, step: Step) -> None:
     if loop.on_nonfinite == "stop":
         raise UserError(
             f"{what}: not finite, so the run stops with its weights as they were; lower the learning rate or "
-            "set max_gradient_norm, or pass over such steps with trainer.init.loop.on_nonfinite: skip"
+            "set max_gradient_norm, or skip such steps with trainer.init.loop.on_nonfinite: skip"
         )
-    if run.unmended > loop.max_skipped_steps:
+    if run.unavoidable > loop.max_skipped_steps:
         raise UserError(
             f"{what}: not finite, and loop.max_skipped_steps {loop.max_skipped_steps} are used up; "
             "lower the learning rate"
@@ -163,6 +163,6 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
 
 
 def _timing(timed: Timed) -> dict[str, float]:
-    """Of one step: the mean since the last one that was read."""
+    """Speed and seconds of one step: the mean since the last one that was read."""
     n = timed.steps
     return {"tokens_per_second": timed.speed, "seconds": timed.seconds / n, "waiting": timed.waiting / n}

@@ -1,7 +1,7 @@
-"""Where a command that trains starts: at its folder's own newest checkpoint, at one that it names, or at nothing.
+"""The checkpoint that a training command starts from: its folder's own newest, one that it names, or none.
 
-The same command given again goes on exactly, so the folder's own checkpoint comes before one that the command names.
-Whatever would leave a run behind that is here needs --restart, which moves it aside.
+The same command given again resumes exactly, so the folder's own checkpoint has priority over one that the command
+names. Whatever would abandon a run in the folder needs --restart, which moves that run aside.
 """
 
 import os
@@ -18,17 +18,17 @@ from modelzoo.sparsity.schedules import held
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
-FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: may change while a run goes on
+FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: a resumed run may change them
 FIXED = ("trainer.init.sparsity", "trainer.init.seed", "trainer.init.soft_prompt", "trainer.init.lora")
 
 
 class Start(NamedTuple):
-    """What a run starts from."""
+    """The checkpoint that a run starts from."""
 
-    path: str | None  # a checkpoint; None: nothing
+    path: str | None  # of the checkpoint; None: there is none
     states: tuple[str, ...]  # the parts of it to take
-    own: bool = False  # the folder's own: the run goes on
-    note: str | None = None  # what to say of it
+    own: bool = False  # the folder's own: the run resumes
+    note: str | None = None  # a line to print about it
 
 
 def choose_start(
@@ -41,10 +41,10 @@ def choose_start(
         states: the parts of it that the command asks for.
         autoload: the config's checkpoint.autoload_last_checkpoint.
         restart: whether the command says --restart.
-        note: told of each damaged checkpoint that is passed over.
+        note: is called with a line for each damaged checkpoint that is skipped.
 
     Raises:
-        UserError: the folder holds a run that the command would leave behind without saying so, or nothing but damaged
+        UserError: the folder holds a run that the command would abandon without --restart, or nothing but damaged
             checkpoints.
     """
     states, root = tuple(states), folder.checkpoints
@@ -56,13 +56,13 @@ def choose_start(
     if newest is None:
         if damaged:
             raise UserError(
-                f"{root}: every checkpoint here is damaged; put one back from a copy, or begin anew with --restart "
+                f"{root}: every checkpoint here is damaged; put one back from a copy, or start again with --restart "
                 f"(it moves this run aside)"
             )
         return Start(named, states)
     if not autoload:
         raise UserError(
-            f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; begin anew "
+            f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; start again "
             "with --restart (it moves this run aside), or give another -o"
         )
     if named is not None and _same(named, newest):
@@ -70,17 +70,17 @@ def choose_start(
         repeated = last is None or (last["start"] or {}).get("states") == list(states)
         if states != ALL_STATES and not repeated:
             raise UserError(
-                f"{newest}: is this folder's own; a run that starts anew from it wants another -o, or --restart (it "
+                f"{newest}: is this folder's own; a new run that starts from it needs another -o, or --restart (it "
                 "moves this run aside)"
             )
         return Start(named, states, own=states == ALL_STATES)
     if named is None and states != ALL_STATES:
         raise UserError(
-            f"--load_checkpoint_states: {newest} is this folder's own, and a run that goes on takes all of it; to "
-            "start anew from parts of it, name it with --checkpoint_path and give another -o, or --restart"
+            f"--load_checkpoint_states: {newest} is this folder's own, and a resumed run takes all of it; to "
+            "start a new run from parts of it, name it with --checkpoint_path and give another -o, or --restart"
         )
-    said = f"{folder.path} goes on; --restart would begin again from {named}" if named is not None else None
-    return Start(newest, ALL_STATES, own=True, note=said)
+    line = f"{folder.path} resumes; --restart would start again from {named}" if named is not None else None
+    return Start(newest, ALL_STATES, own=True, note=line)
 
 
 def _same(a: str, b: str) -> bool:
@@ -88,7 +88,7 @@ def _same(a: str, b: str) -> bool:
 
 
 def check_unbegun(folder: RunFolder, config: Config) -> None:
-    """Refuse a folder with the log of another run that never came to a checkpoint; the same run may begin again.
+    """Refuse a folder with the log of another run that never wrote a checkpoint; the same run may begin again.
 
     Raises:
         UserError: names the keys that differ.
@@ -116,10 +116,10 @@ def name_changes(changes: dict[str, tuple[str, str]], most: int = 6) -> str:
 
 
 def check_changes(folder: RunFolder, now: Config, step: int) -> dict[str, tuple[str, str]]:
-    """What a run that goes on at optimizer step `step` changes in its config.
+    """The config keys that a run, resumed at optimizer step `step`, changes: before and now.
 
     Raises:
-        UserError: a change that contradicts what the run has become: its masks, its seed, its parts.
+        UserError: a change that contradicts the checkpoint: its masks, its seed, its adapters.
     """
     before = folder.read_config()
     if before is None:

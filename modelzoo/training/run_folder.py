@@ -135,9 +135,9 @@ class RunFolder:
         return found
 
     def move_aside(self) -> str:
-        """Put what a run left here into before_N, so that another may begin; nothing is deleted.
+        """Move the run that is here into before_N, so that another may begin; nothing is deleted.
 
-        Checkpoints go first: what a kill leaves after that is no run that could go on.
+        Checkpoints go first: what a kill leaves after that cannot be resumed.
 
         Returns:
             The folder that holds it now.
@@ -163,7 +163,7 @@ class RunFolder:
 
 
 def _move(source: str, target: str) -> None:
-    """A file or folder to another place; across file systems the folder stays beside its old place."""
+    """Move a file or folder; across file systems it stays next to its old place, under another name."""
     try:
         os.rename(source, target)
     except OSError:

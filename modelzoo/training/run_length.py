@@ -3,6 +3,7 @@
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.training.required import require_fit
 
 
 def total_steps(config: Config) -> int | None:
@@ -22,7 +23,7 @@ def total_steps(config: Config) -> int | None:
 def count_steps(config: Config, examples: int) -> int:
     """Optimizer steps of the run, now that the data is at hand: `examples` make an epoch."""
     length = config.trainer.init.loop
-    batch_size = config.trainer.fit.train_dataloader.batch_size
+    batch_size = require_fit(config).train_dataloader.batch_size
     if length.num_epochs and not length.steps_per_epoch:
         per_epoch = examples // batch_size
         if per_epoch == 0:
@@ -38,7 +39,7 @@ def count_steps(config: Config, examples: int) -> int:
 
 def count_micro_batches(config: Config) -> int:
     """Into how many parts a global batch is cut: grad_accum_steps, or as micro_batch_size asks."""
-    loader, accum = config.trainer.fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
+    loader, accum = require_fit(config).train_dataloader, config.trainer.init.loop.grad_accum_steps
     if accum > 1 or not isinstance(loader.micro_batch_size, int):
         return accum
     if loader.batch_size % loader.micro_batch_size:

@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a run, and how it is put back: every check comes before the first change."""
+"""Make a checkpoint's content from a run, and restore a run from it: every check comes before the first change."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -16,6 +16,7 @@ from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
 from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.required import require_optimizer
 
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
@@ -27,6 +28,7 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
     moments = {
         f"{names[p]}/{key}": run.sparsity.whole(p, torch.as_tensor(value))
         for p, entries in run.optimizer.state.items()
+        if isinstance(p, nn.Parameter)  # all are; torch types the keys as tensors
         for key, value in entries.items()
         if value is not None
     }
@@ -35,7 +37,7 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
         run.init,
         global_step=run.step,
         skipped=run.skipped,
-        unmended=run.unmended,
+        unmended=run.unavoidable,
         tokens=run.tokens,
         churn=run.churn,
         flops=(run.ledger.sparse, run.ledger.dense),
@@ -74,21 +76,21 @@ def restore(
         strict: refuse missing and unknown parameters.
 
     Raises:
-        UserError: names the parameter or part that does not fit, and the way round it.
+        UserError: names the parameter or part that does not fit, and what to do instead.
     """
     state = CheckpointState.parse(path, saved)
-    goes_on = "global_step" in states and "dataloader" in states
+    resumes = "global_step" in states and "dataloader" in states
     masks = {n: x for n, x in files["model"].items() if is_mask(n)}
     weights = {n: x for n, x in files["model"].items() if n not in masks}
-    absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to go on with may not
+    absent: set[str] = set()  # weights to start from may lack what fine-tuning adds; a run to resume may not
     if "model" in states:
-        absent = _check_model(run, path, weights, state, goes_on, strict)
+        absent = _check_model(run, path, weights, state, resumes, strict)
     if "sparsity" in states:
-        _check_masks(run, path, masks, state.global_step - state.skipped if goes_on else None)
+        _check_masks(run, path, masks, state.global_step - state.skipped if resumes else None)
     moments = _moments(run, path, files, state, strict, absent) if "optimizer" in states else {}
     if "dataloader" in states and fingerprint is not None and state.dataset != fingerprint:
         raise UserError(
-            f"{path}: was trained on other data (or another batch size or shuffle seed), so its place in the data "
+            f"{path}: was trained on other data (or another batch size or shuffle seed), so its position in the data "
             "means nothing here; restore the data, or start at its beginning with "
             "--load_checkpoint_states model,optimizer,sparsity"
         )
@@ -96,15 +98,15 @@ def restore(
     _put_moments(run, moments)
     if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state.loss_scale):
         run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale["scale"], state.loss_scale["good_steps"]
-    if goes_on:
+    if resumes:
         run.step, run.skipped, run.tokens = state.global_step, state.skipped, state.tokens
-        run.churn, run.unmended = state.churn, state.unmended
+        run.churn, run.unavoidable = state.churn, state.unmended
         run.ledger = Ledger(*state.flops)
         run.dtype_before = state.dtype
 
 
 def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
-    """Weights by name and masks; without masks they are drawn anew from the weights as they then are."""
+    """Set weights by name, and masks; without masks new ones are drawn from the loaded weights."""
     ours = dict(run.model.named_parameters())
     sparse = {p.name for p in run.sparsity.parameters}  # these take over weights and masks as one
     for name in ours.keys() & weights.keys() - sparse:
@@ -131,17 +133,17 @@ def _put_moments(run: TrainState, moments: Mapping[nn.Parameter, Mapping[str, Te
 
 
 def _had_scale(saved: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint's loss scale was found by overflows; a run that needed none saves 1, no place to begin."""
-    return saved.get("dynamic", saved["scale"] != 1.0 or saved["good_steps"] > 0)  # older checkpoints do not tell
+    """Whether a checkpoint's loss scale was found by overflows; a run that needed none saves 1."""
+    return saved.get("dynamic", saved["scale"] != 1.0 or saved["good_steps"] > 0)  # older checkpoints lack `dynamic`
 
 
 def _check_model(
-    run: TrainState, path: str, saved: Mapping[str, Tensor], state: CheckpointState, goes_on: bool, strict: bool
+    run: TrainState, path: str, saved: Mapping[str, Tensor], state: CheckpointState, resumes: bool, strict: bool
 ) -> set[str]:
-    """Hold the checkpoint's weights against the model; returns the adapters' parameters that it may lack."""
+    """Check the checkpoint's weights against the model; returns the adapters' parameters that it may lack."""
     weights = dict(run.model.named_parameters())
     new, absent = set(list_with_adapters(run.init)) - set(list_parameters(run.init.model)), set()
-    if not goes_on:
+    if not resumes:
         held = {is_lora(n) for n in saved if is_adapter(n)}
         absent = {n for n in new if is_lora(n) not in held}
     _check_names(path, weights.keys() - absent, saved.keys(), strict, new)
@@ -204,12 +206,12 @@ def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None
 
 
 def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: int | None) -> None:
-    """`step`: optimizer steps that the run to go on has taken; None for one that starts."""
+    """Check masks against the config. `step`: optimizer steps of the run to resume; None for a new run."""
     ours = {name_mask(p.name) for p in run.sparsity.parameters}
     if saved and not ours:
         raise UserError(
             f"{path}: is sparse ({len(saved)} masks), the config is dense; keep it sparse with the run's `sparsity` "
-            "section, or lift the masks by saying so: --load_checkpoint_states model"
+            "section, or lift the masks explicitly: --load_checkpoint_states model"
         )
     if ours and not saved:
         raise UserError(
@@ -250,12 +252,11 @@ def _counts(group: Group, step: int | None) -> dict[str, int]:
 def _moments(
     run: TrainState, path: str, files: Files, state: CheckpointState, strict: bool, absent: set[str]
 ) -> dict[nn.Parameter, dict[str, Tensor]]:
-    """The checkpoint's optimizer state by parameter, held against the run's."""
-    afresh = "start it fresh with --load_checkpoint_states model,sparsity"
-    if state.optimizer != run.init.optimizer.name:
-        raise UserError(
-            f"{path}: holds {state.optimizer} state, the config asks for {run.init.optimizer.name}; {afresh}"
-        )
+    """The checkpoint's optimizer state by parameter, checked against the run's."""
+    remedy = "start a new one with --load_checkpoint_states model,sparsity"
+    wanted = require_optimizer(run.init).name
+    if state.optimizer != wanted:
+        raise UserError(f"{path}: holds {state.optimizer} state, the config asks for {wanted}; {remedy}")
     entries: dict[str, dict[str, Tensor]] = {}
     for key, value in files.get("optimizer", {}).items():
         name, _, entry = key.rpartition("/")
@@ -266,8 +267,8 @@ def _moments(
             continue
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
-            raise UserError(f"{path}: has no optimizer state for {name}; {afresh}")
+            raise UserError(f"{path}: has no optimizer state for {name}; {remedy}")
         if any(value.dim() and value.shape != run.sparsity.shape(p) for value in theirs.values()):
-            raise UserError(f"{path}: the optimizer state of {name} has another shape; {afresh}")
+            raise UserError(f"{path}: the optimizer state of {name} has another shape; {remedy}")
         found[p] = theirs
     return found

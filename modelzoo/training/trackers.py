@@ -1,6 +1,6 @@
 """Weights & Biases and MLflow, by choice (`trainer.init.loggers`): offline unless the config says otherwise.
 
-Each package is an extra, imported where a run asks for it. A resumed run goes on in the same tracked run.
+Each package is an extra, imported where a run asks for it. A resumed run continues the same tracked run.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from modelzoo.config.trainer import Init, MLflowLogger, WandbLogger
 
 
 class Tracker(Protocol):
-    """Somewhere that a run's records go beside its own logs."""
+    """A service that gets a run's records besides its own logs."""
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Values by `kind/name`, of one step."""
@@ -24,7 +24,7 @@ class Tracker(Protocol):
 
 
 def open_all(init: Init, folder: str) -> list[Tracker]:
-    """The trackers that the config asks for, begun.
+    """Open the trackers that the config asks for.
 
     Raises:
         UserError: a package is not installed, or does not begin; says what to do.

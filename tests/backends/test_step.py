@@ -185,7 +185,7 @@ def test_time_and_tokens_of_queued_steps_are_counted_once(queueing, shards):
 
 def test_a_device_that_queues_reads_where_its_work_ends(queueing, reads, shards, monkeypatch):
     """About once a second, whatever is due: somebody looks at the live line."""
-    monkeypatch.setattr(loop, "SHOWN_EVERY", 0.0)
+    monkeypatch.setattr(loop, "READ_EVERY", 0.0)
     run = make_run()
     assert [t.steps for t in iterate_steps(queueing(run), run, shards, 6, 1, never)] == [1] * 6
 

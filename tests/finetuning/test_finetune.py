@@ -186,10 +186,10 @@ def test_results_of_another_config_are_not_shown_as_new(world, tmp_path, capsys)
         ("finetune.masks", ["--set", "trainer.finetune.masks=keep"], "s75"),
     ]
     capsys.readouterr()
-    for said, more, start in others:
+    for message, more, start in others:
         assert run_py(*command, "-p", config, "--checkpoint_path", world / start, *more) == 2
         found = capsys.readouterr()
-        assert said in found.err and "dev (" not in found.out and (out / "results.json").read_bytes() == before
+        assert message in found.err and "dev (" not in found.out and (out / "results.json").read_bytes() == before
     more = ["--set", "trainer.init.optimizer.AdamW.lr=1e-3", "--restart"]
     assert run_py(*command, "-p", config, "--checkpoint_path", world / "s75", *more) == 0
     assert (out / "fold_0/seed_1/before_1/result.json").exists()
@@ -259,13 +259,15 @@ def test_validate_only_takes_the_first_step_and_leaves_nothing(world, tmp_path, 
     args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", out)
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} | {p: 0 for p in world.rglob("*")}
     assert run_py(*args, "--validate_only") == 0
-    told = capsys.readouterr()
-    assert "nothing was written" in told.out and "masks lifted" in told.err and "32 training examples" in told.err
+    printed = capsys.readouterr()
+    assert (
+        "nothing was written" in printed.out and "masks lifted" in printed.err and "32 training examples" in printed.err
+    )
     assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*")} | {p: 0 for p in world.rglob("*")} == before
     assert run_py(*args) == 0
     logged = (json.loads(line) for line in (out / "fold_0" / "seed_1" / "metrics.jsonl").read_text().splitlines())
     (loss,) = (r["loss"] for r in logged if r["kind"] == "train")
-    assert f"loss {loss:.4f}" in told.out  # the very step that the run takes
+    assert f"loss {loss:.4f}" in printed.out  # the very step that the run takes
     assert "checkpoint: missing" in refused(capsys, *args[:5], "--validate_only", *model_given())
 
 

@@ -116,19 +116,19 @@ def test_exports_compute_the_same(trained, tmp_path, name, capsys):
     peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
     out = tmp_path / "exported"
     assert run("export", trained / name, out) == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
     model, ids = ours(trained / name), torch.randint(0, VOCAB, (3, 6), generator=torch.Generator().manual_seed(0))
     prompt = torch.arange(VOCAB, VOCAB + 2).expand(3, -1)
     with torch.no_grad():
         if name == "before":
-            assert "own layout" in said
+            assert "own layout" in printed
             rows = load_file(out / "adapter/soft_prompt.safetensors")["prompt_embeddings"].expand(3, -1, -1)
             embedded = theirs.get_input_embeddings()(ids)
             found = theirs(inputs_embeds=torch.cat((embedded[:, :3], rows, embedded[:, 3:]), 1)).logits
             expected = model.model.logits(model.model.hidden(torch.cat((ids[:, :3], prompt, ids[:, 3:]), 1)))
         else:
-            assert "PeftModel.from_pretrained" in said
+            assert "PeftModel.from_pretrained" in printed
             found = peft.PeftModel.from_pretrained(theirs, str(out / "adapter")).eval()(input_ids=ids).logits[:, -6:]
             expected = model.model.hidden(ids if name == "lora" else torch.cat((prompt, ids), 1))
             expected = model.model.logits(expected)[:, -6:]
@@ -136,7 +136,7 @@ def test_exports_compute_the_same(trained, tmp_path, name, capsys):
     assert "## Adapter" in (out / "README.md").read_text()
     masks = load_file(out / "masks.safetensors")
     q, k, v = masks["transformer.h.0.attn.c_attn.weight"].chunk(3, 1)
-    assert ("merged" in said) == (name == "both")
+    assert ("merged" in printed) == (name == "both")
     assert not k.all() and q.all() == v.all() == (name == "both")  # what LoRA was merged into is dense
     assert not run("export", trained / "base", tmp_path / "base") and not (tmp_path / "base/adapter").exists()
 
@@ -157,8 +157,8 @@ def test_nearest_tokens_equal_numpys(trained, capsys):
         assert [[t for _, t in row] for row in mine] == order.tolist()
         assert np.allclose([[v for v, _ in row] for row in mine], np.take_along_axis(values, order, 1))
     assert run("prompt", trained / "prefix", "--nearest", "2") == 0
-    said = capsys.readouterr().out
-    assert "| 0 |" in said and "| 1 |" in said and "`fever`" in said  # it began there, four small steps ago
+    printed = capsys.readouterr().out
+    assert "| 0 |" in printed and "| 1 |" in printed and "`fever`" in printed  # it began there, four small steps ago
     assert (
         run("prompt", trained / "prefix", "--nearest", "0") == 2
         and "--nearest: must be above 0, got 0" in capsys.readouterr().err
@@ -193,8 +193,8 @@ def test_a_resume_demands_what_the_run_has(trained, capsys):
 def test_ids_beyond_the_prompt_name_file_and_example(trained, capsys):
     one = [*arguments(trained, "base", "prompted"), "--set", "trainer.init.soft_prompt={tokens: 1}"]
     assert run(*one, "-o", trained / "never") == 2
-    said = capsys.readouterr().err
-    assert "output_chunk_0_0.h5: example" in said and "token id 271" in said and "(1 tokens)" in said
+    printed = capsys.readouterr().err
+    assert "output_chunk_0_0.h5: example" in printed and "token id 271" in printed and "(1 tokens)" in printed
 
 
 @pytest.mark.realdata

@@ -189,11 +189,11 @@ def test_other_dtypes(trained, tmp_path):
 
 
 def test_refusals_leave_nothing(trained, exported, tmp_path, capsys):
-    def refused(said: str, *argv) -> None:
+    def refused(message: str, *argv) -> None:
         before = sorted(p.name for p in tmp_path.rglob("*"))
         assert run(*argv) == 2
         error = capsys.readouterr().err
-        assert re.search(said, error) and "Traceback" not in error and len(error.splitlines()) == 1, error
+        assert re.search(message, error) and "Traceback" not in error and len(error.splitlines()) == 1, error
         assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
     (tmp_path / "there").mkdir()
@@ -201,7 +201,7 @@ def test_refusals_leave_nothing(trained, exported, tmp_path, capsys):
     refused("no whole checkpoint", "export", tmp_path / "there", tmp_path / "x")
     refused("holds no tokenizer", "export", trained, tmp_path / "x", "--tokenizer", tmp_path / "there")
     refused("name the run's config with -p", "export", _alone(trained, tmp_path), tmp_path / "x.mdl")
-    refused("does not say what model", "import", _mdl(trained, tmp_path), tmp_path / "x")
+    refused("does not hold its model", "import", _mdl(trained, tmp_path), tmp_path / "x")
     refused("config.json: missing", "import", tmp_path / "there", tmp_path / "x")
     shutil.copytree(exported, tmp_path / "bad")
     config = json.loads((exported / "config.json").read_text())

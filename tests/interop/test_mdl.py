@@ -144,9 +144,9 @@ BROKEN = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_damaged_files_are_one_clear_line(tmp_path, name):
     path = whole(tmp_path / "a.mdl")
-    harm, said = BROKEN[name]
+    harm, message = BROKEN[name]
     harm(path)
-    with pytest.raises(UserError, match=said) as e:
+    with pytest.raises(UserError, match=message) as e:
         mdl.read(path, ["model"])
     assert str(e.value).startswith(path) and "\n" not in str(e.value)
 
@@ -317,7 +317,7 @@ def test_pruned_weights_of_release_1_9_are_nan_and_become_masks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change,said",
+    "change,message",
     [
         (lambda s: [s["model"].pop(k) for k in [*s["model"]] if "norm.w" in k or "ln_f.w" in k], "lacks model.ln_f"),
         (lambda s: s["model"].update({"model.extra": torch.ones(1)}), "model.extra"),
@@ -328,12 +328,12 @@ def test_pruned_weights_of_release_1_9_are_nan_and_become_masks(tmp_path):
         (lambda s: s.pop("model"), "holds no model"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_the_config_is_named(tmp_path, change, said):
+def test_what_does_not_fit_the_config_is_named(tmp_path, change, message):
     c = config()
     state, _ = foreign(c)
     change(state)
     path = str(tmp_path / "zoo.mdl")
     mdl.write(path, state)
-    with pytest.raises(UserError, match=re.escape(said)) as e:
+    with pytest.raises(UserError, match=re.escape(message)) as e:
         mdl_state.convert_from_zoo(path, mdl.read(path, mdl_state.SECTIONS), c.trainer.init, None)
     assert str(e.value).startswith(path)

@@ -42,7 +42,7 @@ def test_scores_of_one_arithmetic_are_not_taken_for_anothers(world, tmp_path, te
 def test_candidates_are_ranked_compared_and_written(world, tmp_path, templates, capsys):
     out = tmp_path / "found"
     assert run(world, out, templates, "--target", "CPU") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     ranked = json.loads((out / "results.json").read_text())
     assert {r["name"] for r in ranked} == {"template", "other", "other (aspirin, fever)"}
     scores = [r["metrics"]["accuracy"] for r in ranked]
@@ -56,7 +56,7 @@ def test_candidates_are_ranked_compared_and_written(world, tmp_path, templates, 
             assert low <= change <= high
     best = load(out / "best.yaml", Template)
     assert best.labels == ranked[0]["labels"]
-    assert "wrote" in said and "next" in said and "flattered" in said
+    assert "wrote" in printed and "next" in printed and "flattered" in printed
     # A template that is evaluated by itself scores what the search says of it.
     argv = [
         "CPU",

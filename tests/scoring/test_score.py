@@ -1,4 +1,4 @@
-"""`-m score` end to end: our checkpoint, its export and the harness agree; what is said and written."""
+"""`-m score` end to end: our checkpoint, its export and the harness agree; what is printed and written."""
 
 import json
 import shutil
@@ -45,7 +45,7 @@ def test_the_export_scores_as_the_checkpoint_does(world, ours, export, tmp_path)
 
 def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
     assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", "--split", "dev") == 0
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     golds = [json.loads(line)["label"] for line in (world / "tasks/dev.jsonl").read_text().splitlines()]
     found = results(tmp_path)["task"][0]
     assert found["baseline"]["accuracy"] == pytest.approx(golds.count("yes") / len(golds))
@@ -53,7 +53,7 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
     assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
     assert found["n"] == len(golds) and found["split"] == "dev" and found["sparsity"] > 0.4
     for line in ("best constant answer", "wrote", "next", "bootstrap", "test sets kept out"):
-        assert line in said
+        assert line in printed
 
 
 def test_scores_follow_the_processors_arithmetic(world, ours, tmp_path, act_as, capsys):
@@ -73,7 +73,7 @@ def test_scores_follow_the_processors_arithmetic(world, ours, tmp_path, act_as, 
 
 
 def test_scores_of_another_task_stay_and_undefined_ones_are_left_out(world, tmp_path, capsys):
-    """Against golds that are all alike a correlation is undefined: said in the table, absent from the numbers."""
+    """Against golds that are all alike a correlation is undefined: so named in the table, absent from the numbers."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/test.csv").write_text("id,a,score\n1,aspirin,2\n2,fever,2\n3,none,2\n")
     (tmp_path / "t.yaml").write_text('source: "{a}"\nlabels: {"0": "no", "4": "yes"}\n')
@@ -124,13 +124,13 @@ def test_decontamination_of_the_training_data_is_carried_along(world, tmp_path, 
 
 
 @pytest.mark.parametrize(
-    ("tasks", "said"),
+    ("tasks", "message"),
     [("pubmedqq", "did you mean pubmedqa"), ("gone.yaml", "no such config file"), (",", "--tasks: missing")],
 )
-def test_unknown_tasks_are_one_line(world, tmp_path, capsys, tasks, said):
+def test_unknown_tasks_are_one_line(world, tmp_path, capsys, tasks, message):
     assert evaluate(world, tmp_path, tasks=tasks) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("error: ") and said in error
+    assert error.startswith("error: ") and message in error
     assert not (tmp_path / "evaluation").exists()
 
 
@@ -174,11 +174,11 @@ def test_a_fine_tuned_run_with_a_soft_prompt_scores_as_it_said(world, tmp_path):
     ]
     assert main([str(a) for a in argv]) == 0
     (run,) = (tmp_path / "tuned").glob("fold_*/seed_*")
-    said = json.loads((run / "result.json").read_text())["scores"]["test"]["metrics"]
+    reported = json.loads((run / "result.json").read_text())["scores"]["test"]["metrics"]
     argv = ["CPU", "-p", run / "config.yaml", "-m", "score", "-o", tmp_path, "--tasks", world / "task.yaml"]
     assert main([str(a) for a in [*argv, "--checkpoint_path", run]]) == 0
     (found,) = results(tmp_path)["task"]
-    assert found["metrics"] == pytest.approx(said)
+    assert found["metrics"] == pytest.approx(reported)
     mine = json.loads((tmp_path / "evaluation/task_test.json").read_text())
     theirs = json.loads((run / "predictions.json").read_text())["test"]
     for a, b in zip(mine, theirs, strict=True):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modelzoo.config.errors import UserError
-from modelzoo.study import curves, draw, layers, lifted, page, results, where
+from modelzoo.study import cost, curves, draw, finetuned, layers, page, results
 from modelzoo.study.report import report_runs, write
 from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
 
@@ -101,7 +101,7 @@ def test_sparsity_by_layer_is_target_and_masks(groups):
 
 
 def test_what_sparsity_saves_is_said_honestly(runs, groups):
-    rows = {r[0]: r for r in where.tabulate_reality(groups).rows}
+    rows = {r[0]: r for r in cost.tabulate_savings(groups).rows}
     assert rows["dense"][3] == "1.00x fewer" and rows["s75"][4] == "all of it: masked weights are multiplied"
     last = json.loads((runs / "rigl-seed1" / "metrics.jsonl").read_text().splitlines()[-2])
     assert rows["rigl"][3] == f"{last['dense_flops'] / last['flops']:.2f}x fewer"
@@ -109,7 +109,7 @@ def test_what_sparsity_saves_is_said_honestly(runs, groups):
 
 
 def test_time_adds_up_to_the_log(runs, groups):
-    row = next(r for r in where.draw_time(groups).rows if r[0] == "s75")
+    row = next(r for r in cost.draw_time(groups).rows if r[0] == "s75")
     log = [json.loads(x) for x in (runs / "s75-seed1" / "timing.jsonl").read_text().splitlines()]
     assert sum(row[1:]) == pytest.approx(sum(r["seconds"] for r in log))
 
@@ -138,8 +138,8 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_beside_it(runs, tmp_path):
-    said = report_runs(folders(runs), str(tmp_path / "r.html"))
-    assert str(tmp_path / "r.html") in said
+    text = report_runs(folders(runs), str(tmp_path / "r.html"))
+    assert str(tmp_path / "r.html") in text
     text = (tmp_path / "r.html").read_text()
     found = Page(text)
     assert not {"script", "link", "iframe", "object"} & set(found.tags)
@@ -199,7 +199,7 @@ def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_
         "CPU", str(tmp_path / "lift"), str(start), ("model",), command=f"run.py --checkpoint_path {start}"
     )
     pretrain.train(tiny_config(data, tmp_path / "lift", loop={"max_steps": 3}), options, evaluate=True)
-    (panel,) = lifted.draw_histograms(group_runs([read_run(str(tmp_path / "lift"))]))
+    (panel,) = finetuned.draw_histograms(group_runs([read_run(str(tmp_path / "lift"))]))
     before = safetensors.numpy.load_file(start / "model.safetensors")
     total = sum(x.size for n, x in before.items() if n.endswith("_mask"))
     live = sum(int(x.sum()) for n, x in before.items() if n.endswith("_mask"))
@@ -217,5 +217,5 @@ def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
     sparsity = {"sparsity": 0.5, "block": [4, 4], "storage": "packed"}
     whole = tiny_config(data, tmp_path / "blocks", sparsity=sparsity, loop={"max_steps": 2})
     pretrain.train(whole, Options("CPU", str(tmp_path / "blocks")), evaluate=True)
-    (row,) = where.tabulate_reality(group_runs([read_run(str(tmp_path / "blocks"))])).rows
+    (row,) = cost.tabulate_savings(group_runs([read_run(str(tmp_path / "blocks"))])).rows
     assert row[1] == "block: [4, 4]" and row[4].startswith("12 weights live blocks alone")

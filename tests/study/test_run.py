@@ -97,8 +97,8 @@ def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
     with lock_folder(str(run)):
         study.run_study(path, [], None, study.Options("CPU"))
         assert os.listdir(run) == [".lock"]
-    said = capsys.readouterr()
-    assert "busy       another process is at dense-seed1" in said.err and "open       1 runs" in said.out
+    printed = capsys.readouterr()
+    assert "busy       another process is at dense-seed1" in printed.err and "open       1 runs" in printed.out
 
 
 def test_the_best_rate_is_finite_and_lowest(base):
@@ -119,13 +119,13 @@ def test_a_study_from_file_to_report_and_again(base, forked, capsys):
         "dense": {}, "broken": {"trainer.fit.train_dataloader.data_dir": str(base.parent / "missing")}}})  # fmt: skip
     with pytest.raises(UserError, match="2 of 4 runs failed: broken-seed1, broken-seed2"):
         study.run_study(path, [], None, study.Options("CPU"))
-    said = capsys.readouterr()
-    assert "FAILED     broken-seed1 (exit code 2): error: " in said.err and "missing" in said.err
+    printed = capsys.readouterr()
+    assert "FAILED     broken-seed1 (exit code 2): error: " in printed.err and "missing" in printed.err
     out = base.parent / "out"
     for seed in (1, 2):
         last = records(out / "runs" / f"dense-seed{seed}", "train")[-1]
         assert (last["step"], last["flops"]) == (10, 10 * STEP)
-    assert (out / "report.html").exists() and "report     " in said.out
+    assert (out / "report.html").exists() and "report     " in printed.out
     before = (out / "runs" / "dense-seed1" / "timing.jsonl").read_bytes()
     (base.parent / "missing").symlink_to(tiny_config(base.parent, base).trainer.fit.train_dataloader.data_dir[0])
     with pytest.raises(UserError, match="2 of 4 runs failed"):

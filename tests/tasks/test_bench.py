@@ -88,9 +88,9 @@ def test_a_large_model_is_measured_on_its_first_layers(monkeypatch):
     whole = config(model={**TINY, "num_hidden_layers": 9})
     assert bench._cut(whole)[1] == "layers: 9"
     monkeypatch.setattr(bench, "WEIGHTS", 10_000)
-    cut, said = bench._cut(whole)
+    cut, text = bench._cut(whole)
     layers = cut.trainer.init.model.num_hidden_layers
-    assert 1 <= layers < 9 and said == f"layers: {layers} of 9"
+    assert 1 <= layers < 9 and text == f"layers: {layers} of 9"
 
 
 @pytest.mark.parametrize("sparsity,level", [

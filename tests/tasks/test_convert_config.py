@@ -96,14 +96,14 @@ def test_a_repeated_key_is_written_once_and_said(old, tmp_path, capsys, today):
 
 def test_each_change_is_said_with_its_line(old, tmp_path, capsys):
     assert run("convert-config", old, tmp_path / "new.yaml") == 0
-    said = capsys.readouterr().out.splitlines()
+    printed = capsys.readouterr().out.splitlines()
     text = Path(old).read_text().splitlines()
     for key in (
         *("use_bfloat16", "boundary_casting", "mixed_precision", "optimizer_type", "weight_decay_rate", "steps"),
         *("schedule", "param_name_patterns", "max_steps", "num_wgt_servers", "checkpoint_steps", "precision_opt_level"),
     ):
         (line,) = [i for i, x in enumerate(text, 1) if re.search(rf"\b{key}:", x)]
-        assert any(f" {line}: " in s and f"{key}:" in s for s in said), key
+        assert any(f" {line}: " in s and f"{key}:" in s for s in printed), key
     assert "boundary_casting" not in (tmp_path / "new.yaml").read_text()
 
 

@@ -221,7 +221,7 @@ def test_the_plan_says_what_trains():
     low = 2 * 4 * (4 * (16 + 16) + 2 * (16 + 32))
     assert made.trained == 3 * 16 + low and made.total == plan.make_plan(config()).total + made.trained
     assert made.bytes["gradients"] == 4 * made.trained and made.bytes["optimizer"] == 8 * made.trained
-    said = plan_text.describe_plan(config(soft_prompt=PROMPT, lora=LORA))
-    assert "soft prompt of 3 vectors (before_target, from random) and LoRA of rank 4 on 12 weights" in said
-    assert "frozen" in said and f"{made.trained:,} parameters" in said
+    text = plan_text.describe_plan(config(soft_prompt=PROMPT, lora=LORA))
+    assert "soft prompt of 3 vectors (before_target, from random) and LoRA of rank 4 on 12 weights" in text
+    assert "frozen" in text and f"{made.trained:,} parameters" in text
     assert "trains " not in plan_text.describe_plan(config())

@@ -70,8 +70,8 @@ def test_the_same_command_with_a_start_goes_on(params, tmp_path, capsys):
     assert run(params, tmp_path / "part", *begin, "--max_steps", 3) == 0
     capsys.readouterr()
     assert run(params, tmp_path / "part", *begin, "--max_steps", 6) == 0
-    said = capsys.readouterr().err
-    assert "resumed    " in said and "at step 3" in said and "--restart would begin again" in said
+    printed = capsys.readouterr().err
+    assert "resumed    " in printed and "at step 3" in printed and "--restart would start again" in printed
     assert log(tmp_path / "part") == log(tmp_path / "whole") == [1, 2, 3, 4, 5, 6]
     weights = [
         safetensors.torch.load_file(tmp_path / n / "checkpoints/step_6/model.safetensors") for n in ("part", "whole")
@@ -120,10 +120,10 @@ def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, cap
         "trainer.init.loop.grad_accum_steps=2",
     ]
     assert run(params, folder, *more) == 0
-    said = capsys.readouterr().err
-    assert "changed    from here on: " in said
+    printed = capsys.readouterr().err
+    assert "changed    from here on: " in printed
     for part in ("optimizer.AdamW.lr: 0.01 -> 0.001", "loop.max_steps: 4 -> 6", "loop.grad_accum_steps: 1 -> 2"):
-        assert part in said
+        assert part in printed
     was, now = (load(folder / n, Config).trainer.init.loop for n in ("config.until_4.yaml", "config.yaml"))
     assert (was.max_steps, now.max_steps) == (4, 6)
     assert "trainer.init.loop.max_steps" in RunFolder(str(folder)).read_launches()[-1]["changes"]
@@ -148,8 +148,10 @@ def test_damaged_checkpoints_alone_start_nothing(params, tmp_path, capsys):
     before = files(folder)
     capsys.readouterr()
     assert run(params, folder) == 2
-    said = capsys.readouterr().err
-    assert said.count("damaged    ") == 2 and "every checkpoint here is damaged" in said and files(folder) == before
+    printed = capsys.readouterr().err
+    assert (
+        printed.count("damaged    ") == 2 and "every checkpoint here is damaged" in printed and files(folder) == before
+    )
     assert run(params, folder, "--restart") == 0 and files(folder / "before_1") == before
 
 
@@ -195,8 +197,8 @@ def test_two_processes_do_not_write_one_folder(params, tmp_path, capsys):
     folder = tmp_path / "run"
     with lock_folder(str(folder)):
         assert run(params, folder) == Busy.exit_code
-        said = capsys.readouterr().err
-        assert f"{folder}: another process is writing it" in said and str(os.getpid()) in said
+        printed = capsys.readouterr().err
+        assert f"{folder}: another process is writing it" in printed and str(os.getpid()) in printed
     assert run(params, folder) == 0
 
 
@@ -246,8 +248,8 @@ def test_signals_end_a_run_with_a_checkpoint(name, data, tmp_path):
         time.sleep(0.02)
     process.send_signal(number)
     assert process.wait() == 128 + number
-    said = (tmp_path / "printed").read_text()
-    assert f"{name}: stopping after this step" in said and "-m train_and_eval -o" in said
+    printed = (tmp_path / "printed").read_text()
+    assert f"{name}: stopping after this step" in printed and "-m train_and_eval -o" in printed
     assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step_{log(folder)[-1]}"]
 
 
@@ -281,8 +283,8 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_and_a_line(params, tmp
     with monkeypatch.context() as m:
         m.setattr(Logs, "__init__", on_a_full_disk)
         assert run(params, tmp_path / "run") == 2
-    (said,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
-    assert "No space left" in said and "step 1 is saved in" in said
+    (printed,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
+    assert "No space left" in printed and "step 1 is saved in" in printed
     assert (tmp_path / "run/checkpoints/step_1").is_dir()
     assert run(params, tmp_path / "run") == 0 and log(tmp_path / "run") == [2, 3, 4]
 
@@ -302,8 +304,8 @@ def test_a_reader_that_is_gone_ends_no_run(params, tmp_path):
 def test_the_summary_names_what_is_there(loggers, written, data, tmp_path, capsys):
     params = write_config(tmp_path / "c.yaml", data, loggers=loggers)
     assert run(params, tmp_path / "run") == 0
-    said = capsys.readouterr().out
-    assert ("tensorboard" in said) is written is (tmp_path / "run/tensorboard").is_dir()
+    printed = capsys.readouterr().out
+    assert ("tensorboard" in printed) is written is (tmp_path / "run/tensorboard").is_dir()
 
 
 def test_checkpoint_path_takes_a_run_folder(params, tmp_path, capsys):

@@ -74,12 +74,12 @@ def test_a_restored_run_goes_on_exactly(tmp_path, kind, optimizer):
 
 def test_skipped_steps_and_the_loss_scale_come_back(tmp_path):
     run = trained(3)
-    run.unmended = 1
+    run.unavoidable = 1
     run.skipped, run.loss_scale.dynamic, run.loss_scale.scale, run.loss_scale.good_steps = 2, True, 256.0, 17
     again = make_run()
     again.loss_scale.dynamic = True
     restore(again, save(run, tmp_path))
-    assert (again.step, again.skipped, again.unmended, again.optimizer_step) == (3, 2, 1, 1)
+    assert (again.step, again.skipped, again.unavoidable, again.optimizer_step) == (3, 2, 1, 1)
     assert (again.loss_scale.scale, again.loss_scale.good_steps) == (256.0, 17)
 
 

@@ -1,7 +1,7 @@
-"""After pre-training: weights before and after lifting their masks, what fine-tuning regains, what prompts learned."""
+"""What fine-tuning made of a checkpoint: its weights once masks were lifted, its dev scores, its soft prompts."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,8 +15,8 @@ from modelzoo.training.run_folder import RunFolder
 BINS = 80
 
 
-def start_of(run: Result) -> str | None:
-    """The step folder that `run` began with, if it is still there."""
+def find_start(run: Result) -> str | None:
+    """The step folder of the checkpoint that `run` started from, if it is still there."""
     path = run.parent
     if path is None or not os.path.isdir(path):
         return None
@@ -24,23 +24,22 @@ def start_of(run: Result) -> str | None:
         return path
     folder = RunFolder(path)
     roots = (folder.best, folder.checkpoints, path)
-    found = (checkpoint.steps(root) and os.path.join(root, f"step_{checkpoint.steps(root)[-1]}") for root in roots)
-    return next((p for p in found if p), None)
+    return next((os.path.join(root, f"step_{steps[-1]}") for root in roots if (steps := checkpoint.steps(root))), None)
 
 
-def end_of(run: Result) -> str | None:
-    """Its best checkpoint where it kept one, else its last."""
+def find_end(run: Result) -> str | None:
+    """The step folder of its best checkpoint where it kept one, else of its last."""
     best = RunFolder(run.folder).best
     steps = checkpoint.steps(best)
     return os.path.join(best, f"step_{steps[-1]}") if steps else run.last
 
 
 def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
-    """For each group that began from masked weights: its weights before and after, those once masked apart."""
+    """For each group that started from a sparse checkpoint: weights before and after, masked ones apart."""
     made = []
     for group in groups:
         run = group.first
-        before, after = start_of(run), end_of(run)
+        before, after = find_start(run), find_end(run)
         if before is None or after is None or not (was := masks(before)):
             continue
         old = tensors(before, lambda n, was=was: n in was)
@@ -108,37 +107,36 @@ def draw_recovery(groups: Sequence[Group]) -> Panel | None:
 
 
 def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | None:
-    """The vocabulary's tokens whose embeddings lie nearest (by cosine) to each vector of a soft prompt."""
+    """The vocabulary's tokens whose embeddings are nearest (by cosine) to each vector of a soft prompt."""
     import torch
 
     from modelzoo.models.soft_prompt import find_nearest
 
     rows = []
     for group in groups:
-        path = end_of(group.first)
+        path = find_end(group.first)
         found = tensors(path, lambda n: n in (SOFT_PROMPT, WORDS_WEIGHT)) if path else {}
-        if SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
+        if path is None or SOFT_PROMPT not in found or WORDS_WEIGHT not in found:
             continue
-        names = _vocabulary(group.first)
+        names = _vocabulary(group.first, path)
         prompt, table = (torch.from_numpy(found[n].astype(np.float32)) for n in (SOFT_PROMPT, WORDS_WEIGHT))
         for vector, best in enumerate(find_nearest(prompt, table, words)[0]):
             rows.append((group.label, vector, ", ".join(f"{names(token)} {cosine:.2f}" for cosine, token in best)))
     if not rows:
         return None
-    caption = (
-        "Cosine similarity beside each token. Soft prompts seldom spell anything: values below about 0.3 say little."
-    )
+    caption = "Tokens with their cosine similarity. Soft prompts seldom spell anything: below about 0.3 it says little."
     return Panel(
         "soft_prompts", "Soft prompts: nearest tokens", caption, None, ("group", "vector", "tokens"), rows, True
     )
 
 
-def _vocabulary(run: Result):
+def _vocabulary(run: Result, path: str) -> Callable[[int], str]:
+    """What a token id of the checkpoint `path` is as text."""
     from modelzoo.data import tokenizer
     from modelzoo.planning import start_checkpoint
 
     try:
-        words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(run.init, end_of(run)))
+        words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(run.init, path))
     except (UserError, OSError):  # a picture without words is better than none
         return lambda token: f"#{token}"
     return lambda token: repr(words.decode([token]))

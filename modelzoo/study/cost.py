@@ -1,4 +1,4 @@
-"""Where the time goes, and where sparsity is real: stored, counted, computed, measured."""
+"""What runs cost: their time by part, and what sparsity saves as stored, counted, computed and measured."""
 
 import os
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def measure_speed(run: Result) -> float | None:
     return float(np.median(speeds)) if speeds else None
 
 
-def _dense_twin(group: Group, groups: Sequence[Group]) -> Group | None:
+def _find_dense(group: Group, groups: Sequence[Group]) -> Group | None:
     """The group with the same model and no sparsity."""
     model = group.first.init.model
     return next((g for g in groups if not g.first.init.sparsity and g.first.init.model == model), None)
@@ -58,11 +58,11 @@ def _stored(run: Result) -> tuple[int, int] | None:
     return whole, whole - saved
 
 
-def tabulate_reality(groups: Sequence[Group]) -> Panel:
+def tabulate_savings(groups: Sequence[Group]) -> Panel:
     """For each group: what its sparsity saves on disk, in counted FLOPs, in computed FLOPs, and in time."""
     rows = []
     for group in groups:
-        run, twin = group.first, _dense_twin(group, groups)
+        run, twin = group.first, _find_dense(group, groups)
         last = run.train[-1] if run.train else {}
         stored = _stored(run)
         counted = last["dense_flops"] / last["flops"] if last.get("flops") else None
@@ -78,7 +78,7 @@ def tabulate_reality(groups: Sequence[Group]) -> Panel:
         ))  # fmt: skip
     head = ("group", "pattern", "stored", "counted", "computed", "measured")
     caption = (
-        "Stored: a checkpoint's weights as they lie on disk. Counted: dense over sparse training FLOPs, as run. "
+        "Stored: a checkpoint's weights as they are on disk. Counted: dense over sparse training FLOPs, as run. "
         "Computed: what the kernels multiply. Measured: tokens a second against the dense group of the same model, "
         "medians of each run's steps, with the range over seeds; two runs that shared a busy machine differ for that "
         "reason too."
@@ -87,7 +87,7 @@ def tabulate_reality(groups: Sequence[Group]) -> Panel:
 
 
 def _computed(run: Result, kinds: set[str]) -> str:
-    """What the kernels multiply, by what the run said of its storage when it began."""
+    """What the kernels multiply, by the storage that the run noted when it began."""
     if not run.init.sparsity:
         return "all of it"
     if any("CS-2" in launch.get("device", "") for launch in run.launches):
@@ -105,7 +105,7 @@ def _measured(group: Group, twin: Group | None) -> str:
         return "-"
     mean = interval(ours)[0]
     if not theirs:
-        return f"{mean:,.0f} tokens/s; no dense run of this model beside it"
+        return f"{mean:,.0f} tokens/s; no dense run of this model to compare with"
     if twin is group:
         return f"{mean:,.0f} tokens/s"
     ratio = mean / interval(theirs)[0]

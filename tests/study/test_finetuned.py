@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
-from modelzoo.study import lifted
+from modelzoo.study import finetuned
 from modelzoo.study.draw import coarse
 from modelzoo.study.layers import changes
 from modelzoo.study.results import Group, group_runs, read_run
@@ -36,7 +36,7 @@ def test_recovery_is_the_mean_over_seeds_at_shared_steps(runs, tmp_path):
     scores = {1: [0.4, 0.5, 0.7], 2: [0.5, 0.6]}  # the second stopped early
     (group,) = group_runs([read_run(f) for f in tuned(runs, tmp_path, scores)])
     assert len(group.runs) == 2 and group.label.endswith("fold_0")
-    panel = lifted.draw_recovery([group])
+    panel = finetuned.draw_recovery([group])
     assert [r[1] for r in panel.rows] == [4, 8]
     expected = stats.ttest_1samp([0.5, 0.6], 0).confidence_interval(0.95)
     assert panel.rows[1][3:] == pytest.approx((0.55, expected.low, expected.high, 2))
@@ -50,9 +50,9 @@ def test_a_prompt_made_of_words_is_nearest_to_them(runs, tmp_path):
     chosen = [5, 31, 7]
     weights[SOFT_PROMPT] = 3.0 * weights[WORDS_WEIGHT][chosen]  # length does not matter to the cosine
     safetensors.numpy.save_file(weights, path)
-    panel = lifted.tabulate_nearest_tokens([Group("p", [read_run(str(folder))])])
+    panel = finetuned.tabulate_nearest_tokens([Group("p", [read_run(str(folder))])])
     assert [r[2].split(", ")[0] for r in panel.rows] == [f"#{t} 1.00" for t in chosen]  # no tokenizer here: ids
-    assert lifted.tabulate_nearest_tokens([Group("d", [read_run(str(runs / "dense-seed1"))])]) is None
+    assert finetuned.tabulate_nearest_tokens([Group("d", [read_run(str(runs / "dense-seed1"))])]) is None
 
 
 @given(st.integers(0, 1000))
