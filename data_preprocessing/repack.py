@@ -98,7 +98,7 @@ def _write_side_files(output: str, manifest: dict) -> None:
 
 
 def _facts(paths: list[str]) -> dict:
-    """eos_id and vocab_size as the input's side files tell them."""
+    """eos_id, vocab_size and other facts of the input's side files."""
     for path in paths:
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         if manifest := read_manifest(folder):
