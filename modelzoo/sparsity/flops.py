@@ -61,7 +61,7 @@ def count_per_token(
             linear += (4 if name in frozen else 6) * on
             if name in dense_gradient and name not in frozen:
                 linear += 2 * (full - on)
-    kinds = {shape.kind: name for name, shape in reversed(shapes.items())}  # the first of each kind
+    kinds = {shape.kind: name for name, shape in reversed(list(shapes.items()))}  # the first of each kind
     passes = 4 if kinds.get("head", kinds["embedding"]) in frozen else 6
     attention = 12 * model.num_hidden_layers * context * model.inner_dim
     return Cost(linear, attention, passes * model.hidden_size * model.vocab_size)
