@@ -4,11 +4,17 @@ import argparse
 import difflib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 from modelzoo import host, modes, progress, verbs, version
 from modelzoo.config.arguments import Parser, count, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.share import parse_share
+
+if TYPE_CHECKING:
+    from modelzoo.config.trainer import Config
+    from modelzoo.config.yaml12 import Document
+    from modelzoo.training.build import Options
 
 EPILOG = (
     modes.help_text()
@@ -45,6 +51,15 @@ def parser() -> argparse.ArgumentParser:
         choices=["CSX", "GPU", "CPU", "auto"],
         help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
     )
+    _add_run_flags(p)
+    _add_score_flags(p)
+    p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], help="log level")
+    _add_cluster_flags(p)
+    return p
+
+
+def _add_run_flags(p: argparse.ArgumentParser) -> None:
+    """Config, mode and folder; how long a run is, where it starts, and whether it is tried only."""
     version.add_flag(p)
     p.add_argument("-p", "--params", required=True, metavar="CONFIG", help="YAML config (Model Zoo's trainer format)")
     p.add_argument("-m", "--mode", type=modes.parse, metavar="MODE", help=", ".join(modes.MODES))
@@ -89,6 +104,9 @@ def parser() -> argparse.ArgumentParser:
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
     p.add_argument("--engine", choices=["local", "ray"], help="study: where its runs go (local)")
+
+
+def _add_score_flags(p: argparse.ArgumentParser) -> None:
     task = p.add_argument_group("score")
     task.add_argument(
         "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
@@ -96,14 +114,15 @@ def parser() -> argparse.ArgumentParser:
     task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
     task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
-    p.add_argument("--logging", choices=["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], help="log level")
+
+
+def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
     csx = p.add_argument_group("CS-2 (used with CSX)")
     for flag, (kind, text) in CLUSTER.items():
         csx.add_argument(f"--{flag}", type=kind, help=text)
     for flag in CLUSTER_LISTS:
         csx.add_argument(f"--{flag}", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
     csx.add_argument("--disable_version_check", action="store_true", default=None)
-    return p
 
 
 def overrides(args: argparse.Namespace) -> list[str]:
@@ -208,39 +227,26 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace, command: str) -> None:
+    """Resolve the config, check what can be checked without torch, and do what the mode says."""
     from modelzoo.backends import select
     from modelzoo.config.idle import remarks
-    from modelzoo.config.load import resolve, validate
     from modelzoo.config.trainer import Config
     from modelzoo.kernels.processor import processor_class
-    from modelzoo.planning import lengths, plan, plan_text, start_checkpoint
-    from modelzoo.training.run_folder import RunFolder
-    from modelzoo.training.run_length import total_steps
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
-    dry = args.validate_only or args.compile_only
     if args.mode == "study":
         _study(args)
         return
-    extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
-    doc = resolve(args.params, Config, overrides(args) + extra)
-    start_checkpoint.complete_model(doc, args.checkpoint_path)
-    lengths.count_epoch(doc)
-    config = validate(doc, Config)
+    doc, config = _resolve_config(args)
     init = config.trainer.init
-    plan.check_sparsity(init, total_steps(config))
     notes = [f"note       {line}" for line in remarks(doc, Config, select.lowers(args.target))]
     if args.mode == "plan":
-        folder = RunFolder.of(init, args.model_dir or init.model_dir)
-        there = "holds a run already, which -m train goes on with" if folder.begun else "new"
-        print("\n".join([plan_text.describe_plan(config, args.target), f"run        {folder.path}: {there}", *notes]))
+        _print_plan(args, config, notes)
         return
     if notes:
         print("\n".join(notes), file=sys.stderr, flush=True)
     progress.set_level(init.logging.log_level)
     select.require_target(args.target, init, args.mode, args.compile_only, args.validate_only)
-    from modelzoo.tasks import pretrain
-    from modelzoo.tasks.eval import check_first_step, evaluate_checkpoints
     from modelzoo.training.build import Options
 
     options = Options(
@@ -253,13 +259,58 @@ def _run(args: argparse.Namespace, command: str) -> None:
         restart=args.restart,
         mode=args.mode or "train",
     )
-    if dry and select.lowers(args.target):
-        from modelzoo.tasks import lower
+    if args.validate_only or args.compile_only:
+        _try_step(args, config, options)
+    else:
+        _run_mode(args, config, options)
 
-        lower.lower_step(config, options, args.compile_only)
-    elif dry:
+
+def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
+    """The config with the command line's overrides, as a document and validated; its sparsity fits its model."""
+    from modelzoo.backends import select
+    from modelzoo.config.load import resolve, validate
+    from modelzoo.config.trainer import Config
+    from modelzoo.planning import lengths, plan, start_checkpoint
+    from modelzoo.training.run_length import total_steps
+
+    extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
+    doc = resolve(args.params, Config, overrides(args) + extra)
+    start_checkpoint.complete_model(doc, args.checkpoint_path)
+    lengths.count_epoch(doc)
+    config = validate(doc, Config)
+    plan.check_sparsity(config.trainer.init, total_steps(config))
+    return doc, config
+
+
+def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) -> None:
+    from modelzoo.planning.plan_text import describe_plan
+    from modelzoo.training.run_folder import RunFolder
+
+    init = config.trainer.init
+    folder = RunFolder.of(init, args.model_dir or init.model_dir)
+    there = "holds a run already, which -m train goes on with" if folder.begun else "new"
+    print("\n".join([describe_plan(config, args.target), f"run        {folder.path}: {there}", *notes]))
+
+
+def _try_step(args: argparse.Namespace, config: "Config", options: "Options") -> None:
+    """Build everything and take one step, or lower it where the target does that."""
+    from modelzoo.backends import select
+
+    if select.lowers(args.target):
+        from modelzoo.tasks.lower import lower_step
+
+        lower_step(config, options, args.compile_only)
+    else:
+        from modelzoo.tasks.eval import check_first_step
+
         check_first_step(config, options, args.compile_only)
-    elif args.mode in ("eval", "eval_all"):
+
+
+def _run_mode(args: argparse.Namespace, config: "Config", options: "Options") -> None:
+    """Each mode but plan and study, which need no torch."""
+    if args.mode in ("eval", "eval_all"):
+        from modelzoo.tasks.eval import evaluate_checkpoints
+
         evaluate_checkpoints(config, options, every=args.mode == "eval_all")
     elif args.mode == "bench":
         from modelzoo.tasks.bench import bench_patterns
@@ -276,4 +327,6 @@ def _run(args: argparse.Namespace, command: str) -> None:
 
         finetune(config, options)
     else:
-        pretrain.train(config, options, evaluate=args.mode == "train_and_eval")
+        from modelzoo.tasks.pretrain import train
+
+        train(config, options, evaluate=args.mode == "train_and_eval")

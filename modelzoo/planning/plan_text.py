@@ -13,7 +13,7 @@ from modelzoo.data.manifest import list_folders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
-from modelzoo.planning.plan import count_stored, group_sizes, make_plan
+from modelzoo.planning.plan import Plan, count_stored, group_sizes, make_plan
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
@@ -23,11 +23,26 @@ ALONE = 0.65  # share of single weights off from which computing the live ones a
 
 def describe_plan(config: Config, target: str = "auto") -> str:
     """The plan as a person reads it, for the command line's `target`."""
-    init, fit = config.trainer.init, config.trainer.fit
-    p, m = make_plan(config, target), init.model
+    init, p = config.trainer.init, make_plan(config, target)
+    lines = _describe_model(config, p)
+    for group, sizes in group_sizes(init):
+        lines += _describe_group(group, sizes, p.steps or 0)
+    lines += [
+        *_describe_flops(init, p),
+        *_label("arithmetic", arithmetic.describe(target, init.backend, init.precision)),
+        *_describe_memory(init, p),
+        *_describe_steps(config, p),
+        *(f"data       {use}: {_describe_path(path)}" for use, path in _list_paths(config)),
+        *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
+    ]
+    return "\n".join(lines)
+
+
+def _describe_model(config: Config, p: Plan) -> list[str]:
+    """The model and its parameters, and what of them trains on what."""
+    init, m = config.trainer.init, config.trainer.init.model
     live = p.sparse_total - p.total + p.live
     masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
-    per_token = f"FLOPs      per token at {p.context} tokens of context: "
     lines = [
         f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, "
         f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
@@ -41,43 +56,57 @@ def describe_plan(config: Config, target: str = "auto") -> str:
             f"folds {', '.join(map(str, tune.folds))}, seeds {seeds}"
         )
     if init.soft_prompt is not None or init.lora is not None:
-        lines.append(f"trains     {_trains(init)}: {p.trained:,} parameters")
-    for group, sizes in group_sizes(init):
-        start, end = schedules.held(group, 0), schedules.held(group, p.steps or 0)
-        lines.append(
-            f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
-            + (f", {group.pattern}" if group.pattern else "")
-            + (
-                f": {start:.4g}"
-                if group.init_method != "from_zeros"
-                else f": from the weights, counted here as {start:.4g}"
-            )
-            + (f" to {end:.4g}" if end != start else "")
-            + f" over {len(sizes)} weights"
-        )
-        if group.mup_base_density is not None:
-            lines.append(f"           mup_base_density {group.mup_base_density:g}: {_corrected(group, sizes)}")
+        lines.append(f"trains     {_describe_adapters(init)}: {p.trained:,} parameters")
+    return lines
+
+
+def _describe_group(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], steps: int) -> list[str]:
+    """One sparsity group, from its first masks to those after `steps` steps."""
+    start, end = schedules.held(group, 0), schedules.held(group, steps)
+    counted = group.init_method == "from_zeros"
+    lines = [
+        f"sparsity   {group.algorithm}, {group.init_method} masks, {group.distribution}"
+        + (f", {group.pattern}" if group.pattern else "")
+        + (f": from the weights, counted here as {start:.4g}" if counted else f": {start:.4g}")
+        + (f" to {end:.4g}" if end != start else "")
+        + f" over {len(sizes)} weights"
+    ]
+    if group.mup_base_density is not None:
+        lines.append(f"           mup_base_density {group.mup_base_density:g}: {_describe_mup(group, sizes)}")
+    return lines
+
+
+def _describe_flops(init: Init, p: Plan) -> list[str]:
+    """Training FLOPs per token and in all, and where the sparsity that they count is real."""
+    per_token = f"FLOPs      per token at {p.context} tokens of context: "
     if init.sparsity:
-        lines += [
+        lines = [
             f"{per_token}dense {format_amount(p.dense.total)}, with the first masks {format_amount(p.start.total)} "
             f"(dense / sparse = {p.dense.total / p.start.total:.3f}x)",
-            f"           of the sparse: {_parts(p.start)}",
+            f"           of the sparse: {_describe_cost(p.start)}",
         ]
     else:
-        lines.append(f"{per_token}{format_amount(p.dense.total)}: {_parts(p.dense)}")
+        lines = [f"{per_token}{format_amount(p.dense.total)}: {_describe_cost(p.dense)}"]
     if p.tokens:
         lines.append(
             f"           in all: dense {p.tokens * p.dense.total:.4g}"
             + (f", as scheduled {p.tokens * p.mean:.4g} ({p.dense.total / p.mean:.3f}x)" if init.sparsity else "")
         )
-    if init.sparsity:
-        lines += _real(init)
-    lines += _labelled("arithmetic", arithmetic.describe(target, init.backend, init.precision))
+    return [*lines, *(_describe_real(init) if init.sparsity else ())]
+
+
+def _describe_memory(init: Init, p: Plan) -> list[str]:
     needs = ", ".join(f"{k} {format_size(v)}" for k, v in p.bytes.items() if v)
-    lines.append(f"memory     {format_size(sum(p.bytes.values()))}: {needs}")
-    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.algorithm == "rigl" for s in sizes.values())
-    if asked and not init.base_frozen:
-        lines.append(f"           and {format_size(4 * asked)} on RigL's update steps, for dense gradients")
+    lines = [f"memory     {format_size(sum(p.bytes.values()))}: {needs}"]
+    rigl = sum(math.prod(s) for g, sizes in group_sizes(init) if g.algorithm == "rigl" for s in sizes.values())
+    if rigl and not init.base_frozen:
+        lines.append(f"           and {format_size(4 * rigl)} on RigL's update steps, for dense gradients")
+    return lines
+
+
+def _describe_steps(config: Config, p: Plan) -> list[str]:
+    """The run's length, and its learning rate on the way."""
+    init, fit, lines = config.trainer.init, config.trainer.fit, []
     if fit is not None:
         accum = init.loop.grad_accum_steps
         lines.append(
@@ -91,17 +120,15 @@ def describe_plan(config: Config, target: str = "auto") -> str:
         lines.append(
             f"rate       {first:.3g} at 0 % of the run, {middle:.3g} at 50 %, {last:.3g} at 100 % (its last step)"
         )
-    lines += [f"data       {use}: {_state(path)}" for use, path in _paths(config)]
-    lines += [f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())]
-    return "\n".join(lines)
+    return lines
 
 
-def _labelled(label: str, lines: list[str]) -> list[str]:
-    """`lines` under one label, which stands before the first."""
+def _label(label: str, lines: list[str]) -> list[str]:
+    """`lines` under one label, which is before the first."""
     return [f"{label if i == 0 else '':10} {line}" for i, line in enumerate(lines)]
 
 
-def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:
+def _describe_mup(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> str:
     """What `mup_base_density` multiplies, over the group's weights."""
     ratios = base_ratios(group, sizes, schedules.held(group, 0)).values()
 
@@ -112,7 +139,7 @@ def _corrected(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]]) -> st
     return f"initial standard deviations x {factors(-0.5)}, learning rates x {factors(-1)}"
 
 
-def _real(init: Init) -> list[str]:
+def _describe_real(init: Init) -> list[str]:
     """Where the sparsity of `init` is real: what the FLOPs above are, and what is stored and computed off the CS-2."""
     blocked = [(g, sizes) for g, sizes in group_sizes(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
@@ -141,7 +168,7 @@ def _real(init: Init) -> list[str]:
     return [*lines, "           measured: -m bench times this config's step, dense and in patterns, on this machine"]
 
 
-def _trains(init: Init) -> str:
+def _describe_adapters(init: Init) -> str:
     what = []
     if (prompt := init.soft_prompt) is not None:
         what.append(f"soft prompt of {prompt.tokens} vectors ({prompt.place}, from {prompt.init})")
@@ -151,12 +178,12 @@ def _trains(init: Init) -> str:
     return f"{' and '.join(what)}, {how}"
 
 
-def _parts(cost: flops.Cost) -> str:
+def _describe_cost(cost: flops.Cost) -> str:
     linear, attention, head = (format_amount(x) for x in (cost.linear, cost.attention, cost.head))
     return f"weights {linear}, attention {attention}, head {head}"
 
 
-def _paths(config: Config) -> list[tuple[str, str]]:
+def _list_paths(config: Config) -> list[tuple[str, str]]:
     """Every path that the config reads, with what it is for, once each."""
     t, found = config.trainer, []
     if t.fit is not None:
@@ -170,7 +197,7 @@ def _paths(config: Config) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def _state(path: str) -> str:
+def _describe_path(path: str) -> str:
     if not os.path.exists(path):
         return f"{path}  MISSING"
     try:
