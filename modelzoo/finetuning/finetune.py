@@ -30,6 +30,7 @@ from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
 
+START = "trainer.finetune.checkpoint"
 DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follows from its checkpoint and the task
 
 
@@ -101,13 +102,16 @@ def _finished(job: Job) -> dict[str, Any] | None:
     """
     if not os.path.exists(job.folder.result):
         return None
+    with open(job.folder.result, encoding="utf-8") as file:
+        result = json.load(file)
     before = job.folder.read_config()
     changes = resume.config_changes(before, job.config) if before is not None else {}
+    if changes.get(START, ("",))[0] == "null" and result.get("start") == require_finetune(job.config).checkpoint:
+        del changes[START]  # older runs have it in their result alone
     derived = DERIVED[:1] if require_finetune(job.config).masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
         raise UserError(
             f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "
             "or --restart (it moves that run aside)"
         )
-    with open(job.folder.result, encoding="utf-8") as file:
-        return json.load(file)
+    return result

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from modelzoo.config import differences
 from modelzoo.config.errors import UserError
+from modelzoo.config.idle import NO_EFFECT
 from modelzoo.config.trainer import ALL_STATES, Config, Init
 from modelzoo.files import write_text
 from modelzoo.sparsity.schedules import held
@@ -102,8 +103,10 @@ def check_unbegun(folder: RunFolder, config: Config) -> None:
 
 
 def config_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
-    """The keys that differ, with the values before and now as text. Output paths do not count."""
-    return {k: (a, b) for k, (a, b) in differences.keys([before, now]).items()}
+    """The keys that differ, with the values before and now as text, but for those that have no effect."""
+    idle = {key for keys in NO_EFFECT.values() for key in keys}
+    found = differences.keys([before, now])
+    return {k: (a, b) for k, (a, b) in found.items() if k.rpartition(".")[2] not in idle}
 
 
 def name_changes(changes: dict[str, tuple[str, str]], most: int = 6) -> str:

@@ -229,7 +229,9 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
                     "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
                 )
         for name, k in _counts(group, step).items():
-            if (live := int(saved[name_mask(name)].sum())) != k:
+            # Masks that change may come from cerebras.pytorch, which counts in float32.
+            slack = 1 + group.sizes[name][0] * group.sizes[name][1] // 10**6 if group.changes else 0
+            if abs((live := int(saved[name_mask(name)].sum())) - k) > slack:
                 when = f" at step {step}" if group.changes else ""
                 raise UserError(
                     f"{path}: {name} has {live} live weights, the config's {group.algorithm.group.algorithm} sparsity "
