@@ -17,7 +17,8 @@ class Block(NamedTuple):
 PEERS = {"--nanogpt": "NANOGPT", "--litgpt-python": "LITGPT_PYTHON", "--csx-python": "CSX_PYTHON"}  # flag: variable
 _STEP = (
     "A whole training step: forward, backward, clipping, AdamW and masks, against the faster of our dense steps. "
-    "`masked` is weights times a mask, `single weights` the paper's pattern stored alone (`storage: packed`)"
+    "`masked` is weights times a mask, `unstructured` (`single weights` in older blocks) "
+    "the paper's pattern stored alone (`storage: packed`)"
 )
 _WIDE = "At twice the width, where head and attention weigh less."
 _PEERS = (

@@ -39,6 +39,7 @@ def read(outputs: Sequence[str]) -> Figures:
     """The numbers in what a section's blocks printed."""
     f = Figures({}, {}, {}, {}, {}, [], None, [])
     for output in outputs:
+        output = output.replace("single weights", "unstructured")  # the name in older blocks
         if step := _STEP.search(output):
             width, dtype = int(step[1]), step[2]
             for name, _, _, share, ratio in _ROW.findall(output):
@@ -68,7 +69,7 @@ def compare(classes: Mapping[str, Sequence[str]]) -> str:
     """
     head = [
         "class", "arithmetic", "dense step / HF's loop", "/ HF's Trainer", "75 % 32x32, width 768", "width 1536",
-        "75 % single weights", "linears 75 %: forward", "backward", "masks, static", "masks, RigL",
+        "75 % unstructured", "linears 75 %: forward", "backward", "masks, static", "masks, RigL",
     ]  # fmt: skip
     lines = [_cells(head), "|" + "---|" * len(head)]
     for heading, outputs in classes.items():
@@ -79,7 +80,7 @@ def compare(classes: Mapping[str, Sequence[str]]) -> str:
                 f.peers.get((dtype, 384, "HF Trainer")),
                 f.steps.get((dtype, 768, "75% 32x32")),
                 f.steps.get((dtype, 1536, "75% 32x32")),
-                f.steps.get((dtype, 768, "75% single weights")),
+                f.steps.get((dtype, 768, "75% unstructured")),
                 f.linear.get((dtype, 1024, 75, "forward", "[32, 32]")),
                 f.linear.get((dtype, 1024, 75, "backward", "[32, 32]")),
             ]
@@ -101,7 +102,7 @@ def summarize(outputs: Sequence[str]) -> list[str]:
     f = read(outputs)
     lines = [
         _levels(f, "Blocks of 32x32, a whole step against our best dense one", "32x32"),
-        _levels(f, "Single weights, the paper's pattern", "single weights"),
+        _levels(f, "Unstructured, the paper's pattern", "unstructured"),
         _linears(f),
         _dense(f),
         _compiled(f),
@@ -130,7 +131,7 @@ def _levels(f: Figures, label: str, pattern: str) -> str:
 def _linears(f: Figures) -> str:
     parts = []
     for dtype in DTYPES:
-        for block, name in (("[32, 32]", "32x32"), ("[1, 1]", "single weights")):
+        for block, name in (("[32, 32]", "32x32"), ("[1, 1]", "unstructured")):
             pair = [f.linear.get((dtype, 1024, 75, product, block)) for product in ("forward", "backward")]
             if None not in pair:
                 parts.append(f"{name} {pair[0]:.2f}x and {pair[1]:.2f}x ({dtype})")

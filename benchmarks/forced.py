@@ -19,7 +19,7 @@ def switches_of(name: str) -> dict[str, str]:
 
 
 def choose_class(wanted: str | None) -> str:
-    """The class to measure as: the one asked for (or what MEDISWIFT_PROCESSOR says), else the machine's.
+    """The class to measure as: the one asked for (or MEDISWIFT_PROCESSOR), else the machine's.
 
     Raises:
         UserError: the machine lacks it, torch has no switch for it, or torch alone is held to some class.

@@ -1,7 +1,7 @@
 """Side-by-side timing: contestants take turns, and only ratios within a round are compared.
 
 A contestant is a call that does its work once. One whose packages clash with this environment's is a `Worker`: the same
-call in a process of its own, which stands still until its turn comes.
+call in a process of its own, which waits until its turn comes.
 """
 
 import os
@@ -26,7 +26,7 @@ def machine() -> str:
 
 
 class Worker:
-    """A contestant in another process: one call is one turn there, told and awaited by a line.
+    """A contestant in another process: one call is one turn there, begun and ended by a line.
 
     Args:
         command: a program that ends in `serve`.
@@ -59,12 +59,12 @@ class Worker:
 
 
 def serve(step: Callable[[], object]) -> None:
-    """Say that all is built, then take a turn for each line that comes in (a Worker's other side)."""
+    """Report that all is built, then take a turn for each line that comes in (a Worker's other side)."""
     print("done", flush=True)
     for _ in sys.stdin:
         step()
         print("done", flush=True)
-    os._exit(0)  # some peers' cleaning up fails aloud when it begins only now
+    os._exit(0)  # some peers' cleaning up prints errors when it begins only now
 
 
 def rounds(
@@ -72,7 +72,7 @@ def rounds(
 ) -> dict[str, list[float]]:
     """Seconds per call, by contestant and round. Each round calls every contestant once, in a rotating order.
 
-    `clock` may be time.thread_time where one thread does all the work: it stands still while others have the processor.
+    `clock` may be time.thread_time where one thread does all the work: it does not run while others have the processor.
     """
     names = list(contestants)
     for name in names:

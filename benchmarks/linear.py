@@ -85,7 +85,7 @@ def arguments() -> argparse.Namespace:
 
 
 def total_title(shapes: list[tuple[int, int]], tokens: int, dtype: str) -> str:
-    """What stands over the shapes' sums; docs/performance.md reads it."""
+    """The heading of the shapes' sums; docs/performance.md reads it."""
     sizes = ", ".join(f"{i} -> {o}" for o, i in shapes)
     return f"{sizes} together, {tokens} tokens, {dtype}: speed against dense"
 

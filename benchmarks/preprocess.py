@@ -1,11 +1,11 @@
-"""How fast PubMed XML becomes HDF5, per CPU-second, beside the parts that people put together for it today.
+"""How fast PubMed XML becomes HDF5, per CPU-second, against the parts that people put together for it today.
 
     python benchmarks/preprocess.py --data ../shared/data --rounds 5
 
 Two corpora without a repeated text: `as-is` (the wrapped abstracts: mostly text) and `baseline` (each abstract, and
 paragraphs of full texts, inside the metadata of a real citation, about 8 kB a record as in NLM's baseline). Contenders
 take turns within each round, so that noise of the machine falls on all; medians and the spread are printed.
-CPU time is user + system of the process and its children; nothing runs beside it on purpose.
+CPU time is user + system of the process and its children; nothing else is run at the same time.
 
   ours         python -m data_preprocessing pubmed, one worker, to shards with manifests and report
   parser+HF    pubmed_parser -> tokenizers.encode_batch -> the same packing -> h5py gzip, one process

@@ -1,4 +1,4 @@
-"""How a benchmark ends that cannot run as asked: with one line, and exit code 2."""
+"""End a benchmark that cannot run with one line and exit code 2."""
 
 import sys
 from collections.abc import Callable

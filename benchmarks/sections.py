@@ -47,7 +47,7 @@ class Measured:
 
 
 def split(page: str) -> list[str]:
-    """The page's parts, which joined are the page: what stands before the first heading, and one for each heading."""
+    """The page's parts, which joined are the page: what comes before the first heading, and one for each heading."""
     parts, fenced = [""], False
     for line in page.splitlines(keepends=True):
         if line.startswith("```"):
@@ -113,7 +113,7 @@ def _fenced(output: str) -> str:
 
 
 def _machines(blocks: list[Measured]) -> list[str]:
-    """What the blocks' first lines say of their machines, with the dates, each machine once."""
+    """The machines of the blocks' first lines, with the dates, each machine once."""
     dates: dict[str, list[str]] = {}
     for b in blocks:
         machine = re.sub(r", load [\d.]+$", "", b.output.partition("\n")[0].rstrip())
@@ -138,7 +138,7 @@ def write_section(page: str, key: Key, blocks: dict[str, Measured]) -> str:
 
 
 def write_table(page: str) -> str:
-    """The page with the table that compares its sections, which stands before them."""
+    """The page with the table that compares its sections, which comes before them."""
     parts, found = split(page), sections(page)
     rows = {key.heading: [b.output for b in blocks.values()] for key, blocks in found.items()}
     absent = [TITLES[name] for name in TITLES if name != "plain" and not {Key(name), Key(name, True)} & set(found)]

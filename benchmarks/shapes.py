@@ -15,7 +15,7 @@ def positive(text: str) -> int:
 
 
 def add_shapes(p: argparse.ArgumentParser) -> None:
-    """The flags that say what is trained."""
+    """The flags that set what is trained."""
     p.add_argument("--hidden", type=positive, default=384)
     p.add_argument("--layers", type=positive, default=6)
     p.add_argument("--heads", type=positive, default=6)

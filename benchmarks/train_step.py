@@ -1,11 +1,11 @@
 """Whole training steps on this machine: ours against peers', and what sparsity costs or saves.
 
-    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8; HF beside
+    python benchmarks/train_step.py                     # d=384, 6 layers, T=256, V=16384, batch 8; HF too
     python benchmarks/train_step.py --nanogpt ../nanoGPT --litgpt-python ../litgpt/.venv/bin/python \\
             --csx-python .venv-csx/bin/python           # nanoGPT, litgpt and cerebras.pytorch too
     python benchmarks/train_step.py --patterns 0.5,0.75,0.9 --compile --hidden 768 --heads 12 --batch 4
 
-With --patterns, sparsity patterns stored as live blocks run beside dense and masked-dense instead of the peers, and
+With --patterns, sparsity patterns stored as live blocks run with dense and masked-dense instead of the peers, and
 ratios are to the best dense step, torch.compile's included.
 
 Contestants take turns step by step; the table gives medians of each round's ratio with quartiles. MFU counts the
@@ -36,7 +36,7 @@ from modelzoo.sparsity.ledger import Ledger
 REPO = Path(__file__).resolve().parents[1]
 PRODUCT = "plain product"
 PATTERNS = {
-    "single weights": {"block": [1, 1]},
+    "unstructured": {"block": [1, 1]},
     "32x32": {"block": [32, 32]},
     "64x64": {"block": [64, 64]},
     "32x1": {"block": [32, 1]},

@@ -15,7 +15,7 @@ A killed run is continued by the same command; another config or input for the s
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb; returns the exit code (2 = something that the user can mend)."""
+    """Run one verb; returns the exit code (2 = an error that the user can correct)."""
     try:
         host.prepare_process(sys.argv[1:] if argv is None else argv)
         args = parser().parse_args(argv)
@@ -35,10 +35,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line: a sub-parser for each verb, which sets `run`."""
     top = Parser(
         prog="python -m data_preprocessing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="From PubMed, PMC or JSONL to tokenised HDF5 shards.",
+        description="From PubMed, PMC or JSONL to tokenized HDF5 shards.",
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
         "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
     )
@@ -122,7 +123,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
         "--share",
         "--shard",
         metavar="I/N",
-        help="do share I of N (default: what a Slurm array or torchrun says, else all)",
+        help="do share I of N (default: from a Slurm array or torchrun, else all)",
     )
     how.add_argument(
         "--step",
@@ -207,13 +208,13 @@ def _inspection(verbs) -> None:
     p = _verb(
         verbs,
         "inspect",
-        "show what a folder of shards, a shard, or an input file holds",
+        "print the shapes, counts and first examples of a folder of shards, or of one shard",
         "inspect shards/train --examples 2",
         run_inspect,
     )
     p.add_argument("path")
-    p.add_argument("--examples", type=count, default=1, metavar="N", help="how many to show as text")
-    p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: tokenizer.json beside)")
+    p.add_argument("--examples", type=count, default=1, metavar="N", help="how many to print as text")
+    p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: that of the shards' folder)")
     p = _verb(
         verbs, "verify", "check every byte of an output folder against its manifests", "verify shards", run_verify
     )
@@ -266,7 +267,7 @@ def run_pack(args) -> int:
 def run_inspect(args) -> int:
     from data_preprocessing import inspection
 
-    return inspection.show(args)
+    return inspection.print_shards(args)
 
 
 def run_verify(args) -> int:

@@ -1,4 +1,4 @@
-"""What a preprocessing job is told: one typed, frozen object, from a YAML file, flags, or both."""
+"""The settings of a preprocessing job: one typed, frozen object, from a YAML file, flags, or both."""
 
 from typing import Literal
 

@@ -17,7 +17,7 @@ _HOC_INDEX = re.compile(r"(\d{1,9})_s\d+$")
 
 
 class Benchmark:
-    """Ids and word n-grams of test sets. `judge` is a filter."""
+    """Ids and word n-grams of test sets. `find_overlap` is a filter."""
 
     def __init__(self, pmids: set[str], grams: np.ndarray, n: int):
         self.pmids, self.n = pmids, n
@@ -26,7 +26,8 @@ class Benchmark:
         self.table = np.zeros(1 << 22, bool)
         self.table[self.grams >> np.uint64(42)] = True
 
-    def judge(self, document: Document) -> str | None:
+    def find_overlap(self, document: Document) -> str | None:
+        """The reason for dropping a document that is in a test set or shares n words in a row with one, else None."""
         if document.pmid and document.pmid in self.pmids:
             return "benchmark_pmid"
         if not len(self.grams):
@@ -43,7 +44,7 @@ class Benchmark:
 def load(paths: tuple[str, ...], n: int) -> Benchmark:
     """Test sets: a list of PMIDs (text or JSON), PubMedQA's JSON, HoC's TSV, JSONL, or plain text.
 
-    Ids and texts are told by their form; in JSON every string is text, but for keys and strings that are PMIDs.
+    Their form separates ids from texts; in JSON every string is text, but for keys and strings that are PMIDs.
     """
     pmids: set[str] = set()
     grams = [np.empty(0, np.uint64)]

@@ -118,7 +118,7 @@ def fetch(url: str, path: str, settings: Settings) -> tuple[str, int]:
             return path, fetched
         except (_Again, urllib.error.URLError, http.client.HTTPException, OSError) as e:
             if isinstance(e, urllib.error.HTTPError) and e.code in (400, 401, 403, 404, 410):
-                raise UserError(f"{url}: the server says {e.code} {e.reason}") from None
+                raise UserError(f"{url}: the server answers {e.code} {e.reason}") from None
             if isinstance(e, OSError) and e.errno == 28:
                 raise UserError(f"{path}: the disk is full; free some space and run again to go on") from None
             if attempt == settings.retries:
@@ -167,7 +167,7 @@ def _continue(url: str, part: str, settings: Settings) -> int:
 
 
 def _md5_of(url: str, settings: Settings) -> str | None:
-    """The published MD5 (NAME.md5 beside the file), None where none is published (PMC packages)."""
+    """The published MD5 (NAME.md5 next to the file), None where none is published (PMC packages)."""
     try:
         text = _get(url + ".md5", settings).decode("ascii", "replace")
     except UserError as e:
@@ -188,7 +188,7 @@ def _get(url: str, settings: Settings) -> bytes:
                 return response.read(64 << 20)
         except urllib.error.HTTPError as e:
             if e.code < 500 and e.code != 429 or attempt == settings.retries:
-                raise UserError(f"{url}: the server says {e.code} {e.reason}") from None
+                raise UserError(f"{url}: the server answers {e.code} {e.reason}") from None
         except (urllib.error.URLError, http.client.HTTPException, OSError) as e:
             if attempt == settings.retries:
                 raise UserError(f"{url}: cannot be reached ({getattr(e, 'reason', None) or e})") from None

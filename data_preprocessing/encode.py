@@ -1,4 +1,4 @@
-"""Last step per unit: kept texts -> ids -> examples -> shards of train and val, and the facts beside them."""
+"""Last step per unit: kept texts -> ids -> examples -> shards of train and val, and the facts about them."""
 
 import collections
 import os
@@ -26,8 +26,8 @@ def steps_before(job: Job) -> tuple[str, ...]:
     )
 
 
-def encode(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
-    """Write the unit's shards and documents table; returns and stores its marker."""
+def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
+    """Tokenize and pack the unit: write its shards and documents table; returns and stores its marker."""
     unit = store.load(work, index)
     reasons = store.apply_drops(work, steps_before(job), buckets, index, unit.reasons)
     val = is_val(unit.hashes[:, 0], job.seed, job.val_fraction)
@@ -101,13 +101,13 @@ def _batches(
             f.seek(begin)
             data = f.read(int(starts[records[-1] + 1] - begin))
             if len(data) != starts[records[-1] + 1] - begin:
-                raise UserError(f"{f.name}: shorter than its table says; delete the work folder and run again")
+                raise UserError(f"{f.name}: shorter than its table; delete the work folder and run again")
             yield records, [data[starts[r] - begin : starts[r + 1] - begin] for r in records]
             first = last
 
 
 def _check(encoder: Encoder, texts: list[str], done: list) -> None:
-    """The first texts of every unit are encoded by both encoders."""
+    """Tokenize the first texts of every unit with both encoders and compare the ids."""
     if not done:
         encoder.check(texts[:CHECKED])
         done.append(True)
@@ -120,12 +120,12 @@ def _writers(job: Job, out: str, index: int, rows: int) -> dict[str, ShardWriter
     }
 
 
-def _pack(job: Job, out: str, index: int, eos: int, encoded) -> dict[str, ShardWriter]:
-    """`encoded` yields (flat ids, offsets, is validation) per batch."""
+def _pack(job: Job, out: str, index: int, eos: int, tokenized) -> dict[str, ShardWriter]:
+    """Pack the documents of all batches. `tokenized` yields (flat ids, offsets, is validation) per batch."""
     kind = pack.VslPacker if job.objective.name == "vsl" else pack.StreamPacker
     writers = _writers(job, out, index, kind.rows)
     packers = {s: kind(job.msl, eos, eos, job.objective.tail) for s in writers}
-    for flat, offsets, val in encoded:
+    for flat, offsets, val in tokenized:
         for split, writer in writers.items():
             writer.add(packers[split].add(*select(flat, offsets, val if split == "val" else ~val)))
     for split, writer in writers.items():
@@ -142,7 +142,7 @@ def select(flat: np.ndarray, offsets: np.ndarray, which: np.ndarray) -> tuple[np
 
 
 def _stream(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:
-    def encoded():
+    def tokenized():
         done = []
         for records, texts in batches:
             texts = [t.decode() for t in texts]
@@ -151,14 +151,14 @@ def _stream(job, out, index, encoder, eos, batches, val, counts, reasons, unit) 
             counts[records] = np.diff(offsets)
             yield flat, offsets, val[records]
 
-    return _pack(job, out, index, eos, encoded())
+    return _pack(job, out, index, eos, tokenized())
 
 
 def _fim(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:
     sentinels = tuple(token_id(encoder.reference, t, encoder.name) for t in FIM_TOKENS)
     draws = np.stack([uniform(unit.hashes[:, 0], job.seed, k) for k in range(1, 5)], axis=1)
 
-    def encoded():
+    def tokenized():
         done = []
         for records, texts in batches:
             texts = [t.decode() for t in texts]
@@ -177,7 +177,7 @@ def _fim(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> 
             counts[records] = [len(d) for d in documents]
             yield np.concatenate(documents), np.concatenate([[0], np.cumsum(counts[records])]), val[records]
 
-    return _pack(job, out, index, eos, encoded())
+    return _pack(job, out, index, eos, tokenized())
 
 
 def _pairs(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -> dict[str, ShardWriter]:

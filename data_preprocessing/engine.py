@@ -21,7 +21,7 @@ def run(function: Callable, calls: list[tuple], workers: int, engine: str = "loc
 
 
 def _pool(workers: int) -> ProcessPoolExecutor | None:
-    """A pool, or None where the system has no semaphores to share work by, and a line that says so."""
+    """A pool, or None where the system has no semaphores to share work by, which a line reports."""
     # spawn: a clean process per worker, the same on every platform; fork would copy threads' locks.
     context = multiprocessing.get_context("spawn")
     try:

@@ -47,7 +47,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                     rows.delete(document.key)
                     continue
                 filters.mark(document, job.kinds)
-                reason = filters.judge(document, chain)
+                reason = filters.find_reason(document, chain)
                 rows.add(document, reason, texts)
                 facts.write(_fact_line(document, file["name"]))
                 for counter, value in ((languages, document.language), (licences, document.licence)):

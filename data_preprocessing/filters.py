@@ -11,7 +11,7 @@ from collections.abc import Callable
 from data_preprocessing.config import Filters, Kinds
 from data_preprocessing.records import Document
 
-# Codes are positions in this tuple; they are kept on disk between steps. The order is the order of judgement.
+# Codes are positions in this tuple; they are kept on disk between steps. The order is the one in which filters run.
 REASONS = (
     "written",
     "superseded",
@@ -64,7 +64,7 @@ def mark(document: Document, kinds: Kinds) -> None:
 
 
 def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
-    """The filters that judge one document by itself, in order. `benchmark`: a decontaminate.Benchmark or None."""
+    """The filters that need one document alone, in order. `benchmark`: a decontaminate.Benchmark or None."""
     dropped = frozenset(k for k in Kinds.model_fields if getattr(kinds, k) == "drop") | {"unreadable"}
     chain: list[Filter] = [lambda d: next((k for k in d.kinds if k in dropped), None) if d.kinds else None, has_text]
     if filters.require_abstract:
@@ -77,11 +77,11 @@ def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
     if filters.boilerplate:
         chain.append(boilerplate)
     if benchmark is not None:
-        chain.append(benchmark.judge)
+        chain.append(benchmark.find_overlap)
     return chain
 
 
-def judge(document: Document, chain: list[Filter]) -> int:
+def find_reason(document: Document, chain: list[Filter]) -> int:
     """The code of the first reason that a filter names, 0 to keep."""
     for keep in chain:
         if reason := keep(document):
@@ -90,23 +90,26 @@ def judge(document: Document, chain: list[Filter]) -> int:
 
 
 def has_text(document: Document) -> str | None:
+    """Drop a record without any text."""
     return None if document.text else "no_text"
 
 
 def has_abstract(document: Document) -> str | None:
+    """Drop a record that has a title alone."""
     return None if document.has_abstract else "no_abstract"
 
 
 def length(document: Document, least: int, most: int | None) -> str | None:
+    """Drop texts of fewer than `least` or more than `most` characters."""
     if len(document.text) < least:
         return "too_short"
     return "too_long" if most is not None and len(document.text) > most else None
 
 
 def language(document: Document, wanted: tuple[str, ...]) -> str | None:
-    """Any of the record's languages is enough; a record that tells none is kept."""
-    told = document.language.split(",") if document.language else []
-    return None if not told or any(code in wanted for code in told) else "language"
+    """Any of the record's languages is enough; a record that names none is kept."""
+    codes = document.language.split(",") if document.language else []
+    return None if not codes or any(code in wanted for code in codes) else "language"
 
 
 def licence(document: Document, wanted: tuple[str, ...]) -> str | None:
@@ -120,7 +123,7 @@ def _licence_fits(name: str, prefix: str) -> bool:
 
 
 def boilerplate(document: Document) -> str | None:
-    """The abstract is nothing but a standing phrase."""
+    """The abstract is nothing but a stock phrase."""
     if len(document.text) > 800:
         return None
     body = document.text.partition("\n")[2] or document.text
@@ -136,4 +139,5 @@ def text_hash(text: str) -> bytes:
 
 
 def key_hash(key: str) -> bytes:
+    """8 bytes that identify a record's key."""
     return hashlib.blake2b(key.encode(), digest_size=8).digest()

@@ -132,7 +132,7 @@ def _files(out: str, splits: dict) -> dict[str, str]:
 
 
 def _facts(plan, read: list[dict], written: list[dict], manifest: dict) -> dict:
-    """What the report shows."""
+    """The facts of the report."""
     total = {name: collections.Counter() for name in ("languages", "licences", "years", "token_lengths")}
     for part in read:
         for name in ("languages", "licences"):

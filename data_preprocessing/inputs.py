@@ -53,7 +53,7 @@ def order(name: str) -> tuple:
 
 
 def units(files: list[dict], megabytes: float) -> list[list[dict]]:
-    """Consecutive small files together, until they make up `megabytes` on disk; a large file stands alone."""
+    """Consecutive small files together, until they make up `megabytes` on disk; a large file is a unit of its own."""
     grouped: list[list[dict]] = []
     size = 0.0
     for file in files:

@@ -10,8 +10,8 @@ from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, open_shard, read_manifest
 
 
-def show(args) -> int:
-    """The verb `inspect`."""
+def print_shards(args) -> int:
+    """Run the verb `inspect`: print shapes, counts and the first examples; returns the exit code."""
     path = args.path
     if (
         os.path.isdir(path)
@@ -129,7 +129,7 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
             file, data = open_shard(name)
             with file:
                 if data.shape != (s["n_examples"], len(manifest["rows"]), manifest["msl"]):
-                    faults.append(f"{name}: shape {data.shape} is not what the manifest says")
+                    faults.append(f"{name}: shape {data.shape} is not what the manifest records")
     return faults, checked, size
 
 

@@ -54,8 +54,8 @@ _BLOCKS = {
     "chem-struct-wrap",
     "array",
 }
-_BREAK = "\x1e"  # between blocks that stand inside a paragraph
-_NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark stood
+_BREAK = "\x1e"  # between blocks inside a paragraph
+_NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark was
 _CITE_WORDS = (
     "(?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
     "|\x1f|\x1c[^\x1d]*\x1d)*"
@@ -266,7 +266,7 @@ def _kinds(article, meta) -> tuple[str, ...]:
 
 
 def licence(meta) -> str:
-    """CC-BY-4.0, CC0, CC-BY-NC-ND-3.0 and the like; "other" where the words fit none, "" where none is told."""
+    """CC-BY-4.0, CC0, CC-BY-NC-ND-3.0 and the like; "other" where the words fit none, "" where there is none."""
     elements = [*meta.iter("{*}license")]
     for element in [*elements, *meta.iter("{*}copyright-statement")]:
         links = [v for e in element.iter() for k, v in e.attrib.items() if k.endswith("href")]

@@ -146,7 +146,7 @@ def call(plan: Plan, step: str, index: int) -> dict:
     if step == "encode":
         path = os.path.join(plan.out, "tokenizer.json")
         encoder = _encoder(path, store.read_marker(work, "tokenizer", 0)["sha256"], job.tokenizer.encoder)
-        return encode.encode(job, plan.out, work, index, plan.buckets, encoder)
+        return encode.tokenize_unit(job, plan.out, work, index, plan.buckets, encoder)
     from data_preprocessing import finish
 
     return finish.finish(plan)
@@ -193,8 +193,8 @@ def _training_texts(plan: Plan) -> Iterator[list[str]]:
             yield [t.decode() for t in texts]
 
 
-def run(plan: Plan, how: How, show: Callable[[str, int, int, dict | None], None] = lambda *_: None) -> dict:
-    """Run what is still to be done; returns the finish marker. `show(step, done, of, marker)` sees every call end."""
+def run(plan: Plan, how: How, report: Callable[[str, int, int, dict | None], None] = lambda *_: None) -> dict:
+    """Run what is still to be done; returns the finish marker. `report(step, done, of, marker)` sees every call end."""
     os.makedirs(plan.work, exist_ok=True)
     with _alone(plan, how):
         if how.shard == (0, 1) or how.step in (None, "extract"):
@@ -202,7 +202,7 @@ def run(plan: Plan, how: How, show: Callable[[str, int, int, dict | None], None]
         for step in STEPS if how.step is None else (how.step,):
             if how.step is not None:
                 _require_before(plan, step)
-            _run_step(plan, step, how, show)
+            _run_step(plan, step, how, report)
         if how.step not in (None, "finish") or how.shard[0] != 0:
             return {}
         result = store.read_marker(plan.work, "finish", 0)
@@ -210,16 +210,16 @@ def run(plan: Plan, how: How, show: Callable[[str, int, int, dict | None], None]
         return result
 
 
-def _run_step(plan: Plan, step: str, how: How, show) -> None:
+def _run_step(plan: Plan, step: str, how: How, report) -> None:
     numbers = tasks(plan, step)
     i, n = how.shard
     finished = store.marker(plan.work, "finish", 0) is not None
     todo = [k for k in numbers if not finished and k % n == i and store.marker(plan.work, step, k) is None]
     done = len(numbers) - len(todo)
-    show(step, done, len(numbers), None)
+    report(step, done, len(numbers), None)
     for _, result in engine.run(call, [(plan, step, k) for k in todo], how.workers, how.engine):
         done += 1
-        show(step, done, len(numbers), result)
+        report(step, done, len(numbers), result)
     if how.step is None and n > 1:
         _wait(plan, step, numbers, how)
 

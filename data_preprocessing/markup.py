@@ -91,30 +91,56 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             out.append(child.tail)
 
 
+_MATH_UNSEEN = ("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "")
+_MATH_TOKENS = ("mi", "mn", "mo", "mtext", "ms", "ci", "cn")
+
+
 def math_text(element) -> str:
     """MathML as linear text: (a+b)/c, x_i^2, sqrt(x), rows of matrices by ';'."""
     tag = local(element)
-    kids = [k for k in element if local(k)]
-    if tag in ("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", ""):
+    if tag in _MATH_UNSEEN:
         return ""
-    if tag in ("mi", "mn", "mo", "mtext", "ms", "ci", "cn"):
+    if tag in _MATH_TOKENS:
         text = " ".join("".join(element.itertext()).split())
         return _operator(text) if tag == "mo" else text
     if tag == "mspace":
         return " "
+    kids = [k for k in element if local(k)]
     parts = [math_text(k) for k in kids]
+    for layout in (_fraction_or_root(tag, parts), _scripts(tag, parts), _table_or_fence(element, tag, parts)):
+        if layout is not None:
+            return layout
+    if not kids:
+        return " ".join((element.text or "").split())
+    return (element.text or "").strip() + "".join(p + (k.tail or "").strip() for p, k in zip(parts, kids, strict=True))
+
+
+def _fraction_or_root(tag: str, parts: list[str]) -> str | None:
+    """A fraction or root of the children's texts `parts`; None for other tags."""
     if tag == "mfrac" and len(parts) == 2:
         return f"{_group(parts[0])}/{_group(parts[1])}"
     if tag == "msqrt":
         return f"sqrt({''.join(parts)})"
     if tag == "mroot" and len(parts) == 2:
         return f"root({parts[0]}, {parts[1]})"
-    if tag in ("msup", "mover") and len(parts) == 2:
-        return _over(parts) if tag == "mover" else f"{_group(parts[0])}^{_group(parts[1])}"
+    return None
+
+
+def _scripts(tag: str, parts: list[str]) -> str | None:
+    """A base with what is above and below it; None for other tags."""
+    if tag == "mover" and len(parts) == 2:
+        return _over(parts)
+    if tag == "msup" and len(parts) == 2:
+        return f"{_group(parts[0])}^{_group(parts[1])}"
     if tag in ("msub", "munder") and len(parts) == 2:
         return f"{parts[0]}_{_group(parts[1])}" if parts[1] else parts[0]
     if tag in ("msubsup", "munderover") and len(parts) == 3:
         return f"{parts[0]}_{_group(parts[1])}^{_group(parts[2])}"
+    return None
+
+
+def _table_or_fence(element, tag: str, parts: list[str]) -> str | None:
+    """A matrix, one of its rows, or a list in brackets; None for other tags."""
     if tag == "mtable":
         return "[" + "; ".join(parts) + "]"
     if tag in ("mtr", "mlabeledtr"):
@@ -122,9 +148,7 @@ def math_text(element) -> str:
     if tag == "mfenced":
         separator = (element.get("separators") or ",").strip()[:1] or ""
         return (element.get("open") or "(") + separator.join(parts) + (element.get("close") or ")")
-    if not kids:
-        return " ".join((element.text or "").split())
-    return (element.text or "").strip() + "".join(p + (k.tail or "").strip() for p, k in zip(parts, kids, strict=True))
+    return None
 
 
 _INVISIBLE_OPERATORS = {"\u2061": "", "\u2062": "", "\u2063": ",", "\u2064": "+"}

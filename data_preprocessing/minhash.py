@@ -99,7 +99,7 @@ def bands_for(permutations: int, threshold: float) -> int:
 
 
 def sign_unit(work: str, index: int, unit: store.Extracted, filters: Filters) -> None:
-    """Signatures of a unit's kept documents, [kept, permutations] u4, beside its texts."""
+    """Signatures of a unit's kept documents, [kept, permutations] u4, next to its texts."""
     a, b = seeds(filters.near_permutations)
     starts = np.concatenate([[0], np.cumsum(unit.lengths)])
     kept = np.flatnonzero(unit.reasons == 0)

@@ -8,11 +8,11 @@ from modelzoo.progress import LiveLine, format_duration
 
 
 def printer(stream: TextIO | None = None) -> Callable[[str, int, int, dict | None], None]:
-    """A `show` for job.run: the live line of the step at hand."""
+    """A `report` for job.run that prints the live line of the current step."""
     line = LiveLine(stream)
     state = {"step": "", "start": 0.0, "documents": 0, "tokens": 0, "begun_at": 0}
 
-    def show(step: str, done: int, of: int, marker: dict | None) -> None:
+    def report(step: str, done: int, of: int, marker: dict | None) -> None:
         now = time.monotonic()
         if step != state["step"]:
             line.restart()
@@ -31,7 +31,7 @@ def printer(stream: TextIO | None = None) -> Callable[[str, int, int, dict | Non
         if done == of:
             line.close()
 
-    return show
+    return report
 
 
 def describe(step: str, done: int, of: int, here: int, documents: int, tokens: int, seconds: float) -> str:

@@ -28,7 +28,7 @@ _DATE = re.compile(rb"<Date(?:Created|Completed|Revised)>\s*<Year>(\d{4})</Year>
 _OTHER_ID = re.compile(rb"<OtherID\b[^>]*>\s*(PMC\d+)")
 _PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]*">\s*(?:PMC)?(\d+)')
 _NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
-_KINDS = (  # (field of config.Kinds, what in the record says so)
+_KINDS = (  # (field of config.Kinds, what in the record marks it)
     ("retracted", (b">Retracted Publication<", b'RefType="RetractionIn"')),
     ("retraction_notice", (b">Retraction of Publication<", b">Retraction Notice<", b'RefType="RetractionOf"')),
     ("concern", (b'RefType="ExpressionOfConcernIn"',)),
@@ -106,7 +106,7 @@ def _unusual(record: bytes) -> bool:
     """Whether the record is written in a way that the searches below could misread.
 
     A rare byte is looked for first, which is fast; white space inside tags is looked for before the authors, where
-    everything stands that is read with its attributes.
+    everything is that is read with its attributes.
     """
     if (
         (b"!" in record and b"<!" in record)
@@ -140,14 +140,14 @@ def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> 
 def _kinds(record: bytes, at: int, stop: int, head_end: int) -> tuple[str, ...]:
     types = record.find(b"<PublicationTypeList", at, stop)
     links = record.find(b"<CommentsCorrectionsList", stop, head_end)
-    told = b""
+    marks = b""
     if types >= 0:
-        told = record[types : record.find(b"</PublicationTypeList>", types)]
+        marks = record[types : record.find(b"</PublicationTypeList>", types)]
     if links >= 0:
-        told += record[links : record.find(b"</CommentsCorrectionsList>", links)]
-    elif told.count(b"</PublicationType>") == 1 and b">Journal Article<" in told:
+        marks += record[links : record.find(b"</CommentsCorrectionsList>", links)]
+    elif marks.count(b"</PublicationType>") == 1 and b">Journal Article<" in marks:
         return ()
-    return tuple(kind for kind, signs in _KINDS if any(sign in told for sign in signs))
+    return tuple(kind for kind, signs in _KINDS if any(sign in marks for sign in signs))
 
 
 def _normalised(record: bytes) -> bytes:

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 class Document:
     """One record of an input file.
 
-    `key` says which record it is ("pmid:123", "PMC7", or "file:line"): the newest `version` of a key wins.
+    `key` identifies the record ("pmid:123", "PMC7", or "file:line"): the newest `version` of a key wins.
     `deleted` marks an order to delete `key`; it carries no text and is not counted as a record.
     """
 
     key: str
     text: str = ""
     version: int = 1
-    date: int = 0  # yyyymmdd of the latest revision that the record tells, 0 = none
+    date: int = 0  # yyyymmdd of the latest revision that the record gives, 0 = none
     pmid: str = ""
     pmcid: str = ""
     year: int = 0

@@ -14,7 +14,12 @@ from modelzoo.data.folder import list_shards, read_manifest
 
 
 def run(args) -> int:
-    """The verb."""
+    """Run the verb `pack`; returns the exit code.
+
+    Raises:
+        UserError: the output folder is not empty, the input holds pairs or ids that do not fit the vocabulary, or
+            no EOS id is known.
+    """
     if os.path.isdir(args.output) and os.listdir(args.output):
         raise UserError(f"{args.output}: is not empty; give a new folder")
     facts = _facts(args.input)
@@ -23,9 +28,36 @@ def run(args) -> int:
     eos = args.eos_id if args.eos_id is not None else facts.get("eos_id")
     vocab = args.vocab_size if args.vocab_size is not None else facts.get("vocab_size")
     if eos is None:
-        raise UserError("--eos_id is missing (no manifest.json or data_params.json beside the input tells it)")
+        raise UserError("--eos_id is missing (no manifest.json or data_params.json next to the input has it)")
     if args.msl < 8:
         raise UserError(f"--msl {args.msl}: at least 8")
+    done, documents, tokens = _write_shards(args, eos, vocab)
+    manifest = {
+        "format_version": fmt.FORMAT_VERSION,
+        "split": os.path.basename(os.path.abspath(args.output)),
+        "msl": args.msl,
+        "rows": list(fmt.VSL_ROWS if args.objective == "vsl" else fmt.ROWS),
+        "vocab_size": vocab,
+        "eos_id": eos,
+        "pad_id": eos,
+        "objective": args.objective,
+        "tokenizer_sha256": facts.get("tokenizer_sha256"),
+        "n_examples": sum(s["n_examples"] for s in done),
+        "loss_tokens": sum(s["loss_tokens"] for s in done),
+        "documents": documents,
+        "tokens": tokens,
+        "shards": done,
+    }
+    _write_side_files(args.output, manifest)
+    print(
+        f"{args.output}: {documents:,} documents, {tokens:,} tokens, "
+        f"{manifest['n_examples']:,} examples of {args.msl:,}"
+    )
+    return 0
+
+
+def _write_shards(args, eos: int, vocab: int | None) -> tuple[list[dict], int, int]:
+    """Pack the input's documents; returns the shards' facts and the numbers of documents and tokens."""
     kind = pack.VslPacker if args.objective == "vsl" else pack.StreamPacker
     packer = kind(args.msl, eos, eos, args.tail)
     writer = shards.ShardWriter(args.output, 0, kind.rows, args.msl, args.shard_tokens, args.compression)
@@ -38,52 +70,35 @@ def run(args) -> int:
         writer.add(packer.add(flat, offsets))
     writer.add(packer.finish())
     writer.flush()
-    os.makedirs(args.output, exist_ok=True)
-    rows = fmt.VSL_ROWS if args.objective == "vsl" else fmt.ROWS
-    manifest = {
-        "format_version": fmt.FORMAT_VERSION,
-        "split": os.path.basename(os.path.abspath(args.output)),
-        "msl": args.msl,
-        "rows": list(rows),
-        "vocab_size": vocab,
-        "eos_id": eos,
-        "pad_id": eos,
-        "objective": args.objective,
-        "tokenizer_sha256": facts.get("tokenizer_sha256"),
-        "n_examples": sum(s["n_examples"] for s in writer.done),
-        "loss_tokens": sum(s["loss_tokens"] for s in writer.done),
-        "documents": documents,
-        "tokens": tokens,
-        "shards": writer.done,
-    }
-    params = os.path.join(args.output, fmt.DATA_PARAMS)
+    return writer.done, documents, tokens
+
+
+def _write_side_files(output: str, manifest: dict) -> None:
+    """Write data_params.json as Model Zoo does, and the sealed manifest, which has its hash."""
+    os.makedirs(output, exist_ok=True)
+    params = os.path.join(output, fmt.DATA_PARAMS)
     shards.write_json(
         params,
         {
-            "processing": {"max_seq_length": args.msl},
-            "dataset": {"use_vsl": args.objective == "vsl"},
+            "processing": {"max_seq_length": manifest["msl"]},
+            "dataset": {"use_vsl": manifest["objective"] == "vsl"},
             "post-process": {
                 "n_examples": manifest["n_examples"],
-                "features": list(rows),
-                "vocab_size": vocab,
-                "eos_id": eos,
-                "pad_id": eos,
+                "features": manifest["rows"],
+                "vocab_size": manifest["vocab_size"],
+                "eos_id": manifest["eos_id"],
+                "pad_id": manifest["pad_id"],
                 "loss_valid_tokens": manifest["loss_tokens"],
-                "num_tokens": tokens,
+                "num_tokens": manifest["tokens"],
             },
         },
     )
-    manifest["files"] = {fmt.DATA_PARAMS: streams.sha256_file(params)}
-    shards.write_json(os.path.join(args.output, fmt.MANIFEST), shards.seal(manifest))
-    print(
-        f"{args.output}: {documents:,} documents, {tokens:,} tokens, "
-        f"{manifest['n_examples']:,} examples of {args.msl:,}"
-    )
-    return 0
+    files = {fmt.DATA_PARAMS: streams.sha256_file(params)}
+    shards.write_json(os.path.join(output, fmt.MANIFEST), shards.seal(manifest | {"files": files}))
 
 
 def _facts(paths: list[str]) -> dict:
-    """eos_id and vocab_size as the input's side files tell them."""
+    """eos_id, vocab_size and other facts of the input's side files."""
     for path in paths:
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         if manifest := read_manifest(folder):

@@ -129,18 +129,17 @@ def _splits(splits: dict) -> str:
 
 def _years(years: dict[str, int]) -> dict[str, int]:
     """By year, or by decade where the years are too many for bars."""
-    told = {int(y): n for y, n in years.items() if int(y)}
-    if len(told) > 40:
+    dated = {int(y): n for y, n in years.items() if int(y)}
+    if len(dated) > 40:
         decades: dict[int, int] = {}
-        for year, n in told.items():
+        for year, n in dated.items():
             decades[year // 10 * 10] = decades.get(year // 10 * 10, 0) + n
-        told = decades
-    shown = {str(y): n for y, n in sorted(told.items())}
-    return shown
+        dated = decades
+    return {str(y): n for y, n in sorted(dated.items())}
 
 
-def _histogram(bins: dict[str, int], not_told: int = 0) -> str:
-    note = f"; not told: {not_told:,}" if not_told else ""
+def _histogram(bins: dict[str, int], unknown: int = 0) -> str:
+    note = f"; not told: {unknown:,}" if unknown else ""
     if not bins:
         return f"<p class=sub>nothing to show{note}</p>"
     width, height, most = 920, 150, max(bins.values())

@@ -46,7 +46,7 @@ def keys(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
 
 
 def _deleted(key, unit, record, orders) -> np.ndarray:
-    """Records that stand before the last order to delete their key."""
+    """Records that come before the last order to delete their key."""
     what, where, at = (np.concatenate(column) for column in zip(*orders, strict=True))
     if not len(what):
         return np.zeros(len(key), bool)

@@ -127,6 +127,7 @@ def seal(value: dict) -> dict:
 
 
 def sealed(value: dict) -> bool:
+    """Whether the hash of `seal` is there and right."""
     return isinstance(value, dict) and value.get("self_sha256") == _own_hash(
         {k: v for k, v in value.items() if k != "self_sha256"}
     )

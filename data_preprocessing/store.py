@@ -79,9 +79,9 @@ def save_drops(work: str, step: str, index: int, drops: np.ndarray) -> None:
 
 
 def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reasons: np.ndarray) -> np.ndarray:
-    """A copy of a unit's reasons with those of later steps put in; an earlier step's word stands.
+    """A copy of a unit's reasons with those of later steps put in; an earlier step's reason is kept.
 
-    Superseded and deleted records take that reason whatever the filters said of them: they are not the record.
+    Superseded and deleted records take that reason whatever the filters found: they are not the record.
     """
     reasons = reasons.copy()
     for step in steps:

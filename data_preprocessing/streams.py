@@ -28,7 +28,7 @@ def open_input(path: str):
 
 
 def unpacked(path: str, max_bytes: int) -> Iterator[bytes]:
-    """Yield the file's bytes, gunzipped where the file is gzip (told by its magic, not its name).
+    """Yield the file's bytes, gunzipped where the file is gzip (recognised by its magic bytes, not its name).
 
     Raises:
         UserError: truncated or corrupt gzip, trailing garbage, or more than `max_bytes` unpacked.

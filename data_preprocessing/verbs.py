@@ -12,7 +12,7 @@ from modelzoo.config.merge import merge
 from modelzoo.host import available_cores
 from modelzoo.share import parse_share
 
-# Flags by the key they set; those that say how a job runs are not here.
+# Flags by the key they set; those of how a job runs are not here.
 _KEYS = (
     "input",
     "output",
@@ -53,7 +53,7 @@ def read_job(args) -> Job:
     doc.marks.update({path: yaml12.Mark("the command line") for path in top.marks})
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
         if name not in given:
-            raise UserError(f"{flag} is missing" + (f" (nor does {args.config} say `{name}:`)" if args.config else ""))
+            raise UserError(f"{flag} is missing" + (f" (and {args.config} has no `{name}:`)" if args.config else ""))
     return load.validate(doc, Job)
 
 
@@ -70,7 +70,7 @@ def job(args) -> int:
     """Run pubmed, pmc or jsonl."""
     config, part = read_job(args), parse_share(args.share)
     if args.share is None and part[1] > 1:
-        print(f"share      {part[0]}/{part[1]}, as Slurm or torchrun says; --share 0/1 does all", file=sys.stderr)
+        print(f"share      {part[0]}/{part[1]}, from Slurm or torchrun; --share 0/1 does all", file=sys.stderr)
     from data_preprocessing import job as jobs
     from data_preprocessing import progress
 
@@ -126,7 +126,7 @@ def tokenizer(args) -> int:
         left = limit
         for file in inputs.find(config.input, config.source):
             for d in extract.documents(config, file["path"], file["name"]):
-                if not d.deleted and not filters.judge(d, chain):
+                if not d.deleted and not filters.find_reason(d, chain):
                     yield d.text
                     left -= len(d.text)
                     if left <= 0:

@@ -18,7 +18,7 @@ def _temporary(path: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str, durable: bool = False) -> Iterator[str]:
-    """A temporary name beside `path`, for the body to write to; it takes the place of `path` when the body ends.
+    """A temporary name next to `path`, for the body to write to; it takes the place of `path` when the body ends.
 
     A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes.
 
@@ -42,7 +42,7 @@ def replacing(path: str, durable: bool = False) -> Iterator[str]:
 
 @contextlib.contextmanager
 def making_folder(path: str) -> Iterator[str]:
-    """An empty folder under a temporary name beside `path`, for the body to fill; it becomes `path` when the body ends.
+    """An empty folder under a temporary name next to `path`, for the body to fill; at its end it becomes `path`.
 
     A body that raises, or a kill, leaves no `path`.
 

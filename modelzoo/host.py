@@ -17,7 +17,7 @@ CACHE = "MEDISWIFT_CACHE"
 
 
 def available_cores() -> int:
-    """How many cores this process may use: what taskset, Slurm or a container leave it, where the system tells."""
+    """How many cores this process may use: what taskset, Slurm or a container leave it, where the system reports it."""
     try:
         return len(os.sched_getaffinity(0))
     except (AttributeError, OSError):  # macOS and Windows have no such call
@@ -25,7 +25,7 @@ def available_cores() -> int:
 
 
 def peak_memory() -> int | None:
-    """The most memory that this process has held, in bytes; None where the system does not tell."""
+    """The most memory that this process has held, in bytes; None where the system does not report it."""
     if most := _high_water():
         return most
     try:
@@ -46,14 +46,14 @@ def _high_water() -> int | None:
 
 
 def keep_freed_memory() -> bool:
-    """Let the C library keep what is freed for what is allocated next, and say whether it can.
+    """Let the C library keep what is freed for what is allocated next, and return whether it can.
 
     glibc gives large pieces back to the system, which hands them out anew page by page, zeroed: a tenth of a training
     step's time. Peak memory stays what it is; it is only not given back before the process ends.
     """
     settings = "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES"
     if not sys.platform.startswith("linux") or any(name in os.environ for name in settings):
-        return False  # other systems have other ways, and a user's own settings stand
+        return False  # other systems have other ways, and a user's own settings take precedence
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # another C library
@@ -63,7 +63,7 @@ def keep_freed_memory() -> bool:
 
 
 def load_average() -> float | None:
-    """Processes that wanted a core, on average over the last minute; None where the system does not tell."""
+    """Processes that wanted a core, on average over the last minute; None where the system does not report it."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -113,10 +113,10 @@ def prepare_process(words: Sequence[str]) -> None:
         words: the command line, which goes into logs and file names.
 
     Raises:
-        UnicodeEncodeError: a word is no text; `explain_encoding` says it in one line.
+        UnicodeEncodeError: a word is no text; `explain_encoding` makes one line of it.
     """
     for stream in (sys.stdout, sys.stderr):
-        if reconfigure := getattr(stream, "reconfigure", None):  # a stand-in for a stream may have none
+        if reconfigure := getattr(stream, "reconfigure", None):  # a replaced stream may have none
             reconfigure(errors="backslashreplace")
     home = os.path.expanduser("~")
     with contextlib.suppress(OSError):

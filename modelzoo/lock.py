@@ -1,7 +1,7 @@
 """One lock for every kind of folder that one process at a time may write: runs, fine-tuning, preprocessing.
 
 The lock is flock's where the file system has it: the system takes it back when its holder dies, however it dies. Where
-it has none (Lustre, some network mounts), a line says so and a file per holder stands in for it.
+it has none (Lustre, some network mounts), a line reports it and each holder writes a file instead.
 """
 
 import contextlib
@@ -37,14 +37,14 @@ def lock_folder(folder: str, shared: bool = False) -> Iterator[None]:
     """
     path, made = os.path.join(folder, NAME), not os.path.isdir(folder)
     try:
-        with contextlib.ExitStack() as held:
-            file = held.enter_context(_open(folder, path))
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(_open(folder, path))
             reason = _flock(file, shared)
             while reason is None and not _is(file, path):  # its last holder removed it while we opened it
-                file = held.enter_context(_open(folder, path))
+                file = stack.enter_context(_open(folder, path))
                 reason = _flock(file, shared)
             if reason is not None:
-                held.enter_context(_stand_in(folder, path, shared, reason))
+                stack.enter_context(_lock_by_file(folder, path, shared, reason))
             elif not shared:
                 file.truncate(0)
                 file.write(_name().encode())
@@ -99,10 +99,10 @@ def _flock(file: IO[bytes], shared: bool) -> str | None:
 
 
 @contextlib.contextmanager
-def _stand_in(folder: str, path: str, shared: bool, reason: str) -> Iterator[None]:
-    """A file for this holder beside the lock. Written first and looked for second, so two holders see each other."""
+def _lock_by_file(folder: str, path: str, shared: bool, reason: str) -> Iterator[None]:
+    """Write a file for this holder next to the lock. It writes first, then looks: two holders see each other."""
     mine = f"{path}.{_name()}.{'shared' if shared else 'alone'}"
-    print(f"{folder}: its file system has no locks ({reason}); {mine} stands in for one", file=sys.stderr)
+    print(f"{folder}: its file system has no locks ({reason}); using {mine} instead", file=sys.stderr)
     try:
         with open(mine, "w", encoding="utf-8") as file:
             file.write(_started(os.getpid()) or "")
@@ -152,7 +152,7 @@ def _alive(pid: int, path: str) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process began, in the system's own count; None where it does not tell."""
+    """When a process began, in the system's own count; None where it does not report it."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             return file.read().rpartition(")")[2].split()[19]

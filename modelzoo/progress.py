@@ -25,6 +25,7 @@ def format_amount(x: float) -> str:
 
 
 def format_size(nbytes: float) -> str:
+    """3 * 2**29 -> 1.50 GiB; below one GiB in MiB."""
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 
@@ -32,9 +33,9 @@ LOG = logging.getLogger("modelzoo")
 
 
 def set_level(name: str) -> None:
-    """Show what `logging.log_level` asks for: info has the live line and notes, warning notes alone, error neither.
+    """Set what `logging.log_level` prints: info the live line and notes, warning notes alone, error neither.
 
-    Other packages' records follow it, but for info: what they say of every step is not asked for.
+    Other packages' records follow it, but for info: their messages of every step are not wanted.
     """
     LOG.setLevel(name.upper())
     if name != "info":
@@ -54,7 +55,7 @@ class LiveLine:
         self.live = self.out.isatty()
         self.every = live_every if self.live else every
         self.printed = float("-inf")
-        self.open = False  # whether the cursor stands behind a line that may be rewritten
+        self.open = False  # whether the cursor is at the end of a line that may be rewritten
 
     def is_due(self) -> bool:
         """Whether enough time has passed since the last line."""
@@ -66,7 +67,7 @@ class LiveLine:
         self.printed, self.open = time.monotonic(), self.live
 
     def note(self, text: str) -> None:
-        """A line of its own that stays, unless `logging.log_level` asks for less."""
+        """Write a line of its own that stays, unless `logging.log_level` asks for less."""
         if (LOG.level or logging.INFO) > logging.WARNING:
             return
         self._write(("\r\x1b[2K" if self.live else "") + text + "\n")
@@ -79,7 +80,7 @@ class LiveLine:
             self.open = False
 
     def _write(self, text: str) -> None:
-        """Write to the stream. A reader that is gone, or a full disk behind it, ends no run: the logs say the same."""
+        """Write to the stream. A reader that is gone, or a full disk behind it, ends no run: the logs have the same."""
         with contextlib.suppress(OSError, ValueError):
             self.out.write(text)
             self.out.flush()
@@ -103,7 +104,7 @@ class Progress(LiveLine):
         self.first: tuple[int, float] | None = None
 
     def update(self, step: int, text: str) -> None:
-        """Show `text` for `step`, with the share done and the time left."""
+        """Print `text` for `step`, with the share done and the time left."""
         if (LOG.level or logging.INFO) > logging.INFO:
             return
         now = time.monotonic()

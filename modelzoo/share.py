@@ -1,4 +1,4 @@
-"""Which share of a job this process does: number I of N, given or as a cluster's scheduler says."""
+"""Which share of a job this process does: number I of N, given or from a cluster's scheduler."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ SLURM, TORCHRUN = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "W
 
 
 def parse_share(text: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """`I/N` as (I, N); None asks what a Slurm array or torchrun says, and is everything, (0, 1), where neither does.
+    """`I/N` as (I, N); None reads it from a Slurm array or torchrun, and is everything, (0, 1), where there is neither.
 
     Args:
         environment: a Slurm array may begin anywhere and count in steps; its first task is share 0.

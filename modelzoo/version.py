@@ -39,7 +39,7 @@ def _git(root: str) -> str | None:
 
 
 class ShowVersion(argparse.Action):
-    """`--version`: asks git only when it is asked itself."""
+    """`--version`: runs git only when it is used."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_) -> None:
         print(f"mediswift-trainer {describe()}")
@@ -47,4 +47,5 @@ class ShowVersion(argparse.Action):
 
 
 def add_flag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--version", action=ShowVersion, nargs=0, help="say which code this is, and stop")
+    """Give a command line `--version`."""
+    parser.add_argument("--version", action=ShowVersion, nargs=0, help="print the version and the commit, and exit")

@@ -4,7 +4,7 @@
     python scripts/demo.py --pubmed 2       # two real files of NLM's PubMed baseline, downloaded and checked
     python scripts/demo.py --xml DIR        # your own PubMed XML
 
-Every command is shown before it runs; each can be run by hand.
+Every command is printed before it runs; each can be run by hand.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import time
 
 
 def run(*command: str) -> None:
-    """Show and run `python COMMAND`; stop the demo with its exit code if it fails."""
+    """Print and run `python COMMAND`; stop the demo with its exit code if it fails."""
     print(f"\n$ python {shlex.join(command)}", flush=True)
     code = subprocess.call([sys.executable, *command])
     if code:

@@ -17,7 +17,7 @@ from modelzoo.study.draw import axes, legend, look, svg
 from modelzoo.study.results import Result, read_run
 
 NAMES = {
-    "single": "single weights",
+    "single": "unstructured",
     "b32x32": "32x32",
     "b64x64": "64x64",
     "v32x1": "32x1",
@@ -77,7 +77,7 @@ def table(rows: list[dict]) -> str:
 
 
 def _cell(row: dict, dense: dict) -> str:
-    """Loss, its lowest and highest seed where there are several, and time beside the dense run's."""
+    """Loss, its lowest and highest seed where there are several, and time over the dense run's."""
     several = f" {min(row['losses']):.3f} to {max(row['losses']):.3f}" if len(row["losses"]) > 1 else ""
     return f"{row['loss']:.3f}{several} ({row['seconds'] / dense['seconds']:.2f})"
 

@@ -1,7 +1,7 @@
 """docs/reference.md from the schema: every key of every YAML with its type, default and comment, and every flag.
 
 python scripts/reference.py            # writes docs/reference.md
-python scripts/reference.py --check    # says whether it is up to date, and changes nothing
+python scripts/reference.py --check    # reports whether it is up to date, and changes nothing
 """
 
 import argparse
@@ -49,7 +49,7 @@ BASIC = {int: "integer", float: "number", str: "text", bool: "true or false", ty
 
 
 def comments(model: type[BaseModel]) -> dict[str, str]:
-    """What the source says beside or right above each field of `model` and its bases."""
+    """The comments next to or right above each field of `model` and its bases."""
     found: dict[str, str] = {}
     for cls in reversed(model.__mro__):
         if not (isinstance(cls, type) and issubclass(cls, BaseModel)) or cls.__module__.startswith("pydantic"):
@@ -108,13 +108,13 @@ def kind(annotation: object, metadata: tuple = ()) -> str:
 
 def limits(metadata: tuple) -> str:
     """` above 0, at most 1`, from a field's constraints."""
-    said = []
+    words = []
     for item in metadata:
         for part in item.metadata if isinstance(item, FieldInfo) else (item,):
             for key, word in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
                 if (value := getattr(part, key, None)) is not None:
-                    said.append(f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}")
-    return " " + ", ".join(said) if said else ""
+                    words.append(f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}")
+    return " " + ", ".join(words) if words else ""
 
 
 def default(field: FieldInfo) -> str:

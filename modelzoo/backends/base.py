@@ -5,11 +5,12 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelzoo.backends.abilities import Abilities
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.data.hdf5 import Shards
+from modelzoo.models.gpt import GPTModel
 from modelzoo.train_state import Step, TrainState
 
 
@@ -27,30 +28,37 @@ class Backend(Protocol):
 
     def describe(self) -> str:
         """One line: device, precision, threads."""
+        ...
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: GPTModel) -> GPTModel:
         """The model on the device, compiled if the config says so. Parameter names stay."""
+        ...
 
     def autocast(self) -> AbstractContextManager:
         """The precision of forward passes."""
+        ...
 
     def put(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """A batch on the device."""
+        ...
 
     def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         """The global batches of steps run.step..stop-1, one after another."""
+        ...
 
     def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
         """One optimizer step on a global batch, cut into `micro_batches`.
 
         A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were.
         """
+        ...
 
     def queue_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
         """The same, but loss and norm may stay on the device until a later `train_step` reads them: None then.
 
         That one returns the first step which was not finite, if one was; none after it has changed anything.
         """
+        ...
 
     def lower(
         self,
@@ -68,12 +76,16 @@ class Backend(Protocol):
         Raises:
             UserError: what does not go, or the device has no such program.
         """
+        ...
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
         """The batches of a validation set on the device, in file order; the first `eval_steps`, or all."""
+        ...
 
     def fetch(self, run: TrainState) -> bool:
         """Bring the state of `run` (weights, masks, moments) to the host; False if this step has none to give."""
+        ...
 
     def memory(self) -> int | None:
         """Peak bytes used on the device, if it can tell."""
+        ...

@@ -13,9 +13,10 @@ import copy
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelzoo.backends import arithmetic
 from modelzoo.backends import csx_lowering as lowering
@@ -117,7 +118,7 @@ class CSX:
         doing = {"validate": "lowering only", "compile": "compiling only", None: f"{self.config.num_csx} systems"}
         return f"CS-2 through cerebras.pytorch {cstorch.__version__} ({doing[self.only]}), {self.arithmetic.dtype}"
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: GPTModel) -> GPTModel:
         """The host's copy stays where it is; `ship` makes the wafer's."""
         return model
 
@@ -269,7 +270,7 @@ class CSX:
         self.batch = self._next()
         return self.values
 
-    def _next(self):
+    def _next(self) -> Any:  # cerebras.pytorch types no batch
         """The executor's next batch; None after the last."""
         try:
             return next(self.steps, None)
@@ -290,7 +291,7 @@ class CSX:
             p.copy_(found["weights"][name])
             for key, value in found["moments"][name].items():
                 run.optimizer.state[p][key].copy_(value)
-            if "step" in run.optimizer.state[p] and self.init.optimizer.value.correct_bias:
+            if "step" in run.optimizer.state[p] and parts.require_optimizer(self.init).value.correct_bias:
                 run.optimizer.state[p]["step"].fill_(run.optimizer_step)
         run.sparsity.load_state_dict({name_mask(name): mask for name, mask in found["masks"].items()})
         return True

@@ -20,9 +20,20 @@ from modelzoo.sparsity.schedules import is_update, updates_before
 from modelzoo.sparsity.select import live_counts, select_parameters
 
 
+def require_optimizer(init: Init) -> o.Optimizer:
+    """The config's optimizer.
+
+    Raises:
+        UserError: it has none.
+    """
+    if init.optimizer is None:
+        raise UserError("trainer.init.optimizer: missing; a training step needs one")
+    return init.optimizer
+
+
 def make_optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
     """cerebras.pytorch's optimizer of the config's name, with the same groups as ours."""
-    config = init.optimizer.value
+    config = require_optimizer(init).value
     ratios = density_ratios(list_parameters(init.model), init.sparsity)
     groups = [
         {"params": g["params"], "weight_decay": g["weight_decay"], "adjust_learning_rate": g["lr_scale"]}
@@ -171,7 +182,7 @@ def advance_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
     algorithm.step.fill_(steps)
     drop = getattr(algorithm, "drop_fraction", None)
     for schedule in {id(x): x for x in (*algorithm.sparsity.values(), drop)}.values():
-        if hasattr(schedule, "index"):
+        if schedule is not None and hasattr(schedule, "index"):
             # Masks' schedules move on at step 0 too, if that is an update step; drop fractions do not.
             done = updates_before(group.update, steps + 1)
             if schedule is drop and is_update(group.update, 0):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from modelzoo.backends import arithmetic, step
 from modelzoo.backends.abilities import ABILITIES
@@ -16,6 +16,7 @@ from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
+from modelzoo.models.gpt import GPTModel
 from modelzoo.train_state import Step, TrainState
 
 
@@ -51,7 +52,7 @@ class Local:
             return f"GPU ({torch.cuda.get_device_name(self.device)}), {self.arithmetic.dtype}"
         return f"CPU ({torch.get_num_threads()} threads, {processor.title()}), {self.arithmetic.dtype}"
 
-    def place(self, model: nn.Module) -> nn.Module:
+    def place(self, model: GPTModel) -> GPTModel:
         model = model.to(self.device)
         if self.config.torch_compile:
             for layer in model.model.transformer_decoder.layers:

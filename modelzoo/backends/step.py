@@ -29,7 +29,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     at = _backward(backend, run, batch, micro_batches)
     unread, run.unread = [*run.unread, at], []
     values = _read(unread)
-    run.optimizer.found_inf = None
+    run.optimizer.found_inf = None  # pyright: ignore[reportAttributeAccessIssue]  # torch sets it by assignment too
     for earlier, (loss, norm) in zip(unread[:-1], values[:-1], strict=True):
         if not _finite(loss, norm):
             return _go_back(run, earlier, loss, norm)
@@ -60,7 +60,8 @@ def queue_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     at = _backward(backend, run, batch, micro_batches)
     run.unread.append(at)
     failed, before = (~at.values.isfinite().all()).float(), getattr(run.optimizer, "found_inf", None)
-    run.optimizer.found_inf = failed if before is None else torch.maximum(before, failed)
+    found = failed if before is None else torch.maximum(before, failed)
+    run.optimizer.found_inf = found  # pyright: ignore[reportAttributeAccessIssue]  # as torch's GradScaler does
     _take(run, at)
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
@@ -149,9 +150,10 @@ def clip_gradients(run: TrainState, squares: Mapping[torch.nn.Parameter, float],
     precision, scale = run.init.precision, run.loss_scale.scale
     limit = math.inf if precision.max_gradient_norm is None else precision.max_gradient_norm
     weights = [p for p in run.model.parameters() if p.grad is not None]
-    grads = [p.grad for p in weights]
+    grads = [p.grad for p in weights if p.grad is not None]
     if scale != 1.0:
-        torch._foreach_mul_(grads, 1.0 / scale)  # no public function multiplies them in one launch
+        # no public function multiplies them in one launch
+        torch._foreach_mul_(grads, 1.0 / scale)  # pyright: ignore[reportPrivateImportUsage]
     if asynchronous:
         norm = torch.nn.utils.clip_grad_norm_(weights, limit)
     else:

@@ -64,9 +64,10 @@ class OneOf(Section):
         return {k: v for k, v in handler(self).items() if k in self.model_fields_set}
 
 
-def one_of(name: str, *classes: type[Section]) -> type[OneOf]:
-    """The OneOf whose keys are the names of `classes`."""
-    return create_model(name, __base__=OneOf, **{c.__name__: (c | None, None) for c in classes})
+def one_of(*classes: type[Section]) -> type[OneOf]:
+    """A OneOf whose keys are the names of `classes`, to derive a section from."""
+    fields: dict[str, Any] = {c.__name__: (c | None, None) for c in classes}
+    return create_model("OneOf", __base__=OneOf, **fields)
 
 
 def listed(value: Any) -> Any:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from modelzoo.config.shares import PERCENT
 from modelzoo.config.walk import models
@@ -47,13 +48,13 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
     return [f"{mark}: {text}" for mark, text in lines]
 
 
-def _explain(error: dict, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:
+def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:
     """The key at fault, what is wrong with it, and what was found instead or may be meant."""
     kind, loc, value, ctx = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
     dotted = ".".join(map(str, path)) or "config"
     if kind == "extra_forbidden":
         here, key = _models_at(schema, loc[:-1]), str(loc[-1])
-        if refused := next((m.refused[key] for m in here if key in getattr(m, "refused", {})), None):
+        if refused := next((why for m in here if (why := getattr(m, "refused", {}).get(key))), None):
             return f"{dotted}: ", f"{shown(value)} asks for {refused}, which this trainer does not have", ""
         known = sorted({f.alias or n for m in here for n, f in m.model_fields.items()})
         if path and path[-1] == loc[-1]:

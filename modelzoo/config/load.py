@@ -18,9 +18,10 @@ from modelzoo.config import explain, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.merge import is_choice, put_over
 from modelzoo.config.renamed import rename_old
-from modelzoo.config.yaml12 import Document, Mark
+from modelzoo.config.yaml12 import Document, Mark, Path
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
+_ABSENT = object()  # in place of the value of a key that is not there
 
 
 def load(path: str | os.PathLike, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
@@ -139,37 +140,42 @@ def _override(doc: Document, text: str, schema: type[BaseModel] | None = None) -
     parsed = yaml12.parse(value, str(mark))
     doc.problems.extend(parsed.problems)
     target, path = doc.data, ()
-    for i, name in enumerate(keys):
-        part, last = name, i == len(keys) - 1
-        if isinstance(target, list):
-            if not name.isdecimal() or int(name) >= len(target):
-                where = ".".join(map(str, path))
-                raise UserError(f"{mark}: {where} is a list of {len(target)}; name an item by number from 0")
-            part = int(name)
+    for name in keys[:-1]:
+        part, below = _child(target, name, path, mark)
         path = (*path, part)
-        if last:
-            known = isinstance(target, list) or part in target
-            target[part] = put_over(doc, parsed.data, mark, path) if known else parsed.data
-            doc.marks[path] = mark
-        elif not isinstance(target, list) and not isinstance(below := target.get(part), dict | list):
+        if not isinstance(below, dict | list):
+            if isinstance(part, int):
+                raise UserError(f"{mark}: {'.'.join(map(str, path))} is {below!r}, which has no keys")
             doc.forget(path)
             doc.marks[path] = mark
             target[part] = {below: {}} if is_choice(below) else {}
-        elif not isinstance(target[part], dict | list):
-            raise UserError(f"{mark}: {'.'.join(map(str, path))} is {target[part]!r}, which has no keys")
         target = target[part]
+    part, below = _child(target, keys[-1], path, mark)
+    path = (*path, part)
+    target[part] = parsed.data if below is _ABSENT else put_over(doc, parsed.data, mark, path)
+    doc.marks[path] = mark
     if schema is not None:
         rename_old(doc, schema, path)
 
 
+def _child(target: dict | list, name: str, path: Path, mark: Mark) -> tuple[int | str, object]:
+    """The key or index that `name` means in the mapping or list at `path`, and what is there now."""
+    if isinstance(target, dict):
+        return name, target.get(name, _ABSENT)
+    if not name.isdecimal() or int(name) >= len(target):
+        where = ".".join(map(str, path))
+        raise UserError(f"{mark}: {where} is a list of {len(target)}; name an item by number from 0")
+    return int(name), target[int(name)]
+
+
 def validate(doc: Document, schema: type[Schema]) -> Schema:
     """Build the typed object, or raise one UserError that lists every problem."""
-    problems = list(doc.problems)
+    problems, config = list(doc.problems), None
     try:
         config = schema.model_validate(doc.data)
     except ValidationError as e:
         problems += explain.problems(e, doc, schema)
-    if problems:
+    if problems or config is None:
         raise UserError("\n".join(dict.fromkeys(problems)))
     return config
 

@@ -12,17 +12,19 @@ def merge(base: object, child: object) -> object:
     names a choice as well: `{type: cubic, ...}` replaces `{type: linear, ...}`.
     """
     base, child = _choices(base, child)
-    if not _mergeable(base, child):
+    if (pair := _as_mergeable(base, child)) is None:
         return child
-    return {**base, **{k: merge(base[k], v) if k in base else v for k, v in child.items()}}
+    old, new = pair
+    return {**old, **{k: merge(old[k], v) if k in old else v for k, v in new.items()}}
 
 
 def replaced(base: object, child: object, path: Path = ()) -> list[tuple[Path, object, object]]:
     """The paths whose value in `base` does not survive the merge, nor what is below it; with both values."""
     base, child = _choices(base, child)
-    if not _mergeable(base, child):
+    if (pair := _as_mergeable(base, child)) is None:
         return [(path, base, child)]
-    return [r for k, v in child.items() if k in base for r in replaced(base[k], v, (*path, k))]
+    old, new = pair
+    return [r for k, v in new.items() if k in old for r in replaced(old[k], v, (*path, k))]
 
 
 def put_over(doc: Document, child: object, mark: Mark | Document, at: Path = ()) -> object:
@@ -63,17 +65,21 @@ def _spelt_out(value: object) -> object:
     return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, dict) else {value: {}}
 
 
-def _mergeable(base: object, child: object) -> bool:
+def _as_mergeable(base: object, child: object) -> tuple[dict, dict] | None:
+    """Both, where they are mappings that merge key by key; None where `child` replaces `base`."""
     if not (isinstance(base, dict) and isinstance(child, dict)):
-        return False
+        return None
     if base.keys() != child.keys() and is_choice(base) and is_choice(child):
-        return False
-    kinds = [x["type"].lower() for x in (base, child) if isinstance(x.get("type"), str)]
-    return len(set(kinds)) < 2
+        return None
+    kinds = {x["type"].lower() for x in (base, child) if isinstance(x.get("type"), str)}
+    return (base, child) if len(kinds) < 2 else None
 
 
 def _name(value: object) -> str | None:
-    return next(iter(value)) if isinstance(value, dict) and is_choice(value) else value if is_choice(value) else None
+    """The class that a value names, if it does."""
+    if not is_choice(value):
+        return None
+    return str(next(iter(value)) if isinstance(value, dict) else value)
 
 
 def _settings(value: object) -> list[str]:

@@ -48,63 +48,70 @@ class SGD(Section):
         return self
 
 
-Optimizer = one_of("Optimizer", AdamW, Adam, SGD)
+class Optimizer(one_of(AdamW, Adam, SGD)):
+    """One optimizer, by its class's name."""
 
 
 class LR(Section):
     """A learning rate as a function of the step, which counts from 0 where the scheduler begins."""
 
     param_group_tags: None = None
+
+
+class FiniteLR(LR):
+    """One that is defined over its `total_iters`."""
+
+    total_iters: PositiveInt  # steps that it lasts
+
+
+class EndlessLR(LR):
+    """One that is defined for every step; it ends only where a SequentialLR goes on to the next."""
+
     total_iters: PositiveInt | None = None  # steps that it lasts, in a SequentialLR
 
 
-class ConstantLR(LR):
+class ConstantLR(EndlessLR):
     learning_rate: NonNegativeFloat
 
 
-class PolynomialLR(LR):
+class PolynomialLR(FiniteLR):
     initial_learning_rate: NonNegativeFloat
     end_learning_rate: NonNegativeFloat
-    total_iters: PositiveInt
     power: PositiveFloat = 1.0
     cycle: Bool = False
 
 
-class LinearLR(LR):
+class LinearLR(FiniteLR):
     initial_learning_rate: NonNegativeFloat  # at its first step
     end_learning_rate: NonNegativeFloat  # at step total_iters and after
-    total_iters: PositiveInt
     cycle: Bool = False
 
 
-class ExponentialLR(LR):
+class ExponentialLR(FiniteLR):
     initial_learning_rate: NonNegativeFloat
-    total_iters: PositiveInt
     decay_rate: PositiveFloat
     staircase: Bool = False
 
 
-class InverseExponentialTimeDecayLR(LR):
+class InverseExponentialTimeDecayLR(FiniteLR):
     initial_learning_rate: NonNegativeFloat
     step_exponent: NonNegativeInt
-    total_iters: PositiveInt
     decay_rate: PositiveFloat
     staircase: Bool = False
 
 
-class InverseSquareRootDecayLR(LR):
+class InverseSquareRootDecayLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat = 1.0
     scale: PositiveFloat = 1.0
     warmup_steps: PositiveFloat = 1.0
 
 
-class CosineDecayLR(LR):
+class CosineDecayLR(FiniteLR):
     initial_learning_rate: NonNegativeFloat  # at its first step
     end_learning_rate: NonNegativeFloat  # at step total_iters and after
-    total_iters: PositiveInt
 
 
-class PiecewiseConstantLR(LR):
+class PiecewiseConstantLR(EndlessLR):
     learning_rates: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)]
     milestones: tuple[PositiveInt, ...]
 
@@ -115,37 +122,37 @@ class PiecewiseConstantLR(LR):
         return self
 
 
-class MultiStepLR(LR):
+class MultiStepLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     gamma: PositiveFloat
     milestones: tuple[PositiveInt, ...]
 
 
-class StepLR(LR):
+class StepLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     step_size: PositiveInt
     gamma: PositiveFloat
 
 
-class CosineAnnealingLR(LR):
+class CosineAnnealingLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     T_max: PositiveInt
     eta_min: NonNegativeFloat = 0.0
 
 
-class CosineAnnealingWarmRestarts(LR):
+class CosineAnnealingWarmRestarts(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     T_0: PositiveInt
     T_mult: PositiveInt = 1
     eta_min: NonNegativeFloat = 0.0
 
 
-class MultiplicativeLR(LR):
+class MultiplicativeLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     coefficient: PositiveFloat
 
 
-class CyclicLR(LR):
+class CyclicLR(EndlessLR):
     base_lr: NonNegativeFloat
     max_lr: NonNegativeFloat
     step_size_up: PositiveInt = 2000
@@ -155,7 +162,7 @@ class CyclicLR(LR):
     scale_mode: Literal["cycle", "iterations"] = "cycle"  # follows `mode`, as in cerebras.pytorch
 
 
-class OneCycleLR(LR):
+class OneCycleLR(EndlessLR):
     initial_learning_rate: NonNegativeFloat
     max_lr: NonNegativeFloat
     total_steps: PositiveInt = 1000
@@ -171,7 +178,7 @@ class OneCycleLR(LR):
         return self
 
 
-class SequentialLR(LR):
+class SequentialLR(EndlessLR):
     """Schedulers one after another; without `milestones` each lasts its `total_iters`."""
 
     schedulers: Annotated[tuple["Scheduler", ...], Field(min_length=1)]
@@ -201,7 +208,7 @@ class SequentialLR(LR):
         return tuple(starts)
 
 
-class ChainedLR(LR):
+class ChainedLR(EndlessLR):
     """The first scheduler's rate times each other scheduler's ratio to its own initial rate."""
 
     schedulers: Annotated[tuple["Scheduler", ...], Field(min_length=1)]
@@ -225,32 +232,36 @@ def initial_rate(scheduler: LR) -> float:
     return 0.0
 
 
-class ScalePerParamLR(LR):
+class ScalePerParamLR(EndlessLR):
     """Model Zoo's wrapper for muP; our parameter groups carry the scale, so it passes its scheduler through."""
 
     scheduler: "Scheduler"
 
 
-Scheduler = one_of(
-    "Scheduler",
-    ConstantLR,
-    PolynomialLR,
-    LinearLR,
-    ExponentialLR,
-    InverseExponentialTimeDecayLR,
-    InverseSquareRootDecayLR,
-    CosineDecayLR,
-    PiecewiseConstantLR,
-    MultiStepLR,
-    StepLR,
-    CosineAnnealingLR,
-    CosineAnnealingWarmRestarts,
-    MultiplicativeLR,
-    CyclicLR,
-    OneCycleLR,
-    SequentialLR,
-    ChainedLR,
-    ScalePerParamLR,
-)
+class Scheduler(
+    one_of(
+        ConstantLR,
+        PolynomialLR,
+        LinearLR,
+        ExponentialLR,
+        InverseExponentialTimeDecayLR,
+        InverseSquareRootDecayLR,
+        CosineDecayLR,
+        PiecewiseConstantLR,
+        MultiStepLR,
+        StepLR,
+        CosineAnnealingLR,
+        CosineAnnealingWarmRestarts,
+        MultiplicativeLR,
+        CyclicLR,
+        OneCycleLR,
+        SequentialLR,
+        ChainedLR,
+        ScalePerParamLR,
+    )
+):
+    """One learning-rate schedule, by its class's name."""
+
+
 for _recursive in (SequentialLR, ChainedLR, ScalePerParamLR, Scheduler):
     _recursive.model_rebuild()

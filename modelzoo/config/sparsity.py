@@ -185,11 +185,10 @@ class SparsityGroup(Section):
 
     @model_validator(mode="after")
     def _fits_algorithm(self):
-        name, constant = self.algorithm, isinstance(self.sparsity, Constant)
-        if constant and not 0 <= self.sparsity.value < 1:
-            raise ValueError(
-                f"sparsity {self.sparsity.value} must be at least 0 and below 1 (the share of weights off)"
-            )
+        name, level = self.algorithm, self.sparsity.value if isinstance(self.sparsity, Constant) else None
+        constant = level is not None
+        if level is not None and not 0 <= level < 1:
+            raise ValueError(f"sparsity {level} must be at least 0 and below 1 (the share of weights off)")
         if name == "static":
             if not constant:
                 raise ValueError("static sparsity is one number; for a schedule use gmp, set or rigl")
@@ -229,7 +228,7 @@ class SparsityGroup(Section):
             raise ValueError(f"give {key} or {other}, not both")
         if key != "block" and self.distribution != "uniform":
             raise ValueError(f"{key} needs `distribution: uniform`; {self.distribution} goes with block")
-        if key == "nm":
+        if key == "nm" and self.nm is not None:
             self._fits_nm(*self.nm)
         return self
 

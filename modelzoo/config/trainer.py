@@ -161,9 +161,8 @@ class ScopedValidateFlags(_Flags):
     pass
 
 
-Callback = one_of(
-    "Callback", ComputeNorm, CheckLoss, KeepNCheckpoints, GlobalFlags, ScopedTrainFlags, ScopedValidateFlags
-)
+class Callback(one_of(ComputeNorm, CheckLoss, KeepNCheckpoints, GlobalFlags, ScopedTrainFlags, ScopedValidateFlags)):
+    """One of Model Zoo's callbacks, by its class's name."""
 
 
 class ProgressLogger(Section):
@@ -194,7 +193,8 @@ class MLflowLogger(Section):
     tracking_uri: Str | None = None  # default: mlflow.db in the run's folder, so that nothing leaves the machine
 
 
-Logger = one_of("Logger", ProgressLogger, TensorBoardLogger, JSONLLogger, WandbLogger, MLflowLogger)
+class Logger(one_of(ProgressLogger, TensorBoardLogger, JSONLLogger, WandbLogger, MLflowLogger)):
+    """Where a run's records go, by the logger's class name."""
 
 
 class Dataset(Section):

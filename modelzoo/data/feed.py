@@ -21,6 +21,7 @@ class Arrays:
         self.arrays = arrays
 
     def tensors(self) -> dict[str, Tensor]:
+        """The arrays as tensors that share their memory."""
         return {name: torch.from_numpy(x) for name, x in self.arrays.items()}
 
     def pin_memory(self) -> dict[str, Tensor]:
@@ -49,17 +50,17 @@ def iterate_batches(shards: Shards, start: int, stop: int, pin_memory: bool = Fa
     workers = shards.config.num_workers
     try:
         _try_semaphores(workers)
-        source = _started(_loader(shards, start, stop, workers, pin_memory))
+        batches = _start(_loader(shards, start, stop, workers, pin_memory))
     except (OSError, ImportError) as e:  # no semaphores, or no more processes
         print(f"{workers} data workers cannot be started here ({e}): this process reads", file=sys.stderr, flush=True)
-        source = _started(_loader(shards, start, stop, 0, pin_memory))
+        batches = _start(_loader(shards, start, stop, 0, pin_memory))
     while True:
         try:
-            batch = next(source, None)
+            batch = next(batches, None)
         except RuntimeError as e:
             if "DataLoader worker" not in str(e):
                 raise
-            raise UserError(_lost(workers, shards.config.prefetch_factor)) from None
+            raise UserError(_explain_lost_worker(workers, shards.config.prefetch_factor)) from None
         if batch is None:
             return
         if isinstance(batch, str):
@@ -90,20 +91,20 @@ def _try_semaphores(workers: int) -> None:
         del made
 
 
-def _started(loader: torch.utils.data.DataLoader) -> Iterator:
-    """The loader's iterator. A worker's death is met where its batch is missed, not in the middle of a step.
+def _start(loader: torch.utils.data.DataLoader) -> Iterator:
+    """Start the loader's workers. A dead worker raises when its batch is requested, not in the middle of a step.
 
-    torch sets a signal handler that raises wherever this process happens to be; the one that was there comes back.
+    torch sets a signal handler that raises wherever this process happens to be; this puts the earlier handler back.
     """
     main = hasattr(signal, "SIGCHLD") and threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if main else None
-    source = iter(loader)
+    batches = iter(loader)
     if before is not None:
         signal.signal(signal.SIGCHLD, before)
-    return source
+    return batches
 
 
-def _lost(workers: int, prefetch: int | None) -> str:
+def _explain_lost_worker(workers: int, prefetch: int | None) -> str:
     where = "trainer.fit.train_dataloader"
     return (
         f"{where}: one of {workers} data workers was killed, most often for want of memory; lower {where}.num_workers "

@@ -1,4 +1,4 @@
-"""The shard files of a data folder: found, checked before a run, and what their manifest says of them."""
+"""The shard files of a data folder: find them, check them before a run, and read their checksums."""
 
 import os
 from collections.abc import Sequence
@@ -10,6 +10,8 @@ from modelzoo.data.folder import list_shards, open_shard, read_manifest
 
 
 class Shard(NamedTuple):
+    """What is known of a shard before its examples are read."""
+
     path: str
     examples: int
     msl: int

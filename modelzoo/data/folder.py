@@ -91,14 +91,14 @@ def _check_shape(path: str, file, data) -> None:
         raise UserError(f"{path}: declares {size / 1e6:.0f} MB but stores {stored} bytes; refused")
     declared = file.attrs.get(f.N_EXAMPLES)
     if declared is not None and len(shape) == 3 and int(declared) != shape[0]:
-        raise UserError(f"{path}: says n_examples = {declared} but holds {shape[0]}; make this shard again")
+        raise UserError(f"{path}: declares n_examples = {declared} but holds {shape[0]}; make this shard again")
 
 
 def read_manifest(folder: str, strict: bool = True) -> dict:
     """The manifest of a data folder; empty where there is none.
 
     Args:
-        strict: False takes one that cannot be read for none, where a person only wants to know.
+        strict: False takes one that cannot be read for none, where the manifest is only printed.
 
     Raises:
         UserError: it cannot be read, or is no JSON object.

@@ -1,8 +1,8 @@
 """The HDF5 contract between preprocessing and training: names, shapes, dtypes, side files. No imports.
 
 A shard holds one dataset `data` of shape [n, rows, msl], int32, chunked (1, rows, msl), with the file attribute
-`n_examples` = n: the layout that Cerebras Model Zoo writes and reads. A folder of shards is one split; beside the
-shards lie `data_params.json` (Model Zoo's side file) and `manifest.json` (ours: SHA-256 per shard, counts).
+`n_examples` = n: the layout that Cerebras Model Zoo writes and reads. A folder of shards is one split; next to
+the shards are `data_params.json` (Model Zoo's side file) and `manifest.json` (ours: SHA-256 per shard, counts).
 """
 
 FORMAT_VERSION = 1

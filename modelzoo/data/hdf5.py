@@ -69,7 +69,7 @@ class Shards:
         for s in files[1:]:
             if (s.msl, s.rows) != (files[0].msl, files[0].rows):
                 raise UserError(
-                    f"{s.path}: [{s.rows}, {s.msl}] beside {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
+                    f"{s.path}: [{s.rows}, {s.msl}] but {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
                     "shards of one run must agree in rows and sequence length"
                 )
         if max_positions is not None and files[0].msl > max_positions:
@@ -183,7 +183,7 @@ class Shards:
         raise UserError(
             f"{example} holds token id {int(ids[row][bad[row]][0])}, outside model.vocab_size {self.vocab_size}"
             + (
-                f"{where}; encode the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
+                f"{where}; tokenize the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
                 if self.prompt_tokens
                 else "; use the tokenizer's vocabulary size"
             )

@@ -1,4 +1,4 @@
-"""The data folders that a config reads, and what their manifests say of examples and lengths. No torch."""
+"""The data folders that a config reads, and the examples and lengths that their manifests record. No torch."""
 
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data.folder import read_manifest

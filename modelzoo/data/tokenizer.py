@@ -89,14 +89,16 @@ class Tokenizer(NamedTuple):
         return vocabulary_size(self.backend)
 
     def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, with no special tokens added."""
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def offsets(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Ids, and the characters [from, to) of `text` that each stands for."""
-        encoded = self.backend.encode(text, add_special_tokens=False)
-        return encoded.ids, encoded.offsets
+        """Ids, and the characters [from, to) of `text` that each covers."""
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        return encoding.ids, encoding.offsets
 
     def decode(self, ids: list[int]) -> str:
+        """The text of token ids, special tokens included."""
         return self.backend.decode(ids, skip_special_tokens=False)
 
 

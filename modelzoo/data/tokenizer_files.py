@@ -31,14 +31,14 @@ def tokenizer_in(places: Iterable[str]) -> str | None:
 
 
 def require_tokenizer(init: Init, places: Sequence[str], who: str) -> str:
-    """The tokenizer that `trainer.init.tokenizer` names, else the first in `places` (`beside`).
+    """The tokenizer that `trainer.init.tokenizer` names, else the first in `places` (`list_places`).
 
     Raises:
         UserError: there is none; the message begins with `who`, which needs it.
     """
     if (found := init.tokenizer or tokenizer_in(places)) is None:
         raise UserError(
-            f"{who}: no {f.TOKENIZER} beside the training data ({', '.join(places)}); name it with "
+            f"{who}: no {f.TOKENIZER} next to the training data ({', '.join(places)}); name it with "
             "--set trainer.init.tokenizer=PATH"
         )
     return found

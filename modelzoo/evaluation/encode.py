@@ -13,7 +13,7 @@ from modelzoo.evaluation.task import Task
 
 
 class Counts(NamedTuple):
-    """What encoding did to the texts."""
+    """How many examples and tokens there are, and how many were cut."""
 
     examples: int
     truncated: int  # examples whose long fields were cut
@@ -22,7 +22,7 @@ class Counts(NamedTuple):
 
 
 class Prompt(NamedTuple):
-    """What stands before an answer."""
+    """What comes before an answer."""
 
     ids: list[int]
     cut: int  # tokens taken out of the long fields
@@ -75,9 +75,7 @@ def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: in
         )
     learned = list(range(soft.first, soft.first + soft.tokens))
     if not kept and not learned:
-        return Prompt(
-            [tokenizer.eos], len(ids) - len(kept)
-        )  # something must stand before the first token that is asked for
+        return Prompt([tokenizer.eos], len(ids) - len(kept))  # a token must come before the first one that is predicted
     return Prompt(learned + kept if soft.place == "prefix" else kept + learned, len(ids) - len(kept))
 
 

@@ -34,7 +34,7 @@ def read_text(path: str, hint: str = "") -> str:
 
 
 def read_json(path: str, hint: str = "") -> Any:
-    """A JSON file; a key that stands twice in one object is an error, as the second would win unseen."""
+    """A JSON file; a key that occurs twice in one object is an error, since the second would win in silence."""
     try:
         return json.loads(read_text(path, hint), object_pairs_hook=lambda pairs: _distinct(path, pairs))
     except ValueError as e:
@@ -45,7 +45,7 @@ def _distinct(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise UserError(f"{path}: id {key} stands twice; remove one of them")
+            raise UserError(f"{path}: id {key} occurs twice; remove one of them")
         found[key] = value
     return found
 
@@ -67,7 +67,7 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     if names is None:
         return
     if len(set(names)) < len(names):
-        raise UserError(f"{path}:1: a column name stands twice")
+        raise UserError(f"{path}:1: a column name occurs twice")
     for cells in reader:
         if not cells:
             continue
@@ -94,13 +94,13 @@ def require_field(row: dict[str, Any], name: str, where: str) -> Any:
 
 
 def as_text(value: Any) -> str:
-    """A column as the template shows it."""
+    """A column as text for the template: lists are joined by spaces."""
     if isinstance(value, list | tuple):
         return " ".join(map(as_text, value))
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def check_unique(examples: Iterable[Example], source: str) -> list[Example]:
+def check_unique(examples: Iterable[Example], path: str) -> list[Example]:
     """The examples as a list.
 
     Raises:
@@ -109,8 +109,8 @@ def check_unique(examples: Iterable[Example], source: str) -> list[Example]:
     found: dict[str, Example] = {}
     for e in examples:
         if e.id in found:
-            raise UserError(f"{source}: id {e.id} stands twice; remove one of them")
+            raise UserError(f"{path}: id {e.id} occurs twice; remove one of them")
         found[e.id] = e
     if not found:
-        raise UserError(f"{source}: holds no example")
+        raise UserError(f"{path}: holds no example")
     return list(found.values())

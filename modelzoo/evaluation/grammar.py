@@ -18,7 +18,7 @@ class Thread(NamedTuple):
 
 
 class Answer:
-    """An answer being written. Several readings live side by side where label words begin alike."""
+    """An answer being written. Several readings are followed at once where label words begin alike."""
 
     def __init__(self, options: Callable[[Hashable], list[Option]], encode: Callable[[str], list[int]], eos: int):
         self._options, self._encode, self._eos = options, encode, eos

@@ -25,7 +25,7 @@ HALLMARKS = (
     "tumor promoting inflammation",
 )
 EMPTY = "empty"
-SAID = {
+PROTOCOLS = {
     "BLUE": "BLUE protocol: documents, those without a label left out; example-based F1 (of mean precision and recall)",
     "BLURB": "BLURB protocol: all documents (1,295/186/371), micro-F1 over the ten hallmarks",
     "BioGPT": "BioGPT protocol: sentences, micro-F1 over eleven classes, 'empty' among them (on the split named here; "
@@ -48,7 +48,7 @@ class HoC(MultiLabel):
 
     @property
     def protocol(self) -> str:
-        """One of SAID."""
+        """One of PROTOCOLS."""
         assert self.config.protocol is not None  # the schema asks `form: hoc` for one
         return self.config.protocol
 
@@ -93,4 +93,4 @@ class HoC(MultiLabel):
         return {"micro_f1_11": found["micro_f1"], "exact": found["exact"]}
 
     def describe(self) -> str:
-        return f"Hallmarks of Cancer, {SAID[self.protocol]}"
+        return f"Hallmarks of Cancer, {PROTOCOLS[self.protocol]}"

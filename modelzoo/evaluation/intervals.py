@@ -63,7 +63,7 @@ class Spread(NamedTuple):
 
 
 def measure_spread(values: Sequence[float]) -> Spread:
-    """Of one score per seed; a single seed has no spread (nan)."""
+    """The spread of one score per seed; one seed alone has none (nan)."""
     n, mean = len(values), float(np.mean(values))
     if n < 2:
         return Spread(mean, math.nan, math.nan, math.nan, n)

@@ -1,6 +1,6 @@
 """Metrics, in [0, 1] (correlations in [-1, 1]): scikit-learn's and SciPy's where they have them.
 
-Each takes golds and predictions, and perhaps `weights` [resamples, n]: how often each example stands in each resample.
+Each takes golds and predictions, and perhaps `weights` [resamples, n]: how often each resample draws each example.
 Without them it gives numbers; with them arrays [resamples], all at once in closed form (tests hold the two together).
 """
 
@@ -23,8 +23,8 @@ def _ratio(a, b) -> np.ndarray:
     return np.divide(a, b, out=np.zeros(a.shape), where=b > 0)
 
 
-def _f1(right, said, true) -> np.ndarray:
-    return _ratio(2 * np.asarray(right, float), np.asarray(said, float) + true)
+def _f1(right, predicted, true) -> np.ndarray:
+    return _ratio(2 * np.asarray(right, float), np.asarray(predicted, float) + true)
 
 
 def _one_hot(values: Sequence[str], labels: Sequence[str]) -> np.ndarray:
@@ -43,10 +43,10 @@ def classification(golds: Sequence[str], predictions: Sequence[str], weights: We
         }
     labels = sorted({*golds, *predictions})
     g, p = _one_hot(golds, labels), _one_hot(predictions, labels)
-    right, said, true = weights @ (g * p), weights @ p, weights @ g
+    right, predicted, true = weights @ (g * p), weights @ p, weights @ g
     return {
         "accuracy": right.sum(1) / weights.sum(1),
-        "macro_f1": _ratio(_f1(right, said, true).sum(1), (said + true > 0).sum(1)),
+        "macro_f1": _ratio(_f1(right, predicted, true).sum(1), (predicted + true > 0).sum(1)),
     }
 
 
@@ -65,11 +65,11 @@ def micro_f1(
     return _pooled("micro_f1", (g * p).sum(1), p.sum(1), g.sum(1), weights)
 
 
-def _pooled(name: str, right: np.ndarray, said: np.ndarray, true: np.ndarray, weights: Weights) -> Values:
+def _pooled(name: str, right: np.ndarray, predicted: np.ndarray, true: np.ndarray, weights: Weights) -> Values:
     """F1, precision and recall of counts summed over examples, each [n]."""
     w = np.ones((1, len(right))) if weights is None else weights
-    right, said, true = w @ right, w @ said, w @ true
-    values = {name: _f1(right, said, true), "precision": _ratio(right, said), "recall": _ratio(right, true)}
+    right, predicted, true = w @ right, w @ predicted, w @ true
+    values = {name: _f1(right, predicted, true), "precision": _ratio(right, predicted), "recall": _ratio(right, true)}
     return values if weights is not None else {k: float(v[0]) for k, v in values.items()}
 
 
@@ -93,10 +93,10 @@ def multilabel(golds: Sequence, predictions: Sequence, labels: Sequence[str], we
             "macro_f1": float(f1_score(y, z, average="macro", zero_division=ZERO)),
             "exact": float((y == z).all(1).mean()),
         }
-    right, said, true = weights @ (y * z), weights @ z, weights @ y
+    right, predicted, true = weights @ (y * z), weights @ z, weights @ y
     return {
-        "micro_f1": _f1(right.sum(1), said.sum(1), true.sum(1)),
-        "macro_f1": _f1(right, said, true).mean(1),
+        "micro_f1": _f1(right.sum(1), predicted.sum(1), true.sum(1)),
+        "macro_f1": _f1(right, predicted, true).mean(1),
         "exact": weights @ (y == z).all(1) / weights.sum(1),
     }
 

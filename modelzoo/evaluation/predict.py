@@ -42,7 +42,7 @@ def likelihoods(
     """log p(answer | prompt) of each example's answers.
 
     Tokens that all answers of an example begin with count as part of its prompt: they shift all alike. Where one token
-    then tells the answers apart, a prompt runs once for all of them.
+    then separates the answers, a prompt runs once for all of them.
     """
     rows, results = [], []
     for e, (prompt, choices) in enumerate(zip(prompts, answers, strict=True)):
@@ -147,7 +147,7 @@ def continuations(
 
 @torch.inference_mode()
 def greedy(model, backend, prompts: Sequence[list[int]], tokens: int, done: Callable[[list[int]], bool]) -> list:
-    """Up to `tokens` likeliest ids after each prompt, until `done` says so of those written."""
+    """Generate up to `tokens` ids after each prompt, greedily, until `done` is true of those written."""
     written: list[list[int]] = [[] for _ in prompts]
     open_ = list(range(len(prompts)))
     for _ in range(tokens):

@@ -32,7 +32,7 @@ class PubMedQA(SingleLabel):
         except (KeyError, TypeError):
             raise UserError(f"{path}: has no {split} ids for pqal_fold{fold}") from None
         if twice := [i for i, n in Counter(ids).items() if n > 1]:
-            raise UserError(f"{path}: pqal_fold{fold}.{split}: id {twice[0]} stands twice")
+            raise UserError(f"{path}: pqal_fold{fold}.{split}: id {twice[0]} occurs twice")
         return self._pick(os.path.join(self.folder(), QUESTIONS), ids)
 
     def _test(self) -> list[Example]:

@@ -21,6 +21,8 @@ class Entity(NamedTuple):
 
 
 class Document(NamedTuple):
+    """A document and its annotations."""
+
     id: str
     text: str
     entities: list[Entity]
@@ -91,7 +93,7 @@ def _distinct(found: Iterator[Document]) -> Iterator[Document]:
         if first is document:
             yield document
         elif first.text != document.text:
-            raise UserError(f"{document.where}: document {document.id} stands twice, with other words; remove one")
+            raise UserError(f"{document.where}: document {document.id} occurs twice with different words; remove one")
 
 
 def _tags(words: list[tuple[str, int, int]], entities: list[Entity]) -> list[str]:

@@ -85,8 +85,8 @@ def score_predictions(
 
 def _compare(model, backend, task: Task, examples, prompts, tokenizer, length, soft, batch_size, progress):
     texts = [task.choices(e) or {} for e in examples]
-    encoded = {text: tokenizer.encode(text) for choices in texts for text in choices.values()}
-    answers = [[encoded[text] for text in choices.values()] for choices in texts]
+    ids_of = {text: tokenizer.encode(text) for choices in texts for text in choices.values()}
+    answers = [[ids_of[text] for text in choices.values()] for choices in texts]
     values = predict.likelihoods(model, backend, prompts, answers, batch_size, progress)
     log_p = [v.log_p for v in values]
     if task.config.normalize == "length":

@@ -67,14 +67,15 @@ class Task:
         raise NotImplementedError
 
     def describe(self) -> str:
-        """The protocol, said aloud."""
+        """One line for a person: the data, what is predicted, and the metric."""
         raise NotImplementedError
 
     def source(self, example: Example) -> templates.Rendered:
+        """The text before the answer, with what may be cut from it."""
         return templates.render(self.template.source, example, self.config.long_fields or self.long_fields, self)
 
     def pieces(self, example: Example) -> list[str]:
-        """The gold answer as pieces that are tokenised one by one, as `options` writes them."""
+        """The gold answer as pieces that are tokenized one by one, as `options` writes them."""
         raise NotImplementedError
 
     def target(self, example: Example) -> str:

@@ -1,4 +1,4 @@
-"""Templates: format strings filled with an example's fields, remembering where the long fields stand."""
+"""Templates: format strings filled with an example's fields, recording where the long fields are."""
 
 import string
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def render(template: str, example: Example, long_fields: tuple[str, ...], task) 
 
 
 def around_label(target: str) -> tuple[str, str]:
-    """What stands before and after `{label}`."""
+    """What comes before and after `{label}`."""
     before, after, seen = "", "", False
     for literal, name, _, _ in string.Formatter().parse(target):
         before, after = (before, after + literal) if seen else (before + literal, after)
@@ -42,6 +42,6 @@ def around_label(target: str) -> tuple[str, str]:
 
 
 def word_and_label(item: str, word: str) -> tuple[str, str]:
-    """A named-entity item around its tag: what stands before `{label}` (the word in it) and after."""
+    """A named-entity item around its tag: what comes before `{label}` (the word included) and after."""
     before, after = around_label(item.replace("{word}", "{{word}}"))
     return before.replace("{word}", word), after

@@ -106,9 +106,10 @@ def _finished(job: Job) -> dict[str, Any] | None:
         result = json.load(file)
     before = job.folder.read_config()
     changes = resume.config_changes(before, job.config) if before is not None else {}
-    if changes.get(START, ("",))[0] == "null" and result.get("start") == require_finetune(job.config).checkpoint:
+    section = require_finetune(job.config)
+    if changes.get(START, ("",))[0] == "null" and result.get("start") == section.checkpoint:
         del changes[START]  # older runs have it in their result alone
-    derived = DERIVED[:1] if require_finetune(job.config).masks is None else DERIVED
+    derived = DERIVED[:1] if section.masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
         raise UserError(
             f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Up to these lengths the batched products win on every class of processor tried: the fused kernel takes several times
-# what its 16-bit arithmetic would, until [t, t] scores no longer fit the caches. It knows no dropout on CPUs.
+# what its 16-bit arithmetic would, until [t, t] scores no longer fit the caches. It has no dropout on CPUs.
 PLAIN_UP_TO = {torch.float32: 128}
 PLAIN_OTHERWISE = 512
 

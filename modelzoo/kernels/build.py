@@ -27,7 +27,7 @@ DIGEST = 32  # bytes of SHA-256 that end a library: one cut short would end the 
 
 
 class Unavailable(Exception):
-    """There is no compiled kernel here; the message says why, for the line that a run prints."""
+    """There is no compiled kernel here; the message is the reason, for the line that a run prints."""
 
 
 @functools.cache

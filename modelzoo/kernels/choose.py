@@ -1,4 +1,4 @@
-"""Which kernel multiplies by a packed weight, and the one line that says so.
+"""Which kernel multiplies by a packed weight, and the one line that names it.
 
 All kernels are modules with `forward`, `backward_x`, `backward_w` and a NAME, under one contract; they differ in time.
 """
@@ -39,18 +39,18 @@ def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> floa
     with AVX2, AVX-512 with and without bf16, and AMX.
     """
     if kernel is native:
-        tiles = dtype == torch.bfloat16 and library(native.source(layout)).has_tiles()
+        tiles = dtype == torch.bfloat16 and library(native.name_library(layout)).has_tiles()
         if (
             tiles
         ):  # AMX, where dense products are quickest, too: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
             return 0.65 if layout.block[1] % 32 == 0 else 0.3
-        # blocks: 1.6x at half, 3x at a quarter; single weights: 0.9x at 0.4, 1.3x and more at a quarter
+        # blocks: 1.6x at half, 3x at a quarter; unstructured: 0.9x at 0.4, 1.3x and more at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8
     return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)  # Triton's kernels have not been measured
 
 
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
-    """The kernel, and what stands in the way of a faster one."""
+    """The kernel, and why there is no faster one."""
     rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
     if copies <= COPIES and rows >= TALL and layout.even:
         plain = batched
@@ -63,14 +63,14 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
         return plain, "no kernel for this device"
     if not native.serves(layout, dtype):
         return plain, (
-            "compiled kernels know [1, 1] and blocks of 32 k rows, sides in multiples of 32, float32 and bfloat16"
+            "compiled kernels are for [1, 1] and blocks of 32 k rows, sides in multiples of 32, float32 and bfloat16"
         )
     try:
-        loaded = library(native.source(layout))
+        loaded = library(native.name_library(layout))
     except Unavailable as reason:
         return plain, f"no compiled kernels: {reason}"
     if scattered.serves(layout, dtype):
-        return scattered, "AMX multiplies whole matrices faster than single weights can be picked"
+        return scattered, "AMX multiplies whole matrices faster than unstructured weights can be picked"
     widened = dtype == torch.bfloat16 and not loaded.has_bf16()
     return native, f"computed in float32: no bfloat16 product for {processor.title()}" if widened else ""
 
@@ -83,6 +83,6 @@ def _on_gpu(layout: Layout, dtype: torch.dtype, plain: ModuleType) -> tuple[Modu
     if plain is batched and layout.block[0] > 64:  # dense products of that size are the fastest there are
         return batched, ""
     if not triton_blocks.serves(layout, dtype):
-        return plain, "Triton's kernels know blocks of 16, 32, 64 or 128 rows"
+        return plain, "Triton's kernels are for blocks of 16, 32, 64 or 128 rows"
     narrow = layout.block[1] not in (16, 32, 64, 128)
     return triton_blocks, "dX of narrow blocks is dense" if narrow else ""

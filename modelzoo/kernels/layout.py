@@ -1,4 +1,4 @@
-"""Where the live blocks of a packed [out, in] weight stand: block rows and columns, and how to transpose.
+"""Where the live blocks of a packed [out, in] weight are: block rows and columns, and how to transpose.
 
 Only shapes that their pattern divides are packed (`packable`); all others stay masked-dense.
 """

@@ -25,12 +25,12 @@ class _Weight(ctypes.Structure):
 
 
 def serves(layout: Layout, dtype: torch.dtype) -> bool:
-    """Whether there is a kernel: single weights, or blocks in whole groups of 32 outputs; sides are multiples of 32."""
+    """Whether there is a kernel: unstructured, or blocks in whole groups of 32 outputs; sides are multiples of 32."""
     sides = layout.shape[0] % 32 == layout.shape[1] % 32 == 0
     return dtype in (torch.float32, torch.bfloat16) and sides and (layout.block == (1, 1) or layout.block[0] % 32 == 0)
 
 
-def source(layout: Layout) -> str:
+def name_library(layout: Layout) -> str:
     """The file of csrc/ that holds the pattern's kernels, and the first part of their names."""
     return "single" if layout.block == (1, 1) else "block"
 
@@ -45,7 +45,7 @@ def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor 
     """Hand pointers over. All tensors are contiguous; x is [n, ...], bfloat16 or float32."""
     weight = weight_of(values, layout)
     n = ctypes.c_int64(x.shape[0])
-    kind = source(layout)
+    kind = name_library(layout)
     getattr(library(kind), f"{kind}_{name}")(
         ctypes.byref(weight), int(x.dtype == torch.bfloat16), torch.get_num_threads(), n, *map(pointer, (x, *others))
     )
@@ -53,7 +53,7 @@ def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor 
 
 def _activations(x: Tensor, layout: Layout) -> Tensor:
     """`x` contiguous, in a dtype with kernels."""
-    return (x if x.dtype == torch.float32 or library(source(layout)).has_bf16() else x.float()).contiguous()
+    return (x if x.dtype == torch.float32 or library(name_library(layout)).has_bf16() else x.float()).contiguous()
 
 
 def _master(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@
     y = linear(x, values, layout, bias)                    # values.grad is [nnz, 32, 32] float32
     y = linear(x, values, layout, bias, probe(layout))     # the probe's gradient is the dense dW, for RigL's update
 
-`packable(shape, block)` says whether a weight can be stored so; what cannot stays masked-dense. `choose` picks the
+`packable(shape, block)` is whether a weight can be stored so; what cannot stays masked-dense. `choose` picks the
 kernel (compiled, Triton or torch) by device, dtype and pattern; all hold the same contract and differ only in time.
 Under autocast activations and products have autocast's dtype, sums are float32, masters and gradients stay float32.
 """
@@ -47,7 +47,7 @@ def linear(
     device = x.device.type
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
-    if torch.compiler.is_compiling():  # opaque to the compiler, so what stands around it is still fused
+    if torch.compiler.is_compiling():  # opaque to the compiler, so its neighbours are still fused
         return _linear_op(x, values, bias, probe, *layout.parts, *layout.block)
     return _Linear.apply(x, values, bias, probe, layout)
 

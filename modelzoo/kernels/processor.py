@@ -1,8 +1,8 @@
 """What this machine's processor multiplies, and the class that figures, kernels and arithmetic are named by.
 
 The classes, weakest first: `plain` (any other processor), `neon` and `neon_bf16` (Arm), `avx2`, `avx512`,
-`avx512_bf16` and `amx` (x86). A class says what a processor can do, not what it is called: two machines of one class
-run the same kernels in the same arithmetic. No torch here, so that `plan` can say what a run would do.
+`avx512_bf16` and `amx` (x86). A class is what a processor can do, not what it is called: two machines of one class
+run the same kernels in the same arithmetic. No torch here, so that `plan` can describe a run.
 """
 
 import functools
@@ -84,7 +84,7 @@ def _is_x86() -> bool:
 
 @functools.cache
 def native_class() -> str:
-    """The class of this machine, whatever MEDISWIFT_PROCESSOR says."""
+    """The class of this machine, whatever MEDISWIFT_PROCESSOR is."""
     machine = platform.machine().lower()
     if machine in ("aarch64", "arm64"):
         bf16 = (

@@ -38,7 +38,7 @@ def sum_rows(x: Tensor) -> Tensor:
 
 
 def zero_dead(x: Tensor, keep: Tensor) -> float | None:
-    """Set float32 `x` to +0.0 in place where `keep` is 0, whatever stands there, NaN too.
+    """Set float32 `x` to +0.0 in place where `keep` is 0, whatever its value, NaN too.
 
     Args:
         keep: int8 of x's shape: -1 (all bits set) where live, 0 where dead.

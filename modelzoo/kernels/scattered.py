@@ -1,7 +1,7 @@
-"""Single weights through their dense form, scattered and gathered in C++: where dense products outrun sparse ones.
+"""Unstructured weights in their dense form, scattered and gathered in C++: where dense products outrun sparse ones.
 
-AMX multiplies sixteen times as many bfloat16 numbers in a cycle as vector instructions do. No kernel that picks single
-weights can make up for that at the sparsities of training, so these weights are spread out and their products dense.
+AMX multiplies sixteen times as many bfloat16 numbers in a cycle as vector instructions do. No kernel that picks weights
+one by one can make up for that at the sparsities of training, so these weights are spread out and their products dense.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ NAME = "dense products on AMX"
 
 
 def serves(layout: Layout, dtype: torch.dtype) -> bool:
-    """Whether this is the way for single weights of `dtype` on this processor (asked after `native.serves`)."""
+    """Whether this is the way for unstructured weights of `dtype` on this processor (asked after `native.serves`)."""
     return layout.block == (1, 1) and dtype == torch.bfloat16 and bool(library("single").has_tiles())
 
 

@@ -1,7 +1,7 @@
 """2:4 weights (two live of each four along the inputs) through the sparse tensor cores of NVIDIA GPUs.
 
 The weight stays dense in memory, with zeros; forward compresses it and multiplies at up to twice the dense rate. Both
-gradients are dense products: the transposed weight is not 2:4, and dW is wanted whole by whoever moves the mask.
+gradients are dense products: the transposed weight is not 2:4, and a mask update needs the whole dW.
 """
 
 import torch
@@ -34,7 +34,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Args:
         x: [..., in]; cast to autocast's dtype where autocast is on.
-        weight: [out, in], zeros where dead. Weights beyond two of four would be lost: `is_two_of_four` tells.
+        weight: [out, in], zeros where dead. Weights beyond two of four would be lost: check with `is_two_of_four`.
         bias: [out] or None.
 
     Returns:

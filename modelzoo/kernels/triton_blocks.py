@@ -27,7 +27,7 @@ def serves(layout: Layout, dtype: torch.dtype) -> bool:
 
 @triton.jit
 def _live(cols, k, end, C: tl.constexpr):
-    """Where live columns `k` stand in the input: (block, column within it, input)."""
+    """Where live columns `k` are in the input: (block, column within it, input)."""
     block, c = k // C, k % C
     return block, c, tl.load(cols + block, mask=k < end, other=0) * C + c
 

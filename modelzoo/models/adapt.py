@@ -7,9 +7,9 @@ from modelzoo.models.shapes import find_lora_targets, list_with_adapters, trains
 
 
 def adapt(model: GPTModel, init: Init, word_ids: list[int] | None = None) -> GPTModel:
-    """Attach what `init` asks for, and freeze the rest if it asks for that. Without either nothing changes.
+    """Attach the soft prompt and LoRA of `init`; freeze the rest if `init.base_frozen`. Without either nothing changes.
 
-    Values that files hold (`lora.path`, `soft_prompt.path`) come after it, by `interop.adapter_files.load_adapters`.
+    Values from files (`lora.path`, `soft_prompt.path`) are loaded after it, by `interop.adapter_files.load_adapters`.
 
     Args:
         word_ids: tokens of `soft_prompt.words`.
@@ -29,7 +29,7 @@ def adapt(model: GPTModel, init: Init, word_ids: list[int] | None = None) -> GPT
 
 
 def redraw(model: GPTModel) -> None:
-    """Begin a soft prompt anew, from the word embedding as it now is."""
+    """Initialise a soft prompt again, from the word embedding as it now is."""
     words = model.model.embedding_layer.word_embeddings
     if isinstance(words, soft_prompt.SoftPromptEmbedding):
         words.draw()

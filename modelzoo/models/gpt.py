@@ -29,6 +29,7 @@ ACTIVATIONS = {
 
 
 def norm(c: GPTConfig) -> nn.RMSNorm | nn.LayerNorm:
+    """The norm that `norm_type` names, over [..., hidden_size]."""
     if c.norm_type == "rmsnorm":
         return nn.RMSNorm(c.hidden_size, eps=c.layer_norm_epsilon)
     return nn.LayerNorm(c.hidden_size, eps=c.layer_norm_epsilon, bias=c.norm_type == "layernorm")
@@ -58,6 +59,8 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class Attention(nn.Module):
+    """Multi-head self-attention. muP scales the dot product by 1 / d instead of 1 / sqrt(d) (arXiv 2203.03466)."""
+
     def __init__(self, c: GPTConfig, layer: int):
         super().__init__()
         self.heads, self.dropout = c.num_heads, c.dropout_rate
@@ -75,6 +78,7 @@ class Attention(nn.Module):
             self.scale /= layer + 1
 
     def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+        """[b, t, hidden_size] to the same shape; `rope` and `mask` as `GPT.hidden` makes them."""
         b, t, _ = x.shape
         q, k, v = (
             proj(x).view(b, t, self.heads, -1).transpose(1, 2)  # [b, heads, t, head_dim]
@@ -87,7 +91,7 @@ class Attention(nn.Module):
 
 
 class FeedForwardLayer(nn.Module):
-    """One linear of the feed-forward block, with a second one beside it for gated activations."""
+    """One linear of the feed-forward block, with a second one for gated activations (arXiv 2002.05202)."""
 
     def __init__(self, into: int, out: int, bias: bool, activation: str | None):
         super().__init__()
@@ -98,12 +102,15 @@ class FeedForwardLayer(nn.Module):
         self.activation = ACTIVATIONS[activation or "linear"]
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., into] to [..., out]."""
         if self.gated:
             return self.linear_layer(x) * self.activation(self.linear_layer_for_glu(x))
         return self.activation(self.linear_layer(x))
 
 
 class FeedForward(nn.Module):
+    """hidden_size to filter_size and back, with the activation between."""
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.ffn = nn.ModuleList(
@@ -114,10 +121,13 @@ class FeedForward(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., hidden_size] to the same shape."""
         return self.ffn[1](self.ffn[0](x))
 
 
 class DecoderLayer(nn.Module):
+    """A pre-LN block: x + attention(norm1(x)), then x + ffn(norm3(x)). There is no norm2, as in Model Zoo."""
+
     def __init__(self, c: GPTConfig, layer: int):
         super().__init__()
         self.self_attn = Attention(c, layer)
@@ -127,17 +137,22 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(c.dropout_rate)
 
     def forward(self, x: Tensor, rope, mask) -> Tensor:
+        """[b, t, hidden_size] to the same shape."""
         x = x + self.dropout(self.self_attn(compute(self.norm1(x)), rope, mask))
         return x + self.dropout(self.ffn(compute(self.norm3(x))))
 
 
 class PositionEmbedding(nn.Module):
+    """Learned positions [rows, width], in a module of their own for Model Zoo's parameter name."""
+
     def __init__(self, rows: int, width: int):
         super().__init__()
         self.embed = nn.Embedding(rows, width)
 
 
 class EmbeddingLayer(nn.Module):
+    """Token embeddings plus learned or fixed positions. Rotary and ALiBi positions act in attention."""
+
     fpe: Tensor  # [max_position_embeddings, hidden_size], of fixed positions
 
     def __init__(self, c: GPTConfig):
@@ -150,10 +165,11 @@ class EmbeddingLayer(nn.Module):
             half = c.hidden_size // 2
             rates = torch.exp(torch.arange(half) * -(math.log(1e4) / max(half - 1, 1)))
             angles = torch.arange(c.max_position_embeddings).unsqueeze(1) * rates
-            # sin and cos of one rate stand side by side, as tensor2tensor and the zoo lay them
+            # sin and cos of one rate are neighbours, as tensor2tensor and the zoo lay them
             self.register_buffer("fpe", torch.stack((angles.sin(), angles.cos()), -1).flatten(1), persistent=False)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor) -> Tensor:
+        """[b, t] ids and [1 or b, t] positions to [b, t, hidden_size]."""
         x = self.word_embeddings(input_ids)
         if self.kind == "learned":
             x = x + self.position_embeddings.embed(position_ids + self.offset)
@@ -163,6 +179,8 @@ class EmbeddingLayer(nn.Module):
 
 
 class Decoder(nn.Module):
+    """The list of layers. `GPT.hidden` runs them."""
+
     def __init__(self, c: GPTConfig):
         super().__init__()
         self.layers = nn.ModuleList([DecoderLayer(c, i) for i in range(c.num_hidden_layers)])
@@ -281,7 +299,14 @@ class GPTModel(nn.Module):
         return loss / denominator
 
     def score(self, batch: Mapping[str, Tensor], rows: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
-        """Summed loss, right next-token guesses and counting tokens of a batch, its logits `rows` at a time."""
+        """Measure a batch for validation, its logits `rows` at a time.
+
+        Args:
+            batch: as in `forward`.
+
+        Returns:
+            Summed loss in nats, correct next-token predictions, and tokens that count: scalars.
+        """
         hidden = self.model.hidden(batch["input_ids"], batch.get("position_ids"), batch.get("attention_span")).flatten(
             0, 1
         )

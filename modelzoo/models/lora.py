@@ -1,4 +1,4 @@
-"""LoRA: low-rank updates beside frozen linear weights (arXiv 2106.09685), initialised and scaled as PEFT does."""
+"""LoRA: low-rank updates of frozen linear weights (arXiv 2106.09685), initialised and scaled as PEFT does."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from modelzoo.names import LORA_A, LORA_B, is_lora
 
 
 class LoRALinear(nn.Linear):
-    """A linear with `lora_A` [r, in] and `lora_B` [out, r] beside its weight: y = W x + b + alpha / r * B A x.
+    """A linear with `lora_A` [r, in] and `lora_B` [out, r] next to its weight: y = W x + b + alpha / r * B A x.
 
     The weight keeps its name and place, masks included: what is dead in W stays dead there.
     """
@@ -28,19 +28,20 @@ class LoRALinear(nn.Linear):
         self.lora_B = nn.Parameter(linear.weight.new_zeros(self.out_features, config.r))
 
     def forward(self, input: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
         low = F.linear(F.dropout(input, self.dropout, self.training) if self.dropout else input, self.lora_A)
         return super().forward(input) + F.linear(low, self.lora_B) * self.scale
 
 
 def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> None:
-    """Replace the modules `targets` (`shapes.lora_targets`) by LoRA's. At the start they compute what they did.
+    """Replace the modules `targets` (`shapes.find_lora_targets`) by LoRA's. At the start they compute what they did.
 
     A is drawn from PEFT's kaiming uniform, keyed by seed and name; B is zero.
     """
     for name in targets:
         parent, _, last = name.rpartition(".")
         linear = model.get_submodule(name)
-        assert isinstance(linear, nn.Linear), name  # `lora_targets` names no other
+        assert isinstance(linear, nn.Linear), name  # `find_lora_targets` names no other
         made = LoRALinear(linear, config)
         setattr(model.get_submodule(parent), last, made)
         if made.weight.device.type not in ("meta", "lazy"):
@@ -51,7 +52,11 @@ def attach(model: GPTModel, config: LoRA, targets: Iterable[str], seed: int) -> 
 
 
 def merge(weights: Mapping[str, Tensor], config: LoRA) -> dict[str, Tensor]:
-    """Weights by name with every update added to its weight, and no LoRA entries left. Masked zeros fill up."""
+    """Add every update to its weight: W + alpha / r * B A, summed in float64.
+
+    Returns:
+        Weights by name, without LoRA's entries. Masked zeros do not stay zero.
+    """
     out = {n: w for n, w in weights.items() if not is_lora(n)}
     for name in [n.removesuffix(LORA_A) for n in weights if n.endswith(LORA_A)]:
         a, b = weights[name + LORA_A].double(), weights[name + LORA_B].double()

@@ -23,6 +23,7 @@ class Shape(NamedTuple):
 
     @property
     def numel(self) -> int:
+        """How many numbers it holds."""
         return math.prod(self.size)
 
 
@@ -67,7 +68,7 @@ def list_parameters(config: GPTConfig) -> dict[str, Shape]:
 
 
 def list_with_adapters(init: Init) -> dict[str, Shape]:
-    """`parameters` of the config's model with its soft prompt and LoRA, in the model's own order."""
+    """`list_parameters` of the config's model with its soft prompt and LoRA, in the model's own order."""
     table = list_parameters(init.model)
     if init.lora is not None:
         chosen = find_lora_targets(init.model, init.lora)

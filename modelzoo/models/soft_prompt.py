@@ -1,7 +1,7 @@
 """Learned soft-prompt vectors as further rows of the word embedding: ids from vocab_size on select them.
 
 Their place in a sequence is therefore the data's choice, and whatever the model does to word embeddings (positions,
-scale, norm, dropout) it does to them. The output head does not know them.
+scale, norm, dropout) it does to them. The output head has no rows for them.
 """
 
 import torch
@@ -19,7 +19,7 @@ class SoftPromptEmbedding(nn.Embedding):
 
     Args:
         words: the embedding to extend; its weight is shared, not copied.
-        config: how many vectors, and what they begin as.
+        config: how many vectors, and how they are initialised.
         seed: for random beginnings.
         word_ids: token ids of `config.words`, with init: words.
         rows: [tokens, hidden_size], with init: file; zeros until they are set.
@@ -47,7 +47,7 @@ class SoftPromptEmbedding(nn.Embedding):
 
     @torch.no_grad()
     def draw(self) -> None:
-        """The vectors' beginning, from the word embedding as it now is (so again after weights are loaded).
+        """Initialise the vectors from the word embedding as it now is (so again after weights are loaded).
 
         random: normal, with the standard deviation of the embedding's entries; words: the rows of `word_ids`;
         vocab_mean: the mean row; sample_vocab: different rows by chance; file: the rows given. Depends on nothing but

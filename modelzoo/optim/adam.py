@@ -1,8 +1,8 @@
 """Adam and AdamW on torch's fused kernel, with bias correction by each weight's own age where weights are regrown.
 
 Adam divides its moments by 1 - beta^t because they start at zero. A weight regrown at step t0 starts there again: with
-the global t its second moment is taken at face value while it is still far too small, and the first update comes out
-6.6 times too large at beta2 = 0.999. So a regrown weight counts from its own birth: t - t0.
+the global t its second moment is taken at face value while it is still far too small, and the first update is
+6.6 times too large at beta2 = 0.999. So a regrown weight counts its own age: t - t0.
 """
 
 import inspect
@@ -30,7 +30,7 @@ class AgedAdam(torch.optim.Adam):
         betas, eps: as in Adam (arXiv 1412.6980).
         decoupled: AdamW's weight decay (arXiv 1711.05101) instead of L2.
         correct_bias: divide the moments by 1 - beta^t.
-        aged: parameters that carry `born` (int32, each weight's step of birth; 0 from the start).
+        aged: parameters whose state has `born`: int32 of their shape, the step at which each weight was regrown, or 0.
         raw_eps: add eps to the root of the second moment before its bias correction, as cerebras.pytorch does.
     """
 
@@ -64,6 +64,7 @@ class AgedAdam(torch.optim.Adam):
 
     @torch.no_grad()
     def step(self, closure=None):
+        """One step of every parameter with a gradient; young weights are corrected by their own age."""
         if self.raw_eps is not None:  # sqrt(v) + eps, corrected: sqrt(v / c) + eps / sqrt(c) with c = 1 - beta2^t
             for group in self.param_groups:
                 count = self._count(group["params"][0]) + 1

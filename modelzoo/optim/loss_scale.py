@@ -23,8 +23,8 @@ class LossScale:
     def make(cls, precision: Precision, dtype: str) -> "LossScale":
         """The scale for the arithmetic that is used.
 
-        bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there. float16 that stands
-        in for another format has a dynamic one, whatever was asked for that format.
+        bfloat16 and float32 need none: their range is float32's, so a dynamic scale stays 1 there. float16 in
+        place of another format has a dynamic one, whatever was asked for that format.
 
         Args:
             dtype: float32, bfloat16, float16 or cbfloat16.
@@ -55,5 +55,5 @@ class LossScale:
 
     @property
     def can_fall(self) -> bool:
-        """Whether an overflow may still be mended by a smaller scale."""
+        """Whether an overflow can still be avoided by a smaller scale."""
         return self.dynamic and self.scale > self.low

@@ -23,7 +23,7 @@ def rate_at(init: Init, step: int) -> float:
 
 
 def length(scheduler: c.LR) -> int | None:
-    """The step from which on a schedule has nothing new to say; None for one that goes on for ever."""
+    """The step after which a schedule no longer changes the rate; None for one without an end."""
     match scheduler:
         case c.PolynomialLR() | c.LinearLR() | c.CosineDecayLR():
             return scheduler.total_iters

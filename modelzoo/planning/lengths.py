@@ -25,8 +25,8 @@ def count_epoch(doc: Document) -> None:
     init, fit = trainer.get("init"), trainer.get("fit")
     loop = init.get("loop") if isinstance(init, dict) else None
     try:
-        loader = DataLoader.model_validate(fit["train_dataloader"])
-    except (TypeError, KeyError, ValidationError):
+        loader = DataLoader.model_validate(fit.get("train_dataloader") if isinstance(fit, dict) else None)
+    except ValidationError:
         return  # what is wrong with it is said when the whole config is validated
     examples = loader.num_samples or manifest.count_examples(loader)
     if isinstance(loop, dict) and loop.get("num_epochs") and examples and examples >= loader.batch_size:

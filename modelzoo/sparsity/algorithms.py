@@ -27,7 +27,7 @@ class Static:
 
     @property
     def ages(self) -> bool:
-        """Whether weights come to life during training and count Adam's bias correction from their own birth."""
+        """Whether weights regrow during training and Adam corrects their bias by their own age."""
         return self.changes and self.group.compat is None
 
     def target(self, step: int) -> float:
@@ -76,6 +76,7 @@ class GMP(Static):
     changes = True
 
     def update_mask(self, name, weight, mask, grad, step, k):
+        """Keep the k largest of the live weights."""
         return self.choose(torch.where(mask, weight.abs(), masks.DEAD), k)
 
 
@@ -85,20 +86,22 @@ class SET(Static):
     changes = True
 
     def drop_fraction(self, step: int) -> float:
-        """The share of live weights that gives up its place at `step`."""
+        """The share of live weights that is dropped at `step`."""
         if self.group.drop_fraction is None:
             return 0.3
         return schedules.value(self.group.drop_fraction, step, self.group.update)
 
     def grow_score(self, name: str, weight: Tensor, grad: Tensor | None, step: int) -> Tensor:
+        """Scores of weight's shape by which dead weights are grown: random."""
         return masks.random_scores(weight, self.seed, name, step)
 
     def update_mask(self, name, weight, mask, grad, step, k):
+        """Drop the smallest live weights, grow the dead ones with the highest `grow_score`, as many in each row."""
         groups = self.rows(mask).shape[0]
         per_group = live_count(int(mask.sum()) // groups, self.drop_fraction(step))
         keep = min(per_group * groups, k)  # a rising sparsity drops more than drop_fraction asks
         kept = self.choose(torch.where(mask, weight.abs(), masks.DEAD), keep)
-        # A weight dropped here may win its place back; then it never left, and keeps its value and its moments.
+        # A weight dropped here may be grown again at once; then it never left, and keeps its value and its moments.
         score = torch.where(kept, masks.DEAD, self.grow_score(name, weight, grad, step))
         return kept | self.choose(score, k - keep)
 
@@ -109,6 +112,7 @@ class RigL(SET):
     needs_gradient = True
 
     def grow_score(self, name, weight, grad, step):
+        """The dense gradient's magnitudes."""
         assert grad is not None  # needs_gradient
         return grad.abs()
 

@@ -1,4 +1,4 @@
-"""Sparsity of a model in training: masks held on weights, gradients and optimizer state, exactly, at every step.
+"""Sparsity of a model in training: weights, gradients and optimizer state are masked exactly at every step.
 
 Per optimizer step, in this order:
     sparsity.mask_gradients(step)           after the last micro-batch's backward, before clipping
@@ -71,7 +71,7 @@ class Sparsity:
 
     def __init__(self, groups: list[Group]):
         self.groups = groups
-        self.notes: list[str] = []  # what to say about how weights are stored
+        self.notes: list[str] = []  # lines about how weights are stored
         self._index()
 
     def _index(self) -> None:
@@ -92,7 +92,7 @@ class Sparsity:
 
         Args:
             model: the model, on its device, with float32 weights.
-            shapes: its parameters by name (`models.shapes.parameters`).
+            shapes: its parameters by name (`models.shapes.list_parameters`).
             configs: the `sparsity` section.
             seed: for groups without a seed of their own.
             dtype: of activations.
@@ -111,8 +111,8 @@ class Sparsity:
         sparsity = cls(groups)
         sparsity.draw()
         for group in groups:
-            group.parameters, said = store_group(model, group.algorithm.group, group.parameters, dtype)
-            sparsity.notes += said
+            group.parameters, notes = store_group(model, group.algorithm.group, group.parameters, dtype)
+            sparsity.notes += notes
         sparsity._index()
         return sparsity
 
@@ -152,6 +152,7 @@ class Sparsity:
 
     @property
     def parameters(self) -> list[SparseParameter]:
+        """The sparse parameters of all groups, in order."""
         return [p for group in self.groups for p in group.parameters]
 
     @property
@@ -201,7 +202,8 @@ class Sparsity:
         """Change masks if `step` (optimizer steps taken, this one included) is an update step.
 
         A weight that loses its place is zeroed, and so is its optimizer state; one that gains a place starts at zero
-        with fresh moments, born now (`state[weight]["born"]`, where the optimizer keeps ages).
+        with fresh moments, and the optimizer's step is recorded as its birth (`state[weight]["born"]`, where there is
+        one), so that bias correction restarts.
 
         Returns:
             How many live weights gave up their place.

@@ -76,6 +76,7 @@ class Static(ours.Static):
         return int(((1 - level) * torch.tensor(row, dtype=torch.float32)).int())
 
     def rows(self, scores: Tensor) -> Tensor:
+        """One row, or one per balanced group."""
         return masks.as_rows(scores, self.group.balance_in_groups, self.group.balance_out_groups)
 
     def choose(self, scores: Tensor, k: int) -> Tensor:
@@ -85,12 +86,15 @@ class Static(ours.Static):
         return masks.from_rows(chosen, scores.shape, self.group.balance_in_groups)
 
     def init_mask(self, name, weight, k):
+        """All ones where masks change and step 0 is no update step; else the first mask, with k in float32."""
         if self.changes and not schedules.is_update(self.group.update, 0):
             return torch.ones_like(weight, dtype=torch.bool)
         return super().init_mask(name, weight, self.k(self.rows(weight).shape[-1], 0))
 
 
 class GMP(Static):
+    """cerebras.pytorch's GMP: the k largest weights, dead ones included as zeros."""
+
     changes = True
 
     def update_mask(self, name, weight, mask, grad, step, k):
@@ -98,6 +102,8 @@ class GMP(Static):
 
 
 class SET(Static, ours.SET):
+    """cerebras.pytorch's SET: its drops and counts in float32."""
+
     changes = True
 
     def update_mask(self, name, weight, mask, grad, step, k):

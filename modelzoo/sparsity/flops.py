@@ -29,6 +29,7 @@ class Cost(NamedTuple):
 
     @property
     def total(self) -> int:
+        """The sum of the three."""
         return self.linear + self.attention + self.head
 
 
@@ -45,7 +46,7 @@ def count_per_token(
     Embeddings are looked up and not multiplied, so they cost nothing, but for the head, which a tied embedding is too.
 
     Args:
-        shapes: every parameter (`models.shapes.with_adapters`), the word embedding before other embeddings.
+        shapes: every parameter (`models.shapes.list_with_adapters`), the word embedding before other embeddings.
         context: tokens of a sequence.
         live: live weights by name; others are whole.
         frozen: names of weights that do not train: no gradient of theirs is made.
@@ -60,7 +61,7 @@ def count_per_token(
             linear += (4 if name in frozen else 6) * on
             if name in dense_gradient and name not in frozen:
                 linear += 2 * (full - on)
-    kinds = {shape.kind: name for name, shape in reversed(shapes.items())}  # the first of each kind
+    kinds = {shape.kind: name for name, shape in reversed(list(shapes.items()))}  # the first of each kind
     passes = 4 if kinds.get("head", kinds["embedding"]) in frozen else 6
     attention = 12 * model.num_hidden_layers * context * model.inner_dim
     return Cost(linear, attention, passes * model.hidden_size * model.vocab_size)

@@ -1,7 +1,7 @@
-"""The FLOPs that a run has taken, step by step, beside those of the same steps with every weight on.
+"""The FLOPs that a run has taken, step by step, and those of the same steps with every weight on.
 
-Each step is counted by `flops.per_token` with the masks as they are. Counted, not measured: what the device really
-multiplies is another matter.
+Each step is counted by `flops.count_per_token` with the masks as they are. Counted, not measured: what the device
+really multiplies is another matter.
 """
 
 from collections.abc import Collection, Mapping

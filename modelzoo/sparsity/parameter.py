@@ -27,6 +27,7 @@ class SparseParameter:
         self.set_mask(torch.ones_like(weight, dtype=torch.bool))
 
     def set_mask(self, mask: Tensor) -> None:
+        """Record a mask [out, in]; the weight stays as it is."""
         self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
 
     @property
@@ -48,9 +49,10 @@ class SparseParameter:
         return x
 
     def move(self, mask: Tensor, state: MutableMapping[str, Any], weight: Tensor | None = None) -> None:
-        """Live where `mask` says. What is dead becomes zero, what grows starts at zero, in the optimizer's `state` too.
+        """Change the mask. What is dead becomes zero, what grows starts at zero, in the optimizer's `state` too.
 
         Args:
+            mask: [out, in] bool, True where weights live.
             weight: [out, in] to take values from; default: its own.
         """
         if weight is not None:
@@ -103,6 +105,7 @@ class PackedLinear(nn.Module):
         self.register_parameter("bias", linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
         return packed.linear(x, self.weight, self.layout, self.bias, self.probe)
 
 
@@ -115,6 +118,7 @@ class SemiStructuredLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, input: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
         return semi_structured.linear(input, self.weight, self.bias)
 
 
@@ -127,6 +131,7 @@ class PackedParameter(SparseParameter):
 
     @property
     def layout(self) -> packed.Layout:
+        """Where the live blocks are."""
         return self.module.layout
 
     @property

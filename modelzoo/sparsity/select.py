@@ -13,8 +13,11 @@ from modelzoo.config.sparsity import SparsityGroup
 class ShapeLike(Protocol):
     """What is known of a parameter before it exists: its `size` and its `kind` (linear, embedding, norm, ...)."""
 
-    size: tuple[int, ...]
-    kind: str
+    @property
+    def size(self) -> tuple[int, ...]: ...
+
+    @property
+    def kind(self) -> str: ...
 
 
 def select_parameters(shapes: Mapping[str, ShapeLike], groups: Sequence[SparsityGroup]) -> list[list[str]]:

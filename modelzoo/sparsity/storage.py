@@ -20,20 +20,20 @@ NARROWEST = 256  # shorter side of a weight below which a dense product is as fa
 def store_group(
     model: nn.Module, group: SparsityGroup, parameters: Sequence[SparseParameter], dtype: torch.dtype
 ) -> tuple[list[SparseParameter], list[str]]:
-    """Replace the linears of `model` whose weights are to be packed or compressed, as the group's `storage` says.
+    """Replace the linears of `model` whose weights are to be packed or compressed, by the group's `storage`.
 
     Args:
         parameters: the group's, whole, with their first masks.
         dtype: of activations.
 
     Returns:
-        The group's parameters as they are stored now, and what to say about it, a line each.
+        The group's parameters as they are stored now, and a line about each way of storing.
     """
     if group.may_compress:
         return list(parameters), _compress(model, parameters, dtype)
     if not group.may_pack:
         return list(parameters), []
-    done, said = [], Counter()
+    done, counts = [], Counter()
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
@@ -46,14 +46,14 @@ def store_group(
             module = PackedLinear(linear, layout)
             _replace(model, path, module)
             p = PackedParameter(p, module)
-        said[f"live blocks alone: {how}" if why is None else f"whole under masks: {why} ({how})"] += 1
+        counts[f"live blocks alone: {how}" if why is None else f"whole under masks: {why} ({how})"] += 1
         done.append(p)
-    return done, [f"storage    {n} weights {how}" for how, n in said.items()]
+    return done, [f"storage    {n} weights {how}" for how, n in counts.items()]
 
 
 def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: torch.dtype) -> list[str]:
-    """Let the linears of 2:4 weights multiply on sparse tensor cores where there are some; what to say about it."""
-    said = Counter()
+    """Let the linears of 2:4 weights multiply on sparse tensor cores where there are some; returns lines about it."""
+    counts = Counter()
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
@@ -62,8 +62,8 @@ def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: to
             why = semi_structured.unavailable(p.weight, dtype)
             if not why:
                 _replace(model, path, SemiStructuredLinear(linear))
-        said[f"multiplied whole: {why}" if why else "compressed in each product, on sparse tensor cores"] += 1
-    return [f"storage    {n} weights 2:4 under masks, {how}" for how, n in said.items()]
+        counts[f"multiplied whole: {why}" if why else "compressed in each product, on sparse tensor cores"] += 1
+    return [f"storage    {n} weights 2:4 under masks, {how}" for how, n in counts.items()]
 
 
 def _replace(model: nn.Module, path: str, module: nn.Module) -> None:

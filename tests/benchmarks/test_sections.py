@@ -130,7 +130,7 @@ def test_what_it_says_of_a_section_is_in_its_blocks(bench):
 def test_the_table_is_made_of_the_sections(bench, made):
     s = bench.sections
     blocks = made(
-        made.block("step-bf16", made.step("bfloat16", 768, **{"75% 32x32": 1.7, "75% single weights": 1.3})),
+        made.block("step-bf16", made.step("bfloat16", 768, **{"75% 32x32": 1.7, "75% unstructured": 1.3})),
         made.block("wide-bf16", made.step("bfloat16", 1536, **{"75% 32x32": 2.4})),
         made.block("linear-bf16", made.linear("bfloat16", 1024, 2.9, 3.1)),
         made.block("linear-bf16-2048", made.linear("bfloat16", 2048, 9.9, 9.9)),
@@ -157,6 +157,13 @@ def test_mask_keeping_that_was_timed_otherwise_does_not_count(bench):
     assert not bench.figures.read([head + "static: keeping masks 20.72 ms a step, 2.77% of a dense step"]).masks
     new = "static: keeping masks adds 2.00 ms to a step, 0.27% of a dense step"
     assert bench.figures.read([head + new]).masks == {("float32", 384, "static"): 0.27}
+
+
+def test_the_older_name_of_a_pattern_is_read(bench, made):
+    output = made.step("bfloat16", 768, **{"75% unstructured": 1.3})
+    found = bench.figures.read([output]).steps
+    assert found["bfloat16", 768, "75% unstructured"] == 1.3
+    assert bench.figures.read([output.replace("unstructured", "single weights")]).steps == found
 
 
 def test_the_words_follow_the_figures(bench, made):

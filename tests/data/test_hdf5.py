@@ -286,7 +286,7 @@ REFUSED = {
     virtual: "external and virtual data is refused",
     lambda p: write_shard(p, examples(4)[0]): r"is \[3, 8\]; shards are",
     lambda p: write_shard(p, examples(4)[:, :2]): r"is \[4, 2, 8\]; shards are \[n, 3 or 5, msl\]",
-    lambda p: write_shard(p, examples(4), n_examples=5): "says n_examples = 5 but holds 4",
+    lambda p: write_shard(p, examples(4), n_examples=5): "declares n_examples = 5 but holds 4",
     lambda p: write_shard(p, examples(4).astype(np.float32)): "holds float32, not integers",
     lambda p: write_shard(p, examples(4)[:0], n_examples=0): "holds no example",
     lambda p: write_shard(p, np.arange(100, dtype=np.int32)): "give max_sequence_length",
@@ -309,7 +309,7 @@ def test_folders_and_lengths_that_do_not_fit(tmp_path, folder):
     with pytest.raises(UserError, match=r"empty: holds no HDF5 shard"):
         opened(tmp_path / "empty")
     write_shard(tmp_path / "long" / "x.h5", examples(3, msl=16))
-    with pytest.raises(UserError, match=r"long/x\.h5: \[3, 16\] beside .*output_chunk_0_0\.h5: \[3, 8\]"):
+    with pytest.raises(UserError, match=r"long/x\.h5: \[3, 16\] but .*output_chunk_0_0\.h5: \[3, 8\]"):
         opened(folder, tmp_path / "long")
     with pytest.raises(UserError, match="sequences of 8 tokens, but max_sequence_length is 16"):
         opened(folder, max_sequence_length=16)

@@ -1,4 +1,4 @@
-"""The command line: quick help with examples, one clear line for what the user can mend, and every verb once."""
+"""The command line: quick help with examples, one clear line for what the user can correct, and every verb once."""
 
 import json
 import subprocess

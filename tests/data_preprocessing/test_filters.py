@@ -18,7 +18,7 @@ LONG = "Some title of an article\n" + "The abstract goes on for a while and says
 
 def reason(document: Document, kinds: Kinds | None = None, benchmark=None, **settings) -> str:
     chain = filters.build(Filters(**settings), kinds or Kinds(), benchmark)
-    return filters.REASONS[filters.judge(document, chain)]
+    return filters.REASONS[filters.find_reason(document, chain)]
 
 
 @pytest.mark.parametrize(
@@ -171,5 +171,5 @@ def test_real_test_sets(shared_data):
     with open(paths[1]) as f:
         for pmid, entry in list(json.load(f).items())[:50]:
             text = "\n".join(entry["CONTEXTS"])
-            assert benchmark.judge(Document("k", text, pmid=pmid)) == "benchmark_pmid"
-            assert benchmark.judge(Document("k", text, pmid="1")) == "benchmark_overlap"
+            assert benchmark.find_overlap(Document("k", text, pmid=pmid)) == "benchmark_pmid"
+            assert benchmark.find_overlap(Document("k", text, pmid="1")) == "benchmark_overlap"

@@ -114,7 +114,7 @@ def bad_chunks(f, tmp):
         (lambda f, t: f.create_dataset("data", data=np.ones((2, 3, 4))), "not integers"),
         (lambda f, t: f.create_dataset("data", data=np.ones((2, 4, 4), int)), r"is \[2, 4, 4\]; shards are"),
         (lambda f, t: f.create_dataset("data", data=np.ones((2, 4), int)), r"is \[2, 4\]; shards are"),
-        (lambda f, t: (f.create_dataset("data", data=some()), f.attrs.update(n_examples=3)), "says n_examples = 3"),
+        (lambda f, t: (f.create_dataset("data", data=some()), f.attrs.update(n_examples=3)), "declares n_examples = 3"),
     ],
 )
 def test_hostile_hdf5(tmp_path, make, message):

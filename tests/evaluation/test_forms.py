@@ -85,7 +85,7 @@ def test_pubmedqas_test_set_comes_from_the_authors_file(tmp_path):
     ("files", "said"),
     [
         ({"folds": {}}, r"pqal_folds.json: has no train ids for pqal_fold0"),
-        ({"folds": {"pqal_fold0": {"train": ["1", "1"]}}}, r"pqal_fold0.train: id 1 stands twice"),
+        ({"folds": {"pqal_fold0": {"train": ["1", "1"]}}}, r"pqal_fold0.train: id 1 occurs twice"),
         ({"folds": {"pqal_fold0": {"train": ["1", "77"]}}}, r"lacks 1 of the split's 2 questions: 77|lacks 1 .*77"),
         ({"folds": '{"pqal_fold0": '}, r"pqal_folds.json:1: is not valid JSON"),
         (
@@ -96,7 +96,7 @@ def test_pubmedqas_test_set_comes_from_the_authors_file(tmp_path):
             {"questions": {"1": {"QUESTION": "?"}, "2": question()}},
             r"pqal_cv_500.json: 1: has no QUESTION with CONTEXTS",
         ),
-        ({"questions": '{"1": {}, "1": {}}'}, r"pqal_cv_500.json: id 1 stands twice"),
+        ({"questions": '{"1": {}, "1": {}}'}, r"pqal_cv_500.json: id 1 occurs twice"),
         ({"questions": "[1]"}, r"is not an object of PMID"),
     ],
 )
@@ -139,7 +139,7 @@ def test_hoc_by_its_three_protocols(tmp_path):
     [
         (HEAD + "0_0,99_1\tx\t1_s0\n", r"train.tsv:2: unknown label '99_1'"),
         (HEAD + "0_0\tx\n", r"train.tsv:2: has 2 columns, the first line names 3"),
-        (HEAD + "0_0\tx\t1_s0\n0_0\ty\t1_s0\n", r"train.tsv: id 1_s0 stands twice"),
+        (HEAD + "0_0\tx\t1_s0\n0_0\ty\t1_s0\n", r"train.tsv: id 1_s0 occurs twice"),
         (HEAD, r"train.tsv: holds no example"),
         ("labels\tindex\n0_0\t1_s0\n", r"train.tsv:2: has no column 'sentence'"),
     ],
@@ -183,7 +183,7 @@ def test_pubtator_of_bad_files(old, new, said):
 def test_a_repeated_document_counts_once_and_another_of_its_id_is_an_error():
     once = list(pubtator.examples("f", PUBTATOR, sentences=True))
     assert list(pubtator.examples("f", f"{PUBTATOR}\n{PUBTATOR}", sentences=True)) == once
-    with pytest.raises(UserError, match=r"f:\d+: document 2 stands twice, with other words"):
+    with pytest.raises(UserError, match=r"f:\d+: document 2 occurs twice with different words"):
         list(pubtator.examples("f", f"{PUBTATOR}\n{PUBTATOR.replace('At all', 'at ALL')}", sentences=True))
 
 

@@ -202,5 +202,5 @@ def test_words_are_read_as_gpt2_reads_them(shared_data):
     """`trainer.init.tokenizer` may be a folder of GPT-2's own files; its ids of `Hello world` are well known."""
     init = {"soft_prompt": {"tokens": 2, "init": "words", "words": "Hello world"}}
     assert encode_prompt_words(config(**init, tokenizer=str(shared_data / "gpt2_bpe"))) == [15496, 995]
-    with pytest.raises(UserError, match=r"no tokenizer\.json beside the training data .* .*trainer\.init\.tokenizer"):
+    with pytest.raises(UserError, match=r"no tokenizer\.json next to the training data .* .*trainer\.init\.tokenizer"):
         encode_prompt_words(config(**init))

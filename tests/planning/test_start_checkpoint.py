@@ -47,7 +47,7 @@ def test_the_tokenizer_beside_the_data_is_found_by_all_that_look_for_it(tmp_path
         lambda: start_checkpoint.find_tokenizer_path(config.trainer.init, str(checkpoint)),
         lambda: encode_prompt_words(config),
     ):
-        with pytest.raises(UserError, match=r"no tokenizer.json beside .*trainer.init.tokenizer=PATH"):
+        with pytest.raises(UserError, match=r"no tokenizer.json next to .*trainer.init.tokenizer=PATH"):
             looks()
     assert list_files(None, config) == []
     written = write_tokenizer(tmp_path / place, gpt2)

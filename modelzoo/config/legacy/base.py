@@ -128,7 +128,7 @@ class Upgrade:
 
     def put(self, place: str, value: Any, source: Path | None = None, kind: str = "moved") -> None:
         """Write `value` at `place` (dotted, under trainer); its marks are those of `source`."""
-        *parents, last = path = tuple(int(p) if p.isdigit() else p for p in place.split("."))
+        *parents, last = path = place.split(".")
         target = self.new
         for part in parents:
             target = target.setdefault(part, {})
