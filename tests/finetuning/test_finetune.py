@@ -335,3 +335,15 @@ def test_a_config_of_another_model_is_refused(world, tmp_path, capsys):
     assert "num_heads" in refused(capsys, *args)
     with pytest.raises(UserError):
         load(config, Config, ["trainer.finetune.seeds=[1, 1]"])
+
+
+@pytest.mark.parametrize(("length", "times"), [(50, 1), (2, 0)])
+def test_a_rate_schedule_of_another_length_is_reported(world, tmp_path, capsys, length, times):
+    decay = {"initial_learning_rate": 1e-3, "end_learning_rate": 0.0, "total_iters": length}
+    optimizer = {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.0}}
+    sections = {"optimizer": optimizer, "schedulers": [{"LinearLR": decay}], "loop": {"max_steps": 2}}
+    config = write_config(world, tmp_path / "c.yaml", **sections)
+    command = ("CPU", "-m", "finetune", "-p", config, "-o", tmp_path / "o", "--checkpoint_path", world / "s75")
+    assert run_py(*command) == 0
+    printed = capsys.readouterr().err
+    assert printed.count(f"learning rate: its schedule is {length} steps long, the run 2") == times
