@@ -7,7 +7,7 @@ from typing import NamedTuple
 REPO = Path(__file__).resolve().parents[2]
 TOP = [REPO / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
 PAGES = [*TOP, *sorted((REPO / "docs").rglob("*.md"))]
-_FENCE = re.compile(r"^(```|~~~)(\w*)\n(.*?)^\1", re.M | re.S)
+_FENCE = re.compile(r"^( *)(```|~~~)(\w*)\n(.*?)^\1\2", re.M | re.S)  # in a list, too
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)|!\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -43,7 +43,7 @@ def links(page: Path) -> list[str]:
 def commands(page: Path) -> list[Command]:
     """The `python ...`, `mediswift ...` and `make ...` lines of fenced blocks, prompts and continuations undone."""
     found = []
-    for _, language, body in _FENCE.findall(page.read_text(encoding="utf-8")):
+    for _, _, language, body in _FENCE.findall(page.read_text(encoding="utf-8")):
         if language not in ("", "sh", "bash", "console"):
             continue
         screen = any(line.startswith("$ ") for line in body.splitlines())  # what a program said stands there too

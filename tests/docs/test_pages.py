@@ -1,19 +1,26 @@
 """Documentation that holds: every link leads somewhere, every command is one, and the reference is the schema."""
 
+import argparse
+import itertools
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from data_preprocessing import cli as data_cli
-from modelzoo import cli, verbs
+from modelzoo import cli, modes, verbs
+from modelzoo.config.errors import UserError
+from modelzoo.config.load import resolve, validate
+from modelzoo.config.trainer import Config
 from modelzoo.kernels.processor import TITLES
 from tests.docs import pages
 from tests.docs.pages import PAGES, REPO
 
 name = lambda page: str(page.relative_to(REPO))
+TEXTS = [p for p in PAGES if p.name != "reference.md"]  # which is made from the code
 COMMANDS = [c for page in PAGES for c in pages.commands(page)]
 
 
@@ -46,8 +53,6 @@ def _parse(words: list[str]) -> None:
     """Parse a command line as its program would; SystemExit or UserError where it would refuse."""
     if words[0] == "run.py" or words[0] == "mediswift":
         if words[1] in verbs.VERBS:
-            import argparse
-
             p = argparse.ArgumentParser(allow_abbrev=False)
             verbs.VERBS[words[1]].arguments(p)
             p.parse_args(words[2:])
@@ -86,7 +91,72 @@ def test_commands_are_commands(command, capsys):
             assert (REPO / word).exists(), f"{name(command.page)}: {word}"
 
 
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _parsers() -> list[argparse.ArgumentParser]:
+    """Every parser of our programs."""
+    found = [cli.parser(), data_cli.parser()]
+    for verb in verbs.VERBS.values():
+        found.append(argparse.ArgumentParser())
+        verb.arguments(found[-1])
+    for p in found:  # grows: a parser's verbs are parsers
+        subs = [a for a in p._actions if isinstance(a, argparse._SubParsersAction)]
+        found += [choice for a in subs for choice in a.choices.values()]
+    return found
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_modes_are_modes(page):
+    """In sentences, too. An old name may stand only where the new one does."""
+    for line in _text(page).splitlines():
+        for mode in re.findall(r"(?<!python )(?<![\w-])-m `?([a-z_]+)", line):
+            assert mode in modes.MODES or f"-m {modes.FORMER.get(mode)}" in line, f"{name(page)}: {line}"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_flags_are_flags(page):
+    """Of run.py, its verbs, data_preprocessing, a benchmark or a script; lines of other programs are theirs."""
+    known = {flag for p in _parsers() for a in p._actions for flag in a.option_strings}
+    for room in ("benchmarks", "scripts"):
+        for file in (REPO / room).glob("*.py"):
+            known |= set(re.findall(r'"(--[a-z][\w-]*)"', _text(file)))
+    for line in _text(page).splitlines():
+        if re.search(r"#SBATCH|sbatch |lm_eval --|tensorboard --", line):
+            continue
+        for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
+            assert flag in known, f"{name(page)}: {line}"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_paths_of_this_repository_are_there(page):
+    """Files and folders, from the top or, as docs/design.md writes them, from modelzoo/ or the page's folder."""
+    bases = (REPO, REPO / "modelzoo", page.parent)
+    rooms = {"configs", "docs", *(p.parent.name for p in (*REPO.glob("*/*.py"), *REPO.glob("modelzoo/*/*.py")))}
+    for path in re.findall(r"(?<![\w./~-])(?:[\w-]+/)+(?:[\w-]+\.(?:py|sh|yaml|md|svg)\b|(?=`))", _text(page)):
+        if path.split("/")[0] in rooms:
+            assert any((base / path).exists() for base in bases), f"{name(page)}: {path}"
+
+
+SETTINGS = [c for c in COMMANDS if "--set" in c.text and re.search(r"-p configs/\S+ -m (?!study)", c.text)]
+
+
+@pytest.mark.parametrize("command", SETTINGS, ids=lambda c: c.text[-60:])
+def test_settings_are_keys(command):
+    words = shlex.split(command.text, comments=True)
+    given = [b for a, b in itertools.pairwise(words) if a == "--set"]
+    doc = resolve(REPO / words[words.index("-p") + 1], Config, given)
+    model = resolve(REPO / "configs" / "demo" / "dense.yaml", Config).data["trainer"]["init"]["model"]
+    doc.data["trainer"]["init"].setdefault("model", model)  # fine-tuning takes it from a checkpoint
+    try:
+        validate(doc, Config)
+    except UserError as e:  # a page may show a mistake, with what is printed
+        assert f"error: {e}" in _text(command.page)
+
+
 def test_there_are_commands_to_check():
+    assert len(SETTINGS) > 4
     assert len(COMMANDS) > 40
 
 
