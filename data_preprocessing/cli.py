@@ -19,7 +19,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         host.prepare_process(sys.argv[1:] if argv is None else argv)
         args = parser().parse_args(argv)
-        return args.run(args) or 0
+        code = args.run(args) or 0
+        sys.stdout.flush()
+        return code
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
         return e.exit_code
@@ -32,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as e:
+        print(f"error: {host.explain_lost_output(e)}", file=sys.stderr)
+        return UserError.exit_code
 
 
 def parser() -> argparse.ArgumentParser:

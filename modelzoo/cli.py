@@ -171,6 +171,7 @@ def main(argv: list[str] | None = None) -> int:
             args = p.parse_args(argv)
             _settle_mode(args, p)
             _run(args, "run.py " + " ".join(argv))
+        sys.stdout.flush()
     except UserError as e:
         print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
         return e.exit_code
@@ -183,6 +184,9 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as e:
+        print(f"error: {host.explain_lost_output(e)}", file=sys.stderr)
+        return UserError.exit_code
     return 0
 
 
