@@ -55,6 +55,8 @@ class Filters(Frozen):
 
 
 class TokenizerConfig(Frozen):
+    """Which tokenizer turns text to ids, or how one is trained."""
+
     path: str = "train"  # tokenizer.json | folder with encoder.json + vocab.bpe (or vocab.json + merges.txt) | train
     vocab_size: int | None = Field(default=None, ge=257)  # train: size to reach (50257); given: what the model takes
     eos_token: str = "<|endoftext|>"
@@ -63,6 +65,8 @@ class TokenizerConfig(Frozen):
 
 
 class Objective(Frozen):
+    """What is trained on the examples, and how documents are cut and packed for it."""
+
     name: Literal["lm", "vsl", "fim", "prompt_completion"] = "lm"
     tail: Literal["pad", "drop"] = "pad"  # the last, unfilled window of each unit and split
     fim_rate: float = Field(default=0.5, ge=0, le=1)  # share of documents that are rearranged

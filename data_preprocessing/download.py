@@ -29,6 +29,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)$")
 
 @dataclass(frozen=True)
 class Settings:
+    """Where from, and how often to try."""
+
     base_url: str = BASE_URL
     retries: int = 5
     backoff: float = 1.0  # seconds before the first retry; doubled each time
@@ -36,7 +38,7 @@ class Settings:
 
 
 def run(args) -> int:
-    """The verb."""
+    """Run the verb `download`; returns the exit code."""
     settings = Settings(base_url=(args.base_url or BASE_URL).rstrip("/"), retries=args.retries)
     if not re.match(r"https?://", settings.base_url):
         raise UserError(f"--base_url {settings.base_url}: give an http(s) address")
@@ -131,7 +133,7 @@ def fetch(url: str, path: str, settings: Settings) -> tuple[str, int]:
 
 
 class _Again(Exception):
-    """A transfer that ended wrong and is worth another try."""
+    """A transfer that failed and may be tried again."""
 
 
 def _continue(url: str, part: str, settings: Settings) -> int:
@@ -202,7 +204,7 @@ def _file_md5(path: str) -> str:
 
 
 def _whole_gzip(path: str) -> None:
-    """Where no MD5 is published, gzip's own checksum has to do."""
+    """Where no MD5 is published, check gzip's own checksum."""
     try:
         with gzip.open(path) as f:
             while f.read(1 << 22):

@@ -36,10 +36,12 @@ class Extracted:
 
 
 def unit_path(work: str, step: str, index: int, suffix: str) -> str:
+    """The path of what `step` leaves for a unit or bucket."""
     return os.path.join(work, step, f"{index:05d}{suffix}")
 
 
 def save(path: str, extracted: Extracted) -> None:
+    """Write all arrays of a unit."""
     np.savez(path, **vars(extracted))
 
 
@@ -55,12 +57,12 @@ def load_columns(work: str, index: int, *names: str) -> tuple[np.ndarray, ...]:
 
 
 def marker(work: str, step: str, index: int) -> dict | None:
-    """What a finished step left, None where it has not finished."""
+    """The marker of a step, None where it has not finished."""
     return read_marker(work, step, index) if os.path.exists(unit_path(work, step, index, ".json")) else None
 
 
 def read_marker(work: str, step: str, index: int) -> dict:
-    """What a step left that has finished."""
+    """The marker of a finished step."""
     return read_json(unit_path(work, step, index, ".json"))
 
 

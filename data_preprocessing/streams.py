@@ -1,4 +1,4 @@
-"""Bytes of an input file, unpacked as they are read, with limits: no bomb, no truncation goes unnoticed."""
+"""Bytes of an input file, unpacked as they are read, with limits: a bomb or a truncated file is refused."""
 
 import codecs
 import hashlib

@@ -193,7 +193,7 @@ def write(folder: str, documents: int, seed: int, files: int) -> list[str]:
 
 
 def run(args) -> int:
-    """The verb."""
+    """Run the verb `synthetic`; returns the exit code."""
     paths = write(args.output, args.documents, args.seed, args.files)
     print(
         f"{args.output}: {args.documents:,} SYNTHETIC records in {len(paths)} files "

@@ -79,7 +79,11 @@ class Encoder:
         return _encode_fast(self.fast, texts)
 
     def check(self, texts: list[str]) -> None:
-        """Compare with the reference on these texts."""
+        """Compare with the reference on these texts.
+
+        Raises:
+            UserError: an id differs.
+        """
         if self.fast is None:
             return
         mine, reference = self.encode(texts), encode_reference(self.reference, texts)
@@ -88,6 +92,7 @@ class Encoder:
 
 
 def encode_reference(tokenizer, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """The same from Hugging Face `tokenizers`: flat ids (int32) and offsets [len(texts)+1] (int64)."""
     ids = [e.ids for e in tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
     offsets = np.zeros(len(ids) + 1, np.int64)
     np.cumsum([len(i) for i in ids], out=offsets[1:])
