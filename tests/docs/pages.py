@@ -18,16 +18,20 @@ class Command(NamedTuple):
     text: str
 
 
+def without_fences(page: Path) -> str:
+    return _FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
 def prose(page: Path) -> str:
     """The page without its fenced blocks and inline code."""
-    return re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    return re.sub(r"`[^`\n]*`", "", without_fences(page))
 
 
 def anchors(page: Path) -> set[str]:
     """What `#...` may name on a page: its headings, as GitHub spells them."""
     found: dict[str, int] = {}
     names = set()
-    for line in _FENCE.sub("", page.read_text(encoding="utf-8")).splitlines():
+    for line in without_fences(page).splitlines():
         if heading := re.match(r"#+ (.*)", line):
             text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1])
             slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")

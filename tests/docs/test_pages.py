@@ -108,6 +108,13 @@ def _parsers() -> list[argparse.ArgumentParser]:
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=name)
+def test_lines_are_short(page):
+    """At most 130 characters, but for tables and what programs print."""
+    for line in pages.without_fences(page).splitlines():
+        assert len(line) <= 130 or line.lstrip().startswith("|"), f"{name(page)}: {len(line)}: {line}"
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=name)
 def test_modes_are_modes(page):
     """In sentences, too. An old name may stand only where the new one does."""
     for line in _text(page).splitlines():
