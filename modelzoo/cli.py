@@ -82,7 +82,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--checkpoint_path",
         metavar="PATH",
-        help="start from this step folder or .mdl (finetune: or a run), not from the newest in -o",
+        help="start from this run folder, step folder or .mdl, where -o has no checkpoint of its own yet",
     )
     p.add_argument(
         "--restart", action="store_true", help="begin anew; what -o holds of an earlier run is moved to before_N in it"

@@ -18,6 +18,8 @@ from modelzoo.train_state import TrainState
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.required import require_optimizer
 
+# A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
+OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
 
@@ -92,7 +94,7 @@ def restore(
         raise UserError(
             f"{path}: was trained on other data (or another batch size or shuffle seed), so its position in the data "
             "means nothing here; restore the data, or start at its beginning with "
-            "--load_checkpoint_states model,optimizer,sparsity"
+            f"{OTHER} model,optimizer,sparsity"
         )
     _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None)
     _put_moments(run, moments)
@@ -160,7 +162,7 @@ def _check_names(path: str, ours, theirs, strict: bool, new: set[str]) -> None:
     if strict and missing and new.issuperset(missing) and not unknown:
         raise UserError(
             f"{path}: lacks {missing[0]}, which trainer.init.soft_prompt or lora adds; to start from its weights, "
-            "--load_checkpoint_states model (with sparsity, to keep its masks)"
+            f"{OTHER} model (with sparsity, to keep its masks)"
         )
     if strict and not missing and all(map(is_adapter, unknown)) and unknown:
         raise UserError(
@@ -211,11 +213,11 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
     if saved and not ours:
         raise UserError(
             f"{path}: is sparse ({len(saved)} masks), the config is dense; keep it sparse with the run's `sparsity` "
-            "section, or lift the masks explicitly: --load_checkpoint_states model"
+            f"section, or lift the masks explicitly: {OTHER} model"
         )
     if ours and not saved:
         raise UserError(
-            f"{path}: is dense, the config is sparse; start sparse from its weights with --load_checkpoint_states "
+            f"{path}: is dense, the config is sparse; start sparse from its weights with {OTHER} "
             "model (and init_method: topk to keep the largest)"
         )
     if different := sorted(ours ^ saved.keys()):
@@ -226,7 +228,7 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
             if not group.fits(p, saved[name_mask(p.name)]):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
-                    "set the checkpoint's, or draw new masks with --load_checkpoint_states model"
+                    f"set the checkpoint's, or draw new masks with {OTHER} model"
                 )
         for name, k in _counts(group, step).items():
             # Masks that change may come from cerebras.pytorch, which counts in float32.
@@ -236,7 +238,7 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
                 raise UserError(
                     f"{path}: {name} has {live} live weights, the config's {group.algorithm.group.algorithm} sparsity "
                     f"asks for {k}{when}; set the checkpoint's sparsity, or draw new masks with "
-                    "--load_checkpoint_states model"
+                    f"{OTHER} model"
                 )
 
 
@@ -253,7 +255,7 @@ def _moments(
     run: TrainState, path: str, files: Files, state: CheckpointState, strict: bool, absent: set[str]
 ) -> dict[nn.Parameter, dict[str, Tensor]]:
     """The checkpoint's optimizer state by parameter, checked against the run's."""
-    remedy = "start a new one with --load_checkpoint_states model,sparsity"
+    remedy = f"start a new one with {OTHER} model,sparsity"
     wanted = require_optimizer(run.init).name
     if state.optimizer != wanted:
         raise UserError(f"{path}: holds {state.optimizer} state, the config asks for {wanted}; {remedy}")

@@ -103,7 +103,7 @@ ONLY: dict[str, dict[str, tuple[Any, str]]] = {
         "experimental": ({}, "experimental listeners, which this trainer does not have"),
     },
     "model": {
-        "lora_params": (None, "LoRA, which this trainer does not have"),
+        "lora_params": (None, "LoRA in Model Zoo's form (here it is trainer.init.lora)"),
         "scale_glu_initialization": (False, "a rescaled GLU initialisation (give ffn_initializer)"),
         "compression": (None, "weight compression, which this trainer does not have"),
         "selective_grad": (None, "selective gradients, which this trainer does not have"),
