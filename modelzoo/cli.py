@@ -292,7 +292,7 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
 
     init = config.trainer.init
     folder = RunFolder.of(init, args.model_dir or init.model_dir)
-    there = "holds a run already, which -m train goes on with" if folder.begun else "new"
+    there = "holds a run already, which -m train resumes" if folder.begun else "new"
     print("\n".join([describe_plan(config, args.target), f"run        {folder.path}: {there}", *notes]))
 
 

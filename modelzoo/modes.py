@@ -19,7 +19,7 @@ WRITES = ("model_dir", "logging")
 
 
 class Mode(NamedTuple):
-    """One mode: what it says of itself, a command that uses it, and its flags beside -p, -m, --set and the device."""
+    """One mode: its help text, a command that uses it, and its flags besides -p, -m, --set and the device."""
 
     about: str
     example: str
@@ -33,7 +33,7 @@ MODES = {
         (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "model_dir", *CLUSTER),
     ),
     "train": Mode(
-        "pre-train, or go on with a run",
+        "pre-train, or resume a run",
         "-p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000",
         (*SHAPE, *LENGTH, *LOAD, "restart", *DRY, *WRITES, *CLUSTER),
     ),

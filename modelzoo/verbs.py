@@ -8,7 +8,7 @@ from modelzoo.config.arguments import Parser, positive_int
 
 
 class Verb(NamedTuple):
-    """One verb: what it says of itself, its arguments, and what it does with them."""
+    """One verb: its help text, its arguments, and what it does with them."""
 
     about: str
     example: str
@@ -44,7 +44,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("source", metavar="SOURCE", help="a Hugging Face GPT-2 folder with safetensors, or FILE.mdl")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face GPT-2 folder with safetensors, or FILE.mdl")
     p.add_argument("out", metavar="RUN", help="the run folder to make")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the config to go on with (a .mdl needs one)")
     p.add_argument("--weights", action="store_true", help="of a .mdl take weights and masks, not the optimizer's state")
@@ -53,13 +53,15 @@ def _import_arguments(p: argparse.ArgumentParser) -> None:
 def _import(args: argparse.Namespace) -> None:
     from modelzoo.interop.import_checkpoint import import_checkpoint
 
-    print(import_checkpoint(args.source, args.out, args.params, args.weights))
+    print(import_checkpoint(args.checkpoint, args.out, args.params, args.weights))
 
 
 def _prompt_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="a run folder (its newest checkpoint) or a step folder")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
-    p.add_argument("--nearest", metavar="N", type=positive_int, default=5, help="tokens to show of each vector (5)")
+    p.add_argument(
+        "--nearest", metavar="N", type=positive_int, default=5, help="nearest tokens to list for each vector (5)"
+    )
 
 
 def _prompt(args: argparse.Namespace) -> None:
@@ -69,7 +71,7 @@ def _prompt(args: argparse.Namespace) -> None:
 
 
 def _compare_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("runs", metavar="RUN", nargs="+", help="run folders; the first is what the others stand against")
+    p.add_argument("runs", metavar="RUN", nargs="+", help="run folders; the others are compared with the first")
     p.add_argument("-o", "--output", metavar="PICTURE", default="comparison.svg", help=".svg or .png (comparison.svg)")
 
 
@@ -139,7 +141,7 @@ VERBS = {
         _prompt,
     ),
     "import": Verb(
-        "Bring a Hugging Face GPT-2 folder, or Model Zoo's .mdl, in as a checkpoint.",
+        "Import a Hugging Face GPT-2 folder, or Model Zoo's .mdl, as a checkpoint of a new run folder.",
         "python run.py import gpt2/ runs/gpt2\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
@@ -151,7 +153,7 @@ VERBS = {
         _search,
     ),
     "convert-config": Verb(
-        "Write a Model Zoo config of an older release (or today's) in today's format, saying each change.",
+        "Write a Model Zoo config of an older release (or today's) in today's format, and report each change.",
         "python run.py convert-config params_gpt3_125m_rigl75.yaml rigl75.yaml",
         _convert_arguments,
         _convert,

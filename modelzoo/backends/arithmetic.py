@@ -70,7 +70,7 @@ def expect_arithmetic(kind: str, precision: Precision) -> Arithmetic:
 
 
 def describe(target: str, backend: Backend, precision: Precision) -> list[str]:
-    """`expected` in words, a line for each device that `target` may come to mean, this CPU first."""
+    """The expected arithmetic, a line for each device that `target` may select, this CPU first."""
     lines = []
     for kind in reversed(backend.candidates(target)):
         found = expect_arithmetic(kind, precision)

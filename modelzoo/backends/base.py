@@ -1,4 +1,4 @@
-"""What the training loop asks of a device. Small on purpose: CPU, GPU and CS-2 differ here and nowhere else."""
+"""What the training loop needs from a device. Small on purpose: CPU, GPU and CS-2 differ here and nowhere else."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -24,7 +24,7 @@ class Backend(Protocol):
     arithmetic: Arithmetic  # of matrix products, and why
     dtype: torch.dtype  # the same for torch: float32, bfloat16 or float16
     notes: list[str]  # what was asked for and is done otherwise here, a line each
-    asynchronous: bool  # whether work is queued, so that whoever reads a value waits for all that was asked for before
+    asynchronous: bool  # whether work is queued, so that reading a value waits for all work queued before
 
     def describe(self) -> str:
         """One line: device, precision, threads."""
@@ -67,7 +67,7 @@ class Backend(Protocol):
         names: Iterable[str],
         live: Mapping[str, int],
     ) -> str:
-        """Turn one training step into the device's own program without taking it, and say what came of it, in lines.
+        """Turn one training step into the device's own program without taking it; lines that describe the result.
 
         Args:
             batch: of the right shapes; values do not matter. micro_batch_size: into what the device's compiler cuts it.
@@ -83,7 +83,7 @@ class Backend(Protocol):
         ...
 
     def fetch(self, run: TrainState) -> bool:
-        """Bring the state of `run` (weights, masks, moments) to the host; False if this step has none to give."""
+        """Copy the state of `run` (weights, masks, moments) to the host; False if it is not available at this step."""
         ...
 
     def memory(self) -> int | None:

@@ -1,7 +1,7 @@
 """cerebras.pytorch, imported here and nowhere else, with the two schedules that it lacks.
 
 csx.py            the library                    csx_preflight.py  is there a cluster, would it take the job
-csx_backend.py    a run's double on the wafer    csx_lowering.py   what a lowered step holds, what made one fail
+csx_backend.py    a run's copy on the wafer      csx_lowering.py   what a lowered step holds, what made one fail
 csx_parts.py      optimizer, rates and sparsity, from our config
 """
 
@@ -36,7 +36,7 @@ appliance_manager.pip_freeze = _freeze_without_us
 
 
 class _OneLine(logging.Formatter):
-    """The library's messages without the tracebacks it logs with some of them: what ends a run is said once."""
+    """The library's messages without the tracebacks it logs with some of them: what ends a run is reported once."""
 
     def format(self, record: logging.LogRecord) -> str:
         bare = logging.makeLogRecord({**record.__dict__, "exc_info": None, "exc_text": None, "stack_info": None})
@@ -44,7 +44,7 @@ class _OneLine(logging.Formatter):
 
 
 def log_to_stderr(level: str) -> None:
-    """Show the library's messages from `level` (debug, info, ...) on."""
+    """Print the library's messages from `level` (debug, info, ...) on."""
     handler = logging.StreamHandler()
     handler.setFormatter(_OneLine("cerebras   %(message)s"))
     logger = logging.getLogger("cerebras")

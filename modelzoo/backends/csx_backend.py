@@ -1,8 +1,8 @@
-"""Training on CS-2 systems: a run's double on the wafer.
+"""Training on CS-2 systems: a copy of the run on the wafer.
 
-A run is built on this machine as for a CPU: same weights, masks, optimizer state and checkpoints. `ship` makes its
-double, `step` traces the training step once and from then on reads its values, and at checkpoint steps the state comes
-back into the run. So checkpoints have one format, and a run may move between CPU, GPU and CS-2.
+A run is built on this machine as for a CPU: same weights, masks, optimizer state and checkpoints. `ship` copies it
+to the wafer, where the training step is traced once; `train_step` reads its values, and at checkpoint steps the state
+is copied back into the run. So checkpoints have one format, and a run may move between CPU, GPU and CS-2.
 
 cerebras.pytorch's own optimizer, learning-rate schedules and sparsity run on the wafer, set up from the same config
 (csx_parts.py). Its "CPU" backend runs the same code here; tests hold it against ours.
@@ -25,7 +25,7 @@ from modelzoo.backends import csx_preflight as preflight
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.backends.csx import cstorch, log_to_stderr
 from modelzoo.backends.csx_input import input_batches
-from modelzoo.backends.csx_refusal import refusal
+from modelzoo.backends.csx_refusal import explain_refusal
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.data import feed
@@ -78,7 +78,9 @@ class CSX:
             if precision.precision_opt_level is not None:
                 cstorch.backends.csx.precision.optimization_level = precision.precision_opt_level
             if only is None and any(g.algorithm != "static" for g in init.sparsity):
-                self.notes.append("sparsity and churn are shown as of the last checkpoint; the wafer keeps its masks")
+                self.notes.append(
+                    "sparsity and churn are reported as of the last checkpoint; the wafer keeps its masks"
+                )
         self._flags()
 
     def _cluster(self):
@@ -134,7 +136,7 @@ class CSX:
     # What runs on the wafer
 
     def ship(self, model: GPTModel | None, masks: Mapping[str, Tensor], moments: Mapping, steps: int, scale: float):
-        """Make the wafer's double of a run.
+        """Make the wafer's copy of a run.
 
         Args:
             model: the host's model; None (with `only`) traces without any values.
@@ -199,12 +201,12 @@ class CSX:
             scheduler.step()
         scale = self.scaler.get_scale() if self.scaler else 1.0
         cstorch.step_closure(self._read)(loss, norm, scale)
-        cstorch.checkpoint_closure(self._bring)()
+        cstorch.checkpoint_closure(self._fetch_state)()
 
     def _read(self, loss, norm, scale) -> None:
         self.values = float(loss), float(norm), float(scale)
 
-    def _bring(self) -> None:
+    def _fetch_state(self) -> None:
         """At a checkpoint step: all state, to the host."""
         get = self.backend.to_cpu
         self.fetched = {
@@ -275,7 +277,7 @@ class CSX:
         try:
             return next(self.steps, None)
         except Exception as e:
-            if (refused := refusal(e, self.config.mgmt_address)) is not None:
+            if (refused := explain_refusal(e, self.config.mgmt_address)) is not None:
                 raise refused from e
             raise
 
@@ -331,7 +333,7 @@ class CSX:
         except UserError:
             raise
         except Exception as e:
-            if (refused := refusal(e, self.config.mgmt_address)) is not None:
+            if (refused := explain_refusal(e, self.config.mgmt_address)) is not None:
                 raise refused from e
             if isinstance(e, RuntimeError | TypeError | ValueError | NotImplementedError):
                 raise lowering.explain_failure(e, self.model) from e
@@ -341,7 +343,7 @@ class CSX:
 
 
 def _cut(micro_batch_size: int | str | None) -> None:
-    """Into what the compiler cuts a system's batch; it chooses unless told."""
+    """Into what the compiler cuts a system's batch; by default it chooses."""
     cstorch.backends.csx.performance.micro_batch_size = micro_batch_size or "auto"
 
 

@@ -21,7 +21,7 @@ RELEASE = "2.10.0"
 LABEL = re.compile(r"^([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$")  # Kubernetes' own rule
 REPO = Path(__file__).resolve().parents[2]
 
-INSTALL = "`make env-csx` installs it beside the main environment; then run .venv-csx/bin/python run.py CSX ..."
+INSTALL = "`make env-csx` installs it next to the main environment; then run .venv-csx/bin/python run.py CSX ..."
 WAYS_OUT = (
     "give a cluster with --mgmt_address HOST:PORT, or check the job without one with `CSX --validate_only`, "
     "or train on this machine with `auto` or `CPU`"
@@ -89,12 +89,12 @@ def add_site_defaults(config: Backend) -> Backend:
 
 
 def check_job(config: Config, backend: Backend, compile_only: bool = False) -> list[str]:
-    """Everything about a job that can be judged from here.
+    """Check everything about a job that can be checked from here.
 
     Args:
         config: the whole config.
         backend: its backend section, site defaults included.
-        compile_only: such a job reads no data, so what is wrong with its folders is said and not refused.
+        compile_only: such a job reads no data, so what is wrong with its folders is reported and not refused.
 
     Returns:
         Lines that say what was checked.
@@ -125,13 +125,13 @@ def check_job(config: Config, backend: Backend, compile_only: bool = False) -> l
         problems += _batch(fit.train_dataloader, backend) + ([] if compile_only else folders)
     if problems:
         raise UserError("\n".join(problems))
-    said = ["the cluster answers"] if backend.mgmt_address else []
-    said += ["versions match", f"{len(backend.mount_dirs)} mounts and {len(backend.python_paths)} python paths exist"]
+    lines = ["the cluster answers"] if backend.mgmt_address else []
+    lines += ["versions match", f"{len(backend.mount_dirs)} mounts and {len(backend.python_paths)} python paths exist"]
     if fit is not None:
         data = "data is mounted" if backend.mount_dirs else "data exists (mounting it is left to the cluster)"
-        said.append(f"{backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
-        said += [f"-m train would stop: {x}" for x in folders] or [data]
-    return said
+        lines.append(f"{backend.num_csx} systems share a batch of {fit.train_dataloader.batch_size}")
+        lines += [f"-m train would stop: {x}" for x in folders] or [data]
+    return lines
 
 
 def _versions(backend: Backend) -> list[str]:
@@ -139,7 +139,7 @@ def _versions(backend: Backend) -> list[str]:
         return []
     have = importlib.metadata.version("cerebras_pytorch")
     if have != RELEASE:
-        return [f"cerebras_pytorch {have} is installed, this trainer speaks {RELEASE}; run `make env-csx`"]
+        return [f"cerebras_pytorch {have} is installed, this trainer needs {RELEASE}; run `make env-csx`"]
     return []
 
 

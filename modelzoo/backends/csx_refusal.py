@@ -31,28 +31,28 @@ ADVICE = {
         "the cluster ended the job",
         "it must hear from this process every few seconds: keep it running and connected, and start again",
     ),
-    "OTHER": ("the cluster ended the job", "see run_meta.json beside the artefacts for its id, and csctl for its log"),
+    "OTHER": ("the cluster ended the job", "see run_meta.json next to the artefacts for its id, and csctl for its log"),
 }
 _CODE = re.compile(r"StatusCode\.(\w+)|status(?:_code)? ?[:=] ?(?:StatusCode\.)?(\w+)")
 _DETAILS = re.compile(r'details ?[:=] ?"?([^"\n]+)', re.IGNORECASE)
 
 
-def refusal(error: BaseException, address: str | None) -> UserError | None:
+def explain_refusal(error: BaseException, address: str | None) -> UserError | None:
     """The message for an error that came from the cluster or the way to it; None if it came from elsewhere."""
     chain = list(_chain(error))
     full = any(_is_rpc(e) and "RESOURCE_EXHAUSTED" in f"{_call(e, 'code')}" for e in chain)
-    # The outermost named refusal says most; a bare RPC error inside says the rest.
+    # The outermost named refusal is the most specific; a bare RPC error inside is the fallback.
     for e in chain:
         if (name := type(e).__name__) in ADVICE:
             name = "ClusterJobScheduleError" if full and name == "ClusterJobInitError" else name
-            return _say(name, _first_line(e), address)
+            return _make_error(name, _first_line(e), address)
     for e in chain:
         if _is_rpc(e):
             code = _CODE.search(f"{_call(e, 'code') or ''} {e}")
             name = next((g for g in code.groups() if g), "") if code else ""
             found = _DETAILS.search(str(e))
             details = _call(e, "details") or (found.group(1) if found else _first_line(e))
-            return _say(name if name in ADVICE else "OTHER", str(details), address)
+            return _make_error(name if name in ADVICE else "OTHER", str(details), address)
     return None
 
 
@@ -76,6 +76,6 @@ def _first_line(e: BaseException) -> str:
     return next((x.strip() for x in str(e).splitlines() if x.strip()), type(e).__name__)
 
 
-def _say(kind: str, message: str, address: str | None) -> UserError:
+def _make_error(kind: str, message: str, address: str | None) -> UserError:
     what, then = ADVICE[kind]
     return UserError(f"CSX {address or ''}: {what}: {message.rstrip('.')[:300]}; {then}".replace("  ", " "))

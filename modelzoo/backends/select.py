@@ -23,11 +23,11 @@ WAYS_OUT = {
 class Choice(NamedTuple):
     backend: "Backend"
     asked: str
-    said: str | None  # the line that explains a fallback
+    fallback: str | None  # why it is another device than the one asked for
 
     def describe(self) -> str:
         """Lines for a start: the device and its arithmetic, why it is no other, what is done otherwise than asked."""
-        first = f"device     {self.backend.describe()}" + (f"  [{self.said}]" if self.said else "")
+        first = f"device     {self.backend.describe()}" + (f"  [{self.fallback}]" if self.fallback else "")
         return "\n".join([first, *(f"           {note}" for note in self.backend.notes)])
 
 
@@ -97,14 +97,14 @@ def select_device(target: str, init: Init, folder: str = ".", trains_alone: bool
     for kind in init.backend.candidates(target):
         why = explain_missing(kind, init) or _does_less(kind, trains_alone)
         if why is None:
-            said = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
-            return Choice(_make(kind, init, folder), asked, said)
+            fallback = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
+            return Choice(_make(kind, init, folder), asked, fallback)
         reasons.append(f"{kind}: {why}")
     raise AssertionError("the CPU is always there")
 
 
 def select_training_device(target: str, config: Config, folder: str, evaluate: bool) -> Choice:
-    """`select` for a run. A cluster's job is checked whole, and what it will send is shown, before it sends anything.
+    """`select` for a run. A cluster's job is checked whole, and what it will send is printed, before it sends anything.
 
     Args:
         evaluate: whether the run is validated as it goes.
@@ -118,23 +118,23 @@ def select_training_device(target: str, config: Config, folder: str, evaluate: b
     if asked == "CSX" and csx_preflight.explain_missing_cluster(backend) is None:
         if evaluate:
             raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
-        _show_job(config, compile_only=False)
+        _print_job(config, compile_only=False)
     return select_device(target, init, folder, trains_alone=True)
 
 
 def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend":
-    """The device that lowers a step (`lowers`); with `compile_only` its cluster is asked for, and told of the job.
+    """The device that lowers a step (`lowers`); with `compile_only` its cluster must answer, and its job is checked.
 
     Raises:
         UserError: the client library or the cluster is not there, or what is wrong with the job.
     """
     if compile_only:
         csx_preflight.require_cluster(csx_preflight.add_site_defaults(config.trainer.init.backend))
-        _show_job(config, compile_only=True)
+        _print_job(config, compile_only=True)
     return csx(config.trainer.init, folder, "compile" if compile_only else "validate")
 
 
-def _show_job(config: Config, compile_only: bool) -> None:
+def _print_job(config: Config, compile_only: bool) -> None:
     """Check a cluster's job and print what was checked and what it sends."""
     backend = csx_preflight.add_site_defaults(config.trainer.init.backend)
     print("preflight  " + "; ".join(csx_preflight.check_job(config, backend, compile_only)), file=sys.stderr)

@@ -21,7 +21,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
 
     A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were. Where
     steps before it were left unread (`queue_step`) and one of them was not finite, nothing after that one was taken:
-    it is the one that is returned, and the run stands after it.
+    that step is returned, and the run continues from it.
 
     Args:
         batch: on the host.

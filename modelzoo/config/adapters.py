@@ -1,4 +1,4 @@
-"""Small trained parts beside a model that may stay as it is: learned soft-prompt vectors, and LoRA."""
+"""Small trained parts added to a model that may be frozen: learned soft-prompt vectors, and LoRA."""
 
 from typing import Annotated, Literal
 
@@ -9,10 +9,10 @@ from modelzoo.config.patterns import check_syntax
 
 
 class SoftPrompt(Section):
-    """Learned vectors that stand among the word embeddings (arXiv 2104.08691; BioGPT's placing, arXiv 2210.10341).
+    """Learned vectors among the word embeddings (arXiv 2104.08691; placed as in BioGPT, arXiv 2210.10341).
 
-    Vector i is token id `model.vocab_size + i`: where the vectors stand in a sequence is the data's choice. `place`
-    says where those who encode data put them.
+    Vector i is token id `model.vocab_size + i`: the data decides where the vectors are in a sequence. `place`
+    is where tasks put them in an example.
     """
 
     tokens: NonNegativeInt  # 0: no prompt at all

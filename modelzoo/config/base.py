@@ -71,5 +71,5 @@ def one_of(*classes: type[Section]) -> type[OneOf]:
 
 
 def listed(value: Any) -> Any:
-    """A lone value where a list may stand becomes a list of one (for `BeforeValidator`)."""
+    """A single value in place of a list becomes a list of one (for `BeforeValidator`)."""
     return value if isinstance(value, list | tuple) or value is None else [value]

@@ -6,7 +6,11 @@ from typing import Any
 
 from modelzoo.config.trainer import Config
 
-ELSEWHERE = ("trainer.init.model_dir", "trainer.init.logging", "trainer.init.loggers")  # say nothing of what is learned
+ELSEWHERE = (
+    "trainer.init.model_dir",
+    "trainer.init.logging",
+    "trainer.init.loggers",
+)  # have no effect on what is learned
 
 
 def flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -24,7 +28,7 @@ def keys(configs: Sequence[Config]) -> dict[str, list[str]]:
     found = {}
     for key in dict.fromkeys(k for table in tables for k in table):
         values = [json.dumps(table[key]) if key in table else "-" for table in tables]
-        said = set(values) - {"-", "null", "[]"}  # a key that is not there and one that says nothing are alike
-        if said and len(set(values)) > 1 and not key.startswith(ELSEWHERE):
+        given = set(values) - {"-", "null", "[]"}  # an absent key and an empty one are alike
+        if given and len(set(values)) > 1 and not key.startswith(ELSEWHERE):
             found[key] = values
     return found

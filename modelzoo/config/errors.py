@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this": printed without a traceback, exit code 2."""
+"""The one exception that means "the user can correct this": printed without a traceback, exit code 2."""
 
 
 class UserError(Exception):

@@ -1,4 +1,4 @@
-"""What is wrong with a config, in one line a problem: file, line, key, what may stand there, and a near miss."""
+"""What is wrong with a config, one line per problem: file, line, key, allowed values, and the nearest known name."""
 
 import difflib
 import json
@@ -40,10 +40,10 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
     for error in found.errors(include_url=False):
         path = _path_in_data(error["loc"], doc.data)
         before, text, after = _explain(error, path, schema)
-        said = by_key.setdefault((path, before, after), [])
-        if text not in said:
-            said.append(text)
-    lines = [(doc.mark(key[0]), key[1] + " or ".join(said) + key[2]) for key, said in by_key.items()]
+        texts = by_key.setdefault((path, before, after), [])
+        if text not in texts:
+            texts.append(text)
+    lines = [(doc.mark(key[0]), key[1] + " or ".join(texts) + key[2]) for key, texts in by_key.items()]
     lines.sort(key=lambda line: (line[0].file, line[0].line or 0))
     return [f"{mark}: {text}" for mark, text in lines]
 
@@ -55,7 +55,7 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     if kind == "extra_forbidden":
         here, key = _models_at(schema, loc[:-1]), str(loc[-1])
         if refused := next((why for m in here if (why := getattr(m, "refused", {}).get(key))), None):
-            return f"{dotted}: ", f"{shown(value)} asks for {refused}, which this trainer does not have", ""
+            return f"{dotted}: ", f"{format_value(value)} asks for {refused}, which this trainer does not have", ""
         known = sorted({f.alias or n for m in here for n, f in m.model_fields.items()})
         if path and path[-1] == loc[-1]:
             return "", f"unknown key '{dotted}'", did_you_mean(key, known)
@@ -72,11 +72,11 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     text = WORDING[kind].format(**ctx) if kind in WORDING else error["msg"].removeprefix("Value error, ")
     if kind in ("value_error", "too_long", "too_short"):
         return f"{dotted}: ", text, ""
-    return f"{dotted}: ", text, f", got {shown(value)}{_hint(kind, value)}"
+    return f"{dotted}: ", text, f", got {format_value(value)}{_hint(kind, value)}"
 
 
-def shown(value: object) -> str:
-    """A value as it would stand in a config."""
+def format_value(value: object) -> str:
+    """A value as a config would write it."""
     if isinstance(value, str):
         return repr(value)
     if isinstance(value, dict | list | tuple):
@@ -88,7 +88,7 @@ def shown(value: object) -> str:
 
 def _hint(kind: str, value: object) -> str:
     if kind in ("int_type", "float_type") and isinstance(value, str) and PERCENT.fullmatch(value):
-        return "; no share of the run can stand here"
+        return "; this key takes no share of the run"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
     if kind in ("int_type", "float_type") and isinstance(value, str):
@@ -124,7 +124,7 @@ def _path_in_data(loc: tuple, data: object) -> Path:
 
 
 def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
-    """The models that may stand at `loc` (pydantic's path, union tags included)."""
+    """The models that `loc` may hold (pydantic's path, union tags included)."""
     candidates: list = [schema]
     for part in loc:
         fields = [f for m in candidates for n, f in m.model_fields.items() if part in (n, f.alias)]
@@ -136,7 +136,7 @@ def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """ "; did you mean 'x'?" for the nearest of `known`, else the list of what may stand there."""
+    """ "; did you mean 'x'?" for the nearest of `known`, else the list of known keys."""
     plain = {k.lower(): k for k in known}  # adamw is AdamW, not Adam
     close = difflib.get_close_matches(word.lower(), plain, n=1, cutoff=0.6)
     if close:

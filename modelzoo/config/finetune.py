@@ -1,11 +1,11 @@
-"""The `finetune` section: a task to learn from a checkpoint's weights, what becomes of its masks, and when to stop."""
+"""The `finetune` section: a task to learn from a checkpoint's weights, what happens to its masks, and when to stop."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, listed
-from modelzoo.config.explain import shown
+from modelzoo.config.explain import format_value
 from modelzoo.config.renamed import Renamed
 
 
@@ -35,7 +35,7 @@ def _masks(value: Any) -> Any:
         raise ValueError("open needs its length: `masks: {open: {steps: 200}}`")
     if value is None or value in ("lift", "keep") or isinstance(value, Open | dict):
         return value
-    raise ValueError(f"takes lift, keep, or {{open: {{steps: N}}}}; got {shown(value)}")
+    raise ValueError(f"takes lift, keep, or {{open: {{steps: N}}}}; got {format_value(value)}")
 
 
 def _todays_masks(value: Any) -> Any:
@@ -48,12 +48,12 @@ def _todays_masks(value: Any) -> Any:
 
 
 class Finetune(Section):
-    """`-m finetune`. Length, learning rate and how often dev is assessed stand in `trainer.init`, as for training."""
+    """`-m finetune`. Length, learning rate and how often dev is scored are set in `trainer.init`, as for training."""
 
     task: Str  # a task's YAML, relative to the working directory, or a packaged one (configs/eval/)
     data_dir: Str | None = None  # instead of the task's own
     checkpoint: Str | None = None  # a run folder, a step folder or a .mdl; --checkpoint_path wins
-    # of the checkpoint: off for good, kept, or opened step by step; null for a dense one, or to prune by init.sparsity
+    # of the checkpoint: removed, kept, or opened step by step; null for a dense one, or to prune by init.sparsity
     masks: Annotated[Literal["lift", "keep"] | Open | None, BeforeValidator(_masks)] = None
     renamed: ClassVar = (Renamed("sparsity", "masks", _todays_masks),)
     optimizer: Literal["fresh", "keep"] = "fresh"  # the moments of pre-training, or none

@@ -1,6 +1,6 @@
-"""The one table of keys without effect: what the schema accepts for Model Zoo's sake, and why nothing comes of it here.
+"""The one table of keys without effect: what the schema accepts for Model Zoo's sake, and why it has no effect here.
 
-tests/config/test_every_key.py walks the schema: a key that nothing reads must stand in one of these tables.
+tests/config/test_every_key.py walks the schema: a key that nothing reads must be in one of these tables.
 """
 
 from collections.abc import Iterator, Mapping
@@ -42,7 +42,7 @@ CSX_ONLY: Mapping[str, tuple[str, ...]] = {  # section: keys that act on the CS-
 
 
 def remarks(doc: Document, schema: type[BaseModel], csx: bool = False) -> list[str]:
-    """What a person should know of a config before it runs, each with its line: old spellings, what was assumed or
+    """What a user should know about a config before it runs, each with its line: old spellings, what was assumed or
     lost, and what has no effect.
 
     Args:
@@ -52,7 +52,7 @@ def remarks(doc: Document, schema: type[BaseModel], csx: bool = False) -> list[s
 
 
 def idle(doc: Document, schema: type[BaseModel], csx: bool = False) -> Iterator[str]:
-    """Keys of `doc` that are accepted and change nothing, each with its line. A key at its default asks for nothing."""
+    """Keys of `doc` that are accepted and change nothing, each with its line. A key at its default requests nothing."""
     for path, model, data in sections(doc.data, schema):
         known = NO_EFFECT.get(model.__name__, {})
         if not csx:

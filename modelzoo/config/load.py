@@ -37,7 +37,7 @@ def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequenc
     """`path` in today's form with `overrides` applied, not yet validated.
 
     A schema may read older dialects of itself: `schema.upgrade(doc, child)` turns `doc` into today's form (unless
-    `child`, about to be merged over it, speaks the older dialect too), and overrides may speak the file's own dialect.
+    `child`, about to be merged over it, is in the older dialect too), and overrides may be in the file's own dialect.
     """
     upgrade = getattr(schema, "upgrade", None)
     doc = read(path, schema)
@@ -57,7 +57,7 @@ def resolve(path: str | os.PathLike, schema: type[BaseModel], overrides: Sequenc
 def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: tuple[str, ...] = ()) -> Document:
     """Parse one file and merge it over the parent that its top-level `extends:` names (relative to the file).
 
-    With a schema, both are given its names of today before they meet.
+    With a schema, both are given its current names before they are merged.
     """
     file = find_config(path)
     if os.path.realpath(file) in _seen:
@@ -98,7 +98,7 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
 
 
 def find_config(path: str | os.PathLike, folder: str = "") -> str:
-    """The file that `path` names in `folder`, or else among the packaged configs, which a line on stderr then says.
+    """The file that `path` names in `folder`, or else among the packaged configs, which a line on stderr then reports.
 
     Packaged ones go by `configs/quickstart/s75.yaml` and `quickstart/s75.yaml`. A name that is in neither place comes
     back as a path in `folder`, for its reader to refuse.
@@ -108,7 +108,7 @@ def find_config(path: str | os.PathLike, folder: str = "") -> str:
     outside = os.path.isabs(path) or _bare(path).startswith(os.pardir)
     if os.path.lexists(file) or outside or not os.path.isfile(packaged):
         return file
-    _say_taken(file, packaged)
+    _report_packaged(file, packaged)
     return packaged
 
 
@@ -125,8 +125,8 @@ def _bare(path: str | os.PathLike) -> str:
     return os.path.relpath(name, "configs") if name.split(os.sep)[0] == "configs" else name
 
 
-@functools.cache  # a file that many read is spoken of once
-def _say_taken(file: str, packaged: str) -> None:
+@functools.cache  # a file that is read several times is reported once
+def _report_packaged(file: str, packaged: str) -> None:
     print(f"config     {file} is not here; taken from the package: {packaged}", file=sys.stderr)
 
 

@@ -1,6 +1,6 @@
-"""One value over another, for `extends:` and `--set` alike: what stays, what goes, and what is said of that."""
+"""One value over another, for `extends:` and `--set` alike: what stays, what is replaced, and the note about it."""
 
-from modelzoo.config.explain import shown
+from modelzoo.config.explain import format_value
 from modelzoo.config.yaml12 import Document, Mark, Note, Path
 
 
@@ -8,7 +8,7 @@ def merge(base: object, child: object) -> object:
     """`child` over `base`: mappings merge key by key, anything else replaces.
 
     `{AdamW: ...}` and `{SGD: ...}` name one choice each (capitalised keys): the same choice merges, another replaces.
-    A bare name stands for the choice with nothing said of it, so `AdamW` over `{AdamW: ...}` changes nothing. A `type`
+    A bare name stands for the choice without settings, so `AdamW` over `{AdamW: ...}` changes nothing. A `type`
     names a choice as well: `{type: cubic, ...}` replaces `{type: linear, ...}`.
     """
     base, child = _choices(base, child)
@@ -40,7 +40,7 @@ def put_over(doc: Document, child: object, mark: Mark | Document, at: Path = ())
         lost = _settings(before)
         if lost and after is not None and _settings(after) != lost:
             where = mark if isinstance(mark, Mark) else mark.mark(path)
-            what = _name(after) or shown(after)
+            what = _name(after) or format_value(after)
             text = f"{where}: {'.'.join(map(str, path))}: {what} takes the place of {_name(before) or 'a mapping'}"
             doc.notes.append(Note("changed", f"{text} ({doc.mark(path)}), whose settings go: {', '.join(lost)}"))
         doc.forget(path)

@@ -259,7 +259,7 @@ class GPTConfig(Section):
 
     @property
     def rotary_width(self) -> Int:
-        """Rotated dimensions of each head: a quarter of the head unless told (GPT-NeoX's and the zoo's default)."""
+        """Rotated dimensions of each head: by default a quarter of the head (as in GPT-NeoX and the zoo)."""
         return self.rotary_dim or int(self.hidden_size // self.num_heads * 0.25)
 
     @property

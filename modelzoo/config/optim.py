@@ -25,7 +25,9 @@ class Adam(Section):
     eps: PositiveFloat = 1e-6
     weight_decay: NonNegativeFloat = 0.0  # biases and norms do not decay
     correct_bias: Bool = True  # of the moments, by steps taken (regrown weights: since they grew)
-    compat: Literal["cstorch"] | None = None  # epsilon beside the root of the uncorrected moment, as cerebras.pytorch
+    compat: Literal["cstorch"] | None = (
+        None  # epsilon is added to the root of the uncorrected moment, as in cerebras.pytorch
+    )
     amsgrad: Literal[False] = False
 
 
@@ -65,7 +67,7 @@ class FiniteLR(LR):
 
 
 class EndlessLR(LR):
-    """One that is defined for every step; it ends only where a SequentialLR goes on to the next."""
+    """One that is defined for every step; only a SequentialLR ends it."""
 
     total_iters: PositiveInt | None = None  # steps that it lasts, in a SequentialLR
 

@@ -31,7 +31,7 @@ def check_syntax(patterns: Iterable[str] | None) -> None:
 
 
 def check_match(key: str, patterns: Iterable[str], names: Collection[str], what: str) -> None:
-    """Refuse a list in which some pattern matches nothing: a slip of the pen would leave its weights out in silence.
+    """Refuse a list in which some pattern matches nothing: a typing error would leave its weights out in silence.
 
     Args:
         key: the config's, dotted.

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from modelzoo.config.explain import shown
+from modelzoo.config.explain import format_value
 from modelzoo.config.merge import merge
 from modelzoo.config.walk import sections
 from modelzoo.config.yaml12 import Document, Note, Path
@@ -68,4 +68,4 @@ def rename_old(doc: Document, schema: type[BaseModel], written: Path = ()) -> No
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else shown(value)
+    return value if isinstance(value, str) else format_value(value)

@@ -11,7 +11,7 @@ LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of
     "step_size_up", "step_size_down", "total_steps",
     "eval_frequency", "log_steps",
 })  # fmt: skip
-SECTIONS = ("init", "finetune")  # of `trainer`, in which they stand
+SECTIONS = ("init", "finetune")  # of `trainer`, which may hold them
 
 
 def share_of(text: str, steps: int) -> int:
@@ -43,7 +43,7 @@ def find(trainer: dict) -> str | None:
 
 
 def length_of(trainer: dict) -> int | None:
-    """Optimizer steps of the run that a `trainer` section describes; None where it does not say by itself."""
+    """Optimizer steps of the run that a `trainer` section describes; None where it alone does not define them."""
     init = trainer.get("init")
     loop = init.get("loop") if isinstance(init, dict) else None
     counts = {k: v for k, v in loop.items() if type(v) is int and v > 0} if isinstance(loop, dict) else {}

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
-from modelzoo.config.explain import shown
+from modelzoo.config.explain import format_value
 from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
 
@@ -84,7 +84,7 @@ def _schedule_form(value: Any) -> Any:
         return value
     raise ValueError(
         "takes a number, a list to cycle through, or a mapping with `type`: "
-        f"constant, linear, exp, power, cosine, cycling or cubic; got {shown(value)}"
+        f"constant, linear, exp, power, cosine, cycling or cubic; got {format_value(value)}"
     )
 
 
@@ -107,7 +107,7 @@ class Update(Section):
         if self.steps is not None and {"freq", "start", "stop"} & self.model_fields_set - self._defaulted():
             raise ValueError("takes either `steps` or `freq`/`start`/`stop`, not both")
         if self.stop is not None and self.stop <= self.start:
-            raise ValueError(f"stop {self.stop} must come after start {self.start}; as it stands no step is an update")
+            raise ValueError(f"stop {self.stop} must come after start {self.start}; no step would be an update")
         return self
 
     def _defaulted(self) -> set[str]:
@@ -140,7 +140,7 @@ class SparsityGroup(Section):
 
     @property
     def pattern(self) -> str | None:
-        """The shape that live weights take, in the config's words; None where each weight lives for itself."""
+        """The shape that live weights take, in the config's words; None where masks are unstructured."""
         if self.shared_inputs:
             return f"shared_inputs: {self.shared_inputs}"
         if self.nm:
@@ -164,7 +164,7 @@ class SparsityGroup(Section):
             return {"sparsity": value}
         if not isinstance(value, dict):
             raise ValueError(
-                f"takes the share of weights off, or a mapping (algorithm, sparsity, ...); got {shown(value)}"
+                f"takes the share of weights off, or a mapping (algorithm, sparsity, ...); got {format_value(value)}"
             )
         value = dict(value)
         for alias, name in (("type", "algorithm"), ("schedule", "sparsity")):

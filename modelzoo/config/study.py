@@ -10,7 +10,7 @@
           dense: {}
           rigl75: {trainer.init.sparsity: {algorithm: rigl, sparsity: 0.75, update: {freq: 5%, stop: 75%}}}
 
-`5%` stands for that share of the run's steps, as in any config: runs of one study differ in length, and their schedules
+`5%` means that share of the run's steps, as in any config: runs of one study differ in length, and their schedules
 with them.
 """
 
@@ -93,7 +93,7 @@ class Study(Section):
     def settings(self) -> list[dict[str, str]]:
         """The chosen value of each axis, once per cell of the matrix, in the file's order.
 
-        An axis that a block of `cells` leaves out stands at its first value.
+        An axis that a block of `cells` leaves out takes its first value.
         """
         blocks = [dict.fromkeys(self.axes, "all")] if self.cells is None else self.cells
         found: dict[tuple[str, ...], None] = {}

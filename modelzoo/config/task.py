@@ -1,4 +1,4 @@
-"""What is evaluated, and how it is put to a model: task files (configs/eval/) and templates (configs/prompt/)."""
+"""What is evaluated, and how it is written for a model: task files (configs/eval/) and templates (configs/prompt/)."""
 
 import string
 from typing import Annotated, Literal
@@ -27,10 +27,10 @@ Format = Annotated[Str, AfterValidator(_format)]
 
 
 class Template(Section):
-    """How an example becomes text: `source` is given, `target` is to be said."""
+    """How an example becomes text: the model reads `source` and predicts `target`."""
 
     source: Format  # over the example's fields
-    target: Format = " {label}"  # `{label}` stands for the label's words (for all of them, in multi-label tasks)
+    target: Format = " {label}"  # `{label}` becomes the label's words (for all of them, in multi-label tasks)
     labels: dict[Str, Str] = Field({})  # label: its words (hoc: default the hallmarks' names)
     alternatives: tuple[dict[Str, Str], ...] = ()  # other words for some or all labels, which prompt-search tries too
     separator: Str = "|"  # between the labels of a multi-label target
@@ -40,14 +40,14 @@ class Template(Section):
     @model_validator(mode="after")
     def _one_label(self):
         if placeholders(self.target) != ["label"]:
-            raise ValueError("target holds {label} once, and no other field: it is what the model has to say")
+            raise ValueError("target holds {label} once, and no other field: it is what the model predicts")
         if placeholders(self.item) not in (["word", "label"], ["label"]):
             raise ValueError("item holds {word} and then {label}, or {label} alone")
         return self
 
 
 class Published(Section):
-    """A figure from the literature, for a table to show beside ours: of another model, never of ours."""
+    """A score from the literature, which tables list next to ours: of another model, never of ours."""
 
     name: Str
     metric: Str
@@ -76,10 +76,10 @@ class Task(Section):
     scale: dict[Str, Float] = Field({})  # similarity: label: its value
     sentences: Bool = True  # ner from PubTator: one example a sentence, not one a document
     published: tuple[Published, ...] = ()
-    max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (said in the results)
+    max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (results record it)
 
     @model_validator(mode="after")
-    def _protocol_said(self):
+    def _protocol_given(self):
         if self.form == "hoc" and self.protocol is None:
             raise ValueError("protocol: hoc has three that do not compare; choose BLUE, BLURB or BioGPT")
         return self

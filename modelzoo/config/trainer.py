@@ -51,7 +51,7 @@ class Backend(Section):
     cluster_config: dict[Str, Any] | None = None
 
     def candidates(self, target: str) -> tuple[str, ...]:
-        """The kinds of device that the command line's `target` may come to mean, as they are tried in turn."""
+        """The kinds of device that the command line's `target` may select, in the order in which they are tried."""
         if target != "auto":
             return (target,)
         kinds = ("CSX", "GPU", "CPU")
@@ -66,7 +66,7 @@ class Precision(Section):
     fp16_type: Literal["float16", "bfloat16", "cbfloat16"] = "bfloat16"
     emulate: Bool = False  # GPU/CPU: true insists on fp16_type where the device does not multiply it (slow)
     precision_opt_level: Literal[0, 1, 2] | None = None  # CSX only
-    # acts in float16 only; dynamic where that stands in for bfloat16
+    # acts in float16 only; dynamic where float16 replaces bfloat16
     loss_scaling_factor: PositiveFloat | Literal["dynamic"] | None = 1.0
     initial_loss_scale: PositiveFloat | None = None  # of dynamic scaling
     steps_per_increase: PositiveInt = 2000  # steps without overflow until the scale doubles
@@ -179,7 +179,7 @@ class JSONLLogger(Section):
 
 
 class WandbLogger(Section):
-    """Weights & Biases (an extra), offline unless told: `wandb sync` sends a run's folder later."""
+    """Weights & Biases (an extra), offline by default: `wandb sync` uploads a run's folder later."""
 
     project: Str = "mediswift"
     entity: Str | None = None
@@ -239,7 +239,7 @@ class Init(Section):
     model_dir: Str = "./model_dir"  # the run's folder; -o wins
     seed: NonNegativeInt = 1  # of weights, masks and dropout
     model: GPTConfig
-    tokenizer: Str | None = None  # a tokenizer.json or a folder with one; default: the one beside the training data
+    tokenizer: Str | None = None  # a tokenizer.json or a folder with one; default: the one next to the training data
     optimizer: Optimizer | None = None
     schedulers: Annotated[tuple[Scheduler, ...], BeforeValidator(listed)] = ()
     precision: Precision = Precision()
@@ -251,7 +251,7 @@ class Init(Section):
     logging: Logging = Logging()
     callbacks: Annotated[tuple[Callback, ...], BeforeValidator(listed)] = ()
     loggers: Annotated[tuple[Logger, ...], BeforeValidator(listed)] = ()
-    autorestart: dict[Str, Any] | None = None  # no effect: the same command goes on
+    autorestart: dict[Str, Any] | None = None  # no effect: the same command resumes
 
     @model_validator(mode="before")
     @classmethod
@@ -277,9 +277,9 @@ class Init(Section):
         return self
 
     @model_validator(mode="after")
-    def _one_who_trains(self):
+    def _one_trained_part(self):
         if self.lora is not None and self.soft_prompt is not None and self.soft_prompt.train == "all":
-            raise ValueError("lora freezes the model: soft_prompt.train must be `prompt` beside it, not `all`")
+            raise ValueError("lora freezes the model: with it, soft_prompt.train must be `prompt`, not `all`")
         return self
 
     @property
@@ -339,7 +339,7 @@ class Config(Section):
 
     @property
     def keep_checkpoints(self) -> Int | None:
-        """How many checkpoints stay: a KeepNCheckpoints callback speaks for `checkpoint.keep`."""
+        """How many checkpoints stay: a KeepNCheckpoints callback overrides `checkpoint.keep`."""
         init = self.trainer.init
         named = [c.value.n for c in init.callbacks if c.name == "KeepNCheckpoints"]
         return named[-1] if named else init.checkpoint.keep

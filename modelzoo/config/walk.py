@@ -1,4 +1,4 @@
-"""The schema beside a file: which section stands where in plain data. Nothing here is validated."""
+"""The schema and a file, walked together: which section each mapping of plain data is. Nothing is validated."""
 
 import types
 import typing
@@ -18,7 +18,7 @@ def models(annotation: object) -> list[type[BaseModel]]:
 
 
 def sections(data: Any, annotation: Any, path: Path = ()) -> Iterator[tuple[Path, type[BaseModel], dict]]:
-    """Each mapping in `data` with each section of the schema that may stand there, parents first.
+    """Each mapping in `data` with each section of the schema that it may be, parents first.
 
     A bare name (`callbacks: [CheckLoss]`) counts as the mapping {name: {}}. A mapping under a key that its section does
     not know (Model Zoo's `groups` and `params`) is taken for that section.
@@ -40,10 +40,10 @@ def sections(data: Any, annotation: Any, path: Path = ()) -> Iterator[tuple[Path
             yield path, model, data
             below = {key: fields[key].annotation if key in fields else model for key in data}
         for key, annotated in below.items():
-            if key in data:  # whoever walks may rename keys on the way
+            if key in data:  # the caller may rename keys during the walk
                 yield from sections(data[key], annotated, (*path, key))
 
 
 def _has_names(annotation: Any) -> bool:
-    """Whether a mapping of names to sections may stand at an annotation."""
+    """Whether an annotation allows a mapping of names to sections."""
     return typing.get_origin(annotation) is dict or any(_has_names(a) for a in typing.get_args(annotation))

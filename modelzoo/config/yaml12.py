@@ -55,7 +55,7 @@ class Document:
     data: Any
     marks: dict[Path, Mark] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
-    repeats: list[Repeat] = field(default_factory=list)  # each stands in `problems` too, until someone allows it
+    repeats: list[Repeat] = field(default_factory=list)  # each is in `problems` too, until it is allowed
     notes: list[Note] = field(default_factory=list)  # what was done to old spellings and dialects, and what was lost
 
     def mark(self, path: Path) -> Mark:
@@ -126,19 +126,19 @@ class _Builder:
         try:
             return scalar(node.tag.removeprefix(TAG), node.value)
         except ValueError:
-            shown = node.value if len(node.value) < 40 else node.value[:40] + "..."
-            raise self._error(node, f"{shown!r} is not of type {node.tag.removeprefix(TAG)}") from None
+            text = node.value if len(node.value) < 40 else node.value[:40] + "..."
+            raise self._error(node, f"{text!r} is not of type {node.tag.removeprefix(TAG)}") from None
 
     def _mapping(self, node: yaml.MappingNode, path: Path, open_nodes: tuple) -> dict:
         merges = [(k, v) for k, v in node.value if k.tag == TAG + "merge"]
         result: dict = {}
-        for key_node, value_node in merges:  # first, wherever they stand: the mapping's own keys win
-            sources = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
-            for source in reversed(sources):
-                if not isinstance(source, yaml.MappingNode):
+        for key_node, value_node in merges:  # first, wherever they are written: the mapping's own keys win
+            merged = value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
+            for parent in reversed(merged):
+                if not isinstance(parent, yaml.MappingNode):
                     raise self._error(key_node, "'<<' merges mappings only")
-                self._count(source, open_nodes)
-                result.update(self._mapping(source, path, (*open_nodes, source)))
+                self._count(parent, open_nodes)
+                result.update(self._mapping(parent, path, (*open_nodes, parent)))
         lines: dict[str, Mark] = {}
         for key_node, value_node in node.value:
             if key_node.tag == TAG + "merge":

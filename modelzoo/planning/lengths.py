@@ -1,7 +1,7 @@
-"""Whether schedules and the run's length agree: what does not come about within the run is reported. No torch.
+"""Whether schedules and the run's length agree: what the run does not reach is reported. No torch.
 
 Reported, not refused: the same config is tried with `--max_steps 20` before it runs in full, and then every schedule is
-cut short on purpose. Refused is only what no length of the run could mend (`sparsity.schedules.check`).
+cut short on purpose. Only what no length of the run could satisfy is refused (`sparsity.schedules.check_schedule`).
 """
 
 from pydantic import ValidationError
@@ -27,7 +27,7 @@ def count_epoch(doc: Document) -> None:
     try:
         loader = DataLoader.model_validate(fit.get("train_dataloader") if isinstance(fit, dict) else None)
     except ValidationError:
-        return  # what is wrong with it is said when the whole config is validated
+        return  # the validation of the whole config reports what is wrong with it
     examples = loader.num_samples or manifest.count_examples(loader)
     if isinstance(loop, dict) and loop.get("num_epochs") and examples and examples >= loader.batch_size:
         loop["steps_per_epoch"] = examples // loader.batch_size

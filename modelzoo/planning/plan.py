@@ -125,7 +125,7 @@ def count_stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
     """Dead weights that are not stored at the start, and the bytes of masks (or indices) and ages, off the CS-2.
 
     Args:
-        packed: the values of `storage` that are taken to mean live blocks alone.
+        packed: the values of `storage` that count as storing live blocks alone.
     """
     gone = masks = 0
     for group, sizes in group_sizes(init):

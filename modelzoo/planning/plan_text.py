@@ -18,7 +18,7 @@ from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
 
-ALONE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
+WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
 
 def describe_plan(config: Config, target: str = "auto") -> str:
@@ -147,10 +147,10 @@ def _describe_real(init: Init) -> list[str]:
     text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
     on_gpus = [text] if halved else []
     if not blocked:
-        alone = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
-        pays = any(g.pattern is None and schedules.held(g, 0) >= ALONE for g in init.sparsity)
-        hint = [alone] if pays and not arithmetic.uses_amx(init.precision) else []
-        return [f"{counted}these masks save no time: weights are stored and computed whole", *hint, *on_gpus]
+        hint = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
+        pays = any(g.pattern is None and schedules.held(g, 0) >= WORTHWHILE for g in init.sparsity)
+        hints = [hint] if pays and not arithmetic.uses_amx(init.precision) else []
+        return [f"{counted}these masks save no time: weights are stored and computed whole", *hints, *on_gpus]
     count, others = sum(len(sizes) for _, sizes in blocked), sum(len(sizes) for _, sizes in group_sizes(init))
     auto = any(g.storage == "auto" for g, _ in blocked)
     lines = [

@@ -57,7 +57,7 @@ def find_tokenizer_path(init: Init, path: str) -> str:
     """The tokenizer that the checkpoint `path` was trained with, unless `trainer.init.tokenizer` names one.
 
     Raises:
-        UserError: there is none beside the training data, nor beside the checkpoint.
+        UserError: there is none next to the training data or the checkpoint.
     """
     run = RunFolder.containing(path)
     config = run.read_config() if init.tokenizer is None else None

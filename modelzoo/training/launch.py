@@ -65,7 +65,7 @@ def record(
         "device": choice.backend.describe(),
         "class": choice.backend.device_class,
         "dtype": choice.backend.arithmetic.dtype,
-        "fallback": choice.said,
+        "fallback": choice.fallback,
         "notes": [*choice.backend.notes, *run.sparsity.notes, *([change] if change else [])],
         "version": version.describe(),
         "torch": torch.__version__,

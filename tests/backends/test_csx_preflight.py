@@ -84,7 +84,7 @@ def test_auto_falls_back_aloud():
     init = config(backend={"backend_type": "CSX"}).trainer.init
     choice = select_device("auto", init)
     assert choice.backend.kind in ("GPU", "CPU")
-    assert choice.said.startswith("CSX: no cluster is configured") and "running on" in choice.said
+    assert choice.fallback.startswith("CSX: no cluster is configured") and "running on" in choice.fallback
 
 
 def test_everything_wrong_is_said_at_once(tmp_path, monkeypatch):
@@ -107,7 +107,7 @@ def test_everything_wrong_is_said_at_once(tmp_path, monkeypatch):
         "credentials_path: /no/cert.pem does not exist",
         "job_labels: 'team' is not key=value",
         "job_labels: 'a b=c' is not key=value",
-        "cerebras_pytorch 2.9.0 is installed, this trainer speaks 2.10.0",
+        "cerebras_pytorch 2.9.0 is installed, this trainer needs 2.10.0",
         "batch_size: 5 does not share out to 2 systems",
         "lies in none of the mounted folders",
     ):

@@ -43,7 +43,7 @@ def machine(monkeypatch):
 def chosen(target, backend_type=None):
     section = {} if backend_type is None else {"backend": {"backend_type": backend_type}}
     choice = select.select_device(target, config(**section).trainer.init, trains_alone=True)
-    return str(choice.backend.device), choice.asked, choice.said
+    return str(choice.backend.device), choice.asked, choice.fallback
 
 
 NO_CSX, NO_GPU, CPU_BUILD = (
@@ -96,7 +96,7 @@ def test_a_device_that_trains_alone_is_passed_over_where_models_are_run(machine)
     init = config(backend={"backend_type": "CSX"}).trainer.init
     choice = select.select_device("auto", init)
     assert str(choice.backend.device) == "cuda"
-    assert choice.said == "CSX: it trains (-m train) and does nothing else; running on GPU"
+    assert choice.fallback == "CSX: it trains (-m train) and does nothing else; running on GPU"
     with pytest.raises(UserError, match=r"^CSX: it trains \(-m train\) and does nothing else; use CPU or GPU$"):
         select.select_device("CSX", init)
 
@@ -235,7 +235,7 @@ def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
     machine(csx=True, gpu=True)
     init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
     words = f"its masks are unstructured, not trainer.init.sparsity's {name}"
-    assert select.select_device("auto", init, trains_alone=True).said == f"CSX: {words}; running on GPU"
+    assert select.select_device("auto", init, trains_alone=True).fallback == f"CSX: {words}; running on GPU"
     with pytest.raises(UserError) as e:
         select.select_device("CSX", init)
     assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"

@@ -83,7 +83,7 @@ def test_a_share_of_an_unknown_length_is_refused(write):
     "key", ["trainer.init.seed", "trainer.init.loop.eval_steps", "trainer.init.sparsity.max_sparsity"]
 )
 def test_elsewhere_a_share_is_no_number(write, key):
-    with pytest.raises(UserError, match=rf"{key}.*got '5%'; no share of the run can stand here"):
+    with pytest.raises(UserError, match=rf"{key}.*got '5%'; this key takes no share of the run"):
         load(write(TEXT.format(loop="{max_steps: 400}").replace("25%", "25")), Config, [f"{key}=5%"])
 
 

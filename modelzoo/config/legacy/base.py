@@ -1,4 +1,4 @@
-"""What the translation of older dialects rests on: the tables of moved and idle keys, and the file on its way."""
+"""What the translation of older dialects uses: the tables of moved and idle keys, and the file in translation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +75,9 @@ IDLE = {
             CSX,
         ),
         **dict.fromkeys(("save_losses", "check_loss_values"), ALWAYS),
-        **dict.fromkeys(("show_debug_metrics", "save_summary_steps", "main_process_id"), "only changed what was shown"),
+        **dict.fromkeys(
+            ("show_debug_metrics", "save_summary_steps", "main_process_id"), "only changed what was displayed"
+        ),
         **dict.fromkeys(("dist_addr", "dist_backend", "init_method"), "torchrun says it"),
         "mode": "the command line says it (-m)",
     },
@@ -114,7 +116,7 @@ ONLY: dict[str, dict[str, tuple[Any, str]]] = {
 
 
 class Upgrade:
-    """An older file on its way: `old` sections are consumed, `new` grows, marks follow."""
+    """An older file in translation: `old` sections are consumed, `new` grows, marks follow."""
 
     def __init__(self, doc: Document):
         self.doc, self.old = doc, doc.data
@@ -126,17 +128,17 @@ class Upgrade:
     def refuse(self, path: Path, text: str) -> None:
         self.doc.problems.append(f"{self.doc.mark(path)}: {dotted(path)}: {text}")
 
-    def put(self, place: str, value: Any, source: Path | None = None, kind: str = "moved") -> None:
-        """Write `value` at `place` (dotted, under trainer); its marks are those of `source`."""
+    def put(self, place: str, value: Any, old: Path | None = None, kind: str = "moved") -> None:
+        """Write `value` at `place` (dotted, under trainer); its marks are those of `old`."""
         *parents, last = path = place.split(".")
         target = self.new
         for part in parents:
             target = target.setdefault(part, {})
         target[last] = value
-        if source is not None:
-            remark(self.doc, source, ("trainer", *path))
+        if old is not None:
+            remark(self.doc, old, ("trainer", *path))
             if kind:
-                self.note(kind, source, f"is now trainer.{place}")
+                self.note(kind, old, f"is now trainer.{place}")
 
     def section(self, name: str, moves: Mapping[str, str], inputs: str | None = None) -> dict[str, Any]:
         """Work through one section by the tables above; returns what they don't mention."""
@@ -169,7 +171,7 @@ def dotted(path: Path) -> str:
     return ".".join(map(str, path))
 
 
-def remark(doc: Document, source: Path, target: Path) -> None:
-    """Let `target` and what lies below it be marked as `source` is."""
-    for known in [p for p in doc.marks if p[: len(source)] == source]:
-        doc.marks.setdefault((*target, *known[len(source) :]), doc.marks[known])
+def remark(doc: Document, old: Path, new: Path) -> None:
+    """Give `new` and what is below it the marks of `old`."""
+    for known in [p for p in doc.marks if p[: len(old)] == old]:
+        doc.marks.setdefault((*new, *known[len(old) :]), doc.marks[known])

@@ -61,8 +61,8 @@ def _boolean_like(up: Upgrade, rest: dict[str, Any]) -> None:
         wanted = rest.pop("use_position_embedding")
         if wanted is False:
             rest["position_embedding_type"] = None
-        said = "position_embedding_type says it" if wanted else "is now position_embedding_type: null"
-        up.note("changed", ("model", "use_position_embedding"), said)
+        text = "position_embedding_type says it" if wanted else "is now position_embedding_type: null"
+        up.note("changed", ("model", "use_position_embedding"), text)
     for key, kind in (("use_rms_norm", "rmsnorm"), ("use_biasless_norm", "biasless-layernorm")):
         if key in rest and rest.pop(key):
             rest["norm_type"] = kind
@@ -120,7 +120,7 @@ def _widths(up: Upgrade, rest: dict[str, Any], scale: float) -> None:
 
 
 def _divided(init: Any, by: float) -> Any:
-    """`init` with its spread divided by `by`; what has no spread is left for the schema to judge."""
+    """`init` with its spread divided by `by`; what has no spread is left to the schema to check."""
     if not isinstance(init, dict):
         return init
     # 14 digits: what was 0.08 before it was scaled is 0.08 again, not 0.08000000000000002
@@ -129,7 +129,7 @@ def _divided(init: Any, by: float) -> Any:
 
 
 def precision_in_model(doc: Document) -> None:
-    """Release 2.4 still wrote mixed_precision and fp16_type in the model, beside `precision`."""
+    """Release 2.4 still wrote mixed_precision and fp16_type in the model, next to `precision`."""
     try:
         init = doc.data["trainer"]["init"]
         section = init["model"]

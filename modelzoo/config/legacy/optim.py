@@ -65,8 +65,8 @@ def optimizer(up: Upgrade) -> None:
     asked = given.pop("optimizer_type", None)
     kind = CLASSES.get(str(asked).lower())
     if kind is None:
-        said = "missing" if asked is None else f"{asked!r} is not supported"
-        up.refuse((section, "optimizer_type"), f"{said}; known: {', '.join(CLASSES.values())}")
+        problem = "missing" if asked is None else f"{asked!r} is not supported"
+        up.refuse((section, "optimizer_type"), f"{problem}; known: {', '.join(CLASSES.values())}")
         return
     up.note("moved", (section, "optimizer_type"), f"is now trainer.init.optimizer.{kind}")
     place = f"init.optimizer.{kind}"
@@ -127,31 +127,31 @@ def _learning_rate(up: Upgrade, rate: Any) -> None:
     base = ("trainer", "init", "schedulers", 0) if single else ("trainer", "init", "schedulers", 0, outer, "schedulers")
     done = []
     for i, scheduler in enumerate(many):
-        source = (*path, i) if isinstance(rate, list) else path
-        done.append(_scheduler(up, scheduler, source, base if single else (*base, i)))
+        old = (*path, i) if isinstance(rate, list) else path
+        done.append(_scheduler(up, scheduler, old, base if single else (*base, i)))
     up.put("init.schedulers", done if single else [{outer: {"schedulers": done}}], path, kind="")
     up.note("moved", path, "is now trainer.init.schedulers" + ("" if single else f": {outer}"))
 
 
-def _scheduler(up: Upgrade, given: dict[str, Any], source: tuple, target: tuple) -> dict[str, Any]:
+def _scheduler(up: Upgrade, given: dict[str, Any], old: tuple, new_path: tuple) -> dict[str, Any]:
     asked = str(given.get("scheduler"))
     name = SCHEDULERS.get(asked.lower().removesuffix("lr"))
     if name is None:
-        up.refuse((*source, "scheduler"), f"unknown {asked!r}{did_you_mean(asked, list(SCHEDULERS.values()))}")
+        up.refuse((*old, "scheduler"), f"unknown {asked!r}{did_you_mean(asked, list(SCHEDULERS.values()))}")
         return {}
     new: dict[str, Any] = {}
     for key, value in given.items():
         if key in ("scheduler", "main_scheduler"):
             continue
-        path, to = (*source, key), SCHEDULE_NAMES.get(key, key)
+        path, to = (*old, key), SCHEDULE_NAMES.get(key, key)
         if key == "alpha" and "end_learning_rate" in given:
             up.note("idle", path, "no effect, in its own release either: end_learning_rate says where the rate ends")
             continue
         if to != key:
             up.note("moved", path, f"is now {name}.{to}")
         new[to] = value
-        remark(up.doc, path, (*target, name, to))
-    remark(up.doc, source, (*target, name))
+        remark(up.doc, path, (*new_path, name, to))
+    remark(up.doc, old, (*new_path, name))
     return {name: new}
 
 
@@ -164,7 +164,7 @@ def sparsity(up: Upgrade) -> None:
         up.put(place, groups[0] if len(groups) == 1 else groups, path)
     elif isinstance(given, list):
         groups = [
-            _groups(up, g, (*path, i)) if isinstance(g, dict) else [g]  # the schema judges what is no mapping
+            _groups(up, g, (*path, i)) if isinstance(g, dict) else [g]  # the schema refuses what is no mapping
             for i, g in enumerate(given)
         ]
         up.put(place, [g for found in groups for g in found], path)
