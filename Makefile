@@ -56,6 +56,7 @@ env-test: $(VENV)/.tests
 
 $(VENV)/.tests: $(VENV)/.made
 	@echo "env        $(VENV): what the tests compare with and run on (half a minute, once)"
+	@$(PIP) seqeval  # has no wheel: built apart, with what its own build asks for
 	@$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $@
 
