@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +30,10 @@ class Forked:
         code = 1
         try:
             os.setsid()
+            # As a terminal starts a command, however the tests were started (in the background, or by nohup).
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+                signal.signal(number, signal.SIG_DFL)
             target = os.open(os.devnull, os.O_WRONLY) if out is None else out.fileno()
             for number in (1, 2):
                 os.dup2(target, number)
@@ -53,9 +58,13 @@ class Forked:
             self.returncode = os.waitstatus_to_exitcode(status) if pid else None
         return self.returncode
 
-    def wait(self) -> int:
-        if self.returncode is None:
-            self.returncode = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+    def wait(self, timeout: float = 300.0) -> int:
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.send_signal(signal.SIGKILL)
+                raise TimeoutError(f"a command did not end within {timeout:.0f} s")
+            time.sleep(0.002)
         return self.returncode
 
     def send_signal(self, number: int) -> None:
