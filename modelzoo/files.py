@@ -95,6 +95,20 @@ def write_json(path: str, value: Any) -> None:
         raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
 
 
+def read_json_lines(path: str) -> list[dict[str, Any]]:
+    """The records of a JSON Lines file, in order; a half-written last line (a killed run) is left out.
+
+    Raises:
+        OSError: there is no such file, or it cannot be read.
+    """
+    found = []
+    with open(path, encoding="utf-8") as file:
+        for line in file:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found
+
+
 def sha256(path: str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import write_text
+from modelzoo.files import read_json_lines, write_text
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.trackers import Tracker
 
@@ -68,17 +68,10 @@ class Logs:
 
 def read(path: str) -> list[dict]:
     """The records of a metrics.jsonl or timing.jsonl; a half-written last line (a killed run) is left out."""
-    records = []
     try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    continue
+        return read_json_lines(path)
     except FileNotFoundError:
         raise UserError(f"{path}: no such log") from None
-    return records
 
 
 def _cut(path: str, step: int) -> None:

@@ -9,7 +9,6 @@ evaluation/              scores on tasks, with predictions; eval.json: loss on t
 before_1/                an earlier run, moved aside by --restart
 """
 
-import json
 import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
+from modelzoo.files import read_json_lines
 from modelzoo.lock import lock_folder
 
 CONFIG, STATE = "config.yaml", "state.json"
@@ -122,17 +122,10 @@ class RunFolder:
 
     def read_launches(self) -> list[dict[str, Any]]:
         """The lines of launches.jsonl, oldest first; half-written ones are left out."""
-        found = []
         try:
-            with open(self.launches, encoding="utf-8") as file:
-                for line in file:
-                    try:
-                        found.append(json.loads(line))
-                    except ValueError:
-                        continue
+            return read_json_lines(self.launches)
         except FileNotFoundError:
-            pass
-        return found
+            return []
 
     def move_aside(self) -> str:
         """Move the run that is here into before_N, so that another may begin; nothing is deleted.
