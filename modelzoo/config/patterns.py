@@ -46,10 +46,12 @@ def check_match(key: str, patterns: Iterable[str], names: Collection[str], what:
 
 
 def _nearest(pattern: str, names: Collection[str]) -> str:
-    """The name whose end is most like the letters of `pattern`; the first of those that are alike."""
-    letters = re.sub(r"\[.*?\]|[^\w.]", "", pattern.removeprefix(REGULAR)).strip(".")
+    """The name that has most letters of `pattern` in a row, piece by piece; the first of those that are alike."""
+    pieces = [p for p in re.split(r"\[.*?\]|[^\w.]+", pattern.removeprefix(REGULAR)) if p.strip(".")]
 
-    def likeness(name: str) -> float:
-        return difflib.SequenceMatcher(None, letters, name[-max(len(letters), 1) - 2 :], autojunk=False).ratio()
+    def likeness(name: str) -> int:
+        return sum(
+            difflib.SequenceMatcher(None, piece, name, autojunk=False).find_longest_match().size for piece in pieces
+        )
 
     return max(names, key=likeness, default="nothing here")

@@ -53,6 +53,8 @@ def test_a_mistyped_pattern_among_good_ones_names_the_nearest():
         "trainer.init.sparsity.0.param_filter (*ffn.1.linear_leyer.weight): matches no weight; names look like "
         f"{LAYER}.ffn.ffn.1.linear_layer.weight"
     )
+    pieces = refused(sparsity={"sparsity": 0.5, "param_filter": [*good, "*proj_q*weigth"]})
+    assert pieces.endswith(f"names look like {LAYER}.self_attn.proj_q_dense_layer.weight")
     second = [{"sparsity": 0.5, "param_filter": good}, {"sparsity": 0.5, "param_filter": ["*ffn*weight", "*norm1*"]}]
     assert "sparsity.1.param_filter (*norm1*): matches no weight" in refused(sparsity=second)  # norms are vectors
 
