@@ -95,6 +95,27 @@ def write_json(path: str, value: Any) -> None:
         raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
 
 
+def read_json_object(path: str, if_missing: str, if_other: str) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Args:
+        if_missing: what to say, after the path, of a file that is not there; if_other: of one that holds no object.
+
+    Raises:
+        UserError: it is not there, cannot be read, or holds no object.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            found = json.load(file)
+    except FileNotFoundError:
+        raise UserError(f"{path}: {if_missing}") from None
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: cannot be read ({str(e)[:80]})") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: {if_other}")
+    return found
+
+
 def read_json_lines(path: str) -> list[dict[str, Any]]:
     """The records of a JSON Lines file, in order; a half-written last line (a killed run) is left out.
 

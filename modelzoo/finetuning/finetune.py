@@ -46,7 +46,7 @@ def finetune(config: Config, options: Options) -> None:
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):
             command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder.path}")
             results.append(result or run_job(job, command))
-        write_json(os.path.join(options.model_dir, "results.json"), results)
+        write_json(RunFolder(options.model_dir).results, results)
     print(format_table(results))
     print(f"wrote      {options.model_dir}: results.json; in each run folder best/, result.json, predictions.json")
     print(f"next       python run.py export {jobs[0].folder.path} EXPORTED")

@@ -111,10 +111,8 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
         changes = resume.check_changes(job.folder, config, run.optimizer_step)
         out.note(f"resumed    {own.path} at step {run.step}")
-        if changes:
-            out.note(f"changed    from here on: {resume.name_changes(changes)}")
-        if change := console.describe_arithmetic_change(command.choice.backend.arithmetic, run):
-            out.note(change)
+        for line in launch.describe_changes(run, changes, command.choice.backend.arithmetic):
+            out.note(line)
         return Prepared(run, config, shards, own, changes)
     resume.check_unbegun(job.folder, config)
     load_adapters(run.model, config.trainer.init)

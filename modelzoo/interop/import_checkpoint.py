@@ -1,6 +1,5 @@
 """`run.py import`: a Hugging Face GPT-2 folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
 
-import json
 import os
 import shutil
 from typing import Any
@@ -14,7 +13,7 @@ from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES
-from modelzoo.files import write_text
+from modelzoo.files import read_json_object, write_text
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.models.shapes import list_parameters
@@ -153,13 +152,4 @@ def _tensors(source: str) -> dict[str, Tensor]:
 
 
 def _json(path: str) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; a Hugging Face model folder has one") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read ({str(e)[:80]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is not a mapping")
-    return found
+    return read_json_object(path, "missing; a Hugging Face model folder has one", "is not a mapping")

@@ -34,7 +34,7 @@ articles over-represent some populations, journals and languages. Before any use
 
 The training text is published literature. It names authors and, in case reports, describes patients as published; a
 model of this kind can repeat passages of it word for word. No record of patients beyond the literature was used. What
-is on record of data, commands, seeds and scores stands above; what is not is said to be missing, not guessed.
+is on record of data, commands, seeds and scores is above; what is not is named as missing, not guessed.
 """
 
 

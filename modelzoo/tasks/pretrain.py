@@ -118,7 +118,5 @@ def _note_start(
         )
     if start.note:
         out.note(f"           {start.note}")
-    if changes:
-        out.note(f"changed    from here on: {resume.name_changes(changes)}")
-    if change := console.describe_arithmetic_change(choice.backend.arithmetic, run):
-        out.note(change)
+    for line in launch.describe_changes(run, changes, choice.backend.arithmetic):
+        out.note(line)

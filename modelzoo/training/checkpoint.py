@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import sha256, sync
+from modelzoo.files import read_json_object, sha256, sync
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
@@ -210,16 +210,8 @@ def _write_json(path: str, value: Mapping[str, Any]) -> None:
 
 
 def _read_json(path: str) -> dict:
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing; not a checkpoint of this trainer, or an unfinished one") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read ({str(e)[:80]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is not what this trainer writes")
-    return found
+    missing = "missing; not a checkpoint of this trainer, or an unfinished one"
+    return read_json_object(path, missing, "is not what this trainer writes")
 
 
 def _nearby(path: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from modelzoo import version
+from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
@@ -38,6 +39,13 @@ def check_space(run: TrainState, root: str) -> None:
             f"{folder}: {format_size(free)} free, but one checkpoint takes about {format_size(need)}; "
             "free some space or give another -o"
         )
+
+
+def describe_changes(run: TrainState, changes: Mapping[str, tuple[str, str]], arithmetic: Arithmetic) -> list[str]:
+    """Lines about what a run does otherwise from here on: config keys, and the arithmetic of this machine."""
+    change = console.describe_arithmetic_change(arithmetic, run)
+    keys = [f"changed    from here on: {resume.name_changes(changes)}"] if changes else []
+    return keys + ([change] if change else [])
 
 
 def record(
@@ -71,11 +79,11 @@ def record(
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,
-        "start": None if start.own or start.path is None else {"path": start.path, "states": list(start.states)},
-        **({"changes": {k: list(v) for k, v in changes.items()}} if changes else {}),
     }
-    if start.own:  # the checkpoint that the run first started from is on its first line
-        del line["start"]
+    if not start.own:  # what the run first started from is on its first line
+        line["start"] = {"path": start.path, "states": list(start.states)} if start.path is not None else None
+    if changes:
+        line["changes"] = {k: list(v) for k, v in changes.items()}
     try:
         os.makedirs(folder.path, exist_ok=True)
         if changes:

@@ -6,7 +6,7 @@ names. Whatever would abandon a run in the folder needs --restart, which moves t
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from modelzoo.config import differences
@@ -109,7 +109,7 @@ def config_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
     return {k: (a, b) for k, (a, b) in found.items() if k.rpartition(".")[2] not in idle}
 
 
-def name_changes(changes: dict[str, tuple[str, str]], most: int = 6) -> str:
+def name_changes(changes: Mapping[str, tuple[str, str]], most: int = 6) -> str:
     """`key: before -> now`, for a line on screen."""
     shown = [f"{k.removeprefix('trainer.init.')}: {a} -> {b}" for k, (a, b) in list(changes.items())[:most]]
     return ", ".join(shown) + (f" and {len(changes) - most} more" if len(changes) > most else "")

@@ -21,8 +21,6 @@ from modelzoo.files import read_json_lines
 from modelzoo.lock import lock_folder
 
 CONFIG, STATE = "config.yaml", "state.json"
-_OWN = ("best", "metrics.jsonl", "timing.jsonl", "tensorboard", "result.json", "predictions.json", "results.json",
-        "eval.json", "evaluation", "launches.jsonl")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,6 +79,11 @@ class RunFolder:
     @property
     def result(self) -> str:
         return self._file("result.json")
+
+    @property
+    def results(self) -> str:
+        """Of all runs of a fine-tuning command."""
+        return self._file("results.json")
 
     @property
     def predictions(self) -> str:
@@ -142,9 +145,11 @@ class RunFolder:
         while os.path.lexists(self._file(f"before_{number}")):
             number += 1
         aside = self._file(f"before_{number}")
-        configs = sorted(n for n in os.listdir(self.path) if n == CONFIG or n.startswith("config.until_"))
+        own = [self.best, self.metrics, self.timing, self.tensorboard, self.result, self.predictions, self.results]
+        own += [self.validation_scores, self.evaluation, self.launches]
+        own += sorted(self._file(n) for n in os.listdir(self.path) if n == CONFIG or n.startswith("config.until_"))
         moves = [(self.checkpoints, os.path.join(aside, "checkpoints"))]
-        moves += [(self._file(n), os.path.join(aside, n)) for n in (*_OWN, *configs)]
+        moves += [(path, os.path.join(aside, os.path.basename(path))) for path in own]
         try:
             os.makedirs(aside)
             for source, target in moves:
