@@ -3,9 +3,8 @@
 import argparse
 import sys
 
-from modelzoo import host, version
+from modelzoo import entry, version
 from modelzoo.config.arguments import Parser, count, positive_float, positive_int, share
-from modelzoo.config.errors import UserError
 
 _COMMON = """
 Everything that a flag sets, a YAML can set too (--config), and --set reaches the keys that have no flag:
@@ -16,27 +15,14 @@ A killed run is continued by the same command; another config or input for the s
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code (2 = an error that the user can correct)."""
-    try:
-        host.prepare_process(sys.argv[1:] if argv is None else argv)
-        args = parser().parse_args(argv)
-        code = args.run(args) or 0
-        sys.stdout.flush()
-        return code
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return e.exit_code
-    except UnicodeEncodeError as e:
-        print(f"error: {host.explain_encoding(e)}", file=sys.stderr)
-        return UserError.exit_code
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        sys.stderr.close()
-        return 0
-    except OSError as e:
-        print(f"error: {host.explain_lost_output(e)}", file=sys.stderr)
-        return UserError.exit_code
+    words = sys.argv[1:] if argv is None else argv
+    printing = words[:1] in (["inspect"], ["verify"])
+    return entry.run_command(lambda: _main(words), words, "the same command goes on from here", lambda: printing)
+
+
+def _main(words: list[str]) -> int | None:
+    args = parser().parse_args(words)
+    return args.run(args)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -2,13 +2,13 @@
 
 import argparse
 import difflib
-import os
 import sys
 from typing import TYPE_CHECKING
 
-from modelzoo import host, modes, progress, verbs, version
+from modelzoo import entry, modes, progress, verbs, version
 from modelzoo.config.arguments import Parser, count, positive_int
 from modelzoo.config.errors import UserError
+from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
 
 if TYPE_CHECKING:
@@ -160,34 +160,24 @@ def states(text: str | None) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    try:
-        host.prepare_process(argv)
-        if argv[:1] and argv[0] in verbs.VERBS:
-            verbs.run(argv)
-        else:
-            p = parser()
-            _known_flags(p, argv)
-            args = p.parse_args(argv)
-            _settle_mode(args, p)
-            _run(args, "run.py " + " ".join(argv))
-        sys.stdout.flush()
-    except UserError as e:
-        print("\n".join(f"error: {line}" for line in str(e).splitlines()), file=sys.stderr)
-        return e.exit_code
-    except UnicodeEncodeError as e:
-        print(f"error: {host.explain_encoding(e)}", file=sys.stderr)
-        return UserError.exit_code
-    except KeyboardInterrupt:
-        print("\nstopped; the last checkpoint is whole", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as e:
-        print(f"error: {host.explain_lost_output(e)}", file=sys.stderr)
-        return UserError.exit_code
-    return 0
+    words = sys.argv[1:] if argv is None else argv
+    return entry.run_command(lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words))
+
+
+def _main(argv: list[str]) -> None:
+    if argv[:1] and argv[0] in verbs.VERBS:
+        verbs.run(argv)
+        return
+    p = parser()
+    _known_flags(p, argv)
+    args = p.parse_args(argv)
+    _settle_mode(args, p)
+    _run(args, "run.py " + " ".join(redact_words(argv)))
+
+
+def _only_prints(argv: list[str]) -> bool:
+    """Whether what a command prints is all that it makes."""
+    return argv[:1] == ["prompt"] or not {"plan", "bench", "--validate_only", "--compile_only"}.isdisjoint(argv)
 
 
 def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:

@@ -146,17 +146,3 @@ def explain_encoding(error: UnicodeEncodeError) -> str:
     """One line for text that has no name on this system, or is none."""
     text = error.object[max(0, error.start - 40) : error.end + 40]
     return f"{text!a} cannot be written in {error.encoding} ({error.reason}); set PYTHONUTF8=1, or rename it"
-
-
-def explain_lost_output(error: OSError) -> str:
-    """One line for standard output that takes nothing more (a full disk); an error of a file is raised again.
-
-    What is still buffered goes nowhere, so that the interpreter does not fail on it at its end.
-
-    Raises:
-        OSError: `error`, of some file.
-    """
-    if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        raise error
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return f"the output cannot be written ({error.strerror}); what it is about is done as far as it went"

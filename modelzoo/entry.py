@@ -1,0 +1,163 @@
+"""How every command ends: one line for what went wrong, an exit code, and no traceback.
+
+0 done · 2 something that the user can correct · 70 a fault of this program (its traceback is in a file) · 75 another
+process holds the folder · 130 interrupted.
+"""
+
+import contextlib
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, TextIO
+
+from modelzoo import host
+from modelzoo.config.errors import UserError
+from modelzoo.redact import redact_text, redact_words
+
+FAULT = 70  # EX_SOFTWARE of sysexits.h
+INTERRUPTED = 130
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+
+
+class Output:
+    """A stream that ends no run: what a full disk, a closed pipe or a gone terminal cannot take is dropped.
+
+    Args:
+        stream: the stream; everything but writing is its own.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+        self.lost: OSError | None = None  # the first failure
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as e:
+            self._drop(e)
+        except ValueError as e:
+            if isinstance(e, UnicodeError):
+                raise
+            self._drop(OSError(errno.EBADF, "it is closed"))
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as e:
+            self._drop(e)
+        except ValueError:
+            self._drop(OSError(errno.EBADF, "it is closed"))
+
+    def _drop(self, error: OSError) -> None:
+        """Send what is buffered, and what follows, nowhere: the interpreter would fail on it at its end."""
+        self.lost = self.lost or error
+        with contextlib.suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def run_command(
+    body: Callable[[], int | None], words: Sequence[str], if_interrupted: str, prints: Callable[[], bool] = lambda: True
+) -> int:
+    """Run a command, and end it as every command ends.
+
+    Args:
+        body: does it; returns an exit code, or None for 0.
+        words: the command line.
+        if_interrupted: what to say of the work done so far, after "stopped; ".
+        prints: whether what it prints is all that it makes: lost output is an error then, else a remark.
+
+    Returns:
+        The exit code.
+    """
+    before = sys.stdout, sys.stderr
+    out, err = (Output(s) if s is not None else None for s in before)
+    sys.stdout, sys.stderr = out, err  # type: ignore[assignment] they have what a TextIO has
+    try:
+        code = _guard(body, words, if_interrupted)
+        if out is not None:
+            out.flush()
+            if out.lost is not None and out.lost.errno != errno.EPIPE:
+                reason = f"the output cannot be written ({out.lost.strerror})"
+                if prints():
+                    _say(f"error: {reason}")
+                    code = code or UserError.exit_code
+                else:
+                    _say(f"note       {reason}; the files of this command are not affected")
+        return code
+    finally:
+        if err is not None:
+            err.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _guard(body: Callable[[], int | None], words: Sequence[str], if_interrupted: str) -> int:
+    """The exit code of `body`, after one line about what it raised, if it raised."""
+    try:
+        host.prepare_process(words)
+        return body() or 0
+    except UserError as e:
+        _say("\n".join(f"error: {line}" for line in redact_text(str(e)).splitlines()))
+        return e.exit_code
+    except UnicodeEncodeError as e:
+        _say(f"error: {host.explain_encoding(e)}")
+    except KeyboardInterrupt:
+        _say(f"\nstopped; {if_interrupted}")
+        return INTERRUPTED
+    except MemoryError:
+        _say("error: not enough memory; give smaller batches or inputs, or a machine with more")
+    except OSError as e:
+        if e.filename is None and e.errno not in _NO_ROOM:
+            return _report_fault(e, words)
+        _say(f"error: {redact_text(explain_os_error(e))}")
+    except (SystemExit, GeneratorExit):
+        raise
+    except BaseException as e:  # not Exception: a library's Rust panics are none
+        return _report_fault(e, words)
+    return UserError.exit_code
+
+
+def explain_os_error(error: OSError) -> str:
+    """`FILE: reason` in one line, with what to do where that is known."""
+    reason = " ".join(str(error.strerror or error).split())
+    advice = {
+        errno.ENOSPC: "free some space and run the same command again",
+        errno.EDQUOT: "free some space and run the same command again",
+        errno.EROFS: "give a folder that can be written",
+        errno.EACCES: "change its permissions, or give another path",
+        errno.EPERM: "change its permissions, or give another path",
+        errno.ENOENT: "check the path",
+        errno.EMFILE: "raise the limit of open files (ulimit -n)",
+        errno.EIO: "the disk or network mount failed; the same command may succeed later",
+    }.get(error.errno or 0)
+    what = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(error.filename or "")
+    return f"{what}: {reason}".removeprefix(": ") + (f"; {advice}" if advice else "")
+
+
+def _report_fault(error: BaseException, words: Sequence[str]) -> int:
+    """Write a traceback to a file, name the file in one line, and return the exit code."""
+    text = f"{' '.join(redact_words(words))}\n{redact_text(''.join(traceback.format_exception(error)))}"
+    first = " ".join(redact_text(str(error)).split())[:200]
+    line = f"error: {type(error).__name__}{': ' if first else ''}{first}"
+    try:
+        path = os.path.join(host.private_folder(), f"fault-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.txt")
+        with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        where = f"the traceback is in {path}; please report it"
+    except OSError as e:
+        where = f"its traceback cannot be written ({e.strerror})"
+    _say(f"{line} (a fault of this program, not of your input: {where})")
+    return FAULT
+
+
+def _say(text: str) -> None:
+    if sys.stderr is not None:
+        print(text, file=sys.stderr, flush=True)

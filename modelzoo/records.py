@@ -1,0 +1,79 @@
+"""Files that others wrote, or that were damaged: read through a strict schema, with the key at fault in one line.
+
+class State(Record):
+    step: NonNegativeInt
+
+state = read_record("step_300/state.json", State, "missing; not a checkpoint", "is not a checkpoint's state")
+"""
+
+import os
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelzoo.config.errors import UserError
+from modelzoo.reading import MAX_TEXT, parse_json, read_bytes
+
+
+class Record(BaseModel):
+    """What a file must hold: values of exactly these types. Keys that it does not name are left as they are."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow", allow_inf_nan=False)
+
+
+Kind = TypeVar("Kind", bound=BaseModel)
+
+
+def read_record(path: str, schema: type[Kind], if_missing: str, if_other: str, max_bytes: int = MAX_TEXT) -> Kind:
+    """A JSON file as a `schema`.
+
+    Args:
+        if_missing: what to say, after the path, of a file that is not there; if_other: of one that is not of that form.
+
+    Raises:
+        UserError: it is not there, cannot be read, is no JSON, or a key of it has no value that fits.
+    """
+    return check_record(read_json(path, if_missing, max_bytes), schema, path, if_other)
+
+
+def check_record(value: Any, schema: type[Kind], where: str, if_other: str) -> Kind:
+    """A parsed JSON value as a `schema`; `where` names the file, and the line of it if it has several.
+
+    Raises:
+        UserError: a key has no value that fits.
+    """
+    try:
+        return schema.model_validate(value)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{where}: {key + ': ' if key else ''}{_reason(first)}; {if_other}") from None
+
+
+def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT) -> Any:
+    """The value of a JSON file.
+
+    Raises:
+        UserError: it is not there, cannot be read, or is no JSON.
+    """
+    try:
+        return parse_json(read_bytes(path, max_bytes))
+    except FileNotFoundError:
+        raise UserError(f"{path}: {if_missing}") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+    except ValueError as e:
+        raise UserError(f"{path}: is not valid JSON ({' '.join(str(e).split())[:120]})") from None
+
+
+def is_inside(name: str) -> bool:
+    """Whether a file name that a manifest gives stays in the manifest's folder: one part, relative, no `..`."""
+    plain = name not in ("", os.curdir, os.pardir) and "\0" not in name
+    return plain and os.path.basename(name) == name and not (os.altsep and os.altsep in name)
+
+
+def _reason(error: Any) -> str:
+    kind, message = error["type"], error["msg"]
+    return "is missing" if kind == "missing" else message[:1].lower() + message[1:]
