@@ -60,17 +60,21 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
-def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
+def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, finite: bool = True) -> Any:
     """The value of a JSON text.
 
+    Args:
+        finite: refuse NaN and infinities, which Python writes and JSON does not have; logs hold them.
+
     Raises:
-        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair, NaN or an
-            infinity, which JSON does not have. The message is one line.
+        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair. The
+            message is one line.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        refuse = _refuse_constant if finite else None
+        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=refuse)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     _check_values(found, max_depth)

@@ -27,7 +27,11 @@ from modelzoo.training import logs
 from modelzoo.training.run_folder import RunFolder
 
 POLL = 0.5  # seconds between looks at a run's log
-RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
+# run.py, installed or not; a run whose study was killed ends as after SIGTERM, with a checkpoint
+RUN = (
+    "import signal, sys; from modelzoo import host; host.end_with_parent({parent}, signal.SIGTERM); "
+    "from modelzoo.cli import main; sys.exit(main())"
+)
 
 
 class Options(NamedTuple):
@@ -152,7 +156,16 @@ def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bo
         progress.passed(cell)
         return True
     log = os.path.join(matrix.study.output, "logs", f"{cell.name}.txt")
-    command = [sys.executable, "-c", RUN, options.target, "-p", _config(matrix, cell), "-m", "train_and_eval"]
+    command = [
+        sys.executable,
+        "-c",
+        RUN.format(parent=os.getpid()),
+        options.target,
+        "-p",
+        _config(matrix, cell),
+        "-m",
+        "train_and_eval",
+    ]
     # A run is one process: the rank that torchrun gave this one is not the run's.
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     with open(log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
