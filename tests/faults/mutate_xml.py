@@ -119,7 +119,11 @@ def mutate_citations(head: bytes, records: list[bytes], tail: bytes, draw: Rando
         at = draw.randrange(len(records))
         new = mutate_record(records[at], draw)
         return b"".join([head, *records[:at], new, *records[at + 1 :], tail]), at
-    return mutate_frame(head, b"".join(records), tail, draw), None
+    body = b"".join(records)
+    found = head + body + tail
+    while found == head + body + tail:  # some codecs write ASCII as it is
+        found = mutate_frame(head, body, tail, draw)
+    return found, None
 
 
 def mutate_frame(head: bytes, body: bytes, tail: bytes, draw: Random) -> bytes:
