@@ -60,8 +60,11 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
-def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
+def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        undefined: take NaN and infinities, which older results hold, for null.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair, NaN or an
@@ -70,7 +73,8 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH) -> Any:
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+        constant = (lambda name: None) if undefined else _refuse_constant
+        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     _check_values(found, max_depth)

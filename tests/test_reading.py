@@ -110,3 +110,7 @@ def test_a_plain_name_is_inside(name):
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "/a", "a/b", "a/", "a\0", "./a"])
 def test_a_path_is_not_inside(name):
     assert not records.is_inside(name)
+
+
+def test_undefined_numbers_are_null_where_older_results_hold_them():
+    assert reading.parse_json('{"a": [NaN, -Infinity, 1.5]}', undefined=True) == {"a": [None, None, 1.5]}
