@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.redact import redact_text
 
 
 def _temporary(path: str) -> str:
@@ -80,6 +81,19 @@ def write_text(path: str, text: str) -> None:
         OSError: of `replacing`.
     """
     write_bytes(path, text.encode())
+
+
+def write_guarded(path: str, text: str) -> None:
+    """A small file, whole or as it was; for its owner alone (mode 0600) where the text holds a secret.
+
+    Raises:
+        OSError: of `replacing`.
+    """
+    if redact_text(text) == text:
+        return write_text(path, text)
+    own = lambda name, flags: os.open(name, flags, 0o600)  # so that not even its first moment is another's to read
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="", opener=own) as file:
+        file.write(text)
 
 
 def write_json(path: str, value: Any) -> None:

@@ -15,8 +15,9 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
-from modelzoo.files import write_text
+from modelzoo.files import write_guarded
 from modelzoo.progress import format_size
+from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import TrainState
 from modelzoo.training import console, resume
 from modelzoo.training.resume import Start
@@ -57,7 +58,9 @@ def record(
     start: Start,
     changes: Mapping[str, tuple[str, str]],
 ) -> None:
-    """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl.
+    """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl, without secrets.
+
+    A secret among the config's values stays in config.yaml, which must reload, and which its owner alone may read then.
 
     Args:
         changes: config keys that the resumed run changes from here on; the former config.yaml is kept too.
@@ -88,8 +91,8 @@ def record(
         os.makedirs(folder.path, exist_ok=True)
         if changes:
             resume.keep_history(folder, run.step)
-        write_text(folder.config, dump(config, f"resolved config of `{command}`"))
+        write_guarded(folder.config, dump(config, f"resolved config of `{redact_text(command)}`"))
         with open(folder.launches, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(redact_values(line)) + "\n")
     except OSError as e:
         raise UserError(f"{folder.path}: cannot be written ({e.strerror}); give another -o") from None

@@ -13,7 +13,7 @@ from modelzoo.config import differences
 from modelzoo.config.errors import UserError
 from modelzoo.config.idle import NO_EFFECT
 from modelzoo.config.trainer import ALL_STATES, Config, Init
-from modelzoo.files import write_text
+from modelzoo.files import write_guarded
 from modelzoo.sparsity.schedules import held
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
@@ -152,4 +152,4 @@ def keep_history(folder: RunFolder, step: int) -> None:
         number += 1
         target = f"{name}_{number}.yaml"
     with open(folder.config, encoding="utf-8") as file:
-        write_text(target, file.read())
+        write_guarded(target, file.read())
