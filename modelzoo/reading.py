@@ -60,11 +60,12 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
-def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = False) -> Any:
+def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = False, nonfinite: bool = False) -> Any:
     """The value of a JSON text.
 
     Args:
         undefined: take NaN and infinities, which older results hold, for null.
+        nonfinite: take them as the numbers that they are.
 
     Raises:
         ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair, NaN or an
@@ -73,7 +74,7 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = 
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     try:
-        constant = (lambda name: None) if undefined else _refuse_constant
+        constant = float if nonfinite else (lambda name: None) if undefined else _refuse_constant
         found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
     except RecursionError:
         raise ValueError("is nested too deeply") from None

@@ -49,7 +49,7 @@ def check_record(value: Any, schema: type[Kind], where: str, if_other: str) -> K
         return schema.model_validate(value)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(text if (text := str(part)[:80]).isprintable() else ascii(text) for part in first["loc"])
         raise UserError(f"{where}: {key + ': ' if key else ''}{_reason(first)}; {if_other}") from None
 
 
@@ -78,5 +78,5 @@ def is_inside(name: str) -> bool:
 
 
 def _reason(error: Any) -> str:
-    kind, message = error["type"], error["msg"]
+    kind, message = error["type"], " ".join(error["msg"].removeprefix("Value error, ").split())
     return "is missing" if kind == "missing" else message[:1].lower() + message[1:]

@@ -114,3 +114,9 @@ def test_a_path_is_not_inside(name):
 
 def test_undefined_numbers_are_null_where_older_results_hold_them():
     assert reading.parse_json('{"a": [NaN, -Infinity, 1.5]}', undefined=True) == {"a": [None, None, 1.5]}
+
+
+def test_nonfinite_numbers_are_taken_where_asked_for():
+    assert reading.parse_json('{"a": [Infinity, -Infinity, 1]}', nonfinite=True) == {
+        "a": [float("inf"), -float("inf"), 1]
+    }
