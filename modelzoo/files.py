@@ -15,9 +15,8 @@ from typing import Any
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
-from modelzoo.reading import MIB, open_regular, parse_json, read_bytes
+from modelzoo.redact import redact_text
 
-MAX_LINE = 16 * MIB  # of JSON Lines; a record of a log has a few hundred bytes
 _WRITER = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d*)-[0-9a-f]{8}\.tmp", re.DOTALL)
 _UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)  # of fsync on a folder, by network mounts
 
@@ -47,7 +46,7 @@ def naming(path: str, temporary: str | None = None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def replacing(path: str, durable: bool = False) -> Iterator[str]:
+def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[str]:
     """A temporary name next to `path`, for the body to write to; it takes the place of `path` when the body ends.
 
     A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes. A
@@ -55,6 +54,7 @@ def replacing(path: str, durable: bool = False) -> Iterator[str]:
 
     Args:
         durable: flush the file, and then its folder, to the disk: a power cut after the body leaves the whole file too.
+        mode: its permissions, less those that the process's umask takes away.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full; it names `path`.
@@ -63,7 +63,7 @@ def replacing(path: str, durable: bool = False) -> Iterator[str]:
     try:
         with naming(path, temporary):
             # O_EXCL: nothing that is there under this name, a link least of all, is written through
-            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
             yield temporary
             if durable:
                 sync(temporary)
@@ -126,6 +126,19 @@ def write_text(path: str, text: str, durable: bool = False) -> None:
     write_bytes(path, text.encode(), durable)
 
 
+def write_guarded(path: str, text: str) -> None:
+    """A small file, whole or as it was; for its owner alone (mode 0600) where the text holds a secret.
+
+    Raises:
+        OSError: of `replacing`.
+    """
+    if redact_text(text) == text:
+        return write_text(path, text)
+    # not even its first moment is another's to read
+    with replacing(path, mode=0o600) as temporary, open(temporary, "wb") as file:
+        file.write(text.encode())
+
+
 def write_json(path: str, value: Any) -> None:
     """Results as JSON, whole or as they were, also after a power cut; folders are made.
 
@@ -137,63 +150,6 @@ def write_json(path: str, value: Any) -> None:
         write_text(path, json.dumps(value, indent=1) + "\n", durable=True)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
-
-
-def read_json_object(path: str, if_missing: str, if_other: str) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Args:
-        if_missing: what to say, after the path, of a file that is not there; if_other: of one that holds no object.
-
-    Raises:
-        UserError: it is not there, cannot be read, or holds no object.
-    """
-    try:
-        found = parse_json(read_bytes(path), finite=False)
-    except FileNotFoundError:
-        raise UserError(f"{path}: {if_missing}") from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-    except ValueError as e:
-        raise UserError(f"{path}: cannot be read ({' '.join(str(e).split())[:120]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: {if_other}")
-    return found
-
-
-def read_json_lines(path: str) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file, in order: its lines that hold a JSON object.
-
-    A half-written last line (a killed run) is left out. So is any other line that holds no object or is longer than
-    `MAX_LINE`, which a line on stderr reports: a log never ends the command that reads it.
-
-    Raises:
-        OSError: there is no such file, it is not a regular one, or it cannot be read.
-    """
-    found, other, number, tail = [], [], 0, b""
-    with open_regular(path) as file:
-        while line := file.readline(MAX_LINE):
-            begins, tail = not tail, b"" if line.endswith(b"\n") else line[-1:]
-            number += begins
-            record = _parse_object(line) if begins and not (tail and len(line) == MAX_LINE) else None
-            if record is not None:
-                found.append(record)
-            elif begins and line.strip():
-                other.append(number)
-    if tail and other and other[-1] == number:
-        other.pop()
-    if other:
-        what = "1 line is no record and is" if len(other) == 1 else f"{len(other):,} lines are no records and are"
-        print(f"note       {path}: {what} left out (line {other[0]:,})", file=sys.stderr)
-    return found
-
-
-def _parse_object(line: bytes) -> dict[str, Any] | None:
-    try:
-        found = parse_json(line, finite=False)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 
 def sha256(path: str) -> str:

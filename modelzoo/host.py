@@ -32,6 +32,14 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
+def total_memory() -> int | None:
+    """The memory of this machine, in bytes; None where the system does not report it."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows has no such call
+        return None
+
+
 def peak_memory() -> int | None:
     """The most memory that this process has held, in bytes; None where the system does not report it."""
     if most := _high_water():

@@ -24,8 +24,8 @@ sys.path.insert(0, str(REPO))
 
 from data_preprocessing import cli as data_cli  # noqa: E402
 from data_preprocessing.config import Job  # noqa: E402
-from modelzoo import cli, verbs  # noqa: E402
-from modelzoo.config.base import OneOf  # noqa: E402
+from modelzoo import cli, entry, verbs  # noqa: E402
+from modelzoo.config.base import MOST, OneOf  # noqa: E402
 from modelzoo.config.study import StudyFile  # noqa: E402
 from modelzoo.config.task import Task, Template  # noqa: E402
 from modelzoo.config.trainer import Config  # noqa: E402
@@ -107,13 +107,17 @@ def kind(annotation: object, metadata: tuple = ()) -> str:
 
 
 def limits(metadata: tuple) -> str:
-    """` above 0, at most 1`, from a field's constraints."""
+    """` above 0, at most 1`, from a field's constraints; what every integer is limited to is not repeated."""
+    parts = [p for item in metadata for p in (item.metadata if isinstance(item, FieldInfo) else (item,))]
     words = []
-    for item in metadata:
-        for part in item.metadata if isinstance(item, FieldInfo) else (item,):
-            for key, word in (("gt", "above"), ("ge", "at least"), ("lt", "below"), ("le", "at most")):
-                if (value := getattr(part, key, None)) is not None:
-                    words.append(f"{word} {value:g}" if isinstance(value, float) else f"{word} {value}")
+    for key, word, closest in (
+        ("gt", "above", max),
+        ("ge", "at least", max),
+        ("lt", "below", min),
+        ("le", "at most", min),
+    ):
+        values = [v for part in parts if (v := getattr(part, key, None)) is not None and abs(v) != MOST]
+        words += [f"{word} {closest(values):{'g' if isinstance(closest(values), float) else ''}}"] if values else []
     return " " + ", ".join(words) if words else ""
 
 
@@ -230,4 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.run_command(main, sys.argv[1:], "nothing was written"))

@@ -2,7 +2,6 @@
 
 import builtins
 import errno
-import json
 import os
 import pickle
 import subprocess
@@ -198,40 +197,3 @@ def test_an_error_without_a_name_gets_that_of_the_file(tmp_path):
         assert pickle.loads(pickle.dumps(found.value)).filename == found.value.filename  # as a worker sends it
     with pytest.raises(OSError, match=r"nowhere/file'$"):
         files.write_text(str(tmp_path / "nowhere" / "file"), NEW)
-
-
-RECORDS = [{"step": 1, "loss": 2.5}, {"step": 2, "loss": float("inf")}, {}]
-OTHERS = {
-    "not UTF-8": b'{"a": "\xff"}',
-    "a list": b"[1]",
-    "a number": b"3",
-    "half": b'{"step": 3, "lo',
-    "deep": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-    "a key twice": b'{"a": 1, "a": 2}',
-    "a surrogate": b'{"a": "\\ud800"}',
-    "zeros": bytes(100),
-    "long": b'{"a": "' + b"x" * (files.MAX_LINE + 5) + b'"}',
-}
-
-
-@pytest.mark.parametrize("line", OTHERS.values(), ids=OTHERS)
-def test_lines_that_hold_no_record_are_left_out_and_reported(line, tmp_path, capsys):
-    path, lines = tmp_path / "log.jsonl", [json.dumps(r).encode() for r in RECORDS]
-    path.write_bytes(b"\n".join([lines[0], line, *lines[1:], b""]))
-    assert files.read_json_lines(str(path)) == RECORDS
-    assert capsys.readouterr().err == f"note       {path}: 1 line is no record and is left out (line 2)\n"
-    path.write_bytes(b"\n".join([*lines, line]))  # half-written, if it has no end
-    assert files.read_json_lines(str(path)) == RECORDS and capsys.readouterr().err == ""
-
-
-def test_objects_and_lines_are_read_from_regular_files_alone(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(OSError, match="not a regular file"):
-        files.read_json_lines(str(tmp_path / "pipe"))
-    with pytest.raises(UserError, match=r"pipe: cannot be read \(is not a regular file"):
-        files.read_json_object(str(tmp_path / "pipe"), "missing", "other")
-    for data, message in ((b"[1]", "other"), (b"\xff{}", "cannot be read"), (b"[" * 10**5, "nested too deeply")):
-        (tmp_path / "x.json").write_bytes(data)
-        with pytest.raises(UserError, match=f"x.json: .*{message}") as found:
-            files.read_json_object(str(tmp_path / "x.json"), "missing", "other")
-        assert "\n" not in str(found.value)

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.base import NonNegativeInt, PositiveFloat, Rate, Section, Str, Width, listed
 from modelzoo.config.patterns import check_syntax
 
 
@@ -15,7 +15,7 @@ class SoftPrompt(Section):
     is where tasks put them in an example.
     """
 
-    tokens: NonNegativeInt  # 0: no prompt at all
+    tokens: Annotated[NonNegativeInt, Field(le=2**16)]  # 0: no prompt at all
     place: Literal["before_target", "prefix"] = "before_target"
     init: Literal["random", "words", "vocab_mean", "sample_vocab", "file"] = "random"
     words: Str | None = None  # with init: words; repeated where they are fewer than `tokens`
@@ -41,7 +41,7 @@ MaybePrompt = Annotated[SoftPrompt | None, AfterValidator(lambda p: p if p is no
 class LoRA(Section):
     """Low-rank updates of frozen weights, W + alpha / r * B A (arXiv 2106.09685), by PEFT's names."""
 
-    r: PositiveInt = 8  # rank
+    r: Width = 8  # rank
     alpha: PositiveFloat = 16  # alpha / r multiplies the update
     dropout: Rate = 0.0  # of the update's input
     target_modules: Annotated[tuple[Str, ...], BeforeValidator(listed), Field(min_length=1)] = (

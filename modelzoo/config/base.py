@@ -8,9 +8,14 @@ from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_m
 from modelzoo.config.renamed import Renamed, take_new_names
 
 # Strict: `true` is no integer, "6e-4" (quoted) is no number and 1.0 is no step count. A config says what it means.
-Int = Annotated[int, Strict()]
-PositiveInt = Annotated[int, Strict(), Field(gt=0)]
-NonNegativeInt = Annotated[int, Strict(), Field(ge=0)]
+MOST = 2**63 - 1  # of any integer: what a signed 64-bit one holds
+Int = Annotated[int, Strict(), Field(ge=-MOST, le=MOST)]
+PositiveInt = Annotated[int, Strict(), Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Strict(), Field(ge=0, le=MOST)]
+# What takes memory or processes has a bound of its own, far above any use: a slip of the finger is refused as one.
+Width = Annotated[int, Strict(), Field(gt=0, le=2**20)]  # of a layer, a batch or a sequence
+Many = Annotated[int, Strict(), Field(gt=0, le=2**12)]  # layers, threads, systems
+Workers = Annotated[int, Strict(), Field(ge=0, le=2**10)]  # processes
 Float = Annotated[float, Strict(), AllowInfNan(False)]
 PositiveFloat = Annotated[float, Strict(), AllowInfNan(False), Field(gt=0)]
 NonNegativeFloat = Annotated[float, Strict(), AllowInfNan(False), Field(ge=0)]

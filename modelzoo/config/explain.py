@@ -11,6 +11,7 @@ from modelzoo.config.shares import PERCENT
 from modelzoo.config.walk import models
 from modelzoo.config.yaml12 import Document, Path, scalar
 
+LONGEST = 200  # characters of a value in a message
 # pydantic's error types whose own wording speaks of Python rather than of a config.
 WORDING = {
     "model_type": "takes a mapping of keys to values",
@@ -78,12 +79,14 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
 def format_value(value: object) -> str:
     """A value as a config would write it."""
     if isinstance(value, str):
-        return repr(value)
-    if isinstance(value, dict | list | tuple):
-        return json.dumps(value, default=str)
-    if value is None or isinstance(value, bool):
-        return json.dumps(value)
-    return str(value)
+        text = repr(value)
+    elif isinstance(value, dict | list | tuple):
+        text = json.dumps(value, default=str)
+    elif value is None or isinstance(value, bool):
+        text = json.dumps(value)
+    else:
+        text = str(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def _hint(kind: str, value: object) -> str:
@@ -96,7 +99,7 @@ def _hint(kind: str, value: object) -> str:
             return "; write the number without quotes"
         if _is_number(value.replace("_", "").replace(",", "")):
             return f"; write {value.replace('_', '').replace(',', '')}"
-    if kind == "int_type" and isinstance(value, float) and value.is_integer():
+    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"; write {int(value)}"
     return ""
 

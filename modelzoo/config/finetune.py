@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, listed
+from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, Width, listed
 from modelzoo.config.explain import format_value
 from modelzoo.config.renamed import Renamed
 
@@ -57,10 +57,10 @@ class Finetune(Section):
     masks: Annotated[Literal["lift", "keep"] | Open | None, BeforeValidator(_masks)] = None
     renamed: ClassVar = (Renamed("sparsity", "masks", _todays_masks),)
     optimizer: Literal["fresh", "keep"] = "fresh"  # the moments of pre-training, or none
-    batch_size: PositiveInt = 16
-    micro_batch_size: PositiveInt | None = None
-    eval_batch_size: PositiveInt = 16
-    max_sequence_length: PositiveInt | None = None  # default: the model's max_position_embeddings
+    batch_size: Width = 16
+    micro_batch_size: Width | None = None
+    eval_batch_size: Width = 16
+    max_sequence_length: Width | None = None  # default: the model's max_position_embeddings
     seeds: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(listed)] = None  # default: trainer.init.seed
     folds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
     num_examples: PositiveInt | None = None  # learn from the first N training examples only

@@ -19,8 +19,10 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.merge import is_choice, put_over
 from modelzoo.config.renamed import rename_old
 from modelzoo.config.yaml12 import Document, Mark, Path
+from modelzoo.reading import read_text
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
+MAX_PARENTS = 50
 _ABSENT = object()  # in place of the value of a key that is not there
 
 
@@ -62,9 +64,10 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
     file = find_config(path)
     if os.path.realpath(file) in _seen:
         raise UserError(f"{file}: `extends:` goes round in a circle")
+    if len(_seen) > MAX_PARENTS:
+        raise UserError(f"{file}: is the {len(_seen)}th parent by `extends:`; a config has at most {MAX_PARENTS}")
     try:
-        with open(file, encoding="utf-8") as f:
-            doc = yaml12.parse(f.read(), file)
+        doc = yaml12.parse(read_text(file, 4 * yaml12.MAX_CHARS), file)
     except FileNotFoundError:
         raise UserError(f"{file}: no such config file{_near(file)}") from None
     except IsADirectoryError:
@@ -72,7 +75,7 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text; a config is a YAML file") from None
     except OSError as e:
-        raise UserError(f"{file}: cannot be read: {e.strerror}") from None
+        raise UserError(f"{file}: cannot be read: {e.strerror}; a config is a YAML file") from None
     if not isinstance(doc.data, dict):
         found = "is empty" if doc.data is None else f"holds a {type(doc.data).__name__}"
         raise UserError(f"{file}: {found}; a config is a mapping of keys to values")

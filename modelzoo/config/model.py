@@ -4,7 +4,19 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from modelzoo.config.base import Bool, Float, Int, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str
+from modelzoo.config.base import (
+    Bool,
+    Float,
+    Int,
+    Many,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Section,
+    Str,
+    Width,
+)
 from modelzoo.config.patterns import check_syntax
 
 # Fields of the zoo's config that ask for something outside this trainer: (the value that asks for nothing, what it is).
@@ -147,26 +159,26 @@ class GPTConfig(Section):
     name: Literal["gpt2", "gpt3"] = "gpt3"
 
     vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257  # at least the tokenizer's
-    max_position_embeddings: PositiveInt = 1024  # longest sequence, tokens
+    max_position_embeddings: Width = 1024  # longest sequence, tokens
     embedding_dropout_rate: Rate | None = Field(None, alias="embd_pdrop")
     position_embedding_type: Literal["learned", "fixed", "rotary", "alibi"] | None = "learned"
-    position_embedding_offset: NonNegativeInt = 0
-    hidden_size: PositiveInt = 768  # width
+    position_embedding_offset: Annotated[NonNegativeInt, Field(le=2**20)] = 0
+    hidden_size: Width = 768  # width
     share_embedding_weights: Bool = True  # the head is the word embedding
     embedding_layer_norm: Bool = False  # a norm after the embeddings
-    rotary_dim: PositiveInt | None = None  # rotated dimensions of a head; default: a quarter
+    rotary_dim: Width | None = None  # rotated dimensions of a head; default: a quarter
     rope_theta: PositiveFloat = 10000.0  # base of rotary frequencies
     fold_rope_consts: Bool = False  # no effect: a compile hint
     pos_scaling_factor: PositiveFloat = 1.0
 
-    num_hidden_layers: PositiveInt = 12  # decoder layers
+    num_hidden_layers: Many = 12  # decoder layers
     dropout_rate: Rate = 0.1  # of residual branches
     norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"  # before each branch and the head
     layer_norm_epsilon: PositiveFloat = 1e-5  # added to the variance
 
-    num_heads: PositiveInt = 12  # must divide the attention's width
+    num_heads: Width = 12  # must divide the attention's width
     attention_type: Literal["dot_product", "scaled_dot_product"] = "scaled_dot_product"
-    attention_inner_dim: PositiveInt | None = None  # width over all heads; default: hidden_size
+    attention_inner_dim: Width | None = None  # width over all heads; default: hidden_size
     use_projection_bias_in_attention: Bool = True
     use_ffn_bias_in_attention: Bool = True
     attention_dropout_rate: Rate | None = 0.1  # of attention weights
@@ -174,7 +186,7 @@ class GPTConfig(Section):
     attention_kernel: Str | None = None  # no effect: a compile hint
     scale_qk_dot_by_layer_idx: Bool = False
 
-    filter_size: PositiveInt = 3072  # width of the feed-forward layer; 4 x hidden_size as a rule
+    filter_size: Width = 3072  # width of the feed-forward layer; 4 x hidden_size as a rule
     nonlinearity: Literal[
         "gelu",
         "gelu_new",

@@ -60,7 +60,7 @@ def rename_old(doc: Document, schema: type[BaseModel], written: Path = ()) -> No
             mark = doc.mark(was)
             del data[old]
             data[new] = after
-            for known in [p for p in doc.marks if p[: len(was)] == was]:
+            for known in doc.marks.at_or_below(was):
                 doc.marks[(*now, *known[len(was) :])] = doc.marks.pop(known)
             if before is not None:
                 text = f"{mark}: {'.'.join(map(str, was))}: now written `{new}: {_plain(after)}`"

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
+PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)%")
 LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of them
     "freq", "start", "stop", "steps",  # sparsity.update, checkpoint.steps, finetune's gradual opening
     "begin", "end", "half_period",  # sparsity schedules

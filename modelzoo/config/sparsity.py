@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, Width, listed
 from modelzoo.config.explain import format_value
 from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
@@ -125,16 +125,16 @@ class SparsityGroup(Section):
     param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
     update: Update | None = None  # when masks change; default: every step
     drop_fraction: Schedule | None = None  # share of live weights that gives up its place (set, rigl); default 0.3
-    balance_in_groups: PositiveInt | None = None
-    balance_out_groups: PositiveInt | None = None
+    balance_in_groups: Width | None = None
+    balance_out_groups: Width | None = None
     distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"  # over the matrices: each alike, or by sides
     seed: NonNegativeInt | None = None  # of random masks and growth; default: trainer.init.seed
     max_sparsity: Rate = 0.999  # refuse a schedule that goes beyond
     compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
     mup_base_density: Annotated[PositiveFloat, Field(le=1)] | None = None  # rate and init corrected from it (SuPar)
-    block: tuple[PositiveInt, PositiveInt] = (1, 1)  # rows x columns that live or die together
-    shared_inputs: PositiveInt | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
-    nm: tuple[PositiveInt, PositiveInt] | None = None  # N of every M weights along the inputs
+    block: tuple[Width, Width] = (1, 1)  # rows x columns that live or die together
+    shared_inputs: Width | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
+    nm: tuple[Width, Width] | None = None  # N of every M weights along the inputs
     storage: Literal["auto", "packed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, if faster
     renamed: ClassVar = (Renamed("storage", "storage", lambda v: "masked" if v == "dense" else v),)
 

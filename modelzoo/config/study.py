@@ -14,6 +14,7 @@
 with them.
 """
 
+import math
 import re
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
+MOST_RUNS = 10_000  # of a study
 _OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
 
 
@@ -64,6 +66,8 @@ class Study(Section):
 
     @model_validator(mode="after")
     def _adds_up(self):
+        if (most := max(1, math.prod(map(len, self.axes.values()))) * len(self.seeds)) > MOST_RUNS and not self.cells:
+            raise ValueError(f"axes: make {most:,} runs; at most {MOST_RUNS:,} are taken (name some with cells)")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError("seeds: each once")
         for axis, values in self.axes.items():

@@ -10,11 +10,14 @@ from modelzoo.config.base import (
     Bool,
     Float,
     Int,
+    Many,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
     Str,
+    Width,
+    Workers,
     listed,
     one_of,
 )
@@ -34,12 +37,12 @@ class Backend(Section):
         BeforeValidator(lambda v: v.upper() if isinstance(v, str) and v.lower() != "auto" else v),
     ] = "auto"  # auto: CSX if its keys are given, else a GPU if there is one, else CPU
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
-    num_threads: PositiveInt | None = None  # CPU threads; default is torch's own choice
+    num_threads: Many | None = None  # CPU threads; default is torch's own choice
     deterministic: Bool = False  # GPU: refuse kernels that are not reproducible
     # CSX only
     compile_dir: Str | None = None
-    num_csx: PositiveInt = 1  # systems
-    num_workers_per_csx: NonNegativeInt | None = None  # input workers
+    num_csx: Many = 1  # systems
+    num_workers_per_csx: Workers | None = None  # input workers
     mgmt_address: Str | None = None  # host:port
     credentials_path: Str | None = None  # TLS certificate
     mount_dirs: Annotated[tuple[Str, ...], BeforeValidator(listed)] = ()  # folders that the cluster is to see
@@ -92,7 +95,7 @@ class Loop(Section):
     steps_per_epoch: PositiveInt | None = None  # shortens an epoch
     eval_frequency: NonNegativeInt | Annotated[Float, Field(ge=0, le=1)] | None = 1.0  # steps, or a share
     eval_steps: PositiveInt | None = None  # validation batches; default: all
-    grad_accum_steps: PositiveInt = 1  # micro-batches that a batch is cut into
+    grad_accum_steps: Width = 1  # micro-batches that a batch is cut into
     on_nonfinite: Literal["stop", "skip"] = "stop"  # what to do when loss or gradient is not finite
     max_skipped_steps: PositiveInt = 100  # with skip: how many in one run before it stops all the same
 
@@ -211,15 +214,15 @@ class DataLoader(Section):
     data_processor: Literal["GptHDF5MapDataProcessor", "GptHDF5DataProcessor"] = "GptHDF5MapDataProcessor"
     data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # folders of shards
     mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None  # or several sets, by weight
-    batch_size: PositiveInt  # sequences of a step, over all micro-batches and devices
-    micro_batch_size: PositiveInt | Literal["auto"] | None = None  # sequences at a time; must divide batch_size
+    batch_size: Width  # sequences of a step, over all micro-batches and devices
+    micro_batch_size: Width | Literal["auto"] | None = None  # sequences at a time; must divide batch_size
     shuffle: Bool = False  # over all shards, anew each epoch
     shuffle_seed: NonNegativeInt | None = 0
-    max_sequence_length: PositiveInt | None = None  # must be the data's
+    max_sequence_length: Width | None = None  # must be the data's
     num_samples: PositiveInt | None = None  # examples to take of the data
     drop_last: Bool | None = None  # no effect: what an epoch leaves over opens the next batch
-    num_workers: NonNegativeInt = 0  # reading processes; 0 reads in the training process
-    prefetch_factor: PositiveInt | None = 10  # batches that each worker keeps ready
+    num_workers: Workers = 0  # reading processes; 0 reads in the training process
+    prefetch_factor: Many | None = 10  # batches that each worker keeps ready
     persistent_workers: Bool = True
     use_worker_cache: Bool = False  # no effect
     use_vsl: Bool = False  # shards of five rows: documents do not see each other

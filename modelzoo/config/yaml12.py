@@ -14,6 +14,8 @@ from modelzoo.config.errors import UserError
 
 Path = tuple[str | int, ...]
 MAX_NODES = 100_000  # a config has hundreds of nodes; more means aliases that expand without end
+MAX_DEPTH = 64  # levels of nesting; a config has a dozen
+MAX_CHARS = 2**20  # of a file; a config has thousands
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,50 @@ class Note(NamedTuple):
     text: str
 
 
+class Marks(dict[Path, Mark]):
+    """The mark of each path. Knows which paths are below another, so that forgetting them costs their number alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._below: dict[Path, set[Path]] = {}  # by path, the marked or passed ones that are one key longer
+
+    def __setitem__(self, path: Path, mark: Mark) -> None:
+        if path not in self:
+            super().__setitem__(path, mark)
+            while path:  # up to the first that is known
+                below = self._below.setdefault(path[:-1], set())
+                if path in below:
+                    break
+                below.add(path)
+                path = path[:-1]
+        else:
+            super().__setitem__(path, mark)
+
+    def setdefault(self, path: Path, default: Mark) -> Mark:  # type: ignore[override] a mark is never None
+        if path not in self:
+            self[path] = default
+        return self[path]
+
+    def update(self, other: dict[Path, Mark]) -> None:  # type: ignore[override]
+        for path, mark in other.items():
+            self[path] = mark
+
+    def at_or_below(self, path: Path) -> list[Path]:
+        """`path`, where it has a mark, and the marked paths that begin with it."""
+        found, waiting = [], [path]
+        while waiting:
+            here = waiting.pop()
+            found += [here] if here in self else []
+            waiting += self._below.get(here, ())
+        return found
+
+
 @dataclass
 class Document:
     """A parsed file: plain dicts, lists and scalars, the mark of every path in it, and the problems found so far."""
 
     data: Any
-    marks: dict[Path, Mark] = field(default_factory=dict)
+    marks: Marks = field(default_factory=Marks)
     problems: list[str] = field(default_factory=list)
     repeats: list[Repeat] = field(default_factory=list)  # each is in `problems` too, until it is allowed
     notes: list[Note] = field(default_factory=list)  # what was done to old spellings and dialects, and what was lost
@@ -67,7 +107,7 @@ class Document:
     def forget(self, path: Path) -> None:
         """Drop the marks of `path` and of all below it: another value takes its place."""
         if path in self.marks:
-            for stale in [p for p in self.marks if p[: len(path)] == path]:
+            for stale in self.marks.at_or_below(path):
                 del self.marks[stale]
 
 
@@ -119,6 +159,8 @@ class _Builder:
     def build(self, node: yaml.Node, path: Path, open_nodes: tuple = ()):
         self._count(node, open_nodes)
         self.doc.marks.setdefault(path, Mark(self.file, node.start_mark.line + 1))
+        if isinstance(node, yaml.CollectionNode) and node.tag not in (TAG + "map", TAG + "seq"):
+            raise self._error(node, f"{node.tag.replace(TAG, '!!')} is no type of a config; leave the tag out")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, (*open_nodes, node))
         if isinstance(node, yaml.SequenceNode):
@@ -161,6 +203,8 @@ class _Builder:
         self.nodes += 1
         if self.nodes > MAX_NODES or any(node is other for other in open_nodes):
             raise self._error(node, "aliases expand without end; write the values out")
+        if len(open_nodes) > MAX_DEPTH:
+            raise self._error(node, "nested too deeply for a config")
 
     def _error(self, node: yaml.Node, text: str) -> UserError:
         return UserError(f"{self.file}:{node.start_mark.line + 1}: {text}")
@@ -173,6 +217,8 @@ def parse(text: str, file: str) -> Document:
         UserError: the text is not YAML, or holds more than one document.
     """
     builder = _Builder(file)
+    if len(text) > MAX_CHARS:
+        raise UserError(f"{file}: has {len(text):,} characters; a config has at most {MAX_CHARS:,}")
     try:
         node = yaml.compose(text, Loader=_Loader)
         builder.doc.data = None if node is None else builder.build(node, ())

@@ -173,5 +173,5 @@ def dotted(path: Path) -> str:
 
 def remark(doc: Document, old: Path, new: Path) -> None:
     """Give `new` and what is below it the marks of `old`."""
-    for known in [p for p in doc.marks if p[: len(old)] == old]:
+    for known in doc.marks.at_or_below(old):
         doc.marks.setdefault((*new, *known[len(old) :]), doc.marks[known])
