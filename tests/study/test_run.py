@@ -106,7 +106,7 @@ def test_the_best_rate_is_finite_and_lowest(base):
     matrix = grid.read_matrix(path, [], None)
     assert study.best_peak(matrix, matrix.settings[0]) == 1e-3  # none has ended
     for cell, loss in zip(matrix.settings[0], ("3.0", "2.5", "NaN"), strict=True):
-        folder = Path(study.folder(matrix, cell))
+        folder = Path(study.files(matrix, cell).folder)
         folder.mkdir(parents=True)
         record = f'{{"step": {cell.steps}, "kind": "validation", "loss": {loss}}}'
         (folder / "metrics.jsonl").write_text(record + "\n")
