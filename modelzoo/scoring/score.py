@@ -21,6 +21,7 @@ from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.scores import evaluate_task as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
+from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
@@ -58,15 +59,32 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
     if others:
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
-    folder = run.evaluation
-    results: dict[str, list[dict[str, Any]]] = {}
     paths = find_checkpoints(config, options)
+    with lock_folder(run.evaluation):  # its scores of all tasks are read and written again as one file
+        results = _score_all(paths, jobs, others, config, options, request)
+    for job in jobs:
+        print(score_table.format_task(job.task, job.note, results[job.task.name]))
+    for name in results:
+        if name.startswith(LM_EVAL):
+            print(score_table.format_lm_eval(name, results[name]))
+    print(f"wrote      {run.task_scores}" + (" and the predictions next to it" if jobs else ""))
+    if jobs:
+        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+
+
+def _score_all(
+    paths: list[str], jobs: list[Job], others: list[str], config: Config, options: Options, request: Request
+) -> dict[str, list[dict[str, Any]]]:
+    """Score each checkpoint on each task; write the results next to those of other tasks, and return them by task."""
+    run, results = RunFolder(options.model_dir), {}
     for number, path in enumerate(paths):
         model = load_model(path, config, options)
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
-            results.setdefault(job.task.name, []).append(_score_job(job, model, folder, suffix, request.batch_size))
+            found = _score_job(job, model, run.evaluation, suffix, request.batch_size)
+            results.setdefault(job.task.name, []).append(found)
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
@@ -74,19 +92,10 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
-    target = run.task_scores
     about = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
-    write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
-    for job in jobs:
-        print(score_table.format_task(job.task, job.note, results[job.task.name]))
-    for name in results:
-        if name.startswith(LM_EVAL):
-            print(score_table.format_lm_eval(name, results[name]))
-    print(f"wrote      {target}" + (" and the predictions next to it" if jobs else ""))
-    if jobs:
-        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
-        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+    write_json(run.task_scores, _plain({"tasks": {**_earlier(run.task_scores), **fresh}}))
+    return results
 
 
 def _finetune_command(task: Task, name: str, path: str) -> str:

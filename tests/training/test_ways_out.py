@@ -235,3 +235,13 @@ def test_reading_modes_do_not_wait_for_a_run(params, tmp_path):
         assert run(params, folder, mode="eval") == 0
     assert json.loads((folder / "eval.json").read_text())[0]["step"] == STEPS
     assert cli.main(["CPU", "-p", str(params), "-m", "eval", "-o", str(folder)]) == 0
+
+
+def test_what_a_kill_left_of_the_last_rotation_is_removed(params, tmp_path):
+    """Also where the run has ended, and nothing is to do."""
+    folder = tmp_path / "run"
+    assert run(params, folder) == 0
+    (folder / "checkpoints/.tmp-old_2.1").mkdir()
+    (folder / "checkpoints/.tmp-old_2.1/model.safetensors").write_text("")
+    assert run(params, folder) == 0
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == [f"step_{STEPS}"]
