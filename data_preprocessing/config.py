@@ -96,9 +96,7 @@ class Job(Frozen):
     compression: Literal["none", "gzip", "lzf"] = "gzip"
     shard_tokens: int = Field(default=2**23, ge=1)  # tokens that one shard holds at most
     unit_megabytes: float = Field(default=4, gt=0)  # small input files are grouped into units of about this on disk
-    unreadable: Literal["refuse", "drop"] = (
-        "refuse"  # pmc: an article that cannot be parsed stops the run, or is counted
-    )
+    unreadable: Literal["refuse", "drop"] = "drop"  # a record that cannot be read: count it and go on, or stop the run
     buckets: int = Field(default=8, ge=1, le=4096)  # hash buckets of the two-pass steps
     max_file_gigabytes: float = Field(default=64, gt=0)  # refuse an input that unpacks to more
 

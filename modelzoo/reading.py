@@ -6,14 +6,15 @@ A FIFO would wait for ever and /dev/zero never end; a size that a reader checks 
 import json
 import os
 import stat
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 MIB = 2**20
 MAX_TEXT = 64 * MIB  # of a config, a manifest, a tokenizer: thousands of times what they are
 MAX_DEPTH = 200  # of nested JSON; what this project reads has a dozen levels
 
 
-def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> BufferedReader:
     """Open a file for reading, if it is a regular one of at most `max_bytes` bytes.
 
     Raises:

@@ -65,7 +65,7 @@ def build_run(config: Config, choice: Choice) -> TrainState:
     kinds = {n: s.kind for n, s in shapes.items()}
     optimizer = groups.build_optimizer(section, model, kinds, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
-    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
+    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, config=config)
 
 
 def _check_memory(init: Init) -> None:

@@ -46,6 +46,17 @@ def open_all(init: Init, folder: str) -> list[Tracker]:
     return made
 
 
+def require_packages(init: Init) -> None:
+    """Check that the packages of the config's trackers are installed, before anything is written.
+
+    Raises:
+        UserError: one is not; says how to install it.
+    """
+    for logger in init.loggers:
+        if logger.name in KINDS:
+            _package(logger.name, KINDS[logger.name][0])
+
+
 class Guarded:
     """A tracker that ends no run: after its first failure, which is reported, nothing more is sent to it."""
 

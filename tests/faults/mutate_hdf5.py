@@ -119,6 +119,7 @@ def _change(file: h5py.File, draw: Random, outside: str) -> None:
     elif kind == 12:  # a filter that nobody has
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_chunk((1, *rows.shape[1:]))
+        create.set_obj_track_times(False)
         create.set_filter(draw.choice((300, 32004, 40000)), h5py.h5z.FLAG_OPTIONAL)
         h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple(rows.shape), create)
     elif kind == 13:
