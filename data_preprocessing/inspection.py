@@ -44,14 +44,13 @@ def _describe(total: int, manifest: dict) -> str:
     """One line of what a manifest records; it need not have every count."""
     labels = {"documents": "documents", "tokens": "tokens", "loss_tokens": "count for loss"}
     counts = [f"{manifest[k]:,} {text}" for k, text in labels.items() if isinstance(manifest.get(k), int)]
-    facts = [
-        f"{name} {manifest[k]:,}" for k, name in (("vocab_size", "vocabulary"), ("eos_id", "eos")) if manifest.get(k)
-    ]
+    names = {"vocab_size": "vocabulary", "eos_id": "eos"}
+    facts = [f"{text} {manifest[k]:,}" for k, text in names.items() if manifest.get(k) is not None]
     msl, rows = manifest.get("msl"), manifest.get("rows")
+    if rows:
+        facts.append(f"rows {', '.join(rows)}")
     line = f"{total:,} examples" + (f" of {msl:,}" if msl else "")
-    return "; ".join(
-        filter(None, [line, ", ".join(counts), ", ".join(facts + ([f"rows {', '.join(rows)}"] if rows else []))])
-    )
+    return "; ".join(filter(None, [line, ", ".join(counts), ", ".join(facts)]))
 
 
 def _tokenizer(path: str | None, folder: str):
