@@ -80,6 +80,8 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.share",
                     "modelzoo.data.folder",
                     "modelzoo.data.format",
+                    "modelzoo.data.side_files",
+                    "modelzoo.data.storage",
                     "modelzoo.data.tokenizer",
                 )
                 assert name.startswith(known), (path, name)

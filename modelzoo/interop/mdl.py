@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
+from modelzoo.data import storage
 from modelzoo.files import replacing
 
 VERSION = 0.5
+MAX_CHUNK = 1 << 32  # bytes of a tensor that are packed as one: HDF5's own limit
 CSTORCH = "2.10.0"  # whose layout is written
 RTFX = {  # the appliance's number for each dtype it takes
     torch.bool: 1,
@@ -48,7 +50,7 @@ def read(path: str, sections: Sequence[str]) -> dict[str, Leaf]:
     """
     _filter(path)
     try:
-        with h5py.File(path, "r") as file:
+        with storage.open_file(path) as file:
             version = float(file.attrs.get("__version__", 0.1))
             if version > VERSION:
                 raise UserError(f"{path}: .mdl format {version}; this version reads up to {VERSION}")
@@ -59,8 +61,8 @@ def read(path: str, sections: Sequence[str]) -> dict[str, Leaf]:
             return _linked(path, dict(leaves))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (OSError, KeyError, ValueError, json.JSONDecodeError, RuntimeError) as e:
-        raise UserError(f"{path}: cannot be read as a Model Zoo checkpoint ({str(e)[:120]})") from None
+    except storage.FAILURES as e:
+        raise UserError(f"{path}: cannot be read as a Model Zoo checkpoint ({storage.explain(e)})") from None
 
 
 def _filter(path: str) -> None:
@@ -136,6 +138,7 @@ def _dataset(path: str, file: h5py.File, key: str) -> h5py.Dataset:
     found = file.get(key) if isinstance(link, h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.external or found.is_virtual:
         raise UserError(_refusal(path, key, "a missing dataset" if link is None else "a link to another file"))
+    storage.check_storage(path, found, MAX_CHUNK)
     return found
 
 
