@@ -15,7 +15,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES
 from modelzoo.evaluation.exported import PICKLED, read_index
-from modelzoo.files import making_folder, write_text
+from modelzoo.files import making_folder, remove_stale, write_text
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
@@ -157,6 +157,7 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        remove_stale(out)
         with making_folder(out) as temporary:
             folder = RunFolder(temporary)
             try:

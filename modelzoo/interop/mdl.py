@@ -17,7 +17,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import storage
-from modelzoo.files import replacing
+from modelzoo.files import remove_stale, replacing
 from modelzoo.interop.mdl_leaves import Leaf, Link, as_array, describe_leaf, read_leaves, read_old_leaves
 from modelzoo.reading import open_regular, parse_json
 from modelzoo.sink import Sink
@@ -135,6 +135,7 @@ def write(path: str, state: Mapping[str, Any]) -> None:
         raise UserError(f"{path}: exists; give another name, or remove it first")
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+        remove_stale(path)
         with replacing(path, durable=True) as temporary:
             with Sink(temporary) as sink, h5py.File(sink, "w") as file:
                 file.attrs["__version__"], file.attrs["__cstorch_version__"] = VERSION, CSTORCH
