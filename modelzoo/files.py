@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -59,6 +60,32 @@ def making_folder(path: str) -> Iterator[str]:
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def remove_stale(path: str) -> None:
+    """Remove what killed processes left half-written for `path` itself; what a process that runs writes stays.
+
+    Processes of other machines are not seen. Two that write the same path come to no good end anyhow.
+    """
+    folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
+    form = re.compile(rf"\.{re.escape(name)}\.(\d{{1,10}})\.tmp")
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(folder or os.curdir)):
+            if (m := form.fullmatch(entry.name)) and not _runs(int(m[1])):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.remove(entry.path)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is another user's, or no number of a process
+        return True
+    return True
 
 
 def remove_temporaries(folder: str) -> None:

@@ -139,3 +139,17 @@ def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
     files.write_text(str(tmp_path / "file"), NEW)
     make_folder(str(tmp_path / "made"))
     assert content(tmp_path) == {"file": NEW, "made": None, "made/inside": NEW}
+
+
+def test_what_killed_processes_left_for_a_path_goes_and_nothing_else(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    mine, others = f".out.{gone.pid}.tmp", [f".out.{os.getpid()}.tmp", f".in.{gone.pid}.tmp", ".out.x.tmp", "out"]
+    for name in (mine, *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("half")
+    (tmp_path / f".a.mdl.{gone.pid}.tmp").write_text("half")
+    files.remove_stale(str(tmp_path / "out"))
+    files.remove_stale(str(tmp_path / "a.mdl"))
+    files.remove_stale(str(tmp_path / "no" / "folder"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
