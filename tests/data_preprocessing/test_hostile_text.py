@@ -99,9 +99,7 @@ def test_entities_are_refused_wherever_they_are_declared(head):
 
 
 def test_a_doctype_without_entities_is_none():
-    head = (
-        b'<?xml version="1.0"?><?p q?><!DOCTYPE article PUBLIC "-//NLM//DTD JATS//EN" "http://127.0.0.1:9/j[x].dtd">'
-    )
+    head = b'<?xml version="1.0"?><?p q?><!DOCTYPE article PUBLIC "-//NLM//DTD JATS//EN" "http://127.0.0.1:9/j[x].dtd">'
     (found,) = pmc.articles(head + article("<p>[x]</p>"), "f", "m", TextPolicy())
     assert found.text == "[x]"
 
