@@ -10,7 +10,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from modelzoo import host
@@ -97,14 +97,25 @@ def making_folder(path: str) -> Iterator[str]:
         raise
 
 
+def remove_stale(path: str) -> None:
+    """Remove what killed processes of this machine left half-written for `path` itself."""
+    folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
+    with contextlib.suppress(FileNotFoundError):
+        _remove(folder or os.curdir, lambda entry: entry.startswith(f".{name[:48]}.") and _is_left(entry))
+
+
 def remove_temporaries(folder: str, alone: bool = True) -> None:
     """Remove what killed processes left half-written in `folder`.
 
     Args:
         alone: no other process writes there now. Otherwise, what a living process or one of another machine left stays.
     """
-    for entry in os.scandir(folder):
-        if entry.name.startswith(".") and entry.name.endswith(".tmp") and (alone or _is_left(entry.name)):
+    _remove(folder, lambda entry: entry.startswith(".") and entry.endswith(".tmp") and (alone or _is_left(entry)))
+
+
+def _remove(folder: str, is_wanted: Callable[[str], bool]) -> None:
+    for entry in list(os.scandir(folder)):
+        if is_wanted(entry.name):
             with contextlib.suppress(FileNotFoundError):  # another process cleans up too
                 shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
 

@@ -132,6 +132,22 @@ def test_a_kill_leaves_the_old_file_and_what_can_be_removed(tmp_path):
     assert content(tmp_path) == {"file": OLD, ".hidden": OLD}
 
 
+def test_what_killed_processes_left_for_a_path_goes_and_nothing_else(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    writer = f"{host.machine_id()}-{gone.pid}-1-{'0' * 8}"
+    alive = f"{host.machine_id()}-{os.getpid()}-{host.process_start(os.getpid())}-{'0' * 8}"
+    others = [f".out.{alive}.tmp", f".in.{writer}.tmp", ".out.x.tmp", "out"]
+    for name in (f".out.{writer}.tmp", *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("half")
+    (tmp_path / f".a.mdl.{writer}.tmp").write_text("half")
+    files.remove_stale(str(tmp_path / "out"))
+    files.remove_stale(str(tmp_path / "a.mdl"))
+    files.remove_stale(str(tmp_path / "no" / "folder"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
 def test_no_two_temporary_names_are_equal(tmp_path):
     """In a container a program often has the same number each time, and threads always have."""
     path, long = str(tmp_path / "file"), str(tmp_path / ("x" * 250))
