@@ -20,13 +20,13 @@ def _number(kind: type, named: str, low: float, open_below: bool = False, below:
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"takes {named}, got {text!r}") from None
-        if not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"takes {named}, got {text[:40]!r}") from None
+        if isinstance(value, float) and not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"takes a finite number, got {text!r}")
         if value < low or (open_below and value == low):
-            raise argparse.ArgumentTypeError(f"must be {'above' if open_below else 'at least'} {low}, got {text}")
+            raise argparse.ArgumentTypeError(f"must be {'above' if open_below else 'at least'} {low}, got {text[:40]}")
         if value >= below:
-            raise argparse.ArgumentTypeError(f"must be below {below}, got {text}")
+            raise argparse.ArgumentTypeError(f"must be below {below}, got {text[:40]}")
         return value
 
     return parse

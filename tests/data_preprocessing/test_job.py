@@ -462,3 +462,26 @@ def test_extracted_store_round_trip(tmp_path):
     store.save_drops(str(tmp_path), "texts", 0, drops)
     reasons = store.apply_drops(str(tmp_path), ("texts",), 1, 3, np.array([0] * 9 + [7], np.uint8))
     assert reasons.tolist() == [0, 0, 4, 0, 0, 0, 0, 0, 0, 7]
+
+
+def test_damaged_markers_are_made_again_and_damaged_parts_are_one_line(tmp_path, corpus, tokenizer, hash_tree, whole):
+    """Any flipped bit of a marker; a cut table of a step."""
+    job = make(corpus, tmp_path / "out", tokenizer)
+    plan = jobs.make_plan(job)
+    for step in jobs.STEPS[:3]:
+        jobs.run(plan, jobs.How(step=step))
+    marker, arrays = (tmp_path / "out" / "work" / "extract" / f"00001{suffix}" for suffix in (".json", ".npz"))
+    data, rng = marker.read_bytes(), np.random.default_rng(0)
+    known = store.read_marker(plan.work, "extract", 1)
+    for place in rng.integers(0, len(data), 200):
+        marker.write_bytes(data[:place] + bytes([data[place] ^ 1 << rng.integers(8)]) + data[place + 1 :])
+        found = store.marker(plan.work, "extract", 1)
+        assert found is None or {k: found.get(k) for k in known} == known  # the flip is in the name of the seal
+    marker.write_bytes(data[: len(data) // 2])
+    content = arrays.read_bytes()
+    arrays.write_bytes(content[:-30])
+    with pytest.raises(UserError, match=r"00001\.npz: is damaged") as error:
+        store.load(plan.work, 1)
+    assert "\n" not in str(error.value)
+    run(job)
+    assert hash_tree(tmp_path / "out") == hash_tree(whole[0])
