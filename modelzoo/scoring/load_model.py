@@ -13,11 +13,26 @@ from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
-from modelzoo.evaluation.examples import read_json
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
+from modelzoo.records import Record, read_record
 from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
+
+
+class _Filters(Record):
+    decontaminate: list[str] | None = None
+    decontaminate_ngram: int | None = None
+
+
+class _Settings(Record):
+    filters: _Filters = _Filters()
+
+
+class _Job(Record):
+    """What is read here of preprocessing's job.json."""
+
+    config: _Settings = _Settings()
 
 
 class LoadedModel(NamedTuple):
@@ -97,12 +112,11 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
         job = os.path.join(top, "job.json")
         if not os.path.exists(job):
             continue
-        filters = read_json(job).get("config", {}).get("filters", {})
-        reasons = read_manifest(top, strict=False).get("reasons", {})
-        if filters.get("decontaminate"):
-            return {
-                "test_sets": filters["decontaminate"],
-                "ngram": filters.get("decontaminate_ngram"),
-                "dropped": {k: reasons.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")},
-            }
+        filters = read_record(job, _Job, "missing", "is not the job of a preprocessing").config.filters
+        reasons = read_manifest(top, strict=False).get("reasons")
+        if filters.decontaminate:
+            counts = reasons if isinstance(reasons, dict) else {}
+            dropped = {k: counts.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")}
+            ngram = filters.decontaminate_ngram
+            return {"test_sets": filters.decontaminate, "ngram": ngram, "dropped": dropped}
     return None
