@@ -82,6 +82,8 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.sink",
                     "modelzoo.data.folder",
                     "modelzoo.data.format",
+                    "modelzoo.data.side_files",
+                    "modelzoo.data.storage",
                     "modelzoo.data.tokenizer",
                 )
                 assert name.startswith(known), (path, name)

@@ -14,7 +14,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
 from modelzoo.evaluation.exported import PICKLED, read_index
-from modelzoo.files import making_folder, remove_stale, write_text
+from modelzoo.files import making_folder, remove_stale, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
@@ -163,7 +163,7 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
                 path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
             except UserError as e:
                 raise UserError(str(e).replace(temporary, out)) from None
-            write_text(folder.config, dump(config, "imported by `run.py import`"))
+            write_guarded(folder.config, dump(config, "imported by `run.py import`"))
             copy_files(words, temporary)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None

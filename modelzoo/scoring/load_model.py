@@ -1,12 +1,15 @@
 """Load a model to score: a checkpoint of ours or a Hugging Face folder, with its tokenizer and context length."""
 
 import os
+import sys
 from typing import Any, NamedTuple
 
+from pydantic import Field
 from torch import nn
 
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select_device
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
@@ -15,24 +18,30 @@ from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
-from modelzoo.records import Record, read_record
+from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
 
 
-class _Filters(Record):
+class Filters(Record):
     decontaminate: list[str] | None = None
     decontaminate_ngram: int | None = None
 
 
-class _Settings(Record):
-    filters: _Filters = _Filters()
+class JobConfig(Record):
+    filters: Filters = Filters()
 
 
-class _Job(Record):
-    """What is read here of preprocessing's job.json."""
+class DataJob(Record):
+    """job.json of preprocessing, as far as it tells of decontamination."""
 
-    config: _Settings = _Settings()
+    config: JobConfig = JobConfig()
+
+
+class DataCounts(Record):
+    """A manifest of preprocessing, likewise."""
+
+    reasons: dict[str, int] = Field(default={})
 
 
 class LoadedModel(NamedTuple):
@@ -110,13 +119,18 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
     for folder in folders:
         top = os.path.dirname(os.path.abspath(folder))
         job = os.path.join(top, "job.json")
-        if not os.path.exists(job):
+        if not os.path.lexists(job):
             continue
-        filters = read_record(job, _Job, "missing", "is not the job of a preprocessing").config.filters
-        reasons = read_manifest(top, strict=False).get("reasons")
+        try:
+            filters = read_record(job, DataJob, "is missing", "is not what preprocessing writes").config.filters
+            facts = check_record(read_manifest(top, strict=False), DataCounts, top, "its manifest was changed")
+        except UserError as e:
+            print(f"note       decontamination is not on record: {e}", file=sys.stderr)
+            continue
         if filters.decontaminate:
-            counts = reasons if isinstance(reasons, dict) else {}
-            dropped = {k: counts.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")}
-            ngram = filters.decontaminate_ngram
-            return {"test_sets": filters.decontaminate, "ngram": ngram, "dropped": dropped}
+            return {
+                "test_sets": filters.decontaminate,
+                "ngram": filters.decontaminate_ngram,
+                "dropped": {k: facts.reasons.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")},
+            }
     return None
