@@ -1,16 +1,11 @@
-"""End a benchmark that cannot run with one line and exit code 2."""
+"""End a benchmark as every command ends: one line, an exit code, no traceback."""
 
 import sys
 from collections.abc import Callable
 
-from modelzoo.config.errors import UserError
+from modelzoo import entry
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main`; what the user can change becomes a line on stderr."""
-    try:
-        code = main()
-    except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
-        code = e.exit_code
-    sys.exit(code)
+    """Call `main` and exit (`modelzoo.entry.run_command`)."""
+    sys.exit(entry.run_command(main, sys.argv[1:], "nothing was measured to the end"))

@@ -226,7 +226,7 @@ def report(args) -> int:
     """The verb `report`: the counts in words, and report.html written anew from report.json."""
     from data_preprocessing import report as page
 
-    facts = shards.read_json(os.path.join(args.path, "report.json"))
+    facts = page.read_facts(os.path.join(args.path, "report.json"))
     html = os.path.join(args.path, "report.html")
     shards.write_bytes(html, page.html(facts).encode())
     print(page.text(facts))

@@ -16,6 +16,7 @@ from modelzoo.data import storage
 from modelzoo.data.folder import open_shard
 from modelzoo.data.side_files import seal as seal
 from modelzoo.data.side_files import sealed as sealed
+from modelzoo.sink import Sink
 
 BATCH = 1 << 22  # ints shuffled and compressed at once
 
@@ -38,13 +39,14 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     }[compression]
     try:
         with files.replacing(path, durable=True) as temporary:
-            with h5py.File(temporary, "w", libver="earliest") as f:
+            with Sink(temporary) as sink, h5py.File(sink, "w", libver="earliest") as f:
                 f.attrs[fmt.N_EXAMPLES] = n
                 data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
                 if compression == "gzip":
                     _write_compressed(data, examples)
                 else:
                     data[...] = examples
+            sink.check()
             digest, size = files.sha256(temporary), os.path.getsize(temporary)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}; free some space and run again") from None

@@ -222,9 +222,7 @@ def _study(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, command: str) -> None:
     """Resolve the config, check what can be checked without torch, and do what the mode says."""
-    from modelzoo.backends import select
-    from modelzoo.config.idle import remarks
-    from modelzoo.config.trainer import Config
+    from modelzoo.config.places import naming_places
     from modelzoo.kernels.processor import processor_class
 
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
@@ -232,6 +230,16 @@ def _run(args: argparse.Namespace, command: str) -> None:
         _study(args)
         return
     doc, config = _resolve_config(args)
+    with naming_places(doc):
+        _run_config(args, doc, config, command)
+
+
+def _run_config(args: argparse.Namespace, doc: "Document", config: "Config", command: str) -> None:
+    """Plan, try or run a resolved config."""
+    from modelzoo.backends import select
+    from modelzoo.config.idle import remarks
+    from modelzoo.config.trainer import Config
+
     init = config.trainer.init
     notes = [f"note       {line}" for line in remarks(doc, Config, select.lowers(args.target))]
     if args.mode == "plan":
@@ -263,14 +271,16 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     """The config with the command line's overrides, as a document and validated; its sparsity fits its model."""
     from modelzoo.backends import select
     from modelzoo.config.load import resolve, validate
+    from modelzoo.config.places import naming_places
     from modelzoo.config.trainer import Config
     from modelzoo.planning import lengths, plan, start_checkpoint
     from modelzoo.training.run_length import total_steps
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
-    start_checkpoint.complete_model(doc, args.checkpoint_path)
-    lengths.count_epoch(doc)
+    with naming_places(doc):
+        start_checkpoint.complete_model(doc, args.checkpoint_path)
+        lengths.count_epoch(doc)
     config = validate(doc, Config)
     plan.check_sparsity(config.trainer.init, total_steps(config))
     return doc, config

@@ -7,6 +7,7 @@ process holds the folder · 130 interrupted.
 import contextlib
 import errno
 import os
+import re
 import sys
 import time
 import traceback
@@ -19,6 +20,8 @@ from modelzoo.redact import redact_text, redact_words
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
+NO_MEMORY = "not enough memory; give a smaller model, micro-batch or input, or a machine with more"
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # how torch words it
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -113,7 +116,7 @@ def _guard(body: Callable[[], int | None], words: Sequence[str], if_interrupted:
         _say(f"\nstopped; {if_interrupted}")
         return INTERRUPTED
     except MemoryError:
-        _say("error: not enough memory; give smaller batches or inputs, or a machine with more")
+        _say(f"error: {NO_MEMORY}")
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
             return _report_fault(e, words)
@@ -121,7 +124,9 @@ def _guard(body: Callable[[], int | None], words: Sequence[str], if_interrupted:
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
-        return _report_fault(e, words)
+        if not isinstance(e, RuntimeError) or not _NO_MEMORY.search(str(e)):
+            return _report_fault(e, words)
+        _say(f"error: {NO_MEMORY}")
     return UserError.exit_code
 
 

@@ -24,16 +24,19 @@ class Record(BaseModel):
 Kind = TypeVar("Kind", bound=BaseModel)
 
 
-def read_record(path: str, schema: type[Kind], if_missing: str, if_other: str, max_bytes: int = MAX_TEXT) -> Kind:
+def read_record(
+    path: str, schema: type[Kind], if_missing: str, if_other: str, max_bytes: int = MAX_TEXT, undefined: bool = False
+) -> Kind:
     """A JSON file as a `schema`.
 
     Args:
         if_missing: what to say, after the path, of a file that is not there; if_other: of one that is not of that form.
+        undefined: as in `parse_json`.
 
     Raises:
         UserError: it is not there, cannot be read, is no JSON, or a key of it has no value that fits.
     """
-    return check_record(read_json(path, if_missing, max_bytes), schema, path, if_other)
+    return check_record(read_json(path, if_missing, max_bytes, undefined), schema, path, if_other)
 
 
 def check_record(value: Any, schema: type[Kind], where: str, if_other: str) -> Kind:
@@ -46,18 +49,18 @@ def check_record(value: Any, schema: type[Kind], where: str, if_other: str) -> K
         return schema.model_validate(value)
     except ValidationError as e:
         first = e.errors(include_url=False, include_input=False)[0]
-        key = ".".join(map(str, first["loc"]))
+        key = ".".join(text if (text := str(part)[:80]).isprintable() else ascii(text) for part in first["loc"])
         raise UserError(f"{where}: {key + ': ' if key else ''}{_reason(first)}; {if_other}") from None
 
 
-def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT) -> Any:
-    """The value of a JSON file.
+def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT, undefined: bool = False) -> Any:
+    """The value of a JSON file; `undefined` as in `parse_json`.
 
     Raises:
         UserError: it is not there, cannot be read, or is no JSON.
     """
     try:
-        return parse_json(read_bytes(path, max_bytes))
+        return parse_json(read_bytes(path, max_bytes), undefined=undefined)
     except FileNotFoundError:
         raise UserError(f"{path}: {if_missing}") from None
     except OSError as e:
@@ -75,5 +78,5 @@ def is_inside(name: str) -> bool:
 
 
 def _reason(error: Any) -> str:
-    kind, message = error["type"], error["msg"]
+    kind, message = error["type"], " ".join(error["msg"].removeprefix("Value error, ").split())
     return "is missing" if kind == "missing" else message[:1].lower() + message[1:]

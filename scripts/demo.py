@@ -14,6 +14,8 @@ import subprocess
 import sys
 import time
 
+from modelzoo import entry
+
 
 def run(*command: str) -> None:
     """Print and run `python COMMAND`; stop the demo with its exit code if it fails."""
@@ -66,4 +68,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run_command(main, sys.argv[1:], "each finished command left what it made"))

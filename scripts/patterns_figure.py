@@ -12,6 +12,7 @@ import statistics
 import sys
 from pathlib import Path
 
+from modelzoo import entry
 from modelzoo.sparsity.schedules import update_steps
 from modelzoo.study.draw import axes, legend, look, svg
 from modelzoo.study.results import Result, read_run
@@ -123,4 +124,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.run_command(main, sys.argv[1:], "nothing was written"))

@@ -24,7 +24,7 @@ sys.path.insert(0, str(REPO))
 
 from data_preprocessing import cli as data_cli  # noqa: E402
 from data_preprocessing.config import Job  # noqa: E402
-from modelzoo import cli, verbs  # noqa: E402
+from modelzoo import cli, entry, verbs  # noqa: E402
 from modelzoo.config.base import MOST, OneOf  # noqa: E402
 from modelzoo.config.study import StudyFile  # noqa: E402
 from modelzoo.config.task import Task, Template  # noqa: E402
@@ -234,4 +234,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.run_command(main, sys.argv[1:], "nothing was written"))

@@ -10,6 +10,7 @@ import json
 import sys
 from pathlib import Path
 
+from modelzoo import entry
 from modelzoo.evaluation.intervals import measure_spread
 
 METRICS = {"pubmedqa": ("accuracy", "macro_f1"), "hoc": ("micro_f1", "macro_f1")}
@@ -57,4 +58,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry.run_command(main, sys.argv[1:], "nothing was printed"))

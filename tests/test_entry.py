@@ -43,7 +43,9 @@ def reports(tmp_path, monkeypatch):
     (OSError(errno.ENOSPC, "No space left on device"), 2,
      "error: No space left on device; free some space and run the same command again"),
     (IsADirectoryError(errno.EISDIR, "is a folder", "x"), 2, "error: x: is a folder"),
-    (MemoryError(), 2, "error: not enough memory; give smaller batches or inputs, or a machine with more"),
+    (MemoryError(), 2, f"error: {entry.NO_MEMORY}"),
+    (RuntimeError("[enforce fail] CPUAllocator: can't allocate memory"), 2, f"error: {entry.NO_MEMORY}"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, f"error: {entry.NO_MEMORY}"),
     (KeyboardInterrupt(), 130, "\nstopped; all is whole"),
 ])  # fmt: skip
 def test_what_is_raised_becomes_a_line_and_a_code(error, code, line, capsys, reports):

@@ -110,3 +110,13 @@ def test_a_plain_name_is_inside(name):
 @pytest.mark.parametrize("name", ["", ".", "..", "../a", "/a", "a/b", "a/", "a\0", "./a"])
 def test_a_path_is_not_inside(name):
     assert not records.is_inside(name)
+
+
+def test_undefined_numbers_are_null_where_older_results_hold_them():
+    assert reading.parse_json('{"a": [NaN, -Infinity, 1.5]}', undefined=True) == {"a": [None, None, 1.5]}
+
+
+def test_nonfinite_numbers_are_taken_where_asked_for():
+    assert reading.parse_json('{"a": [Infinity, -Infinity, 1]}', nonfinite=True) == {
+        "a": [float("inf"), -float("inf"), 1]
+    }

@@ -8,30 +8,26 @@
 A killed command resumes exactly where it stopped; finished runs are not repeated.
 """
 
-import json
 import os
 import tempfile
-from typing import Any
 
 from modelzoo.backends.select import select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
+from modelzoo.evaluation.results import hash_checkpoint
 from modelzoo.files import write_json
+from modelzoo.finetuning import stored_result
 from modelzoo.finetuning.job import Command, Job, prepare_run, run_job
 from modelzoo.finetuning.task import FinetuneTask, format_table
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
-from modelzoo.training import resume
 from modelzoo.training.build import FirstStep, Options
 from modelzoo.training.required import require_finetune
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
-
-START = "trainer.finetune.checkpoint"
-DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follows from its checkpoint and the task
 
 
 def finetune(config: Config, options: Options) -> None:
@@ -42,7 +38,8 @@ def finetune(config: Config, options: Options) -> None:
         for job in jobs if options.restart else ():
             if job.folder.holds_a_run:
                 command.out.note(f"moved      the run that was here to {job.folder.move_aside()}")
-        finished = [_finished(job) for job in jobs]  # all are checked before one is trained
+        # all are checked before one is trained
+        finished = [stored_result.find_result(job, command.describe_origin(job), command.out.note) for job in jobs]
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):
             command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder.path}")
             results.append(result or run_job(job, command))
@@ -80,7 +77,7 @@ def _command(config: Config, options: Options) -> Command:
         for fold in (section.folds if task.has_folds else section.folds[:1])
         for seed in section.seeds or (config.trainer.init.seed,)
     ]
-    return Command(jobs, path, choice, task, out)
+    return Command(jobs, path, hash_checkpoint(path), choice, task, out)
 
 
 def _job(config: Config, options: Options, checkpoint: str, fold: int, seed: int) -> Job:
@@ -92,27 +89,3 @@ def _job(config: Config, options: Options, checkpoint: str, fold: int, seed: int
     trainer = config.trainer.model_copy(update={"init": init, "finetune": section})
     config = config.model_copy(update={"trainer": trainer})
     return Job(config, options, RunFolder.of(init, folder), fold, seed)
-
-
-def _finished(job: Job) -> dict[str, Any] | None:
-    """The result of a run that has ended; None where it has not.
-
-    Raises:
-        UserError: it was made with another config, which it names.
-    """
-    if not os.path.exists(job.folder.result):
-        return None
-    with open(job.folder.result, encoding="utf-8") as file:
-        result = json.load(file)
-    before = job.folder.read_config()
-    changes = resume.config_changes(before, job.config) if before is not None else {}
-    section = require_finetune(job.config)
-    if changes.get(START, ("",))[0] == "null" and result.get("start") == section.checkpoint:
-        del changes[START]  # older runs have it in their result alone
-    derived = DERIVED[:1] if section.masks is None else DERIVED
-    if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
-        raise UserError(
-            f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); give another -o, "
-            "or --restart (it moves that run aside)"
-        )
-    return result

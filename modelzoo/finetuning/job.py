@@ -12,6 +12,7 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.evaluation.intervals import RESAMPLES
+from modelzoo.evaluation.results import add_check, hash_config, leave_out_undefined
 from modelzoo.evaluation.scores import Scores, score_predictions
 from modelzoo.files import write_json
 from modelzoo.finetuning.masks import (
@@ -56,9 +57,15 @@ class Command(NamedTuple):
 
     jobs: list[Job]
     checkpoint: str  # the step folder or .mdl that they start from
+    checkpoint_hash: str
     choice: Choice
     task: FinetuneTask
     out: Progress
+
+    def describe_origin(self, job: Job) -> dict[str, Any]:
+        """What a job's result is made from (an `Origin`), by hashes."""
+        config, data = hash_config(job.config), self.task.fingerprint(job.fold)
+        return {"config": config, "checkpoint": self.checkpoint_hash, "data": data}
 
 
 class Prepared(NamedTuple):
@@ -74,18 +81,25 @@ class Prepared(NamedTuple):
 def run_job(job: Job, command: Command) -> dict[str, Any]:
     """Do one run: start or resume, train and assess the dev score, take the best weights, score them."""
     task, out = command.task, command.out
-    data = write_shards(os.path.join(job.options.model_dir, "data", f"fold_{job.fold}"), task, job.fold, out)
+    folder = os.path.join(job.options.model_dir, "data", f"fold_{job.fold}")
+    data = write_shards(folder, task, job.fold, out, replace=job.options.restart)
     own = resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note)
     run, config, shards, start, changes = prepare_run(job, command, data, own)
+    stop = count_steps(config, len(shards))
+    if changes and run.step >= stop:
+        raise UserError(
+            f"{job.folder.path}: was trained to its end with another config ({resume.name_changes(changes)}); give "
+            "another -o, or --restart (it moves that run aside)"
+        )
     launch.check_space(run, job.folder.checkpoints)
     launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
-    history, stop = _history(job.folder, run.step), count_steps(config, len(shards))
+    history = _history(job.folder, run.step)
     kept: dict[int, Scores] = {}
     interrupted = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
-    return _conclude(command.choice.backend, run, job, command.checkpoint, task, history, kept, out)
+    return _conclude(run, job, command, history, kept)
 
 
 def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
@@ -109,7 +123,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         add_ages(run, config.trainer.init)
     if own.path is not None:
         state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
-        changes = resume.check_changes(job.folder, config, run.optimizer_step)
+        changes = resume.check_changes(job.folder, config, run)
         out.note(f"resumed    {own.path} at step {run.step}")
         for line in launch.describe_changes(run, changes, command.choice.backend.arithmetic):
             out.note(line)
@@ -125,10 +139,11 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
 
 
 def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
-    """The dev assessments up to `step`, as the log holds them."""
+    """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not os.path.exists(folder.metrics):
         return []
-    return [r for r in logs.read(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
+    found = [r for r in logs.read_whole(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
+    return [{k: v for k, v in r.items() if k != "kind"} for r in found]
 
 
 def is_exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
@@ -161,8 +176,9 @@ def _train(
         found = scores.metrics
         if metric not in found:
             raise UserError(f"trainer.finetune.early_stopping.metric: no {metric}; the task has {', '.join(found)}")
-        before = max((r[metric] for r in history), default=-float("inf"))
-        if found[metric] > before:  # saved before it is logged: what the log calls best is saved
+        before = max((_rank(r[metric]) for r in history), default=-float("inf"))
+        better = not history or found[metric] > before
+        if better:  # saved before it is logged: what the log calls best is saved
             files, saved = state.snapshot(run, fingerprint)
             checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
             kept.clear()
@@ -170,10 +186,10 @@ def _train(
         logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
         history.append({"step": run.step, **found})
         values = ", ".join(f"{k} {v:.4f}" for k, v in found.items())
-        progress.note(f"dev at step {run.step}: {values}{'  (best so far)' if found[metric] > before else ''}")
+        progress.note(f"dev at step {run.step}: {values}{'  (best so far)' if better else ''}")
         return is_exhausted([r[metric] for r in history], early)
 
-    if run.step >= stop or is_exhausted([r[metric] for r in history if metric in r], early):
+    if (run.step >= stop and not run.unassessed) or is_exhausted([r[metric] for r in history if metric in r], early):
         return None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
@@ -181,20 +197,20 @@ def _train(
     return None if ended else done.interrupted
 
 
+def _rank(score: float) -> float:
+    """A score for comparison; one that is undefined (a correlation with one value) is below all others."""
+    return score if score == score else -float("inf")
+
+
 def _conclude(
-    backend: Backend,
-    run: TrainState,
-    job: Job,
-    checkpoint_path: str,
-    task: FinetuneTask,
-    history: list[dict[str, Any]],
-    kept: dict[int, Scores],
-    out: Progress,
+    run: TrainState, job: Job, command: Command, history: list[dict[str, Any]], kept: dict[int, Scores]
 ) -> dict[str, Any]:
     """Score the best weights and write the run's result."""
-    steps, best = run.step, checkpoint.newest(job.folder.best)[0]
+    backend, task = command.choice.backend, command.task
+    steps, (best, damaged) = run.step, checkpoint.newest(job.folder.best)
     if best is None:
-        raise UserError(f"{job.folder.path}: its best weights are gone; remove the folder and run again")
+        why = f" ({damaged[0]})" if damaged else ""
+        raise UserError(f"{job.folder.best}: its best weights are gone{why}; run again with --restart")
     files, saved = checkpoint.load(best)
     state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
     dev = kept.get(saved["global_step"]) or task.score(backend, run, "dev", job.fold)
@@ -204,19 +220,20 @@ def _conclude(
     try:
         task.examples("test", job.fold)
     except UserError as e:  # many a test set is kept apart
-        out.note(f"no test    {e}")
+        command.out.note(f"no test    {e}")
     else:
         scores["test"] = task.score(backend, run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
-    write_json(job.folder.predictions, predictions)
-    result = {
+    write_json(job.folder.predictions, leave_out_undefined(predictions))
+    found = {
         "task": task.name,
         "fold": job.fold,
         "seed": job.seed,
         "steps": steps,
         "best_step": saved["global_step"],
         "best": best,
-        "start": checkpoint_path,
+        "start": command.checkpoint,
+        "made_from": command.describe_origin(job),
         "scores": {
             s: {"n": x.n, "metrics": x.metrics, "intervals": x.intervals, "majority": task.score_constant(s, job.fold)}
             for s, x in scores.items()
@@ -224,5 +241,6 @@ def _conclude(
         },
         "dev": history,
     }
+    result = add_check(leave_out_undefined(found))
     write_json(job.folder.result, result)
     return result

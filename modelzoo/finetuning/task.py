@@ -10,13 +10,14 @@ from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
 from modelzoo.config.trainer import Init
-from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
+from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
 from modelzoo.evaluation import intervals
 from modelzoo.evaluation.encode import Counts, Soft, encode_training
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.results import hash_examples, hash_task, hash_value
 from modelzoo.evaluation.scores import Scores, evaluate_task
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.task import SPLITS, Task
 from modelzoo.train_state import TrainState
 
 
@@ -74,6 +75,17 @@ class FinetuneTask:
             self._read[split, fold] = self.task.examples(split, fold)[: self.limits.get(split)]
         return self._read[split, fold]
 
+    def fingerprint(self, fold: int) -> dict[str, str | None]:
+        """Hashes of the task, its tokenizer and its examples; None of a split that is not at hand."""
+        found: dict[str, str | None] = {"task": hash_task(self.task)}
+        found["tokenizer"] = hash_value(read_tokenizer(self.tokenizer.name))
+        for split in SPLITS:
+            try:
+                found[split] = hash_examples(self.examples(split, fold))
+            except UserError:  # whoever needs it says so
+                found[split] = None
+        return found
+
     def encode_training(self, fold: int) -> tuple[np.ndarray, Counts]:
         """The training rows [n, 3, length] int32, and what was cut."""
         return encode_training(self.task, self.examples("train", fold), self.tokenizer, self.length, self.soft)
@@ -98,14 +110,17 @@ def format_table(results: Sequence[Mapping[str, Any]]) -> str:
     for split in results[0]["scores"]:
         scores = [r["scores"][split] for r in results if split in r["scores"]]
         lines.append(f"{split} ({scores[0]['n']} examples, {len(scores)} run{'s' * (len(scores) > 1)})")
-        for metric in scores[0]["metrics"]:
-            values = [s["metrics"][metric] for s in scores]
+        for metric in dict.fromkeys(m for s in scores for m in s["metrics"]):
+            values = [v for s in scores if (v := s["metrics"].get(metric)) is not None]
+            if not values:
+                continue
             spread = intervals.measure_spread(values)
             if len(values) > 1:
                 around = f"mean of {len(values)}: 95 % of {spread.low:.4f} to {spread.high:.4f}, sd {spread.sd:.4f}"
             else:
-                low, high = scores[0]["intervals"].get(metric, (float("nan"),) * 2)
-                around = f"bootstrap 95 % of {low:.4f} to {high:.4f}"
-            base = np.mean([s["majority"][metric] for s in scores])
-            lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; best constant answer {base:.4f})")
+                low, high = scores[0]["intervals"].get(metric) or (None, None)
+                around = "no interval" if low is None or high is None else f"bootstrap 95 % of {low:.4f} to {high:.4f}"
+            constant = [v for s in scores if (v := s["majority"].get(metric)) is not None]
+            base = f"{np.mean(constant):.4f}" if constant else "undefined"
+            lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; best constant answer {base})")
     return "\n".join(lines)

@@ -1,15 +1,13 @@
 """What `run.py export` does with a soft prompt and LoRA, and `run.py prompt`: what learned vectors are near to."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
-from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.interop import peft
@@ -18,6 +16,7 @@ from modelzoo.models import lora
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import LORA_A, SOFT_PROMPT, WORDS_WEIGHT, is_adapter
 from modelzoo.planning import start_checkpoint
+from modelzoo.planning.start_checkpoint import SavedState
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
@@ -27,15 +26,14 @@ Adapter = tuple[tuple[str, str], tuple[dict[str, Any], Tensors]]  # file names, 
 
 
 def split_adapter(
-    weights: Tensors, masks: Tensors, state: Mapping[str, Any], c: GPTConfig, family: Family, out: str
+    weights: Tensors, masks: Tensors, saved: SavedState, family: Family, out: str
 ) -> tuple[Adapter | None, Tensors, Tensors, list[str]]:
     """A checkpoint's adapter for its exported folder, the base's weights and masks, and notes for the user.
 
     PEFT loads one adapter of one kind. With a soft prompt, LoRA is therefore merged into the weights, which leaves
     those that it changes without masks.
     """
-    low = LoRA.model_validate(state["lora"]) if "lora" in state else None
-    prompt = SoftPrompt.model_validate(state["soft_prompt"]) if "soft_prompt" in state else None
+    low, prompt, c = saved.lora, saved.soft_prompt, saved.model
     base = {n: x for n, x in weights.items() if not is_adapter(n)}
     here = os.path.join(out, FOLDER)
     if prompt is None:
@@ -78,13 +76,15 @@ def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -
         raise UserError(f"--nearest {nearest}: give at least 1")
     found = start_checkpoint.find_checkpoint(path)
     files, state = checkpoint.load(found)
-    if SOFT_PROMPT not in files["model"]:
+    held, section = files.get("model", {}), start_checkpoint.check_state(state, found).soft_prompt
+    if SOFT_PROMPT not in held or section is None:
         raise UserError(f"{found}: has no soft prompt; it is of a run without trainer.init.soft_prompt")
-    rows, table = files["model"][SOFT_PROMPT].float(), files["model"][WORDS_WEIGHT].float()
+    rows, table = held[SOFT_PROMPT].float(), held.get(WORDS_WEIGHT, torch.empty(0)).float()
+    if rows.dim() != 2 or rows.shape[1:] != table.shape[1:]:
+        raise UserError(f"{found}: its soft prompt is {list(rows.shape)}, its word embedding {list(table.shape)}")
     text = _texts(words, found, len(table))
-    section = state["soft_prompt"]
     lines = [
-        f"{found}: soft prompt of {len(rows)} vectors ({section['place']}, from {section['init']}), width "
+        f"{found}: soft prompt of {len(rows)} vectors ({section.place}, from {section.init}), width "
         f"{rows.shape[1]}; a word's norm is {float(table.norm(dim=1).mean()):.3f} on average",
         "",
         "| vector | norm | nearest by cosine | nearest by dot product |",

@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from modelzoo.checksums import write_checksums
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.model import GPTConfig
@@ -19,16 +20,36 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import list_files
-from modelzoo.files import making_folder, write_text
+from modelzoo.files import making_folder, remove_stale, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
+from modelzoo.interop.markdown import escape
 from modelzoo.interop.model_card import render_card
-from modelzoo.names import is_mask, split_masks
-from modelzoo.planning.start_checkpoint import find_checkpoint
+from modelzoo.interop.tensors import write_tensors
+from modelzoo.models.shapes import check_weights
+from modelzoo.names import is_mask, name_mask, split_masks
+from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
+from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
 MASKS = "masks.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Added(Record):
+    id: Annotated[int, Field(ge=0, lt=2**31)]
+    content: str
+
+
+class _Vocabulary(Record):
+    vocab: Annotated[dict[str, Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
+class _Tokenizer(Record):
+    """What is read here of a tokenizer.json."""
+
+    model: _Vocabulary
+    added_tokens: list[_Added] | None = None
 
 
 def export(
@@ -55,17 +76,21 @@ def export(
     if out.endswith(".mdl"):
         return _mdl(path, out, config_file)
     files, state = checkpoint.load(path)
-    c = GPTConfig.model_validate(state["model"])
+    saved = check_state(state, path)
+    c = saved.model
     family = hf_config.choose_family(c)
-    if not state.get("finite", True):
+    if not saved.finite:
         raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
-    config = load(config_file, Config) if config_file else _config_of(state)
-    weights, masks = split_masks(files["model"])
-    adapter, weights, masks, notes = adapters.split_adapter(weights, masks, state, c, family, out)
+    config = load(config_file, Config) if config_file else _config_of(state, path)
+    weights, masks = split_masks(files.get("model", {}))
+    check_weights({n: x.shape for n, x in weights.items()}, c, path)
+    _check_masks(masks, weights, path)
+    adapter, weights, masks, notes = adapters.split_adapter(weights, masks, saved, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = list_files(tokenizer, config)
-    eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
+    ends = (read_manifest(d, strict=False).get("eos_id") for d in folders)
+    eos = next((e for e in ends if type(e) is int and 0 <= e < c.vocab_size), None)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
@@ -76,7 +101,7 @@ def export(
     run = RunFolder.containing(path).path
     readme = render_card(name, family.architecture, config, state, masks, run)
     if notes:
-        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in notes)
+        readme += "\n## Adapter\n\n" + "".join(f"{escape(line, 2000)}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
     _write(out, tensors, other, texts, readme, words, adapter)
     lines = [
@@ -90,15 +115,22 @@ def export(
     return "\n".join(lines)
 
 
+def _check_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
+    for name, x in masks.items():
+        if name not in weights or x.dtype != torch.bool or x.shape != weights[name].shape:
+            raise UserError(f"{path}: {name_mask(name)} is no mask of a weight that is there")
+
+
 def _config_beside(path: str) -> str | None:
     """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
     found = RunFolder.containing(path).config
     return found if os.path.exists(found) else None
 
 
-def _config_of(state: Mapping[str, Any]) -> Config:
+def _config_of(state: Mapping[str, Any], path: str) -> Config:
     """The config that a checkpoint alone holds: enough for the card."""
-    return Config.model_validate({"trainer": {"init": {"model": state["model"], "sparsity": state["sparsity"]}}})
+    init = {"model": state["model"], "sparsity": state.get("sparsity", [])}
+    return check_record({"trainer": {"init": init}}, Config, path, "its state is not what this trainer writes")
 
 
 def _mdl(path: str, out: str, config_file: str | None) -> str:
@@ -108,12 +140,13 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
         )
     init = load(config_file, Config).trainer.init
     files, state = checkpoint.load(path)
-    if init.optimizer is None or init.optimizer.name != state["optimizer"]:
-        raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {state['optimizer']} state")
+    saved = check_state(state, path)
+    if init.optimizer is None or init.optimizer.name != saved.optimizer:
+        raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {saved.optimizer} state")
     mdl.write(out, mdl_state.convert_to_zoo(files, state, init))
     masks = sum(map(is_mask, files["model"]))
     lines = [
-        f"wrote      {out}: step {state['global_step']}, {len(files['model']) - masks} weights, {masks} masks, "
+        f"wrote      {out}: step {saved.global_step}, {len(files['model']) - masks} weights, {masks} masks, "
         "optimizer state"
     ]
     if any(g.mup_base_density is not None for g in init.sparsity):
@@ -124,14 +157,9 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
 
 
 def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any]:
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        ids = {**found["model"]["vocab"], **{t["content"]: t["id"] for t in found.get("added_tokens") or []}}
-        largest = max(ids.values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: is not a byte-level tokenizer.json") from None
-    check_vocabulary(path, largest + 1, c.vocab_size)
+    found = read_record(path, _Tokenizer, "missing", "is not a byte-level tokenizer.json")
+    ids = {**found.model.vocab, **{t.content: t.id for t in found.added_tokens or ()}}
+    check_vocabulary(path, max(ids.values()) + 1, c.vocab_size)
     text = next((t for t, i in ids.items() if i == eos), None)
     special = {"eos_token": text, "bos_token": text, "pad_token": text} if text else {}
     return {
@@ -147,23 +175,23 @@ def _write(
 ) -> None:
     """The whole folder or nothing."""
     try:
+        remove_stale(out)
         with making_folder(out) as temporary:
-            _save(tensors, os.path.join(temporary, "model.safetensors"))
+            write_tensors(os.path.join(temporary, "model.safetensors"), tensors)
             if masks:
-                _save(masks, os.path.join(temporary, MASKS))
+                write_tensors(os.path.join(temporary, MASKS), masks)
             for name, content in texts.items():
                 write_text(os.path.join(temporary, name), json.dumps(content, indent=2) + "\n")
             write_text(os.path.join(temporary, "README.md"), readme)
             if adapter is not None:
                 (config, weights), (facts, parts) = adapter
-                os.makedirs(os.path.join(temporary, adapters.FOLDER))
-                write_text(os.path.join(temporary, adapters.FOLDER, config), json.dumps(facts, indent=2) + "\n")
-                _save(parts, os.path.join(temporary, adapters.FOLDER, weights))
+                inner = os.path.join(temporary, adapters.FOLDER)
+                os.makedirs(inner)
+                write_text(os.path.join(inner, config), json.dumps(facts, indent=2) + "\n")
+                write_tensors(os.path.join(inner, weights), parts)
+                write_checksums(inner)
             for path in vocabulary:
                 shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
-    except (OSError, safetensors.SafetensorError) as e:
-        raise UserError(f"{out}: not written: {getattr(e, 'strerror', None) or e}") from None
-
-
-def _save(tensors: Mapping[str, Tensor], path: str) -> None:
-    safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
+            write_checksums(temporary)
+    except OSError as e:
+        raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None

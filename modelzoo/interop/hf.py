@@ -225,10 +225,17 @@ def convert_from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool =
         UserError: a tensor is missing, or one is there that a GPT-2 does not have.
     """
     prefix = "transformer."
-    theirs = {n if n.startswith((prefix, "lm_head")) else prefix + n: x for n, x in tensors.items()}
-    theirs = {n: x for n, x in theirs.items() if not n.endswith((".attn.bias", ".attn.masked_bias"))}  # causal masks
+    theirs: dict[str, Tensor] = {}
+    for n, x in tensors.items():
+        name = n if n.startswith((prefix, "lm_head")) else prefix + n
+        if name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks
+            continue
+        if name in theirs:
+            raise UserError(f"{n}: is there twice, with and without `{prefix}`")
+        theirs[name] = x
     tied = theirs.pop("lm_head.weight", None) if c.share_embedding_weights else None
-    if tied is not None and not torch.equal(tied, theirs[f"{GPT2.top[WORDS]}.weight"]):
+    words = theirs.get(f"{GPT2.top[WORDS]}.weight")
+    if tied is not None and (words is None or not torch.equal(tied, words)):
         raise UserError("lm_head.weight differs from transformer.wte.weight, yet the config ties them")
     assert GPT2.packed is not None
     names = {ours: other for ours, other in GPT2.top.items()}
@@ -240,6 +247,7 @@ def convert_from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool =
         for kind in ("weight", "bias"):
             x = theirs.pop(f"{other}.{kind}", None)
             if x is not None:
+                _check_dim(f"{other}.{kind}", x, 2 if linear and kind == "weight" else x.dim())
                 out[f"{ours}.{kind}"] = (x.t() if linear and kind == "weight" else x).contiguous()
 
     for ours, other in names.items():
@@ -251,8 +259,16 @@ def convert_from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool =
         for kind in ("weight", "bias"):
             x = theirs.pop(f"{at}{GPT2.packed[0]}.{kind}", None)
             if x is not None:
+                _check_dim(f"{at}{GPT2.packed[0]}.{kind}", x, 2 if kind == "weight" else 1)
+                if x.shape[-1] % 3:
+                    raise UserError(f"{at}{GPT2.packed[0]}.{kind}: is {list(x.shape)}; three parts do not fit in it")
                 for name, part in zip(QKV, (x.t() if kind == "weight" else x).chunk(3), strict=True):
                     out[f"{ours}{name}.{kind}"] = part.contiguous()
     if theirs:
         raise UserError(f"{sorted(theirs)[0]}: is no tensor of a GPT-2 with these sizes")
     return out
+
+
+def _check_dim(name: str, x: Tensor, dim: int) -> None:
+    if x.dim() != dim:
+        raise UserError(f"{name}: is {list(x.shape)}; a GPT-2 has {dim} dimensions there")

@@ -1,13 +1,15 @@
 """Configs at Hugging Face's edge: which architecture fits, its config.json, and a GPT-2's config.json as ours."""
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop.hf import BLOOM, GPT2, LLAMA, MPT, NEOX, Family
 from modelzoo.models.shapes import GLU
+from modelzoo.records import Record, check_record
 
 ACTIVATIONS = {"squared_relu": "relu2", "geglu": "gelu", "reglu": "relu", "swiglu": "silu"}  # others have one name
 
@@ -136,30 +138,69 @@ IMPORTED = {
 }
 
 
-def read_model_section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """trainer.init.model for a GPT-2's config.json.
+Size = Annotated[int, Field(gt=0, le=2**20)]
+
+
+class _GPT2(Record):
+    """What is read of a GPT-2's config.json. null means the default, as for transformers."""
+
+    model_type: str
+    vocab_size: Size | None = None
+    n_positions: Size | None = None
+    n_embd: Size | None = None
+    n_layer: Annotated[int, Field(gt=0, le=2**12)] | None = None
+    n_head: Size | None = None
+    n_inner: Size | None = None
+    activation_function: str | None = None
+    resid_pdrop: float | None = None
+    embd_pdrop: float | None = None
+    attn_pdrop: float | None = None
+    layer_norm_epsilon: float | None = None
+    initializer_range: float | None = None
+    tie_word_embeddings: bool | None = None
+    scale_attn_by_inverse_layer_idx: bool | None = None
+    scale_attn_weights: bool | None = None
+    add_cross_attention: bool | None = None
+
+
+def read_model_section(found: Any, path: str) -> dict[str, Any]:
+    """trainer.init.model, a valid one, for what a GPT-2's config.json (`path`) holds.
 
     Raises:
-        UserError: another model type, or something that a GPT of ours does not compute.
+        UserError: another model type, a value that is none, or something that a GPT of ours does not compute; names
+            the key.
     """
-    if config.get("model_type") != "gpt2":
-        raise UserError(f"{name}: model_type {config.get('model_type')!r}; only gpt2 can be imported")
-    if config.get("add_cross_attention"):
-        raise UserError(f"{name}: add_cross_attention: true asks for cross-attention, which this trainer does not have")
+    kind = found.get("model_type") if isinstance(found, dict) else None
+    if isinstance(kind, str) and kind != "gpt2":
+        raise UserError(f"{path}: model_type {kind[:40]!r}; only gpt2 can be imported")
+    theirs = check_record(found, _GPT2, path, "is not the config.json of a GPT-2")
+    if theirs.add_cross_attention:
+        raise UserError(f"{path}: add_cross_attention: true asks for cross-attention, which this trainer does not have")
     defaults = {
         "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "resid_pdrop": 0.1,
         "embd_pdrop": 0.1, "attn_pdrop": 0.1, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
         "tie_word_embeddings": True,
     }  # fmt: skip
-    given = {**defaults, **{k: v for k, v in config.items() if v is not None}}
+    given = {**defaults, **{k: v for k in _GPT2.model_fields if (v := getattr(theirs, k)) is not None}}
     given.setdefault("n_inner", 4 * given["n_embd"])
+    if given["n_embd"] % given["n_head"]:
+        raise UserError(f"{path}: n_head: {given['n_head']} does not divide n_embd, {given['n_embd']}")
     section = {ours: given[theirs] for theirs, ours in IMPORTED.items() if theirs in given}
     act = {"relu2": "squared_relu", "swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
     section["nonlinearity"] = act.get(section["nonlinearity"], section["nonlinearity"])
     scaled = given.get("scale_attn_weights", True)
-    return {
+    section = {
         "name": "gpt2",
         **section,
         "position_embedding_type": "learned",
         "attention_type": "scaled_dot_product" if scaled else "dot_product",
     }
+    named = {ours: key for key, ours in IMPORTED.items()}
+    try:
+        GPTConfig.model_validate(section)
+    except ValidationError as e:
+        first = e.errors(include_url=False, include_input=False)[0]
+        key = ".".join(named.get(str(part), str(part)) for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"{path}: {f'{key}: ' if key else ''}{reason}; this trainer has no such GPT-2") from None
+    return section

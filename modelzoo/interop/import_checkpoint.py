@@ -2,26 +2,32 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
+from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES
-from modelzoo.files import read_json_object, write_text
+from modelzoo.evaluation.exported import PICKLED, read_index
+from modelzoo.files import making_folder, remove_stale, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
-from modelzoo.models.shapes import list_parameters
+from modelzoo.interop.tensors import read_tensors, require_floats
+from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
+from modelzoo.records import read_json
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.run_folder import RunFolder
+
+_CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 
 
 def import_checkpoint(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:
@@ -35,11 +41,22 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     Raises:
         UserError: what the source has and a run of ours cannot take, by name; or `out` holds a run already.
     """
-    if RunFolder(out).holds_a_run:
-        raise UserError(f"{out}: holds a run already; give another folder")
+    _require_empty(out)
     if os.path.isdir(source):
         return _hf(source, out, params)
+    if source.endswith(PICKLED):
+        raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
     return _mdl(source, out, params, weights_only)
+
+
+def _require_empty(out: str) -> None:
+    """Refuse a folder that holds anything: nothing of others is mixed with a run, and a run is not written over."""
+    try:
+        if os.path.lexists(out) and (not os.path.isdir(out) or os.path.islink(out.rstrip(os.sep)) or os.listdir(out)):
+            what = "holds a run already" if RunFolder(out).holds_a_run else "exists, and is not an empty folder"
+            raise UserError(f"{out}: {what}; give another folder")
+    except OSError as e:
+        raise UserError(f"{out}: cannot be read ({e.strerror}); give another folder") from None
 
 
 def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
@@ -81,36 +98,33 @@ def _dataset(config: Config) -> tuple[str | None, str]:
 
 
 def _hf(source: str, out: str, params: str | None) -> str:
-    section = hf_config.read_model_section(
-        _json(os.path.join(source, "config.json")), os.path.join(source, "config.json")
-    )
+    check_checksums(source)
+    file = os.path.join(source, "config.json")
+    section = hf_config.read_model_section(read_json(file, "missing; a Hugging Face model folder has one"), file)
     c = GPTConfig.model_validate(section)
     try:
-        weights = hf.convert_from_gpt2(_tensors(source), c)
-        masks = os.path.join(source, MASKS)
-        found = hf.convert_from_gpt2(safetensors.torch.load_file(masks), c) if os.path.exists(masks) else {}
-    except (UserError, safetensors.SafetensorError, KeyError) as e:
-        raise UserError(f"{source}: {e}") from None
-    for name, shape in list_parameters(c).items():
-        if name not in weights or tuple(weights[name].shape) != shape.size:
-            has = list(weights[name].shape) if name in weights else "nothing"
-            raise UserError(f"{source}: config.json asks for {name} {list(shape.size)}, the weights hold {has}")
+        tensors = _tensors(source)
+        require_floats(tensors, source)
+        weights = hf.convert_from_gpt2(tensors, c)
+        found = hf.convert_from_gpt2(masks, c) if (masks := _masks(source)) else {}
+    except UserError as e:
+        raise UserError(f"{source}: {str(e).removeprefix(f'{source}: ')}") from None
+    check_weights({n: x.shape for n, x in weights.items()}, c, source)
+    for name, x in found.items():
+        if name not in weights or x.shape != weights[name].shape:
+            raise UserError(f"{source}: {MASKS} holds a mask for {name}, which has another shape or none")
     if params is None:
         optimizer = {"AdamW": {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}}
         config = Config.model_validate({"trainer": {"init": {"model": section, "optimizer": optimizer}}})
     else:
-        doc = resolve(params, Config)
-        doc.data["trainer"]["init"]["model"] = section
-        config = validate(doc, Config)
+        config = _load_with_model(params, section)
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask is left out
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
-    path = _write(out, {"model": model, "optimizer": {}}, state, config)
     copied = [v for v in VOCABULARIES if os.path.exists(os.path.join(source, v))]
-    for name in copied:
-        shutil.copyfile(os.path.join(source, name), os.path.join(out, name))
+    path = _write(out, {"model": model, "optimizer": {}}, state, config, [os.path.join(source, v) for v in copied])
     lines = [f"wrote      {path}: {len(weights)} weights of a GPT-2, {len(model) - len(weights)} masks"]
     lines += [f"           {out}: config.yaml{''.join(', ' + v for v in copied)}"]
     if config.trainer.fit is None:
@@ -123,33 +137,66 @@ def _hf(source: str, out: str, params: str | None) -> str:
     return "\n".join(lines)
 
 
-def _write(out: str, files, state: dict[str, Any], config: Config) -> str:
-    folder = RunFolder(out)
-    path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
-    write_text(folder.config, dump(config, "imported by `run.py import`"))
-    return path
+def _load_with_model(params: str, section: Mapping[str, Any]) -> Config:
+    """The config `params` with `section` for its model."""
+    doc = resolve(params, Config)
+    inner = doc.data
+    for key in ("trainer", "init"):
+        inner = inner.setdefault(key, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"{params}: {key}: is not a mapping")
+    inner["model"] = section
+    return validate(doc, Config)
+
+
+def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequence[str] = ()) -> str:
+    """The whole run folder or nothing; returns its checkpoint.
+
+    Raises:
+        UserError: it cannot be written, or `out` has come to hold something meanwhile.
+    """
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        remove_stale(out)
+        with making_folder(out) as temporary:
+            folder = RunFolder(temporary)
+            try:
+                path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
+            except UserError as e:
+                raise UserError(str(e).replace(temporary, out)) from None
+            write_guarded(folder.config, dump(config, "imported by `run.py import`"))
+            for word in words:
+                shutil.copyfile(word, os.path.join(temporary, os.path.basename(word)))
+    except OSError as e:
+        raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
+    return os.path.join(out, os.path.relpath(path, temporary))
 
 
 def _tensors(source: str) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
-    index = os.path.join(source, "model.safetensors.index.json")
-    names = ["model.safetensors"]
-    if os.path.exists(index):
-        names = sorted(set(_json(index)["weight_map"].values()))
-    elif not os.path.exists(os.path.join(source, names[0])):
-        pickled = [n for n in os.listdir(source) if n.endswith((".bin", ".pt", ".pth", ".ckpt"))]
-        why = f"; {pickled[0]} is pickled and could run code, so it is not loaded" if pickled else ""
-        raise UserError(f"holds no model.safetensors{why} (save_pretrained writes one)")
+    places = read_index(source)
+    if places is None:
+        if not os.path.lexists(whole := os.path.join(source, "model.safetensors")):
+            pickled = sorted(n for n in os.listdir(source) if n.endswith(PICKLED))
+            why = f"; {pickled[0]} is pickled and could run code, so it is not loaded" if pickled else ""
+            raise UserError(f"holds no model.safetensors{why} ({_CONVERT})")
+        return read_tensors(whole)
+    index = "model.safetensors.index.json: weight_map"
     tensors: dict[str, Tensor] = {}
-    for name in names:
-        if os.path.basename(name) != name:
-            raise UserError(f"model.safetensors.index.json: {name!r} is no file of this folder")
-        path = os.path.join(source, name)
-        if not os.path.exists(path):
-            raise UserError(f"{name} is missing")
-        tensors.update(safetensors.torch.load_file(path))
+    for name in sorted(set(places.values())):
+        for tensor, x in read_tensors(os.path.join(source, name)).items():
+            if places.get(tensor, name) != name or tensor in tensors:
+                raise UserError(f"{index}: {tensor} is in {name}, and elsewhere too")
+            tensors[tensor] = x
+    if lacking := sorted(places.keys() - tensors.keys()):
+        raise UserError(f"{index}: {lacking[0]} is not in {places[lacking[0]]}")
     return tensors
 
 
-def _json(path: str) -> dict[str, Any]:
-    return read_json_object(path, "missing; a Hugging Face model folder has one", "is not a mapping")
+def _masks(source: str) -> dict[str, Tensor]:
+    """The masks of an exported folder, which others do not have."""
+    path = os.path.join(source, MASKS)
+    found = read_tensors(path) if os.path.lexists(path) else {}
+    if other := next((n for n, x in found.items() if x.dtype != torch.bool), None):
+        raise UserError(f"{path}: {other} is no mask; masks are bool")
+    return found

@@ -1,18 +1,96 @@
-"""Where a model comes from, by its run folder: data and licences, commands, scores, and the run before it."""
+"""Where a model comes from, by its run folder: data and licences, commands, scores, and the run before it.
 
-import json
+Every record here may be another's or damaged: it is read through a schema, what does not fit is left out and named, and
+nothing of it becomes markup.
+"""
+
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
+from modelzoo.interop.markdown import code, escape
+from modelzoo.records import Record, check_record, read_record
+from modelzoo.redact import hide_cluster, redact_text
 from modelzoo.training.run_folder import RunFolder
 
 REPORT = "report.json"  # what preprocessing leaves next to the splits
 TOP = 6  # licences and reasons named; the rest is summed
+
+
+class Filters(Record):
+    decontaminate: list[str] | None = None
+    decontaminate_ngram: int | None = None
+
+
+class DataJob(Record):
+    source: str | None = None
+    filters: Filters = Filters()
+
+
+class DataCounts(Record):
+    records: int = 0
+    data_sha256: str | None = None
+    reasons: dict[str, int] = Field(default={})
+
+
+class DataReport(Record):
+    """What preprocessing recorded."""
+
+    manifest: DataCounts = DataCounts()
+    job: DataJob = DataJob()
+    inputs: dict[str, Any] = Field(default={})
+    languages: dict[str, int] = Field(default={})
+    licences: dict[str, int] = Field(default={})
+
+
+class TaskCounts(Record):
+    examples: int
+
+
+class TaskData(Record):
+    """The manifest of a task's training examples."""
+
+    task: str
+    fold: int
+    counts: TaskCounts
+
+
+class SplitScores(Record):
+    split: str = ""
+    n: int | None = None
+    metrics: dict[str, float | None]  # None: undefined, as a correlation with one value is
+    intervals: dict[str, list[float | None]] = Field(default={})
+    majority: dict[str, float | None] | None = None  # of fine-tuning
+    baseline: dict[str, float | None] | None = None  # of -m score
+
+
+class TuningResult(Record):
+    """result.json of a fine-tuning run."""
+
+    task: str
+    start: str | None = None
+    scores: dict[str, SplitScores] = Field(default={})
+
+
+class TaskResults(Record):
+    """evaluation/results.json."""
+
+    tasks: dict[str, list[SplitScores]] = Field(default={})
+
+
+class Launch(Record):
+    command: str
+    device: str
+    torch: str
+
+
+Kind = TypeVar("Kind", bound=Record)
 
 
 def describe_provenance(config: Config, run: str | None) -> list[str]:
@@ -21,12 +99,14 @@ def describe_provenance(config: Config, run: str | None) -> list[str]:
     return [*parts, "", "## Evaluation", *_scores(run)]
 
 
-def _read(path: str) -> Any:
-    """A JSON file, or None: a card is made of what there is."""
+def _read(path: str, schema: type[Kind], problems: list[str]) -> Kind | None:
+    """A JSON file, or None: a card is made of what there is. A line about one that is damaged goes to `problems`."""
+    if not os.path.lexists(path):
+        return None
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
-    except (OSError, ValueError):
+        return read_record(path, schema, "is missing", "is left out of this card", undefined=True)
+    except UserError as e:
+        problems.append(f"- not readable, and left out: {escape(redact_text(str(e)))}")
         return None
 
 
@@ -42,33 +122,40 @@ def _data(config: Config) -> list[str]:
             if isinstance(facts.get(key), int)
         ]
         if "task" in facts:
-            counts = [f"{facts['counts']['examples']} examples of {facts['task']} (fold {facts['fold']})"]
-        found.append(f"- `{folder}`: {', '.join(counts) or 'no manifest: its content is not on record'}")
-        report = _read(os.path.join(os.path.dirname(os.path.abspath(folder)), REPORT))
-        if isinstance(report, dict):
+            counts = [_task_data(facts, folder)]
+        found.append(
+            f"- {code(redact_text(folder))}: {', '.join(counts) or 'no manifest: its content is not on record'}"
+        )
+        report = _read(os.path.join(os.path.dirname(os.path.abspath(folder)), REPORT), DataReport, found)
+        if report is not None:
             found += _report(report)
     return found or ["Not on record here."]
 
 
-def _report(report: Mapping[str, Any]) -> list[str]:
+def _task_data(facts: Mapping[str, Any], folder: str) -> str:
+    try:
+        data = check_record(facts, TaskData, folder, "its content is not on record")
+    except UserError:
+        return "a manifest of another form: its content is not on record"
+    return f"{data.counts.examples} examples of {escape(data.task)} (fold {data.fold})"
+
+
+def _report(report: DataReport) -> list[str]:
     """What preprocessing recorded: snapshot, drops, languages, licences, decontamination."""
-    manifest, job = report.get("manifest", {}), report.get("job", {})
-    inputs = report.get("inputs", {})
-    reasons = {k: v for k, v in manifest.get("reasons", {}).items() if k != "written"}
+    reasons = {k: v for k, v in report.manifest.reasons.items() if k != "written"}
     lines = [
-        f"  - snapshot: {manifest.get('records', 0):,} records of {len(inputs)} input files "
-        f"(SHA-256 of each in the data's manifest.json); data `{str(manifest.get('data_sha256'))[:16]}`",
+        f"  - snapshot: {report.manifest.records:,} records of {len(report.inputs)} input files "
+        f"(SHA-256 of each in the data's manifest.json); data {code(str(report.manifest.data_sha256)[:16])}",
         f"  - left out: {_top(reasons) or 'nothing'}",
-        f"  - languages: {_top(report.get('languages', {})) or 'not told'}",
-        f"  - licences of the sources: {_top(report.get('licences', {})) or 'not told'}"
-        + ("; abstracts of PubMed stay under their publishers' rights" if job.get("source") == "pubmed" else ""),
+        f"  - languages: {_top(report.languages) or 'not told'}",
+        f"  - licences of the sources: {_top(report.licences) or 'not told'}"
+        + ("; abstracts of PubMed stay under their publishers' rights" if report.job.source == "pubmed" else ""),
     ]
-    filters = job.get("filters", {})
-    against = filters.get("decontaminate") or []
-    if against:
+    filters = report.job.filters
+    if against := filters.decontaminate:
         gone = sum(v for k, v in reasons.items() if k.startswith("benchmark"))
-        names = ", ".join(os.path.basename(p) for p in against)
-        gram = filters.get("decontaminate_ngram")
+        names = escape(", ".join(os.path.basename(p) for p in against))
+        gram = filters.decontaminate_ngram
         lines.append(f"  - decontamination: {gone:,} records left out that share an id or {gram} words with {names}")
     else:
         lines.append("  - decontamination: none was asked for; scores on public test sets may be flattered")
@@ -77,7 +164,7 @@ def _report(report: Mapping[str, Any]) -> list[str]:
 
 def _top(counts: Mapping[str, int]) -> str:
     ranked = sorted(counts.items(), key=lambda item: -item[1])
-    shown = [f"{name} {n:,}" for name, n in ranked[:TOP]]
+    shown = [f"{escape(name)} {n:,}" for name, n in ranked[:TOP]]
     rest = sum(n for _, n in ranked[TOP:])
     return ", ".join(shown + ([f"others {rest:,}"] if rest else []))
 
@@ -86,19 +173,19 @@ def _making(config: Config, run: str | None) -> list[str]:
     init, section = config.trainer.init, config.trainer.finetune
     found = [f"- seed {init.seed}"]
     if section is not None:
-        result = _read(RunFolder(run).result) if run else None
-        start = (result or {}).get("start") or section.checkpoint or "the checkpoint named on the command line"
+        result = _read(RunFolder(run).result, TuningResult, []) if run else None  # its scores name what is wrong
+        start = (result.start if result else None) or section.checkpoint or "the checkpoint named on the command line"
         masks = section.masks if isinstance(section.masks, str) else section.model_dump(mode="json")["masks"]
         what = f"its masks: {masks or 'as they were'}; optimizer: {section.optimizer}"
-        found.append(f"- fine-tuned from `{start}`; {what}")
+        found.append(f"- fine-tuned from {code(redact_text(start))}; {what}")
         found += [f"- soft prompt: {init.soft_prompt.tokens} vectors"] if init.soft_prompt is not None else []
         found += [f"- LoRA of rank {init.lora.r}"] if init.lora is not None else []
-        before = RunFolder.containing(str(start)).path
+        before = RunFolder.containing(start).path
         if (parent := _read_config(before)) is not None:
             found += ["- pre-trained on:", *(f"  {line}" for line in _data(parent))]
-            found += [f"  - by `{c}`" for c in _commands(before)]
+            found += [f"  - by {c}" for c in _commands(before)]
     commands = _commands(run) if run else []
-    return found + [f"- `{c}`" for c in commands] + ([] if commands else ["- the commands are not on record here"])
+    return found + [f"- {c}" for c in commands] + ([] if commands else ["- the commands are not on record here"])
 
 
 def _read_config(run: str) -> Config | None:
@@ -109,32 +196,42 @@ def _read_config(run: str) -> Config | None:
 
 
 def _commands(run: str) -> list[str]:
-    """The commands that made a run, each once, with the device and the torch they ran on."""
-    launches = [r for r in RunFolder(run).read_launches() if {"command", "device", "torch"} <= r.keys()]
-    return list(dict.fromkeys(f"{r['command']}` on {r['device']}, torch `{r['torch']}" for r in launches))
+    """The commands that made a run, each once, with the device and the torch they ran on; no secret, no cluster."""
+    found = []
+    for number, line in enumerate(RunFolder(run).read_launches(), 1):
+        try:
+            launch = check_record(line, Launch, f"{RunFolder(run).launches}:{number}", "")
+        except UserError:
+            continue  # of another version, or damaged
+        command, device = code(hide_cluster(launch.command), most=2000), escape(redact_text(launch.device))
+        found.append(f"{command} on {device}, torch {code(launch.torch)}")
+    return list(dict.fromkeys(found))
 
 
 def _scores(run: str | None) -> list[str]:
-    rows = []
+    rows: list[str] = []
+    problems: list[str] = []
     if run is not None:
-        result = _read(RunFolder(run).result)
-        for split, s in ((result or {}).get("scores") or {}).items():
-            rows += [_row(result["task"], split, s, s["majority"], m) for m in s["metrics"]]
-        evaluated = _read(RunFolder(run).task_scores)
-        for task, runs in ((evaluated or {}).get("tasks") or {}).items():
-            rows += [_row(task, s.get("split", ""), s, s.get("baseline") or {}, m) for s in runs for m in s["metrics"]]
+        result = _read(RunFolder(run).result, TuningResult, problems)
+        if result is not None:
+            rows += [_row(result.task, n, s, s.majority or {}, m) for n, s in result.scores.items() for m in s.metrics]
+        evaluated = _read(RunFolder(run).task_scores, TaskResults, problems)
+        for task, runs in (evaluated.tasks if evaluated else {}).items():
+            rows += [_row(task, s.split, s, s.baseline or {}, m) for s in runs for m in s.metrics]
     if not rows:
-        return ["No scores are on record for this run (`run.py -m score` makes them)."]
+        return ["No scores are on record for this run (`run.py -m score` makes them).", *problems]
     head = "| task | split | n | metric | score | 95 % (bootstrap) | best constant answer |"
     note = "Dev scores are those of the weights that were chosen by them, and so a little flattered."
-    return [head, "|---|---|---|---|---|---|---|", *rows, "", note]
+    return [head, "|---|---|---|---|---|---|---|", *rows, "", *problems, note]
 
 
-def _row(task: str, split: str, s: Mapping[str, Any], base: Mapping[str, float], metric: str) -> str:
-    around = s.get("intervals", {}).get(metric)
+def _row(task: str, split: str, s: SplitScores, base: Mapping[str, float | None], metric: str) -> str:
+    around = [x for x in s.intervals.get(metric, ()) if x is not None]
+    value, constant = s.metrics[metric], base.get(metric)
     cells = [
-        *(task, split, str(s.get("n", "")), metric, f"{s['metrics'][metric]:.4f}"),
-        f"{around[0]:.4f} to {around[1]:.4f}" if around else "",
-        f"{base[metric]:.4f}" if metric in base else "",
+        *(escape(task), escape(split), "" if s.n is None else str(s.n), escape(metric)),
+        "undefined" if value is None else f"{value:.4f}",
+        f"{around[0]:.4f} to {around[1]:.4f}" if len(around) == 2 else "",
+        "" if constant is None else f"{constant:.4f}",
     ]
     return f"| {' | '.join(cells)} |"

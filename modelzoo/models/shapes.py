@@ -4,9 +4,11 @@ The names are Model Zoo's, so its `param_filter` globs and its checkpoints fit. 
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from modelzoo.config.adapters import LoRA
+from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.patterns import check_match, matches
 from modelzoo.config.trainer import Init
@@ -65,6 +67,23 @@ def list_parameters(config: GPTConfig) -> dict[str, Shape]:
     if config.use_bias_in_output:
         table[f"{HEAD}.bias"] = Shape((config.vocab_size,), "bias")
     return table
+
+
+def check_weights(sizes: Mapping[str, Sequence[int]], config: GPTConfig, path: str) -> None:
+    """Refuse weights that are not those of the model: one that is missing, or of another shape.
+
+    Args:
+        sizes: the shapes of the weights by name; those that the model has not are left to the caller.
+        path: where they and the config are.
+
+    Raises:
+        UserError: names the first.
+    """
+    for name, shape in list_parameters(config).items():
+        found = tuple(sizes[name]) if name in sizes else None
+        if found != shape.size:
+            has = "nothing" if found is None else list(found)
+            raise UserError(f"{path}: its config asks for {name} {list(shape.size)}, the weights hold {has}")
 
 
 def list_with_adapters(init: Init) -> dict[str, Shape]:

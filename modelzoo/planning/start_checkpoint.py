@@ -1,13 +1,47 @@
 """The checkpoint that a task starts from: a run folder, a step folder or a .mdl; its model, and its tokenizer."""
 
-import json
 import os
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
+from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
+from modelzoo.records import Record, check_record, read_json
 from modelzoo.training.run_folder import STATE, RunFolder
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class SavedState(Record):
+    """What is read here of a checkpoint's state: which model it is of, and how far it was trained."""
+
+    model: GPTConfig
+    lora: LoRA | None = None
+    soft_prompt: SoftPrompt | None = None
+    sparsity: list[dict[str, Any]] | None = None
+    optimizer: str | None = None
+    dataset: str = ""
+    global_step: Count = 0
+    skipped: Count = 0
+    tokens: Count | None = 0
+    flops: list[float] | None = None
+    finite: bool = True
+
+
+def check_state(state: Mapping[str, Any], path: str) -> SavedState:
+    """The state of the checkpoint `path`, checked.
+
+    Raises:
+        UserError: its model is none of this trainer's, or a count is none; names the key.
+    """
+    where = path if path.endswith((".mdl", STATE)) else os.path.join(path, STATE)
+    return check_record(state, SavedState, where, "does not describe a model of this trainer")
 
 
 def find_checkpoint(path: str) -> str:
@@ -45,12 +79,9 @@ def complete_model(doc: Document, path: str | None) -> None:
     if given is not None and (not isinstance(given, dict) or "hidden_size" in given):
         return
     file = os.path.join(find_checkpoint(path), STATE)
-    try:
-        with open(file, encoding="utf-8") as text:
-            model = json.load(text)["model"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{file}: does not say which model it is of; give trainer.init.model") from None
-    init["model"] = {**model, **(given or {})}
+    state = read_json(file, "missing; not a checkpoint of this trainer")
+    check_state(state, file)
+    init["model"] = {**state["model"], **(given or {})}
 
 
 def find_tokenizer_path(init: Init, path: str) -> str:

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from modelzoo import host
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config, DataLoader, Init
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.files import find_shards
 from modelzoo.data.hdf5 import Shards
@@ -18,6 +20,7 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.optim import groups
 from modelzoo.optim.loss_scale import LossScale
+from modelzoo.progress import format_size
 from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.train_state import TrainState
@@ -48,8 +51,13 @@ class FirstStep(NamedTuple):
 
 
 def build_run(config: Config, choice: Choice) -> TrainState:
-    """Model, optimizer and sparsity of a config on a device, freshly initialised."""
+    """Model, optimizer and sparsity of a config on a device, freshly initialised.
+
+    Raises:
+        UserError: the weights alone take more memory than this machine has.
+    """
     init = config.trainer.init
+    _check_memory(init)
     section = require_optimizer(init)
     backend, shapes = choice.backend, list_with_adapters(init)
     words = encode_prompt_words(config)
@@ -61,7 +69,17 @@ def build_run(config: Config, choice: Choice) -> TrainState:
     kinds = {n: s.kind for n, s in shapes.items()}
     optimizer = groups.build_optimizer(section, model, kinds, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
-    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale)
+    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, config=config)
+
+
+def _check_memory(init: Init) -> None:
+    """Refuse a model that cannot be built here: a system that lends memory kills the process later, without a word."""
+    need, have = 4 * sum(s.numel for s in list_parameters(init.model).values()), host.total_memory()
+    if have is not None and need > have:
+        raise UserError(
+            f"trainer.init.model: its weights alone take {format_size(need)}, and this machine has "
+            f"{format_size(have)}; lower hidden_size or num_hidden_layers"
+        )
 
 
 def encode_prompt_words(config: Config) -> list[int] | None:

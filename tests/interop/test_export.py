@@ -76,7 +76,7 @@ def ours(folder) -> GPTModel:
 def test_the_folder_is_whole_and_computes_the_same(trained, exported):
     assert {p.name for p in exported.iterdir()} == {
         *("config.json", "generation_config.json", "model.safetensors", "masks.safetensors", "README.md"),
-        *("tokenizer.json", "tokenizer_config.json"),
+        *("tokenizer.json", "tokenizer_config.json", "checksums.json"),
     }
     theirs = transformers.AutoModelForCausalLM.from_pretrained(exported).eval()
     assert type(theirs).__name__ == "GPT2LMHeadModel"
@@ -206,7 +206,10 @@ def test_refusals_leave_nothing(trained, exported, tmp_path, capsys):
     shutil.copytree(exported, tmp_path / "bad")
     config = json.loads((exported / "config.json").read_text())
     (tmp_path / "bad/config.json").write_text(json.dumps({**config, "n_embd": 32, "n_inner": 64}))
-    refused(r"bad: config\.json asks for .* \[300, 32\]", "import", tmp_path / "bad", tmp_path / "x")
+    refused("config.json: has .* bytes where .* were exported; .* remove checksums.json", "import", tmp_path / "bad",
+            tmp_path / "x")  # fmt: skip
+    (tmp_path / "bad/checksums.json").unlink()
+    refused(r"bad: its config asks for .* \[300, 32\]", "import", tmp_path / "bad", tmp_path / "x")
     (tmp_path / "bad/config.json").write_text(json.dumps({**config, "model_type": "llama"}))
     refused("only gpt2", "import", tmp_path / "bad", tmp_path / "x")
     (tmp_path / "bad/config.json").write_text(json.dumps(config))

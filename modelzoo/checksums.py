@@ -1,0 +1,75 @@
+"""A folder's list of its files with size and SHA-256, so that what changed on the way to a reader is refused.
+
+Exports have one. Hugging Face, PEFT and lm-eval pass over it. A folder of others has none, and nothing is checked.
+"""
+
+import hashlib
+import os
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from modelzoo.config.errors import UserError
+from modelzoo.files import sha256, write_text
+from modelzoo.reading import open_regular
+from modelzoo.records import Record, is_inside, read_record
+
+NAME = "checksums.json"
+
+
+class _File(Record):
+    model_config = ConfigDict(extra="forbid")
+
+    bytes: Annotated[int, Field(ge=0)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class _List(Record):
+    model_config = ConfigDict(extra="forbid")
+
+    format: Annotated[int, Field(ge=1, le=1)]
+    files: dict[str, _File]
+
+
+def write_checksums(folder: str) -> None:
+    """Write `checksums.json` of the files now in `folder`; folders within it have their own.
+
+    Raises:
+        OSError: a file cannot be read, or the list not written.
+    """
+    paths = {n: path for n in sorted(os.listdir(folder)) if os.path.isfile(path := os.path.join(folder, n))}
+    files = {n: _File(bytes=os.path.getsize(path), sha256=sha256(path)) for n, path in paths.items()}
+    write_text(os.path.join(folder, NAME), _List(format=1, files=files).model_dump_json(indent=1) + "\n")
+
+
+def check_checksums(folder: str) -> None:
+    """Check the files of `folder` against its `checksums.json`; without one there is nothing to check.
+
+    Raises:
+        UserError: a file that is missing, cut short or changed, or the list itself is damaged.
+    """
+    path = os.path.join(folder, NAME)
+    if not os.path.lexists(path):
+        return
+    remedy = f"export it again or, if it was changed on purpose, remove {NAME}"
+    found = read_record(path, _List, "missing", f"is not what an export writes; {remedy}")
+    for name, expected in found.files.items():
+        if not is_inside(name):
+            raise UserError(f"{path}: files.{name[:80]!a}: is no file of this folder; {remedy}")
+        if problem := _find_change(os.path.join(folder, name), expected):
+            raise UserError(f"{os.path.join(folder, name)}: {problem}; {remedy}")
+
+
+def _find_change(path: str, expected: _File) -> str | None:
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != expected.bytes:
+                return f"has {size:,} bytes where {expected.bytes:,} were exported"
+            if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
+                return f"its SHA-256 differs from that in {NAME}: it was changed after it was exported"
+    except FileNotFoundError:
+        return f"is missing, yet {NAME} names it"
+    except OSError as e:
+        return f"cannot be read ({e.strerror})"
+    return None

@@ -1,0 +1,53 @@
+"""Where a config named the path that turned out wrong: the key and line, added to the message about the path."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.yaml12 import Document, Path
+
+
+@contextlib.contextmanager
+def naming_places(doc: Document) -> Iterator[None]:
+    """Add to an error about a path, raised in the body, the key of `doc` that names it, with its file and line.
+
+    Raises:
+        UserError: the one raised, of its own class and exit code.
+        OSError: the one raised.
+    """
+    try:
+        yield
+    except UserError as e:
+        lines = [line + _describe(line, doc) for line in str(e).splitlines()]
+        e.args = ("\n".join(lines),)
+        raise
+    except OSError as e:
+        if isinstance(e.filename, str | os.PathLike):
+            e.strerror = f"{e.strerror or e}{_describe(f'{os.fspath(e.filename)}:', doc)}"
+        raise
+
+
+def _describe(line: str, doc: Document) -> str:
+    """` (KEY, FILE:LINE)` of the longest value that is the path at the beginning of `line`, or a folder above it."""
+    found = [(len(value), path) for path, value in _texts(doc.data, ()) if _begins(line, value)]
+    if not found:
+        return ""
+    path = max(found)[1]
+    key, mark = ".".join(map(str, path)), str(doc.mark(path))
+    return "" if key in line or mark in line else f" ({key}, {mark})"
+
+
+def _begins(line: str, value: str) -> bool:
+    return bool(value) and line.startswith(value) and line[len(value.rstrip(os.sep)) :][:1] in (os.sep, ":")
+
+
+def _texts(value: object, path: Path) -> Iterator[tuple[Path, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, dict):
+        for key, below in value.items():
+            yield from _texts(below, (*path, key))
+    elif isinstance(value, list):
+        for i, below in enumerate(value):
+            yield from _texts(below, (*path, i))
