@@ -148,6 +148,21 @@ def test_it_stops_with_the_batches_says_so_once_and_goes_on_later(folder, monkey
     assert held.waiting == []
 
 
+def test_batches_are_closed_with_the_watch(folder):
+    closed = []
+
+    def batches():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    watched = waiting(folder).watch(batches())
+    next(watched)
+    watched.close()
+    assert closed == [True]
+
+
 def test_without_threads_the_loop_waits_for_the_hashes(folder, monkeypatch):
     def none(_):
         raise RuntimeError("can't start new thread")

@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_preprocessing import inspection, repack, shards
+from data_preprocessing import inspection, limits, repack, shards
 from modelzoo.config.errors import UserError
+from modelzoo.data import format as fmt
 from tests.support import examples, write_shard
 
 
@@ -42,6 +43,10 @@ def test_a_line_that_is_no_list_of_ids_is_named(tmp_path, line):
     with pytest.raises(UserError, match=r"i\.jsonl:3: ") as e:
         pack(path, tmp_path / "o")
     assert "\n" not in str(e.value)
+
+
+def test_what_a_job_may_write_is_what_is_read():
+    assert (limits.MSL, limits.VOCABULARY) == (fmt.MAX_MSL, fmt.MAX_ID + 1)
 
 
 def test_jsonl_in_pieces_is_packed_as_in_one(tmp_path, monkeypatch):
