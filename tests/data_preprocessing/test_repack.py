@@ -98,6 +98,14 @@ def test_inspect_shows_what_there_is_of_a_manifest_and_of_ids(tmp_path, capsys):
     assert "3 examples; vocabulary 37, eos 0" in shown and "none: -5 to " in shown
 
 
+def test_inspect_of_sequences_of_no_token(tmp_path, capsys):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (2, 3, 0), "<i4")
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
+    assert inspection.print_shards(argparse.Namespace(path=str(tmp_path), tokenizer=None, examples=3)) == 0
+    assert "(2, 3, 0)" in capsys.readouterr().out
+
+
 def verify(path, tokens=True):
     with pytest.raises(UserError) as e:
         inspection.verify(argparse.Namespace(path=str(path), tokens=tokens))
