@@ -5,8 +5,6 @@
 <model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
 """
 
-import json
-import math
 import os
 import re
 import sys
@@ -18,11 +16,20 @@ from modelzoo.config.trainer import Config
 from modelzoo.evaluation import harness
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.results import (
+    hash_checkpoint,
+    hash_config,
+    hash_examples,
+    hash_task,
+    leave_out_undefined,
+)
 from modelzoo.evaluation.scores import evaluate_task as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
+from modelzoo.records import Record, read_record
+from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
 from modelzoo.training.build import Options
@@ -83,8 +90,8 @@ def _score_all(
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
-            found = _score_job(job, model, run.evaluation, suffix, request.batch_size)
-            results.setdefault(job.task.name, []).append(found)
+            scores = _score_job(job, model, run.evaluation, suffix, request.batch_size)
+            results.setdefault(job.task.name, []).append({**scores, "made_from": _origin(config, path, job)})
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
@@ -92,9 +99,9 @@ def _score_all(
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
-    about = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    about = {"command": redact_text(options.command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
-    write_json(run.task_scores, _plain({"tasks": {**_earlier(run.task_scores), **fresh}}))
+    write_json(run.task_scores, leave_out_undefined({"tasks": {**_read_earlier(run.task_scores), **fresh}}))
     return results
 
 
@@ -140,10 +147,10 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
-    write_json(f"{name}.json", _plain([p._asdict() for p in found.predictions]))
+    write_json(f"{name}.json", leave_out_undefined([p._asdict() for p in found.predictions]))
     official = task.official({p.id: p.prediction for p in found.predictions})
     if official is not None:
-        write_json(f"{name}.official.json", _plain(official))
+        write_json(f"{name}.official.json", leave_out_undefined(official))
     return {
         **model.facts,
         "protocol": task.describe(),
@@ -169,24 +176,31 @@ def _baseline(job: Job) -> dict[str, float] | None:
     return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
 
 
-def _earlier(path: str) -> dict[str, Any]:
-    """The scores by task that an earlier command wrote."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["tasks"]
-    except (OSError, ValueError, KeyError, TypeError):
+def _origin(config: Config, path: str, job: Job) -> dict[str, Any]:
+    """What a score is made from (an `Origin`), by hashes."""
+    data = {"task": hash_task(job.task), job.split: hash_examples(job.examples)}
+    return {"config": hash_config(config), "checkpoint": hash_checkpoint(path), "data": data}
+
+
+class Earlier(Record):
+    """evaluation/results.json, as far as another command needs to know it."""
+
+    tasks: dict[str, list[dict[str, Any]]]
+
+
+def _read_earlier(path: str) -> dict[str, Any]:
+    """The scores by task that an earlier command wrote. A damaged file is moved aside: nothing of it is overwritten."""
+    if not os.path.lexists(path):
         return {}
-
-
-def _plain(value: Any) -> Any:
-    """`value` for JSON, which has no NaN: undefined metrics and intervals are left out."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if not _undefined(v)}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _undefined(value: Any) -> bool:
-    return any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else (value,)))
+    try:
+        return read_record(path, Earlier, "is missing", "it was changed", undefined=True).tasks
+    except UserError as e:
+        number = 1
+        while os.path.lexists(aside := f"{path}.damaged_{number}"):
+            number += 1
+        os.rename(path, aside)
+        print(f"damaged    {e}; moved to {aside}, and begun anew", file=sys.stderr)
+        return {}
 
 
 def split_names(text: str | None) -> tuple[str, ...]:
