@@ -26,6 +26,7 @@ from modelzoo.evaluation.results import (
 from modelzoo.evaluation.scores import evaluate_task as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
+from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
 from modelzoo.records import Record, read_record
 from modelzoo.redact import redact_text
@@ -65,15 +66,31 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
     if others:
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
-    folder = run.evaluation
-    results: dict[str, list[dict[str, Any]]] = {}
     paths = find_checkpoints(config, options)
+    with lock_folder(run.evaluation):  # its scores of all tasks are read and written again as one file
+        results = _score_all(paths, jobs, others, config, options, request)
+    for job in jobs:
+        print(score_table.format_task(job.task, job.note, results[job.task.name]))
+    for name in results:
+        if name.startswith(LM_EVAL):
+            print(score_table.format_lm_eval(name, results[name]))
+    print(f"wrote      {run.task_scores}" + (" and the predictions next to it" if jobs else ""))
+    if jobs:
+        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+
+
+def _score_all(
+    paths: list[str], jobs: list[Job], others: list[str], config: Config, options: Options, request: Request
+) -> dict[str, list[dict[str, Any]]]:
+    """Score each checkpoint on each task; write the results next to those of other tasks, and return them by task."""
+    run, results = RunFolder(options.model_dir), {}
     for number, path in enumerate(paths):
         model = load_model(path, config, options)
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
-            scores = _score_job(job, model, folder, suffix, request.batch_size)
+            scores = _score_job(job, model, run.evaluation, suffix, request.batch_size)
             results.setdefault(job.task.name, []).append({**scores, "made_from": _origin(config, path, job)})
         if others:
             found = harness.run_lm_eval(
@@ -82,19 +99,10 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
-    target = run.task_scores
     about = {"command": redact_text(options.command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
-    write_json(target, leave_out_undefined({"tasks": {**_read_earlier(target), **fresh}}))
-    for job in jobs:
-        print(score_table.format_task(job.task, job.note, results[job.task.name]))
-    for name in results:
-        if name.startswith(LM_EVAL):
-            print(score_table.format_lm_eval(name, results[name]))
-    print(f"wrote      {target}" + (" and the predictions next to it" if jobs else ""))
-    if jobs:
-        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
-        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+    write_json(run.task_scores, leave_out_undefined({"tasks": {**_read_earlier(run.task_scores), **fresh}}))
+    return results
 
 
 def _finetune_command(task: Task, name: str, path: str) -> str:

@@ -57,8 +57,6 @@ def warm_up() -> None:
     import torch
 
     torch.set_num_threads(1)
-    import data_preprocessing.job
-    import data_preprocessing.repack
     import modelzoo.finetuning.finetune
     import modelzoo.interop.export
     import modelzoo.interop.import_checkpoint

@@ -90,23 +90,6 @@ def test_restart_begins_again_and_moves_the_old_run_aside(params, tmp_path, caps
     assert run(params, folder, "--seed", 5, "--max_steps", 6) == 0 and log(folder)[-1] == 6  # the new run's newest
 
 
-@pytest.mark.parametrize(
-    "change,named",
-    [
-        ("trainer.init.sparsity.0.sparsity=0.5", "sparsity"),
-        ("trainer.init.seed=9", "seed: 1 -> 9"),
-        ("trainer.init.sparsity.0.algorithm=set", "algorithm"),
-    ],
-)
-def test_what_contradicts_the_run_is_refused(change, named, params, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(params, folder) == 0
-    before = files(folder)
-    capsys.readouterr()
-    assert run(params, folder, "--max_steps", 6, "--set", change) == 2
-    assert named in capsys.readouterr().err and files(folder) == before
-
-
 def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(params, folder) == 0
