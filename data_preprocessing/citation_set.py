@@ -9,8 +9,8 @@ ROOTS = (b"PubmedArticleSet", b"MedlineCitationSet", b"PubmedBookArticleSet")
 RECORDS = (b"PubmedArticle", b"MedlineCitation", b"PubmedBookArticle", b"DeleteCitation", b"DeleteDocument")
 MAX_RECORD = 32 << 20  # bytes; the largest real citation is under 2 MB
 
-_TAG = re.compile(rb"<(/?)([A-Za-z_][\w:.-]*)")
-_SPACE = re.compile(rb"\s*")
+_TAG = re.compile(rb"<(/?)([A-Za-z_][\w:.-]*+)")
+_SPACE = re.compile(rb"\s*+")
 
 
 def _match(pattern: re.Pattern[bytes], data: bytes, at: int = 0) -> re.Match[bytes]:

@@ -7,8 +7,7 @@ import numpy as np
 
 from data_preprocessing import filters, store, streams
 from data_preprocessing.config import Job
-from data_preprocessing.records import Document
-from modelzoo.config.errors import UserError
+from data_preprocessing.records import Document, refuse_if_unreadable
 
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
@@ -20,14 +19,14 @@ def documents(job: Job, path: str, name: str):
     if job.source == "pubmed":
         from data_preprocessing import pubmed
 
-        return pubmed.documents(path, job.text, limit)
+        return refuse_if_unreadable(pubmed.documents(path, job.text, limit, job.unreadable, name), path)
     if job.source == "pmc":
         from data_preprocessing import pmc
 
-        return pmc.documents(path, job.text, limit, job.unreadable)
+        return pmc.documents(path, job.text, limit, job.unreadable, name)
     from data_preprocessing import jsonl
 
-    return jsonl.documents(path, name, job, limit)
+    return refuse_if_unreadable(jsonl.documents(path, name, job, limit), path)
 
 
 def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
@@ -65,7 +64,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
     if job.filters.near_duplicates:
         from data_preprocessing import minhash
 
-        minhash.sign_unit(work, index, extracted, job.filters)
+        minhash.sign_unit(job, work, index, extracted)
     years = collections.Counter(extracted.years.tolist())
     return store.mark_done(
         work,
@@ -132,11 +131,7 @@ class _Rows:
             self.prompts.append(0)
             self.hashes += bytes(16)
             return
-        prompt = (d.prompt or "").encode()
-        try:
-            body = d.text.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{d.key}: its text holds half a surrogate pair; not Unicode text") from None
+        prompt, body = (d.prompt or "").encode(), d.text.encode()
         texts.write(prompt + body)
         self.lengths.append(len(prompt) + len(body))
         self.prompts.append(len(prompt))

@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 
 from modelzoo.config.errors import UserError
 
@@ -32,7 +33,7 @@ def find(paths: tuple[str, ...], source: str) -> list[dict]:
                         _add(found, path, os.path.relpath(path, given))
             if len(found) == before:
                 raise UserError(f"{given}: holds no {source} input (looked for {', '.join(SUFFIXES[source])})")
-        elif os.path.isfile(given):
+        elif os.path.lexists(given):
             _add(found, given, os.path.basename(given))
         else:
             raise UserError(f"{given}: no such file or folder (input)")
@@ -40,14 +41,21 @@ def find(paths: tuple[str, ...], source: str) -> list[dict]:
 
 
 def _add(found: dict, path: str, name: str) -> None:
+    try:
+        status = os.stat(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"{path}: is not a regular file (a pipe, a socket or a device)")
+    name = os.fsencode(name).decode("utf-8", "backslashreplace")  # a name need not be text
     if name in found and os.path.realpath(found[name]["path"]) != os.path.realpath(path):
         raise UserError(f"{path}: another input is also called {name}; give their common folder instead")
-    found[name] = {"path": os.path.abspath(path), "name": name, "bytes": os.path.getsize(path)}
+    found[name] = {"path": os.path.abspath(path), "name": name, "bytes": status.st_size}
 
 
 def order(name: str) -> tuple:
     """Sort key of an input's name."""
-    natural = tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in _DIGITS.split(name) if part)
+    natural = tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in _DIGITS.split(name) if part)
     nlm = _NLM.search(name)
     return (0, int(nlm[1]), int(nlm[2]), natural) if nlm else (1, 0, 0, natural)
 

@@ -1,10 +1,11 @@
 """A JATS article to a document: title, abstract, section headings and paragraphs, without the reference list."""
 
 import re
+from collections.abc import Iterable, Iterator
 
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.markup import local, math_text, render, tidy
-from data_preprocessing.records import Document
+from data_preprocessing.records import Document, is_number
 
 _SKIPPED = {
     "ref-list",
@@ -56,16 +57,18 @@ _BLOCKS = {
 }
 _BREAK = "\x1e"  # between blocks inside a paragraph
 _NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark was
-_CITE_WORDS = (
-    "(?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
-    "|\x1f|\x1c[^\x1d]*\x1d)*"
+_MARKS = re.compile(f"[{_NUMBERED}{_NAMED}]")
+# What may be in brackets with a citation; a named one is taken whole. What was taken is never given back, so that the
+# time is that of one pass.
+_CITE_WORDS = re.compile(
+    "(?:[^\\S\x1c]|[,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
+    "|\x1c[^\x1d]*+\x1d)*+"
 )
-_CITES = re.compile(rf"\s*(?:\[\[{_CITE_WORDS}\]\]|[\[(]{_CITE_WORDS}[\])])")
-_CITED = re.compile("\\s*(?:\x1f(?:\\s*[,;–—−-]\\s*(?=\x1f))?)+")
-_NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*(?:\d+[a-z]?|[SR]\d+)?(?:[\s\[\](){}.,;*–—−-]|\d+[a-z]?)*$")
-_CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+|zero|mark)(?:/(\d(?:\.\d)?))?", re.I)
-_CC_WORDS = re.compile(r"creative commons attribution([\w\s–-]*?)(?:licen[cs]e|\(|,|\.|$)", re.I)
-_TEX = re.compile(r"\\begin\{document\}(.*?)\\end\{document\}", re.S)
+_BRACKET = re.compile(r"[\[(]")
+_CITED = re.compile("\x1f(?:[^\\S\x1f]*+(?:[,;–—−-][^\\S\x1f]*+)?+\x1f)*+")
+_NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*+(?:[SR]\d)?+(?:[\s\[\](){}.,;*–—−-]|\d[a-z]?)*+$")
+_CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]{1,40})(?:/(\d(?:\.\d)?))?", re.I)
+_CC_WORDS = re.compile(r"creative commons attribution([\w\s–-]{0,400}?)(?:licen[cs]e|\(|,|\.|$)", re.I)
 _ISO = {
     "en": "eng",
     "fr": "fre",
@@ -118,8 +121,8 @@ _RELATED = {
 }
 
 
-def document(article, policy: TextPolicy, member: str) -> Document:
-    """The document of one <article> element."""
+def document(article, policy: TextPolicy, member: str, name: str = "") -> Document:
+    """The document of one <article> element of the member `member` of the input file `name`."""
     meta = article.find("{*}front/{*}article-meta")
     if meta is None:
         meta = article.find("{*}front-stub")
@@ -135,11 +138,11 @@ def document(article, policy: TextPolicy, member: str) -> Document:
     body = article.find("{*}body") if policy.body else None
     lines = [title, *abstract, *(_blocks(body, policy) if body is not None else [])]
     language = (article.get("{http://www.w3.org/XML/1998/namespace}lang") or "").lower().split("-")[0]
-    pmid = ids.get("pmid", "") if ids.get("pmid", "").isdigit() else ""
+    pmid = ids.get("pmid", "") if is_number(ids.get("pmid", ""), 12) else ""
     return Document(
-        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{member}"),
+        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{name or member}"),
         text="\n".join(line for line in lines if line),
-        version=int(version) if version.isdigit() else 1,
+        version=int(version) if is_number(version) else 1,
         pmid=pmid,
         pmcid=pmcid,
         year=_year(meta),
@@ -153,7 +156,8 @@ def document(article, policy: TextPolicy, member: str) -> Document:
 
 def _abstracts(meta, policy: TextPolicy) -> list[str]:
     main = [a for a in meta.findall("{*}abstract") if (a.get("abstract-type") or "").lower() not in _SIDE_ABSTRACTS]
-    others = [a for a in [*meta.findall("{*}abstract"), *meta.findall("{*}trans-abstract")] if a not in main]
+    side = [a for a in meta.findall("{*}abstract") if (a.get("abstract-type") or "").lower() in _SIDE_ABSTRACTS]
+    others = [*side, *meta.findall("{*}trans-abstract")]
     lines = [line for a in main for line in _abstract(a, policy)]
     if policy.other_abstract == "append" or (policy.other_abstract == "if_missing" and not lines):
         for other in others if policy.other_abstract == "append" else others[:1]:
@@ -234,9 +238,35 @@ def _lines(element, policy: TextPolicy) -> list[str]:
 
     text = render(element, policy.scripts, special)
     if _NUMBERED in text or _NAMED in text:
-        text = _CITES.sub("", text)
-        text = _CITED.sub("", text).replace(_NAMED, "").replace(_NAMED_END, "")
+        text = _cut_out(text, _bracketed_citations(text))
+        text = _cut_out(text, (found.span() for found in _CITED.finditer(text)))
+        text = text.replace(_NAMED, "").replace(_NAMED_END, "")
     return [line for part in text.split(_BREAK) if (line := tidy(part))]
+
+
+def _bracketed_citations(text: str) -> Iterator[tuple[int, int]]:
+    """(begin, end) of brackets, single or double, that hold citations and nothing else but words such as "see"."""
+    at = 0
+    while found := _BRACKET.search(text, at):
+        begin = found.start()
+        width = 2 if text.startswith("[[", begin) else 1
+        words = _CITE_WORDS.match(text, begin + width)
+        end = words.end() if words else begin + width
+        closed = text.startswith("]]", end) if width == 2 else text[end : end + 1] in ("]", ")")
+        if closed and _MARKS.search(text, begin + width, end):
+            at = end + width
+            yield begin, at
+        else:  # a bracket before `end` is in a citation's name, and would be followed to the same end
+            at = max(begin + 1, end) if width == 1 else begin + 1
+
+
+def _cut_out(text: str, spans: Iterable[tuple[int, int]]) -> str:
+    """The text without these spans and the white space before them."""
+    kept, at = [], 0
+    for begin, end in spans:
+        kept.append(text[at:begin].rstrip())
+        at = end
+    return "".join([*kept, text[at:]])
 
 
 def _table(element, policy: TextPolicy) -> list[str]:
@@ -250,12 +280,14 @@ def _table(element, policy: TextPolicy) -> list[str]:
 
 def _tex(element) -> str:
     text = "".join(element.itertext())
-    body = _TEX.search(text)
-    return " ".join((body[1] if body else text).strip().strip("$").split())
+    _, begun, rest = text.partition("\\begin{document}")
+    body, ended, _ = rest.partition("\\end{document}")
+    return " ".join((body if begun and ended else text).strip().strip("$").split())
 
 
 def _year(meta) -> int:
-    years = [int(y.text) for y in meta.findall("{*}pub-date/{*}year") if (y.text or "").strip().isdigit()]
+    texts = ((y.text or "").strip() for y in meta.findall("{*}pub-date/{*}year"))
+    years = [int(text) for text in texts if is_number(text)]
     return min((y for y in years if 1500 < y < 2200), default=0)
 
 

@@ -16,18 +16,22 @@ from data_preprocessing import streams
 from data_preprocessing.citation_set import cut
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.markup import hardened_parser, render, tidy
-from data_preprocessing.records import Document
+from data_preprocessing.records import Document, is_number, show, unreadable_record
 from modelzoo.config.errors import UserError
 
-_PMID = re.compile(rb"<PMID\b([^>]*)>\s*(\d+)\s*</PMID>")
-_VERSION = re.compile(rb'Version="(\d+)"')
-_YEAR = re.compile(rb"<Year>\s*(\d{4})")
+# No search may take a time that grows with the square of a record: what repeats is bounded, or ends where it begins.
+_PMID = re.compile(rb"<PMID\b([^>]{0,200})>\s{0,100}(\d{1,12})\s{0,100}</PMID>")
+_VERSION = re.compile(rb'Version="([^"]{0,40})"')
+_YEAR = re.compile(rb"<Year>\s{0,100}(\d{4})")
 _ANY_YEAR = re.compile(rb"(1[5-9]\d\d|20\d\d)")
 _LABEL = re.compile(rb'\bLabel="([^"]*)"')
-_DATE = re.compile(rb"<Date(?:Created|Completed|Revised)>\s*<Year>(\d{4})</Year>\s*<Month>(\d\d)</Month>\s*<Day>(\d\d)")
-_OTHER_ID = re.compile(rb"<OtherID\b[^>]*>\s*(PMC\d+)")
-_PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]*">\s*(?:PMC)?(\d+)')
+_DATE = re.compile(
+    rb"<Date(?:Created|Completed|Revised)>\s*+<Year>(\d{4})</Year>\s*+<Month>(\d\d)</Month>\s*+<Day>(\d\d)"
+)
+_OTHER_ID = re.compile(rb"<OtherID\b[^>]{0,200}>\s{0,100}(PMC\d{1,12})")
+_PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]{0,20}">\s{0,100}(?:PMC)?(\d{1,12})')
 _NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
+_BOOK_YEAR = re.compile(r"\d{4}", re.ASCII)
 _KINDS = (  # (field of config.Kinds, what in the record marks it)
     ("retracted", (b">Retracted Publication<", b'RefType="RetractionIn"')),
     ("retraction_notice", (b">Retraction of Publication<", b">Retraction Notice<", b'RefType="RetractionOf"')),
@@ -38,25 +42,37 @@ _KINDS = (  # (field of config.Kinds, what in the record marks it)
 )
 
 
-def documents(path: str, policy: TextPolicy, max_bytes: int) -> Iterator[Document]:
-    """Every record of one file, in order.
+def documents(
+    path: str, policy: TextPolicy, max_bytes: int, unreadable: str = "refuse", name: str = ""
+) -> Iterator[Document]:
+    """Every record of one file, in order. `unreadable`: refuse the input, or count records that cannot be read.
 
     Raises:
         UserError: not citation XML, damaged, or hostile; the message names the file and the record before.
     """
     seen = "the start"
-    for tag, record in cut(streams.utf8(streams.unpacked(path, max_bytes), path), path):
+    for number, (tag, record) in enumerate(cut(streams.utf8(streams.unpacked(path, max_bytes), path), path), 1):
         try:
             if tag in (b"DeleteCitation", b"DeleteDocument"):
-                for _, pmid in _PMID.findall(record):
-                    yield Document(key=f"pmid:{int(pmid)}", deleted=True)
+                yield from _deletions(record)
                 continue
             parse = _book if tag == b"PubmedBookArticle" else citation
             document = parse(record, policy)
-        except (ValueError, etree.XMLSyntaxError, UnicodeDecodeError) as e:
-            raise UserError(f"{path}: broken record after {seen}: {e}; fetch the file again") from None
+        except (ValueError, etree.XMLSyntaxError, RecursionError) as e:
+            why = f"broken record after {seen}: {show(str(e))}"
+            if unreadable == "refuse":
+                raise UserError(f"{path}: {why}; fetch the file again, or pass --set unreadable=drop") from None
+            document = unreadable_record(f"{name or path}:{number}", f"record {number}", why)
         seen = document.key
         yield document
+
+
+def _deletions(record: bytes) -> list[Document]:
+    """The orders of one DeleteCitation."""
+    found = _PMID.findall(record)
+    if len(found) != record.count(b"<PMID"):
+        raise ValueError("a deletion whose PMID is no number")
+    return [Document(key=f"pmid:{int(pmid)}", deleted=True) for _, pmid in found]
 
 
 def citation(record: bytes, policy: TextPolicy) -> Document:
@@ -64,11 +80,11 @@ def citation(record: bytes, policy: TextPolicy) -> Document:
     if _unusual(record):
         record = _normalised(record)
     # The order of elements is that of NLM's DTD, so each search begins where the last one ended.
-    pmid = _PMID.search(record)
+    pmid = _PMID.match(record, record.find(b"<PMID"))  # its own, which is the first, or none: never another's
     if not pmid:
         raise ValueError("a record without a PMID")
     version = _VERSION.search(pmid[1])
-    number = pmid[2].decode().lstrip("0")
+    number = str(int(pmid[2]))
     start = record.find(b"<Article", pmid.end())
     stop = record.find(b"</Article>", start)
     if start < 0 or stop < 0 or record[start + 8 : start + 9] not in b" >":
@@ -91,7 +107,7 @@ def citation(record: bytes, policy: TextPolicy) -> Document:
     return Document(
         key="pmid:" + number,
         text=assemble(_fragment(title, policy), _fragment(vernacular, policy), text, policy),
-        version=int(version[1]) if version else 1,
+        version=_count(version[1].decode()) if version else 1,
         date=max(dates, default=0),
         pmid=number,
         pmcid="PMC" + pmcid[1].decode().removeprefix("PMC") if pmcid else "",
@@ -218,25 +234,31 @@ def _fragment(body: bytes | None, policy: TextPolicy) -> str:
     return tidy(render(root, policy.scripts))
 
 
+def _count(text: str) -> int:
+    if not is_number(text.strip()):
+        raise ValueError(f"the version {text[:40]!r} is no number")
+    return int(text)
+
+
 def _book(record: bytes, policy: TextPolicy) -> Document:
     """A PubmedBookArticle: rare, so read as a tree."""
     root = etree.fromstring(record, hardened_parser(remove_comments=True, remove_pis=True))
     book = root.find("BookDocument")
     pmid = book.findtext("PMID") if book is not None else None
-    if book is None or not pmid or not pmid.strip().isdigit():
+    if book is None or not pmid or not is_number(pmid.strip(), 12):
         raise ValueError("a book article without a PMID")
     titles = [book.find(p) for p in ("ArticleTitle", "VernacularTitle", "Book/BookTitle")]
     title = next((tidy(render(t, policy.scripts)) for t in (titles[0], titles[2]) if t is not None), "")
     vernacular = titles[1] if policy.vernacular_title == "append" else None
     abstract = book.find("Abstract")
     body = _abstract(etree.tostring(abstract, encoding="utf-8"), policy) if abstract is not None else ""
-    year = re.search(r"\d{4}", book.findtext("Book/PubDate/Year") or book.findtext("Book/PubDate/MedlineDate") or "")
+    year = _BOOK_YEAR.search(book.findtext("Book/PubDate/Year") or book.findtext("Book/PubDate/MedlineDate") or "")
     pmc = root.findtext("PubmedBookData/ArticleIdList/ArticleId[@IdType='pmc']") or ""
-    pmid = pmid.strip().lstrip("0")
+    pmid = str(int(pmid))
     return Document(
         key=f"pmid:{pmid}",
         pmid=pmid,
-        version=int(book.find("PMID").get("Version", "1")),
+        version=_count(book.find("PMID").get("Version", "1")),
         year=int(year[0]) if year else 0,
         text=assemble(title, tidy(render(vernacular, policy.scripts)) if vernacular is not None else "", body, policy),
         pmcid=pmc if pmc.startswith("PMC") else "",

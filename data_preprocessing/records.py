@@ -1,6 +1,21 @@
-"""The document that every source yields and every later step reads."""
+"""The document that every source yields and every later step reads, and what of a source's words is taken for a number.
 
+Every source makes its documents with `Document` itself, which refuses what later steps cannot hold; a record that is
+refused becomes `unreadable_record`, which is counted and shown in the report, and ends no job.
+"""
+
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+
+from modelzoo.config.errors import UserError
+
+MAX_TEXT = 16 << 20  # characters of one record: ten times the longest article, and what memory is planned for
+MAX_FACTS = 10_000  # characters of a record's key and other facts together
+MAX_NUMBER = 2**31 - 1  # a version, a date
+MAX_YEAR = 9999
+TRIED = 100  # records of a file, all of them unreadable, after which it is not what it was taken for
+_YEAR = re.compile(r"\s{0,20}(?:(\d{4})(?:\d{4}$|[-/. T])|(\d{1,4})$)", re.ASCII)  # 2020, 20200131, 2020-01-31
 
 
 @dataclass(slots=True)
@@ -9,6 +24,9 @@ class Document:
 
     `key` identifies the record ("pmid:123", "PMC7", or "file:line"): the newest `version` of a key wins.
     `deleted` marks an order to delete `key`; it carries no text and is not counted as a record.
+
+    Raises:
+        ValueError: a text or fact is not Unicode text or too long, or a number is out of range.
     """
 
     key: str
@@ -26,3 +44,63 @@ class Document:
     deleted: bool = False
     prompt: str | None = None  # prompt/completion only; text is then the completion
     extra: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        text, facts = self.text, f"{self.key}{self.pmid}{self.pmcid}{self.language}{self.licence}{self.source}"
+        if self.prompt is not None:
+            text = self.prompt + text
+        if len(text) > MAX_TEXT:
+            raise ValueError(f"a text of {len(text):,} characters; at most {MAX_TEXT:,} are taken")
+        if len(facts) > MAX_FACTS:
+            raise ValueError(f"facts of {len(facts):,} characters; at most {MAX_FACTS:,} are taken")
+        if not (0 <= self.version <= MAX_NUMBER and 0 <= self.date <= MAX_NUMBER and 0 <= self.year <= MAX_YEAR):
+            raise ValueError(f"the version {self.version}, date {self.date} or year {self.year} is out of range")
+        if not (text.isascii() and facts.isascii()):
+            try:
+                text.encode()
+                facts.encode()
+            except UnicodeEncodeError:
+                raise ValueError("half a surrogate pair; not Unicode text") from None
+
+
+def unreadable_record(key: str, source: str, why: str) -> Document:
+    """A document that stands for a record which cannot be read; its text is the reason, for the report."""
+    return Document(f"unreadable:{show(key)}", show(why), source=show(source), kinds=("unreadable",))
+
+
+def show(text: str, most: int = 1000) -> str:
+    """Text as it can always be written: no half surrogate pairs, no line breaks, at most `most` characters."""
+    return " ".join(text[:most].encode("utf-8", "backslashreplace").decode().split())[:most]
+
+
+def is_number(text: str, digits: int = 9) -> bool:
+    """Whether a text is one to `digits` ASCII digits, so that `int` takes it (str.isdigit also accepts "²")."""
+    return len(text) <= digits and text.isascii() and text.isdigit()
+
+
+def read_year(value: object) -> int:
+    """The year that a source gives as a number or text ("2020", 20200131, "2020-01-31"); 0 where it gives none."""
+    found = _YEAR.match(value) if isinstance(value, str) else _YEAR.match(str(value)) if type(value) is int else None
+    return int(found[1] or found[2]) if found else 0
+
+
+def refuse_if_unreadable(documents: Iterator[Document], path: str) -> Iterator[Document]:
+    """Pass a file's documents on, if any of the first TRIED records can be read.
+
+    Raises:
+        UserError: none can: the file is damaged, or the config does not fit it. The message is the first record's.
+    """
+    first: list[Document] = []
+    for document in documents:
+        if "unreadable" not in document.kinds:
+            yield from first
+            yield document
+            yield from documents
+            return
+        first.append(document)
+        if len(first) == TRIED:
+            break
+    if first:
+        raise UserError(
+            f"{path}:{first[0].source}: {first[0].text} (none of the {len(first)} records read is readable)"
+        )

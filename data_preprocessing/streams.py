@@ -8,42 +8,72 @@ import zlib
 from collections.abc import Iterator
 
 from modelzoo.config.errors import UserError
+from modelzoo.reading import open_regular
 
 CHUNK = 1 << 20
+WINDOW = 1 << 14  # compressed bytes that a gzip member is given first, after a small one
 # DEFLATE cannot pass 1032:1 and MEDLINE sits near 10:1: far above that, past some slack, it is a bomb.
 MAX_RATIO = 150
 RATIO_SLACK = 64 << 20
 
 
 def sha256_file(path: str) -> str:
-    with open_input(path) as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    """The SHA-256 of a regular file, in hexadecimal digits.
 
-
-def open_input(path: str):
+    Raises:
+        UserError: it is none, or cannot be read.
+    """
+    digest = hashlib.sha256()
     try:
-        return open(path, "rb")
+        with open_regular(path) as f:
+            while chunk := f.read(CHUNK):
+                digest.update(chunk)
+        return digest.hexdigest()
     except OSError as e:
-        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+        raise _unreadable(path, e) from None
+
+
+def _unreadable(path: str, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be read: {error.strerror or error}")
 
 
 def unpacked(path: str, max_bytes: int) -> Iterator[bytes]:
     """Yield the file's bytes, gunzipped where the file is gzip (recognised by its magic bytes, not its name).
 
     Raises:
-        UserError: truncated or corrupt gzip, trailing garbage, or more than `max_bytes` unpacked.
+        UserError: no regular file, truncated or corrupt gzip, trailing garbage, or more than `max_bytes` unpacked.
     """
-    with open_input(path) as f:
-        head = f.read(2)
-        f.seek(0)
-        yield from _gunzip(f, path, max_bytes) if head == b"\x1f\x8b" else _plain(f, path, max_bytes)
+    try:
+        with open_regular(path) as f:
+            head = f.read(2)
+            f.seek(0)
+            yield from _gathered(_gunzip(f, path, max_bytes)) if head == b"\x1f\x8b" else _plain(f, path, max_bytes)
+    except OSError as e:
+        raise _unreadable(path, e) from None
 
 
 def _plain(f, path: str, max_bytes: int) -> Iterator[bytes]:
-    if os.fstat(f.fileno()).st_size > max_bytes:
-        raise UserError(f"{path}: larger than max_file_gigabytes ({max_bytes / 1e9:g} GB); raise it if that is meant")
+    read = 0
     while chunk := f.read(CHUNK):
+        read += len(chunk)
+        if read > max_bytes or os.fstat(f.fileno()).st_size > max_bytes:
+            raise UserError(
+                f"{path}: larger than max_file_gigabytes ({max_bytes / 1e9:g} GB); raise it if that is meant"
+            )
         yield chunk
+
+
+def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """The same bytes in chunks of CHUNK bytes at least, since each chunk has a cost of its own."""
+    parts, size = [], 0
+    for piece in pieces:
+        parts.append(piece)
+        size += len(piece)
+        if size >= CHUNK:
+            yield parts[0] if len(parts) == 1 else b"".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"".join(parts)
 
 
 def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
@@ -51,50 +81,69 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
 
     read = made = 0
     unpack = zlib_ng.decompressobj(wbits=31)
-    pending = b""
+    data, at = b"", 0
+    begun, window = 0, CHUNK
     while True:
-        data = pending or f.read(CHUNK)
-        pending = b""
-        if not data:
-            break
-        if unpack is None:  # a further member; zero padding between or after members is allowed by the format
-            data = data.lstrip(b"\0")
+        if at == len(data):
+            data, at = f.read(CHUNK), 0
             if not data:
+                break
+        if unpack is None:  # a further member; zero padding between or after members is allowed by the format
+            begin = _NONZERO.search(data, at)
+            if begin is None:
+                at = len(data)
                 continue
-            if data[:1] != b"\x1f":
+            at = begin.start()
+            if data[at] != 0x1F:
                 raise UserError(f"{path}: bytes after the end of the gzip stream; the file is damaged or not gzip")
             unpack = zlib_ng.decompressobj(wbits=31)
-        before = len(data)
+            # At a member's end zlib copies what was given beyond it: with a million small ones, too much of a chunk.
+            begun, window = read, max(WINDOW, min(2 * (read - begun), CHUNK))
+        piece = data[at : at + window]
+        window *= 2
+        at += len(piece)
+        read += len(piece)
         while True:
             try:
-                out = unpack.decompress(data, 4 * CHUNK)
+                out = unpack.decompress(piece, 4 * CHUNK)
             except (zlib_ng.error, zlib.error) as e:  # pyright: ignore[reportGeneralTypeIssues]  zlib_ng's types err
                 raise UserError(f"{path}: corrupt gzip ({e}); fetch the file again") from None
             made += len(out)
-            data = unpack.unconsumed_tail
-            if made > max_bytes or made > RATIO_SLACK + MAX_RATIO * (read + before):
+            piece = unpack.unconsumed_tail
+            if made > max_bytes or made > RATIO_SLACK + MAX_RATIO * read:
                 raise UserError(
-                    f"{path}: unpacks to over {made / 1e6:.0f} MB from {(read + before) / 1e6:.1f} MB: "
-                    "refused as a gzip bomb"
+                    f"{path}: unpacks to over {made / 1e6:.0f} MB from {read / 1e6:.1f} MB: refused as a gzip bomb"
                 )
             if out:
                 yield out
             if unpack.eof:
-                pending = unpack.unused_data
+                at -= len(unpack.unused_data)
+                read -= len(unpack.unused_data)
                 unpack = None
                 break
-            if not data and len(out) < 4 * CHUNK:
+            if not piece and len(out) < 4 * CHUNK:
                 break
-        read += before - len(pending)
     if unpack is not None:
         raise UserError(f"{path}: the gzip stream ends too early (a truncated file); fetch the file again")
 
 
-_ENCODING = re.compile(rb"""^<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
+# The encodings of XML files, and no other codec that Python has by name (zip, unicode_escape, idna and the like).
+ENCODINGS = {
+    *("utf-8", "ascii", "utf-16", "utf-16-le", "utf-16-be", "koi8-r", "koi8-u"),
+    *(f"iso8859-{k}" for k in range(1, 17)),
+    *(f"cp125{k}" for k in range(9)),
+    *("gb2312", "gbk", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "iso2022_jp"),
+}
+_NONZERO = re.compile(rb"[^\0]")
+_ENCODING = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s{0,20}=\s{0,20}["']([A-Za-z0-9._-]{1,40})["']""")
 
 
 def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
-    """The same XML bytes in UTF-8 without a byte-order mark, whatever encoding the file declares."""
+    """The same XML bytes in UTF-8 without a byte-order mark, whatever encoding the file declares.
+
+    Raises:
+        UserError: the encoding is none of ENCODINGS, or the bytes are not in it.
+    """
     chunks = iter(chunks)
     head = next(chunks, b"")
     encoding = "utf-8"
@@ -103,8 +152,8 @@ def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
     elif head.startswith(codecs.BOM_UTF8):
         head = head[3:]
     elif declared := _ENCODING.match(head):
-        encoding = declared[1].decode().lower()
-    if encoding in ("utf-8", "utf8", "us-ascii", "ascii"):
+        encoding = _find_encoding(declared[1].decode(), path)
+    if encoding in ("utf-8", "ascii"):
         yield head
         yield from chunks
         return
@@ -114,7 +163,16 @@ def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
         for chunk in chunks:
             yield decoder.decode(chunk).encode()
         yield decoder.decode(b"", final=True).encode()
-    except LookupError:
-        raise UserError(f"{path}: declares the unknown encoding '{encoding}'") from None
     except UnicodeError as e:
         raise UserError(f"{path}: is not the {encoding} that it declares: {e}") from None
+
+
+def _find_encoding(name: str, path: str) -> str:
+    """Python's name of a declared encoding."""
+    try:
+        found = codecs.lookup(name).name
+    except LookupError:
+        found = ""
+    if found not in ENCODINGS:
+        raise UserError(f"{path}: declares the unknown encoding {name!r}; convert the file to UTF-8")
+    return found

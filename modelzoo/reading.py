@@ -6,14 +6,15 @@ A FIFO would wait for ever and /dev/zero never end; a size that a reader checks 
 import json
 import os
 import stat
-from typing import Any, BinaryIO
+from io import BufferedReader
+from typing import Any
 
 MIB = 2**20
 MAX_TEXT = 64 * MIB  # of a config, a manifest, a tokenizer: thousands of times what they are
 MAX_DEPTH = 200  # of nested JSON; what this project reads has a dozen levels
 
 
-def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> BufferedReader:
     """Open a file for reading, if it is a regular one of at most `max_bytes` bytes.
 
     Raises:
@@ -68,8 +69,8 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = 
         nonfinite: take them as the numbers that they are.
 
     Raises:
-        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair, NaN or an
-            infinity, which JSON does not have. The message is one line.
+        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair. The
+            message is one line.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")

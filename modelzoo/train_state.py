@@ -1,13 +1,14 @@
 """What a training run consists of, and the result of one step. Backends (below the loop) and checkpoints share it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from modelzoo.config.trainer import Init
+from modelzoo.config.trainer import Config, Init
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import Shape, frozen, list_with_adapters
 from modelzoo.optim.loss_scale import LossScale
@@ -34,6 +35,12 @@ class TrainState:
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
     dtype_before: str | None = None  # the arithmetic of the steps before this launch, where a checkpoint records it
     unread: "list[Unread]" = field(default_factory=list)  # steps whose values are on the device, in order
+    config: Config | None = None  # the whole config, for checkpoints; None: the run has none
+    origin: str | None = None  # which run this is: the hash of what it began with
+    resumed_from: Mapping[str, Any] = field(default_factory=dict)  # state.json of the checkpoint that it resumes
+    unassessed: bool = False  # whether the validation that is due at this step has not been made
+    stepping: bool = False  # whether a step is under way, so that weights and moments may be of different steps
+    failed: "Unread | None" = None  # the last step that was passed over, while weights are those of before it
 
     @property
     def optimizer_step(self) -> int:
@@ -55,6 +62,16 @@ class TrainState:
         step = self.optimizer_step + 1
         self.ledger.add(self.init.model, self.shapes, self.frozen, self.sparsity, tokens, context, step)
 
+    def take_back_failed(self) -> bool:
+        """Return to before the step that was passed over, so that a resumed run repeats it; False if there is none."""
+        if self.failed is None:
+            return False
+        at, self.failed = self.failed, None
+        self.step, self.tokens, self.ledger, self.loss_scale = at.step, at.tokens, at.ledger_before, at.loss_scale
+        self.skipped -= 1
+        self.unavoidable -= 1
+        return True
+
     def lr(self) -> float:
         """The learning rate of the next optimizer step."""
         return rate_at(self.init, self.optimizer_step)
@@ -69,6 +86,8 @@ class Unread(NamedTuple):
     step: int
     tokens: int
     ledger: Ledger
+    ledger_before: Ledger  # without this step
+    loss_scale: LossScale
 
 
 class Step(NamedTuple):

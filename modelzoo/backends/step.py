@@ -42,6 +42,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
         churn = 0
         run.sparsity.drop_gradients()
         run.skipped += 1
+    run.failed = None if finite else at
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
     return Step(loss, norm, at.lr, at.batch_tokens, churn, not finite)
@@ -68,6 +69,21 @@ def queue_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     return None
 
 
+def settle(run: TrainState) -> None:
+    """Read what `queue_step` left unread. The run is at its last step then, or before the first that was not finite."""
+    unread, run.unread = run.unread, []
+    if not unread:
+        return
+    values = _read(unread)
+    run.optimizer.found_inf = None  # pyright: ignore[reportAttributeAccessIssue]  # torch sets it by assignment too
+    for at, (loss, norm) in zip(unread, values, strict=True):
+        if not _finite(loss, norm):
+            _go_back(run, at, loss, norm)
+            run.unavoidable += 1  # taken back with the rest
+            run.take_back_failed()
+            return
+
+
 def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Unread:
     """Loss and clipped gradients of a batch, with nothing read back."""
     # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
@@ -84,9 +100,10 @@ def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], mi
         (loss * run.loss_scale.scale).backward()
         losses.append(loss.detach())
     norm = clip_gradients(run, run.sparsity.mask_gradients(count), backend.asynchronous)
+    before, scale = dataclasses.replace(run.ledger), dataclasses.replace(run.loss_scale)
     run.count_flops(tokens, length)
     values = torch.stack((torch.stack(losses).sum().double(), norm.double()))
-    return Unread(values, lr, tokens, run.step, run.tokens, dataclasses.replace(run.ledger))
+    return Unread(values, lr, tokens, run.step, run.tokens, dataclasses.replace(run.ledger), before, scale)
 
 
 def _take(run: TrainState, at: Unread) -> int:
@@ -108,6 +125,7 @@ def _go_back(run: TrainState, at: Unread, loss: float, norm: float) -> Step:
         run.optimizer.recount()
     run.step, run.tokens, run.ledger = at.step + 1, at.tokens, at.ledger
     run.skipped += 1
+    run.failed = at
     return Step(loss, norm, at.lr, at.batch_tokens, 0, True)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelzoo.config.trainer import Config
+from modelzoo.redact import redact_values
 
 ELSEWHERE = (
     "trainer.init.model_dir",
@@ -23,12 +24,18 @@ def flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def keys(configs: Sequence[Config]) -> dict[str, list[str]]:
-    """The keys in which configs differ, with each one's value as text ("-" where it has no such key)."""
+    """The keys in which configs differ, with each one's value as text ("-" where it has no such key).
+
+    Secrets are compared, and hidden in what is returned: it is printed and stored.
+    """
     tables = [flat(c.model_dump(mode="json", by_alias=True)) for c in configs]
     found = {}
     for key in dict.fromkeys(k for table in tables for k in table):
         values = [json.dumps(table[key]) if key in table else "-" for table in tables]
         given = set(values) - {"-", "null", "[]"}  # an absent key and an empty one are alike
         if given and len(set(values)) > 1 and not key.startswith(ELSEWHERE):
-            found[key] = values
+            found[key] = [
+                v if v == "-" else json.dumps(redact_values(table.get(key), key))
+                for v, table in zip(values, tables, strict=True)
+            ]
     return found

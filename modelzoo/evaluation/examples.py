@@ -1,11 +1,15 @@
 """One example of a task, and files of them: JSON lines, TSV and CSV with column names in their first line."""
 
 import csv
+import io
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from modelzoo.config.errors import UserError
+from modelzoo.reading import MIB, parse_json, read_bytes
+
+MAX_DATA = 256 * MIB  # of a task's file; the largest known ones have a few MiB
 
 
 class Example(NamedTuple):
@@ -17,52 +21,73 @@ class Example(NamedTuple):
 
 
 def read_text(path: str, hint: str = "") -> str:
-    """A UTF-8 file.
+    """A UTF-8 file, its line ends as \\n.
 
     Raises:
-        UserError: it is not there (followed by `hint`), or not UTF-8.
+        UserError: it is not there (followed by `hint`), is no regular file, is larger than MAX_DATA, or not UTF-8.
     """
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
+        text = read_bytes(path, MAX_DATA).decode("utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file{hint}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: is not UTF-8 text") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_json(path: str, hint: str = "") -> Any:
     """A JSON file; a key that occurs twice in one object is an error, since the second would win in silence."""
+    return _parse(read_text(path, hint), path, f"{path}:")
+
+
+def _parse(text: str, path: str, where: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        where: what errors begin with; a number of a line follows if it ends in a colon.
+    """
     try:
-        return json.loads(read_text(path, hint), object_pairs_hook=lambda pairs: _distinct(path, pairs))
+        return parse_json(text)
     except ValueError as e:
-        raise UserError(f"{path}:{getattr(e, 'lineno', 1)}: is not valid JSON: {e}") from None
+        found = " ".join(str(e).split())[:160]
+        where = f"{where}{getattr(e, 'lineno', 1)}" if where.endswith(":") else where
+        raise UserError(f"{where}: is not valid JSON: {found}") from None
 
 
-def _distinct(path: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise UserError(f"{path}: id {key} occurs twice; remove one of them")
-        found[key] = value
-    return found
+def split_lines(text: str) -> list[str]:
+    """The lines of a text, which end at \\n alone: a line separator (U+2028) or form feed inside a text ends none."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """("file:line", columns by name) for each row of a .jsonl, .tsv or .csv file."""
     text = read_text(path)
     if path.endswith(".jsonl"):
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(split_lines(text), 1):
             if line.strip():
-                yield f"{path}:{number}", _object(f"{path}:{number}", line)
+                where = f"{path}:{number}"
+                value = _parse(line, path, where)
+                if not isinstance(value, dict):
+                    raise UserError(f"{where}: is not a JSON object")
+                yield where, value
         return
     if not path.endswith((".tsv", ".csv")):
         raise UserError(f"{path}: is neither .jsonl nor .tsv nor .csv")
     tab = path.endswith(".tsv")
-    # In TSV a quote is a character of the text, as in the files of HoC and BLUE.
-    reader = csv.reader(text.splitlines(keepends=True), delimiter="\t" if tab else ",", quoting=3 if tab else 0)
+    # In TSV a quote is a character of the text, as in the files of HoC and BLUE. In CSV one that does not end would
+    # swallow the rows after it, which `strict` refuses.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter="\t" if tab else ",", quoting=3 if tab else 0, strict=not tab
+    )
+    try:
+        yield from _rows(path, reader)
+    except csv.Error as e:
+        raise UserError(f"{path}:{reader.line_num}: is not a row of {path[-3:].upper()} ({e})") from None
+
+
+def _rows(path: str, reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     names = next(reader, None)
     if names is None:
         return
@@ -76,20 +101,10 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{path}:{reader.line_num}", dict(zip(names, cells, strict=True))
 
 
-def _object(where: str, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except ValueError as e:
-        raise UserError(f"{where}: is not valid JSON: {e}") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: is not a JSON object")
-    return value
-
-
 def require_field(row: dict[str, Any], name: str, where: str) -> Any:
     """A column that must be there."""
     if name not in row:
-        raise UserError(f"{where}: has no column {name!r} (it has {', '.join(row)})")
+        raise UserError(f"{where}: has no column {name!r} (it has {', '.join(map(str, row))[:200]})")
     return row[name]
 
 
@@ -109,7 +124,7 @@ def check_unique(examples: Iterable[Example], path: str) -> list[Example]:
     found: dict[str, Example] = {}
     for e in examples:
         if e.id in found:
-            raise UserError(f"{path}: id {e.id} occurs twice; remove one of them")
+            raise UserError(f"{path}: id {e.id[:80]} occurs twice; remove one of them")
         found[e.id] = e
     if not found:
         raise UserError(f"{path}: holds no example")

@@ -1,16 +1,47 @@
 """A Hugging Face folder as a model that can be scored: what `run.py export` wrote, or any other causal LM there."""
 
-import json
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
+from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # names of files that could run code
+Size = Annotated[int, Field(gt=0, le=2**24)] | None
+_LAYERS, _WIDTHS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers"), ("n_embd", "hidden_size", "d_model")
+
+
+class _Sizes(Record):
+    """Sizes in a config.json, by the names that architectures have for them."""
+
+    n_layer: Annotated[int, Field(gt=0, le=2**12)] | None = None
+    num_hidden_layers: Annotated[int, Field(gt=0, le=2**12)] | None = None
+    n_layers: Annotated[int, Field(gt=0, le=2**12)] | None = None
+    num_layers: Annotated[int, Field(gt=0, le=2**12)] | None = None
+    n_embd: Size = None
+    hidden_size: Size = None
+    d_model: Size = None
+    n_head: Size = None
+    n_heads: Size = None
+    num_attention_heads: Size = None
+    num_key_value_heads: Size = None
+    head_dim: Size = None
+    n_inner: Size = None
+    intermediate_size: Size = None
+    vocab_size: Size = None
+    n_positions: Size = None
+    max_position_embeddings: Size = None
+    max_seq_len: Size = None
 
 
 class _Inner(nn.Module):
@@ -55,16 +86,111 @@ def load_exported(path: str, device: torch.device) -> Exported:
     """The causal LM in `path`, in float32. Only safetensors are read, and no code of the folder runs.
 
     Raises:
-        UserError: transformers is not installed, or cannot load the folder.
+        UserError: transformers is not installed, a file was changed since the export, or transformers cannot load the
+            folder or would invent weights for it.
     """
+    check_checksums(path)
+    read_index(path)
+    config = os.path.join(path, "config.json")
+    _check_sizes(config, read_json(config, "missing"), _stored_bytes(path))
     try:
         from transformers import AutoModelForCausalLM
     except ImportError:
         raise UserError(f"{path}: a Hugging Face folder needs transformers (pip install transformers)") from None
     try:
-        hf = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as e:
-        raise UserError(f"{path}: transformers cannot load it: {str(e).splitlines()[0][:160]}") from None
-    return Exported(hf).to(device)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            output_loading_info=True,
+        )  # fmt: skip
+        hf, about = loaded
+    except Exception as e:  # each architecture raises its own kinds for a config or weights that do not fit
+        raise UserError(f"{path}: transformers cannot load it: {_one_line(e)}") from None
+    _require_all(path, about)
+    found = Exported(hf)
+    _require_sizes(path, found)
+    return found.to(device)
+
+
+def _require_all(path: str, about: Mapping[str, Any]) -> None:
+    """Refuse weights that transformers filled with random numbers, or left out, because config.json asks for others.
+
+    Raises:
+        UserError: names the first.
+    """
+    names = lambda key: sorted(str(n[0] if isinstance(n, tuple) else n)[:120] for n in about.get(key) or ())
+    for what, found in (
+        ("lacks {}, which its config.json asks for", names("missing_keys")),
+        ("has another shape of {} than its config.json asks for", names("mismatched_keys")),
+        ("holds {}, for which its config.json has no place",  # other names are buffers of older versions
+         [n for n in names("unexpected_keys") if n.endswith(".weight")]),
+    ):  # fmt: skip
+        if found:
+            raise UserError(f"{path}: {what.format(found[0])}")
+
+
+class _Index(Record):
+    weight_map: dict[str, str]
+
+
+def read_index(folder: str) -> dict[str, str] | None:
+    """Which file holds which tensor, where a folder has several; None where it has `model.safetensors`, or no index.
+
+    Raises:
+        UserError: the index is damaged, or names a file elsewhere.
+    """
+    path = os.path.join(folder, "model.safetensors.index.json")
+    if os.path.lexists(os.path.join(folder, "model.safetensors")) or not os.path.lexists(path):
+        return None  # as transformers chooses where both are there
+    found = read_record(path, _Index, "missing", "is not an index of safetensors files").weight_map
+    for name in found.values():
+        if not is_inside(name) or not name.endswith(".safetensors"):
+            raise UserError(f"{path}: weight_map: {name[:80]!a} is no safetensors file of this folder")
+    return found
+
+
+def _stored_bytes(path: str) -> int:
+    """Bytes of the folder's safetensors files.
+
+    Raises:
+        UserError: there are none; what is pickled is named.
+    """
+    names = [n for n in sorted(os.listdir(path)) if n.endswith(".safetensors")]
+    if not names:
+        pickled = next((n for n in sorted(os.listdir(path)) if n.endswith(PICKLED)), None)
+        why = f"; {pickled} is pickled and could run code, so it is not loaded" if pickled else ""
+        raise UserError(f"{path}: holds no safetensors{why} (model.save_pretrained writes them)")
+    return sum(os.path.getsize(os.path.join(path, n)) for n in names if os.path.isfile(os.path.join(path, n)))
+
+
+def _check_sizes(file: str, config: Any, stored: int) -> None:
+    """Refuse a config.json whose sizes are none, or ask for more weights than the folder's files can hold.
+
+    Raises:
+        UserError: names the key.
+    """
+    if not isinstance(config, dict):
+        raise UserError(f"{file}: is not the config of a model")
+    sizes = check_record(config, _Sizes, file, "is no size of a model")
+    layers, width, words = (
+        next(((k, v) for k in names if (v := getattr(sizes, k)) is not None), (names[0], 1))
+        for names in (_LAYERS, _WIDTHS, ("vocab_size",))
+    )
+    most = 8 * max(stored, 1)  # numbers, at one bit each
+    places = ("n_positions", sizes.n_positions or 1)
+    for key, rows in (words, layers, places):
+        needs = rows * width[1]
+        if needs > most:
+            raise UserError(f"{file}: {key}: asks for more weights than its files hold ({stored:,} bytes)")
+
+
+def _require_sizes(path: str, model: Exported) -> None:
+    """Refuse a model that does not say how long its context and how large its vocabulary is."""
+    for key in ("max_position_embeddings", "vocab_size"):
+        value = getattr(model.model.hf.config, key, None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise UserError(f"{os.path.join(path, 'config.json')}: {key}: is missing; scores need it")
+
+
+def _one_line(error: BaseException) -> str:
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (text if text.isprintable() else ascii(text))[:160] or type(error).__name__

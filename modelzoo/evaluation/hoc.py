@@ -1,13 +1,14 @@
 """Hallmarks of Cancer: ten labels, by one of three protocols whose scores do not compare."""
 
 import os
+import re
 from collections.abc import Sequence
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, check_unique, read_rows, require_field
+from modelzoo.evaluation.examples import Example, as_text, check_unique, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
 
@@ -25,6 +26,7 @@ HALLMARKS = (
     "tumor promoting inflammation",
 )
 EMPTY = "empty"
+_LABEL = re.compile(r"[0-9]_[01]")  # a hallmark's number, and whether it holds
 PROTOCOLS = {
     "BLUE": "BLUE protocol: documents, those without a label left out; example-based F1 (of mean precision and recall)",
     "BLURB": "BLURB protocol: all documents (1,295/186/371), micro-F1 over the ten hallmarks",
@@ -70,15 +72,13 @@ class HoC(MultiLabel):
 
     def _sentence(self, where: str, row: dict[str, str]) -> Example:
         found = set()
-        for cell in require_field(row, "labels", where).split(","):
-            number, _, holds = cell.partition("_")
-            if not number.isdecimal() or int(number) >= len(HALLMARKS) or holds not in ("0", "1"):
-                raise UserError(f"{where}: unknown label {cell!r}; labels are written 0_0,1_1,...,9_0")
-            if holds == "1":
-                found.add(HALLMARKS[int(number)])
-        return Example(
-            require_field(row, "index", where), {"text": require_field(row, "sentence", where)}, self.sorted(found)
-        )
+        for cell in as_text(require_field(row, "labels", where)).split(","):
+            if not _LABEL.fullmatch(cell):
+                raise UserError(f"{where}: unknown label {cell[:40]!r}; labels are written 0_0,1_1,...,9_0")
+            if cell.endswith("1"):
+                found.add(HALLMARKS[int(cell[0])])
+        name, text = (as_text(require_field(row, column, where)) for column in ("index", "sentence"))
+        return Example(name, {"text": text}, self.sorted(found))
 
     def _union(self, sentences: list[Example]) -> tuple[str, ...]:
         return self.sorted({label for s in sentences for label in s.gold})

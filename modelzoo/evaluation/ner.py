@@ -8,7 +8,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics, pubtator, templates
-from modelzoo.evaluation.examples import Example, check_unique, read_text
+from modelzoo.evaluation.examples import Example, check_unique, read_text, split_lines
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import END, Option, Task
 
@@ -99,7 +99,7 @@ def follows(before: str, tag: str) -> bool:
 def conll(path: str, text: str):
     """(where, id, words, tags) of each sentence: a word and its tag a line (first and last column), blank between."""
     words, tags, number, begun = [], [], 0, 1
-    for n, line in enumerate([*text.splitlines(), ""], 1):
+    for n, line in enumerate([*split_lines(text), ""], 1):
         if line.startswith("-DOCSTART-"):
             continue
         if not line.strip():

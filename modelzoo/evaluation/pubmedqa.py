@@ -5,15 +5,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import Field
+
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, read_json
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
+from modelzoo.records import Record, check_record
 
 FOLDS, QUESTIONS, TEST_IDS = "pqal_folds.json", "pqal_cv_500.json", "pqal_test_ids.json"
 # The whole PQA-L as its authors publish it, and the test set as their preprocess/split_dataset.py writes it.
 TEST_FILES = ("ori_pqal.json", "test_set.json")
+
+
+class Question(Record):
+    """A question of PQA-L; keys beyond these are not read."""
+
+    QUESTION: str
+    CONTEXTS: list[str]
+    LABELS: list[str] = Field(default=[])
+    final_decision: str | None = None
 
 
 class PubMedQA(SingleLabel):
@@ -25,18 +37,15 @@ class PubMedQA(SingleLabel):
     def read(self, split: str, fold: int) -> list[Example]:
         if split == "test":
             return self._test()
-        path = os.path.join(self.folder(), FOLDS)
+        path, key = os.path.join(self.folder(), FOLDS), f"pqal_fold{fold}"
         folds = read_json(path, " (the ten official folds); give the folder that holds it by --data_dir")
-        try:
-            ids = [str(i) for i in folds[f"pqal_fold{fold}"][split]]
-        except (KeyError, TypeError):
-            raise UserError(f"{path}: has no {split} ids for pqal_fold{fold}") from None
-        if twice := [i for i, n in Counter(ids).items() if n > 1]:
-            raise UserError(f"{path}: pqal_fold{fold}.{split}: id {twice[0]} occurs twice")
-        return self._pick(os.path.join(self.folder(), QUESTIONS), ids)
+        if not isinstance(folds, dict) or not isinstance(folds.get(key), dict) or split not in folds[key]:
+            raise UserError(f"{path}: has no {split} ids for {key}")
+        return self._pick(os.path.join(self.folder(), QUESTIONS), _ids(folds[key][split], f"{path}: {key}.{split}"))
 
     def _test(self) -> list[Example]:
-        ids = [str(i) for i in read_json(os.path.join(self.folder(), TEST_IDS))]
+        path = os.path.join(self.folder(), TEST_IDS)
+        ids = _ids(read_json(path), path)
         for name in TEST_FILES:
             if os.path.exists(path := os.path.join(self.folder(), name)):
                 return self._pick(path, ids)
@@ -51,22 +60,22 @@ class PubMedQA(SingleLabel):
             raise UserError(f"{path}: is not an object of PMID: question")
         if missing := [i for i in ids if i not in questions]:
             raise UserError(
-                f"{path}: lacks {len(missing)} of the split's {len(ids)} questions, {missing[0]} among them"
+                f"{path}: lacks {len(missing)} of the split's {len(ids)} questions, {missing[0][:80]} among them"
             )
         return [self._example(path, i, questions[i]) for i in ids]
 
-    def _example(self, path: str, pmid: str, q: dict[str, Any]) -> Example:
-        where = f"{path}: {pmid}"
-        try:
-            contexts = [" ".join(c.split()) for c in q["CONTEXTS"]]
-            headings = [*q.get("LABELS", []), *[""] * len(contexts)]
-            question = " ".join(q["QUESTION"].split())
-        except (KeyError, TypeError, AttributeError):
-            raise UserError(f"{where}: has no QUESTION with CONTEXTS") from None
+    def _example(self, path: str, pmid: str, value: Any) -> Example:
+        q = check_record(value, Question, f"{path}: {pmid}", "has no QUESTION with CONTEXTS")
+        contexts = [" ".join(c.split()) for c in q.CONTEXTS]
+        headings = [*q.LABELS, *[""] * len(contexts)]
         sections = [f"{h.capitalize()}: {c}" if h else c for h, c in zip(headings, contexts, strict=False)]
-        fields = {"question": question, "context": " ".join(contexts), "sections": "\n".join(sections)}
-        gold = q.get("final_decision")
-        return Example(pmid, fields, None if gold is None else self.known(gold, where))
+        fields = {
+            "question": " ".join(q.QUESTION.split()),
+            "context": " ".join(contexts),
+            "sections": "\n".join(sections),
+        }
+        gold = q.final_decision
+        return Example(pmid, fields, None if gold is None else self.known(gold, f"{path}: {pmid}"))
 
     def metrics(self, golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
         """Accuracy and macro-F1, as the official evaluation.py."""
@@ -81,3 +90,18 @@ class PubMedQA(SingleLabel):
             "PubMedQA, reasoning-required setting (question + abstract without its conclusion; yes/no/maybe); "
             f"official fold {self.config.fold} of 10 (450 train, 50 dev), 500 test questions; accuracy and macro-F1"
         )
+
+
+def _ids(found: Any, where: str) -> list[str]:
+    """PMIDs as text: those of a list, or the keys of an object.
+
+    Raises:
+        UserError: they are neither, or one occurs twice.
+    """
+    listed = list(found) if isinstance(found, list | dict) else [None]
+    if not all(isinstance(i, str | int) and not isinstance(i, bool) for i in listed):
+        raise UserError(f"{where}: is not a list of PMIDs")
+    ids = [str(i) for i in listed]
+    if twice := [i for i, n in Counter(ids).items() if n > 1]:
+        raise UserError(f"{where}: id {twice[0][:80]} occurs twice")
+    return ids

@@ -1,12 +1,15 @@
 """PubTator files (BC5CDR, NCBI-disease): titles and abstracts with entities by character, made words with tags."""
 
+import bisect
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
+from modelzoo.evaluation.examples import split_lines
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
+_PLACE = re.compile(r"[0-9]{1,9}")  # of a character
 _WORD = re.compile(r"\w+|[^\w\s]")
 _BREAK = re.compile(r"(?<=[.!?])\s+(?=[A-Z0-9(\[])")
 
@@ -35,27 +38,28 @@ def read_documents(path: str, text: str) -> Iterator[Document]:
     Raises:
         UserError: a line that is neither text nor annotation, or an entity whose characters are not its mention.
     """
-    where, name, parts, entities = f"{path}:1", None, {}, []
-    for n, line in enumerate([*text.splitlines(), ""], 1):
+    where, name, parts, entities, whole = f"{path}:1", None, {}, [], None
+    for n, line in enumerate([*split_lines(text), ""], 1):
         if not line.strip():
             if name is not None:
                 yield Document(name, _joined(parts), entities, where)
-            name, parts, entities = None, {}, []
+            name, parts, entities, whole = None, {}, [], None
             continue
         if match := _TEXT.fullmatch(line):
             if match[2] in parts or name not in (None, match[1]):
                 raise UserError(f"{path}:{n}: document {match[1]} begins without a blank line before it")
             if name is None:
                 name, where = match[1], f"{path}:{n}"
-            parts[match[2]] = match[3]
+            parts[match[2]], whole = match[3], None
             continue
         cells = line.split("\t")
         if cells[0] != name:
             raise UserError(f"{path}:{n}: is neither ID|t|title, ID|a|abstract nor an annotation of document {name}")
-        if len(cells) >= 5 and cells[1].isdecimal() and cells[2].isdecimal():
+        if len(cells) >= 5 and _PLACE.fullmatch(cells[1]) and _PLACE.fullmatch(cells[2]):
             begin, end = int(cells[1]), int(cells[2])
-            if _joined(parts)[begin:end] != cells[3]:
-                raise UserError(f"{path}:{n}: characters {begin}-{end} of document {name} are not {cells[3]!r}")
+            whole = _joined(parts) if whole is None else whole
+            if begin >= end or whole[begin:end] != cells[3]:
+                raise UserError(f"{path}:{n}: characters {begin}-{end} of document {name} are not {cells[3][:80]!r}")
             entities.append(Entity(begin, end, cells[4], f"{path}:{n}"))
         elif len(cells) != 4:  # four columns: a relation (CID), which is another task's
             raise UserError(f"{path}:{n}: is no annotation (ID, from, to, mention, type, concept)")
@@ -72,17 +76,25 @@ def examples(path: str, text: str, sentences: bool) -> Iterator[tuple[str, str, 
     longer counts. A word counts to an entity that covers any character of it.
     """
     for document in _distinct(read_documents(path, text)):
-        chosen: list[Entity] = []
-        for e in sorted(document.entities, key=lambda e: (e.begin - e.end, e.begin)):
-            if all(e.end <= c.begin or c.end <= e.begin for c in chosen):
-                chosen.append(e)
+        chosen = _choose(document.entities)
+        ends = [e.end for e in chosen]
         breaks = [m.end() for m in _BREAK.finditer(document.text)] if sentences else []
-        breaks = [b for b in breaks if not any(e.begin < b < e.end for e in chosen)]
+        breaks = [b for b in breaks if (i := bisect.bisect_right(ends, b)) == len(chosen) or chosen[i].begin >= b]
         for number, (begin, end) in enumerate(zip([0, *breaks], [*breaks, len(document.text)], strict=True)):
             words = [(m[0], m.start() + begin, m.end() + begin) for m in _WORD.finditer(document.text[begin:end])]
             if words:
                 name = f"{document.id}_s{number}" if sentences else document.id
-                yield document.where, name, [w for w, _, _ in words], _tags(words, chosen)
+                yield document.where, name, [w for w, _, _ in words], _tags(words, chosen, ends)
+
+
+def _choose(entities: list[Entity]) -> list[Entity]:
+    """Entities that do not overlap, in the text's order: of those that do, the longer, and of equals the first."""
+    chosen: list[Entity] = []
+    for e in sorted(entities, key=lambda e: (e.begin - e.end, e.begin)):
+        i = bisect.bisect_left(chosen, e.begin, key=lambda c: c.begin)
+        if (i == 0 or chosen[i - 1].end <= e.begin) and (i == len(chosen) or e.end <= chosen[i].begin):
+            chosen.insert(i, e)
+    return chosen
 
 
 def _distinct(found: Iterator[Document]) -> Iterator[Document]:
@@ -96,10 +108,12 @@ def _distinct(found: Iterator[Document]) -> Iterator[Document]:
             raise UserError(f"{document.where}: document {document.id} occurs twice with different words; remove one")
 
 
-def _tags(words: list[tuple[str, int, int]], entities: list[Entity]) -> list[str]:
+def _tags(words: list[tuple[str, int, int]], entities: list[Entity], ends: list[int]) -> list[str]:
+    """IOB2 tags of words in order, by entities that do not overlap, in order; `ends` are theirs."""
     tags, last = [], None
     for _, begin, end in words:
-        entity = next((e for e in entities if begin < e.end and e.begin < end), None)
+        i = bisect.bisect_right(ends, begin)  # the first that ends after the word's begin
+        entity = entities[i] if i < len(entities) and entities[i].begin < end else None
         tags.append("O" if entity is None else ("I-" if entity is last else "B-") + entity.kind)
         last = entity
     return tags

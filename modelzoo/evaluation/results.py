@@ -79,10 +79,15 @@ def is_unchanged(result: Mapping[str, Any]) -> bool:
 
 
 def leave_out_undefined(value: Any) -> Any:
-    """`value` for JSON, which has no NaN and no infinities: undefined metrics and intervals are left out."""
+    """`value` for JSON, which has no NaN and no infinities: undefined metrics and intervals are left out.
+
+    In a list, where something has to be, None is in their place.
+    """
     if isinstance(value, Mapping):
         return {k: leave_out_undefined(v) for k, v in value.items() if not _is_undefined(v)}
-    return [leave_out_undefined(v) for v in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [leave_out_undefined(v) for v in value]
+    return None if _is_undefined(value) else value
 
 
 def _is_undefined(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Sentence similarity (BIOSSES): the expected score over label words against people's scores, by correlation."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,8 @@ from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
 from modelzoo.evaluation.metrics import Values, Weights
+
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 
 
 class Similarity(Classification):
@@ -28,10 +31,9 @@ class Similarity(Classification):
 
     def gold(self, label: str, where: str) -> float:
         low, high = min(self.config.scale.values()), max(self.config.scale.values())
-        try:
-            value = float(label)
-        except ValueError:
-            raise UserError(f"{where}: {label!r} is not a number") from None
+        if not _NUMBER.fullmatch(label):
+            raise UserError(f"{where}: {label[:40]!r} is not a number")
+        value = float(label)
         if not low <= value <= high:
             raise UserError(f"{where}: {value:g} is outside the scale {low:g} to {high:g}")
         return value

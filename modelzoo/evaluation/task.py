@@ -134,7 +134,8 @@ class Task:
     def known(self, label: str, where: str) -> str:
         """`label`, if the template has words for it."""
         if label not in self.labels:
-            raise UserError(f"{where}: unknown label {label!r}; {self.template_path} knows {', '.join(self.labels)}")
+            known = ", ".join(self.labels)
+            raise UserError(f"{where}: unknown label {label[:80]!r}; {self.template_path} knows {known}")
         return label
 
     @property

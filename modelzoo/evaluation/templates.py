@@ -23,8 +23,8 @@ def render(template: str, example: Example, long_fields: tuple[str, ...], task) 
             continue
         if name not in example.fields:
             raise UserError(
-                f"{task.template_path}: source: there is no field {{{name}}}; "
-                f"{task.name} has {', '.join(f'{{{n}}}' for n in example.fields)}"
+                f"{task.template_path}: source: there is no field {{{name}}}; example {example.id[:40]} of "
+                f"{task.name} has {', '.join(f'{{{n}}}' for n in example.fields)[:300]}"
             )
         if name in long_fields:
             cuttable.append((len(text), len(text) + len(example.fields[name])))

@@ -123,7 +123,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         add_ages(run, config.trainer.init)
     if own.path is not None:
         state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
-        changes = resume.check_changes(job.folder, config, run.optimizer_step)
+        changes = resume.check_changes(job.folder, config, run)
         out.note(f"resumed    {own.path} at step {run.step}")
         for line in launch.describe_changes(run, changes, command.choice.backend.arithmetic):
             out.note(line)
@@ -142,7 +142,7 @@ def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not os.path.exists(folder.metrics):
         return []
-    found = [r for r in logs.read(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
+    found = [r for r in logs.read_whole(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
 
 
@@ -189,7 +189,7 @@ def _train(
         progress.note(f"dev at step {run.step}: {values}{'  (best so far)' if better else ''}")
         return is_exhausted([r[metric] for r in history], early)
 
-    if run.step >= stop or is_exhausted([r[metric] for r in history if metric in r], early):
+    if (run.step >= stop and not run.unassessed) or is_exhausted([r[metric] for r in history if metric in r], early):
         return None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)

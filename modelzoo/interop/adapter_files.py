@@ -36,7 +36,12 @@ def _load_lora(model: GPTModel, init: Init, ours: LoRA, path: str) -> None:
             f"[{', '.join(theirs.target_modules)}]; give these"
         )
     for name, x in matrices.items():
-        model.get_parameter(name).copy_(x)
+        mine = model.get_parameter(name)
+        if mine.shape != x.shape:
+            raise UserError(
+                f"trainer.init.lora.path: {path}: {name} is {list(x.shape)}, the model's {list(mine.shape)}"
+            )
+        mine.copy_(x)
 
 
 def _load_prompt(model: GPTModel, init: Init, ours: SoftPrompt, path: str) -> None:

@@ -20,8 +20,9 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import list_files
-from modelzoo.files import making_folder, write_text
+from modelzoo.files import making_folder, remove_stale, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
+from modelzoo.interop.markdown import escape
 from modelzoo.interop.model_card import render_card
 from modelzoo.interop.tensors import write_tensors
 from modelzoo.models.shapes import check_weights
@@ -88,7 +89,8 @@ def export(
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = list_files(tokenizer, config)
-    eos = next((e for d in folders if isinstance(e := read_manifest(d, strict=False).get("eos_id"), int)), None)
+    ends = (read_manifest(d, strict=False).get("eos_id") for d in folders)
+    eos = next((e for e in ends if type(e) is int and 0 <= e < c.vocab_size), None)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
@@ -99,7 +101,7 @@ def export(
     run = RunFolder.containing(path).path
     readme = render_card(name, family.architecture, config, state, masks, run)
     if notes:
-        readme += "\n## Adapter\n\n" + "".join(f"{line}\n" for line in notes)
+        readme += "\n## Adapter\n\n" + "".join(f"{escape(line, 2000)}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
     _write(out, tensors, other, texts, readme, words, adapter)
     lines = [
@@ -173,6 +175,7 @@ def _write(
 ) -> None:
     """The whole folder or nothing."""
     try:
+        remove_stale(out)
         with making_folder(out) as temporary:
             write_tensors(os.path.join(temporary, "model.safetensors"), tensors)
             if masks:

@@ -14,19 +14,19 @@ from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES
-from modelzoo.files import making_folder, write_text
+from modelzoo.evaluation.exported import PICKLED, read_index
+from modelzoo.files import making_folder, remove_stale, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
-from modelzoo.records import Record, is_inside, read_json, read_record
+from modelzoo.records import read_json
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.run_folder import RunFolder
 
-_PICKLED = {x: "pickled" for x in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")}
 _CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 
 
@@ -44,8 +44,8 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     _require_empty(out)
     if os.path.isdir(source):
         return _hf(source, out, params)
-    if not source.endswith(".mdl") and (kind := _PICKLED.get(os.path.splitext(source)[1])):
-        raise UserError(f"{source}: is {kind} and could run code, so it is not loaded; {_CONVERT}")
+    if source.endswith(PICKLED):
+        raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
     return _mdl(source, out, params, weights_only)
 
 
@@ -157,13 +157,14 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        remove_stale(out)
         with making_folder(out) as temporary:
             folder = RunFolder(temporary)
             try:
                 path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
             except UserError as e:
                 raise UserError(str(e).replace(temporary, out)) from None
-            write_text(folder.config, dump(config, "imported by `run.py import`"))
+            write_guarded(folder.config, dump(config, "imported by `run.py import`"))
             for word in words:
                 shutil.copyfile(word, os.path.join(temporary, os.path.basename(word)))
     except OSError as e:
@@ -171,32 +172,24 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
     return os.path.join(out, os.path.relpath(path, temporary))
 
 
-class _Index(Record):
-    """model.safetensors.index.json: which file of the folder holds which tensor."""
-
-    weight_map: dict[str, str]
-
-
 def _tensors(source: str) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
-    whole, index = os.path.join(source, "model.safetensors"), os.path.join(source, "model.safetensors.index.json")
-    if os.path.lexists(whole) or not os.path.lexists(index):  # as transformers chooses where both are there
-        if not os.path.lexists(whole):
-            pickled = sorted(n for n in os.listdir(source) if os.path.splitext(n)[1] in _PICKLED)
+    places = read_index(source)
+    if places is None:
+        if not os.path.lexists(whole := os.path.join(source, "model.safetensors")):
+            pickled = sorted(n for n in os.listdir(source) if n.endswith(PICKLED))
             why = f"; {pickled[0]} is pickled and could run code, so it is not loaded" if pickled else ""
             raise UserError(f"holds no model.safetensors{why} ({_CONVERT})")
         return read_tensors(whole)
-    places = read_record(index, _Index, "missing", "is not an index of safetensors files").weight_map
+    index = "model.safetensors.index.json: weight_map"
     tensors: dict[str, Tensor] = {}
     for name in sorted(set(places.values())):
-        if not is_inside(name) or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: weight_map: {name[:80]!a} is no safetensors file of this folder")
         for tensor, x in read_tensors(os.path.join(source, name)).items():
             if places.get(tensor, name) != name or tensor in tensors:
-                raise UserError(f"{index}: weight_map: {tensor} is in {name}, and elsewhere too")
+                raise UserError(f"{index}: {tensor} is in {name}, and elsewhere too")
             tensors[tensor] = x
     if lacking := sorted(places.keys() - tensors.keys()):
-        raise UserError(f"{index}: weight_map: {lacking[0]} is not in {places[lacking[0]]}")
+        raise UserError(f"{index}: {lacking[0]} is not in {places[lacking[0]]}")
     return tensors
 
 

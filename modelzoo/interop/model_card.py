@@ -9,6 +9,7 @@ from torch import Tensor
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.interop import provenance
+from modelzoo.interop.markdown import escape
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
 from modelzoo.planning import plan
 from modelzoo.progress import format_amount
@@ -62,7 +63,7 @@ def render_card(
     header += "tags: [biomedical, sparse, mediswift]\n---\n"
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])
     return f"""{header}
-# {name}
+# {escape(name)}
 
 A GPT for biomedical text, trained by the MediSwift trainer (sparse pre-training after arXiv 2403.00952).
 

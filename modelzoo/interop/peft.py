@@ -6,29 +6,31 @@ soft_prompt.json and soft_prompt.safetensors. LoRA is PEFT's LORA; where an arch
 into one module, their updates are combined: A's one above the other, B's in blocks, the rank their sum.
 """
 
-import json
 import math
 import os
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import safetensors
-import safetensors.torch
 import torch
+from pydantic import Field
 from torch import Tensor
 
+from modelzoo.checksums import check_checksums
 from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, convert_to_hf, query_scales
+from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.names import LORA_A, LORA_B
+from modelzoo.records import Record, check_record, read_json
 
 Files = tuple[dict[str, Any], dict[str, Tensor]]  # a JSON config and tensors
 PEFT_FILES = "adapter_config.json", "adapter_model.safetensors"
 OUR_FILES = "soft_prompt.json", "soft_prompt.safetensors"
 KEY = "prompt_embeddings"
 INSIDE = "base_model.model."
+_NO_ADAPTER = "is not the config of an adapter"
 
 
 def make_prompt_files(rows: Tensor, section: SoftPrompt, c: GPTConfig, base: str) -> tuple[tuple[str, str], Files]:
@@ -61,20 +63,64 @@ def _embedding_scale(c: GPTConfig) -> float:
     return 1.0 if c.embedding_layer_norm else c.embeddings_scale
 
 
+Count = Annotated[int, Field(gt=0, le=2**20)]
+Alpha = Annotated[float, Field(gt=0, lt=1e9)]
+
+
+class _Any(Record):
+    peft_type: Annotated[str, Field(pattern=r"^\w{1,40}$")] | None = None
+
+
+class _Prompt(Record):
+    """What is read of PEFT's PROMPT_TUNING."""
+
+    peft_type: str
+    num_virtual_tokens: Count | None = None
+    token_dim: Count | None = None
+
+
+class _OurPrompt(Record):
+    """soft_prompt.json."""
+
+    tokens: Count
+    token_dim: Count
+    place: Literal["before_target", "prefix"]
+
+
+class _LoRA(Record):
+    """What is read of PEFT's LORA."""
+
+    r: Count
+    lora_alpha: Alpha
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    bias: str = "none"
+    use_rslora: bool | None = None
+    rank_pattern: dict[str, Count] | None = None
+    alpha_pattern: dict[str, Alpha] | None = None
+
+
 def read_prompt(folder: str, c: GPTConfig) -> tuple[Tensor, str]:
     """A soft prompt of either layout: [tokens, hidden_size] as our model holds it, and its place.
 
     Raises:
-        UserError: no such files, another kind of adapter, or another model's width.
+        UserError: no such files, damaged ones, another kind of adapter, or another model's width.
     """
-    config, tensors, path = _read(folder)
-    if os.path.basename(path) == PEFT_FILES[0] and config.get("peft_type") != "PROMPT_TUNING":
-        raise UserError(f"{path}: is a {config.get('peft_type')} adapter, not PROMPT_TUNING")
+    found, tensors, path = _read(folder)
+    if os.path.basename(path) == PEFT_FILES[0]:
+        kind = check_record(found, _Any, path, _NO_ADAPTER).peft_type
+        if kind != "PROMPT_TUNING":
+            raise UserError(f"{path}: is a {kind} adapter, not PROMPT_TUNING")
+        config = check_record(found, _Prompt, path, _NO_ADAPTER)
+        told, place = config.num_virtual_tokens, "prefix"
+    else:
+        ours = check_record(found, _OurPrompt, path, _NO_ADAPTER)
+        told, place = ours.tokens, ours.place
     rows = tensors.get(KEY)
     if rows is None or rows.dim() != 2 or rows.shape[1] != c.hidden_size:
-        found = "no prompt_embeddings" if rows is None else f"prompt_embeddings {list(rows.shape)}"
-        raise UserError(f"{folder}: holds {found}; the model's width is {c.hidden_size}")
-    place = config.get("place", "prefix")
+        held = "no prompt_embeddings" if rows is None else f"prompt_embeddings {list(rows.shape)}"
+        raise UserError(f"{folder}: holds {held}; the model's width is {c.hidden_size}")
+    if told not in (None, len(rows)):
+        raise UserError(f"{path}: names {told} vectors, the tensors hold {len(rows)}")
     return rows.float() / _embedding_scale(c), place
 
 
@@ -123,28 +169,33 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
     Raises:
         UserError: no such files, another kind of adapter, or options and modules that have no place here.
     """
-    config, tensors, path = _read(folder)
-    if config.get("peft_type") != "LORA":
-        raise UserError(f"{path}: is a {config.get('peft_type')} adapter, not LORA")
+    raw, tensors, path = _read(folder)
+    if (kind := check_record(raw, _Any, path, _NO_ADAPTER).peft_type) != "LORA":
+        raise UserError(f"{path}: is a {kind} adapter, not LORA")
     for key in ("use_dora", "lora_bias", "modules_to_save", "layer_replication", "trainable_token_indices"):
-        if config.get(key):
+        if raw.get(key):
             raise UserError(f"{path}: {key} has no place here; plain LoRA only")
-    if config.get("bias", "none") != "none":
-        raise UserError(f"{path}: bias: {config['bias']} has no place here; plain LoRA only")
+    config = check_record(raw, _LoRA, path, _NO_ADAPTER)
+    if config.bias != "none":
+        raise UserError(f"{path}: bias: {config.bias[:40]!a} has no place here; plain LoRA only")
+    alphas = _compile_patterns(config.alpha_pattern, path)
     left, found, scales = dict(tensors), {}, {}
     for module, parts in _modules(c, family).items():
         a = left.pop(f"{INSIDE}{module}{LORA_A}.weight", None)
         b = left.pop(f"{INSIDE}{module}{LORA_B}.weight", None)
         if a is None or b is None:
+            if a is not None or b is not None:
+                raise UserError(f"{folder}: {INSIDE}{module}: holds one of LoRA's two matrices alone")
             continue
+        _check_matrices(folder, module, a, b, len(parts))
         rows = torch.empty_like(b, dtype=torch.float32)
         rows[_order(list(parts), module, len(b) // len(parts), c, family)] = b.float()
-        alpha = _pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+        alpha = next((v for p, v in alphas if p.match(module)), config.lora_alpha)
         for (p, q_scale), part in zip(parts.items(), rows.chunk(len(parts)), strict=True):
             mine = part.any(0) | ~rows.any(0)  # ranks that act on other parts alone are none of this one's
             if mine.any():
                 found[p] = a.float()[mine], part[:, mine] / q_scale
-                scales[p] = alpha / (math.sqrt(len(a)) if config.get("use_rslora") else len(a))
+                scales[p] = alpha / (math.sqrt(len(a)) if config.use_rslora else len(a))
     if left or not found:
         what = sorted(left)[0] if left else "no LoRA matrix"
         raise UserError(f"{folder}: holds {what}, which is nothing of a {family.architecture} with these sizes")
@@ -153,8 +204,17 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
     for p, (a, b) in found.items():
         out[p + LORA_A] = torch.nn.functional.pad(a, (0, 0, 0, r - len(a)))
         out[p + LORA_B] = torch.nn.functional.pad(b * (scales[p] / scale), (0, r - b.shape[1]))
-    dropout = float(config.get("lora_dropout") or 0.0)
+    dropout = config.lora_dropout or 0.0
     return LoRA(r=r, alpha=scale * r, dropout=dropout, target_modules=tuple(sorted(found))), out
+
+
+def _check_matrices(folder: str, module: str, a: Tensor, b: Tensor, parts: int) -> None:
+    """Refuse matrices that are no A [rank, in] and B [out, rank] of a module of `parts` parts."""
+    fits = a.dim() == b.dim() == 2 and 0 < len(a) == b.shape[1] and len(b) % parts == 0 and len(b) > 0
+    if not fits:
+        raise UserError(
+            f"{folder}: {INSIDE}{module}: holds lora_A {list(a.shape)} and lora_B {list(b.shape)}, which do not fit"
+        )
 
 
 def _modules(c: GPTConfig, family: Family) -> dict[str, dict[str, float]]:
@@ -180,19 +240,38 @@ def _order(parts: list[str], module: str, out: int, c: GPTConfig, family: Family
     return moved[f"{module}.weight"].flatten()
 
 
-def _pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
-    """PEFT's rule for rank_pattern and alpha_pattern: the first that matches the end of the module's name."""
-    return next((v for k, v in (patterns or {}).items() if re.match(rf"(.*\.)?({k})$", module)), default)
+def _compile_patterns(patterns: Mapping[str, float] | None, path: str) -> list[tuple[re.Pattern, float]]:
+    """PEFT's rule for rank_pattern and alpha_pattern: the first that matches the end of the module's name.
+
+    They are regular expressions of whoever made the file. Those that could take for ever are refused: groups, and more
+    than two repetitions.
+    """
+    found = []
+    for text, value in (patterns or {}).items():
+        where = f"{path}: alpha_pattern: {text[:60]!a}"
+        if len(text) > 200 or len(re.findall(r"[*+?{]", text)) > 2 or re.search(r"[()]", text):
+            raise UserError(f"{where}: is too intricate a pattern; name the modules one by one")
+        try:
+            found.append((re.compile(rf"(.*\.)?({text})$"), value))
+        except re.error as e:
+            raise UserError(f"{where}: is no regular expression ({e})") from None
+    return found
 
 
 def _read(folder: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Config, tensors, and the config's path, of whichever layout the folder holds."""
-    names = next((n for n in (PEFT_FILES, OUR_FILES) if os.path.isfile(os.path.join(folder, n[0]))), None)
+    names = next((n for n in (PEFT_FILES, OUR_FILES) if os.path.lexists(os.path.join(folder, n[0]))), None)
     if names is None:
         raise UserError(f"{folder}: holds neither {PEFT_FILES[0]} nor {OUR_FILES[0]}; name an adapter's folder")
-    config, tensors = (os.path.join(folder, n) for n in names)
-    try:
-        with open(config, encoding="utf-8") as file:
-            return dict(json.load(file)), safetensors.torch.load_file(tensors), config
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as e:
-        raise UserError(f"{folder}: cannot be read as an adapter ({str(e)[:100]})") from None
+    check_checksums(folder)
+    config, weights = (os.path.join(folder, n) for n in names)
+    if not os.path.lexists(weights) and os.path.lexists(os.path.join(folder, "adapter_model.bin")):
+        raise UserError(
+            f"{os.path.join(folder, 'adapter_model.bin')}: is pickled and could run code, so it is not loaded; convert "
+            "it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
+        )
+    found, tensors = read_json(config, "missing"), read_tensors(weights)
+    require_floats(tensors, weights)
+    if not isinstance(found, dict):
+        raise UserError(f"{config}: {_NO_ADAPTER}")
+    return found, tensors, config

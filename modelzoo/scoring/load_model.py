@@ -1,23 +1,47 @@
 """Load a model to score: a checkpoint of ours or a Hugging Face folder, with its tokenizer and context length."""
 
 import os
+import sys
 from typing import Any, NamedTuple
 
+from pydantic import Field
 from torch import nn
 
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select_device
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
-from modelzoo.evaluation.examples import read_json
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
+from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
+
+
+class Filters(Record):
+    decontaminate: list[str] | None = None
+    decontaminate_ngram: int | None = None
+
+
+class JobConfig(Record):
+    filters: Filters = Filters()
+
+
+class DataJob(Record):
+    """job.json of preprocessing, as far as it tells of decontamination."""
+
+    config: JobConfig = JobConfig()
+
+
+class DataCounts(Record):
+    """A manifest of preprocessing, likewise."""
+
+    reasons: dict[str, int] = Field(default={})
 
 
 class LoadedModel(NamedTuple):
@@ -95,14 +119,18 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
     for folder in folders:
         top = os.path.dirname(os.path.abspath(folder))
         job = os.path.join(top, "job.json")
-        if not os.path.exists(job):
+        if not os.path.lexists(job):
             continue
-        filters = read_json(job).get("config", {}).get("filters", {})
-        reasons = read_manifest(top, strict=False).get("reasons", {})
-        if filters.get("decontaminate"):
+        try:
+            filters = read_record(job, DataJob, "is missing", "is not what preprocessing writes").config.filters
+            facts = check_record(read_manifest(top, strict=False), DataCounts, top, "its manifest was changed")
+        except UserError as e:
+            print(f"note       decontamination is not on record: {e}", file=sys.stderr)
+            continue
+        if filters.decontaminate:
             return {
-                "test_sets": filters["decontaminate"],
-                "ngram": filters.get("decontaminate_ngram"),
-                "dropped": {k: reasons.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")},
+                "test_sets": filters.decontaminate,
+                "ngram": filters.decontaminate_ngram,
+                "dropped": {k: facts.reasons.get(k, 0) for k in ("benchmark_pmid", "benchmark_overlap")},
             }
     return None

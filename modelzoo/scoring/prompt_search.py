@@ -5,9 +5,9 @@ OUT/results.json          all of them, best first
 OUT/best.yaml             the best one as a template
 """
 
-import hashlib
-import json
+import math
 import os
+import sys
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,14 +15,17 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load
 from modelzoo.config.task import Template
 from modelzoo.config.trainer import Config
+from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.evaluation import exported, intervals
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import FORMS, load_task
+from modelzoo.evaluation.results import CHECK, add_check, hash_examples, hash_value, is_unchanged, leave_out_undefined
 from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
+from modelzoo.records import Record, check_record, read_json
 from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder
@@ -67,17 +70,23 @@ def search_prompts(request: Request) -> str:
     live = Progress(len(found))
     live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
-    results = []
+    results: list[dict[str, Any]] = []
     for number, candidate in enumerate(found, 1):
         results.append(_score_candidate(candidate, examples, model, out, request))
-        live.update(number, f"{candidate.name}: {own.main_metric} {results[-1]['metrics'][own.main_metric]:.4f}")
+        live.update(number, f"{candidate.name}: {own.main_metric} {_main(own, results[-1]):.4f}")
     live.close()
     _compare(own, results)
-    ranked = sorted(results, key=lambda r: -_finite(r["metrics"][own.main_metric]))
-    write_json(os.path.join(out, "results.json"), [{k: v for k, v in r.items() if k != "predictions"} for r in ranked])
+    ranked = sorted(results, key=lambda r: -_finite(_main(own, r)))
+    shown = [{k: v for k, v in r.items() if k not in ("predictions", CHECK)} for r in ranked]
+    write_json(os.path.join(out, "results.json"), leave_out_undefined(shown))
     best = next(c for c in found if c.name == ranked[0]["name"])
     text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")
-    write_text(os.path.join(out, "best.yaml"), text)
+    try:
+        write_text(os.path.join(out, "best.yaml"), text)
+    except OSError as e:
+        raise UserError(
+            f"{out}: cannot be written ({e.strerror}); the same command goes on from what is there"
+        ) from None
     return _format_result(own, ranked, out, len(examples), request)
 
 
@@ -132,14 +141,14 @@ def _score_candidate(
         "task": task.config.model_dump(mode="json"),
         "template": task.template.model_dump(mode="json"),
         "split": request.split,
-        "examples": [e.id for e in examples],
+        "examples": hash_examples(examples),
+        "tokenizer": hash_value(read_tokenizer(model.tokenizer.name)),
         "dtype": str(getattr(model.backend, "dtype", None)),
     }
-    key = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()[:16]
+    key = hash_value(question)[:16]
     path = os.path.join(out, "candidates", f"{key}.json")
-    if os.path.exists(path):
-        with open(path, encoding="utf-8") as file:
-            return {**json.load(file), "name": candidate.name}
+    if (stored := _read_candidate(path, task, len(examples))) is not None:
+        return {**stored, "name": candidate.name}
     scores = evaluate_task(
         model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size
     )  # fmt: skip
@@ -153,8 +162,33 @@ def _score_candidate(
         "golds": [p.gold for p in scores.predictions],
         "predictions": [p.prediction for p in scores.predictions],
     }
+    result = add_check(leave_out_undefined({**result, "made_from": question}))  # its tuples have become lists
     write_json(path, result)
-    return json.loads(json.dumps(result))  # as it will be read: tuples have become lists
+    return result
+
+
+class StoredCandidate(Record):
+    """A scored candidate on disk."""
+
+    metrics: dict[str, float]
+    intervals: dict[str, list[float]]
+    golds: list[Any]
+    predictions: list[Any]
+
+
+def _read_candidate(path: str, task: Task, n: int) -> dict[str, Any] | None:
+    """The scores of a candidate that was scored before on `n` examples; None where it was not, or they are damaged."""
+    if not os.path.lexists(path):
+        return None
+    try:
+        found = read_json(path, "is missing")
+        stored = check_record(found, StoredCandidate, path, "it was changed")
+        if not is_unchanged(found) or not len(stored.golds) == len(stored.predictions) <= n:
+            raise UserError(f"{path}: its values are not those that were written")
+    except UserError as e:
+        print(f"damaged    {e}; this candidate of {task.name} is scored again", file=sys.stderr)
+        return None
+    return found
 
 
 @lru_cache(maxsize=1)
@@ -176,6 +210,11 @@ def _hashable(values: list[Any]) -> list[Any]:
     return [tuple(v) if isinstance(v, list) else v for v in values]
 
 
+def _main(task: Task, result: dict[str, Any]) -> float:
+    """The task's main metric; nan where it is undefined."""
+    return result["metrics"].get(task.main_metric, math.nan)
+
+
 def _finite(value: float) -> float:
     return value if value == value else -float("inf")
 
@@ -184,8 +223,8 @@ def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, n: int, r
     metric, width = task.main_metric, max(len(r["name"]) for r in ranked)
     lines = [f"{'template':<{width}}  {metric:<24}  against the task's own"]
     for r in ranked:
-        low, high = r["intervals"][metric]
-        line = f"{r['name']:<{width}}  {r['metrics'][metric]:.4f} [{low:.3f}, {high:.3f}]"
+        low, high = r["intervals"].get(metric, (math.nan, math.nan))
+        line = f"{r['name']:<{width}}  {_main(task, r):.4f} [{low:.3f}, {high:.3f}]"
         if "difference" in r:
             change, low, high = r["difference"]
             surely = "  better" if low > 0 else "  worse" if high < 0 else ""

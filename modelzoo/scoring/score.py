@@ -5,8 +5,6 @@
 <model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
 """
 
-import json
-import math
 import os
 import re
 import sys
@@ -18,10 +16,20 @@ from modelzoo.config.trainer import Config
 from modelzoo.evaluation import harness
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.results import (
+    hash_checkpoint,
+    hash_config,
+    hash_examples,
+    hash_task,
+    leave_out_undefined,
+)
 from modelzoo.evaluation.scores import evaluate_task as score
 from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
+from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
+from modelzoo.records import Record, read_record
+from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
 from modelzoo.training.build import Options
@@ -58,15 +66,32 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
     if others:
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
-    folder = run.evaluation
-    results: dict[str, list[dict[str, Any]]] = {}
     paths = find_checkpoints(config, options)
+    with lock_folder(run.evaluation):  # its scores of all tasks are read and written again as one file
+        results = _score_all(paths, jobs, others, config, options, request)
+    for job in jobs:
+        print(score_table.format_task(job.task, job.note, results[job.task.name]))
+    for name in results:
+        if name.startswith(LM_EVAL):
+            print(score_table.format_lm_eval(name, results[name]))
+    print(f"wrote      {run.task_scores}" + (" and the predictions next to it" if jobs else ""))
+    if jobs:
+        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+
+
+def _score_all(
+    paths: list[str], jobs: list[Job], others: list[str], config: Config, options: Options, request: Request
+) -> dict[str, list[dict[str, Any]]]:
+    """Score each checkpoint on each task; write the results next to those of other tasks, and return them by task."""
+    run, results = RunFolder(options.model_dir), {}
     for number, path in enumerate(paths):
         model = load_model(path, config, options)
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(paths) > 1 else ""
-            results.setdefault(job.task.name, []).append(_score_job(job, model, folder, suffix, request.batch_size))
+            scores = _score_job(job, model, run.evaluation, suffix, request.batch_size)
+            results.setdefault(job.task.name, []).append({**scores, "made_from": _origin(config, path, job)})
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
@@ -74,19 +99,10 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
-    target = run.task_scores
-    about = {"command": options.command, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    about = {"command": redact_text(options.command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
-    write_json(target, _plain({"tasks": {**_earlier(target), **fresh}}))
-    for job in jobs:
-        print(score_table.format_task(job.task, job.note, results[job.task.name]))
-    for name in results:
-        if name.startswith(LM_EVAL):
-            print(score_table.format_lm_eval(name, results[name]))
-    print(f"wrote      {target}" + (" and the predictions next to it" if jobs else ""))
-    if jobs:
-        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
-        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+    write_json(run.task_scores, leave_out_undefined({"tasks": {**_read_earlier(run.task_scores), **fresh}}))
+    return results
 
 
 def _finetune_command(task: Task, name: str, path: str) -> str:
@@ -131,10 +147,10 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
-    write_json(f"{name}.json", _plain([p._asdict() for p in found.predictions]))
+    write_json(f"{name}.json", leave_out_undefined([p._asdict() for p in found.predictions]))
     official = task.official({p.id: p.prediction for p in found.predictions})
     if official is not None:
-        write_json(f"{name}.official.json", _plain(official))
+        write_json(f"{name}.official.json", leave_out_undefined(official))
     return {
         **model.facts,
         "protocol": task.describe(),
@@ -160,24 +176,31 @@ def _baseline(job: Job) -> dict[str, float] | None:
     return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
 
 
-def _earlier(path: str) -> dict[str, Any]:
-    """The scores by task that an earlier command wrote."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)["tasks"]
-    except (OSError, ValueError, KeyError, TypeError):
+def _origin(config: Config, path: str, job: Job) -> dict[str, Any]:
+    """What a score is made from (an `Origin`), by hashes."""
+    data = {"task": hash_task(job.task), job.split: hash_examples(job.examples)}
+    return {"config": hash_config(config), "checkpoint": hash_checkpoint(path), "data": data}
+
+
+class Earlier(Record):
+    """evaluation/results.json, as far as another command needs to know it."""
+
+    tasks: dict[str, list[dict[str, Any]]]
+
+
+def _read_earlier(path: str) -> dict[str, Any]:
+    """The scores by task that an earlier command wrote. A damaged file is moved aside: nothing of it is overwritten."""
+    if not os.path.lexists(path):
         return {}
-
-
-def _plain(value: Any) -> Any:
-    """`value` for JSON, which has no NaN: undefined metrics and intervals are left out."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items() if not _undefined(v)}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _undefined(value: Any) -> bool:
-    return any(isinstance(v, float) and math.isnan(v) for v in (value if isinstance(value, tuple) else (value,)))
+    try:
+        return read_record(path, Earlier, "is missing", "it was changed", undefined=True).tasks
+    except UserError as e:
+        number = 1
+        while os.path.lexists(aside := f"{path}.damaged_{number}"):
+            number += 1
+        os.rename(path, aside)
+        print(f"damaged    {e}; moved to {aside}, and begun anew", file=sys.stderr)
+        return {}
 
 
 def split_names(text: str | None) -> tuple[str, ...]:

@@ -112,9 +112,9 @@ class RigL(SET):
     needs_gradient = True
 
     def grow_score(self, name, weight, grad, step):
-        """The dense gradient's magnitudes."""
+        """The dense gradient's magnitudes. What is not finite (an overflow of a dead weight) is below them all."""
         assert grad is not None  # needs_gradient
-        return grad.abs()
+        return torch.where(grad.isfinite(), grad.abs(), -1.0)
 
 
 ALGORITHMS = {"static": Static, "gmp": GMP, "set": SET, "rigl": RigL}

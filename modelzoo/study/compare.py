@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modelzoo.config.errors import UserError
+from modelzoo.evaluation.results import leave_out_undefined
 from modelzoo.files import replacing, write_text
 from modelzoo.names import layer_of
 from modelzoo.planning import plan
@@ -15,7 +16,10 @@ from modelzoo.progress import format_amount
 from modelzoo.study import differences, results
 from modelzoo.study.cost import measure_speed
 from modelzoo.study.draw import axes, log_loss, look
+from modelzoo.study.names import label_line
 from modelzoo.study.results import Result
+
+FORMATS = ("svg", "png", "pdf")
 
 
 class Compared(NamedTuple):
@@ -65,7 +69,7 @@ def format_table(compared: Sequence[Compared]) -> str:
         rows.append([
             c.name, f"{c.plan.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
             str(done.get("step", "-")), f"{done.get('tokens', 0):,}", f"{scored['loss']:.4f}" if scored else "-",
-            f"{scored['perplexity']:.2f}" if scored else "-", format_amount(rate) if rate else "-",
+            f"{scored['perplexity']:.2f}" if "perplexity" in scored else "-", format_amount(rate) if rate else "-",
         ])  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
@@ -83,7 +87,7 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
         _draw_losses(by_tokens, c, i, "tokens", 1e-6)
         _draw_losses(by_flops, c, i, "flops", 1e-12)
         colour, style, _ = look(i)
-        line = {"color": colour, "linestyle": style, "marker": "o", "markersize": 4, "label": c.name}
+        line = {"color": colour, "linestyle": style, "marker": "o", "markersize": 4, "label": label_line(c.name)}
         if gap := differences.list_gaps(compared[0].run.validation, c.run.validation):
             gaps.plot(*np.array(gap).T, **line)
         layers.plot(list(c.sparsity), list(c.sparsity.values()), **line)
@@ -100,7 +104,19 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
     by_tokens.text(0.02, 0.02, "thin: training, dots: validation", transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format=os.path.splitext(path)[1][1:] or "png")
+        figure.savefig(temporary, dpi=130, format=find_format(path))
+
+
+def find_format(path: str) -> str:
+    """The format of a picture by the ending of its name.
+
+    Raises:
+        UserError: it is none of the known ones.
+    """
+    ending = os.path.splitext(path)[1][1:].lower() or "png"
+    if ending not in FORMATS:
+        raise UserError(f"-o {path}: pictures end in .{', .'.join(FORMATS)}")
+    return ending
 
 
 def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None:
@@ -109,20 +125,21 @@ def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None
     older = {"flops": c.plan.mean}.get(key, 1.0)  # older logs hold no FLOPs
     spent = {r["step"]: scale * r.get(key, r["tokens"] * older) for r in c.run.train}
     scored = [(spent[r["step"]], r["loss"]) for r in c.run.validation if r["step"] in spent]
-    name = None if scored else c.name
+    name = None if scored else label_line(c.name)
     plot.plot(spent.values(), [r["loss"] for r in c.run.train], color=colour, alpha=0.3, linewidth=1, label=name)
     if scored:
-        plot.plot(*np.array(scored).T, style, color=colour, marker="o", markersize=4, label=c.name)
+        plot.plot(*np.array(scored).T, style, color=colour, marker="o", markersize=4, label=label_line(c.name))
 
 
 def compare_runs(folders: Sequence[str], path: str) -> None:
     """Print the table and write the picture, with its numbers as JSON next to it.
 
     Raises:
-        UserError: no folder, or one that is no run.
+        UserError: no folder, one that is no run, a picture of another format, or a disk that is full.
     """
     if not folders:
         raise UserError("compare: name at least one run folder")
+    find_format(path)
     compared = [read_compared(folder) for folder in folders]
     print(format_table(compared))
     if len(compared) > 1:
@@ -132,9 +149,12 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
         shown = gap if len(gap) <= 8 else [gap[round(i * (len(gap) - 1) / 7)] for i in range(8)]
         losses = ", ".join(f"{d:+.4f} at {step}" for step, d in shown) or "no step at which both were validated"
         print(f"\n{c.name}: validation loss less {compared[0].name}'s: {losses}")
-    draw_picture(compared, path)
     numbers = os.path.splitext(path)[0] + ".json"
-    write_text(numbers, json.dumps([_numbers(c) for c in compared], indent=1) + "\n")
+    try:
+        draw_picture(compared, path)
+        write_text(numbers, json.dumps(leave_out_undefined([_numbers(c) for c in compared]), indent=1) + "\n")
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written ({e.strerror or e}); give another -o") from None
     print(f"\npicture    {path}\nnumbers    {numbers}")
 
 

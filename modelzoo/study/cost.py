@@ -65,7 +65,7 @@ def tabulate_savings(groups: Sequence[Group]) -> Panel:
         run, twin = group.first, _find_dense(group, groups)
         last = run.train[-1] if run.train else {}
         stored = _stored(run)
-        counted = last["dense_flops"] / last["flops"] if last.get("flops") else None
+        counted = last["dense_flops"] / last["flops"] if last.get("flops") and "dense_flops" in last else None
         kinds = {getattr(g, "pattern", None) or "unstructured" for g in run.init.sparsity}
         computed = _computed(run, kinds)
         rows.append((

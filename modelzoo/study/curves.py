@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from modelzoo.study.draw import Panel, axes, legend, log_loss, look, svg
+from modelzoo.study.names import label_line
 from modelzoo.study.results import Group, find_front, interval
 
 UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
@@ -69,7 +70,9 @@ def _lines(plot, groups: Sequence[Group], rows, column: int, scale: float) -> No
         colour, style, marker = look(i)
         x = [r[column] / scale for r in mine]
         plot.fill_between(x, [r[7] for r in mine], [r[8] for r in mine], color=colour, alpha=0.15, linewidth=0)
-        plot.plot(x, [r[6] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
+        plot.plot(
+            x, [r[6] for r in mine], style, color=colour, marker=marker, markersize=4, label=label_line(group.label)
+        )
 
 
 def draw_by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
@@ -131,7 +134,9 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
     for i, (label, of) in enumerate(losses.items()):
         colour, style, marker = look(i)
         peaks = sorted(of)
-        plot.plot(peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label)
+        plot.plot(
+            peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label_line(label)
+        )
         plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
     plot.set(xlabel="peak learning rate", ylabel="validation loss at the end", xscale="log")
     tried = sorted({peak for of in losses.values() for peak in of})

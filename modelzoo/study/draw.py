@@ -6,6 +6,7 @@ Colours are written as CSS variables with a fallback, so a picture follows the p
 import io
 import logging
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -48,6 +49,8 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
     import matplotlib
 
     matplotlib.use("Agg")
+    for harmless in ("Glyph .* missing from", "constrained_layout not applied"):  # by strange or very long names
+        warnings.filterwarnings("ignore", harmless)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it reports that it fills a cache
     import matplotlib.pyplot as plt
 
@@ -56,6 +59,7 @@ def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.
         "axes.titlesize": 10, "font.size": 9, "grid.color": FAINT, "axes.grid": True, "grid.alpha": 0.35,
         "grid.linewidth": 0.6, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
         "figure.facecolor": "none", "axes.facecolor": "none", "svg.fonttype": "none", "legend.fontsize": 8,
+        "text.parse_math": False,  # names are names, with or without $
     }  # fmt: skip
     plt.rcdefaults()
     plt.rcParams.update(style)  # for what is drawn afterwards too: legends and text take their colours when made
@@ -72,10 +76,10 @@ def svg(figure, name: str) -> str:
     plt.close(figure)
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"<metadata>.{0,10000}?</metadata>", "", text, flags=re.S)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text)
-    text = re.sub(r'<svg [^>]*?height="[^"]*"[^>]*?width="[^"]*"', _without_size, text, count=1)
+    text = re.sub(r'<svg ([^>]{0,1000}?)width="[^"]{0,40}" height="[^"]{0,40}"', r"<svg \1", text)
+    text = re.sub(r'<svg [^>]{0,1000}?height="[^"]{0,40}"[^>]{0,1000}?width="[^"]{0,40}"', _without_size, text, count=1)
     for i, colour in enumerate(LIGHT):
         text = re.sub(colour, f"var(--c{i}, {colour})", text, flags=re.I)
     text = text.replace(INK, "var(--ink, #1a1b1c)").replace(FAINT, "var(--faint, #9a9b9c)")

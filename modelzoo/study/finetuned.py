@@ -8,6 +8,7 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
 from modelzoo.study.draw import Panel, axes, legend, look, svg
+from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, interval, masks, tensors
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
@@ -70,7 +71,7 @@ def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
             f"{moved:.1%} of those once masked differ from zero; their standard deviation is {np.std(freed):.2g} to "
             f"{np.std(live_after):.2g} of the others. Counts on a scale that is linear up to 1, then logarithmic."
         )
-        key = "".join(c if c.isalnum() else "_" for c in group.label)
+        key = key_of(group.label)
         rows = list(zip(edges[:-1], edges[1:], *counts, strict=True))
         head = ("from", "to", "live before", "live after", "once masked after")
         title = f"Weights before and after lifting: {group.label}"
@@ -81,21 +82,24 @@ def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
 def draw_recovery(groups: Sequence[Group]) -> Panel | None:
     """Scores of fine-tuning runs on their dev sets, step by step."""
     tuned = [(i, g) for i, g in enumerate(groups) if g.first.dev]
-    if not tuned:
+    names = [k for _, g in tuned for k in g.first.dev[0] if k not in ("step", "kind", "loss")]
+    if not names:
         return None
-    metric = next(k for k in tuned[0][1].first.dev[0] if k not in ("step", "kind", "loss"))
+    metric = names[0]
     figure, ((plot,),) = axes(width=9, height=4.0)
     rows = []
     for i, group in tuned:
         common = set.intersection(*({r["step"] for r in run.dev if metric in r} for run in group.runs))
         mine = []
         for step in sorted(common):
-            values = [next(r[metric] for r in run.dev if r["step"] == step) for run in group.runs]
+            values = [next(r[metric] for r in run.dev if r["step"] == step and metric in r) for run in group.runs]
             mine.append((group.label, step, metric, *interval(values), len(values)))
         colour, style, marker = look(i)
         x = [r[1] for r in mine]
         plot.fill_between(x, [r[4] for r in mine], [r[5] for r in mine], color=colour, alpha=0.15, linewidth=0)
-        plot.plot(x, [r[3] for r in mine], style, color=colour, marker=marker, markersize=4, label=group.label)
+        plot.plot(
+            x, [r[3] for r in mine], style, color=colour, marker=marker, markersize=4, label=label_line(group.label)
+        )
         rows += mine
     plot.set(xlabel="fine-tuning step", ylabel=f"dev {metric}")
     legend(figure, plot)

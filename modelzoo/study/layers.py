@@ -8,6 +8,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import group_counts, select_parameters
 from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
+from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, masks
 
 GROWN, DROPPED = LIGHT[2], LIGHT[1]
@@ -53,7 +54,7 @@ def draw_by_layer(groups: Sequence[Group]) -> Panel | None:
         colour, _, marker = look(i)
         x = [at[r[:2]] + 0.5 * (i + 0.5) / len(groups) - 0.25 for r in mine]  # side by side where they agree
         plot.plot(x, [r[2] for r in mine], "_", color=colour, markersize=12, alpha=0.7)
-        plot.plot(x, [r[3] for r in mine], marker, color=colour, markersize=4, label=label)
+        plot.plot(x, [r[3] for r in mine], marker, color=colour, markersize=4, label=label_line(label))
     layers = sorted({p[0] for p in parts})
     starts = [min(at[p] for p in parts if p[0] == layer) for layer in layers]
     plot.set(ylim=(-0.03, 1.03), ylabel="share of weights off", xticks=starts, xticklabels=layers, xlabel="layer")
@@ -79,15 +80,18 @@ def draw_over_time(groups: Sequence[Group], most: int = 5) -> list[Panel]:
     made = []
     for group in groups:
         run = next((r for r in group.runs if r.dynamic and len(r.checkpoints) > 1), None)
-        if run is not None:
-            made.append(_over_time(group.label, run, most))
+        if run is not None and (panel := _over_time(group.label, run, most)) is not None:
+            made.append(panel)
     return made
 
 
-def _over_time(label: str, run: Result, most: int) -> Panel:
+def _over_time(label: str, run: Result, most: int) -> Panel | None:
     steps = sorted({list(run.checkpoints)[round(i)] for i in np.linspace(0, len(run.checkpoints) - 1, most)})
     history = {step: masks(run.checkpoints[step]) for step in steps}
-    names = list(history[steps[0]])
+    names = [n for n, mask in history[steps[0]].items()
+             if all(n in m and m[n].shape == mask.shape for m in history.values())]  # fmt: skip
+    if not names:
+        return None
     name = max(names, key=lambda n: ("ffn.ffn.0" in n, -_part(n)[0]))
     rows = []
     for before, after in zip([None, *steps], steps):
@@ -124,5 +128,5 @@ def _over_time(label: str, run: Result, most: int) -> Panel:
         "Only what differs between checkpoints is seen; a weight may have gone and come back in between."
     )
     head = ("group", "step", "layer", "matrix", "live", "weights", "grown", "dropped")
-    key = "".join(c if c.isalnum() else "_" for c in label)
+    key = key_of(label)
     return Panel(f"masks_{key}", f"Masks over time: {label}", caption, svg(figure, f"m{key}"), head, rows)

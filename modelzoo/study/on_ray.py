@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 
 from modelzoo.config.errors import UserError
+from modelzoo.redact import redact_text
 
 
 def run(function: Callable, calls: list[tuple], target: str) -> list[str]:
@@ -24,11 +25,15 @@ def run(function: Callable, calls: list[tuple], target: str) -> list[str]:
         ray.init(address=address, log_to_driver=False, configure_logging=False, **local)
     here = {"working_dir": os.getcwd(), "threads": "1" if target != "GPU" else None}
     remote = ray.remote(num_cpus=1, num_gpus=1 if target == "GPU" else 0, max_retries=2)(_in_place)
-    pending = [remote.remote(function, call, here) for call in calls]
-    failed, total = [], len(pending)
+    asked = {remote.remote(function, call, here): number for number, call in enumerate(calls, 1)}
+    failed, pending, total = [], list(asked), len(asked)
     while pending:
         (done,), pending = ray.wait(pending, num_returns=1)
-        label, bad = ray.get(done)
+        try:
+            label, bad = ray.get(done)
+        except Exception as e:  # a worker that died, or what the setting raised: the others still run
+            label = f"setting {asked[done]}"
+            bad = [f"{label} ({redact_text((str(e).strip().splitlines() or [type(e).__name__])[-1])[:200]})"]
         failed += bad
         print(f"{total - len(pending)}/{total} settings  {label}" + (f"  FAILED: {', '.join(bad)}" if bad else ""),
               file=sys.stderr, flush=True)  # fmt: skip

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from modelzoo.files import write_text
+from modelzoo.redact import redact_text
 from modelzoo.study.draw import DARK, LIGHT, Panel
 
 _COLOURS = {name: " ".join(f"--c{i}: {c};" for i, c in enumerate(of)) for name, of in (("l", LIGHT), ("d", DARK))}
@@ -61,13 +62,13 @@ def write_page(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str
 
 def render_page(title: str, lead: str, panels: Sequence[Panel]) -> str:
     """The page. It loads nothing: no script, no font, no picture from elsewhere."""
-    links = "".join(f'<div><a href="#{p.name}">{html.escape(p.title)}</a></div>' for p in panels)
+    links = "".join(f'<div><a href="#{p.name}">{_escape(p.title)}</a></div>' for p in panels)
     body = "".join(_section(panel) for panel in panels)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        f'<h1>{html.escape(title)}</h1>\n<p class="lead">{html.escape(lead)}</p>\n<nav>{links}</nav>\n{body}'
+        f"<title>{_escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f'<h1>{_escape(title)}</h1>\n<p class="lead">{_escape(lead)}</p>\n<nav>{links}</nav>\n{body}'
         "<footer><p>Research software. Not for clinical use.</p></footer>\n</body>\n</html>\n"
     )
 
@@ -76,20 +77,25 @@ def _section(panel: Panel) -> str:
     data = base64.b64encode(_csv(panel).encode()).decode()
     figure = panel.svg or ""
     if figure:
-        figure = figure.replace("<svg ", f'<svg role="img" aria-label="{html.escape(panel.title)}" ', 1)
+        figure = figure.replace("<svg ", f'<svg role="img" aria-label="{_escape(panel.title)}" ', 1)
     table = _table(panel) if panel.shown else ""
     return (
-        f'<section id="{panel.name}">\n<h2>{html.escape(panel.title)}</h2>\n<figure>{figure}{table}\n'
-        f"<figcaption>{html.escape(panel.caption)} "
+        f'<section id="{panel.name}">\n<h2>{_escape(panel.title)}</h2>\n<figure>{figure}{table}\n'
+        f"<figcaption>{_escape(panel.caption)} "
         f'<a download="{panel.name}.csv" href="data:text/csv;base64,{data}">numbers (CSV)</a></figcaption>'
         "</figure>\n</section>\n"
     )
 
 
 def _table(panel: Panel) -> str:
-    head = "".join(f"<th>{html.escape(h)}</th>" for h in panel.head)
-    rows = "".join("<tr>" + "".join(f"<td>{html.escape(_cell(x))}</td>" for x in row) + "</tr>" for row in panel.rows)
+    head = "".join(f"<th>{_escape(h)}</th>" for h in panel.head)
+    rows = "".join("<tr>" + "".join(f"<td>{_escape(_cell(x))}</td>" for x in row) + "</tr>" for row in panel.rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _escape(text: str) -> str:
+    """Text for HTML: no markup, no secret."""
+    return html.escape(redact_text(text))
 
 
 def _cell(x: object) -> str:
@@ -102,5 +108,13 @@ def _csv(panel: Panel) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(panel.head)
-    writer.writerows(panel.rows)
+    writer.writerows([_plain(x) for x in row] for row in panel.rows)
     return out.getvalue()
+
+
+def _plain(x: object) -> object:
+    """A cell that no spreadsheet takes for a formula."""
+    if not isinstance(x, str):
+        return x
+    text = redact_text(x)
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") and len(text) > 1 else text

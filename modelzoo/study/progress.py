@@ -1,9 +1,14 @@
 """The live line of a study: the current run, the share of the study that is done, and the time left."""
 
+import os
 import time
 
 from modelzoo.progress import LiveLine, format_duration
+from modelzoo.reading import open_regular
+from modelzoo.redact import redact_text
 from modelzoo.study.matrix import Cell
+
+LOOKED_AT = 65536  # bytes at the end of a failed run's log
 
 
 class Progress(LiveLine):
@@ -44,13 +49,19 @@ class Progress(LiveLine):
         score = "" if loss is None else f"  validation loss {loss:.4f}"
         self.note(f"{self._share()}  {cell.name}  {cell.steps} steps in {format_duration(seconds)}{score}")
 
-    def failed(self, cell: Cell, code: int, log: str) -> None:
+    def failed(self, cell: Cell, why: str) -> None:
         self._stop(cell)
-        self.note(f"FAILED     {cell.name} (exit code {code}): {last_words(log)}")
+        self.note(f"FAILED     {cell.name} {why}")
 
 
 def last_words(log: str) -> str:
-    """The error line of a failed run's log; without one, the last line."""
-    with open(log, encoding="utf-8", errors="replace") as file:
-        lines = [line.strip() for line in file if line.strip()]
-    return next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "its log is empty")
+    """The error line of a failed run's log, without secrets; without one, the last line."""
+    try:
+        with open_regular(log) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - LOOKED_AT))
+            text = file.read(LOOKED_AT).decode("utf-8", "replace")
+    except OSError as e:
+        return f"its log cannot be read ({e.strerror})"
+    lines = [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+    found = next((x for x in reversed(lines) if x.startswith("error:")), lines[-1] if lines else "its log is empty")
+    return redact_text("".join(c for c in found if c.isprintable()))[:500]

@@ -1,7 +1,7 @@
 """`run.py report RUN...` and a study's end: the runs' results, as one page of figures, and their numbers as CSV."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
 from modelzoo.study import cost, curves, finetuned, layers, page, results
@@ -34,34 +34,47 @@ def write_study(
         losses: final loss of the first seed by group and peak learning rate.
         name: the study's.
     """
-    labels = dict(cells)
-    groups = results.group_runs([results.read_run(folder) for folder in labels], labels)
-    return write(groups, path, f"Study: {name}", [curves.draw_by_peak(losses)])
+    labels, runs, damaged = dict(cells), [], []
+    for folder in labels:
+        try:
+            runs.append(results.read_run(folder))
+        except UserError as e:  # one run does not cost the report of the others
+            damaged.append(f"damaged    {e}; the report leaves this run out")
+    if not runs:
+        raise UserError("\n".join(damaged) or "report: no run has ended")
+    written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses)])
+    return "\n".join([*damaged, written])
 
 
 def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:
     """Write the figures that `groups` have data for to `path`; returns what was written, in words."""
-    panels = [
-        curves.draw_final_losses(groups),
-        curves.draw_by_flops(groups),
-        curves.draw_by_tokens_and_time(groups),
-        *more,
-        cost.tabulate_savings(groups),
-        cost.draw_time(groups),
-        layers.draw_by_layer(groups),
-        *layers.draw_over_time(groups),
-        finetuned.draw_recovery(groups),
-        *finetuned.draw_histograms(groups),
-        finetuned.tabulate_nearest_tokens(groups),
+    parts: list[Callable[[], Sequence[Panel | None]]] = [
+        lambda: [curves.draw_final_losses(groups)],
+        lambda: [curves.draw_by_flops(groups)],
+        lambda: [curves.draw_by_tokens_and_time(groups)],
+        lambda: more,
+        lambda: [cost.tabulate_savings(groups)],
+        lambda: [cost.draw_time(groups)],
+        lambda: [layers.draw_by_layer(groups)],
+        lambda: layers.draw_over_time(groups),
+        lambda: [finetuned.draw_recovery(groups)],
+        lambda: finetuned.draw_histograms(groups),
+        lambda: [finetuned.tabulate_nearest_tokens(groups)],
     ]
-    shown = [p for p in panels if p is not None]
+    shown, damaged = [], []
+    for part in parts:
+        try:
+            shown += [p for p in part() if p is not None]
+        except UserError as e:  # a checkpoint that cannot be read costs its own pictures alone
+            damaged.append(f"damaged    {e}; the report leaves out what hangs on it")
     if not any(run.validation or run.dev for group in groups for run in group.runs):
         raise UserError("report: none of these runs was validated; train with -m train_and_eval")
     try:
         folder = page.write_page(path, title, _lead(groups), shown)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from None
-    return f"report     {path} ({len(shown)} figures and tables)\nnumbers    {folder}{os.sep}*.csv, pictures *.svg"
+    written = f"report     {path} ({len(shown)} figures and tables)"
+    return "\n".join([*dict.fromkeys(damaged), written, f"numbers    {folder}{os.sep}*.csv, pictures *.svg"])
 
 
 def _lead(groups: Sequence[Group]) -> str:

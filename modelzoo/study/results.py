@@ -1,9 +1,11 @@
 """Run folders as a report reads them: logs, configs and masks; runs that differ in seed alone are one group."""
 
+import contextlib
 import json
 import os
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,14 +13,27 @@ from itertools import pairwise
 
 import numpy as np
 import safetensors
+from pydantic import Field
 from scipy import stats
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.names import is_mask, split_masks
-from modelzoo.training import checkpoint, logs
+from modelzoo.records import Record, check_record
+from modelzoo.study import read_log
+from modelzoo.study.names import show_name
+from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
+
+
+class Launch(Record):
+    """What reports use of a line of launches.jsonl."""
+
+    command: str = ""
+    device: str = "an unknown device"
+    notes: list[str] = Field(default=[])
+
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -37,7 +52,7 @@ class Result:
 
     @property
     def name(self) -> str:
-        return os.path.basename(os.path.normpath(self.folder))
+        return show_name(os.path.basename(os.path.abspath(self.folder)))
 
     @property
     def init(self) -> Init:
@@ -65,7 +80,7 @@ class Result:
         fit = self.config.trainer.fit
         named = [getattr(section, "checkpoint", None), fit.ckpt_path if fit else None]
         for launch in self.launches[:1]:
-            words = shlex.split(launch.get("command", ""))
+            words = _split_words(launch.get("command", ""))
             named += [b for a, b in pairwise(words) if a == "--checkpoint_path"]
         return next((p for p in reversed(named) if p), None)
 
@@ -85,24 +100,52 @@ def read_run(folder: str) -> Result:
         raise UserError(f"{folder}: no such run folder")
     files = RunFolder(folder)
     config = load(files.config, Config)
-    found = {"metrics": logs.read(files.metrics), "timing": logs.read(files.timing)}
-    of = lambda kind: [r for r in found["metrics"] if r["kind"] == kind]
-    return Result(folder, config, of("train"), of("validation"), of("dev"), found["timing"], files.read_launches())
+    metrics, strange = read_log.read_metrics(files.metrics)
+    timing, strange_times = read_log.read_timing(files.timing)
+    for path, count in ((files.metrics, strange), (files.timing, strange_times)):
+        if count:
+            print(f"note       {path}: {count} lines are no records of this trainer, and are left out", file=sys.stderr)
+    of = lambda kind: [r for r in metrics if r["kind"] == kind]
+    return Result(folder, config, of("train"), of("validation"), of("dev"), timing, _read_launches(files))
+
+
+def _split_words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quote that does not end
+        return command.split()
 
 
 def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:
-    """Tensors of a checkpoint's model file by name."""
-    found = {}
-    with safetensors.safe_open(os.path.join(path, "model.safetensors"), framework="numpy") as file:
-        for name in file.keys():  # noqa: SIM118 safe_open is no mapping
-            if wanted(name):
-                found[name] = file.get_tensor(name)
+    """Tensors of a checkpoint's model file by name.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    found, path = {}, os.path.join(path, "model.safetensors")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118 safe_open is no mapping
+                if wanted(name):
+                    found[name] = file.get_tensor(name)
+    except (OSError, safetensors.SafetensorError, ValueError, TypeError) as e:
+        raise UserError(f"{path}: cannot be read ({' '.join(str(e).split())[:120]})") from None
     return found
 
 
 def masks(path: str) -> dict[str, np.ndarray]:
     """[out, in] bool by parameter name."""
     return split_masks(tensors(path, is_mask))[1]
+
+
+def _read_launches(files: RunFolder) -> list[dict]:
+    """The launches of a run; lines of another form are left out."""
+    found = []
+    for line in files.read_launches():
+        with contextlib.suppress(UserError):
+            check_record(line, Launch, files.launches, "")
+            found.append(line)
+    return found
 
 
 @dataclass
@@ -148,14 +191,14 @@ def group_runs(results: Sequence[Result], labels: Mapping[str, str] | None = Non
     seen = [g.label for g in found]
     for group in found:
         if seen.count(group.label) > 1:
-            group.label = os.path.normpath(group.first.folder)
+            group.label = show_name(os.path.normpath(group.first.folder))
     return found
 
 
 def _label(result: Result) -> str:
     """A run's name without its seed; where nothing else is left (`pubmedqa/fold_0/seed_1`), its folders' names."""
     above = os.path.normpath(result.folder).split(os.sep)[-3:-1]
-    return _SEED.sub("", result.name) or "-".join(above) or result.name
+    return _SEED.sub("", result.name) or show_name("-".join(above)) or result.name
 
 
 def _identity(config: Config) -> str:

@@ -16,18 +16,20 @@ from typing import NamedTuple
 
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
-from modelzoo.files import write_text
+from modelzoo.entry import explain_os_error
 from modelzoo.lock import Busy
 from modelzoo.progress import format_duration
 from modelzoo.study import matrix as grid
+from modelzoo.study.cells import CellFiles
 from modelzoo.study.matrix import Cell, Matrix
-from modelzoo.study.progress import Progress
-from modelzoo.training import logs
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.study.progress import Progress, last_words
 
 POLL = 0.5  # seconds between looks at a run's log
-RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
+# run.py, installed or not; a run whose study was killed ends as after SIGTERM, with a checkpoint
+RUN = (
+    "import signal, sys; from modelzoo import host; host.end_with_parent({parent}, signal.SIGTERM); "
+    "from modelzoo.cli import main; sys.exit(main())"
+)
 
 
 class Options(NamedTuple):
@@ -88,89 +90,65 @@ def _setting(matrix: Matrix, cells: list[Cell], options: Options, progress: Prog
 def best_peak(matrix: Matrix, cells: list[Cell]) -> float | None:
     """The peak whose run with the first seed ends with the lowest validation loss; the first where none has ended."""
     first = [c for c in cells if c.seed == cells[0].seed]
-    losses = {c.peak: loss for c in first if (loss := final_loss(folder(matrix, c), c.steps)) is not None}
+    losses = {c.peak: loss for c in first if (loss := files(matrix, c).final_loss) is not None}
     losses = {peak: loss for peak, loss in losses.items() if math.isfinite(loss)}
     return min(losses, key=losses.__getitem__) if losses else cells[0].peak
 
 
-def folder(matrix: Matrix, cell: Cell) -> str:
-    return os.path.join(matrix.study.output, "runs", cell.name)
-
-
-def files(matrix: Matrix, cell: Cell) -> RunFolder:
-    return RunFolder.of(cell.config.trainer.init, folder(matrix, cell))
-
-
-def final_loss(run_folder: str, steps: int) -> float | None:
-    """Validation loss at the last step, or None."""
-    path = RunFolder(run_folder).metrics
-    records = logs.read(path) if os.path.exists(path) else []
-    return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
+def files(matrix: Matrix, cell: Cell) -> CellFiles:
+    return CellFiles(matrix.study.output, cell)
 
 
 def _write(matrix: Matrix) -> None:
     """Write the config of every run into configs/.
 
     Raises:
-        UserError: a run that has begun did so with another config.
+        UserError: a run that has begun did so with another config, start checkpoint or data.
     """
     for kind in ("configs", "runs", "logs"):
         os.makedirs(os.path.join(matrix.study.output, kind), exist_ok=True)
     for cell in matrix.cells:
-        path = _config(matrix, cell)
-        text = dump(cell.config, f"one run of a study: {cell.name}")
-        if _text(path) == text:
-            continue
-        if os.path.exists(files(matrix, cell).metrics):
-            raise UserError(
-                f"{folder(matrix, cell)}: began with another config than the study now asks for; give the changed "
-                f"study another output (-o), or remove that folder and {path}"
-            )
-        write_text(path, text)
-
-
-def _text(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
-
-
-def _config(matrix: Matrix, cell: Cell) -> str:
-    return os.path.join(matrix.study.output, "configs", f"{cell.name}.yaml")
-
-
-def finished(matrix: Matrix, cell: Cell) -> bool:
-    """Whether the checkpoint of the last step is there: it is written last, and whole or not at all."""
-    return os.path.isfile(os.path.join(files(matrix, cell).checkpoints, f"step_{cell.steps}", "manifest.json"))
+        files(matrix, cell).write_config(lambda line: print(line, file=sys.stderr))
 
 
 def _run(matrix: Matrix, cell: Cell, options: Options, progress: Progress) -> bool:
-    """Run one cell to its end. False if it failed, which is printed; its log holds the reason."""
-    if finished(matrix, cell):
+    """Run one cell to its end. False if it failed, which is printed; its log holds the reason. The study goes on."""
+    own = files(matrix, cell)
+    if own.is_finished:
         progress.passed(cell)
         return True
-    log = os.path.join(matrix.study.output, "logs", f"{cell.name}.txt")
-    command = [sys.executable, "-c", RUN, options.target, "-p", _config(matrix, cell), "-m", "train_and_eval"]
-    # A run is one process: the rank that torchrun gave this one is not the run's.
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
-    with open(log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
-        child = subprocess.Popen(
-            [*command, "-o", folder(matrix, cell)], stdout=out, stderr=out, env=environment, start_new_session=True
-        )
-        with _handed_on(child):
-            while child.poll() is None:
-                progress.update(cell, _last_step(folder(matrix, cell)))
-                time.sleep(POLL)
-    if child.returncode == Busy.exit_code:
+    try:
+        code = _call(own, options, progress)
+    except OSError as e:  # no room for its log, no process to be had
+        progress.failed(cell, f"(not begun): {explain_os_error(e)}")
+        return False
+    if code == Busy.exit_code:
         progress.passed(cell, "busy       another process is at")
         return True
-    if child.returncode == 0 and finished(matrix, cell):
-        progress.ended(cell, final_loss(folder(matrix, cell), cell.steps))
+    if code == 0 and own.is_finished:
+        progress.ended(cell, own.final_loss)
         return True
-    progress.failed(cell, child.returncode, log)
+    progress.failed(cell, f"(exit code {code}): {last_words(own.log)}")
     return False
+
+
+def _call(own: CellFiles, options: Options, progress: Progress) -> int:
+    """Run one cell in a process of its own; its exit code.
+
+    Raises:
+        OSError: its log cannot be written, or no process can be made.
+    """
+    code = RUN.format(parent=os.getpid())
+    command = [sys.executable, "-c", code, options.target, "-p", own.config, "-m", "train_and_eval", "-o", own.folder]
+    # A run is one process: the rank that torchrun gave this one is not the run's.
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    with open(own.log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
+        child = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
+        with _handed_on(child):
+            while child.poll() is None:
+                progress.update(own.cell, _last_step(own.run.metrics))
+                time.sleep(POLL)
+    return child.returncode
 
 
 @contextlib.contextmanager
@@ -196,40 +174,53 @@ def _handed_on(child: subprocess.Popen):
         signal.signal(signal.SIGTERM, before)
 
 
-def _last_step(run_folder: str) -> int:
+def _last_step(metrics: str) -> int:
+    """The step of a log's last record, for the live line; 0 where it cannot be told."""
     try:
-        with open(RunFolder(run_folder).metrics, "rb") as file:
-            file.seek(max(0, os.path.getsize(file.name) - 4096))
-            return json.loads(file.read().splitlines()[-1])["step"]
-    except (OSError, ValueError, IndexError):
+        with open(metrics, "rb") as file:
+            file.seek(max(0, os.path.getsize(metrics) - 4096))
+            step = json.loads(file.read().splitlines()[-1])["step"]
+    except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return 0
+    return step if isinstance(step, int) and 0 <= step < 2**53 else 0
 
 
 def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> None:
     output = matrix.study.output
     wanted = [c for cells in matrix.settings for c in cells if _wanted(matrix, cells, c)]
-    open_ = [c.name for c in wanted if not finished(matrix, c)]
+    open_ = [c.name for c in wanted if not files(matrix, c).is_finished]
+    report, problem = os.path.join(output, "report.html"), None
     if len(open_) < len(wanted):
-        from modelzoo.study import report
-
-        shown = [(folder(matrix, c), c.label) for c in wanted if finished(matrix, c) and c.peak == _peak(matrix, c)]
-        rates: dict[str, dict[float, float]] = {}
-        for cell in matrix.cells:
-            loss = final_loss(folder(matrix, cell), cell.steps)
-            if cell.seed == matrix.study.seeds[0] and cell.peak is not None and loss is not None:
-                rates.setdefault(cell.label, {})[cell.peak] = loss
-        name = os.path.splitext(os.path.basename(path))[0]
         print(f"done       {len(wanted) - len(open_)} of {len(wanted)} runs")
-        print(report.write_study(shown, rates, os.path.join(output, "report.html"), name))
+        try:
+            print(_report(matrix, wanted, report, os.path.splitext(os.path.basename(path))[0]))
+        except UserError as e:  # the runs that failed are named all the same
+            problem = f"{report}: not written: {e}; the same command writes it, and skips the finished runs"
+    lines = [problem] if problem else []
     if failed:
-        raise UserError(
+        lines.append(
             f"{len(failed)} of {len(wanted)} runs failed: {', '.join(failed)}; their output is in "
             f"{os.path.join(output, 'logs')}; the same command tries them again and skips the finished ones"
         )
+    if lines:
+        raise UserError("\n".join(lines))
     if open_:
         print(f"open       {len(open_)} runs of other shares; the share that ends last writes the report again")
     if len(open_) < len(wanted):
-        print(f"next       open {os.path.join(output, 'report.html')} in a browser")
+        print(f"next       open {report} in a browser")
+
+
+def _report(matrix: Matrix, wanted: list[Cell], path: str, name: str) -> str:
+    """Write the report of the finished runs; what was written, in words."""
+    from modelzoo.study import report
+
+    done = [c for c in wanted if files(matrix, c).is_finished and c.peak == _peak(matrix, c)]
+    rates: dict[str, dict[float, float]] = {}
+    for cell in matrix.cells:
+        first = cell.seed == matrix.study.seeds[0]
+        if first and cell.peak is not None and (loss := files(matrix, cell).final_loss) is not None:
+            rates.setdefault(cell.label, {})[cell.peak] = loss
+    return report.write_study([(files(matrix, c).folder, c.label) for c in done], rates, path, name)
 
 
 def _peak(matrix: Matrix, cell: Cell) -> float | None:

@@ -60,13 +60,18 @@ def _train(
     run = build_run(config, choice)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
-    _load_start(run, start, fingerprint, options.strict)
-    changes = resume.check_changes(folder, config, run.optimizer_step) if start.own else {}
-    if run.step >= stop:
+    _load_start(run, start, shards, fingerprint, options.strict)
+    changes = resume.check_changes(folder, config, run) if start.own else {}
+    if run.step >= stop and not run.unassessed:
+        if start.own:
+            checkpoint.prepare(folder.checkpoints)
         out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
         if changes:
-            out.note(f"           it was trained otherwise than this config says: {resume.name_changes(changes)}")
+            out.note("           it was trained otherwise than this config says:")
+        for line in resume.describe_changes(changes):
+            out.note(line)
         return
+    trackers.require_packages(init)
     if options.restart and folder.holds_a_run:
         out.note(f"moved      the run that was here to {folder.move_aside()}")
     _note_start(run, start, changes, choice, out)
@@ -81,6 +86,7 @@ def _train(
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events))
+    launch.check_written(folder, done.saved)
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 
@@ -94,17 +100,18 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     return score
 
 
-def _load_start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
+def _load_start(run: TrainState, start: Start, shards: Shards, fingerprint: str, strict: bool) -> None:
     """Load the checkpoint and adapters that `run` starts from."""
     if not start.own:
         load_adapters(run.model, run.init)
     if start.path is None:
         return
     if start.own:
-        state.restore(run, start.path, *checkpoint.load(start.path), fingerprint, strict=strict)
+        files, saved = checkpoint.load(start.path)
+        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), strict=strict)
     else:
         files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
-        state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
+        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), start.states, strict)
 
 
 def _note_start(

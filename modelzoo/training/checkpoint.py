@@ -8,24 +8,59 @@ previous one. No pickle is read or written. Tensors are named by parameter, so n
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import safetensors
 import safetensors.torch
+from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import read_json_object, sha256, sync
+from modelzoo.files import sync
+from modelzoo.reading import open_regular
+from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
 _STEP = re.compile(r"step_(\d+)(\.replaced)?$")
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced"
+_MISSING = "missing; not a checkpoint of this trainer, or an unfinished one"
+_OTHER = "is not what this trainer writes; it was changed"
+
+
+class NotWritten(UserError):
+    """A checkpoint cannot be written; what was there before is as it was."""
+
+
+class FileFacts(Record):
+    """What the manifest holds of a file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sha256: str
+    bytes: Annotated[int, Field(ge=0)]
+
+
+class Manifest(Record):
+    """manifest.json."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    files: dict[str, FileFacts]
+
+
+class SavedState(Record):
+    """What every reader needs of state.json; `checkpoint_state.CheckpointState` is all of it."""
+
+    global_step: Annotated[int, Field(ge=0)]
+    finite: bool
 
 
 def save(
@@ -39,7 +74,7 @@ def save(
         keep: how many to keep; None keeps all.
 
     Raises:
-        UserError: the disk is full or the folder cannot be written; what was there before is untouched.
+        NotWritten: the disk is full or the folder cannot be written; what was there before is untouched.
     """
     target, temporary = _folder(root, step), os.path.join(root, f"{_TEMPORARY}step_{step}.{os.getpid()}")
     try:
@@ -55,14 +90,14 @@ def save(
         _write_json(os.path.join(temporary, STATE), state)
         names = sorted(os.listdir(temporary))
         sums = {
-            n: {"sha256": sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
+            n: {"sha256": _sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
             for n in names
         }
         _write_json(os.path.join(temporary, MANIFEST), {"format": FORMAT, "files": sums})
         for name in (*names, MANIFEST):
             sync(os.path.join(temporary, name))
         sync(temporary)
-        if os.path.exists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
+        if os.path.lexists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
             os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one is there
         os.rename(temporary, target)
         sync(root)
@@ -75,16 +110,34 @@ def save(
             or "No space" in str(e)
             or "too large" in str(e)
         )
-        reason = "the disk is full" if full else str(e)
-        last = newest(root)[0]
-        raise UserError(
+        reason = "the disk is full" if full else " ".join(str(e).split())
+        last = None
+        with contextlib.suppress(OSError):
+            last = newest(root)[0]
+        raise NotWritten(
             f"{target}: checkpoint not written: {reason}; "
             + (f"the last good one is {last}" if last else "there is no earlier one")
             + ("; free some space and run the same command again" if full else "")
         ) from None
     if keep is not None:
-        _rotate(root, keep, step, bool(state.get("finite")))
+        with contextlib.suppress(OSError):  # what cannot be removed now is removed at a later save
+            _rotate(root, keep, step, bool(state.get("finite")))
     return target
+
+
+def prepare(root: str) -> None:
+    """Make the folder of a run's checkpoints, and clear what killed runs left in it.
+
+    Raises:
+        UserError: it cannot be made or written: better before the first step than after the first hour.
+    """
+    try:
+        os.makedirs(root, exist_ok=True)
+        clean(root)
+        if not os.access(root, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), root)
+    except OSError as e:
+        raise UserError(f"{root}: cannot hold checkpoints ({e.strerror}); give another -o") from None
 
 
 def steps(root: str) -> list[int]:
@@ -119,50 +172,75 @@ def whole(root: str) -> list[str]:
     return [path for step in steps(root) if _whole(path := _folder(root, step))]
 
 
-def verify(path: str) -> dict:
+def verify(path: str) -> Manifest:
     """Check every file against the manifest; returns the manifest.
 
     Raises:
-        UserError: not a checkpoint, or the file that is missing, cut short or changed.
+        UserError: not a checkpoint, or the file that is missing, cannot be read, was cut short or changed.
     """
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint folder{_nearby(path)}")
-    manifest = _read_json(os.path.join(path, MANIFEST))
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: checkpoint format {manifest.get('format')!r}; this version reads {FORMAT}")
-    try:
-        facts = [(name, of["bytes"], of["sha256"]) for name, of in manifest["files"].items()]
-        names = {name for name, _, _ in facts}
-        if STATE not in names or manifest.keys() != {"format", "files"}:
-            raise KeyError
-    except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{os.path.join(path, MANIFEST)}: is not what this trainer writes; it was changed") from None
-    for name, size, digest in facts:
-        file = os.path.join(path, name)
-        if not os.path.isfile(file):
-            raise UserError(f"{file}: missing from the checkpoint")
-        if os.path.getsize(file) != size:
-            raise UserError(
-                f"{file}: {os.path.getsize(file)} bytes where {size} were written; it was cut short or changed"
-            )
-        if sha256(file) != digest:
-            raise UserError(f"{file}: its SHA-256 differs from the manifest's; it was changed after it was written")
+    file = os.path.join(path, MANIFEST)
+    found = read_json(file, _MISSING)
+    if isinstance(found, dict) and found.get("format") != FORMAT:
+        raise UserError(f"{path}: checkpoint format {found.get('format')!r}; this version reads {FORMAT}")
+    manifest = check_record(found, Manifest, file, _OTHER)
+    if STATE not in manifest.files:
+        raise UserError(f"{file}: names no {STATE}; {_OTHER}")
+    for name, facts in manifest.files.items():
+        if not is_inside(name):
+            raise UserError(f"{file}: names {name[:80]!a}, which is not in the checkpoint's folder; {_OTHER}")
+        _check_file(os.path.join(path, name), facts)
     return manifest
 
 
-def load(path: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """A verified checkpoint: tensors by file stem and name, on the CPU, and the state."""
-    manifest = verify(path)
-    stems = [n.removesuffix(".safetensors") for n in manifest["files"] if n.endswith(".safetensors")]
+def _check_file(path: str, facts: FileFacts) -> None:
+    """Hold a file to what the manifest says of it; one that cannot be read is as good as damaged."""
     try:
-        files = {stem: safetensors.torch.load_file(os.path.join(path, f"{stem}.safetensors")) for stem in stems}
-    except safetensors.SafetensorError as e:
-        raise UserError(f"{path}: {e}") from None
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            if size != facts.bytes:
+                raise UserError(f"{path}: {size} bytes where {facts.bytes} were written; it was cut short or changed")
+            if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
+                raise UserError(f"{path}: its SHA-256 differs from the manifest's; it was changed after it was written")
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing from the checkpoint") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+
+
+def _sha256(path: str) -> str:
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def load(path: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """A verified checkpoint: tensors by file stem and name, on the CPU, and the state.
+
+    Raises:
+        UserError: of `verify`, or a file that holds no tensors.
+    """
+    manifest = verify(path)
+    stems = [n.removesuffix(".safetensors") for n in manifest.files if n.endswith(".safetensors")]
+    files = {}
+    for stem in stems:
+        file = os.path.join(path, f"{stem}.safetensors")
+        try:
+            files[stem] = safetensors.torch.load_file(file)
+        except (safetensors.SafetensorError, OSError, ValueError, KeyError, RuntimeError) as e:
+            raise UserError(f"{file}: cannot be read ({' '.join(str(e).split())[:120]})") from None
+    if "model" not in files:
+        raise UserError(f"{path}: has no model.safetensors; {_OTHER}")
     return files, read_state(path)
 
 
 def read_state(path: str) -> dict[str, Any]:
-    return _read_json(os.path.join(path, STATE))
+    """state.json of the checkpoint at `path`.
+
+    Raises:
+        UserError: it is not there, cannot be read, or is not what this trainer writes.
+    """
+    return read_record(os.path.join(path, STATE), SavedState, _MISSING, _OTHER).model_dump()
 
 
 def clean(root: str) -> None:
@@ -170,13 +248,22 @@ def clean(root: str) -> None:
     for name in os.listdir(root):
         path, target = os.path.join(root, name), os.path.join(root, name.removesuffix(_REPLACED))
         if name.startswith(_TEMPORARY):
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         elif path != target and _STEP.match(name):
             if _whole(target):
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
             else:
-                shutil.rmtree(target, ignore_errors=True)
+                _remove(target)
                 os.rename(path, target)
+
+
+def _remove(path: str) -> None:
+    """Remove a folder, or a file or link in its place, as far as that can be; a link's target stays."""
+    if os.path.islink(path) or os.path.isfile(path):
+        with contextlib.suppress(OSError):
+            os.remove(path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _whole(path: str) -> bool:
@@ -189,13 +276,15 @@ def _whole(path: str) -> bool:
 
 def _rotate(root: str, keep: int, written: int, finite: bool) -> None:
     have = [s for s in steps(root) if os.path.isdir(_folder(root, s))]
+    # Above what was just written lies what the run passed over when it went back. Damaged, it would count for ever.
+    have = [s for s in have if s <= written or _whole(_folder(root, s))]
     last = written if finite else next((s for s in reversed(have) if _finite(_folder(root, s))), None)
     for step in set(have) - {*have[-keep:], written, last}:
         # renamed first: a kill while deleting must not leave something that looks like a checkpoint
         doomed = os.path.join(root, f"{_TEMPORARY}old_{step}.{os.getpid()}")
         with contextlib.suppress(OSError):  # what cannot be removed now is removed at a later save
             os.rename(_folder(root, step), doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(doomed)
 
 
 def _finite(path: str) -> bool:
@@ -207,11 +296,6 @@ def _write_json(path: str, value: Mapping[str, Any]) -> None:
     with open(path, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1)
         file.write("\n")
-
-
-def _read_json(path: str) -> dict:
-    missing = "missing; not a checkpoint of this trainer, or an unfinished one"
-    return read_json_object(path, missing, "is not what this trainer writes")
 
 
 def _nearby(path: str) -> str:

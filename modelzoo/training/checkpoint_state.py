@@ -1,38 +1,77 @@
 """The content of a checkpoint's state.json, whoever writes it: training, an import, Model Zoo's .mdl. No torch."""
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
 
 from modelzoo import version
+from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Init
+from modelzoo.config.load import validate
+from modelzoo.config.trainer import Config, Init
+from modelzoo.records import Record, check_record
+from modelzoo.redact import redact_values
 
 ADAPTERS = ("soft_prompt", "lora")  # sections of trainer.init that add parameters to the model
-_NEEDED = ("global_step", "dataset", "model", "sparsity", "seed", "optimizer", "finite", "loss_scale")
+Count = Annotated[int, Field(ge=0)]
 
 
-@dataclass(frozen=True)
-class CheckpointState:
+class Scale(Record):
+    """A loss scale."""
+
+    scale: Annotated[float, Field(gt=0)]
+    good_steps: Count
+    dynamic: bool | None = None  # older checkpoints lack it
+
+
+class LoRAFacts(Record):
+    """What a resumed run compares of `trainer.init.lora`."""
+
+    r: Annotated[int, Field(gt=0)]
+    alpha: float
+
+
+class LogFacts(Record):
+    """A log as it was when its checkpoint was written."""
+
+    bytes: Count
+    sha256: str
+    unwritten: str = ""  # the end of these bytes, which the file did not take
+
+
+class CheckpointState(Record):
     """All of a checkpoint that is not a tensor. The defaults are what older checkpoints, which lack the key, meant."""
 
-    global_step: int  # batches taken, skipped ones included
+    global_step: Count  # batches taken, skipped ones included
     dataset: str  # fingerprint of the training data, in which global_step is the position
-    model: Mapping[str, Any]  # trainer.init.model, and so on
-    sparsity: list[Mapping[str, Any]]
+    model: dict[str, Any]  # trainer.init.model, and so on
+    sparsity: list[dict[str, Any]]
     seed: int
     optimizer: str | None  # its class; None: no optimizer state
     finite: bool  # whether every weight is
-    loss_scale: Mapping[str, Any]  # scale, good_steps, dynamic
-    skipped: int = 0
-    unmended: int = 0  # TrainState.unavoidable; the key is the file format's
-    tokens: int = 0
-    churn: int = 0
-    flops: tuple[int, ...] = ()  # as run, dense-equivalent
+    loss_scale: Scale
+    skipped: Count = 0
+    unmended: Count = 0  # TrainState.unavoidable; the key is the file format's
+    tokens: Count = 0
+    churn: Count = 0
+    flops: Annotated[list[Count], Field(default_factory=list, max_length=2)]  # as run, dense-equivalent
     dtype: str | None = None  # the arithmetic of the last steps; None: not on record
     version: str | None = None  # of the code that wrote it
-    soft_prompt: Mapping[str, Any] | None = None
-    lora: Mapping[str, Any] | None = None
+    soft_prompt: dict[str, Any] | None = None
+    lora: LoRAFacts | None = None
+    config: str | None = None  # the resolved config of the run, YAML without secrets
+    config_sha256: str | None = None
+    run: str | None = None  # which run it is of: TrainState.origin
+    logs: Annotated[dict[str, LogFacts], Field(default_factory=dict)]  # by file name
+    unassessed: bool = False  # whether the validation that is due at this step has not been made
+
+    @model_validator(mode="after")
+    def _adds_up(self):
+        if max(self.skipped, self.unmended) > self.global_step:
+            raise ValueError("more steps were skipped than taken")
+        return self
 
     @classmethod
     def of(cls, init: Init, *, global_step: int, dataset: str, finite: bool, **known: Any) -> "CheckpointState":
@@ -54,16 +93,40 @@ class CheckpointState:
         """What state.json of the checkpoint at `path` holds.
 
         Raises:
-            UserError: it lacks a key, so this trainer did not write it.
+            UserError: a key is missing or has another type, so this trainer did not write it.
         """
-        if lacking := [k for k in _NEEDED if k not in saved]:
-            raise UserError(f"{path}: its state has no {lacking[0]}; it is not what this trainer writes")
-        return cls(**{f.name: saved[f.name] for f in fields(cls) if f.name in saved})
+        return check_record(dict(saved), cls, f"{path}: its state", "it is not what this trainer writes")
 
     def as_json(self) -> dict[str, Any]:
-        """The JSON for state.json, without optional keys that are None."""
+        """The JSON for state.json, without optional keys that are at their defaults."""
         order = ("global_step", "skipped", "unmended", "tokens", "churn", "flops", "finite", "loss_scale", "dtype",
-                 "optimizer", "dataset", "model", "sparsity", "seed", "version", *ADAPTERS)  # fmt: skip
-        found = {k: getattr(self, k) for k in order}
-        found["flops"] = list(self.flops)
-        return {k: v for k, v in found.items() if k not in ("dtype", "version", *ADAPTERS) or v is not None}
+                 "optimizer", "dataset", "model", "sparsity", "seed", "version", *ADAPTERS,
+                 "config", "config_sha256", "run", "logs", "unassessed")  # fmt: skip
+        found = self.model_dump(exclude_unset=True)
+        optional = ("dtype", "version", *ADAPTERS, "config", "config_sha256", "run", "logs", "unassessed")
+        return {k: found.get(k, getattr(self, k)) for k in order if k not in optional or found.get(k)}
+
+
+def record_config(config: Config | None) -> dict[str, str]:
+    """The resolved config as state.json holds it: its YAML, without secrets, and the hash of that."""
+    if config is None:
+        return {}
+    text = yaml12.dump(redact_values(config.model_dump(mode="json", by_alias=True)))
+    return {"config": text, "config_sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def read_config(path: str, saved: Mapping[str, Any]) -> Config | None:
+    """The config that the state `saved` of the checkpoint at `path` was trained with; None where it is not on record.
+
+    Raises:
+        UserError: it is not the one that was written.
+    """
+    text = saved.get("config")
+    if not isinstance(text, str):
+        return None
+    if hashlib.sha256(text.encode()).hexdigest() != saved.get("config_sha256"):
+        raise UserError(f"{path}: its config does not have the hash next to it; the state was changed")
+    try:
+        return validate(yaml12.parse(text, path), Config)
+    except UserError:  # of a version whose keys this one does not know
+        return None

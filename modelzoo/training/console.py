@@ -1,5 +1,6 @@
 """The text that a run prints: the live line, a validation's scores, the closing summary."""
 
+import os
 from dataclasses import dataclass, field
 
 from modelzoo.backends.arithmetic import Arithmetic
@@ -80,14 +81,13 @@ def describe_run(
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
     if memory:
         lines.append(f"memory     {format_size(memory)} at most")
-    lines.append(f"wrote      {folder.path}: metrics.jsonl, timing.jsonl, config.yaml")
-    if events:
-        lines.append(f"           {events}")
-    if saved:
-        lines.append(f"           {saved}")
+    files = [os.path.basename(p) for p in (folder.metrics, folder.timing, folder.config) if os.path.isfile(p)]
+    if files:
+        lines.append(f"wrote      {folder.path}: {', '.join(files)}")
+    lines += [f"           {path}" for path in (events, saved) if path and os.path.isdir(path)]
     if ended:
         lines.append(f"next       python run.py -p {folder.config} -m eval -o {folder.path}")
-        if events:
+        if events and os.path.isdir(events):
             lines.append(f"           tensorboard --logdir {events}")
     else:
         lines.append(f"go on      python run.py -p {folder.config} -m {mode} -o {folder.path}")

@@ -15,10 +15,13 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
-from modelzoo.files import write_text
-from modelzoo.progress import format_size
+from modelzoo.files import write_guarded
+from modelzoo.progress import LiveLine, format_size
+from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import TrainState
-from modelzoo.training import console, resume
+from modelzoo.training import checkpoint, console, logs, resume, trackers
+from modelzoo.training.appending import append_line, set_aside
+from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
 
@@ -44,8 +47,7 @@ def check_space(run: TrainState, root: str) -> None:
 def describe_changes(run: TrainState, changes: Mapping[str, tuple[str, str]], arithmetic: Arithmetic) -> list[str]:
     """Lines about what a run does otherwise from here on: config keys, and the arithmetic of this machine."""
     change = console.describe_arithmetic_change(arithmetic, run)
-    keys = [f"changed    from here on: {resume.name_changes(changes)}"] if changes else []
-    return keys + ([change] if change else [])
+    return resume.describe_changes(changes) + ([change] if change else [])
 
 
 def record(
@@ -57,7 +59,10 @@ def record(
     start: Start,
     changes: Mapping[str, tuple[str, str]],
 ) -> None:
-    """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl.
+    """Write config.yaml (the resolved config, reloadable) and a line of launches.jsonl, without secrets.
+
+    A secret among the config's values stays in config.yaml, which must reload, and which its owner alone may read then.
+    Logs are cut back to the step that the run is at, and the folder of checkpoints is made.
 
     Args:
         changes: config keys that the resumed run changes from here on; the former config.yaml is kept too.
@@ -66,6 +71,9 @@ def record(
         UserError: the folder cannot be written.
     """
     change = console.describe_arithmetic_change(choice.backend.arithmetic, run)
+    trackers.require_packages(run.init)
+    checkpoint.prepare(folder.checkpoints)
+    run.origin = resume.find_origin(folder, config, run, start)
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": command,
@@ -79,17 +87,39 @@ def record(
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,
+        "run": run.origin,
     }
     if not start.own:  # what the run first started from is on its first line
         line["start"] = {"path": start.path, "states": list(start.states)} if start.path is not None else None
     if changes:
         line["changes"] = {k: list(v) for k, v in changes.items()}
+    if os.path.lexists(folder.launches) and (os.path.islink(folder.launches) or not os.path.isfile(folder.launches)):
+        LiveLine().note(f"damaged    {folder.launches}: is not a file; it is {set_aside(folder.launches)} now")
     try:
         os.makedirs(folder.path, exist_ok=True)
+        append_line(folder.launches, json.dumps(redact_values(line)))
         if changes:
-            resume.keep_history(folder, run.step)
-        write_text(folder.config, dump(config, f"resolved config of `{command}`"))
-        with open(folder.launches, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            resume.keep_history(folder, run)
+        if os.path.isdir(folder.config) and not os.path.islink(folder.config):
+            LiveLine().note(f"damaged    {folder.config}: is a folder; it is {set_aside(folder.config)} now")
+        write_guarded(folder.config, dump(config, f"resolved config of `{redact_text(command)}`"))
+        facts = run.resumed_from.get("logs", {}) if start.own else {}
+        for problem in logs.cut_back(folder, run.step, {name: LogFacts(**of) for name, of in facts.items()}):
+            LiveLine().note(problem)
     except OSError as e:
-        raise UserError(f"{folder.path}: cannot be written ({e.strerror}); give another -o") from None
+        raise UserError(f"{e.filename or folder.path}: cannot be written ({e.strerror}); give another -o") from None
+
+
+def check_written(folder: RunFolder, saved: str | None) -> None:
+    """Check that what a run wrote is there still.
+
+    Args:
+        saved: its newest checkpoint.
+
+    Raises:
+        UserError: something was removed while the run went on; names it.
+    """
+    files = [folder.config, folder.launches, folder.metrics, folder.timing, *([saved] if saved else [])]
+    if gone := [path for path in files if not os.path.exists(path)]:
+        names = ", ".join(os.path.relpath(path, folder.path) for path in gone)
+        raise UserError(f"{folder.path}: {names} {'was' if len(gone) == 1 else 'were'} removed during the run")

@@ -1,18 +1,21 @@
 """The training loop: it logs, displays, assesses and saves. Every task that trains uses this one."""
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from modelzoo.backends.base import Backend
+from modelzoo.backends.step import settle
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
+from modelzoo.entry import explain_os_error
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
-from modelzoo.training.logs import LogError, Logs
+from modelzoo.training.logs import Logs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
 from modelzoo.training.signals import catch_interrupts
@@ -42,57 +45,133 @@ def fit(
 ) -> Fitted:
     """Train until step `stop`, calling `assess` each `every` steps and at the end; if it says so, the run ends there.
 
+    Whatever ends a run early (a log, the data, a validation, a loss that is not finite) leaves a checkpoint first,
+    wherever the run is between two steps.
+
     Args:
         fingerprint: of the data, for the checkpoints.
 
     Raises:
-        UserError: a log cannot be written (the step at hand is saved first, if that can be), or a checkpoint cannot.
+        UserError: a log cannot be written, the data cannot be read, a step is not finite, or a checkpoint cannot be
+            written.
     """
     init = run.init
-    tally, saved = console.Tally(run.step), None
-    events = trackers.events_folder(init, folder.path)
-    logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path))
-
-    def save() -> str | None:
-        if not backend.fetch(run):
-            out.note(f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps")
-            return None
-        return checkpoint.save(folder.checkpoints, run.step, *state.snapshot(run, fingerprint), config.keep_checkpoints)
+    tally, events = console.Tally(run.step), trackers.events_folder(init, folder.path)
+    logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note)
+    saves = _Saves(backend, run, config, folder, fingerprint, logs, out)
 
     def is_due(step: int) -> bool:
         return step == stop or any(n and step % n == 0 for n in (init.logging.log_steps, every, init.checkpoint.steps))
 
+    def assess_due() -> bool:
+        """Make the validation that is due; whether the run ends with it."""
+        saves.facts = logs.facts
+        enough = assess is not None and assess(logs, tally)
+        run.unassessed = False
+        return enough
+
     try:
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
-                saved = save()
+                saves.save()
+            if run.unassessed and (assess_due() or run.step >= stop):
+                saves.save()
+                return Fitted(tally, saves.path, None)
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 tally.add(timed)
+                run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
-                    logs.write(run.step, "train", _metrics(run, timed.step), _timing(timed))
-                    run.churn = 0
+                    metrics, run.churn = _metrics(run, timed.step), 0
+                    logs.write(run.step, "train", metrics, _timing(timed))
                 out.update(run.step, console.describe_step(run, timed, tally))
-                due = bool(every) and (run.step == stop or run.step % every == 0)
-                enough = due and assess is not None and assess(logs, tally)
+                enough = run.unassessed and assess_due()
                 last = run.step == stop or enough or bool(interrupted)
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
-                    saved = save() or saved
+                    saves.save()
                 if last:
                     break
-    except LogError as e:
-        raise UserError(f"{e}; {_saved(save, run.step)}") from None
+    except Exception as e:
+        saves.save_before(e)
+        raise
     finally:
         out.close()
         logs.close()
-    return Fitted(tally, saved, interrupted[0] if interrupted else None)
+    return Fitted(tally, saves.path, interrupted[0] if interrupted else None)
 
 
-def _saved(save: Callable[[], str | None], step: int) -> str:
-    """Save a run whose log cannot be written; returns the outcome in words."""
-    try:
-        return f"step {step} is saved in {save()}, its records are not in the log"
-    except UserError as e:
-        return str(e)
+class NotFinite(UserError):
+    """A step's loss or gradient is not finite, and the run stops with its weights as they were."""
+
+
+class _Saves:
+    """The checkpoints of a run under way."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        run: TrainState,
+        config: Config,
+        folder: RunFolder,
+        fingerprint: str,
+        logs: Logs,
+        out: Progress,
+    ):
+        self.backend, self.run, self.config, self.folder = backend, run, config, folder
+        self.fingerprint, self.logs, self.out = fingerprint, logs, out
+        self.path: str | None = None  # the newest of this launch
+        self.step = run.step  # which is on disk
+        self.facts = logs.facts  # before the validation that is under way
+
+    def save(self, finite_only: bool = False) -> str | None:
+        """Save the run as it is; None where it cannot be had from the device, or must be finite and is not."""
+        run = self.run
+        if not self.backend.fetch(run):
+            self.out.note(
+                f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps"
+            )
+            return None
+        if self.path is not None and not os.path.isdir(self.path):
+            self.out.note(f"missing    {self.path}: it was removed during the run")
+        facts = self.facts if run.unassessed else self.logs.facts  # what it has logged so far is made anew
+        files, found = state.snapshot(run, self.fingerprint, facts)
+        if finite_only and not found["finite"]:
+            return None
+        self.path = checkpoint.save(self.folder.checkpoints, run.step, files, found, self.config.keep_checkpoints)
+        self.step = run.step
+        return self.path
+
+    def save_before(self, error: Exception) -> None:
+        """Save a run that `error` ends, if it is between two steps.
+
+        Raises:
+            UserError: `error` in one line, with what became of the run; other errors are left to the caller to raise.
+        """
+        outcome = self._try_save(error)
+        if isinstance(error, UserError):
+            raise type(error)(f"{error}; {outcome}" if outcome else str(error)) from None
+        if isinstance(error, OSError) and (error.filename is not None or error.errno):
+            raise UserError(f"{explain_os_error(error)}; {outcome}" if outcome else explain_os_error(error)) from None
+        if outcome:
+            self.out.note(f"note       {outcome}")
+
+    def _try_save(self, error: Exception) -> str:
+        """The outcome in words; empty where there is nothing to add."""
+        run = self.run
+        if isinstance(error, checkpoint.NotWritten):
+            return ""
+        if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
+            return "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
+        try:
+            settle(run)
+            if run.step == self.step and not run.unassessed:
+                return f"step {run.step} is saved" if self.path else ""
+            saved = self.save(finite_only=True)
+        except Exception as e:  # the first error is the one to report; whatever becomes of this one goes with it
+            return " ".join(str(e).split())
+        if saved is None:
+            return f"step {run.step} is not saved: its weights are not finite, or not at hand"
+        late = ", its records with it" if any(f.unwritten for f in self.logs.facts.values()) else ""
+        return f"step {run.step} is saved in {saved}{late}"
 
 
 def iterate_steps(
@@ -113,21 +192,23 @@ def iterate_steps(
     """
     begin = ready = time.perf_counter()
     last_read, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
-    for batch in backend.batches(run, shards, stop):
+    for batch in shards.holding.watch(backend.batches(run, shards, stop)):
         fetched = time.perf_counter()
         waiting += fetched - ready
         avoidable = run.loss_scale.can_fall  # read before the step, which lowers the scale if it overflows
         queued = run.tokens - tokens
+        run.stepping = True
         if is_due(run.step + 1) or fetched - last_read >= READ_EVERY:
             last_read, step = fetched, backend.train_step(run, batch, micro_batches)
         else:
             step = backend.queue_step(run, batch, micro_batches)
         ready = time.perf_counter()
-        if step is None:
-            continue
-        if step.skipped and not avoidable:
+        if step is not None and step.skipped and not avoidable:
             run.unavoidable += 1
             _check_nonfinite(run, step)
+        run.stepping = False
+        if step is None:
+            continue
         yield Timed(step, ready - begin, waiting, queued + step.tokens, run.step - taken)
         begin = ready = time.perf_counter()
         waiting, taken, tokens = 0.0, run.step, run.tokens
@@ -137,12 +218,12 @@ def _check_nonfinite(run: TrainState, step: Step) -> None:
     loop = run.init.loop
     what = f"step {run.step}: loss {step.loss}, gradient norm {step.grad_norm}"
     if loop.on_nonfinite == "stop":
-        raise UserError(
+        raise NotFinite(
             f"{what}: not finite, so the run stops with its weights as they were; lower the learning rate or "
             "set max_gradient_norm, or skip such steps with trainer.init.loop.on_nonfinite: skip"
         )
     if run.unavoidable > loop.max_skipped_steps:
-        raise UserError(
+        raise NotFinite(
             f"{what}: not finite, and loop.max_skipped_steps {loop.max_skipped_steps} are used up; "
             "lower the learning rate"
         )

@@ -4,22 +4,33 @@ The same command given again resumes exactly, so the folder's own checkpoint has
 names. Whatever would abandon a run in the folder needs --restart, which moves that run aside.
 """
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from modelzoo.config import differences
 from modelzoo.config.errors import UserError
 from modelzoo.config.idle import NO_EFFECT
 from modelzoo.config.trainer import ALL_STATES, Config, Init
-from modelzoo.files import write_text
+from modelzoo.files import write_guarded
+from modelzoo.reading import read_bytes
+from modelzoo.redact import redact_values
 from modelzoo.sparsity.schedules import held
-from modelzoo.training import checkpoint
+from modelzoo.train_state import TrainState
+from modelzoo.training import checkpoint, checkpoint_state
 from modelzoo.training.run_folder import RunFolder
 
 FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: a resumed run may change them
 FIXED = ("trainer.init.sparsity", "trainer.init.seed", "trainer.init.soft_prompt", "trainer.init.lora")
+
+NOT_OF_A_RUN = (  # keys that do not tell one run from another
+    *differences.ELSEWHERE, "trainer.init.backend", "trainer.init.checkpoint", "trainer.init.device",
+    "trainer.init.loop.max_steps", "trainer.init.loop.num_steps", "trainer.init.loop.num_epochs",
+    "trainer.fit.ckpt_path",
+)  # fmt: skip
 
 
 class Start(NamedTuple):
@@ -103,10 +114,24 @@ def check_unbegun(folder: RunFolder, config: Config) -> None:
 
 
 def config_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
-    """The keys that differ, with the values before and now as text, but for those that have no effect."""
+    """The keys that differ, with the values before and now as text, but for those that have no effect. No secrets."""
     idle = {key for keys in NO_EFFECT.values() for key in keys}
-    found = differences.keys([before, now])
-    return {k: (a, b) for k, (a, b) in found.items() if k.rpartition(".")[2] not in idle}
+    found = {}
+    for key, (a, b) in differences.keys([before, now]).items():
+        a, b = _redact(key, a), _redact(key, b)
+        if a != b and key.rpartition(".")[2] not in idle:
+            found[key] = a, b
+    return found
+
+
+def _redact(key: str, text: str) -> str:
+    """The JSON of a value (or "-" for none), without secrets: a checkpoint holds none either."""
+    return text if text == "-" else json.dumps(redact_values(json.loads(text), key))
+
+
+def describe_changes(changes: Mapping[str, tuple[str, str]]) -> list[str]:
+    """A line for each key that a resumed run changes from here on."""
+    return [f"changed    {key}: {a} -> {b}" for key, (a, b) in changes.items()]
 
 
 def name_changes(changes: Mapping[str, tuple[str, str]], most: int = 6) -> str:
@@ -115,14 +140,27 @@ def name_changes(changes: Mapping[str, tuple[str, str]], most: int = 6) -> str:
     return ", ".join(shown) + (f" and {len(changes) - most} more" if len(changes) > most else "")
 
 
-def check_changes(folder: RunFolder, now: Config, step: int) -> dict[str, tuple[str, str]]:
-    """The config keys that a run, resumed at optimizer step `step`, changes: before and now.
+def check_changes(folder: RunFolder, now: Config, run: TrainState) -> dict[str, tuple[str, str]]:
+    """The config keys that a resumed run changes: before and now.
+
+    They are held to the config in the checkpoint that it resumes. An older checkpoint has none; its folder's
+    config.yaml, which may have been edited since, takes its place.
 
     Raises:
-        UserError: a change that contradicts the checkpoint: its masks, its seed, its adapters.
+        UserError: a change that contradicts the checkpoint: its masks, its seed, its adapters; or the checkpoint is
+            another run's.
     """
-    before = folder.read_config()
+    saved, step = run.resumed_from, run.optimizer_step
+    known = _last_origin(folder)
+    if known is not None and saved.get("run") not in (None, known):
+        raise UserError(
+            f"{folder.checkpoints}: its newest checkpoint, step_{run.step}, is of another run than {folder.launches} "
+            f"({saved['run']}, not {known}); remove it, or start a run from it: another -o with --checkpoint_path"
+        )
+    where = f"{folder.checkpoints}: step_{run.step}"
+    before = checkpoint_state.read_config(where, saved) or folder.read_config()
     if before is None:
+        _check_recorded(where, saved, now.trainer.init)
         return {}
     changes = config_changes(before, now)
     wrong = {k: v for k, v in changes.items() if k.startswith(FIXED) and not re.search(FREE, k)}
@@ -137,6 +175,38 @@ def check_changes(folder: RunFolder, now: Config, step: int) -> dict[str, tuple[
     return changes
 
 
+def _check_recorded(where: str, saved: Mapping[str, Any], now: Init) -> None:
+    """Hold the seed and the algorithms to a checkpoint that holds no config, in a folder without one."""
+    before = [saved["seed"], [g.get("algorithm") for g in saved["sparsity"]]]
+    ours = [now.seed, [g.algorithm for g in now.sparsity]]
+    for name, a, b in zip(("seed", "sparsity"), before, ours, strict=True):
+        if a != b:
+            raise UserError(f"{where}: was trained with trainer.init.{name} {a}, the config says {b}; take its value")
+
+
+def find_origin(folder: RunFolder, config: Config, run: TrainState, start: Start) -> str:
+    """Which run this is: the hash of what it began with, the same wherever and whenever the same run begins.
+
+    Lengths, places and what is logged or saved are left out: they do not change what a step computes.
+    """
+    known = (run.resumed_from.get("run") or _last_origin(folder)) if start.own else None
+    if known is not None:
+        return known
+    table = differences.flat(config.model_dump(mode="json", by_alias=True))
+    facts = {k: v for k, v in table.items() if not k.startswith(NOT_OF_A_RUN)}
+    begun = None
+    if start.path is not None:
+        file = os.path.join(start.path, checkpoint.MANIFEST)
+        begun = hashlib.sha256(read_bytes(file)).hexdigest() if os.path.isfile(file) else os.path.basename(start.path)
+    text = json.dumps([facts, begun, list(start.states)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _last_origin(folder: RunFolder) -> str | None:
+    found = (line.get("run") for line in reversed(folder.read_launches()))
+    return next((x for x in found if isinstance(x, str)), None)
+
+
 def _same_levels(before: Init, now: Init, step: int) -> bool:
     """Whether two sparsity sections ask for the same share of weights off after `step` steps."""
     return len(before.sparsity) == len(now.sparsity) and all(
@@ -144,12 +214,20 @@ def _same_levels(before: Init, now: Init, step: int) -> bool:
     )
 
 
-def keep_history(folder: RunFolder, step: int) -> None:
-    """Keep config.yaml, which is about to change, as config.until_<step>.yaml."""
-    name, number = os.path.join(folder.path, f"config.until_{step}"), 1
+def keep_history(folder: RunFolder, run: TrainState) -> None:
+    """Keep the config that the run had until now, which is about to change, as config.until_<step>.yaml.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    text = run.resumed_from.get("config")
+    if text is None:  # an older checkpoint's
+        if not os.path.isfile(folder.config):
+            return
+        text = read_bytes(folder.config).decode(errors="replace")
+    name, number = os.path.join(folder.path, f"config.until_{run.step}"), 1
     target = f"{name}.yaml"
-    while os.path.exists(target):
+    while os.path.lexists(target):
         number += 1
         target = f"{name}_{number}.yaml"
-    with open(folder.config, encoding="utf-8") as file:
-        write_text(target, file.read())
+    write_guarded(target, text)

@@ -9,18 +9,43 @@ evaluation/              scores on tasks, with predictions; eval.json: loss on t
 before_1/                an earlier run, moved aside by --restart
 """
 
+import contextlib
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
-from modelzoo.files import read_json_lines
 from modelzoo.lock import lock_folder
+from modelzoo.reading import parse_json, read_bytes
+from modelzoo.records import Record, check_record
 
 CONFIG, STATE = "config.yaml", "state.json"
+
+
+class Begun(Record):
+    """What a run first started from."""
+
+    path: str
+    states: list[str]
+
+
+class Launch(Record):
+    """A line of launches.jsonl: one command that trained in the folder. Older ones lack some keys."""
+
+    command: str = ""
+    time: str = ""
+    device: str = ""
+    torch: str = ""
+    notes: Annotated[list[str], Field(default_factory=list)]
+    from_step: Annotated[int, Field(ge=0)] = 0
+    run: str | None = None
+    start: Begun | None = None
+    changes: Annotated[dict[str, list[str]], Field(default_factory=dict)]
 
 
 @dataclass(frozen=True)
@@ -111,9 +136,18 @@ class RunFolder:
         """Whether a run, or an imported checkpoint, is here."""
         return os.path.exists(self.config) or os.path.exists(self.checkpoints) or self.begun
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder against other processes (`lock.lock_folder`)."""
-        return lock_folder(self.path)
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder, and that of its checkpoints if it is elsewhere, against other processes.
+
+        Raises:
+            Busy: another process holds one of them.
+        """
+        with contextlib.ExitStack() as held:
+            held.enter_context(lock_folder(self.path))
+            if self.checkpoint_root is not None and not _contains(self.path, self.checkpoint_root):
+                held.enter_context(lock_folder(self.checkpoint_root))
+            yield
 
     def read_config(self) -> Config | None:
         """The config that the run was last trained with; None where there is none.
@@ -124,11 +158,15 @@ class RunFolder:
         return load(self.config, Config) if os.path.exists(self.config) else None
 
     def read_launches(self) -> list[dict[str, Any]]:
-        """The lines of launches.jsonl, oldest first; half-written ones are left out."""
-        try:
-            return read_json_lines(self.launches)
-        except FileNotFoundError:
-            return []
+        """The lines of launches.jsonl, oldest first; half-written ones and what is no launch are left out."""
+        found = []
+        with contextlib.suppress(OSError):
+            for line in read_bytes(self.launches).splitlines():
+                with contextlib.suppress(ValueError, UserError):
+                    found.append(
+                        check_record(parse_json(line), Launch, self.launches, "").model_dump(exclude_unset=True)
+                    )
+        return found
 
     def move_aside(self) -> str:
         """Move the run that is here into before_N, so that another may begin; nothing is deleted.
@@ -158,6 +196,12 @@ class RunFolder:
         except OSError as e:
             raise UserError(f"{self.path}: cannot be moved aside ({e.strerror}); give another -o") from None
         return aside
+
+
+def _contains(folder: str, path: str) -> bool:
+    """Whether `path` is in `folder`, or is it."""
+    above, below = os.path.realpath(folder), os.path.realpath(path)
+    return os.path.commonpath([above, below]) == above
 
 
 def _move(source: str, target: str) -> None:

@@ -1,6 +1,7 @@
 """Make a checkpoint's content from a run, and restore a run from it: every check comes before the first change."""
 
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask,
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import TrainState
-from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.checkpoint_state import CheckpointState, LogFacts, LoRAFacts, Scale, record_config
 from modelzoo.training.required import require_optimizer
 
 # A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
@@ -23,8 +24,14 @@ OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
 
-def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once."""
+def snapshot(
+    run: TrainState, fingerprint: str, logs: Mapping[str, LogFacts] = MappingProxyType({})
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once.
+
+    Args:
+        fingerprint: of the data. logs: how long each log is now, by file name.
+    """
     names = {p: n for n, p in run.model.named_parameters()}
     model = {n: run.sparsity.whole(p, p.detach()) for p, n in names.items()} | run.sparsity.state_dict()
     moments = {
@@ -42,11 +49,15 @@ def snapshot(run: TrainState, fingerprint: str) -> tuple[dict[str, dict[str, Ten
         unmended=run.unavoidable,
         tokens=run.tokens,
         churn=run.churn,
-        flops=(run.ledger.sparse, run.ledger.dense),
+        flops=[run.ledger.sparse, run.ledger.dense],
         finite=all(bool(torch.isfinite(p).all()) for p in run.model.parameters()),
         loss_scale={"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
         dtype=run.dtype,
         dataset=fingerprint,
+        run=run.origin,
+        logs={name: facts.model_dump() for name, facts in logs.items()},
+        unassessed=run.unassessed,
+        **record_config(run.config),
     )
     return {"model": model, "optimizer": moments}, state.as_json()
 
@@ -99,12 +110,12 @@ def restore(
     _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None)
     _put_moments(run, moments)
     if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state.loss_scale):
-        run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale["scale"], state.loss_scale["good_steps"]
+        run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale.scale, state.loss_scale.good_steps
     if resumes:
         run.step, run.skipped, run.tokens = state.global_step, state.skipped, state.tokens
         run.churn, run.unavoidable = state.churn, state.unmended
         run.ledger = Ledger(*state.flops)
-        run.dtype_before = state.dtype
+        run.dtype_before, run.unassessed, run.resumed_from = state.dtype, state.unassessed, saved
 
 
 def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
@@ -134,9 +145,9 @@ def _put_moments(run: TrainState, moments: Mapping[nn.Parameter, Mapping[str, Te
     run.sparsity.mask_state(run.optimizer.state)  # moments may come from a run that was denser
 
 
-def _had_scale(saved: Mapping[str, Any]) -> bool:
+def _had_scale(saved: Scale) -> bool:
     """Whether a checkpoint's loss scale was found by overflows; a run that needed none saves 1."""
-    return saved.get("dynamic", saved["scale"] != 1.0 or saved["good_steps"] > 0)  # older checkpoints lack `dynamic`
+    return saved.scale != 1.0 or saved.good_steps > 0 if saved.dynamic is None else saved.dynamic
 
 
 def _check_model(
@@ -199,11 +210,11 @@ def _check_config(path: str, saved: Mapping[str, Any], model: GPTConfig) -> None
             )
 
 
-def _check_scale(path: str, saved: Mapping[str, Any] | None, init: Init) -> None:
+def _check_scale(path: str, saved: LoRAFacts | None, init: Init) -> None:
     ours = init.lora
-    if ours is not None and saved is not None and saved["alpha"] / saved["r"] != ours.scale:
+    if ours is not None and saved is not None and saved.alpha / saved.r != ours.scale:
         raise UserError(
-            f"{path}: was trained with lora.alpha {saved['alpha']}, the config says {ours.alpha}; take the checkpoint's"
+            f"{path}: was trained with lora.alpha {saved.alpha}, the config says {ours.alpha}; take the checkpoint's"
         )
 
 

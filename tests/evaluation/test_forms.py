@@ -94,9 +94,9 @@ def test_pubmedqas_test_set_comes_from_the_authors_file(tmp_path):
         ),
         (
             {"questions": {"1": {"QUESTION": "?"}, "2": question()}},
-            r"pqal_cv_500.json: 1: has no QUESTION with CONTEXTS",
+            r"pqal_cv_500.json: 1: CONTEXTS: is missing; has no QUESTION with CONTEXTS",
         ),
-        ({"questions": '{"1": {}, "1": {}}'}, r"pqal_cv_500.json: id 1 occurs twice"),
+        ({"questions": '{"1": {}, "1": {}}'}, r"pqal_cv_500.json:1: is not valid JSON: gives the key '1' twice"),
         ({"questions": "[1]"}, r"is not an object of PMID"),
     ],
 )

@@ -16,6 +16,10 @@ KNOWN = (
     ("operations", "fault70", r"RuntimeError|OSError|PermissionError|FileNotFoundError", "no file name in the error"),
     ("operations", "traceback", r"error lines", "h5py's message has two lines"),
     ("operations", "traceback", r"tensorboard|^(train|resume)", "TensorBoard's thread dies of a full disk"),
+    # an export takes an older checkpoint where the newest cannot be looked at
+    ("operations", "silent", r"^(export|score|plan).*exit code 0, but", "an unreadable newest checkpoint is not named"),
+    # a launch that is stopped after it kept the former config keeps it once more
+    ("kills|signals|operations", "silent", r"left run/config\.until_\d+_\d+\.yaml$", "config.until_N_2.yaml"),
     # without a standard error there is no `isatty`
     ("output", "fault70", r"isatty", "the live line needs a standard error"),
 )

@@ -5,6 +5,7 @@ import json
 from random import Random
 
 import h5py
+import hdf5plugin  # noqa: F401  the filter of .mdl's datasets
 import numpy as np
 
 from tests.faults.mutate_json import ODD, mutate_tree
@@ -119,6 +120,7 @@ def _change(file: h5py.File, draw: Random, outside: str) -> None:
     elif kind == 12:  # a filter that nobody has
         create = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         create.set_chunk((1, *rows.shape[1:]))
+        create.set_obj_track_times(False)
         create.set_filter(draw.choice((300, 32004, 40000)), h5py.h5z.FLAG_OPTIONAL)
         h5py.h5d.create(file.id, b"data", h5py.h5t.NATIVE_INT32, h5py.h5s.create_simple(rows.shape), create)
     elif kind == 13:

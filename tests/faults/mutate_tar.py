@@ -81,63 +81,72 @@ def _mutate_header(header: bytes, draw: Random) -> bytes:
     return _checksum(new) if draw.random() < 0.7 else new
 
 
-def mutate_tar(members: Members, draw: Random, zipped: bool) -> bytes:
+def mutate_tar(members: Members, draw: Random, zipped: bool) -> tuple[bytes, set[int]]:
     """A package of `members` that differs from `pack(members)`, in its structure or in one member's facts.
 
     Args:
         zipped: as a .tar.gz, at times of several gzip members.
+
+    Returns:
+        Its bytes, and the numbers of the members that a reader must still find, if it takes the package at all.
     """
     plain = pack(members)
     for _ in range(100):
-        found, parts = _mutate(members, plain, draw)
+        found, needed, parts = _mutate(members, plain, draw)
         if found != plain or len(parts) > 1:
-            return b"".join(gzip.compress(p, 1, mtime=0) for p in parts) if zipped else found
+            return b"".join(gzip.compress(p, 1, mtime=0) for p in parts) if zipped else found, needed
     raise AssertionError("no mutant found")
 
 
-def _mutate(members: Members, plain: bytes, draw: Random) -> tuple[bytes, list[bytes]]:
-    number = draw.randrange(len(members))
+def _mutate(members: Members, plain: bytes, draw: Random) -> tuple[bytes, set[int], list[bytes]]:
+    number, every = draw.randrange(len(members)), set(range(len(members)))
     at = headers(plain)
-    ends = [*at[1:], plain.rfind(members[-1][1][-16:]) // BLOCK * BLOCK + BLOCK]
+    ends = [*at[1:], at[-1] + BLOCK + (len(members[-1][1]) + BLOCK - 1) // BLOCK * BLOCK]
     body = plain[: ends[-1]]
     start, stop = at[number], ends[number]
+    owner = lambda byte: max(i for i, first in enumerate(at) if first <= byte)
     kind = draw.randrange(12)
+    needed = every - {number}
     if kind == 0:
         form = draw.choice((tarfile.GNU_FORMAT, tarfile.PAX_FORMAT))
         found = pack([(draw.choice(ODD_NAMES) if i == number else n, d) for i, (n, d) in enumerate(members)], form)
     elif kind == 1:
         odd = {"type": draw.choice(TYPES), "linkname": draw.choice(("/etc/passwd", members[0][0], "../../x", ""))}
-        found = pack(members, tarfile.GNU_FORMAT, {number: odd})
+        found, needed = pack(members, tarfile.GNU_FORMAT, {number: odd}), needed - {number + 1}
     elif kind == 2:
         found = pack(members, tarfile.PAX_FORMAT, {number: {"pax_headers": draw.choice(PAX)}})
-    elif kind < 5:
-        found = plain[:start] + _mutate_header(plain[start : start + BLOCK], draw) + plain[start + BLOCK :]
+    elif kind < 5:  # a header may say that its data is the next one's name
+        header = _mutate_header(plain[start : start + BLOCK], draw)
+        found, needed = plain[:start] + header + plain[start + BLOCK :], needed - {number + 1}
     elif kind == 5:  # cut: at a header, at a member's end, within, or before the end mark
-        found = draw.choice(
-            (plain[:start], plain[:stop], plain[: draw.randint(start, stop)], body, body + bytes(BLOCK))
-        )
+        cuts = (plain[:start], plain[:stop], plain[: draw.randint(start, stop)], body, body + bytes(BLOCK))
+        found, needed = draw.choice(cuts), every
     elif kind == 6:  # zeros where a header or data should be
-        at0 = draw.choice((start, start + BLOCK))
-        found = plain[:at0] + bytes(BLOCK * draw.choice((1, 2, 3))) + plain[draw.choice((at0, at0 + BLOCK)) :]
+        where = draw.choice((start, start + BLOCK))
+        after = plain[draw.choice((where, where + BLOCK)) :]
+        found = plain[:where] + bytes(BLOCK * draw.choice((1, 2, 3))) + after
+        needed = needed if where > start else every
     elif kind == 7:  # blocks lost or twice
-        b = draw.randrange(len(body) // BLOCK) * BLOCK
-        found = draw.choice((plain[:b] + plain[b + BLOCK :], plain[: b + BLOCK] + plain[b:]))
+        block = draw.randrange(len(body) // BLOCK) * BLOCK
+        found = draw.choice((plain[:block] + plain[block + BLOCK :], plain[: block + BLOCK] + plain[block:]))
+        needed = every - {owner(block)}
     elif kind == 8:  # two packages in one file
         other = pack([(f"second/{n}", d) for n, d in members])
         found = draw.choice((plain + other, body + other, plain + b"x", plain + draw.randbytes(700)))
-        cut = draw.choice((len(plain), len(body), stop)) if len(found) > len(plain) else stop
-        return found, [found[:cut], found[cut:]]
-    elif kind == 9:  # a member twice, or none at all
-        found = draw.choice(
-            (pack([*members, members[number]]), pack([]), b"", bytes(BLOCK), bytes(10240), pack([("x/", b"")]))
-        )
+        cut = draw.choice((len(plain), len(body), stop))
+        return found, every, [found[:cut], found[cut:]]
+    elif kind == 9:  # a member twice
+        found, needed = pack([*members, members[number]]), every
     elif kind == 10:
-        found = (
-            draw.randbytes(BLOCK) + plain[BLOCK:]
-            if number == 0
-            else plain[:start] + draw.randbytes(BLOCK) + plain[start + BLOCK :]
-        )
+        found, needed = plain[:start] + draw.randbytes(BLOCK) + plain[start + BLOCK :], every
     else:
-        i = draw.randrange(len(body))
-        found = plain[:i] + bytes([plain[i] ^ (1 << draw.randrange(8))]) + plain[i + 1 :]
-    return found, [found]
+        byte = draw.randrange(len(body))
+        found = plain[:byte] + bytes([plain[byte] ^ (1 << draw.randrange(8))]) + plain[byte + 1 :]
+        needed = every - {owner(byte)}
+    return found, needed, [found]
+
+
+def joined(members: Members, zipped: bool) -> bytes:
+    """Two whole packages, one after the other: valid as files of gzip, and half of their articles easily overlooked."""
+    parts = [pack(members), pack([(f"second/{n}", d) for n, d in members])]
+    return b"".join(gzip.compress(p, 1, mtime=0) for p in parts) if zipped else b"".join(parts)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from modelzoo.cli import main
+from modelzoo.lock import lock_folder
 
 
 def evaluate(world, out, *more, tasks=None) -> int:
@@ -87,6 +88,15 @@ def test_scores_of_another_task_stay_and_undefined_ones_are_left_out(world, tmp_
     assert set(found) == {"task", "alike"}
     assert found["alike"][0]["metrics"] == {} and found["alike"][0]["n"] == 3
     assert "undefined" in capsys.readouterr().out
+
+
+def test_two_processes_do_not_score_into_one_file(world, tmp_path, capsys):
+    """Each would write the tasks that it had read, and the first one's would be lost; next to a run it may go on."""
+    with lock_folder(str(tmp_path / "evaluation")):
+        assert evaluate(world, tmp_path, "--checkpoint_path", world / "run") == 75
+    assert "another process is writing it" in capsys.readouterr().err
+    with lock_folder(str(tmp_path)):
+        assert evaluate(world, tmp_path, "--checkpoint_path", world / "run") == 0
 
 
 def test_several_checkpoints_are_seeds_of_one_experiment(world, tmp_path, capsys):

@@ -246,11 +246,14 @@ def test_nan_under_the_mask_changes_nothing(kind):
     assert_same(snapshot(run), snapshot(clean))
 
 
-def test_rigl_does_not_grow_where_the_gradient_is_nan():
-    run = make_run(sparsity=ALGORITHMS["rigl"])
+@pytest.mark.parametrize("kind", [{}, {"block": [2, 2]}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_rigl_does_not_grow_where_the_gradient_is_not_finite(value, kind):
+    """An overflow under the mask is no score."""
+    run = make_run(sparsity={**ALGORITHMS["rigl"], **kind})
     poisoned = {p.name: (~p.mask).flatten().nonzero().flatten()[::2] for p in run.sparsity.parameters}
     for p in run.sparsity.parameters:
-        p.weight.register_hook(lambda g, p=p: g.flatten().index_fill(0, poisoned[p.name], float("nan")).view_as(g))
+        p.weight.register_hook(lambda g, p=p: g.flatten().index_fill(0, poisoned[p.name], value).view_as(g))
     for step in range(1, FREQ + 1):
         assert not train_step(run, batch(step), 1).skipped
     for p in run.sparsity.parameters:

@@ -1,6 +1,7 @@
 """A checkpoint is whole or not there: every damage is found and named, every kill leaves a valid state."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -127,6 +128,96 @@ def test_a_missing_step_names_its_neighbours(tmp_path):
         checkpoint.load(str(tmp_path / "step_7"))
 
 
+# --- files that cannot be read ----------------------------------------------------------------------------------------
+
+
+def unreadable(path: Path) -> None:
+    path.chmod(0)
+
+
+def a_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def a_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def a_loop(path: Path) -> None:
+    path.unlink()
+    path.symlink_to(path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json", "model.safetensors"])
+@pytest.mark.parametrize("damage", [unreadable, a_pipe, a_folder, a_loop])
+def test_what_cannot_be_read_gives_way_to_the_one_before(damage, name, tmp_path):
+    if damage is unreadable and os.geteuid() == 0:
+        pytest.skip("root reads everything")
+    save(tmp_path, 1)
+    damage(Path(save(tmp_path, 2)) / name)
+    path, (line,) = checkpoint.newest(str(tmp_path))
+    assert path == str(tmp_path / "step_1") and f"step_2/{name}" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.EACCES, errno.ESTALE, errno.EMFILE])
+@pytest.mark.parametrize("at", ["open", "read"])
+def test_every_error_of_reading_is_damage(at, code, tmp_path, monkeypatch):
+    """For each file of the newest checkpoint, at its opening and in the middle of it."""
+    save(tmp_path, 1)
+    newest = Path(save(tmp_path, 2))
+    for file in sorted(newest.iterdir()):
+        error = OSError(code, os.strerror(code), str(file))
+        with monkeypatch.context() as m:
+            if at == "open":
+                plain = os.open
+
+                def failing(path, *args, plain=plain, file=file, error=error, **kwargs):
+                    if os.fspath(path) == str(file):
+                        raise error
+                    return plain(path, *args, **kwargs)
+
+                m.setattr(os, "open", failing)
+            else:
+                from modelzoo import reading, records
+
+                def bytes_of(path, *args, plain=reading.read_bytes, file=file, error=error):
+                    if os.fspath(path) == str(file):
+                        raise error
+                    return plain(path, *args)
+
+                def digest(opened, *args, plain=hashlib.file_digest, file=file, error=error):
+                    if os.path.samestat(os.fstat(opened.fileno()), os.stat(file)):
+                        raise error
+                    return plain(opened, *args)
+
+                m.setattr(records, "read_bytes", bytes_of)
+                m.setattr(hashlib, "file_digest", digest)
+            path, (line,) = checkpoint.newest(str(tmp_path))
+        assert path == str(tmp_path / "step_1") and str(file) in line and os.strerror(code) in line
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/hostname", "a/b", "..", "", "nul\0"])
+def test_a_manifest_names_nothing_outside_its_folder(name, tmp_path):
+    path = Path(save(tmp_path, 3))
+    (tmp_path / "outside").write_text("x")
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(b"x").hexdigest(), "bytes": 1}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest.json: names .* not in the checkpoint's folder"):
+        checkpoint.load(str(path))
+
+
+def test_a_checkpoint_that_is_a_link_is_replaced_and_its_target_stays(tmp_path):
+    elsewhere = Path(save(tmp_path / "elsewhere", 2))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "step_2").symlink_to(elsewhere)
+    save(tmp_path / "run", 2)
+    assert sorted(os.listdir(tmp_path / "run")) == ["step_2"] and not (tmp_path / "run/step_2").is_symlink()
+    whole(str(elsewhere), 2)
+
+
 # --- rotation ---------------------------------------------------------------------------------------------------------
 
 
@@ -163,6 +254,37 @@ def test_rotation_passes_over_a_damaged_neighbour(tmp_path):
     for step in (3, 4):
         save(tmp_path, step, keep=1)
     whole(str(tmp_path / "step_4"), 4)
+
+
+def test_a_damaged_newest_does_not_count_for_ever(tmp_path):
+    """A run passes over it, goes back, and ends below it: it must not take the place of a whole one."""
+    for step in (1, 2, 9):
+        save(tmp_path, step)
+    (tmp_path / "step_9/state.json").write_text("{")
+    for step in (3, 4, 5):
+        save(tmp_path, step, keep=2)
+    assert checkpoint.steps(str(tmp_path)) == [4, 5, 9]
+    assert checkpoint.newest(str(tmp_path))[0] == str(tmp_path / "step_5")
+    for step in (10, 11):
+        save(tmp_path, step, keep=2)
+    assert checkpoint.steps(str(tmp_path)) == [10, 11]
+
+
+def test_a_rotation_that_fails_ends_no_run(tmp_path, monkeypatch):
+    save(tmp_path, 1)
+    plain, calls = os.listdir, []
+
+    def failing(path):
+        calls.append(path)
+        if len(calls) == 4:  # of the rotation: the two cleanings and the new checkpoint's own come first
+            raise OSError(errno.EIO, "Input/output error", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "listdir", failing)
+    save(tmp_path, 2, keep=1)
+    assert len(calls) == 4
+    monkeypatch.undo()
+    assert checkpoint.steps(str(tmp_path)) == [1, 2]
 
 
 def test_what_was_just_written_stays_among_later_steps(tmp_path):

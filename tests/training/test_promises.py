@@ -90,23 +90,6 @@ def test_restart_begins_again_and_moves_the_old_run_aside(params, tmp_path, caps
     assert run(params, folder, "--seed", 5, "--max_steps", 6) == 0 and log(folder)[-1] == 6  # the new run's newest
 
 
-@pytest.mark.parametrize(
-    "change,named",
-    [
-        ("trainer.init.sparsity.0.sparsity=0.5", "sparsity"),
-        ("trainer.init.seed=9", "seed: 1 -> 9"),
-        ("trainer.init.sparsity.0.algorithm=set", "algorithm"),
-    ],
-)
-def test_what_contradicts_the_run_is_refused(change, named, params, tmp_path, capsys):
-    folder = tmp_path / "run"
-    assert run(params, folder) == 0
-    before = files(folder)
-    capsys.readouterr()
-    assert run(params, folder, "--max_steps", 6, "--set", change) == 2
-    assert named in capsys.readouterr().err and files(folder) == before
-
-
 def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(params, folder) == 0
@@ -121,9 +104,8 @@ def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, cap
     ]
     assert run(params, folder, *more) == 0
     printed = capsys.readouterr().err
-    assert "changed    from here on: " in printed
     for part in ("optimizer.AdamW.lr: 0.01 -> 0.001", "loop.max_steps: 4 -> 6", "loop.grad_accum_steps: 1 -> 2"):
-        assert part in printed
+        assert f"changed    trainer.init.{part}\n" in printed
     was, now = (load(folder / n, Config).trainer.init.loop for n in ("config.until_4.yaml", "config.yaml"))
     assert (was.max_steps, now.max_steps) == (4, 6)
     assert "trainer.init.loop.max_steps" in RunFolder(str(folder)).read_launches()[-1]["changes"]
@@ -275,10 +257,19 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_and_a_line(params, tmp
 
     plain = Logs.__init__
 
+    class Full:
+        def __init__(self, file):
+            self.file = file
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def __getattr__(self, name):
+            return getattr(self.file, name)
+
     def on_a_full_disk(self, *args):
         plain(self, *args)
-        self._files["metrics"].close()
-        self._files["metrics"] = open("/dev/full", "w")  # noqa: SIM115
+        self._files["metrics"].file = Full(self._files["metrics"].file)
 
     with monkeypatch.context() as m:
         m.setattr(Logs, "__init__", on_a_full_disk)
@@ -286,7 +277,7 @@ def test_a_log_that_cannot_be_written_leaves_a_checkpoint_and_a_line(params, tmp
     (printed,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("error: ")]
     assert "No space left" in printed and "step 1 is saved in" in printed
     assert (tmp_path / "run/checkpoints/step_1").is_dir()
-    assert run(params, tmp_path / "run") == 0 and log(tmp_path / "run") == [2, 3, 4]
+    assert run(params, tmp_path / "run") == 0 and log(tmp_path / "run") == [1, 2, 3, 4]  # its record was in there
 
 
 def test_a_reader_that_is_gone_ends_no_run(params, tmp_path):

@@ -107,3 +107,18 @@ def test_one_that_does_not_begin_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", fake)
     with pytest.raises(UserError, match=r"WandbLogger does not begin: no key$"):
         trackers.open_all(config(loggers=["WandbLogger"]).trainer.init, str(tmp_path))
+
+
+def test_a_service_that_fails_ends_no_run_and_is_reported_once(tmp_path, monkeypatch, capsys):
+    fake = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    (tracker,) = trackers.open_all(config(loggers=["WandbLogger"]).trainer.init, str(tmp_path))
+    tracker.write(1, {"loss": 1.0})
+    fake.log = lambda *_, **__: (_ for _ in ()).throw(ConnectionError("https://me:SECRET@host is gone\nlong trace"))
+    for step in (2, 3):
+        tracker.write(step, {"loss": 1.0})
+    tracker.close()
+    err = capsys.readouterr().err
+    assert (
+        err.count("WandbLogger failed") == 1 and "from step 2 on" in err and "SECRET" not in err and "trace" not in err
+    )
