@@ -3,8 +3,9 @@
 import argparse
 import sys
 
-from modelzoo import entry, version
-from modelzoo.config.arguments import Parser, count, positive_float, positive_int, share
+from data_preprocessing import limits
+from modelzoo import entry, host, version
+from modelzoo.config.arguments import Parser, count, integer, positive_float, positive_int, share
 
 _COMMON = """
 Everything that a flag sets, a YAML can set too (--config), and --set reaches the keys that have no flag:
@@ -17,7 +18,13 @@ def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code (2 = an error that the user can correct)."""
     words = sys.argv[1:] if argv is None else argv
     printing = words[:1] in (["inspect"], ["verify"])
-    return entry.run_command(lambda: _main(words), words, "the same command goes on from here", lambda: printing)
+    try:
+        with host.interrupt_by_signals(last=argv is None):
+            return entry.run_command(
+                lambda: _main(words), words, "the same command goes on from here", lambda: printing
+            )
+    except KeyboardInterrupt:  # it came before or after the command itself
+        return entry.INTERRUPTED
 
 
 def _main(words: list[str]) -> int | None:
@@ -108,7 +115,9 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     key.add_argument("--compression", choices=("none", "gzip", "lzf"))
     key.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
     how = p.add_argument_group("how it runs (these change nothing in the output)")
-    how.add_argument("--workers", type=positive_int, metavar="N", help="processes (default: one per core)")
+    how.add_argument(
+        "--workers", type=integer(1, limits.WORKERS), metavar="N", help="processes (default: one per core)"
+    )
     how.add_argument("--engine", choices=("local", "ray"), default="local")
     how.add_argument(
         "--share",
@@ -148,8 +157,8 @@ def _download(verbs) -> None:
     p.add_argument("--pmc_group", choices=("oa_comm", "oa_noncomm", "oa_other"), default="oa_comm")
     p.add_argument("--output", required=True, metavar="DIR")
     p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as https://ftp.ncbi.nlm.nih.gov")
-    p.add_argument("--workers", type=positive_int, default=2, metavar="N", help="transfers at once (NLM asks for few)")
-    p.add_argument("--retries", type=count, default=5, metavar="N")
+    p.add_argument("--workers", type=integer(1, limits.TRANSFERS), default=2, metavar="N", help="transfers at once")
+    p.add_argument("--retries", type=integer(0, limits.RETRIES), default=5, metavar="N")
 
 
 def _tokenizer(verbs) -> None:
@@ -164,9 +173,11 @@ def _tokenizer(verbs) -> None:
     p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
-    p.add_argument("--vocab_size", type=positive_int, default=50257)
+    p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), default=50257)
     p.add_argument("--eos_token", default="<|endoftext|>")
-    p.add_argument("--megabytes", type=positive_int, default=200, help="text to read at most (training)")
+    p.add_argument(
+        "--megabytes", type=integer(1, limits.MEGABYTES), default=200, help="text to read at most (training)"
+    )
     p.add_argument("--fim", action="store_true", help="add the fill-in-the-middle tokens")
 
 
@@ -186,13 +197,14 @@ def _pack(verbs) -> None:
         help="a folder of LM shards, or .jsonl files with input_ids",
     )
     p.add_argument("--output", required=True, metavar="DIR", help="new folder of shards")
-    p.add_argument("--msl", type=positive_int, required=True)
-    p.add_argument("--eos_id", type=count, help="default: that of the input's manifest or data_params.json")
-    p.add_argument("--vocab_size", type=positive_int, help="ids from here on are refused (default: as above)")
+    p.add_argument("--msl", type=integer(1, limits.MSL), required=True)
+    ids = integer(0, limits.VOCABULARY)
+    p.add_argument("--eos_id", type=ids, help="default: that of the input's manifest or data_params.json")
+    p.add_argument("--vocab_size", type=ids, help="ids from here on are refused (default: as above)")
     p.add_argument("--objective", choices=("lm", "vsl"), default="lm")
     p.add_argument("--tail", choices=("pad", "drop"), default="pad")
     p.add_argument("--compression", choices=("none", "gzip", "lzf"), default="gzip")
-    p.add_argument("--shard_tokens", type=positive_int, default=2**23)
+    p.add_argument("--shard_tokens", type=integer(1, limits.SHARD_TOKENS), default=2**23)
 
 
 def _inspection(verbs) -> None:
@@ -226,9 +238,9 @@ def _synthetic(verbs) -> None:
         run_synthetic,
     )
     p.add_argument("--output", required=True, metavar="DIR")
-    p.add_argument("--documents", type=positive_int, default=6000)
+    p.add_argument("--documents", type=integer(1, limits.DOCUMENTS), default=6000)
     p.add_argument("--seed", type=count, default=0)
-    p.add_argument("--files", type=positive_int, default=2)
+    p.add_argument("--files", type=integer(1, limits.FILES), default=2)
 
 
 def run_job(args) -> int:

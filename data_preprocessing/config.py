@@ -1,14 +1,33 @@
 """The settings of a preprocessing job: one typed, frozen object, from a YAML file, flags, or both."""
 
-from typing import Literal
+import os
+import stat
+from collections.abc import Callable
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from data_preprocessing import limits
+from modelzoo.config.errors import UserError
+
+
+def _refuse_nul(path: str) -> str:
+    if "\0" in path:
+        raise ValueError("a path holds no NUL character")
+    return path
+
 
 Policy = Literal["keep", "drop", "mark"]
+PathName = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_refuse_nul)]
+Paths = Annotated[tuple[PathName, ...], Field(max_length=100_000)]
+Word = Annotated[str, Field(max_length=200)]
+Words = Annotated[tuple[Word, ...], Field(max_length=1000)]
+Vocabulary = Annotated[int, Field(ge=257, le=limits.VOCABULARY)]
+Megabytes = Annotated[float, Field(gt=0, le=limits.MEGABYTES)]
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TextPolicy(Frozen):
@@ -42,13 +61,13 @@ class Filters(Frozen):
     """Each names the reason under which it drops. Order: as listed here; the first that objects is the one counted."""
 
     require_abstract: bool = True  # no_abstract: a record with a title alone
-    min_chars: int = Field(default=50, ge=0)  # too_short
-    max_chars: int | None = Field(default=None, ge=1)  # too_long
-    languages: tuple[str, ...] = ()  # language: ISO 639-2 codes as MEDLINE writes them (eng); () = any
-    licences: tuple[str, ...] = ()  # licence: prefixes such as CC-BY, CC0; () = any
+    min_chars: int = Field(default=50, ge=0, le=limits.CHARACTERS)  # too_short
+    max_chars: int | None = Field(default=None, ge=1, le=limits.CHARACTERS)  # too_long
+    languages: Words = ()  # language: ISO 639-2 codes as MEDLINE writes them (eng); () = any
+    licences: Words = ()  # licence: prefixes such as CC-BY, CC0; () = any
     boilerplate: bool = True  # boilerplate: "No abstract available", copyright lines and the like
-    decontaminate: tuple[str, ...] = ()  # benchmark_pmid, benchmark_overlap: test sets (ids or texts)
-    decontaminate_ngram: int = Field(default=13, ge=3)
+    decontaminate: Paths = ()  # benchmark_pmid, benchmark_overlap: test sets (ids or texts)
+    decontaminate_ngram: int = Field(default=13, ge=3, le=1000)
     exact_duplicates: bool = True  # exact_duplicate: same text, case and white space apart
     near_duplicates: float | None = Field(default=None, gt=0, le=1)  # near_duplicate: Jaccard of 5-grams at least this
     near_permutations: int = Field(default=64, ge=8, le=512)
@@ -57,10 +76,10 @@ class Filters(Frozen):
 class TokenizerConfig(Frozen):
     """Which tokenizer turns text to ids, or how one is trained."""
 
-    path: str = "train"  # tokenizer.json | folder with encoder.json + vocab.bpe (or vocab.json + merges.txt) | train
-    vocab_size: int | None = Field(default=None, ge=257)  # train: size to reach (50257); given: what the model takes
-    eos_token: str = "<|endoftext|>"
-    train_megabytes: int = Field(default=200, ge=1)  # text that training a tokenizer reads, sampled evenly by hash
+    path: PathName = "train"  # tokenizer.json | folder with encoder.json + vocab.bpe (vocab.json + merges.txt) | train
+    vocab_size: Vocabulary | None = None  # train: size to reach (50257); given: what the model takes
+    eos_token: Word = "<|endoftext|>"
+    train_megabytes: int = Field(default=200, ge=1, le=limits.MEGABYTES)  # text to train on, sampled evenly by hash
     encoder: Literal["auto", "gigatoken", "tokenizers"] = "auto"  # what turns text to ids; the ids are the same
 
 
@@ -78,30 +97,62 @@ class Job(Frozen):
     """One run of `pubmed`, `pmc` or `jsonl`."""
 
     source: Literal["pubmed", "pmc", "jsonl"]
-    input: tuple[str, ...] = Field(min_length=1)  # files and folders
-    output: str
+    input: Paths = Field(min_length=1)  # files and folders
+    output: PathName
     tokenizer: TokenizerConfig = TokenizerConfig()
-    msl: int = Field(default=2048, ge=8)
+    msl: int = Field(default=2048, ge=8, le=limits.MSL)
     objective: Objective = Objective()
     val_fraction: float = Field(default=0.05, ge=0, lt=1)
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
     text: TextPolicy = TextPolicy()
     kinds: Kinds = Kinds()
     filters: Filters = Filters()
     newest_by: Literal["file_order", "date_revised"] = "file_order"
-    text_key: str = "text"  # jsonl
-    prompt_key: str = "prompt"
-    completion_key: str = "completion"
-    id_key: str = "id"
+    text_key: Word = "text"  # jsonl
+    prompt_key: Word = "prompt"
+    completion_key: Word = "completion"
+    id_key: Word = "id"
     compression: Literal["none", "gzip", "lzf"] = "gzip"
-    shard_tokens: int = Field(default=2**23, ge=1)  # tokens that one shard holds at most
-    unit_megabytes: float = Field(default=4, gt=0)  # small input files are grouped into units of about this on disk
+    shard_tokens: int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
+    unit_megabytes: Megabytes = 4  # small input files are grouped into units of about this on disk
     unreadable: Literal["refuse", "drop"] = "drop"  # a record that cannot be read: count it and go on, or stop the run
     buckets: int = Field(default=8, ge=1, le=4096)  # hash buckets of the two-pass steps
-    max_file_gigabytes: float = Field(default=64, gt=0)  # refuse an input that unpacks to more
+    max_file_gigabytes: float = Field(default=64, gt=0, le=10_000)  # refuse an input that unpacks to more
 
     @model_validator(mode="after")
     def _fits(self) -> "Job":
         if self.objective.name == "prompt_completion" and self.source != "jsonl":
             raise ValueError("objective.name: prompt_completion needs source: jsonl")
         return self
+
+
+def check_paths(job: Job, where: Callable[[tuple[str | int, ...]], object]) -> None:
+    """Refuse a path that a job reads and that is not there, or is neither a regular file nor a folder.
+
+    Args:
+        where: says where a key was written, for example `job.yaml:3`.
+
+    Raises:
+        UserError: one line for each, with place and key.
+    """
+    read = [(("input", k), path) for k, path in enumerate(job.input)]
+    read += [(("filters", "decontaminate", k), path) for k, path in enumerate(job.filters.decontaminate)]
+    read += [] if job.tokenizer.path == "train" else [(("tokenizer", "path"), job.tokenizer.path)]
+    problems = [
+        f"{where(key)}: {'.'.join(map(str, key))}: {path}: {reason}"
+        for key, path in read
+        if (reason := _find_fault(path))
+    ]
+    if problems:
+        raise UserError("\n".join(problems[:20]))
+
+
+def _find_fault(path: str) -> str | None:
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "no such file or folder"
+    except OSError as e:
+        return f"cannot be read ({e.strerror})"
+    regular = stat.S_ISREG(mode) or stat.S_ISDIR(mode)
+    return None if regular else "is neither a file nor a folder (a pipe, a socket or a device)"

@@ -1,6 +1,5 @@
 """Keep test sets out of the training data: by document id, and by long word sequences that they share."""
 
-import csv
 import json
 import os
 import re
@@ -12,6 +11,7 @@ from data_preprocessing.minhash import word_ngrams
 from data_preprocessing.records import Document
 from modelzoo.config.errors import UserError
 
+MAX_BENCHMARK = 256 << 20  # bytes of one test set
 _PMID = re.compile(r"\d{1,9}$")
 _HOC_INDEX = re.compile(r"(\d{1,9})_s\d+$")
 
@@ -50,14 +50,16 @@ def load(paths: tuple[str, ...], n: int) -> Benchmark:
     grams = [np.empty(0, np.uint64)]
     for path in paths:
         texts: list[str] = []
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             raise UserError(f"{path}: no such file (filters.decontaminate)")
-        data = b"".join(streams.unpacked(path, 1 << 30))
+        data = b"".join(streams.unpacked(path, MAX_BENCHMARK))
         try:
             _read(data.decode("utf-8-sig"), path, pmids, texts)
-        except (UnicodeDecodeError, ValueError) as e:
+            grams += [word_ngrams(text.encode(), n) for text in texts]
+        except RecursionError:
+            raise UserError(f"{path}: cannot be read as a test set: it is nested too deeply") from None
+        except ValueError as e:
             raise UserError(f"{path}: cannot be read as a test set: {e}") from None
-        grams += [word_ngrams(text.encode(), n) for text in texts]
     if not pmids and not any(map(len, grams)):
         raise UserError(f"{', '.join(paths)}: neither PMIDs nor texts of {n} words were found in the test sets")
     return Benchmark(pmids, np.concatenate(grams), n)
@@ -65,20 +67,21 @@ def load(paths: tuple[str, ...], n: int) -> Benchmark:
 
 def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
     name = path.lower().removesuffix(".gz")
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # splitlines also parts at U+2028 and others
     if name.endswith(".json"):
         _walk(json.loads(text), pmids, texts)
     elif name.endswith(".jsonl"):
-        for line in filter(str.strip, text.splitlines()):
+        for line in filter(str.strip, lines):
             _walk(json.loads(line), pmids, texts)
     elif name.endswith(".tsv"):
-        for row in csv.reader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE):
-            for cell in row:
+        for line in lines:
+            for cell in filter(None, line.split("\t")):
                 if found := _HOC_INDEX.match(cell) or _PMID.match(cell):
                     pmids.add(found[1] if found.lastindex else found[0])
                 else:
                     texts.append(cell)
     else:
-        for line in filter(None, map(str.strip, text.splitlines())):
+        for line in filter(None, map(str.strip, lines)):
             pmids.add(line) if _PMID.match(line) else texts.append(line)
 
 

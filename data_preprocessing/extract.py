@@ -64,7 +64,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
     if job.filters.near_duplicates:
         from data_preprocessing import minhash
 
-        minhash.sign_unit(work, index, extracted, job.filters)
+        minhash.sign_unit(job, work, index, extracted)
     years = collections.Counter(extracted.years.tolist())
     return store.mark_done(
         work,

@@ -2,12 +2,15 @@
 
 import collections
 import hashlib
-import json
 import os
 
 from data_preprocessing import encode, report, shards, store, streams
 from data_preprocessing.filters import REASONS
+from data_preprocessing.tokens import token_id
+from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
+from modelzoo.data.tokenizer import parse_tokenizer
+from modelzoo.reading import read_bytes
 
 
 def finish(plan) -> dict:
@@ -66,7 +69,7 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
     folder = os.path.join(plan.out, split)
     os.makedirs(folder, exist_ok=True)
     rows = fmt.VSL_ROWS if job.objective.name == "vsl" else fmt.ROWS
-    eos = _eos(plan)
+    eos = _eos(plan, tokenizer["sha256"])
     listed = [shard for part in parts for shard in part["shards"]]
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
@@ -107,13 +110,12 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
     return manifest
 
 
-def _eos(plan) -> int:
-    with open(os.path.join(plan.out, fmt.TOKENIZER), encoding="utf-8") as f:
-        spec = json.load(f)
-    added = {t["content"]: t["id"] for t in spec.get("added_tokens") or []}
-    vocab = spec["model"]["vocab"]
-    eos = plan.job.tokenizer.eos_token
-    return added[eos] if eos in added else vocab[eos]
+def _eos(plan, sha256: str) -> int:
+    path = os.path.join(plan.out, fmt.TOKENIZER)
+    data = read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise UserError(f"{path}: has changed since this folder was begun; delete the folder, and start anew")
+    return token_id(parse_tokenizer(data.decode(), path), plan.job.tokenizer.eos_token, path)
 
 
 def _digest(splits: dict) -> str:

@@ -1,6 +1,7 @@
 """`inspect`, `verify` and `report`: what an output folder holds, and whether every byte of it is as it was written."""
 
 import os
+from collections.abc import Callable
 
 import numpy as np
 
@@ -33,14 +34,23 @@ def print_shards(args) -> int:
                 f"{os.path.getsize(name) / 1e6:,.2f} MB"
             )
     folder = os.path.dirname(os.path.abspath(files[0]))
-    if m := read_manifest(folder):
-        print(
-            f"{total:,} examples of {m['msl']:,}; {m['documents']:,} documents, {m['tokens']:,} tokens, "
-            f"{m['loss_tokens']:,} count for loss; vocabulary {m['vocab_size']:,}, eos {m['eos_id']}, "
-            f"rows {', '.join(m['rows'])}"
-        )
+    if manifest := read_manifest(folder):
+        print(_describe(total, manifest))
     _examples(files[0], args.examples, tokenizer)
     return 0
+
+
+def _describe(total: int, manifest: dict) -> str:
+    """One line of what a manifest records; it need not have every count."""
+    labels = {"documents": "documents", "tokens": "tokens", "loss_tokens": "count for loss"}
+    counts = [f"{manifest[k]:,} {text}" for k, text in labels.items() if isinstance(manifest.get(k), int)]
+    names = {"vocab_size": "vocabulary", "eos_id": "eos"}
+    facts = [f"{text} {manifest[k]:,}" for k, text in names.items() if manifest.get(k) is not None]
+    msl, rows = manifest.get("msl"), manifest.get("rows")
+    if rows:
+        facts.append(f"rows {', '.join(rows)}")
+    line = f"{total:,} examples" + (f" of {msl:,}" if msl else "")
+    return "; ".join(filter(None, [line, ", ".join(counts), ", ".join(facts)]))
 
 
 def _tokenizer(path: str | None, folder: str):
@@ -63,7 +73,9 @@ def _examples(name: str, count: int, tokenizer) -> None:
                 f"  input_ids {ids[:12].tolist()} ...\n  mask      {mask[:12].tolist()} ...\n"
                 f"  labels    {labels[:12].tolist()} ..."
             )
-            if tokenizer is not None:
+            if tokenizer is not None and not 0 <= int(ids.min()) <= int(ids.max()) <= fmt.MAX_ID:
+                print(f"  text      none: {int(ids.min())} to {int(ids.max())} are no token ids")
+            elif tokenizer is not None:
                 print(
                     "  text      "
                     + tokenizer.decode(ids.tolist(), skip_special_tokens=False).replace("\n", "\n            ")
@@ -89,57 +101,84 @@ def verify(args) -> int:
 
 def verify_output(out: str) -> tuple[list[str], int, int]:
     """(faults, files checked, bytes checked) of a whole output folder."""
-    manifest = read_manifest(out)
+    path = os.path.join(out, fmt.MANIFEST)
+    manifest, faults = _read_sealed(out)
+    if faults:
+        return faults, 1, 0
     if not manifest:
-        raise UserError(f"{os.path.join(out, fmt.MANIFEST)}: missing")
-    if not shards.sealed(manifest):
-        return [f"{os.path.join(out, fmt.MANIFEST)}: has been changed"], 1, 0
-    listed = {**manifest["files"], **{f"documents/{n}": sha for n, sha in manifest["documents"].items()}}
+        raise UserError(f"{path}: missing")
+    documents = manifest.get("documents") or {}
+    if not isinstance(documents, dict):
+        return [f"{path}: documents: is not a list of files; not the manifest of a whole output"], 1, 0
+    listed = {**(manifest.get("files") or {}), **{f"documents/{n}": sha for n, sha in documents.items()}}
     faults, checked, size = _compare(out, listed)
-    faults += _strays(os.path.join(out, "documents"), {n for n in manifest["documents"]}, ".tsv.gz")
-    for split in manifest["splits"]:
+    faults += _strays(os.path.join(out, "documents"), set(documents), ".tsv.gz")
+    for split in manifest.get("splits") or {}:
         more = verify_split(os.path.join(out, split))
         faults, checked, size = faults + more[0], checked + more[1], size + more[2]
     return faults, checked, size
 
 
+def _read_sealed(folder: str) -> tuple[dict, list[str]]:
+    """The manifest of a folder, or what is wrong with it."""
+    try:
+        manifest = read_manifest(folder)
+    except UserError as e:
+        return {}, [str(e)]
+    if manifest and not shards.sealed(manifest):
+        return {}, [f"{os.path.join(folder, fmt.MANIFEST)}: has been changed: it has no SHA-256 of itself"]
+    return manifest, []
+
+
 def verify_split(folder: str) -> tuple[list[str], int, int]:
     """The same for one split. Without our manifest (Model Zoo wrote it) the shards are opened and read instead."""
-    path = os.path.join(folder, fmt.MANIFEST)
-    manifest = read_manifest(folder)
-    if not os.path.exists(path):
+    manifest, faults = _read_sealed(folder)
+    if faults:
+        return faults, 1, 0
+    if not manifest:
         names = list_shards(folder)
         if not names:
             raise UserError(f"{folder}: holds neither {fmt.MANIFEST} nor shards")
-        faults = []
-        for name in names:
-            try:
-                for _ in shards.batches(name):
-                    pass
-            except UserError as e:
-                faults.append(str(e))
+        faults = [fault for name in names for fault in _try(_read_through, name)]
         return faults, len(names), sum(map(os.path.getsize, names))
-    if not shards.sealed(manifest):
-        return [f"{path}: has been changed"], 1, 0
-    faults, checked, size = _compare(folder, {s["file"]: s["sha256"] for s in manifest["shards"]} | manifest["files"])
-    faults += _strays(folder, {s["file"] for s in manifest["shards"]}, fmt.SHARD_SUFFIXES)
-    for s in manifest["shards"]:
+    listed = manifest.get("shards") or []
+    hashes = {s["file"]: s.get("sha256") for s in listed} | (manifest.get("files") or {})
+    faults, checked, size = _compare(folder, hashes)
+    faults += _strays(folder, {s["file"] for s in listed}, fmt.SHARD_SUFFIXES)
+    for s in listed:
         name = os.path.join(folder, s["file"])
-        if not any(fault.startswith(name) for fault in faults):
-            file, data = open_shard(name)
-            with file:
-                if data.shape != (s["n_examples"], len(manifest["rows"]), manifest["msl"]):
-                    faults.append(f"{name}: shape {data.shape} is not what the manifest records")
+        if not any(fault.startswith(f"{name}: ") for fault in faults):
+            wanted = (s.get("n_examples"), len(manifest.get("rows") or ()), manifest.get("msl"))
+            faults += _try(_check_shape, name, wanted)
     return faults, checked, size
 
 
-def _compare(folder: str, listed: dict[str, str]) -> tuple[list[str], int, int]:
+def _try(check: Callable, *args) -> list[str]:
+    """What a check refuses, as a fault: one bad file does not hide the others."""
+    try:
+        check(*args)
+    except UserError as e:
+        return [str(e)]
+    return []
+
+
+def _read_through(name: str) -> None:
+    for _ in shards.batches(name):
+        pass
+
+
+def _check_shape(name: str, wanted: tuple) -> None:
+    file, data = open_shard(name)
+    with file:
+        if data.shape != wanted:
+            raise UserError(f"{name}: shape {data.shape} is not what the manifest records")
+
+
+def _compare(folder: str, listed: dict[str, str | None]) -> tuple[list[str], int, int]:
     faults, size = [], 0
     for name, sha in sorted(listed.items()):
         path = os.path.join(folder, name)
-        if os.path.basename(name) in ("", ".", "..") or ".." in name.split("/") or os.path.isabs(name):
-            faults.append(f"{path}: the manifest names a file outside the folder; refused")
-        elif not os.path.isfile(path):
+        if not os.path.isfile(path):
             faults.append(f"{path}: missing")
         else:
             size += os.path.getsize(path)
@@ -160,29 +199,34 @@ def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
 
 def check_tokens(folder: str) -> list[str]:
     """Ids within the vocabulary, a mask of zeros and ones, labels that are the next input where the row goes on."""
-    vocab, faults = read_manifest(folder).get("vocab_size"), []
-    for name in list_shards(folder):
-        for batch in shards.batches(name):
-            if batch.ndim == 1:
-                continue
-            ids, mask, labels = batch[:, 0], batch[:, 1], batch[:, 2]
-            if ids.min(initial=0) < 0 or (vocab and max(ids.max(initial=0), labels.max(initial=0)) >= vocab):
-                faults.append(f"{name}: ids outside 0..{vocab}")
-            if not np.isin(mask, (0, 1)).all():
-                faults.append(f"{name}: loss mask holds other values than 0 and 1")
-            goes_on = (mask[:, :-1] == 1) & (mask[:, 1:] == 1)
-            if batch.shape[1] == 5:
-                goes_on &= batch[:, 3, :-1] > 0
-            if (labels[:, :-1] != ids[:, 1:])[goes_on].any():
-                faults.append(f"{name}: labels are not the inputs shifted by one")
-    return faults
+    try:
+        vocab = read_manifest(folder).get("vocab_size")
+    except UserError as e:
+        return [str(e)]
+    return [fault for name in list_shards(folder) for fault in _try(_check_shard_tokens, name, vocab)]
+
+
+def _check_shard_tokens(name: str, vocab: int | None) -> None:
+    for batch in shards.batches(name):
+        if batch.ndim == 1:
+            continue
+        ids, mask, labels = batch[:, 0], batch[:, 1], batch[:, 2]
+        if ids.min(initial=0) < 0 or (vocab and max(ids.max(initial=0), labels.max(initial=0)) >= vocab):
+            raise UserError(f"{name}: ids outside 0..{vocab}")
+        if not np.isin(mask, (0, 1)).all():
+            raise UserError(f"{name}: loss mask holds other values than 0 and 1")
+        goes_on = (mask[:, :-1] == 1) & (mask[:, 1:] == 1)
+        if batch.shape[1] == 5:
+            goes_on &= batch[:, 3, :-1] > 0
+        if (labels[:, :-1] != ids[:, 1:])[goes_on].any():
+            raise UserError(f"{name}: labels are not the inputs shifted by one")
 
 
 def report(args) -> int:
     """The verb `report`: the counts in words, and report.html written anew from report.json."""
     from data_preprocessing import report as page
 
-    facts = shards.read_json(os.path.join(args.path, "report.json"))
+    facts = page.read_facts(os.path.join(args.path, "report.json"))
     html = os.path.join(args.path, "report.html")
     shards.write_bytes(html, page.html(facts).encode())
     print(page.text(facts))

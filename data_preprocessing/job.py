@@ -22,8 +22,9 @@ from data_preprocessing import encode, engine, extract, inputs, resolve, shards,
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.files import remove_temporaries
+from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
+from modelzoo.reading import read_text
 
 JOB_FORMAT = 1
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
@@ -110,11 +111,17 @@ def _difference(old: Any, new: Any, name: str = "") -> str | None:
     if old == new:
         return None
     if name == "inputs":
-        before = {f["name"]: f["bytes"] for unit in old for f in unit}
-        after = {f["name"]: f["bytes"] for unit in new for f in unit}
+        before, after = _sizes(old), _sizes(new)
         changed = sorted(n for n in before.keys() | after.keys() if before.get(n) != after.get(n))
         return f"other inputs ({', '.join(changed[:3]) or 'in other units'}{', ...' if len(changed) > 3 else ''})"
-    return f"{name.removeprefix('config.')} = {old!r}, now {new!r}"
+    return f"{name.removeprefix('config.')} = {repr(old)[:80]}, now {repr(new)[:80]}"
+
+
+def _sizes(listed: Any) -> dict[str, Any]:
+    """Bytes by name of the inputs in a job.json; what has another form (a damaged file) is left out."""
+    units = [unit for unit in listed if isinstance(unit, list)] if isinstance(listed, list) else []
+    files = [file for unit in units for file in unit if isinstance(file, dict)]
+    return {str(file.get("name")): file.get("bytes") for file in files}
 
 
 def tasks(plan: Plan, step: str) -> list[int]:
@@ -129,9 +136,30 @@ def tasks(plan: Plan, step: str) -> list[int]:
 
 
 def call(plan: Plan, step: str, index: int) -> dict:
-    """One call of one step; runs in a worker."""
+    """One call of one step; runs in a worker.
+
+    Raises:
+        OSError: it names the file, or, where the system did not (a full disk), those that the call was writing.
+    """
+    with naming(store.unit_path(plan.work, step, index, ".*")):
+        return _make_part(plan, step, index)
+
+
+def describe_call(arguments: tuple[Plan, str, int]) -> str:
+    """What a call works on, for a message."""
+    plan, step, index = arguments
+    if step not in ("extract", "encode"):
+        return f"step '{step}', part {index}"
+    names = [file["name"] for file in plan.units[index]]
+    return f"step '{step}', part {index} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _make_part(plan: Plan, step: str, index: int) -> dict:
     job, work = plan.job, plan.work
     if step == "extract":
+        for suffix in (".text", ".tsv"):  # written in place: a link there is not written through
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(store.unit_path(work, step, index, suffix))
         return extract.extract(job, work, index, plan.units[index])
     if step in ("keys", "texts"):
         return getattr(resolve, step)(job, work, index, plan.buckets, len(plan.units))
@@ -154,11 +182,13 @@ def call(plan: Plan, step: str, index: int) -> dict:
 
 @functools.lru_cache(maxsize=1)  # loading takes half a second, a unit of work two
 def _encoder(path: str, sha256: str, engine: str) -> tokens.Encoder:
-    with open(path, encoding="utf-8") as f:
-        encoder = tokens.Encoder(f.read(), path, engine)
-    if encoder.sha256 != sha256:
+    try:
+        text = read_text(path)
+    except UnicodeDecodeError:
+        text = ""
+    if _sha(text) != sha256:
         raise UserError(f"{path}: is not the tokenizer that this folder was begun with; delete the folder, start anew")
-    return encoder
+    return tokens.Encoder(text, path, engine)
 
 
 def make_tokenizer(plan: Plan) -> dict:
@@ -183,9 +213,10 @@ def _training_texts(plan: Plan) -> Iterator[list[str]]:
     """Kept documents, thinned evenly by their hash to about `train_megabytes`."""
     total = sum(store.read_marker(plan.work, "extract", u)["text_bytes"] for u in range(len(plan.units)))
     share = min(1.0, plan.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
+    drops = store.load_drops(plan.work, encode.steps_before(plan.job), plan.buckets)
     for unit in range(len(plan.units)):
         arrays = store.load(plan.work, unit)
-        reasons = store.apply_drops(plan.work, encode.steps_before(plan.job), plan.buckets, unit, arrays.reasons)
+        reasons = store.put_drops(drops, unit, arrays.reasons)
         chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], plan.job.seed, 9) < share)
         thinned = reasons.copy()
         thinned[~chosen] = 255
@@ -197,6 +228,7 @@ def run(plan: Plan, how: How, report: Callable[[str, int, int, dict | None], Non
     """Run what is still to be done; returns the finish marker. `report(step, done, of, marker)` sees every call end."""
     os.makedirs(plan.work, exist_ok=True)
     with _alone(plan, how):
+        remove_leftovers(plan, alone=how.shard[1] == 1)
         if how.shard == (0, 1) or how.step in (None, "extract"):
             _check_inputs(plan, how)
         for step in STEPS if how.step is None else (how.step,):
@@ -217,9 +249,11 @@ def _run_step(plan: Plan, step: str, how: How, report) -> None:
     todo = [k for k in numbers if not finished and k % n == i and store.marker(plan.work, step, k) is None]
     done = len(numbers) - len(todo)
     report(step, done, len(numbers), None)
-    for _, result in engine.run(call, [(plan, step, k) for k in todo], how.workers, how.engine):
-        done += 1
-        report(step, done, len(numbers), result)
+    answers = engine.run(call, [(plan, step, k) for k in todo], how.workers, how.engine, describe_call)
+    with contextlib.closing(answers):  # workers end with what is raised here, not with the garbage collection after it
+        for _, result in answers:
+            done += 1
+            report(step, done, len(numbers), result)
     if how.step is None and n > 1:
         _wait(plan, step, numbers, how)
 
@@ -251,15 +285,17 @@ def _check_inputs(plan: Plan, how: How) -> None:
     for index, unit in enumerate(plan.units):
         if (before := store.marker(plan.work, "extract", index)) and index % how.shard[1] == how.shard[0]:
             calls += [(file["path"], before["files"][file["name"]]["sha256"]) for file in unit]
-    for (path, _), now in engine.run(_same, calls, how.workers):
-        if not now:
-            raise UserError(
-                f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one"
-            )
+    with contextlib.closing(engine.run(_same, calls, how.workers, describe=lambda c: c[0])) as answers:
+        for (path, _), now in answers:
+            if not now:
+                raise UserError(
+                    f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one"
+                )
 
 
 def _same(path: str, sha: str) -> bool:
-    return streams.sha256_file(path) == sha
+    with naming(path):
+        return streams.sha256_file(path) == sha
 
 
 @contextlib.contextmanager
@@ -273,9 +309,16 @@ def clean(plan: Plan) -> None:
     """Delete what only the steps needed, and what killed runs left half-written; markers stay."""
     for step in STEPS:
         folder = os.path.join(plan.work, step)
-        for name in os.listdir(folder) if os.path.isdir(folder) else []:
-            if not name.endswith(".json"):
-                os.remove(os.path.join(folder, name))
-    for folder in (plan.out, *(os.path.join(plan.out, name) for name in (*encode.SPLITS, "documents"))):
+        for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+            if not entry.name.endswith(".json") and not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(entry.path)
+    remove_leftovers(plan, alone=True)  # every share has finished every step
+
+
+def remove_leftovers(plan: Plan, alone: bool) -> None:
+    """Remove what killed runs left half-written; `alone` as in `files.remove_temporaries`."""
+    steps = (os.path.join("work", step) for step in STEPS)
+    for folder in (plan.out, *(os.path.join(plan.out, name) for name in (*encode.SPLITS, "documents", *steps))):
         if os.path.isdir(folder):
-            remove_temporaries(folder)
+            remove_temporaries(folder, alone)

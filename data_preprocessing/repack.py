@@ -1,6 +1,5 @@
 """`pack`: token ids that are already there (JSONL with input_ids, or shards) into shards of another length."""
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,11 @@ from data_preprocessing import inputs, pack, shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, read_manifest
+from modelzoo.data.side_files import read_params
+from modelzoo.reading import parse_json
+
+MAX_UNPACKED = 1 << 34  # bytes of a JSONL file
+MAX_LINE = 1 << 28
 
 
 def run(args) -> int:
@@ -29,8 +33,12 @@ def run(args) -> int:
     vocab = args.vocab_size if args.vocab_size is not None else facts.get("vocab_size")
     if eos is None:
         raise UserError("--eos_id is missing (no manifest.json or data_params.json next to the input has it)")
-    if args.msl < 8:
-        raise UserError(f"--msl {args.msl}: at least 8")
+    if not 8 <= args.msl <= fmt.MAX_MSL:
+        raise UserError(f"--msl {args.msl}: at least 8 and at most {fmt.MAX_MSL:,}")
+    if vocab is not None and not 1 <= vocab <= fmt.MAX_ID + 1:
+        raise UserError(f"--vocab_size {vocab}: at least 1 and at most {fmt.MAX_ID + 1:,}")
+    if not 0 <= eos < (fmt.MAX_ID + 1 if vocab is None else vocab):
+        raise UserError(f"--eos_id {eos}: is outside the vocabulary ({'unknown' if vocab is None else vocab} ids)")
     done, documents, tokens = _write_shards(args, eos, vocab)
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
@@ -103,9 +111,8 @@ def _facts(paths: list[str]) -> dict:
         folder = path if os.path.isdir(path) else os.path.dirname(path)
         if manifest := read_manifest(folder):
             return manifest
-        if os.path.exists(os.path.join(folder, fmt.DATA_PARAMS)):
-            params = shards.read_json(os.path.join(folder, fmt.DATA_PARAMS))
-            return {k: v for k, v in params.get("post-process", params).items() if k in ("eos_id", "vocab_size")}
+        if params := read_params(folder):
+            return params
     return {}
 
 
@@ -147,7 +154,7 @@ def _from_shards(names: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.nd
                 label = batch[-1, 2][np.flatnonzero(batch[-1, 1])[-1:]]
                 if not batch[-1, 1].all() or eos in label:
                     stream = np.append(stream, label)
-            stream = np.concatenate([rest, stream.astype(np.int32)])
+            stream = np.concatenate([rest, _narrow(stream, name)])
             ends = np.flatnonzero(stream == eos)
             if not len(ends):
                 rest = stream
@@ -159,19 +166,56 @@ def _from_shards(names: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.nd
         yield rest, np.array([0, len(rest)]), names[-1]
 
 
+def _narrow(ids: np.ndarray, name: str) -> np.ndarray:
+    """Token ids as int32, in which a wider number would become another id."""
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) <= fmt.MAX_ID:
+        bad = int(ids.min()) if ids.min() < 0 else int(ids.max())
+        raise UserError(f"{name}: id {bad} is no token id (0 to {fmt.MAX_ID:,})")
+    return ids.astype(np.int32)
+
+
 def _from_jsonl(path: str) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-    data = b"".join(streams.unpacked(path, 1 << 34))
-    documents = []
-    for number, line in enumerate(data.split(b"\n"), 1):
+    documents, held = [], 0
+    for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            ids = json.loads(line)
-            ids = ids["input_ids"] if isinstance(ids, dict) else ids
-            documents.append(np.array(ids, np.int32))
-            if documents[-1].ndim != 1:
-                raise ValueError("not a flat list")
-        except (ValueError, KeyError, TypeError, OverflowError) as e:
-            raise UserError(f"{path}:{number}: expected a list of token ids under 'input_ids' ({e})") from None
+        documents.append(_parse_ids(line, f"{path}:{number}"))
+        held += len(documents[-1])
+        if held > shards.BATCH:
+            yield _join(documents, path)
+            documents, held = [], 0
     if documents:
-        yield np.concatenate(documents), np.concatenate([[0], np.cumsum([len(d) for d in documents])]), path
+        yield _join(documents, path)
+
+
+def _join(documents: list[np.ndarray], path: str) -> tuple[np.ndarray, np.ndarray, str]:
+    return np.concatenate(documents), np.concatenate([[0], np.cumsum([len(d) for d in documents])]), path
+
+
+def _lines(path: str) -> Iterator[bytes]:
+    """The lines of a file, none of which may have more than MAX_LINE bytes."""
+    parts: list[bytes] = []
+    held = 0
+    for chunk in streams.unpacked(path, MAX_UNPACKED):
+        first, *more = chunk.split(b"\n")
+        parts.append(first)
+        held += len(first)
+        if held > MAX_LINE:
+            raise UserError(f"{path}: has a line of more than {MAX_LINE:,} bytes; write a document a line")
+        if more:
+            yield b"".join(parts)
+            yield from more[:-1]
+            parts, held = [more[-1]], len(more[-1])
+    yield b"".join(parts)
+
+
+def _parse_ids(line: bytes, where: str) -> np.ndarray:
+    try:
+        found = parse_json(line)
+        ids = found["input_ids"] if isinstance(found, dict) else found
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            raise ValueError("not a flat list of integers")
+        return _narrow(np.array(ids, np.int64), where)
+    except (ValueError, KeyError, OverflowError) as e:
+        reason = " ".join(str(e).split())[:80]
+        raise UserError(f"{where}: expected a list of token ids under 'input_ids' ({reason})") from None

@@ -1,6 +1,73 @@
 """report.html: one file, no scripts from elsewhere, opens without a network."""
 
 import html as escape_html
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from modelzoo.records import Record, check_record, read_json
+
+_Count = Annotated[int, Field(ge=0, lt=2**63)]
+_Counts = dict[str, _Count]
+_Year = Annotated[str, Field(pattern=r"^-?[0-9]{1,6}$")]
+
+
+class _Split(Record):
+    documents: _Count
+    tokens: _Count
+    n_examples: _Count
+    loss_tokens: _Count
+    msl: _Count
+    vocab_size: _Count
+    objective: str
+
+
+class _Manifest(Record):
+    records: _Count
+    reasons: _Counts
+    splits: Annotated[dict[str, _Split], Field(min_length=1)]
+    data_sha256: str
+
+
+class _Job(Record):
+    source: str
+
+
+class _Input(Record):
+    records: _Count
+    bytes: _Count
+    sha256: str
+
+
+class _Sample(Record):
+    key: str
+    text: str
+
+
+class _Facts(Record):
+    """What report.json must hold for the page to be made of it."""
+
+    job: _Job
+    manifest: _Manifest
+    inputs: dict[str, _Input]
+    text_bytes: _Count
+    languages: _Counts
+    licences: _Counts
+    years: dict[_Year, _Count]
+    token_lengths: _Counts
+    samples: dict[str, list[_Sample]]
+
+
+def read_facts(path: str) -> dict[str, Any]:
+    """The facts that `finish` gathered, from report.json.
+
+    Raises:
+        UserError: it is missing, or a key of it has no value that fits.
+    """
+    facts = read_json(path, "missing; it is written at the end of a job")
+    check_record(facts, _Facts, path, "is not a report of this version")
+    return facts
+
 
 _STYLE = """
 :root{--ink:#1d2733;--soft:#5b6b7b;--line:#d9e0e7;--bar:#2f7d8c;--drop:#b5532a;--paper:#fff;--wash:#f5f7f9}
@@ -99,6 +166,11 @@ def html(facts: dict) -> str:
     )
 
 
+def _known_first(reasons: dict[str, Any]) -> list[str]:
+    """Reasons in the order of the report; those of another version come last."""
+    return [reason for reason in _WORDS if reason in reasons] + sorted(reasons.keys() - _WORDS.keys())
+
+
 def _e(value: object) -> str:
     return escape_html.escape(str(value))
 
@@ -106,10 +178,11 @@ def _e(value: object) -> str:
 def _reasons(reasons: dict[str, int], records: int) -> str:
     most = max(reasons.values(), default=1)
     rows = [
-        f"<tr><td>{_e(r)}<td>{_e(_WORDS[r])}<td class=n>{n:,}<td class=n>{100 * n / max(records, 1):.2f} %<td class=b>"
+        f"<tr><td>{_e(r)}<td>{_e(_WORDS.get(r, ''))}<td class=n>{n:,}<td class=n>{100 * n / max(records, 1):.2f} %"
+        "<td class=b>"
         f"<div class='bar{' kept' if r == 'written' else ''}' style='width:{100 * n / most:.2f}%'></div>"
-        for r in _WORDS
-        if (n := reasons.get(r))
+        for r in _known_first(reasons)
+        if (n := reasons[r])
     ]
     total = f"<tr><th>in<th>= written + dropped<th class=n>{sum(reasons.values()):,}<th class=n>100 %<th>"
     return f"<div class=scroll><table>{''.join(rows)}{total}</table></div>"
@@ -168,8 +241,8 @@ def _top(counts: dict[str, int], limit: int = 12) -> str:
 
 def _samples(samples: dict[str, list[dict]]) -> str:
     parts = []
-    for reason in _WORDS:
-        for sample in samples.get(reason, [])[:3]:
+    for reason in _known_first(samples):
+        for sample in samples[reason][:3]:
             parts.append(
                 f"<div class='sample{' kept' if reason == 'written' else ''}'>"
                 f"<b>{_e(reason)} · {_e(sample['key'])}</b>\n"
@@ -204,7 +277,7 @@ def text(facts: dict) -> str:
     manifest = facts["manifest"]
     reasons = manifest["reasons"]
     lines = [f"{manifest['records']:>12,}  records read"]
-    lines += [f"{reasons[r]:>12,}  {r:<18} {words}" for r, words in _WORDS.items() if r in reasons]
+    lines += [f"{reasons[r]:>12,}  {r:<18} {_WORDS.get(r, '')}" for r in _known_first(reasons)]
     for name, s in manifest["splits"].items():
         lines.append(
             f"{name:>12}  {s['documents']:,} documents, {s['tokens']:,} tokens, "

@@ -60,10 +60,10 @@ def _deleted(key, unit, record, orders) -> np.ndarray:
 
 def texts(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     """Drop all but the first of the records with the same text, among those still kept."""
-    parts = []
+    parts, drops = [], store.load_drops(work, ("keys",), buckets)
     for unit in range(units):
         hashes, reasons = store.load_columns(work, unit, "hashes", "reasons")
-        reasons = store.apply_drops(work, ("keys",), buckets, unit, reasons)
+        reasons = store.put_drops(drops, unit, reasons)
         mine = np.flatnonzero((reasons == 0) & (hashes[:, 0] % np.uint64(buckets) == bucket))
         parts.append((hashes[mine, 0], hashes[mine, 1], np.full(len(mine), unit, np.int64), mine))
     high, low, unit, record = (np.concatenate(column) for column in zip(*parts, strict=True))

@@ -12,7 +12,11 @@ import numpy as np
 from modelzoo import files
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
+from modelzoo.data import storage
 from modelzoo.data.folder import open_shard
+from modelzoo.data.side_files import seal as seal
+from modelzoo.data.side_files import sealed as sealed
+from modelzoo.sink import Sink
 
 BATCH = 1 << 22  # ints shuffled and compressed at once
 
@@ -35,13 +39,14 @@ def write_shard(path: str, examples: np.ndarray, compression: str) -> dict:
     }[compression]
     try:
         with files.replacing(path, durable=True) as temporary:
-            with h5py.File(temporary, "w", libver="earliest") as f:
+            with Sink(temporary) as sink, h5py.File(sink, "w", libver="earliest") as f:
                 f.attrs[fmt.N_EXAMPLES] = n
                 data = f.create_dataset(fmt.DATASET, (n, rows, msl), "<i4", chunks=(1, rows, msl), **options)
                 if compression == "gzip":
                     _write_compressed(data, examples)
                 else:
                     data[...] = examples
+            sink.check()
             digest, size = files.sha256(temporary), os.path.getsize(temporary)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}; free some space and run again") from None
@@ -121,22 +126,6 @@ def write_bytes(path: str, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
 
 
-def seal(value: dict) -> dict:
-    """The value with a hash of itself, so that a changed digit in a manifest is found too."""
-    return value | {"self_sha256": _own_hash(value)}
-
-
-def sealed(value: dict) -> bool:
-    """Whether the hash of `seal` is there and right."""
-    return isinstance(value, dict) and value.get("self_sha256") == _own_hash(
-        {k: v for k, v in value.items() if k != "self_sha256"}
-    )
-
-
-def _own_hash(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
 def read_json(path: str) -> Any:
     try:
         with open(path, encoding="utf-8") as f:
@@ -148,13 +137,19 @@ def read_json(path: str) -> Any:
 
 
 def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:
-    """A shard's examples in batches of bounded size."""
+    """A shard's examples in batches of bounded size, in the type that they are stored in.
+
+    Raises:
+        UserError: of `open_shard`; examples that cannot be read, or that are not stored.
+    """
     file, data = open_shard(path)
     with file:
         per = int(np.prod(data.shape[1:])) if data.ndim == 3 else 1
         step = max(1, step_ints // per)
         for start in range(0, data.shape[0], step):
-            try:
-                yield data[start : start + step]
-            except OSError as e:
-                raise UserError(f"{path}: examples {start}.. cannot be read ({str(e).splitlines()[0]})") from None
+            what = f"examples {start}.. cannot be read; make this shard again"
+            with storage.explaining(path, what):
+                batch = data[start : start + step]
+            if not storage.is_stored(data, (start,) + (0,) * (data.ndim - 1), batch):
+                raise UserError(f"{path}: {what}")
+            yield batch

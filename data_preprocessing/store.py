@@ -8,12 +8,19 @@ OUT/work/{keys,texts,groups}/00003.npy  records that a bucket drops (DROP)
 """
 
 import os
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from data_preprocessing.shards import read_json, write_json
+from data_preprocessing.shards import seal, sealed, write_json
+from modelzoo.config.errors import UserError
 from modelzoo.files import replacing
+from modelzoo.reading import open_regular, parse_json, read_bytes
 
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
 DROP = np.dtype([("unit", "<u4"), ("record", "<u4"), ("reason", "u1")])
@@ -42,7 +49,8 @@ def unit_path(work: str, step: str, index: int, suffix: str) -> str:
 
 def save(path: str, extracted: Extracted) -> None:
     """Write all arrays of a unit."""
-    np.savez(path, **vars(extracted))
+    with replacing(path) as temporary, open(temporary, "wb") as f:
+        np.savez(f, **vars(extracted))
 
 
 def load(work: str, index: int) -> Extracted:
@@ -52,22 +60,46 @@ def load(work: str, index: int) -> Extracted:
 
 def load_columns(work: str, index: int, *names: str) -> tuple[np.ndarray, ...]:
     """The arrays named; the others are not read."""
-    with np.load(unit_path(work, "extract", index, ".npz"), allow_pickle=False) as arrays:
+    path = unit_path(work, "extract", index, ".npz")
+    with _reading(work, path), open_regular(path) as file, np.load(file, allow_pickle=False) as arrays:
         return tuple(arrays[name] for name in names)
 
 
-def marker(work: str, step: str, index: int) -> dict | None:
-    """The marker of a step, None where it has not finished."""
-    return read_marker(work, step, index) if os.path.exists(unit_path(work, step, index, ".json")) else None
+@contextmanager
+def _reading(work: str, path: str) -> Iterator[None]:
+    """What a damaged file between steps raises is one line."""
+    try:
+        yield
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
+        reason = " ".join(str(e).split())[:100]
+        raise UserError(f"{path}: is damaged ({reason}); delete {work} and run the same command again") from None
 
 
-def read_marker(work: str, step: str, index: int) -> dict:
-    """The marker of a finished step."""
-    return read_json(unit_path(work, step, index, ".json"))
+def marker(work: str, step: str, index: int) -> dict[str, Any] | None:
+    """The marker of a step; None where it has not finished, or where the marker is damaged: the step is made again."""
+    try:
+        value = parse_json(read_bytes(unit_path(work, step, index, ".json")))
+    except (FileNotFoundError, ValueError):
+        return None
+    if not isinstance(value, dict) or ("self_sha256" in value and not sealed(value)):  # older ones have no seal
+        return None
+    value.pop("self_sha256", None)
+    return value
 
 
-def mark_done(work: str, step: str, index: int, value: dict) -> dict:
-    write_json(unit_path(work, step, index, ".json"), value)
+def read_marker(work: str, step: str, index: int) -> dict[str, Any]:
+    """The marker of a finished step.
+
+    Raises:
+        UserError: it is missing or damaged.
+    """
+    if (found := marker(work, step, index)) is None:
+        raise UserError(f"{unit_path(work, step, index, '.json')}: missing or damaged; run the same command again")
+    return found
+
+
+def mark_done(work: str, step: str, index: int, value: dict[str, Any]) -> dict[str, Any]:
+    write_json(unit_path(work, step, index, ".json"), seal(value))
     return value
 
 
@@ -80,21 +112,38 @@ def save_drops(work: str, step: str, index: int, drops: np.ndarray) -> None:
         np.save(f, drops)
 
 
-def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reasons: np.ndarray) -> np.ndarray:
+def load_drops(work: str, steps: tuple[str, ...], buckets: int) -> dict[str, np.ndarray]:
+    """By step, what all its buckets drop, sorted by unit: whoever goes over all units loads it once."""
+    found = {}
+    for step in steps:
+        parts = []
+        for bucket in range(1 if step == "groups" else buckets):
+            path = unit_path(work, step, bucket, ".npy")
+            with _reading(work, path), open_regular(path) as file:
+                parts.append(np.load(file, allow_pickle=False))
+                if parts[-1].dtype != DROP or parts[-1].ndim != 1:
+                    raise ValueError("it holds other values")
+        drops = np.concatenate(parts)
+        found[step] = drops[np.argsort(drops["unit"], kind="stable")]
+    return found
+
+
+def put_drops(drops: dict[str, np.ndarray], unit: int, reasons: np.ndarray) -> np.ndarray:
     """A copy of a unit's reasons with those of later steps put in; an earlier step's reason is kept.
 
     Superseded and deleted records take that reason whatever the filters found: they are not the record.
     """
     reasons = reasons.copy()
-    for step in steps:
-        for bucket in range(1 if step == "groups" else buckets):
-            drops = np.load(unit_path(work, step, bucket, ".npy"), mmap_mode="r")
-            first, last = np.searchsorted(drops["unit"], [unit, unit + 1])
-            mine = drops[first:last]
-            if step == "keys":
-                reasons[mine["record"]] = mine["reason"]
-            else:
-                reasons[mine["record"]] = np.where(
-                    reasons[mine["record"]] == 0, mine["reason"], reasons[mine["record"]]
-                )
+    for step, of_all in drops.items():
+        first, last = np.searchsorted(of_all["unit"], [unit, unit + 1])
+        mine = of_all[first:last]
+        if step == "keys":
+            reasons[mine["record"]] = mine["reason"]
+        else:
+            reasons[mine["record"]] = np.where(reasons[mine["record"]] == 0, mine["reason"], reasons[mine["record"]])
     return reasons
+
+
+def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reasons: np.ndarray) -> np.ndarray:
+    """`put_drops` for one unit alone."""
+    return put_drops(load_drops(work, steps, buckets), unit, reasons)

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 
-from data_preprocessing.config import Job
+from data_preprocessing.config import Job, check_paths
 from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.merge import merge
@@ -54,7 +54,9 @@ def read_job(args) -> Job:
     for name, flag in (("input", "--input PATH"), ("output", "--output DIR")):
         if name not in given:
             raise UserError(f"{flag} is missing" + (f" (and {args.config} has no `{name}:`)" if args.config else ""))
-    return load.validate(doc, Job)
+    found = load.validate(doc, Job)
+    check_paths(found, doc.mark)
+    return found
 
 
 def _put(tree: dict, key: str, value: object) -> None:

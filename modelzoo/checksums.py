@@ -5,7 +5,7 @@ Exports have one. Hugging Face, PEFT and lm-eval pass over it. A folder of other
 
 import hashlib
 import os
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
@@ -27,7 +27,7 @@ class _File(Record):
 class _List(Record):
     model_config = ConfigDict(extra="forbid")
 
-    format: Literal[1]
+    format: Annotated[int, Field(ge=1, le=1)]
     files: dict[str, _File]
 
 

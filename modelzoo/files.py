@@ -1,40 +1,75 @@
 """Files and folders that are whole or as they were, and their hashes. Whoever writes one that others read goes here."""
 
 import contextlib
+import errno
+import functools
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from modelzoo import host
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_text
 
+_WRITER = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d*)-[0-9a-f]{8}\.tmp", re.DOTALL)
+_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.ENOSYS)  # of fsync on a folder, by network mounts
+
 
 def _temporary(path: str) -> str:
+    """A name next to `path` that no other process makes, and that says which one made it (see `remove_temporaries`)."""
     folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
-    return os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    return os.path.join(folder, f".{name[:48]}.{_name_writer(os.getpid())}-{secrets.token_hex(4)}.tmp")
+
+
+@functools.cache
+def _name_writer(pid: int) -> str:
+    return f"{host.machine_id()}-{pid}-{host.process_start(pid)}"
 
 
 @contextlib.contextmanager
-def replacing(path: str, durable: bool = False) -> Iterator[str]:
+def naming(path: str, temporary: str | None = None) -> Iterator[None]:
+    """Give an OSError of the body that names no file, or that names `temporary`, the name `path`."""
+    try:
+        yield
+    except OSError as e:
+        if e.filename in (None, temporary) and e.errno is not None:
+            e.filename = path
+            if e.filename2 is not None:  # of a rename
+                del e.filename2
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[str]:
     """A temporary name next to `path`, for the body to write to; it takes the place of `path` when the body ends.
 
-    A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes.
+    A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes. A
+    link at `path` is replaced, never written through.
 
     Args:
-        durable: flush to the disk first, so that a power cut after the body leaves the whole file too.
+        durable: flush the file, and then its folder, to the disk: a power cut after the body leaves the whole file too.
+        mode: its permissions, less those that the process's umask takes away.
 
     Raises:
-        OSError: the folder cannot be written, or the disk is full.
+        OSError: the folder cannot be written, or the disk is full; it names `path`.
     """
     temporary = _temporary(path)
     try:
-        yield temporary
-        if durable:
-            sync(temporary)
-        os.replace(temporary, path)
+        with naming(path, temporary):
+            # O_EXCL: nothing that is there under this name, a link least of all, is written through
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
+            yield temporary
+            if durable:
+                sync(temporary)
+            os.replace(temporary, path)
+            if durable:
+                sync(os.path.dirname(path) or os.curdir)
     except BaseException:
         with contextlib.suppress(OSError):
             os.remove(temporary)
@@ -51,21 +86,44 @@ def making_folder(path: str) -> Iterator[str]:
         OSError: the folder above cannot be written, the disk is full, or `path` is there and is not an empty folder.
     """
     temporary = _temporary(path)
-    shutil.rmtree(temporary, ignore_errors=True)  # a killed process of the same number left it
     try:
-        os.makedirs(temporary)
-        yield temporary
-        os.rename(temporary, path)
+        with naming(path, temporary):
+            os.makedirs(os.path.dirname(temporary) or os.curdir, exist_ok=True)
+            os.mkdir(temporary)
+            yield temporary
+            os.rename(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def remove_temporaries(folder: str) -> None:
-    """Remove what killed processes left half-written in `folder`. No process may be writing there now."""
-    for entry in os.scandir(folder):
-        if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-            shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
+def remove_stale(path: str) -> None:
+    """Remove what killed processes of this machine left half-written for `path` itself."""
+    folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
+    with contextlib.suppress(FileNotFoundError):
+        _remove(folder or os.curdir, lambda entry: entry.startswith(f".{name[:48]}.") and _is_left(entry))
+
+
+def remove_temporaries(folder: str, alone: bool = True) -> None:
+    """Remove what killed processes left half-written in `folder`.
+
+    Args:
+        alone: no other process writes there now. Otherwise, what a living process or one of another machine left stays.
+    """
+    _remove(folder, lambda entry: entry.startswith(".") and entry.endswith(".tmp") and (alone or _is_left(entry)))
+
+
+def _remove(folder: str, is_wanted: Callable[[str], bool]) -> None:
+    for entry in list(os.scandir(folder)):
+        if is_wanted(entry.name):
+            with contextlib.suppress(FileNotFoundError):  # another process cleans up too
+                shutil.rmtree(entry.path) if entry.is_dir(follow_symlinks=False) else os.remove(entry.path)
+
+
+def _is_left(name: str) -> bool:
+    """Whether the process that made a temporary name was one of this machine, and has ended."""
+    writer = _WRITER.fullmatch(name)
+    return bool(writer) and writer[1] == host.machine_id() and not host.is_alive(int(writer[2]), writer[3])
 
 
 def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
@@ -74,13 +132,9 @@ def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
         file.write(data)
 
 
-def write_text(path: str, text: str) -> None:
-    """A small file, whole or as it was.
-
-    Raises:
-        OSError: of `replacing`.
-    """
-    write_bytes(path, text.encode())
+def write_text(path: str, text: str, durable: bool = False) -> None:
+    """A small file, whole or as it was; `durable` and errors as in `replacing`."""
+    write_bytes(path, text.encode(), durable)
 
 
 def write_guarded(path: str, text: str) -> None:
@@ -91,57 +145,22 @@ def write_guarded(path: str, text: str) -> None:
     """
     if redact_text(text) == text:
         return write_text(path, text)
-    own = lambda name, flags: os.open(name, flags, 0o600)  # so that not even its first moment is another's to read
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="", opener=own) as file:
-        file.write(text)
+    # not even its first moment is another's to read
+    with replacing(path, mode=0o600) as temporary, open(temporary, "wb") as file:
+        file.write(text.encode())
 
 
 def write_json(path: str, value: Any) -> None:
-    """Results as JSON, whole or as they were; folders are made.
+    """Results as JSON, whole or as they were, also after a power cut; folders are made.
 
     Raises:
         UserError: the file cannot be written.
     """
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        write_text(path, json.dumps(value, indent=1) + "\n")
+        write_text(path, json.dumps(value, indent=1) + "\n", durable=True)
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror}); free some space or give another -o") from None
-
-
-def read_json_object(path: str, if_missing: str, if_other: str) -> dict[str, Any]:
-    """A JSON file that holds an object.
-
-    Args:
-        if_missing: what to say, after the path, of a file that is not there; if_other: of one that holds no object.
-
-    Raises:
-        UserError: it is not there, cannot be read, or holds no object.
-    """
-    try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-    except FileNotFoundError:
-        raise UserError(f"{path}: {if_missing}") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: cannot be read ({str(e)[:80]})") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: {if_other}")
-    return found
-
-
-def read_json_lines(path: str) -> list[dict[str, Any]]:
-    """The records of a JSON Lines file, in order; a half-written last line (a killed run) is left out.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-    """
-    found = []
-    with open(path, encoding="utf-8") as file:
-        for line in file:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
-    return found
 
 
 def sha256(path: str) -> str:
@@ -151,9 +170,18 @@ def sha256(path: str) -> str:
 
 
 def sync(path: str) -> None:
-    """Flush a file or a folder to the disk, so that a power cut after this leaves it there."""
+    """Flush a file or a folder to the disk, so that a power cut after this leaves it there.
+
+    A folder whose file system has no such call is left as it is.
+    """
+    folder = os.path.isdir(path)
+    if folder and sys.platform == "win32":
+        return
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as e:
+        if not folder or e.errno not in _UNSUPPORTED:
+            raise
     finally:
         os.close(fd)

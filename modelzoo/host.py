@@ -1,4 +1,4 @@
-"""What the machine has, asked in one place: cores, memory, load, a home, streams that print.
+"""What the machine has, asked in one place: cores, memory, load, a home, streams that print, processes and signals.
 
 Linux, macOS and Windows differ in each, and so do hosts of one system: a user without a home or a name, a folder that
 cannot be written, a terminal that knows ASCII alone. Imports nothing of ours.
@@ -7,13 +7,21 @@ cannot be written, a terminal that knows ASCII alone. Imports nothing of ours.
 import contextlib
 import ctypes
 import errno
+import functools
+import hashlib
 import os
+import signal
+import socket
 import stat
 import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 CACHE = "MEDISWIFT_CACHE"
+PATIENCE = 2.0  # seconds in which a second Ctrl-C is impatience, not a wish to end without cleaning up
+_END_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")  # Ctrl-C; what schedulers send; the terminal is gone
 
 
 def available_cores() -> int:
@@ -154,3 +162,124 @@ def explain_encoding(error: UnicodeEncodeError) -> str:
     """One line for text that has no name on this system, or is none."""
     text = error.object[max(0, error.start - 40) : error.end + 40]
     return f"{text!a} cannot be written in {error.encoding} ({error.reason}); set PYTHONUTF8=1, or rename it"
+
+
+@functools.cache
+def machine_id() -> str:
+    """Eight hexadecimal digits that name this boot of this machine and, in a container, its space of process numbers.
+
+    Two processes with equal ones can ask after each other by number (`is_alive`).
+    """
+    facts = [socket.gethostname()]
+    with contextlib.suppress(OSError), open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        facts.append(file.read().strip())
+    with contextlib.suppress(OSError):
+        facts.append(os.readlink("/proc/self/ns/pid"))
+    return hashlib.sha256("|".join(facts).encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+def process_start(pid: int) -> str:
+    """When a process of this machine began, in the system's own count; empty where it does not report it."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return ""
+
+
+def is_alive(pid: int, start: str) -> bool:
+    """Whether the process `pid` of this machine that began at `start` (`process_start`) still runs.
+
+    Its number may be another's by now, which only the start shows; an empty one leaves it open, and counts as alive.
+    """
+    try:
+        if sys.platform != "win32":  # there, os.kill ends what it asks after
+            os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # another user's: it is there
+    now = process_start(pid)
+    return not (start and now) or start == now
+
+
+def end_with_parent(parent: int, by: int | None = None) -> None:
+    """End this process when the one that started it ends, however it ends: a kill -9 leaves no workers behind.
+
+    On Linux the kernel sends the signal when the thread ends that started this process; elsewhere a thread of this one
+    looks every second.
+
+    Args:
+        parent: the number of the process that started this one. If it is gone already, this one ends now.
+        by: the signal that ends this one; SIGKILL if it is None.
+    """
+    by = by if by is not None else int(getattr(signal, "SIGKILL", signal.SIGTERM))
+    bound = sys.platform.startswith("linux") and _bind_to_parent(by)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), by)
+    if not bound:
+        threading.Thread(target=_watch_parent, args=(parent, by), daemon=True).start()
+
+
+def _bind_to_parent(by: int) -> bool:
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+    try:
+        return ctypes.CDLL(None).prctl(set_parent_death_signal, by, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def _watch_parent(parent: int, by: int) -> None:
+    import multiprocessing
+
+    known = multiprocessing.parent_process()  # Windows keeps the number of a parent that is gone
+    while os.getppid() == parent and (known is None or known.is_alive()):
+        time.sleep(1)
+    os.kill(os.getpid(), by)
+
+
+@contextlib.contextmanager
+def interrupt_by_signals(last: bool = False) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt the body as Ctrl-C does: with a KeyboardInterrupt, and with one alone.
+
+    What follows the first does not disturb the cleaning up; after `PATIENCE` it ends the process at once. A signal that
+    the process was started to ignore (nohup's SIGHUP) stays ignored.
+
+    Args:
+        last: the process ends with the body, so an interrupted one keeps ignoring signals.
+    """
+    first = 0.0
+
+    def handler(number, frame):
+        nonlocal first
+        if not first:
+            first = time.monotonic()
+            raise KeyboardInterrupt
+        if time.monotonic() - first > PATIENCE:
+            os._exit(130)
+
+    known = [getattr(signal, name) for name in _END_SIGNALS if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        known = []
+    before = {s: signal.signal(s, handler) for s in known if signal.getsignal(s) != signal.SIG_IGN}
+    try:
+        yield
+    finally:
+        for number, old in before.items():  # the interpreter's own end would reset a handler, and die of the next one
+            signal.signal(number, signal.SIG_IGN if first and last else old)
+
+
+@contextlib.contextmanager
+def shielding_children() -> Iterator[None]:
+    """Processes that the body starts never see Ctrl-C, SIGTERM and SIGHUP: whoever started them ends them.
+
+    The signals are blocked meanwhile, which children inherit, and reach this process after the body.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [getattr(signal, name) for name in _END_SIGNALS])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,13 +6,16 @@ it has none (Lustre, some network mounts), a line reports it and each holder wri
 
 import contextlib
 import errno
+import io
 import os
 import socket
+import stat
 import sys
 from collections.abc import Iterator
-from typing import IO
 
+from modelzoo import host
 from modelzoo.config.errors import UserError
+from modelzoo.reading import read_bytes
 
 NAME = ".lock"
 _BUSY = (errno.EAGAIN, errno.EACCES)
@@ -39,16 +42,18 @@ def lock_folder(folder: str, shared: bool = False) -> Iterator[None]:
     try:
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(_open(folder, path))
-            reason = _flock(file, shared)
-            while reason is None and not _is(file, path):  # its last holder removed it while we opened it
-                file = stack.enter_context(_open(folder, path))
-                reason = _flock(file, shared)
+            reason = _flock(folder, file, shared)
+            for _ in range(100):  # not for ever: a file system may give a file another number each time
+                if reason is not None or _is(file, path):
+                    break
+                file = stack.enter_context(_open(folder, path))  # its last holder removed it while we opened it
+                reason = _flock(folder, file, shared)
             if reason is not None:
                 stack.enter_context(_lock_by_file(folder, path, shared, reason))
             elif not shared:
-                file.truncate(0)
-                file.write(_name().encode())
-                file.flush()
+                with contextlib.suppress(OSError):  # a full disk: the name is for others to read, the lock holds
+                    file.truncate(0)
+                    file.write(_name().encode())
             try:
                 yield
             finally:
@@ -61,23 +66,27 @@ def lock_folder(folder: str, shared: bool = False) -> Iterator[None]:
                 os.rmdir(folder)
 
 
-def _open(folder: str, path: str) -> IO[bytes]:
+def _open(folder: str, path: str) -> io.FileIO:
     try:
         os.makedirs(folder, exist_ok=True)
-        return open(path, "a+b")
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            raise UserError(f"{path}: is a link or no regular file; remove it, and run again")
+        # neither through a link (O_NOFOLLOW) nor waiting for a pipe's reader (O_NONBLOCK), should one appear meanwhile
+        careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+        return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | careful, 0o666), "r+")
     except OSError as e:
         raise UserError(f"{folder}: cannot be written ({e.strerror}); give another folder") from None
 
 
-def _is(file: IO[bytes], path: str) -> bool:
+def _is(file: io.FileIO, path: str) -> bool:
     """Whether an open file is still the one at `path`."""
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
     except OSError:
         return False
 
 
-def _flock(file: IO[bytes], shared: bool) -> str | None:
+def _flock(folder: str, file: io.FileIO, shared: bool) -> str | None:
     """Lock an open file until it is closed; returns why the system or the file system cannot.
 
     Raises:
@@ -92,9 +101,11 @@ def _flock(file: IO[bytes], shared: bool) -> str | None:
     except OSError as e:
         if e.errno not in _BUSY:
             return e.strerror or str(e)
-        file.seek(0)
-        who = file.read(200).decode(errors="replace").strip()
-        raise Busy(_busy(os.path.dirname(file.name), who)) from None
+        who = ""
+        with contextlib.suppress(OSError):
+            file.seek(0)
+            who = file.read(200).decode(errors="replace").strip()
+        raise Busy(_busy(folder, who if who.isprintable() else "")) from None
     return None
 
 
@@ -104,12 +115,15 @@ def _lock_by_file(folder: str, path: str, shared: bool, reason: str) -> Iterator
     mine = f"{path}.{_name()}.{'shared' if shared else 'alone'}"
     print(f"{folder}: its file system has no locks ({reason}); using {mine} instead", file=sys.stderr)
     try:
-        with open(mine, "w", encoding="utf-8") as file:
-            file.write(_started(os.getpid()) or "")
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(mine)  # a killed process of the same number left it
+        with open(mine, "x", encoding="utf-8") as file:
+            file.write(host.process_start(os.getpid()))
+        others = _others(folder, mine)
     except OSError as e:
         raise UserError(f"{mine}: cannot be written ({e.strerror})") from None
     try:
-        for other in _others(folder, mine):
+        for other in others:
             if not (shared and other.endswith(".shared")):
                 who = other.removeprefix(f"{NAME}.").rpartition(".")[0]
                 raise Busy(f"{_busy(folder, who)} (if it is gone, remove {os.path.join(folder, other)})")
@@ -126,8 +140,8 @@ def _others(folder: str, mine: str) -> list[str]:
         path = os.path.join(folder, name)
         if not name.startswith(f"{NAME}.") or path == mine:
             continue
-        host, _, pid = name.removeprefix(f"{NAME}.").rpartition(".")[0].rpartition("-")
-        if host == _host() and pid.isdigit() and not _alive(int(pid), path):
+        machine, _, pid = name.removeprefix(f"{NAME}.").rpartition(".")[0].rpartition("-")
+        if machine == _machine() and pid.isdecimal() and not host.is_alive(int(pid), _read_start(path)):
             with contextlib.suppress(OSError):
                 os.remove(path)
         else:
@@ -135,37 +149,19 @@ def _others(folder: str, mine: str) -> list[str]:
     return found
 
 
-def _alive(pid: int, path: str) -> bool:
-    """Whether the process that wrote `path` still runs; its number may be another's by now."""
+def _read_start(path: str) -> str:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
+        return read_bytes(path, max_bytes=100).decode(errors="replace").strip()
     except OSError:
-        pass  # another user's: it is there
-    try:
-        with open(path, encoding="utf-8") as file:
-            started = file.read()
-    except OSError:
-        return True
-    return not started or _started(pid) in (None, started)
+        return ""
 
 
-def _started(pid: int) -> str | None:
-    """When a process began, in the system's own count; None where it does not report it."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return None
-
-
-def _host() -> str:
-    return socket.gethostname().replace(os.sep, "_") or "host"
+def _machine() -> str:
+    return f"{socket.gethostname().replace(os.sep, '_') or 'host'}-{host.machine_id()}"
 
 
 def _name() -> str:
-    return f"{_host()}-{os.getpid()}"
+    return f"{_machine()}-{os.getpid()}"
 
 
 def _busy(folder: str, who: str) -> str:

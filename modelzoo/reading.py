@@ -69,8 +69,8 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = 
         nonfinite: take them as the numbers that they are.
 
     Raises:
-        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair, NaN or an
-            infinity, which JSON does not have. The message is one line.
+        ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair. The
+            message is one line.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")

@@ -3,13 +3,14 @@
 import builtins
 import errno
 import os
+import pickle
 import subprocess
 import sys
 
 import pytest
 
 from data_preprocessing import shards
-from modelzoo import files
+from modelzoo import files, host
 from modelzoo.config.errors import UserError
 
 OLD, NEW = "as it was\n", "new\n"
@@ -60,15 +61,20 @@ def calls_of(write, path, monkeypatch, fail=None):
 @pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
 def test_a_failure_anywhere_leaves_the_old_file_alone(write, tmp_path, monkeypatch):
     (tmp_path / "scratch").mkdir()
+    write(str(tmp_path / "scratch" / "first"))  # the first one asks what this process is
     made = calls_of(write, tmp_path / "scratch" / "file", monkeypatch)
     assert "replace" in made and "open" in made
     folder = tmp_path / "real"
     folder.mkdir()
     for fail in range(len(made)):
         (folder / "file").write_text(OLD)
-        with pytest.raises((OSError, UserError), match=os.strerror(errno.ENOSPC)):
+        with pytest.raises((OSError, UserError), match=f"{folder / 'file'}.*"):
             calls_of(write, folder / "file", monkeypatch, fail)
-        assert content(folder) == {"file": OLD}, made[fail]
+        left = content(folder)
+        if fail > made.index("replace"):  # the folder could not be flushed: the new file is there, and whole
+            assert NEW.strip() in left.pop("file") and not left
+        else:
+            assert left == {"file": OLD}, made[fail]
     write(str(folder / "file"))
     assert list(content(folder)) == ["file"] and NEW.strip() in content(folder)["file"]
 
@@ -80,7 +86,7 @@ def test_a_failure_anywhere_leaves_no_folder(tmp_path, monkeypatch):
     folder = tmp_path / "real"
     folder.mkdir()
     for fail in range(len(made)):
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
             calls_of(make_folder, folder / "made", monkeypatch, fail)
         assert content(folder) == {}, made[fail]
     make_folder(str(folder / "made") + os.sep)
@@ -126,16 +132,84 @@ def test_a_kill_leaves_the_old_file_and_what_can_be_removed(tmp_path):
     assert content(tmp_path) == {"file": OLD, ".hidden": OLD}
 
 
-def test_what_a_killed_process_of_the_same_number_left_is_no_obstacle(tmp_path):
-    """In a container a program often has the same number each time."""
-    with files.replacing(str(tmp_path / "file")) as one, files.making_folder(str(tmp_path / "made")) as other:
-        names = [os.path.basename(n) for n in (one, other)]
-        files.write_text(one, NEW)
-    assert content(tmp_path) == {"file": NEW, "made": None}
-    (tmp_path / "made").rmdir()
-    (tmp_path / names[0]).write_text("half of a longer text")
-    (tmp_path / names[1]).mkdir()
-    (tmp_path / names[1] / "old").write_text("half")
-    files.write_text(str(tmp_path / "file"), NEW)
-    make_folder(str(tmp_path / "made"))
-    assert content(tmp_path) == {"file": NEW, "made": None, "made/inside": NEW}
+def test_what_killed_processes_left_for_a_path_goes_and_nothing_else(tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    writer = f"{host.machine_id()}-{gone.pid}-1-{'0' * 8}"
+    alive = f"{host.machine_id()}-{os.getpid()}-{host.process_start(os.getpid())}-{'0' * 8}"
+    others = [f".out.{alive}.tmp", f".in.{writer}.tmp", ".out.x.tmp", "out"]
+    for name in (f".out.{writer}.tmp", *others):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model").write_text("half")
+    (tmp_path / f".a.mdl.{writer}.tmp").write_text("half")
+    files.remove_stale(str(tmp_path / "out"))
+    files.remove_stale(str(tmp_path / "a.mdl"))
+    files.remove_stale(str(tmp_path / "no" / "folder"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+
+
+def test_no_two_temporary_names_are_equal(tmp_path):
+    """In a container a program often has the same number each time, and threads always have."""
+    path, long = str(tmp_path / "file"), str(tmp_path / ("x" * 250))
+    assert len({files._temporary(path) for _ in range(100)}) == 100
+    files.write_text(long, NEW)  # a name that leaves no room for more
+    assert content(tmp_path) == {"x" * 250: NEW}
+
+
+def test_temporaries_of_the_living_and_of_other_machines_stay(tmp_path, monkeypatch):
+    """Shares of a job on several hosts write into one folder."""
+    child = subprocess.Popen([sys.executable, "-c", "pass"])
+    child.wait()
+    me, start = os.getpid(), host.process_start(os.getpid())
+    names = {
+        "of a dead process": f"{host.machine_id()}-{child.pid}-1",
+        "of an earlier one of a living one's number": f"{host.machine_id()}-{me}-1",
+        "of this one": f"{host.machine_id()}-{me}-{start}",
+        "of another machine": f"{'0' * 8}-{child.pid}-1",
+    }
+    for name, writer in names.items():
+        (tmp_path / f".{name}.{writer}-{'0' * 8}.tmp").write_text("half")
+    (tmp_path / ".older.123.tmp").write_text("half")  # as an earlier version named them
+    files.remove_temporaries(str(tmp_path), alone=False)
+    left = {p.name.split(".")[1] for p in tmp_path.iterdir()}
+    assert left == {"of this one", "of another machine", "older"} | ({list(names)[1]} if not start else set())
+    files.remove_temporaries(str(tmp_path))
+    assert content(tmp_path) == {}
+
+
+@pytest.mark.parametrize("write", WRITERS.values(), ids=WRITERS)
+def test_a_link_is_replaced_and_never_written_through(write, tmp_path):
+    (tmp_path / "thesis").write_text(OLD)
+    (tmp_path / "file").symlink_to(tmp_path / "thesis")
+    write(str(tmp_path / "file"))
+    assert not (tmp_path / "file").is_symlink() and NEW.strip() in (tmp_path / "file").read_text()
+    assert (tmp_path / "thesis").read_text() == OLD
+
+
+def test_a_link_under_the_temporary_name_is_not_written_through(tmp_path, monkeypatch):
+    (tmp_path / "thesis").write_text(OLD)
+    monkeypatch.setattr(files.secrets, "token_hex", lambda n: "0" * 2 * n)  # as if it could be foreseen
+    os.symlink(tmp_path / "thesis", files._temporary(str(tmp_path / "file")))
+    with pytest.raises(FileExistsError, match="file"):
+        files.write_text(str(tmp_path / "file"), NEW)
+    assert (tmp_path / "thesis").read_text() == OLD
+
+
+def test_durable_files_reach_the_disk_before_and_after_they_take_their_name(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda fd: seen.append("folder" if os.path.isdir(f"/dev/fd/{fd}") else "file"))
+    real = os.replace
+    monkeypatch.setattr(os, "replace", lambda a, b: (seen.append("replace"), real(a, b)))
+    files.write_json(str(tmp_path / "result.json"), {})
+    assert seen == ["file", "replace", "folder"]
+
+
+def test_an_error_without_a_name_gets_that_of_the_file(tmp_path):
+    path = str(tmp_path / "file")
+    for error in (OSError(errno.ENOSPC, "full"), FileNotFoundError(errno.ENOENT, "gone", "another")):
+        with pytest.raises(OSError) as found, files.replacing(path):
+            raise error
+        assert found.value.filename == (error.filename if error.errno == errno.ENOENT else path)
+        assert pickle.loads(pickle.dumps(found.value)).filename == found.value.filename  # as a worker sends it
+    with pytest.raises(OSError, match=r"nowhere/file'$"):
+        files.write_text(str(tmp_path / "nowhere" / "file"), NEW)

@@ -154,7 +154,7 @@ def test_commands_work_for_nobody_without_semaphores_or_utf8(tmp_path):
 
     words = ["--tokenizer", "train", "--vocab_size", 300, "--msl", 16, "--workers", 2]
     said = command(DATA, "jsonl", "--input", tmp_path / "a.jsonl", tmp_path / "b.jsonl", "--output", data, *words)
-    assert "no pool of 2 workers here ([Errno 13] Permission denied): one process does the work" in said.stderr
+    assert "cannot be started" not in said.stderr  # its workers share nothing but pipes
     assert r"\u03b2-blocker" in command(DATA, "inspect", data / "train").stdout
     model = {"hidden_size": 32, "num_hidden_layers": 1, "num_heads": 2, "filter_size": 64, "vocab_size": 300}
     config = {"trainer": {

@@ -15,7 +15,7 @@ from modelzoo.names import HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_weight
 
 _TORCH_OP = re.compile(r"torch\.aten\.([\w.]+)")
 _CIRH_OP = re.compile(r"\bcirh\.(\w+)")
-_STATE = re.compile(r'%arg\d+: tensor<((?:\d+x)*)(\w+)> \{[^{}]*tf\.resource_name = "state\.([^"]+)"')
+_STATE = re.compile(r'%arg\d+: tensor<((?:\d+x)*+)(\w+)> \{[^{}]*tf\.resource_name = "state\.([^"]+)"')
 _OP = re.compile(r"aten::([\w.]+)|torch\.aten\.([\w.]+)")
 _MODULE = re.compile(r'loc\("([\w.]+?)(?:\.call\d+)?\.(fwd|bwd)/')
 

@@ -32,6 +32,11 @@ def _number(kind: type, named: str, low: float, open_below: bool = False, below:
     return parse
 
 
+def integer(low: int, high: int) -> Callable:
+    """Parses an integer of at least `low` and at most `high`."""
+    return _number(int, "an integer", low, below=high + 1)
+
+
 positive_int = _number(int, "an integer", 0, open_below=True)
 count = _number(int, "an integer", 0)
 positive_float = _number(float, "a number", 0, open_below=True)

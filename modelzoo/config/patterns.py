@@ -47,7 +47,7 @@ def check_match(key: str, patterns: Iterable[str], names: Collection[str], what:
 
 def _nearest(pattern: str, names: Collection[str]) -> str:
     """The name that has most letters of `pattern` in a row, piece by piece; the first of those that are alike."""
-    pieces = [p for p in re.split(r"\[.*?\]|[^\w.]+", pattern.removeprefix(REGULAR)) if p.strip(".")]
+    pieces = [p for p in re.split(r"\[.{0,100}?\]|[^\w.]+", pattern.removeprefix(REGULAR)) if p.strip(".")]
 
     def likeness(name: str) -> int:
         return sum(

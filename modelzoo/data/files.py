@@ -6,7 +6,15 @@ from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
-from modelzoo.data.folder import list_shards, open_shard, read_manifest
+from modelzoo.data.folder import UNRECORDED, Recorded, list_shards, open_shard, read_shards
+
+
+class Stamp(NamedTuple):
+    """Size, time of the last change and inode of a file."""
+
+    size: int
+    mtime_ns: int
+    inode: int
 
 
 class Shard(NamedTuple):
@@ -16,6 +24,8 @@ class Shard(NamedTuple):
     examples: int
     msl: int
     rows: int  # 3, 5 (VSL), or 0 for a corpus of plain tokens
+    recorded: Recorded  # what its folder's manifest says of it
+    stamp: Stamp  # of the file that was checked
 
 
 def find_shards(data_dir: Sequence[str]) -> list[str]:
@@ -36,31 +46,55 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
     return files
 
 
-def inspect_shards(path: str, msl: int | None = None) -> Shard:
+def list_recorded(files: Sequence[str]) -> list[tuple[str, Recorded]]:
+    """Each shard with what its folder's manifest records of it.
+
+    Raises:
+        UserError: a manifest that cannot be read.
+    """
+    known = {folder: {s.file: s for s in read_shards(folder)} for folder in {os.path.dirname(p) for p in files}}
+    return [(p, known[os.path.dirname(p)].get(os.path.basename(p), UNRECORDED)) for p in files]
+
+
+def take_stamp(path: str) -> Stamp:
+    """What changes when a file is replaced or written to.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be opened ({e.strerror})") from None
+    return Stamp(found.st_size, found.st_mtime_ns, found.st_ino)
+
+
+def inspect_shards(path: str, msl: int | None = None, recorded: Recorded = UNRECORDED) -> Shard:
     """A shard's shape, with everything checked that can be checked without reading its examples.
 
     Raises:
-        UserError: of `open_shard`; no examples, or of another length than `msl`.
+        UserError: of `open_shard`; no examples, another number than is recorded, or of another length than `msl`.
     """
+    stamp = take_stamp(path)
     file, data = open_shard(path)
     with file:
         shape = data.shape
+    if msl is not None and msl > f.MAX_MSL:
+        raise UserError(f"max_sequence_length: {msl:,}; at most {f.MAX_MSL:,} tokens are taken")
     if len(shape) == 1:
         if msl is None:
             raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")
-        return _nonempty(Shard(path, max(0, (shape[0] - 1) // msl), msl, 0))
+        return _nonempty(Shard(path, max(0, (shape[0] - 1) // msl), msl, 0, recorded, stamp))
     if msl is not None and shape[2] != msl:
         raise UserError(f"{path}: sequences of {shape[2]} tokens, but max_sequence_length is {msl}")
-    return _nonempty(Shard(path, shape[0], shape[2], shape[1]))
+    if recorded.n_examples not in (None, shape[0]):
+        raise UserError(
+            f"{path}: holds {shape[0]:,} examples, its {f.MANIFEST} records {recorded.n_examples:,}; restore this shard"
+        )
+    return _nonempty(Shard(path, shape[0], shape[2], shape[1], recorded, stamp))
 
 
 def _nonempty(shard: Shard) -> Shard:
     if shard.examples == 0 or shard.msl == 0:
         raise UserError(f"{shard.path}: holds no example")
     return shard
-
-
-def read_checksums(folder: str) -> dict[str, str | None]:
-    """SHA-256 of each shard's tokens, by file name, as preprocessing notes it."""
-    shards = read_manifest(folder).get("shards", [])
-    return {s["file"]: s.get("data_sha256") for s in shards if isinstance(s, dict) and "file" in s}

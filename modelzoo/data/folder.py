@@ -3,16 +3,29 @@
 Anyone may have written a shard: nothing is followed out of its file, and no shape is believed that it does not store.
 """
 
-import contextlib
-import json
-import math
 import os
+from typing import Any, NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
+from modelzoo.data import storage
+from modelzoo.data.side_files import read_manifest_file
 
-MAX_CHUNK = 1 << 30  # bytes; HDF5 unpacks a chunk at once
-MAX_RATIO, RATIO_SLACK = 2000, 1 << 20  # unpacked to stored bytes; small files may pass it
+
+class Recorded(NamedTuple):
+    """What a manifest records of a shard."""
+
+    file: str
+    sha256: str | None  # of the file
+    data_sha256: str | None  # of its values
+    n_examples: int | None
+
+    @property
+    def has_hash(self) -> bool:
+        return bool(self.sha256 or self.data_sha256)
+
+
+UNRECORDED = Recorded("", None, None, None)
 
 
 def list_shards(folder: str) -> list[str]:
@@ -27,92 +40,84 @@ def list_shards(folder: str) -> list[str]:
     return [os.path.join(folder, n) for n in names]
 
 
-def open_shard(path: str):
+def open_shard(path: str, whole: bool = True):
     """Open a shard and check all that can be checked without reading its examples.
+
+    Args:
+        whole: check too that every chunk is stored (`storage.check_storage`); False where that was done before.
 
     Returns:
         (h5py.File, h5py.Dataset): the caller closes the file. The dataset is [n, 3 or 5, msl] or [tokens] of integers.
 
     Raises:
-        UserError: truncated, no HDF5, links or storage that lead out of the file, wrong rank, rows or type, or sizes
-            that cannot be.
+        UserError: no regular file, truncated, no HDF5, links or storage that lead out of the file, wrong rank, rows or
+            type, sizes that cannot be, or values that are declared and not stored.
     """
-    import h5py
-
-    try:
-        file = h5py.File(path, "r")
+    with storage.explaining(path, "not a readable HDF5 file; make this shard again"):
+        file = storage.open_file(path)
         try:
-            data = _dataset(path, file)
+            data = storage.find_dataset(path, file, f.DATASET)
             _check_shape(path, file, data)
+            if whole:
+                storage.check_storage(path, data)
         except BaseException:
             file.close()
             raise
-    except (OSError, KeyError, RuntimeError) as e:
-        if number := getattr(e, "errno", None):
-            raise UserError(f"{path}: cannot be opened ({os.strerror(number)})") from None
-        reason = "truncated" if "truncated" in str(e) else "not a readable HDF5 file"
-        raise UserError(f"{path}: {reason}; make this shard again") from None
     return file, data
-
-
-def _dataset(path: str, file):
-    import h5py
-
-    link = file.get(f.DATASET, getlink=True)
-    if not isinstance(link, h5py.HardLink):
-        found = f"keys: {', '.join(file) or 'none'}" if link is None else "a link to elsewhere is refused"
-        raise UserError(f"{path}: has no dataset '{f.DATASET}' of its own ({found})")
-    data = file[f.DATASET]
-    if not isinstance(data, h5py.Dataset):
-        raise UserError(f"{path}: '{f.DATASET}' is no dataset; not a Model Zoo shard")
-    if data.external or data.is_virtual:
-        raise UserError(f"{path}: '{f.DATASET}' keeps its values in other files; external and virtual data is refused")
-    filters = data.id.get_create_plist()
-    if not all(h5py.h5z.filter_avail(filters.get_filter(i)[0]) for i in range(filters.get_nfilters())):
-        with contextlib.suppress(ImportError):  # without it, reading an example names what is missing
-            import hdf5plugin  # noqa: F401  (Model Zoo's lz4 and others)
-    return data
 
 
 def _check_shape(path: str, file, data) -> None:
     shape, kind = data.shape, data.dtype
-    if kind.kind not in "iu":
-        raise UserError(f"{path}: '{f.DATASET}' holds {kind}, not integers")
-    if len(shape) != 1 and (len(shape) != 3 or shape[1] not in (len(f.ROWS), len(f.VSL_ROWS))):
+    if kind.kind not in "iu" or kind.itemsize not in (1, 2, 4, 8):
+        raise UserError(f"{path}: '{f.DATASET}' holds {str(kind)[:40]}, not integers")
+    if shape is None or len(shape) != 1 and (len(shape) != 3 or shape[1] not in (len(f.ROWS), len(f.VSL_ROWS))):
         raise UserError(
-            f"{path}: '{f.DATASET}' is {list(shape)}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl] or "
+            f"{path}: '{f.DATASET}' is {list(shape or ())}; shards are [n, {len(f.ROWS)} or {len(f.VSL_ROWS)}, msl] or "
             "[tokens]"
         )
-    if data.chunks and math.prod(data.chunks) * kind.itemsize > MAX_CHUNK:
-        raise UserError(f"{path}: chunks of {data.chunks} are over 1 GiB; refused")
-    # An empty or tiny file can declare any shape: HDF5 then invents fill values for what was never stored.
-    stored, size = data.id.get_storage_size(), math.prod(shape) * kind.itemsize
-    if size > RATIO_SLACK and size > MAX_RATIO * max(stored, 1):
-        raise UserError(f"{path}: declares {size / 1e6:.0f} MB but stores {stored} bytes; refused")
-    declared = file.attrs.get(f.N_EXAMPLES)
-    if declared is not None and len(shape) == 3 and int(declared) != shape[0]:
+    if len(shape) == 3 and shape[2] > f.MAX_MSL:
+        raise UserError(f"{path}: sequences of {shape[2]:,} tokens; at most {f.MAX_MSL:,} are taken")
+    declared = _read_count(path, file)
+    if declared is not None and len(shape) == 3 and declared != shape[0]:
         raise UserError(f"{path}: declares n_examples = {declared} but holds {shape[0]}; make this shard again")
 
 
-def read_manifest(folder: str, strict: bool = True) -> dict:
+def _read_count(path: str, file) -> int | None:
+    """The attribute n_examples, if there is one: a single integer, read only after its type says so."""
+    if f.N_EXAMPLES not in file.attrs:
+        return None
+    about = file.attrs.get_id(f.N_EXAMPLES)
+    if about.shape not in ((), (1,)) or about.dtype.kind not in "iu":
+        raise UserError(f"{path}: its attribute {f.N_EXAMPLES} is no integer; make this shard again")
+    found = file.attrs[f.N_EXAMPLES]
+    return int(found[0] if about.shape else found)
+
+
+def read_manifest(folder: str, strict: bool = True) -> dict[str, Any]:
     """The manifest of a data folder; empty where there is none.
 
     Args:
         strict: False takes one that cannot be read for none, where the manifest is only printed.
 
     Raises:
-        UserError: it cannot be read, or is no JSON object.
+        UserError: of `side_files.read_manifest_file`.
     """
     path = os.path.join(folder, f.MANIFEST)
     try:
-        with open(path, encoding="utf-8") as file:
-            found = json.load(file)
-        if not isinstance(found, dict):
-            raise ValueError("no JSON object")
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, ValueError) as e:
+        return read_manifest_file(path) if os.path.lexists(path) else {}
+    except UserError:
         if strict:
-            raise UserError(f"{path}: cannot be read ({str(e)[:80]})") from None
+            raise
         return {}
-    return found
+
+
+def read_shards(folder: str) -> list[Recorded]:
+    """What a folder's manifest records of each shard; none without a manifest.
+
+    Raises:
+        UserError: of `read_manifest`.
+    """
+    return [
+        Recorded(s["file"], s.get("sha256"), s.get("data_sha256"), s.get("n_examples"))
+        for s in read_manifest(folder).get("shards") or ()
+    ]

@@ -20,11 +20,15 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
-from modelzoo.data.files import Shard, find_shards, inspect_shards, read_checksums
+from modelzoo.data import storage
+from modelzoo.data.files import Shard, find_shards, inspect_shards, list_recorded, take_stamp
 from modelzoo.data.folder import open_shard, read_manifest
+from modelzoo.data.holding import AT_ONCE, Holding, check_hash
 from modelzoo.data.order import draw_permutation, mix_datasets
+from modelzoo.reading import MIB, open_regular
 
 OPEN_FILES = 256  # at once and process: well below the usual limit of 1024 descriptors
+BY_CONTENT = "content-"  # the fingerprint covers the bytes of shards without a checksum
 
 
 class Shards:
@@ -46,7 +50,10 @@ class Shards:
         self.total = sum(sizes)
         self.mixed = mix_datasets(sizes, weights) if weights else None
         self.epoch = config.num_samples or self.total
+        self.holding = Holding()
         self._open: dict[int, h5py.Dataset] = {}
+        self._contents: dict[int, str] = {}  # hashes of `fingerprint`
+        self._held: set[int] = set()  # shards that this process held to their hash because of an example of zeros
 
     @classmethod
     def open(
@@ -62,7 +69,7 @@ class Shards:
         """
         msl, mixed = config.max_sequence_length, config.mixture
         parts = [
-            [inspect_shards(p, msl) for p in find_shards(d)]
+            [inspect_shards(p, msl, recorded) for p, recorded in list_recorded(find_shards(d))]
             for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir or ()])
         ]
         files = [s for part in parts for s in part]
@@ -91,20 +98,30 @@ class Shards:
         """Examples in an epoch."""
         return self.epoch
 
-    def fingerprint(self) -> str:
+    def fingerprint(self, like: str | None = None) -> str:
         """SHA-256 over what decides the order and content of batches: names, sizes, checksums, seed, batch size.
 
-        A shard without a checksum in its folder's manifest (Model Zoo writes none) counts with three of its examples.
+        A shard without a checksum in its folder's manifest (Model Zoo writes none) counts with its file's size and
+        bytes: all of them up to `AT_ONCE` for all such shards, else as many, spread evenly.
+
+        Args:
+            like: a fingerprint to compare with. If an older version made it, which took three examples of such a shard,
+                this one is made like it.
         """
         c = self.config
-        sums = {folder: read_checksums(folder) for folder in {os.path.dirname(s.path) for s in self.files}}
+        bare = [s for s in self.files if s.recorded.data_sha256 is None]
+        former = like is not None and not like.startswith(BY_CONTENT)
+        share = AT_ONCE / max(1, sum(s.stamp.size for s in bare))
         facts = []
         for i, s in enumerate(self.files):
-            folder, name = os.path.split(s.path)
-            facts.append((name, s.examples, s.msl, s.rows, sums[folder].get(name) or self._sample(i)))
+            content = s.recorded.data_sha256 or (self._sample(i) if former else self._contents.get(i))
+            if content is None:
+                content = self._contents[i] = sample_file(s.path, share)
+            facts.append((os.path.basename(s.path), s.examples, s.msl, s.rows, content))
         parts = [(len(part), m.weight) for part, m in zip(self.parts, c.mixture or (), strict=False)]
         order = [c.batch_size, (c.shuffle_seed or 0) if c.shuffle else None, self.epoch, c.use_vsl, parts]
-        return hashlib.sha256(json.dumps([facts, order]).encode()).hexdigest()
+        digest = hashlib.sha256(json.dumps([facts, order]).encode()).hexdigest()
+        return digest if former or not bare else BY_CONTENT + digest
 
     def _sample(self, shard: int) -> str:
         last = self.files[shard].examples - 1
@@ -150,43 +167,71 @@ class Shards:
 
     def _example(self, shard: int, index: int) -> np.ndarray:
         s = self.files[shard]
+        what = f"example {index} cannot be read"
         try:
             data = self._dataset(shard)
-            if s.rows:
-                return data[index]
-            window = data[index * s.msl : index * s.msl + s.msl + 1]
-            return np.stack((window[:-1], np.ones(s.msl, np.int32), window[1:]))
+            first = index if s.rows else index * s.msl
+            found = data[first : first + 1] if s.rows else data[first : first + s.msl + 1]
+            stored = storage.is_stored(data, (first,) + (0,) * (data.ndim - 1), found)
         except UserError as e:  # of `open_shard`
             reason = str(e).removeprefix(f"{s.path}: ").partition(";")[0]
-        except (
-            OSError,
-            KeyError,
-            RuntimeError,
-            IndexError,
-            ValueError,
-        ) as e:  # the last two: it shrank since `inspect`
-            reason = str(e).splitlines()[0][:80] if str(e) else type(e).__name__
-        raise UserError(f"{s.path}: example {index} cannot be read ({reason}); make this shard again")
+            raise UserError(f"{s.path}: {what} ({reason}); make this shard again") from None
+        except storage.FAILURES as e:  # LookupError and ValueError: it shrank since `inspect_shards`
+            raise UserError(f"{s.path}: {what} ({storage.explain(e)}); make this shard again") from None
+        if not stored:
+            raise UserError(f"{s.path}: {what} (its index is damaged: it names no values); make this shard again")
+        if not s.rows:
+            return np.stack((found[:-1], np.ones(s.msl, np.int32), found[1:]))
+        if not found[0, : len(f.ROWS)].any():
+            self._check_zeros(shard, index)
+        return found[0]
+
+    def _check_zeros(self, shard: int, index: int) -> None:
+        """Refuse an example that is zero throughout, mask included, unless its shard is what its manifest records."""
+        s = self.files[shard]
+        if not s.recorded.has_hash:
+            raise UserError(
+                f"{s.path}: example {index} is zero throughout (tokens, loss mask and labels), as a damaged disk or "
+                "index leaves it; make this shard again"
+            )
+        if shard not in self._held:
+            check_hash(s.path, s.recorded)
+            self._held.add(shard)
 
     def _dataset(self, shard: int) -> h5py.Dataset:
         if shard not in self._open:  # opened here, not in __init__: worker processes come by handles of their own
             if len(self._open) >= OPEN_FILES:
                 self._open.pop(next(iter(self._open))).file.close()
-            self._open[shard] = open_shard(self.files[shard].path)[1]
+            s = self.files[shard]
+            same = take_stamp(s.path) == s.stamp
+            data = open_shard(s.path, whole=not same)[1]
+            if not same:
+                self._check_changed(s, data.shape)
+            self._open[shard] = data
         return self._open[shard]
+
+    def _check_changed(self, s: Shard, shape: tuple[int, ...]) -> None:
+        """Refuse a shard that was written to since `inspect_shards`, unless it is still what its manifest records."""
+        if len(shape) == 3 and shape != (s.examples, s.rows, s.msl):
+            raise UserError(f"{s.path}: is another than at the start; restore it")
+        if not s.recorded.has_hash:
+            raise UserError(f"{s.path}: was written to since the start; restore it, or start again")
+        check_hash(s.path, s.recorded)
 
     def _refuse_ids(self, indices: Sequence[int], ids: np.ndarray, known: int, where: str) -> None:
         bad = (ids >= known) | (ids < 0)
         if not bad.any():
             return
         row, example = self._first(indices, bad)
+        found = int(ids[row][bad[row]][0])
+        hint = "use the tokenizer's vocabulary size"
+        if found < 0:
+            hint = "a place that does not count is 0 in the loss mask; its label is an id like any other"
+        elif self.prompt_tokens:
+            hint = f"tokenize the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
         raise UserError(
-            f"{example} holds token id {int(ids[row][bad[row]][0])}, outside model.vocab_size {self.vocab_size}"
-            + (
-                f"{where}; tokenize the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
-                if self.prompt_tokens
-                else "; use the tokenizer's vocabulary size"
-            )
+            f"{example} holds token id {found}, outside model.vocab_size {self.vocab_size}"
+            f"{where if self.prompt_tokens else ''}; {hint}"
         )
 
     def _refuse_places(self, indices: Sequence[int], rows: np.ndarray) -> None:
@@ -203,4 +248,25 @@ class Shards:
         return row, f"{self.files[shard].path}: example {indices[row] - self.starts[shard]}"
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open": {}}  # open files do not travel to worker processes
+        return {**self.__dict__, "_open": {}, "holding": Holding()}  # open files and threads stay in their process
+
+
+def sample_file(path: str, share: float) -> str:
+    """SHA-256 of a file's size and of `share` of its bytes: all from 1 on, else blocks of 1 MiB spread evenly.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            blocks = -(-size // MIB)
+            taken = range(blocks) if share >= 1 else sorted({0, blocks - 1, *np.linspace(
+                0, blocks - 1, max(2, int(blocks * share))).astype(int).tolist()})  # fmt: skip
+            digest = hashlib.sha256(str(size).encode())
+            for block in taken:
+                file.seek(block * MIB)
+                digest.update(file.read(MIB))
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    return digest.hexdigest()

@@ -1,16 +1,67 @@
 """Tokenizers as files: tokenizer.json, or a GPT-2 style vocabulary. No torch."""
 
-import json
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from pydantic import Field
 
 from modelzoo.config.errors import UserError
+from modelzoo.data import format as f
 from modelzoo.data.folder import read_manifest
+from modelzoo.reading import MIB, parse_json, read_text
+from modelzoo.records import Record, check_record
 
 if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+MAX_BYTES = 256 * MIB  # of a tokenizer.json; the largest known have a tenth of it
+Id = Annotated[int, Field(ge=0, le=f.MAX_ID)]
+
+
+class Model(Record):
+    """The `model` of a tokenizer.json: a vocabulary of ids by token, or, Unigram's, of tokens with scores in order."""
+
+    vocab: dict[str, Id] | list[Any]
+    merges: list[str | list[str]] | None = None
+
+    def check_ids(self, path: str) -> None:
+        """Refuse two tokens of one id: text would not come back from it.
+
+        Raises:
+            UserError: names both tokens.
+        """
+        if isinstance(self.vocab, dict) and len(set(self.vocab.values())) < len(self.vocab):
+            seen: dict[int, str] = {}
+            for token, number in self.vocab.items():
+                if number in seen:
+                    raise UserError(f"{path}: vocab: {seen[number]!a} and {token!a} have the same id {number}")
+                seen[number] = token
+
+
+class Added(Record):
+    """A token that is found in text before the model is asked."""
+
+    id: Id
+    content: str
+    special: bool = False
+
+
+class TokenizerFile(Record):
+    """What a Hugging Face tokenizer.json must hold."""
+
+    model: Model
+    added_tokens: list[Added] | None = None
+
+    def check_ids(self, path: str) -> None:
+        """The same of a whole file; an added token may have the id that its own text has in the vocabulary.
+
+        Raises:
+            UserError: names both tokens.
+        """
+        self.model.check_ids(path)
+        added = {t.content: t.id for t in self.added_tokens or ()}
+        Model(vocab=added).check_ids(path)
 
 
 def read_tokenizer(path: str) -> str:
@@ -22,13 +73,27 @@ def read_tokenizer(path: str) -> str:
         if not os.path.exists(os.path.join(path, "tokenizer.json")):
             raise UserError(f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe")
         path = os.path.join(path, "tokenizer.json")
+    text = _read(path)
+    check_record(_parse(text, path), TokenizerFile, path, "is not a Hugging Face tokenizer.json").check_ids(path)
+    if not parse_tokenizer(text, path).get_vocab():
+        raise UserError(f"{path}: has an empty vocabulary")
+    return text
+
+
+def _read(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as f:
-            text = f.read()
-        parse_tokenizer(text, path)
-        return text
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: tokenizer cannot be read: {getattr(e, 'strerror', None) or e}") from None
+        return read_text(path, MAX_BYTES)
+    except OSError as e:
+        raise UserError(f"{path}: tokenizer cannot be read: {e.strerror}") from None
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}: tokenizer cannot be read: is not UTF-8 text (byte {e.start})") from None
+
+
+def _parse(text: str, path: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError as e:
+        raise UserError(f"{path}: is not a Hugging Face tokenizer.json ({' '.join(str(e).split())[:120]})") from None
 
 
 def parse_tokenizer(text: str, name: str):
@@ -37,8 +102,11 @@ def parse_tokenizer(text: str, name: str):
 
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as e:  # tokenizers raises bare Exception
-        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({str(e)[:120]})") from None
+    except BaseException as e:  # tokenizers raises bare Exception, and its Rust code can panic, which is none
+        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        reason = " ".join(str(e).split())[:120]
+        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({reason})") from None
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -48,15 +116,17 @@ def parse_tokenizer(text: str, name: str):
 def _from_bpe(vocab_path: str, merges_path: str) -> str:
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+    vocab = _parse(_read(vocab_path), vocab_path)
+    check_record({"vocab": vocab}, Model, vocab_path, "is not a byte-level BPE vocabulary").check_ids(vocab_path)
+    lines = _read(merges_path).split("\n")
+    merges: list[Any] = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     try:
-        with open(vocab_path, encoding="utf-8") as f:
-            vocab = json.load(f)
-        with open(merges_path, encoding="utf-8") as f:
-            lines = [line.rstrip("\n") for line in f]
-        merges: list[Any] = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    except Exception as e:
-        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({str(e)[:120]})") from None
+    except BaseException as e:
+        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
+            raise
+        reason = " ".join(str(e).split())[:120]
+        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({reason})") from None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
@@ -117,6 +187,8 @@ def load_tokenizer(path: str, eos: int | None = None) -> Tokenizer:
         eos = read_manifest(folder).get("eos_id")
     if eos is None:
         eos = next((i for t in END_OF_TEXT if (i := backend.token_to_id(t)) is not None), None)
+    if eos is not None and eos >= vocabulary_size(backend):
+        raise UserError(f"{path}: has ids below {vocabulary_size(backend)}, the end-of-text id is {eos}")
     if eos is None:
         raise UserError(f"{path}: has no end-of-text token ({', '.join(END_OF_TEXT)})")
     return Tokenizer(backend, eos, path)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # names of files that could run code
 Size = Annotated[int, Field(gt=0, le=2**24)] | None
 _LAYERS, _WIDTHS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers"), ("n_embd", "hidden_size", "d_model")
 
@@ -97,10 +98,11 @@ def load_exported(path: str, device: torch.device) -> Exported:
     except ImportError:
         raise UserError(f"{path}: a Hugging Face folder needs transformers (pip install transformers)") from None
     try:
-        hf, about = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True,
         )  # fmt: skip
+        hf, about = loaded
     except Exception as e:  # each architecture raises its own kinds for a config or weights that do not fit
         raise UserError(f"{path}: transformers cannot load it: {_one_line(e)}") from None
     _require_all(path, about)
@@ -154,7 +156,7 @@ def _stored_bytes(path: str) -> int:
     """
     names = [n for n in sorted(os.listdir(path)) if n.endswith(".safetensors")]
     if not names:
-        pickled = next((n for n in sorted(os.listdir(path)) if n.endswith((".bin", ".pt", ".pth", ".ckpt"))), None)
+        pickled = next((n for n in sorted(os.listdir(path)) if n.endswith(PICKLED)), None)
         why = f"; {pickled} is pickled and could run code, so it is not loaded" if pickled else ""
         raise UserError(f"{path}: holds no safetensors{why} (model.save_pretrained writes them)")
     return sum(os.path.getsize(os.path.join(path, n)) for n in names if os.path.isfile(os.path.join(path, n)))
@@ -191,4 +193,4 @@ def _require_sizes(path: str, model: Exported) -> None:
 
 def _one_line(error: BaseException) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return text[:160] or type(error).__name__
+    return (text if text.isprintable() else ascii(text))[:160] or type(error).__name__

@@ -20,7 +20,9 @@ class MultiLabelFile(MultiLabel):
 
     def _example(self, number: int, where: str, row: dict) -> Example:
         value = require_field(row, self.config.label_field, where)
-        found = value if isinstance(value, list) else [v for v in re.split(r"\s*[|,]\s*", str(value).strip()) if v]
+        found = (
+            value if isinstance(value, list) else [v for part in re.split(r"[|,]", str(value)) if (v := part.strip())]
+        )
         gold = self.sorted({self.known(str(label), where) for label in found})
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
         return Example(str(row.get(self.config.id_field, number)), fields, gold)

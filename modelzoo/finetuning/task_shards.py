@@ -15,6 +15,7 @@ from modelzoo.files import replacing, write_text
 from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.progress import Progress
 from modelzoo.reading import read_bytes
+from modelzoo.sink import Sink
 
 SHARD = f.SHARD_NAME.format(process=0, chunk=0)
 
@@ -75,6 +76,8 @@ def _holds(shard: str, data: np.ndarray) -> bool:
 
 
 def _write_shard(path: str, data: np.ndarray) -> None:
-    with replacing(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset(f.DATASET, data=data, chunks=(1, *data.shape[1:]), compression="gzip")
-        file.attrs[f.N_EXAMPLES] = len(data)
+    with replacing(path) as temporary, Sink(temporary) as sink:
+        with h5py.File(sink, "w") as file:
+            file.create_dataset(f.DATASET, data=data, chunks=(1, *data.shape[1:]), compression="gzip")
+            file.attrs[f.N_EXAMPLES] = len(data)
+        sink.check()

@@ -20,7 +20,7 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import list_files
-from modelzoo.files import making_folder, write_text
+from modelzoo.files import making_folder, remove_stale, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.markdown import escape
 from modelzoo.interop.model_card import render_card
@@ -175,6 +175,7 @@ def _write(
 ) -> None:
     """The whole folder or nothing."""
     try:
+        remove_stale(out)
         with making_folder(out) as temporary:
             write_tensors(os.path.join(temporary, "model.safetensors"), tensors)
             if masks:

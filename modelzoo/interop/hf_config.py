@@ -183,6 +183,8 @@ def read_model_section(found: Any, path: str) -> dict[str, Any]:
     }  # fmt: skip
     given = {**defaults, **{k: v for k in _GPT2.model_fields if (v := getattr(theirs, k)) is not None}}
     given.setdefault("n_inner", 4 * given["n_embd"])
+    if given["n_embd"] % given["n_head"]:
+        raise UserError(f"{path}: n_head: {given['n_head']} does not divide n_embd, {given['n_embd']}")
     section = {ours: given[theirs] for theirs, ours in IMPORTED.items() if theirs in given}
     act = {"relu2": "squared_relu", "swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
     section["nonlinearity"] = act.get(section["nonlinearity"], section["nonlinearity"])

@@ -14,8 +14,8 @@ from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES
-from modelzoo.evaluation.exported import read_index
-from modelzoo.files import making_folder, write_guarded
+from modelzoo.evaluation.exported import PICKLED, read_index
+from modelzoo.files import making_folder, remove_stale, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
@@ -27,7 +27,6 @@ from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.run_folder import RunFolder
 
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 
 
@@ -45,7 +44,7 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     _require_empty(out)
     if os.path.isdir(source):
         return _hf(source, out, params)
-    if os.path.splitext(source)[1] in _PICKLED:
+    if source.endswith(PICKLED):
         raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
     return _mdl(source, out, params, weights_only)
 
@@ -158,6 +157,7 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
+        remove_stale(out)
         with making_folder(out) as temporary:
             folder = RunFolder(temporary)
             try:
@@ -177,7 +177,7 @@ def _tensors(source: str) -> dict[str, Tensor]:
     places = read_index(source)
     if places is None:
         if not os.path.lexists(whole := os.path.join(source, "model.safetensors")):
-            pickled = sorted(n for n in os.listdir(source) if os.path.splitext(n)[1] in _PICKLED)
+            pickled = sorted(n for n in os.listdir(source) if n.endswith(PICKLED))
             why = f"; {pickled[0]} is pickled and could run code, so it is not loaded" if pickled else ""
             raise UserError(f"holds no model.safetensors{why} ({_CONVERT})")
         return read_tensors(whole)

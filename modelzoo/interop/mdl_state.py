@@ -25,12 +25,15 @@ from modelzoo.names import HEAD, HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_mask, 
 from modelzoo.optim.adam import FOREVER
 from modelzoo.optim.groups import lr_scale
 from modelzoo.optim.lr import learning_rate
+from modelzoo.planning.start_checkpoint import check_state
+from modelzoo.reading import parse_json
 from modelzoo.training import checkpoint
 from modelzoo.training.checkpoint_state import CheckpointState
 
-OURS = "mediswift"
+OURS = mdl.OURS
 SECTIONS = ("model", "optimizer", "global_step", OURS)
 FINAL, TWIN = "model.ln_f.", "model.transformer_decoder.norm."  # one norm, which the zoo's model holds by both names
+OF_THIS_MACHINE = ("config", "config_sha256", "logs")  # of state.json: paths, a cluster's section, a folder's logs
 SHARED = ("exp_avg", "exp_avg_sq", "momentum_buffer")  # state of the same name and meaning on both sides
 
 
@@ -72,7 +75,8 @@ def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
     Args:
         init: the run's config: the zoo's loader takes the optimizer's settings from the file.
     """
-    c = GPTConfig.model_validate(state["model"])
+    saved = check_state(state, "the checkpoint")
+    c = saved.model
     if foreign := sorted(n for n in files["model"] if name_weight(n) not in list_parameters(c)):
         raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
     weights, moments = files["model"], files.get("optimizer", {})
@@ -83,16 +87,20 @@ def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
         model[TWIN + name.removeprefix(FINAL)] = mdl.Link(f"model.{name}")
     found = list_parameter_groups(c)
     names = [n for _, _, group in found for n in group]
-    step = state["global_step"] - state["skipped"]
+    step = saved.global_step - saved.skipped
     entries = {i: _their_moments(n, moments, init) for i, n in enumerate(names)}
     extras = {k: x for k, x in moments.items() if k.rpartition("/")[2] not in SHARED}
     sparsity = [{} if g.algorithm == "static" else {"step": torch.tensor(step), "sparsity": {}} for g in init.sparsity]
     return {
         "model": model,
         "optimizer": {"state": {i: e for i, e in entries.items() if e}, "param_groups": _settings(found, init, step)},
-        "global_step": state["global_step"],
+        "global_step": saved.global_step,
         **({"sparsity": sparsity} if sparsity else {}),
-        OURS: {"state": json.dumps(state), "names": json.dumps(names), "optimizer": extras},
+        OURS: {
+            "state": json.dumps({k: v for k, v in state.items() if k not in OF_THIS_MACHINE}),
+            "names": json.dumps(names),
+            "optimizer": extras,
+        },
     }
 
 
@@ -142,23 +150,52 @@ def convert_from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, data
     Raises:
         UserError: weights, masks or optimizer state that don't fit the config.
     """
-    text = leaves.get(f"{OURS}.state")
-    state = json.loads(text) if isinstance(text, str) else None
-    shapes = list_parameters(init.model)
-    model = _model(path, leaves, init.model, {n: s.size for n, s in shapes.items()})
-    names = (
-        json.loads(str(leaves[f"{OURS}.names"]))
-        if state
-        else [n for _, _, g in list_parameter_groups(init.model) for n in g]
-    )
-    moments = _our_moments(path, leaves, names, {n: s.size for n, s in shapes.items()}, init, bool(state))
+    state = _json(path, leaves, f"{OURS}.state")
+    sizes = {n: s.size for n, s in list_parameters(init.model).items()}
+    model = _model(path, leaves, init.model, sizes)
+    names = _json(path, leaves, f"{OURS}.names")
+    if state is not None:
+        check_state(state, path)
+        CheckpointState.parse(path, state)
+    if names is None:
+        names = [n for _, _, g in list_parameter_groups(init.model) for n in g]
+    elif not isinstance(names, list) or not all(isinstance(n, str) and n in sizes for n in names):
+        raise UserError(f"{path}: {OURS}.names: are not the names of the config's parameters; it is of another model")
+    moments = _our_moments(path, leaves, names, sizes, init, state is not None)
     if state is None:
-        step = leaves.get("global_step")
         finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
-        place = dataset or f"unknown ({path})"
-        count = int(step) if step is not None else 0
+        place, count = dataset or f"unknown ({path})", _count_steps(path, leaves)
         state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
     return {"model": model, "optimizer": moments}, state
+
+
+def _json(path: str, leaves: Mapping[str, mdl.Leaf], key: str) -> Any:
+    """The value of a leaf that holds JSON; None where there is no such leaf."""
+    text = leaves.get(key)
+    if text is None:
+        return None
+    try:
+        return parse_json(text if isinstance(text, str) else "")
+    except ValueError as e:
+        raise UserError(f"{path}: {key}: is not valid JSON ({e})") from None
+
+
+def _number(path: str, key: str, value: mdl.Leaf) -> float:
+    """A leaf that is one number."""
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise UserError(f"{path}: {key}: is no number")
+    return number
+
+
+def _count_steps(path: str, leaves: Mapping[str, mdl.Leaf]) -> int:
+    """`global_step`; 0 where there is none."""
+    if (value := leaves.get("global_step")) is None:
+        return 0
+    count = _number(path, "global_step", value)
+    if not 0 <= count < 2**63 or count != int(count):
+        raise UserError(f"{path}: global_step: {count!r} is no count of steps")
+    return int(count)
 
 
 def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
@@ -170,7 +207,8 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
     for twin in [k for k in found if k.startswith(TWIN)]:
         found.setdefault(FINAL + twin.removeprefix(TWIN), found.pop(twin))
     tied = found.pop(HEAD_WEIGHT, None) if c.share_embedding_weights else None
-    if tied is not None and not torch.equal(tied, found[WORDS_WEIGHT]):
+    words = found.get(WORDS_WEIGHT)
+    if tied is not None and not (isinstance(tied, Tensor) and isinstance(words, Tensor) and _same(tied, words)):
         raise UserError(f"{path}: {HEAD_WEIGHT} differs from the embedding; set model.share_embedding_weights: false")
     out: dict[str, Tensor] = {}
     for name, x in found.items():
@@ -179,10 +217,16 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
             raise UserError(f"{path}: has {name}, which the config's model has not")
         if tuple(x.shape) != sizes[weight]:
             raise UserError(f"{path}: {name} is {list(x.shape)}, the config's model has {list(sizes[weight])}")
-        out[name] = x.bool() if name != weight else x.float()
+        if not (x.is_floating_point() or (name != weight and x.dtype in (torch.bool, torch.uint8))):
+            raise UserError(f"{path}: {name} is of {x.dtype}; weights are floating-point and masks bool")
+        out[name] = (x.bool() if name != weight else x.float()).contiguous()
     if missing := sorted(sizes.keys() - out.keys()):
         raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; it is of another model")
     return _nan_masks(out)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or (a.shape == b.shape and torch.equal(a, b))
 
 
 def _nan_masks(model: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -195,15 +239,22 @@ def _nan_masks(model: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _our_moments(path: str, leaves, names: list[str], sizes, init: Init, ours: bool) -> dict[str, Tensor]:
-    found = {k.removeprefix(f"{OURS}.optimizer."): v for k, v in leaves.items() if k.startswith(f"{OURS}.optimizer.")}
+    found: dict[str, Tensor] = {}
+    for key in [k for k in leaves if k.startswith(f"{OURS}.optimizer.")]:
+        name, _, entry = key.removeprefix(f"{OURS}.optimizer.").rpartition("/")
+        if name not in sizes or not isinstance(x := leaves[key], Tensor) or (x.dim() and tuple(x.shape) != sizes[name]):
+            raise UserError(f"{path}: {key}: is no state of a parameter of the config's model")
+        found[f"{name}/{entry}"] = x.contiguous()
     for key, x in leaves.items():
         if not key.startswith("optimizer.state."):
             continue
         number, _, entry = key.removeprefix("optimizer.state.").partition(".")
-        if not number.isdigit() or int(number) >= len(names):
+        if not (number.isascii() and number.isdecimal() and len(number) < 9 and int(number) < len(names)):
             raise UserError(f"{path}: {key}: the config's model has {len(names)} parameters; it is of another model")
         name = names[int(number)]
         if entry in SHARED:
+            if not isinstance(x, Tensor) or not x.is_floating_point():
+                raise UserError(f"{path}: {key}: is no tensor of floating-point numbers")
             if tuple(x.shape) != sizes[name]:
                 raise UserError(
                     f"{path}: {key} is {list(x.shape)}, but {name} has {list(sizes[name])}: the optimizer's parameters "
@@ -211,16 +262,17 @@ def _our_moments(path: str, leaves, names: list[str], sizes, init: Init, ours: b
                 )
             found[f"{name}/{entry}"] = x.float().masked_fill(torch.isnan(x), 0.0)
         elif entry == "beta2_power" and not ours:
-            found[f"{name}/step"] = torch.tensor(_step(float(x), init, leaves.get("global_step")))
+            found[f"{name}/step"] = torch.tensor(_step(_number(path, key, x), init, _count_steps(path, leaves)))
     own = init.optimizer
     if own is not None and own.name != "SGD" and not ours and not own.value.correct_bias:
         found |= {f"{k.rpartition('/')[0]}/step": torch.tensor(FOREVER) for k in list(found) if k.endswith("/exp_avg")}
     return found
 
 
-def _step(power: float, init: Init, global_step) -> float:
+def _step(power: float, init: Init, global_step: int) -> float:
     """The step count behind beta2 ** (step + 1); the file's global step where float32 has lost it."""
-    beta = _optimizer(init).value.betas[1]
+    betas = getattr(init.optimizer.value, "betas", None) if init.optimizer else None
+    beta = betas[1] if betas else 0.0
     if 1e-30 < power < 1.0 and 0 < beta < 1:
         return float(round(math.log(power) / math.log(beta)) - 1)
-    return float(global_step or 0)
+    return float(global_step)

@@ -68,7 +68,7 @@ Alpha = Annotated[float, Field(gt=0, lt=1e9)]
 
 
 class _Any(Record):
-    peft_type: str | None = None
+    peft_type: Annotated[str, Field(pattern=r"^\w{1,40}$")] | None = None
 
 
 class _Prompt(Record):
@@ -177,7 +177,7 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
             raise UserError(f"{path}: {key} has no place here; plain LoRA only")
     config = check_record(raw, _LoRA, path, _NO_ADAPTER)
     if config.bias != "none":
-        raise UserError(f"{path}: bias: {config.bias[:40]} has no place here; plain LoRA only")
+        raise UserError(f"{path}: bias: {config.bias[:40]!a} has no place here; plain LoRA only")
     alphas = _compile_patterns(config.alpha_pattern, path)
     left, found, scales = dict(tensors), {}, {}
     for module, parts in _modules(c, family).items():

@@ -21,7 +21,10 @@ def read_tensors(path: str) -> dict[str, Tensor]:
             size = os.fstat(file.fileno()).st_size
         if size < 8:
             raise UserError(f"{path}: has {size} bytes; is not a whole safetensors file")
-        return safetensors.torch.load_file(path)
+        found = safetensors.torch.load_file(path)
+        if odd := next((n for n in found if len(n) > 400 or not n.isprintable()), None):
+            raise UserError(f"{path}: holds a tensor named {odd[:80]!a}, which is no name")
+        return found
     except UserError:
         raise
     except FileNotFoundError:
@@ -56,4 +59,5 @@ def require_floats(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(f"{error}".split())[:120] or type(error).__name__
+    text = " ".join(str(error).split())[:120]
+    return (text if text.isprintable() else ascii(text)) or type(error).__name__

@@ -76,10 +76,10 @@ def svg(figure, name: str) -> str:
     plt.close(figure)
     text = out.getvalue()
     text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r"<metadata>.{0,10000}?</metadata>", "", text, flags=re.S)
     text = re.sub(r'(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r'<svg ([^>]*?)width="[^"]*" height="[^"]*"', r"<svg \1", text)
-    text = re.sub(r'<svg [^>]*?height="[^"]*"[^>]*?width="[^"]*"', _without_size, text, count=1)
+    text = re.sub(r'<svg ([^>]{0,1000}?)width="[^"]{0,40}" height="[^"]{0,40}"', r"<svg \1", text)
+    text = re.sub(r'<svg [^>]{0,1000}?height="[^"]{0,40}"[^>]{0,1000}?width="[^"]{0,40}"', _without_size, text, count=1)
     for i, colour in enumerate(LIGHT):
         text = re.sub(colour, f"var(--c{i}, {colour})", text, flags=re.I)
     text = text.replace(INK, "var(--ink, #1a1b1c)").replace(FAINT, "var(--faint, #9a9b9c)")

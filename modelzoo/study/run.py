@@ -25,7 +25,11 @@ from modelzoo.study.matrix import Cell, Matrix
 from modelzoo.study.progress import Progress, last_words
 
 POLL = 0.5  # seconds between looks at a run's log
-RUN = "import sys; from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
+# run.py, installed or not; a run whose study was killed ends as after SIGTERM, with a checkpoint
+RUN = (
+    "import signal, sys; from modelzoo import host; host.end_with_parent({parent}, signal.SIGTERM); "
+    "from modelzoo.cli import main; sys.exit(main())"
+)
 
 
 class Options(NamedTuple):
@@ -134,7 +138,8 @@ def _call(own: CellFiles, options: Options, progress: Progress) -> int:
     Raises:
         OSError: its log cannot be written, or no process can be made.
     """
-    command = [sys.executable, "-c", RUN, options.target, "-p", own.config, "-m", "train_and_eval", "-o", own.folder]
+    code = RUN.format(parent=os.getpid())
+    command = [sys.executable, "-c", code, options.target, "-p", own.config, "-m", "train_and_eval", "-o", own.folder]
     # A run is one process: the rank that torchrun gave this one is not the run's.
     environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
     with open(own.log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice

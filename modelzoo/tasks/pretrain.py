@@ -60,7 +60,7 @@ def _train(
     run = build_run(config, choice)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
-    _load_start(run, start, fingerprint, options.strict)
+    _load_start(run, start, shards, fingerprint, options.strict)
     changes = resume.check_changes(folder, config, run) if start.own else {}
     if run.step >= stop and not run.unassessed:
         if start.own:
@@ -100,17 +100,18 @@ def _validate(backend: Backend, run: TrainState, shards: Shards, logs: Logs, out
     return score
 
 
-def _load_start(run: TrainState, start: Start, fingerprint: str, strict: bool) -> None:
+def _load_start(run: TrainState, start: Start, shards: Shards, fingerprint: str, strict: bool) -> None:
     """Load the checkpoint and adapters that `run` starts from."""
     if not start.own:
         load_adapters(run.model, run.init)
     if start.path is None:
         return
     if start.own:
-        state.restore(run, start.path, *checkpoint.load(start.path), fingerprint, strict=strict)
+        files, saved = checkpoint.load(start.path)
+        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), strict=strict)
     else:
         files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
-        state.restore(run, start.path, files, saved, fingerprint, start.states, strict)
+        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), start.states, strict)
 
 
 def _note_start(

@@ -1,5 +1,6 @@
 """Build the objects of a run from its config: model, optimizer, sparsity, data."""
 
+import sys
 from typing import NamedTuple
 
 from torch import Tensor
@@ -10,7 +11,10 @@ from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, DataLoader, Init
 from modelzoo.data import tokenizer, tokenizer_files
+from modelzoo.data.files import find_shards
 from modelzoo.data.hdf5 import Shards
+from modelzoo.data.holding import hold_shards
+from modelzoo.data.manifest import list_folders
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters, list_with_adapters
@@ -94,12 +98,22 @@ def encode_prompt_words(config: Config) -> list[int] | None:
 
 
 def open_shards(config: Config, loader: DataLoader) -> Shards:
-    """The data of one dataloader section, checked against the model."""
+    """The data of one dataloader section, held to its manifests and checked against the model.
+
+    Raises:
+        UserError: a shard that is not what its manifest records, of `Shards.open`.
+    """
+    folders = list_folders(loader)
+    holding, notes = hold_shards(folders, find_shards(folders))  # before HDF5 opens what may be damaged
+    for note in notes:
+        print(note, file=sys.stderr)
     m = config.trainer.init.model
     # Rotary, ALiBi and no positions have no table that could be too short.
     longest = m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
     prompt = config.trainer.init.soft_prompt
-    return Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
+    shards = Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
+    shards.holding = holding
+    return shards
 
 
 def list_val_loaders(config: Config) -> list[DataLoader]:

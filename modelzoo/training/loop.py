@@ -192,7 +192,7 @@ def iterate_steps(
     """
     begin = ready = time.perf_counter()
     last_read, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
-    for batch in backend.batches(run, shards, stop):
+    for batch in shards.holding.watch(backend.batches(run, shards, stop)):
         fetched = time.perf_counter()
         waiting += fetched - ready
         avoidable = run.loss_scale.can_fall  # read before the step, which lowers the scale if it overflows

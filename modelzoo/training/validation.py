@@ -31,7 +31,7 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     """Loss, perplexity and next-token accuracy over `shards`, in file order."""
     run.model.eval()
     loss, right, tokens = 0.0, 0, 0
-    for batch in backend.validation_batches(shards, eval_steps):
+    for batch in shards.holding.watch(backend.validation_batches(shards, eval_steps)):
         with backend.autocast():
             part_loss, part_right, part_tokens = run.model.score(batch)
         loss, right, tokens = loss + float(part_loss), right + int(part_right), tokens + int(part_tokens)

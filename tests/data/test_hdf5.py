@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.data import feed, files, hdf5
+from modelzoo.data import feed, files, hdf5, holding
 from modelzoo.data.hdf5 import Shards
 from tests.support import examples, loader, write_manifest, write_shard
 
@@ -364,7 +364,7 @@ def test_a_manifest_of_a_larger_vocabulary_is_refused_at_once(folder):
     write_manifest(folder, vocab_size=100)
     opened(folder)
     (folder / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest\.json: cannot be read"):
+    with pytest.raises(UserError, match=r"manifest\.json: is not valid JSON"):
         opened(folder)
 
 
@@ -452,7 +452,10 @@ def test_preprocessings_manifests_are_understood(tmp_path):
 
     facts = write(str(tmp_path / "output_chunk_0_0.h5"), numbered(5, 0), "gzip")
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": [facts]}))
-    assert files.read_checksums(str(tmp_path)) == {"output_chunk_0_0.h5": facts["data_sha256"]}
+    path = str(tmp_path / "output_chunk_0_0.h5")
+    ((found, recorded),) = files.list_recorded([path])
+    assert found == path and recorded._asdict() == {k: facts[k] for k in recorded._fields}
+    assert holding.hash_file(path) == facts["sha256"] and holding.hash_values(path) == facts["data_sha256"]
     assert numbers(opened(tmp_path).batch(0)) == [0, 1, 2, 3]
 
 

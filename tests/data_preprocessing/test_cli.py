@@ -51,7 +51,7 @@ def test_no_module_imports_torch(repo):
         (["verify", "nowhere"], "nowhere: no such folder"),
         (["inspect", "nowhere.h5"], "nowhere.h5"),
         (["report", "nowhere"], "missing"),
-        (["synthetic", "--output", "x", "--documents", "0"], "must be above 0"),
+        (["synthetic", "--output", "x", "--documents", "0"], "must be at least 1"),
         (["pack", "--input", "nowhere", "--output", "o", "--msl", "16", "--eos_id", "0"], "nowhere: no such file"),
         (["tokenizer", "--input", "."], "give either"),
     ],

@@ -5,6 +5,7 @@ import json
 from random import Random
 
 import h5py
+import hdf5plugin  # noqa: F401  the filter of .mdl's datasets
 import numpy as np
 
 from tests.faults.mutate_json import ODD, mutate_tree

@@ -168,7 +168,7 @@ def test_between_source_and_target_is_our_own_layout(tmp_path):
     [
         ({"peft_type": "IA3"}, "is a IA3 adapter, not LORA"),
         ({"use_dora": True}, "use_dora has no place"),
-        ({"bias": "all"}, "bias: all has no place"),
+        ({"bias": "all"}, "bias: 'all' has no place"),
     ],
 )
 def test_adapters_that_have_no_place_here(tmp_path, change, what):

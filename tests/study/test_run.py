@@ -34,7 +34,8 @@ def forked(monkeypatch):
     """The study's runs start by a fork, without the seconds of importing torch."""
 
     def popen(command, stdout, stderr, env, start_new_session):
-        assert command[:3] == [sys.executable, "-c", study.RUN] and stderr is stdout and start_new_session
+        assert command[:3] == [sys.executable, "-c", study.RUN.format(parent=os.getpid())]
+        assert stderr is stdout and start_new_session
         return commands.start(command[3:], stdout, env)
 
     monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=popen))
@@ -144,8 +145,12 @@ def test_the_best_rate_of_the_first_seed_trains_the_others(base, forked):
 
 
 @pytest.mark.slow
-def test_interrupted_it_saves_and_goes_on_where_it_was(base, request):
-    """The log of a study that was stopped in the middle of a run equals that of one that was not."""
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 130), (signal.SIGKILL, -signal.SIGKILL)])
+def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, code):
+    """The log of a study that was stopped in the middle of a run equals that of one that was not.
+
+    Its run ends with it, even if the study is killed.
+    """
     keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
             "common": {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
@@ -156,8 +161,11 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request):
         end = time.monotonic() + 100
         while time.monotonic() < end and not (log.exists() and len(log.read_text().splitlines()) > 20):
             time.sleep(0.005)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait() == 130, (base.parent / "printed").read_text()
+        child.send_signal(number)
+        assert child.wait() == code, (base.parent / "printed").read_text()
+    while time.monotonic() < end and not (saved := list((log.parent / "checkpoints").glob("step_*"))):
+        time.sleep(0.05)
+    assert saved, "the run of a killed study goes on"
     stopped = records(log.parent, "train")[-1]["step"]
     assert 0 < stopped < 150 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
     request.getfixturevalue("forked")
