@@ -1,6 +1,5 @@
 """Keep test sets out of the training data: by document id, and by long word sequences that they share."""
 
-import json
 import os
 import re
 
@@ -10,6 +9,7 @@ from data_preprocessing import streams
 from data_preprocessing.minhash import word_ngrams
 from data_preprocessing.records import Document
 from modelzoo.config.errors import UserError
+from modelzoo.reading import load_json
 
 MAX_BENCHMARK = 256 << 20  # bytes of one test set
 _PMID = re.compile(r"\d{1,9}$")
@@ -69,10 +69,10 @@ def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
     name = path.lower().removesuffix(".gz")
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # splitlines also parts at U+2028 and others
     if name.endswith(".json"):
-        _walk(json.loads(text), pmids, texts)
+        _walk(load_json(text), pmids, texts)
     elif name.endswith(".jsonl"):
         for line in filter(str.strip, lines):
-            _walk(json.loads(line), pmids, texts)
+            _walk(load_json(line), pmids, texts)
     elif name.endswith(".tsv"):
         for line in lines:
             for cell in filter(None, line.split("\t")):

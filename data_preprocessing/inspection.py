@@ -73,7 +73,7 @@ def _examples(name: str, count: int, tokenizer) -> None:
                 f"  input_ids {ids[:12].tolist()} ...\n  mask      {mask[:12].tolist()} ...\n"
                 f"  labels    {labels[:12].tolist()} ..."
             )
-            if tokenizer is not None and not 0 <= int(ids.min()) <= int(ids.max()) <= fmt.MAX_ID:
+            if tokenizer is not None and not 0 <= ids.min(initial=0) <= ids.max(initial=0) <= fmt.MAX_ID:
                 print(f"  text      none: {int(ids.min())} to {int(ids.max())} are no token ids")
             elif tokenizer is not None:
                 print(

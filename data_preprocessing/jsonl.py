@@ -1,11 +1,11 @@
 """JSONL and plain text to documents."""
 
-import json
 from collections.abc import Iterator
 
 from data_preprocessing import streams
 from data_preprocessing.records import MAX_TEXT, Document, read_year, show, unreadable_record
 from modelzoo.config.errors import UserError
+from modelzoo.reading import load_json
 
 MAX_LINE = 4 * MAX_TEXT  # bytes
 BLANK = "\ufeff \t\r\n"
@@ -46,7 +46,7 @@ def _records(lines: Iterator[tuple[int, bytes | None]], name: str, job) -> Itera
 
 def _record(line: str, number: int, name: str, job) -> Document:
     try:
-        record = json.loads(line)
+        record = load_json(line)
     except ValueError as e:
         raise ValueError(f"not JSON ({e})") from None
     if not isinstance(record, dict):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:
     """
     file, data = open_shard(path)
     with file:
-        per = int(np.prod(data.shape[1:])) if data.ndim == 3 else 1
+        per = max(1, math.prod(data.shape[1:]))
         step = max(1, step_ints // per)
         for start in range(0, data.shape[0], step):
             what = f"examples {start}.. cannot be read; make this shard again"

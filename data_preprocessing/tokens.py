@@ -8,6 +8,7 @@ import numpy as np
 
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import parse_tokenizer
+from modelzoo.reading import load_json
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
@@ -106,7 +107,7 @@ def _fast(text: str, reference):
         import gigatoken
     except ImportError:
         return None
-    spec = json.loads(text)
+    spec = load_json(text)
     if spec.get("model", {}).get("type") != "BPE" or spec.get("normalizer"):
         return None
     spec["added_tokens"] = [

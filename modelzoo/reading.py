@@ -5,12 +5,14 @@ A FIFO would wait for ever and /dev/zero never end; a size that a reader checks 
 
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from typing import Any
 
 MIB = 2**20
 MAX_TEXT = 64 * MIB  # of a config, a manifest, a tokenizer: thousands of times what they are
+_TOKENS = re.compile(r'[\[\]{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)  # of JSON: brackets, and strings to pass over
 MAX_DEPTH = 200  # of nested JSON; what this project reads has a dozen levels
 
 
@@ -61,6 +63,34 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
+def load_json(text: str | bytes, **options: Any) -> Any:
+    """`json.loads` of a text from anywhere: deep nesting would overrun the stack where its limit was raised.
+
+    Raises:
+        ValueError: it is not JSON, or is nested too deeply.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8")
+    if text.count("[") + text.count("{") > MAX_DEPTH and _measure_depth(text) > MAX_DEPTH:
+        raise ValueError("is nested too deeply")
+    try:
+        return json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+
+
+def _measure_depth(text: str) -> int:
+    """How deep brackets of a JSON text are nested, those in strings left out."""
+    depth = deepest = 0
+    for token in _TOKENS.findall(text):
+        if token in ("[", "{"):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif token in ("]", "}"):
+            depth -= 1
+    return deepest
+
+
 def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = False, nonfinite: bool = False) -> Any:
     """The value of a JSON text.
 
@@ -72,13 +102,8 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = 
         ValueError: it is not JSON, is nested too deeply, gives a key twice, or holds half a surrogate pair. The
             message is one line.
     """
-    if isinstance(text, bytes):
-        text = text.decode("utf-8")
-    try:
-        constant = float if nonfinite else (lambda name: None) if undefined else _refuse_constant
-        found = json.loads(text, object_pairs_hook=_without_repeats, parse_constant=constant)
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
+    constant = float if nonfinite else (lambda name: None) if undefined else _refuse_constant
+    found = load_json(text, object_pairs_hook=_without_repeats, parse_constant=constant)
     _check_values(found, max_depth)
     return found
 

@@ -32,7 +32,8 @@ class Forked:
             os.setsid()
             # As a terminal starts a command, however the tests were started (in the background, or by nohup).
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+            names = ("SIGHUP", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGQUIT", "SIGXCPU")
+            for number in (getattr(signal, name) for name in names):
                 signal.signal(number, signal.SIG_DFL)
             target = os.open(os.devnull, os.O_WRONLY) if out is None else out.fileno()
             for number in (1, 2):

@@ -2,7 +2,6 @@
 
 import ast
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,6 @@ REPO = Path(__file__).resolve().parents[1]
 FILES = sorted([*(REPO / "modelzoo").rglob("*.py"), *(REPO / "data_preprocessing").glob("*.py")])
 SCANS = ("search", "sub", "subn", "split", "findall", "finditer")
 SMALL, LARGE, GROWTH, HEADS = 5, 20, 6, 4
-sys.setrecursionlimit(100_000)
 
 
 def find_patterns() -> dict[str, tuple[re.Pattern, str]]:

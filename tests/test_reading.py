@@ -120,3 +120,12 @@ def test_nonfinite_numbers_are_taken_where_asked_for():
     assert reading.parse_json('{"a": [Infinity, -Infinity, 1]}', nonfinite=True) == {
         "a": [float("inf"), -float("inf"), 1]
     }
+
+
+def test_a_key_of_others_stays_on_its_line():
+    class Sizes(records.Record):
+        sizes: dict[str, int]
+
+    with pytest.raises(UserError) as e:
+        records.check_record({"sizes": {"a\n\x1b[31mb" + "c" * 500: "x"}}, Sizes, "f.json", "is none")
+    assert str(e.value).isprintable() and len(str(e.value)) < 200 and str(e.value).startswith("f.json: sizes.")

@@ -79,8 +79,6 @@ def inspect_shards(path: str, msl: int | None = None, recorded: Recorded = UNREC
     file, data = open_shard(path)
     with file:
         shape = data.shape
-    if msl is not None and msl > f.MAX_MSL:
-        raise UserError(f"max_sequence_length: {msl:,}; at most {f.MAX_MSL:,} tokens are taken")
     if len(shape) == 1:
         if msl is None:
             raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")

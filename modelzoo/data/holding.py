@@ -134,6 +134,8 @@ class Holding:
             self.check()
         finally:
             ended.set()
+            if (close := getattr(batches, "close", None)) is not None:  # a backend's: it gives back what it holds
+                close()
             if thread is not None:
                 thread.join(10)  # it ends within a block
                 self._note_rest()

@@ -140,7 +140,7 @@ def is_stored(data, first: Sequence[int], block: Any) -> bool:
     corners = [range(a // c * c, a + n, c) for a, n, c in zip(first, block.shape, data.chunks, strict=True)]
     for corner in itertools.product(*corners):
         part = block[tuple(slice(max(0, o - a), o + c - a) for o, a, c in zip(corner, first, data.chunks, strict=True))]
-        if part.size and (part == part.flat[0]).all():
+        if part.size and part.flat[0] == part.flat[-1] and (part == part.flat[0]).all():
             try:
                 data.id.read_direct_chunk(corner)
             except FAILURES:

@@ -7,6 +7,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data import manifest
+from modelzoo.files import write_bytes
+from modelzoo.reading import read_bytes
 
 VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 
@@ -56,3 +58,18 @@ def list_files(named: str | None, config: Config) -> list[str]:
     if not found:
         raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
     return found
+
+
+def copy_files(paths: Iterable[str], folder: str) -> None:
+    """Copy a tokenizer's files into `folder`.
+
+    Raises:
+        UserError: one cannot be read, is no regular file, or is too large.
+        OSError: one cannot be written.
+    """
+    for path in paths:
+        try:
+            data = read_bytes(path)
+        except OSError as e:
+            raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+        write_bytes(os.path.join(folder, os.path.basename(path)), data)

@@ -108,4 +108,10 @@ def _texts(words: str | None, checkpoint_path: str, vocab_size: int):
             return str
     backend = tokenizer.parse_tokenizer(tokenizer.read_tokenizer(words), words)
     tokenizer.check_vocabulary(words, tokenizer.vocabulary_size(backend), vocab_size)
-    return lambda i: "`" + (backend.decode([i], skip_special_tokens=False).replace("|", "\\|") or f"#{i}") + "`"
+
+    def show(i: int) -> str:
+        text = backend.decode([i], skip_special_tokens=False) or f"#{i}"
+        text = text if text.isprintable() else ascii(text)[1:-1]  # one line, and no orders to a terminal
+        return "`" + text.replace("|", "\\|") + "`"
+
+    return show

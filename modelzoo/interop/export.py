@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -19,7 +18,7 @@ from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
-from modelzoo.data.tokenizer_files import list_files
+from modelzoo.data.tokenizer_files import copy_files, list_files
 from modelzoo.files import making_folder, remove_stale, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.markdown import escape
@@ -190,8 +189,7 @@ def _write(
                 write_text(os.path.join(inner, config), json.dumps(facts, indent=2) + "\n")
                 write_tensors(os.path.join(inner, weights), parts)
                 write_checksums(inner)
-            for path in vocabulary:
-                shutil.copyfile(path, os.path.join(temporary, os.path.basename(path)))
+            copy_files(vocabulary, temporary)
             write_checksums(temporary)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None

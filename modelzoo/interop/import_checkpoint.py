@@ -1,7 +1,6 @@
 """`run.py import`: a Hugging Face GPT-2 folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
-from modelzoo.data.tokenizer_files import VOCABULARIES
+from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
 from modelzoo.evaluation.exported import PICKLED, read_index
 from modelzoo.files import making_folder, remove_stale, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
@@ -165,8 +164,7 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
             except UserError as e:
                 raise UserError(str(e).replace(temporary, out)) from None
             write_guarded(folder.config, dump(config, "imported by `run.py import`"))
-            for word in words:
-                shutil.copyfile(word, os.path.join(temporary, os.path.basename(word)))
+            copy_files(words, temporary)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
     return os.path.join(out, os.path.relpath(path, temporary))

@@ -140,6 +140,8 @@ def read_old_leaves(path: str, file: h5py.File, holds: Callable[[str], bool]) ->
     for key in filter(holds, map(str, file)):
         data = storage.find_dataset(path, file, key)
         about: Any = data.attrs
+        if "__TYPE__" in about:  # a later format's, whose other leaves would be passed over
+            raise UserError(f"{path}: {key}: is of a later format than the file says; take another copy of it")
         kind = about.get("__H5_TYPE__")
         bits = torch.bfloat16 if about.get("is_bfloat16") else None
         if kind == "StringH5Type" or about.get("is_string"):

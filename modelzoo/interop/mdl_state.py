@@ -207,9 +207,6 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
     for twin in [k for k in found if k.startswith(TWIN)]:
         found.setdefault(FINAL + twin.removeprefix(TWIN), found.pop(twin))
     tied = found.pop(HEAD_WEIGHT, None) if c.share_embedding_weights else None
-    words = found.get(WORDS_WEIGHT)
-    if tied is not None and not (isinstance(tied, Tensor) and isinstance(words, Tensor) and _same(tied, words)):
-        raise UserError(f"{path}: {HEAD_WEIGHT} differs from the embedding; set model.share_embedding_weights: false")
     out: dict[str, Tensor] = {}
     for name, x in found.items():
         weight = name_weight(name)
@@ -220,6 +217,9 @@ def _model(path: str, leaves, c: GPTConfig, sizes: Mapping[str, tuple[int, ...]]
         if not (x.is_floating_point() or (name != weight and x.dtype in (torch.bool, torch.uint8))):
             raise UserError(f"{path}: {name} is of {x.dtype}; weights are floating-point and masks bool")
         out[name] = (x.bool() if name != weight else x.float()).contiguous()
+    words = found.get(WORDS_WEIGHT)
+    if tied is not None and not (isinstance(tied, Tensor) and isinstance(words, Tensor) and _same(tied, words)):
+        raise UserError(f"{path}: {HEAD_WEIGHT} differs from the embedding; set model.share_embedding_weights: false")
     if missing := sorted(sizes.keys() - out.keys()):
         raise UserError(f"{path}: lacks {missing[0]} and {len(missing) - 1} more; it is of another model")
     return _nan_masks(out)

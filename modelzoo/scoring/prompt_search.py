@@ -194,7 +194,11 @@ def _read_candidate(path: str, task: Task, n: int) -> dict[str, Any] | None:
 @lru_cache(maxsize=1)
 def _hash_weights(path: str) -> str:
     """SHA-256 of the weights at `path` (a step folder, an exported folder or a .mdl)."""
-    return sha256(os.path.join(path, "model.safetensors") if os.path.isdir(path) else path)
+    if not os.path.isdir(path):
+        return sha256(path)
+    names = sorted(set((exported.read_index(path) or {"": "model.safetensors"}).values()))
+    digests = [sha256(os.path.join(path, n)) for n in names]
+    return digests[0] if len(digests) == 1 else hash_value(digests)
 
 
 def _compare(task: Task, results: list[dict[str, Any]]) -> None:

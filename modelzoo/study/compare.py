@@ -13,6 +13,7 @@ from modelzoo.files import replacing, write_text
 from modelzoo.names import layer_of
 from modelzoo.planning import plan
 from modelzoo.progress import format_amount
+from modelzoo.redact import redact_text
 from modelzoo.study import differences, results
 from modelzoo.study.cost import measure_speed
 from modelzoo.study.draw import axes, log_loss, look
@@ -160,6 +161,6 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
 
 def _numbers(c: Compared) -> dict:
     return {
-        "run": c.name, "folder": c.run.folder, "live": c.plan.live, "flops_per_token": c.plan.mean,
+        "run": c.name, "folder": redact_text(c.run.folder), "live": c.plan.live, "flops_per_token": c.plan.mean,
         "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "layers": c.sparsity,
     }  # fmt: skip

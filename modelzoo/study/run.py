@@ -5,7 +5,6 @@ resume where they stopped, and one that fails is named while the others still ru
 """
 
 import contextlib
-import json
 import math
 import os
 import signal
@@ -19,6 +18,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.entry import explain_os_error
 from modelzoo.lock import Busy
 from modelzoo.progress import format_duration
+from modelzoo.reading import load_json
 from modelzoo.study import matrix as grid
 from modelzoo.study.cells import CellFiles
 from modelzoo.study.matrix import Cell, Matrix
@@ -179,7 +179,7 @@ def _last_step(metrics: str) -> int:
     try:
         with open(metrics, "rb") as file:
             file.seek(max(0, os.path.getsize(metrics) - 4096))
-            step = json.loads(file.read().splitlines()[-1])["step"]
+            step = load_json(file.read().splitlines()[-1])["step"]
     except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return 0
     return step if isinstance(step, int) and 0 <= step < 2**53 else 0

@@ -57,11 +57,25 @@ def write_whole(file: BinaryIO, path: str, data: bytes) -> None:
 
 
 def is_there(file: BinaryIO, path: str) -> bool:
-    """Whether an open file is still the one at `path`."""
+    """Whether an open file is still the one at `path`.
+
+    Raises:
+        OSError: that cannot be seen.
+    """
+    found = look(path)
+    return found is not None and os.path.samestat(os.fstat(file.fileno()), found)
+
+
+def look(path: str) -> os.stat_result | None:
+    """What is at `path`, a link itself and not its target; None where nothing is. (`os.path.lexists` hides errors.)
+
+    Raises:
+        OSError: that cannot be seen.
+    """
     try:
-        return os.path.samestat(os.fstat(file.fileno()), os.lstat(path))
-    except OSError:
-        return False
+        return os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def set_aside(path: str) -> str:
@@ -71,7 +85,7 @@ def set_aside(path: str) -> str:
         OSError: it cannot be renamed.
     """
     number = 1
-    while os.path.lexists(target := f"{path}.set_aside_{number}"):
+    while look(target := f"{path}.set_aside_{number}") is not None:
         number += 1
     os.rename(path, target)
     return target

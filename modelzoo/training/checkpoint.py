@@ -154,11 +154,12 @@ def _folder(root: str, step: int) -> str:
 
 def newest(root: str) -> tuple[str | None, list[str]]:
     """The newest checkpoint that is whole, and a line for each newer one that is not."""
-    damaged = []
-    for step in reversed(steps(root)):
+    damaged, found = [], steps(root)
+    names = set(os.listdir(root)) if found else set()
+    for step in reversed(found):
         path = _folder(root, step)
         for candidate in (path, path + _REPLACED):
-            if os.path.exists(candidate):
+            if os.path.basename(candidate) in names:
                 try:
                     verify(candidate)
                     return candidate, damaged

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from modelzoo.progress import LiveLine, format_size
 from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
-from modelzoo.training.appending import append_line, set_aside
+from modelzoo.training.appending import append_line, look, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
@@ -93,7 +94,7 @@ def record(
         line["start"] = {"path": start.path, "states": list(start.states)} if start.path is not None else None
     if changes:
         line["changes"] = {k: list(v) for k, v in changes.items()}
-    if os.path.lexists(folder.launches) and (os.path.islink(folder.launches) or not os.path.isfile(folder.launches)):
+    if (found := look(folder.launches)) is not None and not stat.S_ISREG(found.st_mode):
         LiveLine().note(f"damaged    {folder.launches}: is not a file; it is {set_aside(folder.launches)} now")
     try:
         os.makedirs(folder.path, exist_ok=True)

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
@@ -16,9 +17,9 @@ from pydantic import ConfigDict
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
-from modelzoo.reading import open_regular, parse_json
+from modelzoo.reading import load_json, open_regular, parse_json
 from modelzoo.records import Record, check_record
-from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
+from modelzoo.training.appending import is_there, look, open_append, set_aside, write_whole
 from modelzoo.training.checkpoint_state import Count, LogFacts
 from modelzoo.training.events import Events
 from modelzoo.training.run_folder import RunFolder
@@ -85,7 +86,7 @@ class _Log:
         self.file.seek(0)
         data = self.file.read(self.length - len(self.unwritten))
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        if os.path.lexists(self.path):
+        if look(self.path) is not None:
             set_aside(self.path)
         write_bytes(self.path, data)
         file = open_append(self.path)
@@ -209,7 +210,7 @@ def _lines(path: str) -> Iterator[bytes]:
 def _parse(line: bytes, where: str) -> dict:
     """The record that a line holds, with its keys in their order."""
     try:
-        found = json.loads(line) if b"NaN" in line or b"Infinity" in line else parse_json(line)
+        found = load_json(line) if b"NaN" in line or b"Infinity" in line else parse_json(line)
     except (ValueError, RecursionError) as e:
         raise UserError(f"{where}: is no record of a log ({' '.join(str(e).split())[:80]})") from None
     check_record(found, LogRecord, where, "is no record of a log")
@@ -234,7 +235,7 @@ def cut_back(folder: RunFolder, step: int, facts: Mapping[str, LogFacts]) -> lis
 
 def _cut(path: str, step: int, facts: LogFacts | None) -> str | None:
     end = facts.unwritten.encode() if facts is not None else b""
-    if not os.path.lexists(path):
+    if look(path) is None:
         if facts is None or not facts.bytes:
             return None
         write_bytes(path, end)
@@ -251,7 +252,7 @@ def _cut(path: str, step: int, facts: LogFacts | None) -> str | None:
         with open_regular(path) as file:
             lines = file.read().splitlines(keepends=True)
     except OSError as e:
-        if os.path.isfile(path) and not os.path.islink(path):
+        if (found := look(path)) is None or stat.S_ISREG(found.st_mode):
             raise
         aside = set_aside(path)
         write_bytes(path, end)

@@ -200,3 +200,41 @@ def test_norms_are_the_nearest_numbers():
         others = [torch.linalg.vector_norm(p.grad) for p in run.model.parameters() if p not in squares]
         length = float(torch.linalg.vector_norm(torch.stack(others)))
         assert float(step_module.clip_gradients(run, squares)) == math.sqrt(length**2 + sum(squares.values()))
+
+
+@pytest.mark.parametrize("bad", [None, 2, 5], ids=["all finite", "one in the middle", "the last"])
+@pytest.mark.parametrize("sparsity", ["static", "rigl"])
+def test_settled_queues_leave_a_run_between_two_steps(queueing, sparsity, bad):
+    """What ends a run while steps are queued saves it: after the last of them, or before the first not finite one."""
+    run, twin = (make_run(sparsity=SPARSE[sparsity], precision=CLIPPED) for _ in range(2))
+    backend, forward = queueing(run), run.model.forward
+    run.model.forward = lambda *a: forward(*a) * (float("nan") if run.step == bad else 1.0)
+    for number in range(6 if sparsity == "static" else 3):
+        backend.queue_step(run, batch(number), 2)
+    assert run.unread
+    step_module.settle(run)
+    for number in range(run.step):
+        cpu(twin).train_step(twin, batch(number), 2)
+    queued = 6 if sparsity == "static" else 3
+    assert run.step == (queued if bad is None or bad >= queued else bad) and not run.unread
+    (ours, mine), (theirs, their) = state.snapshot(run, "d"), state.snapshot(twin, "d")
+    assert mine == their and mine["skipped"] == 0
+    for stem, part in ours.items():
+        assert all(torch.equal(x, theirs[stem][name]) for name, x in part.items())
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_failed_step_is_taken_back_whole(queueing, queued):
+    """Counters, FLOPs and loss scale too: the checkpoint on the way out repeats that step."""
+    run, twin = (make_run(sparsity=SPARSE["static"], precision=CLIPPED) for _ in range(2))
+    backend, forward = queueing(run) if queued else cpu(run), run.model.forward
+    run.model.forward = lambda *a: forward(*a) * (float("nan") if run.step == 3 else 1.0)
+    for number in range(5 if queued else 3):
+        (backend.queue_step if queued else backend.train_step)(run, batch(number), 2)
+    step = backend.train_step(run, batch(run.step), 2)
+    assert step.skipped and run.step == 4
+    run.unavoidable += 1  # as the loop counts it
+    assert run.take_back_failed() and not run.take_back_failed()
+    for number in range(3):
+        cpu(twin).train_step(twin, batch(number), 2)
+    assert state.snapshot(run, "d")[1] == state.snapshot(twin, "d")[1]

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
 from modelzoo.data import feed, hdf5, holding
 from modelzoo.data.files import find_shards, list_recorded
 from modelzoo.data.hdf5 import Shards
 from modelzoo.data.holding import Holding, hold_shards
-from modelzoo.training.build import open_shards
+from modelzoo.tasks.pretrain import train
+from modelzoo.training.build import Options, open_shards
 from tests.support import config, examples, loader, write_manifest, write_shard
 
 
@@ -146,6 +148,21 @@ def test_it_stops_with_the_batches_says_so_once_and_goes_on_later(folder, monkey
     assert held.waiting == []
 
 
+def test_batches_are_closed_with_the_watch(folder):
+    closed = []
+
+    def batches():
+        try:
+            yield from range(9)
+        finally:
+            closed.append(True)
+
+    watched = waiting(folder).watch(batches())
+    next(watched)
+    watched.close()
+    assert closed == [True]
+
+
 def test_without_threads_the_loop_waits_for_the_hashes(folder, monkeypatch):
     def none(_):
         raise RuntimeError("can't start new thread")
@@ -241,3 +258,26 @@ def test_beyond_a_size_the_fingerprint_takes_blocks_of_the_whole_file(tmp_path, 
     assert seen[0] == 0 and seen[-1] == 64 and 14 <= len(seen) <= 18 and max(np.diff(seen)) <= 5
     path.write_bytes(good + good[-256:])  # a size tells too
     assert of(0.25) != quarter
+
+
+def test_a_run_of_an_older_version_resumes_and_other_data_does_not(tmp_path, monkeypatch):
+    path = write_shard(tmp_path / "data" / "0.h5", examples(40, msl=12))
+    raw = config(loop={"max_steps": 2}, checkpoint={"steps": 1}).model_dump(mode="json", by_alias=True)
+
+    def run(steps):
+        raw["trainer"]["fit"]["train_dataloader"]["data_dir"] = [str(path.parent)]
+        raw["trainer"]["init"]["loop"]["max_steps"] = steps
+        train(Config.model_validate(raw), Options(target="CPU", model_dir=str(tmp_path / "run")), evaluate=False)
+        state = tmp_path / "run" / "checkpoints" / f"step_{steps}" / "state.json"
+        return json.loads(state.read_text())["dataset"]
+
+    now = Shards.fingerprint
+    with monkeypatch.context() as older:
+        older.setattr(Shards, "fingerprint", lambda self, like=None: now(self, "0" * 64))
+        assert len(run(2)) == 64
+    assert run(3).startswith("content-")
+    assert run(4).startswith("content-")
+    with h5py.File(path, "r+") as file:
+        file["data"][7, 0, 3] = (file["data"][7, 0, 3] + 1) % 37
+    with pytest.raises(UserError, match="was trained on other data"):
+        run(5)

@@ -243,3 +243,11 @@ def test_a_count_in_an_array_of_one_is_read(tmp_path):
     attribute([5])(tmp_path / "a.h5")
     with pytest.raises(UserError, match="declares n_examples = 5 but holds 6"):
         read_shard(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 8), (2, 3, 0), (0, 5, 0), (0,)])
+def test_a_shard_of_nothing_is_read_as_nothing_and_not_trained_on(tmp_path, shape):
+    declare(shape)(tmp_path / "a.h5")
+    assert not sum(batch.size for batch in shards.batches(str(tmp_path / "a.h5")))
+    with pytest.raises(UserError, match=r"a\.h5: holds no example"):
+        Shards.open(loader(tmp_path, max_sequence_length=None if len(shape) == 3 else 8), 100)

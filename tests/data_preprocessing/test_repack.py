@@ -7,8 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
-from data_preprocessing import inspection, repack, shards
+from data_preprocessing import inspection, limits, repack, shards
 from modelzoo.config.errors import UserError
+from modelzoo.data import format as fmt
 from tests.support import examples, write_shard
 
 
@@ -42,6 +43,10 @@ def test_a_line_that_is_no_list_of_ids_is_named(tmp_path, line):
     with pytest.raises(UserError, match=r"i\.jsonl:3: ") as e:
         pack(path, tmp_path / "o")
     assert "\n" not in str(e.value)
+
+
+def test_what_a_job_may_write_is_what_is_read():
+    assert (limits.MSL, limits.VOCABULARY) == (fmt.MAX_MSL, fmt.MAX_ID + 1)
 
 
 def test_jsonl_in_pieces_is_packed_as_in_one(tmp_path, monkeypatch):
@@ -91,6 +96,14 @@ def test_inspect_shows_what_there_is_of_a_manifest_and_of_ids(tmp_path, capsys):
     assert inspection.print_shards(argparse.Namespace(path=str(tmp_path), tokenizer=None, examples=3)) == 0
     shown = capsys.readouterr().out
     assert "3 examples; vocabulary 37, eos 0" in shown and "none: -5 to " in shown
+
+
+def test_inspect_of_sequences_of_no_token(tmp_path, capsys):
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("data", (2, 3, 0), "<i4")
+    (tmp_path / "tokenizer.json").write_text('{"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}')
+    assert inspection.print_shards(argparse.Namespace(path=str(tmp_path), tokenizer=None, examples=3)) == 0
+    assert "(2, 3, 0)" in capsys.readouterr().out
 
 
 def verify(path, tokens=True):

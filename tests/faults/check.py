@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import resource
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +13,8 @@ from tests.faults import child
 from tests.faults.child import Outcome
 from tests.faults.part import Verdict, classify
 
-SECONDS = 20.0  # of wall time, on a machine that does other things too; a case takes a tenth of one
+SECONDS = 120.0  # of wall time: whoever waits for a FIFO; a busy machine is no hang
+PROCESSOR_SECONDS = 30  # a case takes less than one
 MEMORY = 3 << 30
 
 
@@ -24,6 +27,7 @@ def run_function(body: Callable[[], object], folder: Path, seconds: float = SECO
         def whole() -> None:
             body()
 
+        _limit_processor()
         sys.exit(run_command(whole, ["tests.faults"], "nothing was begun"))
 
     return child.run("modelzoo", [], folder, seconds, memory, run)
@@ -31,7 +35,12 @@ def run_function(body: Callable[[], object], folder: Path, seconds: float = SECO
 
 def run_main(program: str, words: Sequence[object], folder: Path, seconds: float = SECONDS) -> Outcome:
     """Run a whole command in a fork, within the limits of a case."""
-    return child.run(program, words, folder, seconds, MEMORY)
+    return child.run(program, words, folder, seconds, MEMORY, _limit_processor)
+
+
+def _limit_processor() -> None:
+    """End this process when it has computed for too long: first by SIGXCPU, which a run may take as a wish to stop."""
+    resource.setrlimit(resource.RLIMIT_CPU, (PROCESSOR_SECONDS, PROCESSOR_SECONDS + 5))
 
 
 def weigh(outcome: Outcome, names: Iterable[str] = ()) -> Verdict:
@@ -40,6 +49,8 @@ def weigh(outcome: Outcome, names: Iterable[str] = ()) -> Verdict:
     Args:
         names: words of which a refusal must hold one: the names of the files (or keys) that are at fault.
     """
+    if outcome.signal in (signal.SIGXCPU, signal.SIGKILL):
+        return Verdict("hang", f"killed after {outcome.seconds:.0f} s, at most {PROCESSOR_SECONDS} of them computing")
     verdict = classify(outcome)
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     if verdict.kind == "traceback" and outcome.code == 2 and errors:  # a config's mistakes are named all at once

@@ -4,6 +4,8 @@
 thread of its own is missing in a fork.
 """
 
+import contextlib
+import importlib
 import os
 import resource
 import shutil
@@ -23,6 +25,14 @@ PLAIN = {  # one thread, no compiler, no colours, whatever the machine: a comman
     "MEDISWIFT_KERNELS": "torch", "COLUMNS": "120", "PYTHONHASHSEED": "0", "LC_ALL": "C.UTF-8",
     "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled",
 }  # fmt: skip
+WARM = (
+    "h5py", "torch", "data_preprocessing.job", "data_preprocessing.repack", "data_preprocessing.inspection",
+    "data_preprocessing.synthetic", "data_preprocessing.download", "modelzoo.finetuning.finetune",
+    "modelzoo.interop.export", "modelzoo.interop.import_checkpoint", "modelzoo.scoring.score",
+    "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",
+    "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.trackers", "tensorboard.compat.proto",
+    "tokenizers", "matplotlib",
+)  # fmt: skip
 MEMORY = 4 << 30  # bytes of address space beyond what the forking process holds
 SECONDS = 60.0
 
@@ -53,19 +63,9 @@ class Outcome(NamedTuple):
 def warm_up() -> None:
     """Import what commands import, on one thread."""
     os.environ.update(PLAIN)
-    import h5py  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
-    import modelzoo.finetuning.finetune
-    import modelzoo.interop.export
-    import modelzoo.interop.import_checkpoint
-    import modelzoo.scoring.score
-    import modelzoo.study.report
-    import modelzoo.study.run
-    import modelzoo.tasks.eval
-    import modelzoo.tasks.pretrain
-    import modelzoo.training.trackers  # noqa: F401
+    for name in WARM:
+        importlib.import_module(name)
+    sys.modules["torch"].set_num_threads(1)
 
 
 class Child:
@@ -122,9 +122,10 @@ class Child:
             code = end.code if isinstance(end.code, int) else 1
         except BaseException:
             traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
+        finally:  # nothing of the process that forked may run on here
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(BaseException):
+                    stream.flush()
             os._exit(code or 0)
 
     def poll(self) -> bool:
@@ -140,23 +141,32 @@ class Child:
             os.kill(self.pid, number)
 
     def wait(self, seconds: float = SECONDS) -> Outcome:
-        """Its end; it and all that it started are killed `seconds` after its beginning."""
+        """Its end; it and all that it started are killed after `seconds`.
+
+        Those are seconds of computing, or eight times as many of waiting: the machine may have other work.
+        """
         timed_out, pause = False, 0.001
         while not self.poll():
-            if time.monotonic() - self.begun > seconds and not timed_out:
+            past = time.monotonic() - self.begun
+            if past > seconds and not timed_out and (past > 8 * seconds or self._computed() > seconds):
                 timed_out = True
                 os.killpg(self.pid, signal.SIGKILL)
             time.sleep(pause)
             pause = min(0.01, pause * 1.2)
         took = time.monotonic() - self.begun
-        try:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)  # workers that outlive it
-        except (ProcessLookupError, PermissionError):
-            pass
         out, err = (_read_all(s) for s in self.streams)
         code = os.waitstatus_to_exitcode(self.status or 0)
         fault = self._read_fault() if code == 70 else ""
         return Outcome(code if code >= 0 else None, -code if code < 0 else None, out, err, took, timed_out, fault)
+
+    def _computed(self) -> float:
+        """Seconds that the command has computed."""
+        with contextlib.suppress(OSError, IndexError), open(f"/proc/{self.pid}/stat") as file:
+            user, system = file.read().rpartition(")")[2].split()[11:13]
+            return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return 0.0
 
     def _read_fault(self) -> str:
         """The last lines of the newest traceback file, and the file's removal."""

@@ -12,7 +12,7 @@ from tests.faults.mutate_safetensors import mutate_safetensors
 from tests.faults.part import Verdict
 from tests.faults.world import World
 
-STEP = "run/checkpoints/step_6"
+STEP, CHECKSUMS = "run/checkpoints/step_6", "checksums.json"
 
 
 def seal(step: Path) -> None:
@@ -79,7 +79,8 @@ def export(world: World, folder: Path, draw: Random) -> Verdict:
     world.copy("export", to=folder)
     name = draw.choice(("config.json", "config.json", "model.safetensors", "masks.safetensors",
     "tokenizer_config.json",
-                        "generation_config.json", "model.safetensors.index.json", "tokenizer.json"))  # fmt: skip
+                        "generation_config.json", "model.safetensors.index.json", CHECKSUMS,
+                        "tokenizer.json"))  # fmt: skip
     path = folder / "export" / name
     if name.endswith("index.json"):
         (folder / "export/model.safetensors").rename(folder / "export/a.safetensors")
@@ -88,7 +89,8 @@ def export(world: World, folder: Path, draw: Random) -> Verdict:
         )
     mutate = mutate_safetensors if name.endswith(".safetensors") else mutate_json
     path.write_bytes(mutate(path.read_bytes(), draw))
-    (folder / "export/checksums.json").unlink()  # whoever forges an export leaves out its checksums
+    if name != CHECKSUMS and draw.random() < 0.9:  # whoever forges an export leaves them out
+        (folder / "export" / CHECKSUMS).unlink()
     task = world.path / "task/task.yaml"
     score = [
         "CPU",

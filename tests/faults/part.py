@@ -56,6 +56,6 @@ def classify(outcome: Outcome) -> Verdict:
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     if outcome.code not in REFUSALS:
         return Verdict("traceback", f"exit code {outcome.code}: {last}")
-    if outcome.code == 2 and len(errors) != 1 and not last.startswith("usage:"):
-        return Verdict("traceback", f"{len(errors)} error lines with exit code 2: {last}")
+    if outcome.code == 2 and not errors:
+        return Verdict("traceback", f"no error line with exit code 2: {last}")
     return Verdict("refused", errors[0] if errors else last)

@@ -307,6 +307,16 @@ def test_an_import_goes_into_a_folder_of_its_own(world, tmp_path, capsys):
     assert run("import", world / "sparse", tmp_path / "empty") == 0
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+def test_a_tokenizer_that_never_ends_is_refused(world, tmp_path, capsys):
+    folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
+    os.mkfifo(folder / "vocab.json")
+    assert run("import", folder, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "vocab.json: cannot be read (is not a regular file" in error and not (tmp_path / "out").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
 def test_an_export_writes_through_no_link(world, tmp_path, capsys):
     for name in ("out", "out.mdl"):
         (tmp_path / name).symlink_to(tmp_path / "elsewhere")

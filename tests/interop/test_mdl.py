@@ -103,6 +103,19 @@ def test_the_layout_is_the_zoos(tmp_path):
         assert treespec_loads(spec) == tree_flatten({"model": {"a.weight": w, "b.weight": w}, "global_step": 3})[1]
 
 
+def test_what_is_behind_the_end_disturbs_no_reader_of_hdf5(tmp_path):
+    """Model Zoo 2.10 asks h5py.is_hdf5, then reads all attributes and datasets through an open file."""
+    path = whole(tmp_path / "a.mdl")
+    assert Path(path).read_bytes()[-83:].startswith(mdl.SEAL) and h5py.is_hdf5(path)
+    with open(path, "rb") as opened, h5py.File(opened, "r") as file:
+        assert dict(file.attrs)["__SUCCESS__"] and torch.equal(
+            torch.from_numpy(file["model.w"][...]), torch.arange(4096.0)
+        )
+    with h5py.File(path, "a") as file:  # whoever edits it takes the sum away
+        file["model.w"][0] = 7.0
+    assert not Path(path).read_bytes()[-83:].startswith(mdl.SEAL) and mdl.read(path, ["model"])["model.w"][0] == 7.0
+
+
 def test_only_asked_sections_are_read_and_pickles_never(tmp_path):
     path = str(tmp_path / "a.mdl")
     mdl.write(path, {"model": {"w": torch.ones(2)}, "schedulers": 1})

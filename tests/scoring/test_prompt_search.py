@@ -1,5 +1,6 @@
 """`run.py prompt-search`: every candidate scored once, ranked, compared in pairs, and not scored again."""
 
+import hashlib
 import json
 
 import pytest
@@ -111,3 +112,19 @@ def test_bad_candidates_are_one_line(world, tmp_path, templates, capsys):
 def test_bundled_templates_are_candidates_of_their_tasks():
     found = prompt_search.list_candidates(load_task("configs/eval/pubmedqa.yaml"), ())
     assert found[0].name == "plain" and len(found) >= 5
+
+
+def test_weights_in_several_files_count_with_each_of_them(tmp_path):
+    for name, data in {"a": b"1", "b": b"2"}.items():
+        (tmp_path / f"{name}.safetensors").write_bytes(data)
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    found = set()
+    for change in (b"2", b"3"):
+        (tmp_path / "b.safetensors").write_bytes(change)
+        prompt_search._hash_weights.cache_clear()
+        found.add(prompt_search._hash_weights(str(tmp_path)))
+    (tmp_path / "model.safetensors").write_bytes(b"whole")
+    prompt_search._hash_weights.cache_clear()
+    found.add(prompt_search._hash_weights(str(tmp_path)))
+    assert len(found) == 3 and hashlib.sha256(b"whole").hexdigest() in found

@@ -198,3 +198,23 @@ def test_logs_that_cannot_be_opened_are_one_line(tmp_path):
     with pytest.raises(LogError, match=r"run/metrics.jsonl: cannot be written \(") as e:
         Logs(RunFolder(str(tmp_path / "run")), 0, None)
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_log_that_cannot_be_seen_is_not_taken_for_a_missing_one(code, tmp_path, monkeypatch):
+    """A network mount that fails for a moment: nothing is written over what is there."""
+    folder = RunFolder(str(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "kind": "train"}\n')
+    plain = os.lstat
+
+    def failing(path, *args, **kwargs):
+        if str(path) == folder.metrics:
+            raise OSError(code, os.strerror(code), path)
+        return plain(path, *args, **kwargs)
+
+    facts = logs.LogFacts(bytes=29, sha256="")
+    with monkeypatch.context() as m:
+        m.setattr(os, "lstat", failing)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            logs.cut_back(folder, 1, {"metrics.jsonl": facts})
+    assert os.listdir(tmp_path) == ["metrics.jsonl"] and len(logs.read(folder.metrics)) == 1
