@@ -13,7 +13,7 @@ from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
 from modelzoo.evaluation.metrics import Values, Weights
 
-_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?(?:[0-9]++(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?\s*")
 
 
 class Similarity(Classification):
