@@ -1,8 +1,8 @@
 """A JATS article to a document: title, abstract, section headings and paragraphs, without the reference list."""
 
 import re
-from collections.abc import Iterable, Iterator
 
+from data_preprocessing.citations import NAMED, NAMED_END, NUMBERED, NUMERIC, remove_citations
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.markup import local, math_text, render, tidy
 from data_preprocessing.records import Document, is_number
@@ -56,17 +56,6 @@ _BLOCKS = {
     "array",
 }
 _BREAK = "\x1e"  # between blocks inside a paragraph
-_NUMBERED, _NAMED, _NAMED_END = "\x1f", "\x1c", "\x1d"  # where a citation mark was
-_MARKS = re.compile(f"[{_NUMBERED}{_NAMED}]")
-# What may be in brackets with a citation; a named one is taken whole. What was taken is never given back, so that the
-# time is that of one pass.
-_CITE_WORDS = re.compile(
-    "(?:[^\\S\x1c]|[,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
-    "|\x1c[^\x1d]*+\x1d)*+"
-)
-_BRACKET = re.compile(r"[\[(]")
-_CITED = re.compile("\x1f(?:[^\\S\x1f]*+(?:[,;–—−-][^\\S\x1f]*+)?+\x1f)*+")
-_NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*+(?:[SR]\d)?+(?:[\s\[\](){}.,;*–—−-]|\d[a-z]?)*+$")
 _CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]{1,40})(?:/(\d(?:\.\d)?))?", re.I)
 _CC_WORDS = re.compile(r"creative commons attribution([\w\s–-]{0,400}?)(?:licen[cs]e|\(|,|\.|$)", re.I)
 _ISO = {
@@ -218,7 +207,7 @@ def _lines(element, policy: TextPolicy) -> list[str]:
         tag = local(child)
         if tag == "xref" and child.get("ref-type") == "bibr" and policy.citations == "drop":
             text = "".join(child.itertext())
-            return _NUMBERED if _NUMERIC.match(text) else f"{_NAMED}{render(child, policy.scripts)}{_NAMED_END}"
+            return NUMBERED if NUMERIC.match(text) else f"{NAMED}{render(child, policy.scripts)}{NAMED_END}"
         if tag in ("alternatives", "inline-formula", "disp-formula"):
             math = next(child.iter("{*}math"), None)
             if math is not None:
@@ -237,36 +226,8 @@ def _lines(element, policy: TextPolicy) -> list[str]:
         return _BREAK + render(child, policy.scripts, special) + _BREAK if tag in ("title", "p") else None
 
     text = render(element, policy.scripts, special)
-    if _NUMBERED in text or _NAMED in text:
-        text = _cut_out(text, _bracketed_citations(text))
-        text = _cut_out(text, (found.span() for found in _CITED.finditer(text)))
-        text = text.replace(_NAMED, "").replace(_NAMED_END, "")
+    text = remove_citations(text)
     return [line for part in text.split(_BREAK) if (line := tidy(part))]
-
-
-def _bracketed_citations(text: str) -> Iterator[tuple[int, int]]:
-    """(begin, end) of brackets, single or double, that hold citations and nothing else but words such as "see"."""
-    at = 0
-    while found := _BRACKET.search(text, at):
-        begin = found.start()
-        width = 2 if text.startswith("[[", begin) else 1
-        words = _CITE_WORDS.match(text, begin + width)
-        end = words.end() if words else begin + width
-        closed = text.startswith("]]", end) if width == 2 else text[end : end + 1] in ("]", ")")
-        if closed and _MARKS.search(text, begin + width, end):
-            at = end + width
-            yield begin, at
-        else:  # a bracket before `end` is in a citation's name, and would be followed to the same end
-            at = max(begin + 1, end) if width == 1 else begin + 1
-
-
-def _cut_out(text: str, spans: Iterable[tuple[int, int]]) -> str:
-    """The text without these spans and the white space before them."""
-    kept, at = [], 0
-    for begin, end in spans:
-        kept.append(text[at:begin].rstrip())
-        at = end
-    return "".join([*kept, text[at:]])
 
 
 def _table(element, policy: TextPolicy) -> list[str]:
