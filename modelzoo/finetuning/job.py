@@ -142,7 +142,7 @@ def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not os.path.exists(folder.metrics):
         return []
-    found = [r for r in logs.read_whole(folder.metrics) if r["kind"] == "dev" and r["step"] <= step]
+    found = [r for r in logs.read_whole(folder.metrics)[0] if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
 
 

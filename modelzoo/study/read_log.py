@@ -1,6 +1,7 @@
 """A run's logs as studies and reports read them: only records of their form, whoever wrote the rest. No torch."""
 
 import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
@@ -33,20 +34,15 @@ def read_final_loss(path: str, steps: int) -> float | None:
     return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
 
 
-def _read(path: str, needed) -> tuple[list[dict[str, Any]], int]:
-    try:
-        found = logs.read(path)
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
+def _read(path: str, needed: Callable[[dict[str, Any]], Sequence[str]]) -> tuple[list[dict[str, Any]], int]:
+    found, left_out = logs.read_whole(path)
     kept = [r for r in found if _is_record(r) and all(k in r for k in needed(r))]
-    return kept, len(found) - len(kept)
+    return kept, left_out + len(found) - len(kept)
 
 
-def _is_record(record: Any) -> bool:
-    """Whether it has a step and a kind, and every other value is a number."""
-    if not isinstance(record, dict) or not isinstance(record.get("kind"), str) or not _is_count(record.get("step")):
+def _is_record(record: dict[str, Any]) -> bool:
+    """Whether its step is a count, and every value besides its kind a number."""
+    if not _is_count(record["step"]):
         return False
     return all(_is_number(v) for k, v in record.items() if k != "kind")
 

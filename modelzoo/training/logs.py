@@ -186,14 +186,18 @@ def read(path: str) -> list[dict]:
     return found
 
 
-def read_whole(path: str) -> list[dict]:
-    """The records of a log, without what is no record: for a run that goes on whatever became of its log."""
-    found = []
-    with contextlib.suppress(UserError):
-        for line in _lines(path):
-            with contextlib.suppress(UserError):
-                found.append(_parse(line, path))
-    return found
+def read_whole(path: str) -> tuple[list[dict], int]:
+    """The records of a log that may be damaged, and how many lines were left out since they are none.
+
+    Raises:
+        UserError: there is no such log, or it cannot be read.
+    """
+    found, lines = [], 0
+    for line in _lines(path):
+        lines += line.endswith(b"\n")  # a half-written last line (a killed run) is not counted
+        with contextlib.suppress(UserError):
+            found.append(_parse(line, path))
+    return found, max(0, lines - len(found))
 
 
 def _lines(path: str) -> Iterator[bytes]:

@@ -126,7 +126,7 @@ def test_modes_are_modes(page):
 def test_flags_are_flags(page):
     """Of run.py, its verbs, data_preprocessing, a benchmark or a script; lines of other programs are theirs."""
     known = {flag for p in _parsers() for a in p._actions for flag in a.option_strings}
-    for room in ("benchmarks", "scripts"):
+    for room in ("benchmarks", "scripts", "tests/faults"):
         for file in (REPO / room).glob("*.py"):
             known |= set(re.findall(r'"(--[a-z][\w-]*)"', _text(file)))
     for line in _text(page).splitlines():

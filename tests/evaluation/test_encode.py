@@ -103,7 +103,7 @@ def test_every_split_fits_the_hdf5_contract(tasks, tokenizer):
 def test_template_fields_are_checked_by_name(tmp_path, tokenizer):
     row = json.dumps({"id": "1", "question": "?", "label": "yes"})
     task = make(tmp_path, "classification", SINGLE, {"train.jsonl": row})
-    with pytest.raises(UserError, match=r"there is no field {context}; task has {id}, {question}"):
+    with pytest.raises(UserError, match=r"there is no field {context}; example 1 of task has {id}, {question}"):
         task.source(task.examples("train")[0])
 
 
