@@ -13,7 +13,7 @@ from tests.faults import child
 from tests.faults.child import Outcome
 from tests.faults.part import Verdict, classify
 
-SECONDS = 120.0  # of wall time: whoever waits for a FIFO; a busy machine is no hang
+SECONDS = 60.0  # of wall time: whoever waits for a FIFO; a busy machine is no hang
 PROCESSOR_SECONDS = 30  # a case takes less than one
 MEMORY = 3 << 30
 

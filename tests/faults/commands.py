@@ -140,7 +140,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def _promised(path: Path) -> bytes:
-    """A file's bytes; of a checkpoint's state without the run's own number and its log of times."""
+    """A file's bytes; of a checkpoint's state without what differs from run to run."""
     data = path.read_bytes()
     if not STEP.match(f"{path.parent}/") or path.name not in ("state.json", "manifest.json"):
         return data
@@ -148,7 +148,8 @@ def _promised(path: Path) -> bytes:
         state = json.loads(data)
     except ValueError:
         return data
-    state.pop("run", None)
+    for key in ("run", "version"):  # the run's own number; the commit, which may be made meanwhile
+        state.pop(key, None)
     state.get("logs", {}).pop("timing.jsonl", None)
     state.get("files", {}).pop("state.json", None)
     return json.dumps(state).encode()

@@ -24,12 +24,24 @@ def _swallow_errors() -> None:
     whole = files.replacing
 
     @contextlib.contextmanager
-    def replacing(path: str, durable: bool = False) -> Iterator[str]:
+    def replacing(path: str, *rest, **more) -> Iterator[str]:
         try:
-            with whole(path, durable) as temporary:
+            with whole(path, *rest, **more) as temporary:
                 yield temporary
         except OSError:
             pass
+
+    files.replacing = replacing
+
+
+def _write_in_place() -> None:
+    """A file is written under its own name, so that a kill leaves half of it."""
+    from modelzoo import files
+
+    @contextlib.contextmanager
+    def replacing(path: str, *rest, **more) -> Iterator[str]:
+        Path(path).open("w").close()  # as many operations as before
+        yield path
 
     files.replacing = replacing
 
@@ -62,15 +74,16 @@ def _write_outside() -> None:
 
     whole = files.write_bytes
 
-    def write_bytes(path: str, data: bytes, durable: bool = False) -> None:
+    def write_bytes(path: str, data: bytes, *rest, **more) -> None:
         Path("../elsewhere.txt").write_bytes(data)
-        whole(path, data, durable)
+        whole(path, data, *rest, **more)
 
     files.write_bytes = write_bytes
 
 
 CASES: dict[str, tuple[Callable[[], None], str, Mode, str]] = {  # the break, the command, what happens, the verdict
     "errors swallowed": (_swallow_errors, "tokenizer", Mode.FAIL, "silent"),
+    "written in place": (_write_in_place, "tokenizer", Mode.KILL_IN, "silent"),
     "checkpoints removed first": (_remove_first, "resume", Mode.KILL_BEFORE, "lost"),
     "no last net": (_no_net, "tokenizer", Mode.FAIL, "traceback"),
     "written outside": (_write_outside, "tokenizer", Mode.COUNT, "outside"),
@@ -83,9 +96,10 @@ def cases(world: World, n: int, seed: int) -> Iterator[str]:
 
 
 def run_case(world: World, case: str, scratch: Path) -> Verdict:
-    """One broken program whose last operation on a path fails, and what follows it."""
+    """One broken program whose last operation on a path, or first write where that is cut, fails."""
     damage, command, mode, wanted = CASES[case]
-    last = disturb.expected(world, command).operations.rindex("m") + 1
+    operations = disturb.expected(world, command).operations
+    last = 1 + (operations.index("w") if mode is Mode.KILL_IN else operations.rindex("m"))
     verdict = disturb.check(world, command, Fault(mode, last, errno.ENOSPC, persistent=True), scratch, damage)
     if verdict.kind == wanted:
         return Verdict("ok", f"caught: {verdict.detail}")

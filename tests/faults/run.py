@@ -97,10 +97,15 @@ def preload(state: Path) -> str:
     os.execve(sys.executable, [sys.executable, "-m", "tests.faults.run", *sys.argv[1:]], environment)
 
 
-def read_done(state: Path, name: str, seed: int) -> dict[int, Verdict]:
+def label(args: argparse.Namespace) -> str:
+    """What else decides the cases of a part: the seed, and whether it is a quick sample."""
+    return f"{'quick' if args.quick else 'seed'}_{args.seed}"
+
+
+def read_done(state: Path, name: str, label: str) -> dict[int, Verdict]:
     """The verdicts of a part's cases so far; a half-written last line is left out."""
     found = {}
-    for path in state.glob(f"{name}-seed{seed}-*.jsonl"):
+    for path in state.glob(f"{name}-{label}-*.jsonl"):
         for line in path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 row = json.loads(line)
@@ -117,9 +122,9 @@ def plan(args: argparse.Namespace, state: Path, made: world.World) -> tuple[list
             passed[name] = why
             continue
         numbered = list(enumerate(list_cases(part, made, args)))
-        done = read_done(state, name, args.seed)
+        done = read_done(state, name, label(args))
         todo = [(k, case) for k, case in numbered if k not in done]
-        tasks.append(Task(part, name, todo, {k: done[k] for k, _ in numbered if k in done}))
+        tasks.append(Task(part, name, todo, done))
     return tasks, passed
 
 
@@ -131,11 +136,11 @@ def list_cases(part: ModuleType, made: world.World, args: argparse.Namespace) ->
     return part.cases(made, max(1, int(args.n * getattr(part, "SHARE", 1))), args.seed)
 
 
-def work(tasks: list[Task], made: world.World, state: Path, room: Path, seed: int, index: int, jobs: int) -> None:
+def work(tasks: list[Task], made: world.World, state: Path, room: Path, label: str, index: int, jobs: int) -> None:
     """One worker: every `jobs`-th case of every part."""
     shim.begin_worker()
     for task in tasks:
-        with open(state / f"{task.name}-seed{seed}-{index}.jsonl", "a") as file:
+        with open(state / f"{task.name}-{label}-{index}.jsonl", "a") as file:
             for number, case in task.todo[index::jobs]:
                 verdict = run_one(task.part, made, case, room / f"worker_{index}" / "case")
                 file.write(json.dumps({"case": number, "kind": verdict.kind, "detail": verdict.detail}) + "\n")
@@ -159,7 +164,7 @@ def run_workers(tasks: list[Task], made: world.World, state: Path, room: Path, a
             code = 1
             try:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                work(tasks, made, state, room, args.seed, index, args.jobs)
+                work(tasks, made, state, room, label(args), index, args.jobs)
                 code = 0
             except BaseException:
                 import traceback
@@ -169,10 +174,10 @@ def run_workers(tasks: list[Task], made: world.World, state: Path, room: Path, a
                 sys.stderr.flush()
                 os._exit(code)
         pids.append(pid)
-    return follow(pids, tasks, state, args.seed)
+    return follow(pids, tasks, state, label(args))
 
 
-def follow(pids: list[int], tasks: list[Task], state: Path, seed: int) -> bool:
+def follow(pids: list[int], tasks: list[Task], state: Path, label: str) -> bool:
     """Show how far the workers are until they have ended. False if one of them failed."""
     whole, begun, shown, total = True, time.monotonic(), 0.0, sum(len(t.todo) for t in tasks)
     try:
@@ -185,7 +190,7 @@ def follow(pids: list[int], tasks: list[Task], state: Path, seed: int) -> bool:
             now = time.monotonic()
             if not pids or now - shown > EVERY[not sys.stderr.isatty()]:
                 shown = now
-                show_progress(tasks, state, seed, total, now - begun)
+                show_progress(tasks, state, label, total, now - begun)
             time.sleep(0.2 if pids else 0)
     finally:
         print(file=sys.stderr)
@@ -195,11 +200,11 @@ def follow(pids: list[int], tasks: list[Task], state: Path, seed: int) -> bool:
     return whole
 
 
-def show_progress(tasks: list[Task], state: Path, seed: int, total: int, seconds: float) -> None:
+def show_progress(tasks: list[Task], state: Path, label: str, total: int, seconds: float) -> None:
     """Cases, rate, time left, and faults so far, on one line."""
     counts: Counter[str] = Counter()
     for task in tasks:
-        fresh = read_done(state, task.name, seed).items() - task.done.items()
+        fresh = read_done(state, task.name, label).items() - task.done.items()
         counts.update(verdict.kind for _, verdict in fresh)
     n = counts.total()
     rate = n / max(seconds, 1e-9)
@@ -221,7 +226,7 @@ def repeat(args: argparse.Namespace, made: world.World, room: Path) -> int:
 
 def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argparse.Namespace, seconds: float) -> bool:
     """Print faults and the table, write the page after a whole run, and return whether there was no fault."""
-    found = {t.name: read_done(state, t.name, args.seed) for t in tasks}
+    found = {t.name: read_done(state, t.name, label(args)) for t in tasks}
     if args.quick:
         for name, verdicts in found.items():
             old = [k for k, v in verdicts.items() if known.is_known(name, v)]
