@@ -2,10 +2,11 @@
 
 import argparse
 import difflib
+import os
 import sys
 from typing import TYPE_CHECKING
 
-from modelzoo import entry, modes, progress, verbs, version
+from modelzoo import entry, modes, processes, progress, verbs, version
 from modelzoo.config.arguments import Parser, count, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_words
@@ -88,6 +89,12 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
         "--restart", action="store_true", help="begin anew; what -o holds of an earlier run is moved to before_N in it"
     )
     p.add_argument(
+        "--devices",
+        type=positive_int,
+        metavar="N",
+        help="train with N processes on this machine (default: one a visible GPU, one on a CPU)",
+    )
+    p.add_argument(
         "--load_checkpoint_states",
         metavar="A,B",
         help="which parts to load: model,optimizer,sparsity,grad_scaler,dataloader,global_step (default all)",
@@ -161,18 +168,21 @@ def states(text: str | None) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    return entry.run_command(lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words))
+    rank = processes.find_rank() if not set(modes.JOINED).isdisjoint(words) else 0
+    return entry.run_command(
+        lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words), rank
+    )
 
 
-def _main(argv: list[str]) -> None:
+def _main(argv: list[str]) -> int | None:
     if argv[:1] and argv[0] in verbs.VERBS:
         verbs.run(argv)
-        return
+        return None
     p = parser()
     _known_flags(p, argv)
     args = p.parse_args(argv)
     _settle_mode(args, p)
-    _run(args, "run.py " + " ".join(redact_words(argv)))
+    return _run(args, argv)
 
 
 def _only_prints(argv: list[str]) -> bool:
@@ -220,7 +230,7 @@ def _study(args: argparse.Namespace) -> None:
     study.run_study(args.params, args.overrides, args.model_dir, options)
 
 
-def _run(args: argparse.Namespace, command: str) -> None:
+def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
     """Resolve the config, check what can be checked without torch, and do what the mode says."""
     from modelzoo.config.places import naming_places
     from modelzoo.kernels.processor import processor_class
@@ -228,10 +238,35 @@ def _run(args: argparse.Namespace, command: str) -> None:
     processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
     if args.mode == "study":
         _study(args)
-        return
+        return None
     doc, config = _resolve_config(args)
     with naming_places(doc):
-        _run_config(args, doc, config, command)
+        if (count := _count_processes(args, config)) > 1:
+            return processes.start_ranks([sys.executable, "-c", _PROGRAM, *argv], count)
+        _run_config(args, doc, config, "run.py " + " ".join(redact_words(argv)))
+    return None
+
+
+_PROGRAM = "import sys; from modelzoo.cli import main; sys.exit(main())"
+
+
+def _count_processes(args: argparse.Namespace, config: "Config") -> int:
+    """How many processes this one is to start; 1 where it trains itself, as one of them or alone."""
+    from modelzoo.backends import select
+
+    if args.mode not in modes.JOINED:
+        return 1
+    if (world := processes.find_world()) is not None:
+        if args.devices not in (None, world.size):
+            raise UserError(f"--devices {args.devices}: {world.size} processes were started; leave it out")
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is pages of torch's own stack
+        return 1
+    if args.devices == 1 or args.validate_only or args.compile_only:
+        return 1
+    visible = select.count_gpus(args.target, config.trainer.init)
+    if args.devices is not None and visible and args.devices > visible:
+        raise UserError(f"--devices {args.devices}: {visible} GPUs are visible here; take {visible}, or target CPU")
+    return args.devices or visible or 1
 
 
 def _run_config(args: argparse.Namespace, doc: "Document", config: "Config", command: str) -> None:

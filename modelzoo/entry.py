@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
 from modelzoo import host
@@ -68,7 +68,11 @@ class Output:
 
 
 def run_command(
-    body: Callable[[], int | None], words: Sequence[str], if_interrupted: str, prints: Callable[[], bool] = lambda: True
+    body: Callable[[], int | None],
+    words: Sequence[str],
+    if_interrupted: str,
+    prints: Callable[[], bool] = lambda: True,
+    rank: int = 0,
 ) -> int:
     """Run a command, and end it as every command ends.
 
@@ -77,6 +81,7 @@ def run_command(
         words: the command line.
         if_interrupted: what to say of the work done so far, after "stopped; ".
         prints: whether what it prints is all that it makes: lost output is an error then, else a remark.
+        rank: this process's number among those that run the command together; all but 0 print their errors alone.
 
     Returns:
         The exit code.
@@ -84,17 +89,23 @@ def run_command(
     before = sys.stdout, sys.stderr
     out, err = (Output(s) if s is not None else None for s in before)
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment] they have what a TextIO has
+
+    def say(text: str) -> None:
+        if err is not None:
+            print(text.replace("error: ", f"error: rank {rank}: ") if rank else text, file=err, flush=True)
+
     try:
-        code = _guard(body, words, if_interrupted)
+        with _silence(rank > 0):
+            code = _guard(body, words, if_interrupted, say)
         if out is not None:
             out.flush()
             if out.lost is not None and out.lost.errno != errno.EPIPE:
                 reason = f"the output cannot be written ({out.lost.strerror})"
                 if prints():
-                    _say(f"error: {reason}")
+                    say(f"error: {reason}")
                     code = code or UserError.exit_code
                 else:
-                    _say(f"note       {reason}; the files of this command are not affected")
+                    say(f"note       {reason}; the files of this command are not affected")
         return code
     finally:
         if err is not None:
@@ -102,31 +113,45 @@ def run_command(
         sys.stdout, sys.stderr = before
 
 
-def _guard(body: Callable[[], int | None], words: Sequence[str], if_interrupted: str) -> int:
+@contextlib.contextmanager
+def _silence(silent: bool) -> Iterator[None]:
+    """Send what the body prints nowhere."""
+    with contextlib.ExitStack() as stack:
+        if silent:
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        yield
+
+
+def _guard(
+    body: Callable[[], int | None], words: Sequence[str], if_interrupted: str, say: Callable[[str], None]
+) -> int:
     """The exit code of `body`, after one line about what it raised, if it raised."""
     try:
         host.prepare_process(words)
         return body() or 0
     except UserError as e:
-        _say("\n".join(f"error: {line}" for line in redact_text(str(e)).splitlines()))
+        if not e.quiet:
+            say("\n".join(f"error: {line}" for line in redact_text(str(e)).splitlines()))
         return e.exit_code
     except UnicodeEncodeError as e:
-        _say(f"error: {host.explain_encoding(e)}")
+        say(f"error: {host.explain_encoding(e)}")
     except KeyboardInterrupt:
-        _say(f"\nstopped; {if_interrupted}")
+        say(f"\nstopped; {if_interrupted}")
         return INTERRUPTED
     except MemoryError:
-        _say(f"error: {NO_MEMORY}")
+        say(f"error: {NO_MEMORY}")
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
-            return _report_fault(e, words)
-        _say(f"error: {redact_text(explain_os_error(e))}")
+            return _report_fault(e, words, say)
+        say(f"error: {redact_text(explain_os_error(e))}")
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
         if not isinstance(e, RuntimeError) or not _NO_MEMORY.search(str(e)):
-            return _report_fault(e, words)
-        _say(f"error: {NO_MEMORY}")
+            return _report_fault(e, words, say)
+        say(f"error: {NO_MEMORY}")
     return UserError.exit_code
 
 
@@ -147,7 +172,7 @@ def explain_os_error(error: OSError) -> str:
     return f"{what}: {reason}".removeprefix(": ") + (f"; {advice}" if advice else "")
 
 
-def _report_fault(error: BaseException, words: Sequence[str]) -> int:
+def _report_fault(error: BaseException, words: Sequence[str], say: Callable[[str], None]) -> int:
     """Write a traceback to a file, name the file in one line, and return the exit code."""
     text = f"{' '.join(redact_words(words))}\n{redact_text(''.join(traceback.format_exception(error)))}"
     first = " ".join(redact_text(str(error)).split())[:200]
@@ -159,10 +184,5 @@ def _report_fault(error: BaseException, words: Sequence[str]) -> int:
         where = f"the traceback is in {path}; please report it"
     except OSError as e:
         where = f"its traceback cannot be written ({e.strerror})"
-    _say(f"{line} (a fault of this program, not of your input: {where})")
+    say(f"{line} (a fault of this program, not of your input: {where})")
     return FAULT
-
-
-def _say(text: str) -> None:
-    if sys.stderr is not None:
-        print(text, file=sys.stderr, flush=True)

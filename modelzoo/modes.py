@@ -35,12 +35,12 @@ MODES = {
     "train": Mode(
         "pre-train, or resume a run",
         "-p configs/mediswift/xl_s75.yaml -m train -o runs/xl --set trainer.init.loop.max_steps=1000",
-        (*SHAPE, *LENGTH, *LOAD, "restart", *DRY, *WRITES, *CLUSTER),
+        (*SHAPE, *LENGTH, *LOAD, "restart", "devices", *DRY, *WRITES, *CLUSTER),
     ),
     "train_and_eval": Mode(
         "the same, with validation on the way",
         "CPU -p configs/quickstart/s75.yaml -m train_and_eval -o runs/s75",
-        (*SHAPE, *LENGTH, *ASSESS, *LOAD, "restart", *DRY, *WRITES, *CLUSTER),
+        (*SHAPE, *LENGTH, *ASSESS, *LOAD, "restart", "devices", *DRY, *WRITES, *CLUSTER),
     ),
     "eval": Mode(
         "loss and perplexity of a checkpoint on the validation sets",
@@ -77,6 +77,7 @@ MODES = {
     ),
 }  # fmt: skip
 FORMER = {"evaluate": "score"}  # old names of modes
+JOINED = ("train", "train_and_eval")  # modes that processes started together run together
 ALWAYS = ("help", "version", "target", "params", "mode", "overrides")  # what every mode takes
 
 

@@ -17,6 +17,31 @@ from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.ledger import Ledger
 
 
+class Reduction(NamedTuple):
+    """How a batch's gradients are summed (`backends.reduction`).
+
+    Attributes:
+        slices: exact sums go over so many slices of the batch; None: in the order in which they come.
+        threads: of each process, on a CPU, where sums are exact: torch adds up what its threads have, so their number
+            decides how a sum is rounded.
+    """
+
+    slices: int | None = None
+    threads: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether any number of ranks computes the same bits."""
+        return self.slices is not None
+
+    def describe(self) -> str:
+        """In words, for a line on screen and the launch's record."""
+        if not self.exact:
+            return "as they come"
+        threads = f", {self.threads} thread{'s' if self.threads > 1 else ''} a process" if self.threads else ""
+        return f"exactly, over {self.slices} slices of each batch{threads}"
+
+
 @dataclass
 class TrainState:
     """All that a training run consists of. `step` counts batches taken, skipped ones included."""
@@ -34,6 +59,7 @@ class TrainState:
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
     dtype_before: str | None = None  # the arithmetic of the steps before this launch, where a checkpoint records it
+    reduction: Reduction = field(default_factory=Reduction)
     unread: "list[Unread]" = field(default_factory=list)  # steps whose values are on the device, in order
     config: Config | None = None  # the whole config, for checkpoints; None: the run has none
     origin: str | None = None  # which run this is: the hash of what it began with

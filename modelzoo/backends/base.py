@@ -10,6 +10,7 @@ from torch import Tensor
 from modelzoo.backends.abilities import Abilities
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.data.hdf5 import Shards
+from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.train_state import Step, TrainState
 
@@ -24,6 +25,7 @@ class Backend(Protocol):
     arithmetic: Arithmetic  # of matrix products, and why
     dtype: torch.dtype  # the same for torch: float32, bfloat16 or float16
     notes: list[str]  # what was asked for and is done otherwise here, a line each
+    ranks: Ranks  # the processes that train one run together, this one among them
     asynchronous: bool  # whether work is queued, so that reading a value waits for all work queued before
 
     def describe(self) -> str:

@@ -30,6 +30,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
+from modelzoo.distributed import ALONE
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel, loss_denominator
 from modelzoo.models.shapes import list_with_adapters
@@ -50,6 +51,7 @@ class CSX:
     """
 
     kind, device_class, abilities = "CSX", "CS-2", ABILITIES["CSX"]
+    ranks = ALONE  # its own data parallelism (num_csx) is inside the cluster
     asynchronous = False  # the executor hands a step's values out with the next batch
 
     def __init__(self, init: Init, folder: str, only: str | None = None, kind: str = "CSX"):

@@ -14,17 +14,18 @@ from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
+from modelzoo.distributed import ALONE, Ranks
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
-from modelzoo.models.gpt import GPTModel
+from modelzoo.models.gpt import DecoderLayer, GPTModel
 from modelzoo.train_state import Step, TrainState
 
 
 class Local:
     """Training on torch's own device, `cpu` or `cuda`."""
 
-    def __init__(self, device: torch.device, config: Config, precision: Precision):
-        self.device, self.config = device, config
+    def __init__(self, device: torch.device, config: Config, precision: Precision, ranks: Ranks = ALONE):
+        self.device, self.config, self.ranks = device, config, ranks
         self.kind = "GPU" if device.type == "cuda" else "CPU"
         self.abilities, self.asynchronous = ABILITIES[self.kind], self.kind == "GPU"
         if self.kind == "CPU":
@@ -48,14 +49,16 @@ class Local:
             torch.use_deterministic_algorithms(True)
 
     def describe(self) -> str:
+        many = f"{self.ranks.size} x " if self.ranks.size > 1 else ""
         if self.kind == "GPU":
-            return f"GPU ({torch.cuda.get_device_name(self.device)}), {self.arithmetic.dtype}"
-        return f"CPU ({torch.get_num_threads()} threads, {processor.title()}), {self.arithmetic.dtype}"
+            return f"{many}GPU ({torch.cuda.get_device_name(self.device)}), {self.arithmetic.dtype}"
+        return f"{many}CPU ({torch.get_num_threads()} threads, {processor.title()}), {self.arithmetic.dtype}"
 
     def place(self, model: GPTModel) -> GPTModel:
         model = model.to(self.device)
-        if self.config.torch_compile:
-            for layer in model.model.transformer_decoder.layers:
+        for layer in [m for m in model.modules() if isinstance(m, DecoderLayer)]:
+            layer.recompute = self.config.activation_checkpointing
+            if self.config.torch_compile:
                 layer.compile()  # layer by layer: they share one compilation, and parameter names stay
         return model
 
@@ -85,7 +88,8 @@ class Local:
         raise UserError(f"{self.kind}: runs the training step as it is; only a CS-2's is lowered (CSX --validate_only)")
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
-        return map(self.put, feed.iterate_validation(shards, eval_steps))
+        batches = feed.iterate_validation(shards, eval_steps, self.ranks.rank, self.ranks.size)
+        return map(self.put, batches)
 
     def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         return feed.iterate_batches(shards, run.step, stop, pin_memory=self.kind == "GPU")

@@ -13,6 +13,7 @@ from modelzoo.config.trainer import Config, Init
 
 if TYPE_CHECKING:
     from modelzoo.backends.base import Backend
+    from modelzoo.distributed import Ranks
 
 WAYS_OUT = {
     "CSX": csx_preflight.WAYS_OUT,
@@ -75,7 +76,24 @@ def explain_structured(init: Init) -> str | None:
     return pattern and f"its masks are unstructured, not trainer.init.sparsity's {pattern}"
 
 
-def select_device(target: str, init: Init, folder: str = ".", trains_alone: bool = False) -> Choice:
+def finds_gpu(target: str, init: Init) -> bool:
+    """Whether `target` leads to a GPU here."""
+    kinds = init.backend.candidates(target)
+    return next((k for k in kinds if explain_missing(k, init) is None), "CPU") == "GPU"
+
+
+def count_gpus(target: str, init: Init) -> int:
+    """The visible GPUs, if `target` leads to one of them; else 0."""
+    if not finds_gpu(target, init):
+        return 0
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def select_device(
+    target: str, init: Init, folder: str = ".", trains_alone: bool = False, ranks: "Ranks | None" = None
+) -> Choice:
     """The backend for `target`: CSX, GPU and CPU are taken at their word; auto tries the config's and falls back.
 
     Args:
@@ -92,18 +110,20 @@ def select_device(target: str, init: Init, folder: str = ".", trains_alone: bool
             raise UserError(f"{target}: {why}; {WAYS_OUT[target]}")
         if why := _does_less(target, trains_alone):
             raise UserError(f"{target}: {why}; use CPU or GPU")
-        return Choice(_make(target, init, folder), target, None)
+        return Choice(_make(target, init, folder, ranks), target, None)
     asked, reasons = init.backend.backend_type, []
     for kind in init.backend.candidates(target):
         why = explain_missing(kind, init) or _does_less(kind, trains_alone)
         if why is None:
             fallback = f"{', '.join(reasons)}; running on {kind}" if reasons and asked != "auto" else None
-            return Choice(_make(kind, init, folder), asked, fallback)
+            return Choice(_make(kind, init, folder, ranks), asked, fallback)
         reasons.append(f"{kind}: {why}")
     raise AssertionError("the CPU is always there")
 
 
-def select_training_device(target: str, config: Config, folder: str, evaluate: bool) -> Choice:
+def select_training_device(
+    target: str, config: Config, folder: str, evaluate: bool, ranks: "Ranks | None" = None
+) -> Choice:
     """`select` for a run. A cluster's job is checked whole, and what it will send is printed, before it sends anything.
 
     Args:
@@ -119,7 +139,7 @@ def select_training_device(target: str, config: Config, folder: str, evaluate: b
         if evaluate:
             raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
         _print_job(config, compile_only=False)
-    return select_device(target, init, folder, trains_alone=True)
+    return select_device(target, init, folder, trains_alone=True, ranks=ranks)
 
 
 def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend":
@@ -150,14 +170,20 @@ def _require_unstructured(init: Init) -> None:
         raise UserError(f"CSX: {why}; leave the pattern out, or train it with GPU or CPU")
 
 
-def _make(kind: str, init: Init, folder: str) -> "Backend":
+def _make(kind: str, init: Init, folder: str, ranks: "Ranks | None") -> "Backend":
     if kind == "CSX":
         return csx(init, folder)
     import torch
 
     from modelzoo.backends.local import Local
+    from modelzoo.distributed import ALONE
 
-    return Local(torch.device("cuda" if kind == "GPU" else "cpu"), init.backend, init.precision)
+    ranks = ranks or ALONE
+    if kind == "GPU":
+        device = torch.device("cuda", ranks.local) if ranks.size > 1 else torch.device("cuda")
+    else:
+        device = torch.device("cpu")
+    return Local(device, init.backend, init.precision, ranks)
 
 
 def csx(init: Init, folder: str, only: str | None = None) -> "Backend":

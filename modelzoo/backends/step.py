@@ -1,15 +1,16 @@
 """One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx_backend.py)."""
 
 import dataclasses
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
+from modelzoo.backends import reduction
 from modelzoo.backends.base import Backend
-from modelzoo.draws import make_seed
-from modelzoo.kernels.linear_cross_entropy import counted_rows
+from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import loss_denominator
 from modelzoo.optim.adam import AgedAdam
 from modelzoo.optim.groups import set_lr
@@ -37,7 +38,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     finite = _finite(loss, norm)
     run.loss_scale.update(finite)
     if finite:
-        churn = _take(run, at)
+        churn = _take(backend, run, at)
     else:
         churn = 0
         run.sparsity.drop_gradients()
@@ -63,7 +64,7 @@ def queue_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     failed, before = (~at.values.isfinite().all()).float(), getattr(run.optimizer, "found_inf", None)
     found = failed if before is None else torch.maximum(before, failed)
     run.optimizer.found_inf = found  # pyright: ignore[reportAttributeAccessIssue]  # as torch's GradScaler does
-    _take(run, at)
+    _take(backend, run, at)
     run.optimizer.zero_grad(set_to_none=True)
     run.step += 1
     return None
@@ -86,32 +87,39 @@ def settle(run: TrainState) -> None:
 
 def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Unread:
     """Loss and clipped gradients of a batch, with nothing read back."""
-    # Dropout's draws are keyed by (seed, step): resuming needs no generator state, and a skipped step disturbs none.
-    torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
     run.model.train()
     batch = trim_padding(batch)
     tokens, length = batch["input_ids"].numel(), batch["input_ids"].shape[1]
     denominator = loss_denominator(run.init.model, batch["attention_mask"])
-    lr, count, losses = run.lr(), run.optimizer_step + 1, []
+    lr, count = run.lr(), run.optimizer_step + 1
     run.sparsity.watch(count)
-    for micro in _split(batch, micro_batches):
-        with backend.autocast():
-            loss = run.model(backend.put(micro), denominator)
-        (loss * run.loss_scale.scale).backward()
-        losses.append(loss.detach())
+    loss = reduction.accumulate(backend, run, batch, denominator, micro_batches)
     norm = clip_gradients(run, run.sparsity.mask_gradients(count), backend.asynchronous)
     before, scale = dataclasses.replace(run.ledger), dataclasses.replace(run.loss_scale)
     run.count_flops(tokens, length)
-    values = torch.stack((torch.stack(losses).sum().double(), norm.double()))
+    values = torch.stack((loss.double(), norm.double()))
     return Unread(values, lr, tokens, run.step, run.tokens, dataclasses.replace(run.ledger), before, scale)
 
 
-def _take(run: TrainState, at: Unread) -> int:
+def _compare_masks(ranks: Ranks, run: TrainState) -> None:
+    """Refuse to go on with masks that differ between ranks.
+
+    Raises:
+        UserError: names the weight and the ranks.
+    """
+    hashes = {p.name: hashlib.sha256(p.mask.cpu().numpy().tobytes()).hexdigest() for p in run.sparsity.parameters}
+    remedy = "the ranks' arithmetic is not the same; take machines of one kind, or reduction: exact"
+    ranks.require_same({f"step {run.step}: the mask of {n}": h for n, h in hashes.items()}, remedy)
+
+
+def _take(backend: Backend, run: TrainState, at: Unread) -> int:
     """Change weights, and masks where it is their step; returns how many weights gave up their place."""
     count = run.optimizer_step + 1
     set_lr(run.optimizer, at.lr)
     run.optimizer.step()
     churn = run.sparsity.update(count, run.optimizer.state)
+    if backend.ranks.size > 1 and run.sparsity.is_update(count):
+        _compare_masks(backend.ranks, run)
     run.churn += churn
     run.tokens += at.batch_tokens
     return churn
@@ -146,13 +154,6 @@ def trim_padding(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, T
     counts = batch["attention_mask"].any(0).nonzero()
     length = -(-(int(counts[-1]) + 1) // multiple) * multiple if len(counts) else multiple
     return {name: x[:, :length] for name, x in batch.items()}
-
-
-def _split(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
-    pieces = {name: x.chunk(parts) for name, x in batch.items()}
-    for i in range(parts):
-        piece = {name: x[i] for name, x in pieces.items()}
-        yield piece | {"counted_rows": counted_rows(piece["attention_mask"].flatten())}
 
 
 def clip_gradients(run: TrainState, squares: Mapping[torch.nn.Parameter, float], asynchronous: bool = False) -> Tensor:

@@ -9,3 +9,4 @@ class UserError(Exception):
     """
 
     exit_code = 2
+    quiet = False  # whether another process of the launch reports it

@@ -38,6 +38,13 @@ class Backend(Section):
     ] = "auto"  # auto: CSX if its keys are given, else a GPU if there is one, else CPU
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
     num_threads: Many | None = None  # CPU threads; default is torch's own choice
+    # how gradients are summed: exact is to the bit the same for 1, 2, 4, ... processes; default: as the run did so far,
+    # else exact for several CPU processes, fast for several GPUs
+    reduction: Literal["exact", "fast"] | None = None
+    slices: Literal[1, 2, 4, 8, 16, 32, 64] = 8  # of a batch, in exact sums: as many processes at most
+    # GPU/CPU: what backward computes again instead of keeping: nothing, each layer, or each layer's attention. The bits
+    # stay; it takes less memory and more time
+    activation_checkpointing: Literal["none", "layer", "attention"] = "none"
     deterministic: Bool = False  # GPU: refuse kernels that are not reproducible
     # CSX only
     compile_dir: Str | None = None

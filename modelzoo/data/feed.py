@@ -113,10 +113,15 @@ def _explain_lost_worker(workers: int, prefetch: int | None) -> str:
     )
 
 
-def iterate_validation(shards: Shards, eval_steps: int | None = None) -> Iterator[dict[str, Tensor]]:
-    """Every example once, in file order, the last batch as small as it comes; `eval_steps` batches at most."""
+def iterate_validation(
+    shards: Shards, eval_steps: int | None = None, rank: int = 0, ranks: int = 1
+) -> Iterator[dict[str, Tensor]]:
+    """Every example once, in file order, the last batch as small as it comes; `eval_steps` batches at most.
+
+    Args:
+        rank, ranks: take each `ranks`-th batch, from number `rank`.
+    """
     size = shards.config.batch_size
-    for step, first in enumerate(range(0, shards.total, size)):
-        if eval_steps is not None and step >= eval_steps:
-            return
+    firsts = range(0, shards.total, size)
+    for first in firsts[:eval_steps][rank::ranks]:
         yield shards.read(range(first, min(first + size, shards.total)))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from modelzoo.config.model import GPTConfig
 from modelzoo.kernels.attention import attention
@@ -126,7 +127,12 @@ class FeedForward(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """A pre-LN block: x + attention(norm1(x)), then x + ffn(norm3(x)). There is no norm2, as in Model Zoo."""
+    """A pre-LN block: x + attention(norm1(x)), then x + ffn(norm3(x)). There is no norm2, as in Model Zoo.
+
+    `recompute` is what backward computes again instead of keeping: none, layer or attention (arXiv 1604.06174).
+    """
+
+    recompute = "none"
 
     def __init__(self, c: GPTConfig, layer: int):
         super().__init__()
@@ -138,7 +144,12 @@ class DecoderLayer(nn.Module):
 
     def forward(self, x: Tensor, rope, mask) -> Tensor:
         """[b, t, hidden_size] to the same shape."""
-        x = x + self.dropout(self.self_attn(compute(self.norm1(x)), rope, mask))
+        normed = compute(self.norm1(x))
+        if self.recompute == "attention" and torch.is_grad_enabled():
+            attended = checkpoint(self.self_attn, normed, rope, mask, use_reentrant=False)
+        else:
+            attended = self.self_attn(normed, rope, mask)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.ffn(compute(self.norm3(x))))
 
 
@@ -242,7 +253,10 @@ class GPT(nn.Module):
             rope = angles.cos(), angles.sin()  # [1 or b, 1, t, rotary_width]
         mask = self.mask(t, span, compute(x).dtype)
         for layer in self.transformer_decoder.layers:
-            x = layer(x, rope, mask)
+            if layer.recompute == "layer" and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rope, mask, use_reentrant=False)
+            else:
+                x = layer(x, rope, mask)
         return self.ln_f(x)
 
     def mask(self, t: int, span: Tensor | None, dtype: torch.dtype) -> Tensor | None:

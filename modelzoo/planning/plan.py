@@ -109,9 +109,12 @@ def _memory(config: Config, total: int, trained: int, msl: int, kind: str) -> di
     if fit is not None:
         asked = fit.train_dataloader.micro_batch_size
         micro = asked if isinstance(asked, int) else fit.train_dataloader.batch_size // init.loop.grad_accum_steps
-    per_token = m.num_hidden_layers * (
-        8 * m.hidden_size + half * (2 * m.hidden_size + 5 * m.inner_dim + 2 * m.filter_size)
-    )
+    kept = {"layer": 4 * m.hidden_size, "attention": 5 * half * m.inner_dim}  # of a layer, a token; others come again
+    whole = 8 * m.hidden_size + half * (2 * m.hidden_size + 5 * m.inner_dim + 2 * m.filter_size)
+    mode = init.backend.activation_checkpointing
+    per_layer = {"none": whole, "layer": kept["layer"], "attention": whole - kept["attention"]}[mode]
+    again = {"none": 0, "layer": whole, "attention": kept["attention"]}[mode]  # of the layer whose turn it is
+    per_token = m.num_hidden_layers * per_layer + again
     return {
         "weights": 4 * (total - gone),
         "gradients": 4 * (trained if init.base_frozen else trained - gone),

@@ -227,6 +227,18 @@ class Sparsity:
         """Whether `update` changes any mask after `step`."""
         return any(group.is_update(step) for group in self.groups)
 
+    def probes(self) -> list[Tensor]:
+        """Tensors [out, in] whose gradients are packed weights' dense ones: on RigL's update steps, after `watch`."""
+        return [probe for p in self.parameters if (probe := p.probe()) is not None]
+
+    def live_places(self, step: int) -> dict[Tensor, Tensor]:
+        """Flat positions of live weights, by weight, where a step needs no gradient of the dead ones; none packed."""
+        found = {}
+        for group in self.groups:
+            if not (group.algorithm.needs_gradient and group.is_update(step)):
+                found |= {p.weight: at for p in group.parameters if (at := p.live_places()) is not None}
+        return found
+
     def drop_gradients(self) -> None:
         """Forget kept gradients (a skipped step)."""
         for p in self.parameters:

@@ -29,6 +29,17 @@ class SparseParameter:
     def set_mask(self, mask: Tensor) -> None:
         """Record a mask [out, in]; the weight stays as it is."""
         self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
+        self._places: Tensor | None = None
+
+    def live_places(self) -> Tensor | None:
+        """Flat positions of the live weights, where dead ones are stored; found once a mask, kept for every step."""
+        if self._places is None:
+            self._places = self.mask.view(-1).nonzero().squeeze(1)
+        return self._places
+
+    def probe(self) -> Tensor | None:
+        """What collects the dense gradient in its `.grad`, apart from the weight; None where the weight's has it."""
+        return None
 
     @property
     def shape(self) -> torch.Size:
@@ -165,6 +176,12 @@ class PackedParameter(SparseParameter):
 
     def mask_state(self, state) -> None:
         """Nothing dead is stored."""
+
+    def live_places(self) -> None:  # nothing dead is stored
+        return None
+
+    def probe(self) -> Tensor | None:
+        return self.module.probe
 
     def watch(self) -> None:
         self.module.probe = packed.probe(self.layout)

@@ -1,14 +1,21 @@
 """Pre-training: build a run from a config, train, validate and save it, and print a summary."""
 
+import contextlib
 import os
 import sys
 import time
 
+import torch
+
+from modelzoo import version
 from modelzoo.backends.base import Backend
-from modelzoo.backends.select import Choice, select_training_device
+from modelzoo.backends.reduction import decide_reduction
+from modelzoo.backends.select import Choice, finds_gpu, select_training_device
 from modelzoo.config.errors import UserError
+from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
+from modelzoo.distributed import Ranks, joining
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan, start_checkpoint
@@ -27,8 +34,15 @@ from modelzoo.training.validation import Score, validate
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
     """`-m train` and, with `evaluate`, `-m train_and_eval`."""
+    with joining("GPU" if finds_gpu(options.target, config.trainer.init) else "CPU") as ranks:
+        _join_train(config, options, evaluate, ranks)
+
+
+def _join_train(config: Config, options: Options, evaluate: bool, ranks: Ranks) -> None:
+    """What every rank does; rank 0 writes and talks."""
     init, section = config.trainer.init, require_fit(config, "training")
-    choice = select_training_device(options.target, config, os.path.join(options.model_dir, "cerebras_logs"), evaluate)
+    artefacts = os.path.join(options.model_dir, "cerebras_logs")
+    choice = select_training_device(options.target, config, artefacts, evaluate, ranks)
     shards = open_shards(config, section.train_dataloader)
     vals = [open_shards(config, loader) for loader in list_val_loaders(config)] if evaluate else []
     if evaluate and not vals:
@@ -36,7 +50,7 @@ def train(config: Config, options: Options, evaluate: bool) -> None:
     stop = count_steps(config, len(shards))
     plan.check_sparsity(init, stop)
     folder = RunFolder.of(init, options.model_dir)
-    with folder.lock():
+    with folder.lock() if ranks.first else contextlib.nullcontext():
         _train(config, options, choice, folder, shards, vals, stop)
 
 
@@ -45,23 +59,45 @@ def _train(
 ) -> None:
     """Train in a folder that is this process's alone."""
     init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
+    ranks = choice.backend.ranks
     out.note(choice.describe())
+    ranks.require_same(
+        {
+            "the config": dump(config),
+            "the trainer's version": version.describe(),
+            "torch's version": torch.__version__,
+            "the training data": fingerprint,
+        },
+        "start all ranks with the same command, code and files",
+    )
     named = options.checkpoint_path or require_fit(config).ckpt_path
-    start = resume.choose_start(
-        folder,
-        start_checkpoint.find_checkpoint(named) if named else None,
-        options.load_states,
-        init.checkpoint.autoload_last_checkpoint,
-        options.restart,
-        out.note,
+    start = Start.of(
+        ranks.first_does(
+            lambda: resume.choose_start(
+                folder,
+                start_checkpoint.find_checkpoint(named) if named else None,
+                options.load_states,
+                init.checkpoint.autoload_last_checkpoint,
+                options.restart,
+                out.note,
+            )
+        )
     )
     if not start.own and not options.restart:
-        resume.check_unbegun(folder, config)
+        ranks.first_does(lambda: resume.check_unbegun(folder, config))
     run = build_run(config, choice)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)
-    changes = resume.check_changes(folder, config, run) if start.own else {}
+    changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}
+    before = run.reduction if run.step else None
+    batch_size = require_fit(config).train_dataloader.batch_size
+    run.reduction = decide_reduction(init.backend, choice.backend.kind, batch_size, ranks.size, before)
+    if run.reduction.threads is not None:
+        torch.set_num_threads(run.reduction.threads)
+    if ranks.size > 1 or run.reduction.exact or (before is not None and before != run.reduction):
+        was = f", until step {run.step} {before.describe()}" if before not in (None, run.reduction) else ""
+        out.note(f"gradients  {ranks.size} x {batch_size // ranks.size} rows, added up {run.reduction.describe()}{was}")
     if run.step >= stop and not run.unassessed:
         if start.own:
             checkpoint.prepare(folder.checkpoints)
@@ -73,10 +109,14 @@ def _train(
         return
     trackers.require_packages(init)
     if options.restart and folder.holds_a_run:
-        out.note(f"moved      the run that was here to {folder.move_aside()}")
+        out.note(f"moved      the run that was here to {ranks.first_does(folder.move_aside)}")
     _note_start(run, start, changes, choice, out)
-    launch.check_space(run, folder.checkpoints)
-    launch.record(config, options.command, folder, choice, run, start, changes)
+
+    def record() -> None:
+        launch.check_space(run, folder.checkpoints)
+        launch.record(config, options.command, folder, choice, run, start, changes)
+
+    ranks.first_does(record)
 
     def assess(logs: Logs, tally: console.Tally) -> bool:
         tally.scores = [_validate(choice.backend, run, val, logs, out, i) for i, val in enumerate(vals)]
@@ -86,7 +126,7 @@ def _train(
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events))
-    launch.check_written(folder, done.saved)
+    ranks.first_does(lambda: launch.check_written(folder, done.saved))
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 

@@ -65,6 +65,8 @@ class CheckpointState(Record):
     config_sha256: str | None = None
     run: str | None = None  # which run it is of: TrainState.origin
     logs: Annotated[dict[str, LogFacts], Field(default_factory=dict)]  # by file name
+    slices: Annotated[int, Field(gt=0)] | None = None  # of a batch, in exact sums (TrainState.reduction)
+    threads: Annotated[int, Field(gt=0)] | None = None  # of each process, the same
     unassessed: bool = False  # whether the validation that is due at this step has not been made
 
     @model_validator(mode="after")
@@ -101,9 +103,20 @@ class CheckpointState(Record):
         """The JSON for state.json, without optional keys that are at their defaults."""
         order = ("global_step", "skipped", "unmended", "tokens", "churn", "flops", "finite", "loss_scale", "dtype",
                  "optimizer", "dataset", "model", "sparsity", "seed", "version", *ADAPTERS,
-                 "config", "config_sha256", "run", "logs", "unassessed")  # fmt: skip
+                 "config", "config_sha256", "run", "logs", "slices", "threads", "unassessed")  # fmt: skip
         found = self.model_dump(exclude_unset=True)
-        optional = ("dtype", "version", *ADAPTERS, "config", "config_sha256", "run", "logs", "unassessed")
+        optional = (
+            "dtype",
+            "version",
+            *ADAPTERS,
+            "config",
+            "config_sha256",
+            "run",
+            "logs",
+            "slices",
+            "threads",
+            "unassessed",
+        )
         return {k: found.get(k, getattr(self, k)) for k in order if k not in optional or found.get(k)}
 
 

@@ -88,6 +88,8 @@ def record(
         "torch": torch.__version__,
         "python": sys.version.split()[0],
         "from_step": run.step,
+        "processes": choice.backend.ranks.size,
+        "reduction": run.reduction.describe(),
         "run": run.origin,
     }
     if not start.own:  # what the run first started from is on its first line

@@ -172,6 +172,16 @@ class Logs:
             self._note(f"note       TensorBoard's files end here ({reason}); metrics.jsonl has all records")
 
 
+class NoLogs(Logs):
+    """Logs of a rank that writes none."""
+
+    def __init__(self) -> None:
+        self._files, self._trackers, self._events = {}, [], None
+
+    def write(self, step: int, kind: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """Nothing: rank 0 writes the records of all."""
+
+
 def read(path: str) -> list[dict]:
     """The records of a metrics.jsonl or timing.jsonl; a half-written last line (a killed run) is left out.
 

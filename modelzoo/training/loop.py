@@ -15,12 +15,13 @@ from modelzoo.entry import explain_os_error
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
-from modelzoo.training.logs import Logs
+from modelzoo.training.logs import Logs, NoLogs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
 from modelzoo.training.signals import catch_interrupts
 
 READ_EVERY = 1.0  # seconds after which a step is read from the device for the live line alone
+READ_STEPS = 10  # steps after which it is, where several processes train
 
 
 class Fitted(NamedTuple):
@@ -57,7 +58,8 @@ def fit(
     """
     init = run.init
     tally, events = console.Tally(run.step), trackers.events_folder(init, folder.path)
-    logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note)
+    ranks = backend.ranks
+    logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note) if ranks.first else NoLogs()
     saves = _Saves(backend, run, config, folder, fingerprint, logs, out)
 
     def is_due(step: int) -> bool:
@@ -85,7 +87,7 @@ def fit(
                     logs.write(run.step, "train", metrics, _timing(timed))
                 out.update(run.step, console.describe_step(run, timed, tally))
                 enough = run.unassessed and assess_due()
-                last = run.step == stop or enough or bool(interrupted)
+                last = run.step == stop or enough or ranks.any(bool(interrupted))
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
                     saves.save()
                 if last:
@@ -96,7 +98,8 @@ def fit(
     finally:
         out.close()
         logs.close()
-    return Fitted(tally, saves.path, interrupted[0] if interrupted else None)
+    number = next((n for n in ranks.gather(interrupted[:1]) if n), [])
+    return Fitted(tally, saves.path, number[0] if number else None)
 
 
 class NotFinite(UserError):
@@ -125,6 +128,8 @@ class _Saves:
     def save(self, finite_only: bool = False) -> str | None:
         """Save the run as it is; None where it cannot be had from the device, or must be finite and is not."""
         run = self.run
+        if not self.backend.ranks.first:
+            return None
         if not self.backend.fetch(run):
             self.out.note(
                 f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps"
@@ -148,7 +153,8 @@ class _Saves:
         """
         outcome = self._try_save(error)
         if isinstance(error, UserError):
-            raise type(error)(f"{error}; {outcome}" if outcome else str(error)) from None
+            error.args = (f"{error}; {outcome}" if outcome else str(error),)
+            raise error from None
         if isinstance(error, OSError) and (error.filename is not None or error.errno):
             raise UserError(f"{explain_os_error(error)}; {outcome}" if outcome else explain_os_error(error)) from None
         if outcome:
@@ -157,7 +163,7 @@ class _Saves:
     def _try_save(self, error: Exception) -> str:
         """The outcome in words; empty where there is nothing to add."""
         run = self.run
-        if isinstance(error, checkpoint.NotWritten):
+        if isinstance(error, checkpoint.NotWritten) or not self.backend.ranks.first:
             return ""
         if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
             return "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
@@ -191,6 +197,7 @@ def iterate_steps(
         is_due: whether the caller has something to do after a step, by the number of steps taken then.
     """
     begin = ready = time.perf_counter()
+    many = backend.ranks.size > 1
     last_read, waiting, taken, tokens = -math.inf, 0.0, run.step, run.tokens
     for batch in shards.holding.watch(backend.batches(run, shards, stop)):
         fetched = time.perf_counter()
@@ -198,7 +205,9 @@ def iterate_steps(
         avoidable = run.loss_scale.can_fall  # read before the step, which lowers the scale if it overflows
         queued = run.tokens - tokens
         run.stepping = True
-        if is_due(run.step + 1) or fetched - last_read >= READ_EVERY:
+        # ranks' clocks differ, and all must read at the same step
+        wanted = run.step % READ_STEPS == 0 if many else fetched - last_read >= READ_EVERY
+        if is_due(run.step + 1) or wanted:
             last_read, step = fetched, backend.train_step(run, batch, micro_batches)
         else:
             step = backend.queue_step(run, batch, micro_batches)

@@ -41,6 +41,12 @@ class Start(NamedTuple):
     own: bool = False  # the folder's own: the run resumes
     note: str | None = None  # a line to print about it
 
+    @classmethod
+    def of(cls, value: Sequence[Any]) -> "Start":
+        """The same from its JSON."""
+        path, states, own, note = value
+        return cls(path, tuple(states), own, note)
+
 
 def choose_start(
     folder: RunFolder, named: str | None, states: Sequence[str], autoload: bool, restart: bool, note: Callable

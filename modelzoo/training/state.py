@@ -15,7 +15,7 @@ from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask, name_weight
 from modelzoo.sparsity.attach import Group
 from modelzoo.sparsity.ledger import Ledger
-from modelzoo.train_state import TrainState
+from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training.checkpoint_state import CheckpointState, LogFacts, LoRAFacts, Scale, record_config
 from modelzoo.training.required import require_optimizer
 
@@ -53,6 +53,8 @@ def snapshot(
         finite=all(bool(torch.isfinite(p).all()) for p in run.model.parameters()),
         loss_scale={"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
         dtype=run.dtype,
+        slices=run.reduction.slices,
+        threads=run.reduction.threads,
         dataset=fingerprint,
         run=run.origin,
         logs={name: facts.model_dump() for name, facts in logs.items()},
@@ -115,6 +117,7 @@ def restore(
         run.step, run.skipped, run.tokens = state.global_step, state.skipped, state.tokens
         run.churn, run.unavoidable = state.churn, state.unmended
         run.ledger = Ledger(*state.flops)
+        run.reduction = Reduction(state.slices, state.threads)
         run.dtype_before, run.unassessed, run.resumed_from = state.dtype, state.unassessed, saved
 
 

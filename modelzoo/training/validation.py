@@ -1,6 +1,7 @@
 """Validation: loss, perplexity and accuracy of a run's model on whole examples."""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -26,15 +27,23 @@ class Score(NamedTuple):
         return found if self.accuracy is None else {**found, "accuracy": self.accuracy}
 
 
+def _in_order(found: list[list]) -> Iterator:
+    """The batches of all ranks as one rank would have had them: rank r had each `len(found)`-th, from number r."""
+    return (found[i % len(found)][i // len(found)] for i in range(sum(map(len, found))))
+
+
 @torch.no_grad()
 def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int | None) -> Score:
     """Loss, perplexity and next-token accuracy over `shards`, in file order."""
     run.model.eval()
-    loss, right, tokens = 0.0, 0, 0
+    found: list[tuple[float, int, int]] = []
     for batch in shards.holding.watch(backend.validation_batches(shards, eval_steps)):
         with backend.autocast():
             part_loss, part_right, part_tokens = run.model.score(batch)
-        loss, right, tokens = loss + float(part_loss), right + int(part_right), tokens + int(part_tokens)
+        found.append((float(part_loss), int(part_right), int(part_tokens)))
+    loss, right, tokens = 0.0, 0, 0
+    for part in _in_order(backend.ranks.gather(found)):  # added in file order, whatever rank had them
+        loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
     mean = loss / tokens

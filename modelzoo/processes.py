@@ -1,0 +1,160 @@
+"""The processes of one launch: who they are, by torchrun's or Slurm's variables, and starting them on one machine.
+
+No torch: the command that starts them only waits.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from modelzoo import host
+from modelzoo.config.errors import UserError
+
+PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package is
+GRACE = 15.0  # seconds that the others have to end after one has failed; then they are killed
+
+
+class World(NamedTuple):
+    """One process's place among those of its launch."""
+
+    rank: int
+    size: int
+    local: int  # its number on this machine
+    address: str  # of rank 0
+    port: int
+
+    def environment(self) -> dict[str, str]:
+        """The variables by which torch.distributed knows the same."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.size),
+            "LOCAL_RANK": str(self.local),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+def find_world(env: Mapping[str, str] = os.environ) -> World | None:
+    """This process's place, as torchrun (RANK, WORLD_SIZE) or Slurm's srun (SLURM_PROCID) says; None if it is alone.
+
+    Raises:
+        UserError: the variables contradict each other.
+    """
+    if "RANK" in env or "WORLD_SIZE" in env:
+        names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        if missing := [n for n in names if not env.get(n)]:
+            raise UserError(
+                f"{' and '.join(n for n in names if n in env)} are set, {' and '.join(missing)} not: start with "
+                "torchrun, or unset them"
+            )
+        rank, size, port = (_number(env, n) for n in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+        if not rank < size:
+            raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: start with torchrun, or unset them")
+        local = _number(env, "LOCAL_RANK") if "LOCAL_RANK" in env else rank
+        return World(rank, size, local, env["MASTER_ADDR"], port) if size > 1 else None
+    if "SLURM_STEP_ID" in env and _number(env, "SLURM_STEP_NUM_TASKS", 1) > 1:
+        address = env.get("MASTER_ADDR") or _first_host(env.get("SLURM_STEP_NODELIST", "localhost"))
+        port = _number(env, "MASTER_PORT", 20000 + _number(env, "SLURM_JOB_ID", 0) % 20000)
+        rank, size = _number(env, "SLURM_PROCID"), _number(env, "SLURM_STEP_NUM_TASKS")
+        return World(rank, size, _number(env, "SLURM_LOCALID", 0), address, port)
+    return None
+
+
+def find_rank() -> int:
+    """This process's rank; 0 if it is alone, or where the variables contradict each other, which `find_world` says."""
+    try:
+        world = find_world()
+    except UserError:
+        return 0
+    return world.rank if world is not None else 0
+
+
+def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
+    text = env.get(name, "")
+    if default is not None and not text:
+        return default
+    if not (text.isascii() and text.isdigit()):
+        raise UserError(f"{name}={text}: takes a number from 0; start with torchrun, or unset it")
+    return int(text)
+
+
+def _first_host(nodes: str) -> str:
+    """The first of Slurm's list: `gpu[03-07,9],cpu1` is gpu03."""
+    head, bracket, rest = nodes.partition("[")
+    if not bracket or "," in head:
+        return head.split(",")[0]
+    return head + rest.split("]")[0].split(",")[0].split("-")[0]
+
+
+def start_ranks(command: Sequence[str], count: int) -> int:
+    """Run `command` in `count` processes on this machine, as torchrun would, and wait for them.
+
+    Signals that end a run go on to all of them. Once one has failed, the others have GRACE seconds to end.
+
+    Args:
+        command: program and arguments.
+
+    Returns:
+        The exit code of the first that failed, or 0.
+
+    Raises:
+        UserError: no process can be started.
+    """
+    threads = str(max(1, host.available_cores() // count))
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a port that is free now
+        port = server.getsockname()[1]
+    children: list[subprocess.Popen] = []
+    passed = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT") if hasattr(signal, n)]
+    waiting: list[int] = []
+    before = {s: signal.signal(s, lambda number, _: waiting.append(number)) for s in passed}
+    try:
+        for rank in range(count):
+            world = World(rank, count, rank, "127.0.0.1", port)
+            path = os.pathsep.join([PACKAGES, *filter(None, [os.environ.get("PYTHONPATH")])])
+            env = {
+                "OMP_NUM_THREADS": threads,
+                "TORCH_CPP_LOG_LEVEL": "ERROR",
+                **os.environ,
+                "PYTHONPATH": path,
+                **world.environment(),
+            }
+            children.append(subprocess.Popen(command, env=env, start_new_session=True))
+        return _wait(children, waiting)
+    except OSError as e:
+        raise UserError(f"process {len(children)} of {count} cannot be started ({e.strerror})") from None
+    finally:
+        for child in children:
+            if child.poll() is None:
+                child.kill()
+                child.wait()
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
+    """Wait for all; pass on signals; report who was killed, and end those that hang after it."""
+    failed, until = 0, float("inf")
+    open_ranks = dict(enumerate(children))
+    while open_ranks:
+        while waiting:
+            number = waiting.pop(0)
+            for child in open_ranks.values():
+                child.send_signal(number)
+        for rank, child in list(open_ranks.items()):
+            if (code := child.poll()) is None:
+                continue
+            del open_ranks[rank]
+            if code < 0:
+                print(f"error: rank {rank} was killed by {signal.Signals(-code).name}", file=sys.stderr, flush=True)
+            if code and not failed:
+                failed, until = code if code > 0 else 128 - code, time.monotonic() + GRACE
+        if time.monotonic() > until:
+            for child in open_ranks.values():
+                child.kill()
+        time.sleep(0.02)
+    return failed
