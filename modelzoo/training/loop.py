@@ -128,7 +128,7 @@ class _Saves:
     def save(self, finite_only: bool = False) -> str | None:
         """Save the run as it is; None where it cannot be had from the device, or must be finite and is not."""
         run = self.run
-        if not self.backend.ranks.first:
+        if not self.backend.ranks.first and run.shares is None:
             return None
         if not self.backend.fetch(run):
             self.out.note(
@@ -139,7 +139,7 @@ class _Saves:
             self.out.note(f"missing    {self.path}: it was removed during the run")
         facts = self.facts if run.unassessed else self.logs.facts  # what it has logged so far is made anew
         files, found = state.snapshot(run, self.fingerprint, facts)
-        if finite_only and not found["finite"]:
+        if (finite_only and not found["finite"]) or not self.backend.ranks.first:
             return None
         self.path = checkpoint.save(self.folder.checkpoints, run.step, files, found, self.config.keep_checkpoints)
         self.step = run.step
@@ -163,13 +163,17 @@ class _Saves:
     def _try_save(self, error: Exception) -> str:
         """The outcome in words; empty where there is nothing to add."""
         run = self.run
-        if isinstance(error, checkpoint.NotWritten) or not self.backend.ranks.first:
+        shared = run.shares is not None  # their ranks can save together alone
+        if isinstance(error, checkpoint.NotWritten) or not (self.backend.ranks.first or shared):
             return ""
+        if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
+            return "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
         if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
             return "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
         try:
             settle(run)
-            if run.step == self.step and not run.unassessed:
+            saved_now = run.step == self.step and not run.unassessed
+            if run.shares.ranks.any(saved_now) if run.shares is not None else saved_now:  # rank 0 knows
                 return f"step {run.step} is saved" if self.path else ""
             saved = self.save(finite_only=True)
         except Exception as e:  # the first error is the one to report; whatever becomes of this one goes with it
