@@ -15,6 +15,7 @@ from typing import Any
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
+from modelzoo.reading import open_regular
 from modelzoo.redact import redact_text
 
 _WRITER = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-(\d*)-[0-9a-f]{8}\.tmp", re.DOTALL)
@@ -169,7 +170,7 @@ def write_json(path: str, value: Any) -> None:
 
 def sha256(path: str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

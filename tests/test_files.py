@@ -213,3 +213,10 @@ def test_an_error_without_a_name_gets_that_of_the_file(tmp_path):
         assert pickle.loads(pickle.dumps(found.value)).filename == found.value.filename  # as a worker sends it
     with pytest.raises(OSError, match=r"nowhere/file'$"):
         files.write_text(str(tmp_path / "nowhere" / "file"), NEW)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a")
+    with pytest.raises(OSError, match="is not a regular file"):
+        files.sha256(str(tmp_path / "a"))

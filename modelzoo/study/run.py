@@ -18,7 +18,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.entry import explain_os_error
 from modelzoo.lock import Busy
 from modelzoo.progress import format_duration
-from modelzoo.reading import load_json
+from modelzoo.reading import load_json, open_regular
 from modelzoo.study import matrix as grid
 from modelzoo.study.cells import CellFiles
 from modelzoo.study.matrix import Cell, Matrix
@@ -177,8 +177,8 @@ def _handed_on(child: subprocess.Popen):
 def _last_step(metrics: str) -> int:
     """The step of a log's last record, for the live line; 0 where it cannot be told."""
     try:
-        with open(metrics, "rb") as file:
-            file.seek(max(0, os.path.getsize(metrics) - 4096))
+        with open_regular(metrics) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             step = load_json(file.read().splitlines()[-1])["step"]
     except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return 0
