@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import safetensors
@@ -64,7 +65,12 @@ class SavedState(Record):
 
 
 def save(
-    root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int | None
+    root: str,
+    step: int,
+    files: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int | None,
+    placing: AbstractContextManager | None = None,
 ) -> str:
     """Write `<root>/step_<step>` and remove the oldest beyond `keep` (the last finite one always stays).
 
@@ -72,6 +78,7 @@ def save(
         files: tensors by file stem, then by name.
         state: JSON values; `state["finite"]` says whether every weight is finite.
         keep: how many to keep; None keeps all.
+        placing: is entered to put what is written in its place, and may refuse that by what it raises.
 
     Raises:
         NotWritten: the disk is full or the folder cannot be written; what was there before is untouched.
@@ -97,11 +104,12 @@ def save(
         for name in (*names, MANIFEST):
             sync(os.path.join(temporary, name))
         sync(temporary)
-        if os.path.lexists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
-            os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one is there
-        os.rename(temporary, target)
-        sync(root)
-        clean(root)
+        with placing or contextlib.nullcontext():
+            if os.path.lexists(target):  # the same step again: folders cannot be exchanged in one rename, so the old
+                os.rename(target, target + _REPLACED)  # one stays readable under its second name until the new is there
+            os.rename(temporary, target)
+            sync(root)
+            clean(root)
     except (OSError, safetensors.SafetensorError) as e:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary, ignore_errors=True)
