@@ -98,7 +98,7 @@ def run_command(
 
     try:
         with _silence(rank > 0):
-            code = _guard(body, words, if_interrupted, say)
+            code = _guard(body, words, "" if rank else if_interrupted, say)
         out.flush()
         if out.lost is not None and out.lost.errno != errno.EPIPE:
             reason = f"the output cannot be written ({out.lost.strerror})"
@@ -154,7 +154,8 @@ def _guard(
     except UnicodeEncodeError as e:
         say(f"error: {host.explain_encoding(e)}")
     except KeyboardInterrupt:
-        say(f"\nstopped; {if_interrupted}")
+        if if_interrupted:
+            say(f"\nstopped; {if_interrupted}")
         return INTERRUPTED
     except MemoryError:
         say(f"error: {NO_MEMORY}")

@@ -14,6 +14,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
+from modelzoo.distributed import ALONE, Ranks
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.interop import mdl_state
@@ -69,13 +70,13 @@ def find_checkpoints(config: Config, options: Options) -> list[str]:
     return [p if exported.is_exported(p) else start_checkpoint.find_checkpoint(p) for p in named]
 
 
-def load_model(path: str, config: Config, options: Options) -> LoadedModel:
-    """The model at `path` on its device.
+def load_model(path: str, config: Config, options: Options, ranks: Ranks = ALONE) -> LoadedModel:
+    """The model at `path` on its device, which is this rank's.
 
     Raises:
         UserError: it does not fit the config, or has no tokenizer.
     """
-    choice = select_device(options.target, config.trainer.init)
+    choice = select_device(options.target, config.trainer.init, ranks=ranks)
     return _folder(path, config, choice) if exported.is_exported(path) else _ours(path, config, options, choice)
 
 

@@ -13,6 +13,7 @@ import sys
 import time
 from typing import NamedTuple
 
+from modelzoo import processes
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.entry import explain_os_error
@@ -140,8 +141,8 @@ def _call(own: CellFiles, options: Options, progress: Progress) -> int:
     """
     code = RUN.format(parent=os.getpid())
     command = [sys.executable, "-c", code, options.target, "-p", own.config, "-m", "train_and_eval", "-o", own.folder]
-    # A run is one process: the rank that torchrun gave this one is not the run's.
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    command += ["--devices", "1"]  # a study spreads its runs; each is one process
+    environment = processes.leave_ranks(os.environ)  # the rank that this one was given is not the run's
     with open(own.log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
         child = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
         with _handed_on(child):

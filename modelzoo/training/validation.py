@@ -11,6 +11,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
 from modelzoo.train_state import TrainState
 
+TOGETHER = 16  # batches after which ranks wait for each other: none is ever late by more than a collective waits
+
 
 class Score(NamedTuple):
     """Validation over whole examples: mean loss in nats per counting token."""
@@ -36,13 +38,16 @@ def _in_order(found: list[list]) -> Iterator:
 def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int | None) -> Score:
     """Loss, perplexity and next-token accuracy over `shards`, in file order."""
     run.model.eval()
-    found: list[tuple[float, int, int]] = []
+    ranks, found = backend.ranks, list[tuple[float, int, int]]()
+    batches = len(range(0, shards.total, shards.config.batch_size)[:eval_steps])
     for batch in shards.holding.watch(backend.validation_batches(shards, eval_steps)):
         with backend.autocast():
             part_loss, part_right, part_tokens = run.model.score(batch)
         found.append((float(part_loss), int(part_right), int(part_tokens)))
+        if len(found) % TOGETHER == 0 and len(found) <= batches // ranks.size:  # each rank has that many
+            ranks.any(False)
     loss, right, tokens = 0.0, 0, 0
-    for part in _in_order(backend.ranks.gather(found)):  # added in file order, whatever rank had them
+    for part in _in_order(ranks.gather(found)):  # added in file order, whatever rank had them
         loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
