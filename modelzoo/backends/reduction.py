@@ -25,13 +25,21 @@ from modelzoo.train_state import Reduction, TrainState
 BUCKET = 4 << 20  # values in a bucket of the fast sum: large enough to use the wire, small enough to begin early
 
 
-def decide_reduction(config: Config, kind: str, batch_size: int, ranks: int, before: Reduction | None) -> Reduction:
+def decide_reduction(
+    config: Config,
+    kind: str,
+    batch_size: int,
+    ranks: int,
+    before: Reduction | None,
+    key: str = "trainer.fit.train_dataloader.batch_size",
+) -> Reduction:
     """How a run sums.
 
     Args:
         kind: CPU or GPU.
         ranks: how many there are.
         before: how the run has summed so far, by its checkpoint; it goes on so where nothing else is asked.
+        key: the config's, which says how large a batch is.
 
     Raises:
         UserError: the batch cannot be shared out among the ranks.
@@ -47,7 +55,7 @@ def decide_reduction(config: Config, kind: str, batch_size: int, ranks: int, bef
     if batch_size % ranks:
         near = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
         raise UserError(
-            f"trainer.fit.train_dataloader.batch_size {batch_size} is not divisible by {ranks} processes; take one of "
+            f"{key} {batch_size} is not divisible by {ranks} processes; take one of "
             f"{', '.join(map(str, near[:12]))} processes"
         )
     if asked is None and before is not None and (before.exact or ranks == 1):

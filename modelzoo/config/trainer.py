@@ -122,6 +122,7 @@ ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "gl
 class Checkpoint(Section):
     steps: PositiveInt | None = None  # steps between checkpoints; the last step always has one
     save_initial_checkpoint: Bool = False  # also before the first step
+    background: Bool = True  # write from a copy (weights and moments once more, in host memory) while training goes on
     autoload_last_checkpoint: Bool = True  # go on from the newest whole one
     disable_strict_checkpoint_loading: Bool = False  # take the parameters that fit
     checkpoint_name: Str = "checkpoint_{step}.mdl"  # no effect: checkpoints are step folders
