@@ -38,6 +38,8 @@ class Backend(Section):
     ] = "auto"  # auto: CSX if its keys are given, else a GPU if there is one, else CPU
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
     num_threads: Many | None = None  # CPU threads; default is torch's own choice
+    # each of several processes holds all weights and moments, or a share of them (FSDP2; its sums are fast)
+    parallel: Literal["replicate", "shard"] = "replicate"
     # how gradients are summed: exact is to the bit the same for 1, 2, 4, ... processes; default: as the run did so far,
     # else exact for several CPU processes, fast for several GPUs
     reduction: Literal["exact", "fast"] | None = None

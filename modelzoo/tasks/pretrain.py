@@ -72,7 +72,7 @@ def _train(
     )
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
-    run = build_run(config, choice)
+    run = build_run(config, choice, may_shard=True)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)

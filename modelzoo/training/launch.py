@@ -75,7 +75,7 @@ def check_space(run: TrainState, root: str) -> None:
     Raises:
         UserError: less is free under `root` than one checkpoint takes.
     """
-    need = sum(run.sparsity.shape(p).numel() * 12 for p in run.model.parameters())
+    need = sum(run.shape(p).numel() * 12 for p in run.parameters.values())
     folder = os.path.abspath(root)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)

@@ -145,7 +145,7 @@ class _Saves:
             NotWritten: this one or the one before it.
         """
         run = self.run
-        if not self.backend.ranks.first:
+        if not self.backend.ranks.first and run.shares is None:
             return None
         self.finish()
         if not self.backend.fetch(run):
@@ -157,7 +157,7 @@ class _Saves:
             self.out.note(f"missing    {self.path}: it was removed during the run")
         facts = self.facts if run.unassessed else self.logs.facts  # what it has logged so far is made anew
         files, found = state.snapshot(run, self.fingerprint, facts)
-        if finite_only and not found["finite"]:
+        if (finite_only and not found["finite"]) or not self.backend.ranks.first:
             return None
         root, step, keep = self.folder.checkpoints, run.step, self.config.keep_checkpoints
 
@@ -205,14 +205,18 @@ class _Saves:
             self.finish()
         except Exception as e:
             failed = " ".join(str(e).split())
-        if isinstance(error, checkpoint.NotWritten) or not self.backend.ranks.first:
+        shared = run.shares is not None  # their ranks can save together alone
+        if isinstance(error, checkpoint.NotWritten) or not (self.backend.ranks.first or shared):
             return ""
+        if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
+            return "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
         if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
             inside = "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
             return failed or inside
         try:
             settle(run)
-            if run.step == self.step and not run.unassessed:
+            saved_now = run.step == self.step and not run.unassessed
+            if run.shares.ranks.any(saved_now) if run.shares is not None else saved_now:  # rank 0 knows
                 return f"step {run.step} is saved" if self.path else ""
             saved = self.save(finite_only=True, wait=True)
         except Exception as e:  # the first error is the one to report; whatever becomes of this one goes with it
