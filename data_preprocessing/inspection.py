@@ -9,6 +9,7 @@ from data_preprocessing import shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, open_shard, read_manifest
+from modelzoo.reading import exists
 
 
 def print_shards(args) -> int:
@@ -178,13 +179,17 @@ def _compare(folder: str, listed: dict[str, str | None]) -> tuple[list[str], int
     faults, size = [], 0
     for name, sha in sorted(listed.items()):
         path = os.path.join(folder, name)
-        if not os.path.isfile(path):
+        if not exists(path):
             faults.append(f"{path}: missing")
         else:
+            faults += _try(_check_file, path, sha)
             size += os.path.getsize(path)
-            if streams.sha256_file(path) != sha:
-                faults.append(f"{path}: differs from what was written (SHA-256)")
     return faults, len(listed), size
+
+
+def _check_file(path: str, sha: str | None) -> None:
+    if streams.sha256_file(path) != sha:
+        raise UserError(f"{path}: differs from what was written (SHA-256)")
 
 
 def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
