@@ -15,11 +15,7 @@ from modelzoo.reading import exists
 def print_shards(args) -> int:
     """Run the verb `inspect`: print shapes, counts and the first examples; returns the exit code."""
     path = args.path
-    if (
-        os.path.isdir(path)
-        and os.path.exists(os.path.join(path, "job.json"))
-        and os.path.isdir(os.path.join(path, "train"))
-    ):
+    if os.path.isdir(path) and exists(os.path.join(path, "job.json")) and os.path.isdir(os.path.join(path, "train")):
         path = os.path.join(path, "train")
     files = list_shards(path) if os.path.isdir(path) else [path]
     if not files:
@@ -86,14 +82,14 @@ def _examples(name: str, count: int, tokenizer) -> None:
 
 def verify(args) -> int:
     """The verb `verify`: prints every fault; exit code 2 where there is one."""
-    top = os.path.exists(os.path.join(args.path, "job.json"))
+    top = exists(os.path.join(args.path, "job.json"))
     if not os.path.isdir(args.path):
         raise UserError(f"{args.path}: no such folder")
     faults, checked, size = verify_output(args.path) if top else verify_split(args.path)
     if args.tokens:
         folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]
         for folder in folders:
-            faults += check_tokens(folder) if os.path.isdir(folder) else []
+            faults += check_tokens(folder) if exists(folder) else []
     if faults:
         raise UserError("\n".join(faults))
     print(f"{args.path}: {checked:,} files, {size / 1e6:,.1f} MB, all as written")
@@ -193,7 +189,7 @@ def _check_file(path: str, sha: str | None) -> None:
 
 
 def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
-    if not os.path.isdir(folder):
+    if not exists(folder):
         return []
     return [
         f"{os.path.join(folder, n)}: is not in the manifest"
