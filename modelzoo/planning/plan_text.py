@@ -203,10 +203,14 @@ def _describe_path(path: str) -> str:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
-    shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if stat.S_ISDIR(found.st_mode) else []
-    examples = read_manifest(path).get("n_examples")
+    names = os.listdir(path) if stat.S_ISDIR(found.st_mode) else []
+    shards = [n for n in names if n.endswith(f.SHARD_SUFFIXES)]
+    manifest = read_manifest(path)
+    examples = manifest.get("n_examples")
+    missing = sorted({s["file"] for s in manifest.get("shards") or ()} - set(names))
     return (
         f"{path}  found"
         + (f", {len(shards)} shards" if shards else "")
         + (f", {examples:,} examples" if isinstance(examples, int) else "")
+        + (f"; MISSING {missing[0]} ({len(missing):,} that {f.MANIFEST} lists)" if missing else "")
     )
