@@ -25,6 +25,7 @@ from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
 from modelzoo.reading import read_text
+from modelzoo.records import read_json
 
 JOB_FORMAT = 1
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
@@ -75,8 +76,8 @@ def make_plan(job: Job) -> Plan:
         "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
     }
     path = os.path.join(job.output, "job.json")
-    if os.path.exists(path):
-        difference = _difference(shards.read_json(path), record)
+    if os.path.lexists(path):
+        difference = _difference(read_json(path, "missing"), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
@@ -231,6 +232,7 @@ def run(plan: Plan, how: How, report: Callable[[str, int, int, dict | None], Non
         remove_leftovers(plan, alone=how.shard[1] == 1)
         if how.shard == (0, 1) or how.step in (None, "extract"):
             _check_inputs(plan, how)
+        _check_parts(plan, how)
         for step in STEPS if how.step is None else (how.step,):
             if how.step is not None:
                 _require_before(plan, step)
@@ -291,6 +293,22 @@ def _check_inputs(plan: Plan, how: How) -> None:
                 raise UserError(
                     f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one"
                 )
+
+
+def _check_parts(plan: Plan, how: How) -> None:
+    """What earlier calls left must still be as they left it; each share holds its own part."""
+    if store.marker(plan.work, "finish", 0) is not None:  # they are deleted
+        return
+    i, n = how.shard
+    done = [(step, k) for step in store.LEFT for k in tasks(plan, step) if k % n == i]
+    calls = [(plan.work, step, k) for step, k in done if os.path.exists(store.unit_path(plan.work, step, k, ".json"))]
+    try:
+        with contextlib.closing(engine.run(store.check_left, calls, how.workers)) as answers:
+            for _ in answers:
+                pass
+    except UserError:
+        if store.marker(plan.work, "finish", 0) is None:  # else another share finished meanwhile, and deleted them
+            raise
 
 
 def _same(path: str, sha: str) -> bool:

@@ -11,7 +11,6 @@ import numpy as np
 from data_preprocessing import store
 from data_preprocessing.config import Job
 from data_preprocessing.filters import CODE
-from modelzoo.files import replacing
 
 SHINGLE = 5  # words
 PIECE = 1 << 20  # bytes of text whose words are hashed at a time
@@ -143,7 +142,7 @@ def sign_unit(job: Job, work: str, index: int, unit: store.Extracted) -> None:
         for k, record in enumerate(kept):
             f.seek(starts[record])
             signatures[k] = signature(np.unique(word_ngrams(f.read(int(unit.lengths[record])), SHINGLE)), a, b)
-    np.save(store.unit_path(work, "extract", index, ".sig.npy"), signatures)
+    store.save_array(store.unit_path(work, "extract", index, ".sig.npy"), signatures)
     _band_unit(job, work, index, kept, signatures)
 
 
@@ -169,8 +168,7 @@ def _band_unit(job: Job, work: str, index: int, kept: np.ndarray, signatures: np
     order = np.argsort(bucket, kind="stable")
     bounds = np.searchsorted(bucket[order], np.arange(job.buckets + 1, dtype=np.uint64))
     for suffix, array in ((".bands.npy", found[order]), (".bounds.npy", bounds), (".kept.npy", kept.astype(np.uint32))):
-        with replacing(store.unit_path(work, "extract", index, suffix)) as temporary, open(temporary, "wb") as f:
-            np.save(f, array)
+        store.save_array(store.unit_path(work, "extract", index, suffix), array)
 
 
 def _bands(job: Job) -> int:
@@ -180,7 +178,7 @@ def _bands(job: Job) -> int:
 
 
 def _load(work: str, index: int, suffix: str) -> np.ndarray:
-    return np.load(store.unit_path(work, "extract", index, suffix), mmap_mode="r")
+    return store.load_array(work, store.unit_path(work, "extract", index, suffix), mmap_mode="r")
 
 
 def _dropped(job: Job, work: str) -> np.ndarray:
@@ -191,12 +189,10 @@ def _dropped(job: Job, work: str) -> np.ndarray:
     path = os.path.join(work, "near", "dropped.npy")
     if not os.path.exists(path):
         steps = ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
-        parts = [np.load(store.unit_path(work, step, k, ".npy")) for step in steps for k in range(job.buckets)]
-        owners = [_owners(part["unit"], part["record"]) for part in parts]
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with replacing(path) as temporary, open(temporary, "wb") as f:
-            np.save(f, np.unique(np.concatenate(owners)))
-    return np.load(path)
+        drops = store.load_drops(work, steps, job.buckets).values()
+        owners = [_owners(of_step["unit"], of_step["record"]) for of_step in drops]
+        store.save_array(path, np.unique(np.concatenate(owners)))
+    return store.load_array(work, path)
 
 
 def _owners(unit: np.ndarray, record: np.ndarray) -> np.ndarray:
@@ -243,10 +239,7 @@ def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     )
     pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
     alike = _similar(job, work, pairs, threshold)
-    path = store.unit_path(work, "near", bucket, ".npy")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, pairs[alike])
+    store.save_array(store.unit_path(work, "near", bucket, ".npy"), pairs[alike])
     return store.mark_done(work, "near", bucket, {"pairs": int(alike.sum()), "candidates": len(pairs)})
 
 
@@ -269,7 +262,7 @@ def _similar(job: Job, work: str, pairs: np.ndarray, threshold: float) -> np.nda
 
 def groups(job: Job, work: str, buckets: int) -> dict:
     """Join all buckets' pairs into groups and drop all but the first of each."""
-    pairs = np.concatenate([np.load(store.unit_path(work, "near", b, ".npy")) for b in range(buckets)])
+    pairs = np.concatenate([store.load_array(work, store.unit_path(work, "near", b, ".npy")) for b in range(buckets)])
     parent: dict[int, int] = {}
 
     def root(x: int) -> int:

@@ -1,5 +1,6 @@
 """`pack`: token ids that are already there (JSONL with input_ids, or shards) into shards of another length."""
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from data_preprocessing import inputs, pack, shards, streams
+from modelzoo import files
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, read_manifest
@@ -18,14 +20,13 @@ MAX_LINE = 1 << 28
 
 
 def run(args) -> int:
-    """Run the verb `pack`; returns the exit code.
+    """Run the verb `pack`; returns the exit code. A call that fails or is killed leaves the output as it was.
 
     Raises:
         UserError: the output folder is not empty, the input holds pairs or ids that do not fit the vocabulary, or
             no EOS id is known.
     """
-    if os.path.isdir(args.output) and os.listdir(args.output):
-        raise UserError(f"{args.output}: is not empty; give a new folder")
+    _check_output(args.output)
     facts = _facts(args.input)
     if facts.get("objective") == "prompt_completion":
         raise UserError(f"{args.input[0]}: holds prompt/completion pairs; pack those from their text with `jsonl`")
@@ -39,7 +40,47 @@ def run(args) -> int:
         raise UserError(f"--vocab_size {vocab}: at least 1 and at most {fmt.MAX_ID + 1:,}")
     if not 0 <= eos < (fmt.MAX_ID + 1 if vocab is None else vocab):
         raise UserError(f"--eos_id {eos}: is outside the vocabulary ({'unknown' if vocab is None else vocab} ids)")
-    done, documents, tokens = _write_shards(args, eos, vocab)
+    with _making_output(args.output) as folder:
+        manifest = _write_folder(args, folder, facts, eos, vocab)
+    print(
+        f"{args.output}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens, "
+        f"{manifest['n_examples']:,} examples of {args.msl:,}"
+    )
+    return 0
+
+
+def _check_output(output: str) -> None:
+    """Refuse an output that is there and is not an empty folder, or that could not be replaced at the end."""
+    if os.path.isdir(output):
+        if os.listdir(output):
+            raise UserError(f"{output}: is not empty; give a new folder")
+        if os.path.ismount(output):
+            raise UserError(f"{output}: is a mount point; give a new folder in it")
+    elif os.path.exists(output):
+        raise UserError(f"{output}: is not a folder; give a new folder")
+
+
+@contextlib.contextmanager
+def _making_output(output: str) -> Iterator[str]:
+    """A temporary folder that becomes `output` when the body ends."""
+    target = os.path.realpath(output)  # where a link leads: a folder takes no link's place
+    with contextlib.suppress(OSError):  # no such folder yet, or one that may not be listed
+        files.remove_temporaries(os.path.dirname(target), alone=False)
+    with files.making_folder(target) as folder:
+        try:
+            yield folder
+        except UserError as e:
+            raise UserError(str(e).replace(folder, output)) from None
+        files.sync(folder)
+    files.sync(os.path.dirname(target))
+
+
+def _write_folder(args, folder: str, facts: dict, eos: int, vocab: int | None) -> dict:
+    """Write the shards and their side files; returns the manifest."""
+    done, documents, tokens = _write_shards(args, folder, eos, vocab)
+    if not done:
+        tail = "" if args.tail == "pad" else f", or no window of {args.msl} with --tail drop"
+        raise UserError(f"{args.input[0]}: gives no example: {documents:,} documents of {tokens:,} tokens{tail}")
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
         "split": os.path.basename(os.path.abspath(args.output)),
@@ -56,19 +97,15 @@ def run(args) -> int:
         "tokens": tokens,
         "shards": done,
     }
-    _write_side_files(args.output, manifest)
-    print(
-        f"{args.output}: {documents:,} documents, {tokens:,} tokens, "
-        f"{manifest['n_examples']:,} examples of {args.msl:,}"
-    )
-    return 0
+    _write_side_files(folder, manifest)
+    return manifest
 
 
-def _write_shards(args, eos: int, vocab: int | None) -> tuple[list[dict], int, int]:
+def _write_shards(args, folder: str, eos: int, vocab: int | None) -> tuple[list[dict], int, int]:
     """Pack the input's documents; returns the shards' facts and the numbers of documents and tokens."""
     kind = pack.VslPacker if args.objective == "vsl" else pack.StreamPacker
     packer = kind(args.msl, eos, eos, args.tail)
-    writer = shards.ShardWriter(args.output, 0, kind.rows, args.msl, args.shard_tokens, args.compression)
+    writer = shards.ShardWriter(folder, 0, kind.rows, args.msl, args.shard_tokens, args.compression)
     documents = tokens = 0
     for flat, offsets, name in _documents(args.input, eos):
         if len(flat) and (flat.min() < 0 or (vocab is not None and flat.max() >= vocab)):
@@ -83,7 +120,6 @@ def _write_shards(args, eos: int, vocab: int | None) -> tuple[list[dict], int, i
 
 def _write_side_files(output: str, manifest: dict) -> None:
     """Write data_params.json as Model Zoo does, and the sealed manifest, which has its hash."""
-    os.makedirs(output, exist_ok=True)
     params = os.path.join(output, fmt.DATA_PARAMS)
     shards.write_json(
         params,
@@ -101,8 +137,8 @@ def _write_side_files(output: str, manifest: dict) -> None:
             },
         },
     )
-    files = {fmt.DATA_PARAMS: streams.sha256_file(params)}
-    shards.write_json(os.path.join(output, fmt.MANIFEST), shards.seal(manifest | {"files": files}))
+    hashes = {fmt.DATA_PARAMS: streams.sha256_file(params)}
+    shards.write_json(os.path.join(output, fmt.MANIFEST), shards.seal(manifest | {"files": hashes}))
 
 
 def _facts(paths: list[str]) -> dict:

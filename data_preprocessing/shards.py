@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -125,16 +124,6 @@ def write_bytes(path: str, data: bytes) -> None:
         files.write_bytes(path, data, durable=True)
     except OSError as e:
         raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
-
-
-def read_json(path: str) -> Any:
-    try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except FileNotFoundError:
-        raise UserError(f"{path}: missing") from None
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: is not readable JSON ({e})") from None
 
 
 def batches(path: str, step_ints: int = 1 << 22) -> Iterator[np.ndarray]:

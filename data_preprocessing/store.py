@@ -3,26 +3,34 @@
 OUT/work/extract/00003.text         kept texts end to end, UTF-8
 OUT/work/extract/00003.npz          arrays over the unit's records (Extracted)
 OUT/work/extract/00003.tsv          the facts that are text, one line per record (FACTS)
-OUT/work/{step}/00003.json          the marker: written last, so a step without it is run again
+OUT/work/extract/00003.*.npy        with near duplicates: signatures and their bands (minhash)
+OUT/work/{step}/00003.json          the marker: written last, so a step without it is run again; it seals the others
 OUT/work/{keys,texts,groups}/00003.npy  records that a bucket drops (DROP)
+OUT/work/near/00003.npy             pairs of records that are alike
 """
 
+import functools
 import os
 import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from data_preprocessing import streams
 from data_preprocessing.shards import seal, sealed, write_json
 from modelzoo.config.errors import UserError
 from modelzoo.files import replacing
 from modelzoo.reading import open_regular, parse_json, read_bytes
 
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
+LEFT = {
+    "extract": (".text", ".tsv", ".npz", ".sig.npy", ".bands.npy", ".bounds.npy", ".kept.npy"),
+    **dict.fromkeys(("keys", "texts", "near", "groups"), (".npy",)),
+}  # by step, what a call may leave for later steps
 DROP = np.dtype([("unit", "<u4"), ("record", "<u4"), ("reason", "u1")])
 
 
@@ -71,12 +79,39 @@ def _reading(work: str, path: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
-        reason = " ".join(str(e).split())[:100]
-        raise UserError(f"{path}: is damaged ({reason}); delete {work} and run the same command again") from None
+        raise _damaged(work, path, " ".join(str(e).split())[:100]) from None
+
+
+def _damaged(work: str, path: str, reason: str) -> UserError:
+    return UserError(f"{path}: is damaged ({reason}); delete {work} and run the same command again")
+
+
+def save_array(path: str, array: np.ndarray) -> None:
+    """Write one array; the folder is made."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with replacing(path) as temporary, open(temporary, "wb") as f:
+        np.save(f, array)
+
+
+def load_array(work: str, path: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """An array that `save_array` wrote.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    with _reading(work, path):
+        open_regular(path).close()  # np.load itself would wait for a pipe's writer
+        return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
 
 
 def marker(work: str, step: str, index: int) -> dict[str, Any] | None:
     """The marker of a step; None where it has not finished, or where the marker is damaged: the step is made again."""
+    if (value := _read_sealed(work, step, index)) is not None:
+        value.pop("left", None)
+    return value
+
+
+def _read_sealed(work: str, step: str, index: int) -> dict[str, Any] | None:
     try:
         value = parse_json(read_bytes(unit_path(work, step, index, ".json")))
     except (FileNotFoundError, ValueError):
@@ -99,30 +134,54 @@ def read_marker(work: str, step: str, index: int) -> dict[str, Any]:
 
 
 def mark_done(work: str, step: str, index: int, value: dict[str, Any]) -> dict[str, Any]:
-    write_json(unit_path(work, step, index, ".json"), seal(value))
+    """Write the marker of a finished call, with the hashes of what the call left for later steps."""
+    paths = {suffix: unit_path(work, step, index, suffix) for suffix in LEFT.get(step, ())}
+    left = {suffix: streams.sha256_file(path) for suffix, path in paths.items() if os.path.exists(path)}
+    write_json(unit_path(work, step, index, ".json"), seal(value | {"left": left}))
     return value
+
+
+def check_left(work: str, step: str, index: int) -> None:
+    """Hold what a finished call left to the hashes of its marker; older markers have none.
+
+    Raises:
+        UserError: a file is missing or has changed.
+    """
+    left = (_read_sealed(work, step, index) or {}).get("left")
+    for suffix, sha in left.items() if isinstance(left, dict) else ():
+        path = unit_path(work, step, index, suffix)
+        if not os.path.lexists(path):
+            raise _damaged(work, path, "missing")
+        if streams.sha256_file(path) != sha:
+            raise _damaged(work, path, "changed since it was written")
 
 
 def save_drops(work: str, step: str, index: int, drops: np.ndarray) -> None:
     """Sorted by unit and record, so that a unit finds its own by bisection."""
     drops = np.sort(drops.astype(DROP), order=["unit", "record"])
-    path = unit_path(work, step, index, ".npy")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with replacing(path) as temporary, open(temporary, "wb") as f:
-        np.save(f, drops)
+    save_array(unit_path(work, step, index, ".npy"), drops)
 
 
 def load_drops(work: str, steps: tuple[str, ...], buckets: int) -> dict[str, np.ndarray]:
-    """By step, what all its buckets drop, sorted by unit: whoever goes over all units loads it once."""
+    """By step, what all its buckets drop, sorted by unit.
+
+    A process reads it once for all its calls: once for each would grow with the square of their number.
+    """
+    found = [os.stat(os.path.join(work, step)) for step in steps]
+    return _load_drops(work, steps, buckets, tuple((f.st_dev, f.st_ino, f.st_mtime_ns) for f in found))
+
+
+@functools.lru_cache(maxsize=1)
+def _load_drops(work: str, steps: tuple[str, ...], buckets: int, folders: tuple) -> dict[str, np.ndarray]:
+    """`folders` changes with the files in the steps' folders."""
     found = {}
     for step in steps:
         parts = []
         for bucket in range(1 if step == "groups" else buckets):
             path = unit_path(work, step, bucket, ".npy")
-            with _reading(work, path), open_regular(path) as file:
-                parts.append(np.load(file, allow_pickle=False))
-                if parts[-1].dtype != DROP or parts[-1].ndim != 1:
-                    raise ValueError("it holds other values")
+            parts.append(load_array(work, path))
+            if parts[-1].dtype != DROP or parts[-1].ndim != 1:
+                raise _damaged(work, path, "it holds other values")
         drops = np.concatenate(parts)
         found[step] = drops[np.argsort(drops["unit"], kind="stable")]
     return found

@@ -135,7 +135,10 @@ ENCODINGS = {
     *("gb2312", "gbk", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "iso2022_jp"),
 }
 _NONZERO = re.compile(rb"[^\0]")
-_ENCODING = re.compile(rb"""<\?xml[^>]{0,200}?encoding\s{0,20}=\s{0,20}["']([A-Za-z0-9._-]{1,40})["']""")
+_DECLARATION = re.compile(rb"\s{0,100}<\?xml\s([^>]*+)(>?)")
+_ENCODING = re.compile(rb"""\bencoding\s*+=\s*+["']?([^"']*+)""")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9._-]*")  # of an encoding, in XML; Python takes others for the same
+MAX_DECLARATION = 1000  # bytes of an XML declaration
 
 
 def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
@@ -151,8 +154,8 @@ def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
         encoding = "utf-16"
     elif head.startswith(codecs.BOM_UTF8):
         head = head[3:]
-    elif declared := _ENCODING.match(head):
-        encoding = _find_encoding(declared[1].decode(), path)
+    else:
+        encoding = _declared_encoding(head, path) or encoding
     if encoding in ("utf-8", "ascii"):
         yield head
         yield from chunks
@@ -167,12 +170,20 @@ def utf8(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
         raise UserError(f"{path}: is not the {encoding} that it declares: {e}") from None
 
 
-def _find_encoding(name: str, path: str) -> str:
-    """Python's name of a declared encoding."""
+def _declared_encoding(head: bytes, path: str) -> str | None:
+    """Python's name of the encoding that an XML declaration gives, if there is one and it gives one."""
+    declaration = _DECLARATION.match(head[: 2 * MAX_DECLARATION])
+    if declaration is None:
+        return None
+    if not declaration[2] or len(declaration[1]) > MAX_DECLARATION:
+        raise UserError(f"{path}: its XML declaration does not end within {MAX_DECLARATION:,} bytes; not XML")
+    if (given := _ENCODING.search(declaration[1])) is None:
+        return None
+    name = given[1].decode("ascii", "backslashreplace")
     try:
-        found = codecs.lookup(name).name
+        found = codecs.lookup(name).name if _NAME.fullmatch(name) else ""
     except LookupError:
         found = ""
     if found not in ENCODINGS:
-        raise UserError(f"{path}: declares the unknown encoding {name!r}; convert the file to UTF-8")
+        raise UserError(f"{path}: declares the unknown encoding {name[:40]!r}; convert the file to UTF-8")
     return found

@@ -88,7 +88,27 @@ def job(args) -> int:
     result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
     if result:
         print(summary(config.output, result, time.monotonic() - begun))
+        _require_examples(config.output, result)
     return 0
+
+
+def _require_examples(out: str, result: dict) -> None:
+    """Refuse to call an output done that nothing can be trained on.
+
+    Raises:
+        UserError: no example for training was written; it names the most frequent reason.
+    """
+    if result["splits"]["train"]["n_examples"]:
+        return
+    dropped = {r: n for r, n in result["reasons"].items() if r != "written"}
+    most = max(dropped, key=dropped.__getitem__, default=None)
+    why = f"most records were dropped as {most} ({dropped[most]:,})" if most else "the inputs hold no records"
+    if result["reasons"].get("written"):
+        why = "what was kept fills no window, or went to validation"
+    raise UserError(
+        f"{out}: holds no example to train on: {why}; see {os.path.join(out, 'report.html')}, change the settings "
+        "and give another --output"
+    )
 
 
 def summary(out: str, result: dict, seconds: float) -> str:

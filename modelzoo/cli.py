@@ -92,7 +92,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
         "--devices",
         type=positive_int,
         metavar="N",
-        help="train with N processes on this machine (default: one a visible GPU, one on a CPU); plan: count for N",
+        help="do it with N processes on this machine (default: one a visible GPU, one on a CPU); plan: count for N",
     )
     p.add_argument(
         "--load_checkpoint_states",
@@ -168,14 +168,33 @@ def states(text: str | None) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
-    rank = processes.find_rank() if not set(modes.JOINED).isdisjoint(words) else 0
+    rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     return entry.run_command(
         lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words), rank
     )
 
 
+def _find_mode(argv: list[str]) -> str | None:
+    """The mode that a command line names, whatever else is wrong with it."""
+    p = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    p.add_argument("-m", "--mode")
+    try:
+        mode = p.parse_known_args(argv)[0].mode
+    except argparse.ArgumentError:
+        return None
+    return modes.FORMER.get(mode, mode)
+
+
+def _note_alone(what: str) -> None:
+    """Where several processes were started for what they do not share, report it."""
+    rank, size = processes.find_rank()
+    if size > 1 and rank == 0:
+        print(f"note       {size} processes were started, and each does the whole of {what}", file=sys.stderr)
+
+
 def _main(argv: list[str]) -> int | None:
     if argv[:1] and argv[0] in verbs.VERBS:
+        _note_alone(argv[0])
         verbs.run(argv)
         return None
     p = parser()
@@ -226,7 +245,10 @@ def _study(args: argparse.Namespace) -> None:
 
     if not select.evaluates(args.target):
         raise UserError(f"-m study takes CPU or GPU, not {args.target}")
-    options = study.Options(args.target, parse_share(args.share), args.engine or "local", args.validate_only)
+    share = parse_share(args.share)
+    if args.share is None and share == (0, 1):
+        _note_alone("the study; give each its --share")
+    options = study.Options(args.target, share, args.engine or "local", args.validate_only)
     study.run_study(args.params, args.overrides, args.model_dir, options)
 
 
@@ -242,26 +264,25 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
     doc, config = _resolve_config(args)
     with naming_places(doc):
         if (count := _count_processes(args, config)) > 1:
-            return processes.start_ranks([sys.executable, "-c", _PROGRAM, *argv], count)
+            return processes.start_ranks(argv, count)
         _run_config(args, doc, config, "run.py " + " ".join(redact_words(argv)))
     return None
-
-
-_PROGRAM = "import sys; from modelzoo.cli import main; sys.exit(main())"
 
 
 def _count_processes(args: argparse.Namespace, config: "Config") -> int:
     """How many processes this one is to start; 1 where it trains itself, as one of them or alone."""
     from modelzoo.backends import select
 
-    if args.mode not in modes.JOINED:
+    if args.mode not in modes.JOINED or args.validate_only or args.compile_only:
+        if args.mode != "plan":
+            _note_alone("the dry run" if args.mode in modes.JOINED else f"-m {args.mode}")
         return 1
     if (world := processes.find_world()) is not None:
         if args.devices not in (None, world.size):
             raise UserError(f"--devices {args.devices}: {world.size} processes were started; leave it out")
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else a lost rank is pages of torch's own stack
         return 1
-    if args.devices == 1 or args.validate_only or args.compile_only:
+    if args.devices == 1:
         return 1
     visible = select.count_gpus(args.target, config.trainer.init)
     if args.devices is not None and visible and args.devices > visible:
@@ -316,8 +337,8 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     with naming_places(doc):
         start_checkpoint.complete_model(doc, args.checkpoint_path)
         lengths.count_epoch(doc)
-    config = validate(doc, Config)
-    plan.check_sparsity(config.trainer.init, total_steps(config))
+        config = validate(doc, Config)
+        plan.check_sparsity(config.trainer.init, total_steps(config))
     return doc, config
 
 

@@ -1,4 +1,5 @@
-"""Ranks: the processes that train one run together. torch.distributed is under it, and nothing else uses that.
+"""Ranks: the processes that train one run together. torch.distributed is under it, and nothing else uses that, but for
+`backends.sharding`, which hands a model to FSDP.
 
 One process alone is rank 0 of 1: every method then returns at once, and torch.distributed is not even imported.
 """
@@ -126,6 +127,44 @@ class Ranks:
         with self._calling("gradients"):
             return _dist().all_reduce(flat, async_op=True)
 
+    def sum(self, x: Tensor) -> Tensor:
+        """`x`, summed over the ranks in place: the same bits on all of them."""
+        with self._calling("a sum"):
+            _dist().all_reduce(x)
+        return x
+
+    def share_rows(self, x: Tensor) -> Tensor:
+        """This rank's rows of `x` (dimension 0), as `torch.chunk` cuts them: the last ranks may have fewer, or none."""
+        rows = -(-x.shape[0] // self.size)
+        return x[self.rank * rows : (self.rank + 1) * rows]
+
+    def gather_rows(self, part: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse: the tensor of `shape` of which each rank has `part`."""
+        rows = -(-shape[0] // self.size)
+        padded = part.new_zeros(rows, *shape[1:])
+        padded[: len(part)] = part
+        found = part.new_empty(rows * self.size, *shape[1:])
+        raw = (x.view(torch.uint8) if x.dtype == torch.bool else x for x in (found, padded))
+        with self._calling("weights"):
+            _dist().all_gather_into_tensor(*raw)
+        return found[: shape[0]]
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around a forward and backward pass in which the library itself exchanges weights and gradients.
+
+        Raises:
+            Lost: ranks are gone, or do not answer; Ended: they have met with an error.
+        """
+        with self._calling("weights", _is_of_connection) if self.size > 1 else contextlib.nullcontext():
+            yield
+
+    def mesh(self, kind: str) -> Any:
+        """All ranks in a row, as torch's own sharding takes them; `kind` is cpu or cuda."""
+        from torch.distributed.device_mesh import init_device_mesh
+
+        return init_device_mesh(kind, (self.size,))
+
     def finish(self, works: list[Any]) -> None:
         """Wait for sums that were begun, and empty the list."""
         with self._calling("gradients"):
@@ -155,8 +194,11 @@ class Ranks:
         return known
 
     @contextlib.contextmanager
-    def _calling(self, what: str) -> Iterator[None]:
+    def _calling(self, what: str, means: Callable[[Exception], bool] = lambda e: True) -> Iterator[None]:
         """Turn a collective that fails into one line that names the ranks at fault.
+
+        Args:
+            means: whether an error is of the connection; others pass.
 
         Raises:
             Lost: ranks are gone, or do not answer; Ended: they have met with an error.
@@ -164,6 +206,8 @@ class Ranks:
         try:
             yield
         except (RuntimeError, ValueError) as e:
+            if not means(e):
+                raise
             traceback.clear_frames(e.__traceback__)  # what waits there would keep the connections open
             with contextlib.suppress(Exception):  # closes them: who waits for this rank learns of it at once
                 _dist().destroy_process_group()
@@ -203,6 +247,10 @@ class Ranks:
 
     def _knows(self, key: str) -> bool:
         return bool(self._store.check([key]))
+
+
+def _is_of_connection(error: Exception) -> bool:
+    return isinstance(error, _dist().DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def _exchange(flat: Tensor, found: Tensor, partner: int) -> None:

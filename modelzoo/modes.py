@@ -45,25 +45,25 @@ MODES = {
     "eval": Mode(
         "loss and perplexity of a checkpoint on the validation sets",
         "-p runs/s75/config.yaml -m eval -o runs/s75",
-        ("eval_steps", *LOAD, *WRITES),
+        ("eval_steps", *LOAD, "devices", *WRITES),
     ),
     "eval_all": Mode(
         "the same for each of validate_all.ckpt_paths, or each checkpoint of the run folder",
         "-p runs/s75/config.yaml -m eval_all -o runs/s75",
-        ("eval_steps", *LOAD, *WRITES),
+        ("eval_steps", *LOAD, "devices", *WRITES),
     ),
     "finetune": Mode(
         "learn a task from a checkpoint, over folds and seeds",
         "-p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa",
         (
             *SHAPE, *LENGTH, "eval_frequency", "checkpoint_path", "disable_strict_checkpoint_loading",
-            "restart", *DRY, *WRITES, *CLUSTER,
+            "restart", "devices", *DRY, *WRITES, *CLUSTER,
         ),
     ),
     "score": Mode(
         "score checkpoints, or Hugging Face folders, on tasks",
         "-p runs/s75/config.yaml -m score -o runs/s75 --tasks configs/eval/pubmedqa.yaml,hoc_blurb",
-        (*SCORE, *LOAD, *WRITES),
+        (*SCORE, *LOAD, "devices", *WRITES),
     ),
     "study": Mode(
         "many runs from one study file, and a report",
@@ -77,7 +77,7 @@ MODES = {
     ),
 }  # fmt: skip
 FORMER = {"evaluate": "score"}  # old names of modes
-JOINED = ("train", "train_and_eval")  # modes that processes started together run together
+JOINED = ("train", "train_and_eval", "eval", "eval_all", "finetune", "score")  # whose work several processes share
 ALWAYS = ("help", "version", "target", "params", "mode", "overrides")  # what every mode takes
 
 

@@ -3,6 +3,7 @@
 No torch: the command that starts them only waits.
 """
 
+import contextlib
 import os
 import signal
 import socket
@@ -16,7 +17,13 @@ from modelzoo import host
 from modelzoo.config.errors import UserError
 
 PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package is
-GRACE = 15.0  # seconds that the others have to end after one has failed; then they are killed
+GRACE = 15.0  # seconds that the others have to end after one has ended; then they are killed
+POLL = 0.02  # seconds between looks at them
+PROGRAM = "from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
+_BOUND = "import sys; from modelzoo import host; host.end_with_parent({parent}); "
+_PASSED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT")  # the signals that end a run
+_AT_ONCE = {signal.SIGINT, signal.SIGTERM}  # a second one of these does not wait for a step's end
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID")
 
 
 class World(NamedTuple):
@@ -65,13 +72,18 @@ def find_world(env: Mapping[str, str] = os.environ) -> World | None:
     return None
 
 
-def find_rank() -> int:
-    """This process's rank; 0 if it is alone, or where the variables contradict each other, which `find_world` says."""
+def find_rank() -> tuple[int, int]:
+    """This process's rank, and how many there are: 0 of 1 if it is alone, or where `find_world` would refuse."""
     try:
         world = find_world()
     except UserError:
-        return 0
-    return world.rank if world is not None else 0
+        return 0, 1
+    return (world.rank, world.size) if world is not None else (0, 1)
+
+
+def leave_ranks(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables for a process that is none of this launch's ranks."""
+    return {name: value for name, value in env.items() if name not in _VARIABLES}
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:
@@ -91,16 +103,17 @@ def _first_host(nodes: str) -> str:
     return head + rest.split("]")[0].split(",")[0].split("-")[0]
 
 
-def start_ranks(command: Sequence[str], count: int) -> int:
-    """Run `command` in `count` processes on this machine, as torchrun would, and wait for them.
+def start_ranks(arguments: Sequence[str], count: int, program: str = PROGRAM) -> int:
+    """Run a command in `count` processes on this machine, as torchrun would, and wait for them.
 
-    Signals that end a run go on to all of them. Once one has failed, the others have GRACE seconds to end.
+    Signals that end a run go on to all of them, and a second Ctrl-C or SIGTERM ends them at once. Once one has ended,
+    the others have GRACE seconds to do so. If this process is killed, they are too.
 
     Args:
-        command: program and arguments.
+        arguments: of the command line. program: what runs them, in Python, with `sys` at hand.
 
     Returns:
-        The exit code of the first that failed, or 0.
+        The exit code of rank 0 if that failed, else of the first that did, or 0.
 
     Raises:
         UserError: no process can be started.
@@ -109,9 +122,14 @@ def start_ranks(command: Sequence[str], count: int) -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:  # a port that is free now
         port = server.getsockname()[1]
     children: list[subprocess.Popen] = []
-    passed = [getattr(signal, n) for n in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT") if hasattr(signal, n)]
+    command = [sys.executable, "-c", _BOUND.format(parent=os.getpid()) + program, *arguments]
+    passed = [getattr(signal, name) for name in _PASSED if hasattr(signal, name)]
     waiting: list[int] = []
-    before = {s: signal.signal(s, lambda number, _: waiting.append(number)) for s in passed}
+    before = {
+        s: signal.signal(s, lambda number, _: waiting.append(number))
+        for s in passed
+        if signal.getsignal(s) != signal.SIG_IGN  # nohup's
+    }
     try:
         for rank in range(count):
             world = World(rank, count, rank, "127.0.0.1", port)
@@ -129,32 +147,53 @@ def start_ranks(command: Sequence[str], count: int) -> int:
         raise UserError(f"process {len(children)} of {count} cannot be started ({e.strerror})") from None
     finally:
         for child in children:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
+            _kill(child)
+            child.wait()
         for number, old in before.items():
             signal.signal(number, old)
 
 
 def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
-    """Wait for all; pass on signals; report who was killed, and end those that hang after it."""
-    failed, until = 0, float("inf")
-    open_ranks = dict(enumerate(children))
-    while open_ranks:
+    """Wait for all; pass on signals; report who was killed, and end those that hang."""
+    until, passed, hung = float("inf"), set[int](), set[int]()
+    running, failed = dict(enumerate(children)), dict[int, int]()
+    while running:
         while waiting:
             number = waiting.pop(0)
-            for child in open_ranks.values():
+            for child in running.values():
                 child.send_signal(number)
-        for rank, child in list(open_ranks.items()):
+            if number in _AT_ONCE and passed & _AT_ONCE:  # who waits for another rank does not see it
+                until = min(until, time.monotonic() + host.PATIENCE)
+            passed.add(number)
+        for rank, child in list(running.items()):
             if (code := child.poll()) is None:
                 continue
-            del open_ranks[rank]
-            if code < 0:
-                print(f"error: rank {rank} was killed by {signal.Signals(-code).name}", file=sys.stderr, flush=True)
-            if code and not failed:
-                failed, until = code if code > 0 else 128 - code, time.monotonic() + GRACE
-        if time.monotonic() > until:
-            for child in open_ranks.values():
-                child.kill()
-        time.sleep(0.02)
-    return failed
+            del running[rank]
+            until = min(until, time.monotonic() + GRACE)
+            if code < 0 and rank not in hung and -code not in passed:
+                _report(f"rank {rank} was killed by {signal.Signals(-code).name}")
+            if code:
+                failed[rank] = code if code > 0 else 128 - code
+        if time.monotonic() > until and not hung:
+            hung = set(running)
+            for rank, child in running.items():
+                if not passed & _AT_ONCE:
+                    _report(f"rank {rank} did not end within {GRACE:.0f} s of another, and was killed")
+                _kill(child)
+        time.sleep(POLL)
+    return failed.get(0) or next(iter(failed.values()), 0)
+
+
+def _report(line: str) -> None:
+    print(f"error: {line}", file=sys.stderr, flush=True)
+
+
+def _kill(child: subprocess.Popen) -> None:
+    """End a rank, and with it what it has started: it leads a session of its own."""
+    if child.poll() is not None:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        if hasattr(os, "killpg"):
+            os.killpg(child.pid, signal.SIGKILL)
+        else:
+            child.kill()

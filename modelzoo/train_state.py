@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelzoo.config.trainer import Config, Init
+from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import Shape, frozen, list_with_adapters
 from modelzoo.optim.loss_scale import LossScale
@@ -42,6 +43,29 @@ class Reduction(NamedTuple):
         return f"exactly, over {self.slices} slices of each batch{threads}"
 
 
+class Shares(Protocol):
+    """What a rank holds where each has a share of every parameter's rows (`backends.sharding`)."""
+
+    ranks: Ranks
+    parameters: dict[str, nn.Parameter]  # this rank's rows, by name, plain tensors
+
+    def whole(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """`x`, one of `parameters` or something of its form (moments), of all ranks. All must call it."""
+        ...
+
+    def stored(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """The inverse: this rank's rows of `x`."""
+        ...
+
+    def shape(self, weight: nn.Parameter) -> torch.Size:
+        """The whole shape of one of `parameters`."""
+        ...
+
+    def take_gradients(self) -> None:
+        """Move this rank's rows of the gradients from the model to `.grad` of `parameters`."""
+        ...
+
+
 @dataclass
 class TrainState:
     """All that a training run consists of. `step` counts batches taken, skipped ones included."""
@@ -52,6 +76,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     sparsity: Sparsity
     loss_scale: LossScale
+    shares: Shares | None = None  # None: this process holds all
     step: int = 0
     skipped: int = 0
     unavoidable: int = 0  # skipped steps that no lower loss scale would have avoided: max_skipped_steps limits them
@@ -67,6 +92,28 @@ class TrainState:
     unassessed: bool = False  # whether the validation that is due at this step has not been made
     stepping: bool = False  # whether a step is under way, so that weights and moments may be of different steps
     failed: "Unread | None" = None  # the last step that was passed over, while weights are those of before it
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every parameter by name as this process holds it, and as the optimizer knows it."""
+        return dict(self.model.named_parameters()) if self.shares is None else self.shares.parameters
+
+    def whole(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """`x`, one of `parameters` or something of its form (moments), as checkpoints hold it."""
+        return (self.shares or self.sparsity).whole(weight, x)
+
+    def stored(self, weight: nn.Parameter, x: Tensor) -> Tensor:
+        """The inverse of `whole`."""
+        return (self.shares or self.sparsity).stored(weight, x)
+
+    def shape(self, weight: nn.Parameter) -> torch.Size:
+        """The shape of one of `parameters` as checkpoints hold it."""
+        return (self.shares or self.sparsity).shape(weight)
+
+    def is_finite(self) -> bool:
+        """Whether every weight is, on all ranks."""
+        finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
+        return finite if self.shares is None else not self.shares.ranks.any(not finite)
 
     @property
     def optimizer_step(self) -> int:

@@ -32,8 +32,12 @@ class Backend(Protocol):
         """One line: device, precision, threads."""
         ...
 
-    def place(self, model: GPTModel) -> GPTModel:
-        """The model on the device, compiled if the config says so. Parameter names stay."""
+    def place(self, model: GPTModel, move: bool = True) -> GPTModel:
+        """The model on the device, compiled if the config says so. Parameter names stay.
+
+        Args:
+            move: false leaves it on the host, from where `sharding` shares it out.
+        """
         ...
 
     def autocast(self) -> AbstractContextManager:

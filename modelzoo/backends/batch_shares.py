@@ -2,9 +2,14 @@
 
 from modelzoo.config.errors import UserError
 
+BATCH_SIZE = "trainer.fit.train_dataloader.batch_size"
 
-def check_rows(batch_size: int, ranks: int) -> None:
+
+def check_rows(batch_size: int, ranks: int, key: str = BATCH_SIZE) -> None:
     """Refuse a batch that does not give each of `ranks` processes as many rows.
+
+    Args:
+        key: of the config, where the batch's size is.
 
     Raises:
         UserError: names the numbers of processes that do.
@@ -12,7 +17,7 @@ def check_rows(batch_size: int, ranks: int) -> None:
     if batch_size % ranks:
         near = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
         raise UserError(
-            f"trainer.fit.train_dataloader.batch_size {batch_size} is not divisible by {ranks} processes; take one of "
+            f"{key} {batch_size} is not divisible by {ranks} processes; take one of "
             f"{', '.join(map(str, near[:12]))} processes"
         )
 

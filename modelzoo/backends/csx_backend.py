@@ -122,7 +122,7 @@ class CSX:
         doing = {"validate": "lowering only", "compile": "compiling only", None: f"{self.config.num_csx} systems"}
         return f"CS-2 through cerebras.pytorch {cstorch.__version__} ({doing[self.only]}), {self.arithmetic.dtype}"
 
-    def place(self, model: GPTModel) -> GPTModel:
+    def place(self, model: GPTModel, move: bool = True) -> GPTModel:
         """The host's copy stays where it is; `ship` makes the wafer's."""
         return model
 

@@ -54,8 +54,8 @@ class Local:
             return f"{many}GPU ({torch.cuda.get_device_name(self.device)}), {self.arithmetic.dtype}"
         return f"{many}CPU ({torch.get_num_threads()} threads, {processor.title()}), {self.arithmetic.dtype}"
 
-    def place(self, model: GPTModel) -> GPTModel:
-        model = model.to(self.device)
+    def place(self, model: GPTModel, move: bool = True) -> GPTModel:
+        model = model.to(self.device) if move else model
         for layer in [m for m in model.modules() if isinstance(m, DecoderLayer)]:
             layer.recompute = self.config.activation_checkpointing
             if self.config.torch_compile:

@@ -4,7 +4,7 @@ exact  The batch is cut into a fixed number of slices, a power of two. Each slic
        and the slices' sums go up one fixed binary tree, inside a rank and then across ranks. So one, two, four and
        eight ranks compute the same bits, and a run may change their number wherever it is resumed.
 fast   Each rank sums its rows as they come, and the library sums over ranks, in buckets, while backward goes on:
-       equal to rounding.
+       equal to rounding. So it is with `parallel: shard`, where each rank gets its share of the sums alone.
 One rank without slices is neither: it sums its micro-batches in their order.
 """
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.batch_shares import check_rows, count_slices, sums_exactly
+from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, count_slices, sums_exactly
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.distributed import Ranks, share_slices
 from modelzoo.draws import make_seed
@@ -25,19 +26,34 @@ from modelzoo.train_state import Reduction, TrainState
 BUCKET = 4 << 20  # values in a bucket of the fast sum: large enough to use the wire, small enough to begin early
 
 
-def decide_reduction(config: Config, kind: str, batch_size: int, ranks: int, before: Reduction | None) -> Reduction:
+def decide_reduction(
+    config: Config,
+    kind: str,
+    batch_size: int,
+    ranks: int,
+    before: Reduction | None,
+    key: str = BATCH_SIZE,
+) -> Reduction:
     """How a run sums.
 
     Args:
         kind: CPU or GPU.
         ranks: how many there are.
         before: how the run has summed so far, by its checkpoint; it goes on so where nothing else is asked.
+        key: the config's, which says how large a batch is.
 
     Raises:
         UserError: the batch cannot be shared out among the ranks.
     """
     asked, slices = config.reduction, config.slices
-    check_rows(batch_size, ranks)
+    if ranks > 1 and config.parallel == "shard":
+        if asked == "exact":
+            raise UserError(
+                "trainer.init.backend.reduction: exact sums are for parallel: replicate; the library sums shares "
+                "(reduction: fast)"
+            )
+        asked = "fast"
+    check_rows(batch_size, ranks, key)
     if asked is None and before is not None and (before.exact or ranks == 1):
         asked, slices = ("exact" if before.exact else "fast"), before.slices or slices
     threads = config.num_threads or (before.threads if before is not None else None) or torch.get_num_threads()
@@ -60,6 +76,8 @@ def accumulate(
         The batch's loss, a scalar on the device.
     """
     ranks, slices = backend.ranks, run.reduction.slices
+    if run.shares is not None:
+        return _sum_shares(backend, run, batch, denominator, micro_batches)
     if slices is None and ranks.size == 1:
         torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
         return torch.stack([_backward(backend, run, m, denominator) for m in cut(batch, micro_batches)]).sum()
@@ -173,12 +191,31 @@ def _unpack(run: TrainState, leaves: list[Tensor], grads: list[Tensor], flat: Te
     return grads
 
 
+def _share_batch(
+    ranks: Ranks, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int
+) -> list[dict[str, Tensor]]:
+    """This rank's rows of a batch, in micro-batches; seeds its dropout."""
+    torch.manual_seed(make_seed(run.init.seed, run.step, f"rank {ranks.rank} of {ranks.size}", bits=56))
+    return list(cut(_rows(batch, ranks.rank, ranks.size), -(-micro_batches // ranks.size)))
+
+
+def _sum_shares(
+    backend: Backend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
+) -> Tensor:
+    """Each micro-batch's gradients are summed at once into the shares: no rank ever holds the whole gradient."""
+    assert run.shares is not None
+    with backend.ranks.computing():
+        pieces = _share_batch(backend.ranks, run, batch, micro_batches)
+        losses = [_backward(backend, run, m, denominator) for m in pieces]
+    run.shares.take_gradients()
+    return backend.ranks.sum(torch.stack(losses).sum().float())
+
+
 def _sum_fast(
     backend: Backend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
 ) -> Tensor:
     ranks, leaves = backend.ranks, list_leaves(run)
-    torch.manual_seed(make_seed(run.init.seed, run.step, f"rank {ranks.rank} of {ranks.size}", bits=56))
-    pieces = list(cut(_rows(batch, ranks.rank, ranks.size), -(-micro_batches // ranks.size)))
+    pieces = _share_batch(ranks, run, batch, micro_batches)
     losses = [_backward(backend, run, m, denominator) for m in pieces[:-1]]
     buckets = _Buckets(ranks, run, leaves)
     try:

@@ -12,6 +12,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from modelzoo.backends.base import Backend
     from modelzoo.distributed import Ranks
 
@@ -80,6 +82,13 @@ def finds_gpu(target: str, init: Init) -> bool:
     """Whether `target` leads to a GPU here."""
     kinds = init.backend.candidates(target)
     return next((k for k in kinds if explain_missing(k, init) is None), "CPU") == "GPU"
+
+
+def joining_ranks(target: str, init: Init) -> "AbstractContextManager[Ranks]":
+    """Join the other processes of this launch (`distributed.joining`) on the device that `target` leads to."""
+    from modelzoo.distributed import joining
+
+    return joining("GPU" if finds_gpu(target, init) else "CPU")
 
 
 def count_gpus(target: str, init: Init) -> int:

@@ -1,14 +1,13 @@
 """One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx_backend.py)."""
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from modelzoo.backends import reduction
+from modelzoo.backends import reduction, sharding
 from modelzoo.backends.base import Backend
 from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import loss_denominator
@@ -107,7 +106,7 @@ def _compare_masks(ranks: Ranks, run: TrainState) -> None:
     Raises:
         UserError: names the weight and the ranks.
     """
-    hashes = {p.name: hashlib.sha256(p.mask.cpu().numpy().tobytes()).hexdigest() for p in run.sparsity.parameters}
+    hashes = {p.name: p.digest() for p in run.sparsity.parameters}
     remedy = "the ranks' arithmetic is not the same; take machines of one kind, or reduction: exact"
     ranks.require_same({f"step {run.step}: the mask of {n}": h for n, h in hashes.items()}, remedy)
 
@@ -168,12 +167,14 @@ def clip_gradients(run: TrainState, squares: Mapping[torch.nn.Parameter, float],
     """
     precision, scale = run.init.precision, run.loss_scale.scale
     limit = math.inf if precision.max_gradient_norm is None else precision.max_gradient_norm
-    weights = [p for p in run.model.parameters() if p.grad is not None]
+    weights = [p for p in run.parameters.values() if p.grad is not None]
     grads = [p.grad for p in weights if p.grad is not None]
     if scale != 1.0:
         # no public function multiplies them in one launch
         torch._foreach_mul_(grads, 1.0 / scale)  # pyright: ignore[reportPrivateImportUsage]
-    if asynchronous:
+    if run.shares is not None:
+        norm = sharding.clip_norm(run.shares.ranks, grads, limit)
+    elif asynchronous:
         norm = torch.nn.utils.clip_grad_norm_(weights, limit)
     else:
         # By hand where values are at hand: torch's function passes over gradients to multiply them by one, divides by

@@ -38,6 +38,8 @@ class Backend(Section):
     ] = "auto"  # auto: CSX if its keys are given, else a GPU if there is one, else CPU
     torch_compile: Bool = False  # GPU/CPU: build takes 25-90 s on two cores, so by choice
     num_threads: Many | None = None  # CPU threads; default is torch's own choice
+    # each of several processes holds all weights and moments, or a share of them (FSDP2; its sums are fast)
+    parallel: Literal["replicate", "shard"] = "replicate"
     # how gradients are summed: exact is to the bit the same for 1, 2, 4, ... processes; default: as the run did so far,
     # else exact for several CPU processes, fast for several GPUs
     reduction: Literal["exact", "fast"] | None = None
@@ -120,6 +122,7 @@ ALL_STATES = ("model", "optimizer", "sparsity", "grad_scaler", "dataloader", "gl
 class Checkpoint(Section):
     steps: PositiveInt | None = None  # steps between checkpoints; the last step always has one
     save_initial_checkpoint: Bool = False  # also before the first step
+    background: Bool = True  # write from a copy (weights and moments once more, in host memory) while training goes on
     autoload_last_checkpoint: Bool = True  # go on from the newest whole one
     disable_strict_checkpoint_loading: Bool = False  # take the parameters that fit
     checkpoint_name: Str = "checkpoint_{step}.mdl"  # no effect: checkpoints are step folders

@@ -3,6 +3,7 @@
 Anyone may have written a shard: nothing is followed out of its file, and no shape is believed that it does not store.
 """
 
+import math
 import os
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.side_files import read_manifest_file
+from modelzoo.reading import exists
 
 
 class Recorded(NamedTuple):
@@ -59,11 +61,17 @@ def open_shard(path: str, whole: bool = True):
             data = storage.find_dataset(path, file, f.DATASET)
             _check_shape(path, file, data)
             if whole:
-                storage.check_storage(path, data)
+                storage.check_storage(path, data, _largest_chunk(data))
         except BaseException:
             file.close()
             raise
     return file, data
+
+
+def _largest_chunk(data) -> int:
+    """Bytes that a chunk may have: this project and Model Zoo make one of each example, however long it is."""
+    example = math.prod(data.shape[1:]) * data.dtype.itemsize if data.ndim == 3 else 0
+    return max(storage.MAX_CHUNK, example)
 
 
 def _check_shape(path: str, file, data) -> None:
@@ -93,22 +101,15 @@ def _read_count(path: str, file) -> int | None:
     return int(found[0] if about.shape else found)
 
 
-def read_manifest(folder: str, strict: bool = True) -> dict[str, Any]:
+def read_manifest(folder: str) -> dict[str, Any]:
     """The manifest of a data folder; empty where there is none.
-
-    Args:
-        strict: False takes one that cannot be read for none, where the manifest is only printed.
 
     Raises:
         UserError: of `side_files.read_manifest_file`.
+        OSError: whether there is one cannot be seen.
     """
     path = os.path.join(folder, f.MANIFEST)
-    try:
-        return read_manifest_file(path) if os.path.lexists(path) else {}
-    except UserError:
-        if strict:
-            raise
-        return {}
+    return read_manifest_file(path) if exists(path) else {}
 
 
 def read_shards(folder: str) -> list[Recorded]:

@@ -16,7 +16,7 @@ from typing import Any
 from modelzoo.config.errors import UserError
 from modelzoo.reading import open_regular
 
-MAX_CHUNK = 1 << 26  # bytes; HDF5 unpacks a whole chunk at once. The writers of shards make one of each example
+MAX_CHUNK = 1 << 23  # bytes; HDF5 unpacks a whole chunk at once. h5py and PyTables choose at most 1 MiB by themselves
 PACKED_SLACK = 1 << 16  # bytes by which a chunk may be stored in more than it holds; a bomb packed in it ends there
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
 FILTERS = (DEFLATE, SHUFFLE, FLETCHER32, LZF, 32001, 32004, 32008, 32015)  # then Blosc, LZ4, Bitshuffle, Zstandard

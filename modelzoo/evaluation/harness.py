@@ -50,7 +50,10 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
             return totals
 
         def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
-            return [self._generate(*r.args) for r in requests]
+            def generate(batch: list) -> list[str]:
+                return [self._generate(*r.args) for r in batch]
+
+            return [x for found in predict.share_batches(requests, 1, backend.ranks, generate) for x in found]
 
         def _generate(self, context: str, options: dict[str, Any]) -> str:
             if options.get("do_sample"):

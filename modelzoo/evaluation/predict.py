@@ -2,15 +2,18 @@
 
 A model here is anything with `model.hidden([b, t] ids) -> [b, t, d]` and `model.logits([n, d]) -> [n, V]`. Rows are
 padded on the right, which a causal model does not see.
+
+Several ranks share the batches, which are those of one process, and all have all results in the end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo.distributed import Ranks
 from modelzoo.evaluation.grammar import Answer
 
 Progress = Callable[[int, int], None]
@@ -28,6 +31,23 @@ class _Row(NamedTuple):
 
     ids: list[int]
     asked: list[tuple[int, int, int, int]]
+
+
+def share_batches(
+    items: list, batch_size: int, ranks: Ranks, work: Callable[[list], list], progress: Progress | None = None
+) -> Iterator[list]:
+    """What `work` makes of each batch of `items` (JSON values), in their order, on every rank.
+
+    Each rank does one batch of a round, and none begins the next before all have ended it: an error of one ends all at
+    once, and none waits for another longer than for a batch.
+    """
+    firsts = range(0, len(items), batch_size)
+    for start in range(0, len(firsts), ranks.size):
+        begin = (start + ranks.rank) * batch_size
+        found = ranks.gather(work(items[begin : begin + batch_size]) if begin < len(items) else [])
+        yield from found[: len(firsts) - start]
+        if progress:
+            progress(min((start + ranks.size) * batch_size, len(items)), len(items))
 
 
 @torch.inference_mode()
@@ -56,18 +76,21 @@ def likelihoods(
                 asked = [(len(base) - 1 + i, token, e, a) for i, token in enumerate(c)]
                 rows.append(_Row([*base, *c[:-1]], asked))
     rows.sort(key=lambda r: -len(r.ids))  # the largest batch first: what does not fit in memory fails at once
-    for begin in range(0, len(rows), batch_size):
-        batch = rows[begin : begin + batch_size]
+
+    def run(batch: list[_Row]) -> list:
         at = [(r, position) for r, row in enumerate(batch) for position, _, _, _ in row.asked]
         places = sorted(set(at))
         where = {place: i for i, place in enumerate(places)}
         log_p = torch.log_softmax(_logits(model, backend, [row.ids for row in batch], places), -1)
+        found = []
         for r, row in enumerate(batch):
             picked = log_p[[where[r, q[0]] for q in row.asked], [q[1] for q in row.asked]].double().cpu().numpy()
-            for (_, _, e, a), value in zip(row.asked, picked, strict=True):
-                results[e].log_p[a] += value
-        if progress:
-            progress(min(begin + batch_size, len(rows)), len(rows))
+            found += [[e, a, float(value)] for (_, _, e, a), value in zip(row.asked, picked, strict=True)]
+        return found
+
+    for found in share_batches(rows, batch_size, backend.ranks, run, progress):
+        for e, a, value in found:
+            results[e].log_p[a] += value
     return results
 
 
@@ -90,8 +113,8 @@ def generate(
 ) -> None:
     """Write each answer greedily: of the tokens that its grammar allows, the likeliest; ties go to the lower id."""
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for begin in range(0, len(order), batch_size):
-        batch = order[begin : begin + batch_size]
+
+    def run(batch: list[int]) -> list:
         while True:
             for i in batch:
                 answers[i].forced()
@@ -103,8 +126,11 @@ def generate(
             for row, i in zip(logits, open_, strict=True):
                 allowed = answers[i].allowed()
                 answers[i].write(allowed[int(row[allowed].argmax())])
-        if progress:
-            progress(min(begin + batch_size, len(order)), len(order))
+        return [[i, answers[i].ids, answers[i].labels] for i in batch]
+
+    for found in share_batches(order, batch_size, backend.ranks, run, progress):
+        for i, ids, labels in found:
+            answers[i].ids, answers[i].labels = ids, tuple(labels)
 
 
 def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> Tensor:
@@ -124,9 +150,10 @@ def continuations(
 ) -> list[tuple[float, bool]]:
     """Of each (context, continuation): log p(continuation | context), and whether greedy decoding would write it."""
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
-    found: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
-    for begin in range(0, len(order), batch_size):
-        batch = [i for i in order[begin : begin + batch_size] if pairs[i][1]]
+    results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+
+    def run(part: list[int]) -> list:
+        batch = [i for i in part if pairs[i][1]]
         places, tokens, spans = [], [], []
         for r, i in enumerate(batch):
             context, continuation = pairs[i]
@@ -134,15 +161,16 @@ def continuations(
             places += [(r, len(context) - 1 + k) for k in range(len(continuation))]
             tokens += continuation
         if not batch:
-            continue
+            return []
         log_p = torch.log_softmax(_logits(model, backend, [pairs[i][0] + pairs[i][1][:-1] for i in batch], places), -1)
         chosen = log_p[range(len(tokens)), tokens].double().cpu()
         greedy = (log_p.argmax(-1).cpu() == torch.tensor(tokens)).cpu()
-        for i, (a, b) in zip(batch, spans, strict=True):
-            found[i] = float(chosen[a:b].sum()), bool(greedy[a:b].all())
-        if progress:
-            progress(min(begin + batch_size, len(order)), len(order))
-    return found
+        return [[i, float(chosen[a:b].sum()), bool(greedy[a:b].all())] for i, (a, b) in zip(batch, spans, strict=True)]
+
+    for found in share_batches(order, batch_size, backend.ranks, run, progress):
+        for i, value, is_greedy in found:
+            results[i] = value, is_greedy
+    return results
 
 
 @torch.inference_mode()

@@ -8,14 +8,17 @@
 A killed command resumes exactly where it stopped; finished runs are not repeated.
 """
 
+import contextlib
 import os
 import tempfile
+from typing import Any
 
-from modelzoo.backends.select import select_device
+from modelzoo.backends.select import joining_ranks, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
-from modelzoo.evaluation.results import hash_checkpoint
+from modelzoo.distributed import ALONE, Ranks
+from modelzoo.evaluation.results import hash_checkpoint, hash_value
 from modelzoo.files import write_json
 from modelzoo.finetuning import stored_result
 from modelzoo.finetuning.job import Command, Job, prepare_run, run_job
@@ -23,6 +26,7 @@ from modelzoo.finetuning.task import FinetuneTask, format_table
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
+from modelzoo.training import launch
 from modelzoo.training.build import FirstStep, Options
 from modelzoo.training.required import require_finetune
 from modelzoo.training.resume import Start
@@ -32,18 +36,31 @@ from modelzoo.training.run_length import count_micro_batches
 
 def finetune(config: Config, options: Options) -> None:
     """Fine-tune for every fold and seed, and print the table of scores."""
-    command = _command(config, options)
+    with joining_ranks(options.target, config.trainer.init) as ranks:
+        _join_finetuning(config, options, ranks)
+
+
+def _join_finetuning(config: Config, options: Options, ranks: Ranks) -> None:
+    """What every rank does; rank 0 writes and talks."""
+    command = _command(config, options, ranks)
     jobs, results = command.jobs, []
-    with RunFolder(options.model_dir).lock():
+    data = hash_value([command.task.fingerprint(job.fold) for job in jobs])
+    same = {"the task's data": data, "the checkpoint": command.checkpoint_hash}
+    launch.compare_ranks(ranks, config, same)
+
+    def look() -> list[dict[str, Any] | None]:
+        """The results that are there: all are checked before one run is trained."""
         for job in jobs if options.restart else ():
             if job.folder.holds_a_run:
                 command.out.note(f"moved      the run that was here to {job.folder.move_aside()}")
-        # all are checked before one is trained
-        finished = [stored_result.find_result(job, command.describe_origin(job), command.out.note) for job in jobs]
+        return [stored_result.find_result(job, command.describe_origin(job), command.out.note) for job in jobs]
+
+    with RunFolder(options.model_dir).lock() if ranks.first else contextlib.nullcontext():
+        finished = ranks.first_does(look)
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):
             command.out.note(f"run {number}/{len(jobs)}    fold {job.fold}, seed {job.seed}: {job.folder.path}")
             results.append(result or run_job(job, command))
-        write_json(RunFolder(options.model_dir).results, results)
+        ranks.first_does(lambda: write_json(RunFolder(options.model_dir).results, results))
     print(format_table(results))
     print(f"wrote      {options.model_dir}: results.json; in each run folder best/, result.json, predictions.json")
     print(f"next       python run.py export {jobs[0].folder.path} EXPORTED")
@@ -51,7 +68,7 @@ def finetune(config: Config, options: Options) -> None:
 
 def prepare_first_step(config: Config, options: Options) -> FirstStep:
     """The first step of the command's first run. Leaves nothing on disk."""
-    command = _command(config, options)
+    command = _command(config, options, ALONE)
     job = command.jobs[0]
     with tempfile.TemporaryDirectory() as folder:
         data = write_shards(folder, command.task, job.fold, command.out)
@@ -60,13 +77,13 @@ def prepare_first_step(config: Config, options: Options) -> FirstStep:
         return FirstStep(command.choice.backend, made.run, batch, parts)
 
 
-def _command(config: Config, options: Options) -> Command:
+def _command(config: Config, options: Options, ranks: Ranks) -> Command:
     section = require_finetune(config)
     named = options.checkpoint_path or section.checkpoint
     if named is None:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
-    path = start_checkpoint.find_checkpoint(named)
-    choice = select_device(options.target, config.trainer.init)
+    path = ranks.first_does(lambda: start_checkpoint.find_checkpoint(named))
+    choice = select_device(options.target, config.trainer.init, ranks=ranks)
     words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(config.trainer.init, path))
     task = FinetuneTask.open(section, config.trainer.init, words)
     out = Progress(0)

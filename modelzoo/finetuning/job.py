@@ -11,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
+from modelzoo.distributed import Ranks
 from modelzoo.evaluation.intervals import RESAMPLES
 from modelzoo.evaluation.results import add_check, hash_config, leave_out_undefined
 from modelzoo.evaluation.scores import Scores, score_predictions
@@ -31,9 +32,11 @@ from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan
 from modelzoo.progress import Progress
-from modelzoo.train_state import TrainState
+from modelzoo.reading import exists
+from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build_run, open_shards
+from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
 from modelzoo.training.required import require_finetune, require_fit
@@ -62,6 +65,10 @@ class Command(NamedTuple):
     task: FinetuneTask
     out: Progress
 
+    @property
+    def ranks(self) -> Ranks:
+        return self.choice.backend.ranks
+
     def describe_origin(self, job: Job) -> dict[str, Any]:
         """What a job's result is made from (an `Origin`), by hashes."""
         config, data = hash_config(job.config), self.task.fingerprint(job.fold)
@@ -80,22 +87,30 @@ class Prepared(NamedTuple):
 
 def run_job(job: Job, command: Command) -> dict[str, Any]:
     """Do one run: start or resume, train and assess the dev score, take the best weights, score them."""
-    task, out = command.task, command.out
+    task, out, ranks = command.task, command.out, command.ranks
     folder = os.path.join(job.options.model_dir, "data", f"fold_{job.fold}")
-    data = write_shards(folder, task, job.fold, out, replace=job.options.restart)
-    own = resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note)
-    run, config, shards, start, changes = prepare_run(job, command, data, own)
+    data = ranks.first_does(lambda: write_shards(folder, task, job.fold, out, replace=job.options.restart))
+    own = ranks.first_does(lambda: resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note))
+    run, config, shards, start, changes = prepare_run(job, command, data, Start.of(own))
+    before = run.reduction if run.step else _find_reduction(command)
+    size = require_finetune(config).batch_size
+    launch.settle_reduction(run, command.choice, size, "trainer.finetune.batch_size", before, out)
     stop = count_steps(config, len(shards))
     if changes and run.step >= stop:
         raise UserError(
             f"{job.folder.path}: was trained to its end with another config ({resume.name_changes(changes)}); give "
             "another -o, or --restart (it moves that run aside)"
         )
-    launch.check_space(run, job.folder.checkpoints)
-    launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
-    history = _history(job.folder, run.step)
+
+    def begin() -> list[dict[str, Any]]:
+        launch.check_space(run, job.folder.checkpoints)
+        launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
+        return _history(job.folder, run.step)
+
+    history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
-    interrupted = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
+    interrupted, saved = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
+    ranks.first_does(lambda: launch.check_written(job.folder, saved))
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
@@ -112,7 +127,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     section, out = require_finetune(job.config), command.out
     files, saved = mdl_state.load_checkpoint(command.checkpoint, job.config.trainer.init, None)
     masks = read_masks(files["model"])
-    config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks))
+    config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks, command.checkpoint))
     shards = open_shards(config, require_fit(config).train_dataloader)
     stop = count_steps(config, len(shards))
     plan.check_sparsity(config.trainer.init, stop)
@@ -123,12 +138,12 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         add_ages(run, config.trainer.init)
     if own.path is not None:
         state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
-        changes = resume.check_changes(job.folder, config, run)
+        changes = command.ranks.first_does(lambda: resume.check_changes(job.folder, config, run))
         out.note(f"resumed    {own.path} at step {run.step}")
         for line in launch.describe_changes(run, changes, command.choice.backend.arithmetic):
             out.note(line)
         return Prepared(run, config, shards, own, changes)
-    resume.check_unbegun(job.folder, config)
+    command.ranks.first_does(lambda: resume.check_unbegun(job.folder, config))
     load_adapters(run.model, config.trainer.init)
     taken = list_states(section, bool(masks) and section.masks != "lift")
     state.restore(run, command.checkpoint, files, saved, None, taken, job.options.strict)
@@ -138,9 +153,24 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     return Prepared(run, config, shards, Start(command.checkpoint, taken), {})
 
 
+def _find_reduction(command: Command) -> Reduction | None:
+    """How the command's runs have summed so far: one that begins does as those before it, whatever ranks they had."""
+
+    def look() -> list[int | None] | None:
+        for job in command.jobs:
+            path, _ = checkpoint.newest(job.folder.best)
+            if path is not None:
+                saved = CheckpointState.parse(path, checkpoint.read_state(path))
+                return [saved.slices, saved.threads]
+        return None
+
+    found = command.ranks.first_does(look)
+    return None if found is None else Reduction(*found)
+
+
 def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
-    if step == 0 or not os.path.exists(folder.metrics):
+    if step == 0 or not exists(folder.metrics):
         return []
     found = [r for r in logs.read_whole(folder.metrics)[0] if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
@@ -159,11 +189,11 @@ def is_exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
 def _train(
     backend: Backend, run: TrainState, config: Config, job: Job, shards: Shards, stop: int, task: FinetuneTask,
     history: list[dict[str, Any]], kept: dict[int, Scores],
-) -> int | None:  # fmt: skip
+) -> tuple[int | None, str | None]:  # fmt: skip
     """Train with dev assessed now and then. `history` grows by each assessment; `kept` holds the best one whole.
 
     Returns:
-        The signal that ended the run before its end, or None.
+        The signal that ended the run before its end, or None; and the newest checkpoint that this launch wrote.
     """
     early = require_finetune(config).early_stopping
     metric = (early.metric if early else None) or task.main_metric
@@ -179,8 +209,9 @@ def _train(
         before = max((_rank(r[metric]) for r in history), default=-float("inf"))
         better = not history or found[metric] > before
         if better:  # saved before it is logged: what the log calls best is saved
-            files, saved = state.snapshot(run, fingerprint)
-            checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
+            if backend.ranks.first:
+                files, saved = state.snapshot(run, fingerprint)
+                checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
             kept.clear()
             kept[run.step] = scores
         logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
@@ -190,11 +221,11 @@ def _train(
         return is_exhausted([r[metric] for r in history], early)
 
     if (run.step >= stop and not run.unassessed) or is_exhausted([r[metric] for r in history if metric in r], early):
-        return None
+        return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
-    return None if ended else done.interrupted
+    return None if ended else done.interrupted, done.saved
 
 
 def _rank(score: float) -> float:
@@ -206,11 +237,8 @@ def _conclude(
     run: TrainState, job: Job, command: Command, history: list[dict[str, Any]], kept: dict[int, Scores]
 ) -> dict[str, Any]:
     """Score the best weights and write the run's result."""
-    backend, task = command.choice.backend, command.task
-    steps, (best, damaged) = run.step, checkpoint.newest(job.folder.best)
-    if best is None:
-        why = f" ({damaged[0]})" if damaged else ""
-        raise UserError(f"{job.folder.best}: its best weights are gone{why}; run again with --restart")
+    backend, task, steps = command.choice.backend, command.task, run.step
+    best = command.ranks.first_does(lambda: _find_best(job.folder))
     files, saved = checkpoint.load(best)
     state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
     dev = kept.get(saved["global_step"]) or task.score(backend, run, "dev", job.fold)
@@ -224,7 +252,6 @@ def _conclude(
     else:
         scores["test"] = task.score(backend, run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
-    write_json(job.folder.predictions, leave_out_undefined(predictions))
     found = {
         "task": task.name,
         "fold": job.fold,
@@ -242,5 +269,18 @@ def _conclude(
         "dev": history,
     }
     result = add_check(leave_out_undefined(found))
-    write_json(job.folder.result, result)
+
+    def write() -> None:
+        write_json(job.folder.predictions, leave_out_undefined(predictions))
+        write_json(job.folder.result, result)
+
+    command.ranks.first_does(write)
     return result
+
+
+def _find_best(folder: RunFolder) -> str:
+    best, damaged = checkpoint.newest(folder.best)
+    if best is None:
+        why = f" ({damaged[0]})" if damaged else ""
+        raise UserError(f"{folder.best}: its best weights are gone{why}; run again with --restart")
+    return best

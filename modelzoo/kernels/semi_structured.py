@@ -11,11 +11,12 @@ from torch import Tensor
 DTYPES = (torch.float16, torch.bfloat16)
 
 
-def unavailable(weight: Tensor, dtype: torch.dtype) -> str:
-    """Why 2:4 products of `weight` [out, in] are dense here, or "" where they are compressed."""
-    if weight.device.type != "cuda":
+def unavailable(weight: Tensor, dtype: torch.dtype, device: torch.device | None = None) -> str:
+    """Why 2:4 products of `weight` [out, in] are dense on `device` (default: its own), or "": they are compressed."""
+    device = device or weight.device
+    if device.type != "cuda":
         return "2:4 pays on NVIDIA GPUs alone"
-    if torch.cuda.get_device_capability(weight.device) < (8, 0):
+    if torch.cuda.get_device_capability(device) < (8, 0):
         return "2:4 needs compute capability 8.0 (Ampere) or newer"
     if dtype not in DTYPES:
         return f"2:4 is for 16-bit products, not {str(dtype).removeprefix('torch.')}"

@@ -35,7 +35,7 @@ def lr_scale(name: str, model: GPTConfig, density: Mapping[str, float] = Mapping
 
 
 def param_groups(
-    model: nn.Module,
+    model: nn.Module | Mapping[str, nn.Parameter],
     kinds: Mapping[str, str],
     decay: float,
     config: GPTConfig,
@@ -47,10 +47,12 @@ def param_groups(
     one); embeddings and LoRA's matrices do.
 
     Args:
+        model: or its parameters by name.
         kinds: parameter name to kind (`models.shapes`).
     """
+    named = model.named_parameters() if isinstance(model, nn.Module) else model.items()
     groups: dict[tuple[float, float], dict] = {}
-    for name, p in model.named_parameters():
+    for name, p in named:
         if not p.requires_grad:
             continue
         key = (0.0 if kinds[name] in ("bias", "norm", "prompt") else decay, lr_scale(name, config, density))
@@ -62,7 +64,7 @@ def param_groups(
 
 def build_optimizer(
     config: OneOf,
-    model: nn.Module,
+    model: nn.Module | Mapping[str, nn.Parameter],
     kinds: Mapping[str, str],
     model_config: GPTConfig,
     aged: list[nn.Parameter],

@@ -6,7 +6,13 @@ from modelzoo.models.shapes import frozen, list_with_adapters
 from modelzoo.planning.memory import Layout, Rows, count_item, count_memory, share_rows
 from modelzoo.planning.plan import Plan, find_kind, find_layout
 from modelzoo.planning.stored import count_stored
-from modelzoo.planning.traffic import count_replica_bytes, count_sent, count_shard_bytes, find_dense_step
+from modelzoo.planning.traffic import (
+    count_gathered,
+    count_replica_bytes,
+    count_sent,
+    count_shard_bytes,
+    find_dense_step,
+)
 from modelzoo.progress import format_size
 
 CARDS = (24, 40, 80)  # GiB
@@ -38,7 +44,7 @@ def describe_devices(config: Config, p: Plan, target: str, devices: int) -> list
     layouts = {"replicas": replicas}
     if devices > 1:
         layouts["shards"] = find_layout(config, kind, devices, sharded=True)
-        asked = getattr(init.backend, "parallel", "replicate")
+        asked = init.backend.parallel
         sends = {"replicas": _count_replicas(init, p, replicas), "shards": _count_shards(config, layouts["shards"])}
         for name, sent in sends.items():
             mine = "as the config asks: " if name.startswith(asked[:5]) else ""
@@ -74,13 +80,13 @@ def _count_replicas(init: Init, p: Plan, layout: Layout) -> str:
 def _count_shards(config: Config, layout: Layout) -> str:
     init = config.trainer.init
     shapes, off, (gone, _) = list_with_adapters(init), frozen(init), count_stored(init, ("packed",))
-    stored = sum(s.numel for s in shapes.values()) - gone
     trained = sum(s.numel for n, s in shapes.items() if n not in off) - (0 if init.base_frozen else gone)
-    item, rows = count_item(init, layout.kind), share_rows(config, layout)
-    sent = format_size(count_shard_bytes(stored, trained, layout.devices, item, rows.times))
+    (layers, rest), rows = count_gathered(init, count_item(init, layout.kind)), share_rows(config, layout)
+    sent = format_size(count_shard_bytes(layers, rest, trained, layout.devices, rows.times))
     times = f"{rows.times} x " if rows.times > 1 else ""
-    parts = f"2 x {format_size(item * stored)} of weights + {format_size(4 * trained)} of gradients"
-    return f"{sent} a step: {times}{layout.devices - 1}/{layout.devices} x ({parts})"
+    parts = f"2 x {format_size(layers)} of layers + {format_size(rest)} of other weights"
+    share = f"{layout.devices - 1}/{layout.devices}"
+    return f"{sent} a step: {times}{share} x ({parts} + {format_size(4 * trained)} of gradients)"
 
 
 def _describe_cards(config: Config, msl: int, layouts: dict[str, Layout]) -> list[str]:

@@ -7,7 +7,7 @@ from modelzoo.config.trainer import Config, Init
 from modelzoo.kernels.limits import count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import count_stored
-from modelzoo.planning.traffic import count_masked, count_sent
+from modelzoo.planning.traffic import count_gathered, count_masked, count_sent
 from modelzoo.training.run_length import count_micro_batches
 
 
@@ -68,7 +68,7 @@ def count_memory(
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
         "optimizer": 4 * moments * kept // share,
-        "masks": masks,
+        "masks": masks // share,
         "sums": _count_sums(init, kept, layout),
         "activations (estimate)": activations,
         "work (estimate)": work,
@@ -89,14 +89,10 @@ def _count_sums(init: Init, kept: int, layout: Layout) -> int:
 
 
 def _count_gathered(init: Init, layout: Layout) -> int:
-    """Whole weights of the layer at hand and the next, whole gradients of one, and what is in no layer, all along."""
-    shapes = list_with_adapters(init)
-    item = count_item(init, layout.kind)
-    gone, _ = count_stored(init, ("packed",))
-    inner = sum(s.numel for n, s in shapes.items() if ".layers." in n) - gone
-    outer = sum(s.numel for n, s in shapes.items() if ".layers." not in n)
-    layer = inner // init.model.num_hidden_layers
-    return item * (outer + 2 * layer) + 4 * max(layer, outer)
+    """Whole weights of the layer at hand and the next, what is in no layer all along, and whole gradients of one."""
+    layers, rest = count_gathered(init, count_item(init, layout.kind))
+    layer = layers // init.model.num_hidden_layers
+    return 2 * layer + rest + max(layer * 4 // count_item(init, layout.kind), rest)
 
 
 def count_item(init: Init, kind: str) -> int:

@@ -5,7 +5,7 @@ import math
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import Shape, frozen, list_parameters, list_with_adapters
-from modelzoo.planning.stored import group_sizes
+from modelzoo.planning.stored import count_stored, group_sizes
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import group_counts
 
@@ -67,15 +67,27 @@ def count_replica_bytes(values: int, devices: int, exact: bool) -> int:
     return 2 * VALUE * values * (devices - 1) // devices
 
 
-def count_shard_bytes(stored: int, trained: int, devices: int, item: int, micro_batches: int) -> int:
-    """Bytes that each shard sends in a step.
+def count_gathered(init: Init, item: int) -> tuple[int, int]:
+    """Bytes of the weights that shards gather: of layers' linears, and of all else.
 
-    Weights are gathered for forward and again for backward, in the arithmetic's format, and gradients are summed into
-    their shards in float32, with every micro-batch.
+    Linears travel in the type in which they are multiplied, live blocks and the rest in float32.
 
     Args:
-        stored: values of all weights. trained: of those that train.
         item: bytes of a value of the arithmetic.
+    """
+    shapes = list_with_adapters(init)
+    inside = sum(s.numel for n, s in shapes.items() if ".self_attn." in n or ".ffn." in n)
+    gone, _ = count_stored(init, ("packed",))
+    return (VALUE if gone else item) * (inside - gone), VALUE * (sum(s.numel for s in shapes.values()) - inside)
+
+
+def count_shard_bytes(layers: int, rest: int, trained: int, devices: int, micro_batches: int) -> int:
+    """Bytes that each shard sends in a step: with every micro-batch weights are gathered and gradients summed.
+
+    Args:
+        layers: bytes of layers' linears, which are gathered for forward and again for backward. rest: of all else,
+            which stays until backward is over.
+        trained: values of gradients, summed into their shards in float32.
         micro_batches: of each device.
     """
-    return micro_batches * (2 * item * stored + VALUE * trained) * (devices - 1) // devices
+    return micro_batches * (2 * layers + rest + VALUE * trained) * (devices - 1) // devices

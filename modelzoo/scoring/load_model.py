@@ -14,10 +14,12 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
+from modelzoo.distributed import ALONE, Ranks
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
@@ -68,13 +70,13 @@ def find_checkpoints(config: Config, options: Options) -> list[str]:
     return [p if exported.is_exported(p) else start_checkpoint.find_checkpoint(p) for p in named]
 
 
-def load_model(path: str, config: Config, options: Options) -> LoadedModel:
-    """The model at `path` on its device.
+def load_model(path: str, config: Config, options: Options, ranks: Ranks = ALONE) -> LoadedModel:
+    """The model at `path` on its device, which is this rank's.
 
     Raises:
         UserError: it does not fit the config, or has no tokenizer.
     """
-    choice = select_device(options.target, config.trainer.init)
+    choice = select_device(options.target, config.trainer.init, ranks=ranks)
     return _folder(path, config, choice) if exported.is_exported(path) else _ours(path, config, options, choice)
 
 
@@ -119,11 +121,11 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
     for folder in folders:
         top = os.path.dirname(os.path.abspath(folder))
         job = os.path.join(top, "job.json")
-        if not os.path.lexists(job):
+        if not exists(job):
             continue
         try:
             filters = read_record(job, DataJob, "is missing", "is not what preprocessing writes").config.filters
-            facts = check_record(read_manifest(top, strict=False), DataCounts, top, "its manifest was changed")
+            facts = check_record(read_manifest(top), DataCounts, top, "its manifest was changed")
         except UserError as e:
             print(f"note       decontamination is not on record: {e}", file=sys.stderr)
             continue

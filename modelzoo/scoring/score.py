@@ -5,14 +5,17 @@
 <model_dir>/evaluation/TASK_SPLIT[_N].official.json the same as the official scorer reads them, where there is one
 """
 
+import contextlib
 import os
 import re
 import sys
 import time
 from typing import Any, NamedTuple
 
+from modelzoo.backends.select import joining_ranks
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
+from modelzoo.distributed import Ranks
 from modelzoo.evaluation import harness
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
@@ -21,6 +24,7 @@ from modelzoo.evaluation.results import (
     hash_config,
     hash_examples,
     hash_task,
+    hash_value,
     leave_out_undefined,
 )
 from modelzoo.evaluation.scores import evaluate_task as score
@@ -28,10 +32,12 @@ from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
+from modelzoo.reading import exists
 from modelzoo.records import Record, read_record
 from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
+from modelzoo.training import launch
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder
 
@@ -59,6 +65,12 @@ class Job(NamedTuple):
 
 def score_checkpoints(config: Config, options: Options, request: Request) -> None:
     """Score the checkpoints that the command names on every task, and print the tables."""
+    with joining_ranks(options.target, config.trainer.init) as ranks:
+        _join_scoring(config, options, request, ranks)
+
+
+def _join_scoring(config: Config, options: Options, request: Request, ranks: Ranks) -> None:
+    """What every rank does, each with its share of the examples; rank 0 writes and talks."""
     if not request.tasks:
         raise UserError("--tasks: missing; for example --tasks configs/eval/pubmedqa.yaml (or lm_eval:TASK)")
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
@@ -66,9 +78,13 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
     if others:
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
-    paths = find_checkpoints(config, options)
-    with lock_folder(run.evaluation):  # its scores of all tasks are read and written again as one file
-        results = _score_all(paths, jobs, others, config, options, request)
+    paths = ranks.first_does(lambda: find_checkpoints(config, options))
+    hashes = [hash_checkpoint(path) for path in paths]
+    facts = {"the tasks' data": hash_value([_hash_data(job) for job in jobs])}
+    launch.compare_ranks(ranks, config, {**facts, "the checkpoints": hash_value(hashes)})
+    # its scores of all tasks are read and written again as one file
+    with lock_folder(run.evaluation) if ranks.first else contextlib.nullcontext():
+        results = _score_all(list(zip(paths, hashes, strict=True)), jobs, others, config, options, request, ranks)
     for job in jobs:
         print(score_table.format_task(job.task, job.note, results[job.task.name]))
     for name in results:
@@ -81,17 +97,27 @@ def score_checkpoints(config: Config, options: Options, request: Request) -> Non
 
 
 def _score_all(
-    paths: list[str], jobs: list[Job], others: list[str], config: Config, options: Options, request: Request
+    checkpoints: list[tuple[str, str]],
+    jobs: list[Job],
+    others: list[str],
+    config: Config,
+    options: Options,
+    request: Request,
+    ranks: Ranks,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Score each checkpoint on each task; write the results next to those of other tasks, and return them by task."""
+    """Score each checkpoint on each task; write the results next to those of other tasks, and return them by task.
+
+    Args:
+        checkpoints: the path and hash of each.
+    """
     run, results = RunFolder(options.model_dir), {}
-    for number, path in enumerate(paths):
-        model = load_model(path, config, options)
+    for number, (path, checkpoint) in enumerate(checkpoints):
+        model = load_model(path, config, options, ranks)
         print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
         for job in jobs:
-            suffix = f"_{number}" if len(paths) > 1 else ""
+            suffix = f"_{number}" if len(checkpoints) > 1 else ""
             scores = _score_job(job, model, run.evaluation, suffix, request.batch_size)
-            results.setdefault(job.task.name, []).append({**scores, "made_from": _origin(config, path, job)})
+            results.setdefault(job.task.name, []).append({**scores, "made_from": _origin(config, checkpoint, job)})
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
@@ -101,7 +127,11 @@ def _score_all(
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
     about = {"command": redact_text(options.command), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
     fresh = {name: [{**about, **r} for r in found] for name, found in results.items()}
-    write_json(run.task_scores, leave_out_undefined({"tasks": {**_read_earlier(run.task_scores), **fresh}}))
+
+    def write() -> None:
+        write_json(run.task_scores, leave_out_undefined({"tasks": {**_read_earlier(run.task_scores), **fresh}}))
+
+    ranks.first_does(write)
     return results
 
 
@@ -147,10 +177,14 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
-    write_json(f"{name}.json", leave_out_undefined([p._asdict() for p in found.predictions]))
     official = task.official({p.id: p.prediction for p in found.predictions})
-    if official is not None:
-        write_json(f"{name}.official.json", leave_out_undefined(official))
+
+    def write() -> None:
+        write_json(f"{name}.json", leave_out_undefined([p._asdict() for p in found.predictions]))
+        if official is not None:
+            write_json(f"{name}.official.json", leave_out_undefined(official))
+
+    model.backend.ranks.first_does(write)
     return {
         **model.facts,
         "protocol": task.describe(),
@@ -176,10 +210,13 @@ def _baseline(job: Job) -> dict[str, float] | None:
     return job.task.metrics([e.gold for e in known], job.task.baseline(job.train, known))
 
 
-def _origin(config: Config, path: str, job: Job) -> dict[str, Any]:
+def _origin(config: Config, checkpoint: str, job: Job) -> dict[str, Any]:
     """What a score is made from (an `Origin`), by hashes."""
-    data = {"task": hash_task(job.task), job.split: hash_examples(job.examples)}
-    return {"config": hash_config(config), "checkpoint": hash_checkpoint(path), "data": data}
+    return {"config": hash_config(config), "checkpoint": checkpoint, "data": _hash_data(job)}
+
+
+def _hash_data(job: Job) -> dict[str, str]:
+    return {"task": hash_task(job.task), job.split: hash_examples(job.examples)}
 
 
 class Earlier(Record):
@@ -190,13 +227,13 @@ class Earlier(Record):
 
 def _read_earlier(path: str) -> dict[str, Any]:
     """The scores by task that an earlier command wrote. A damaged file is moved aside: nothing of it is overwritten."""
-    if not os.path.lexists(path):
+    if not exists(path):
         return {}
     try:
         return read_record(path, Earlier, "is missing", "it was changed", undefined=True).tasks
     except UserError as e:
         number = 1
-        while os.path.lexists(aside := f"{path}.damaged_{number}"):
+        while exists(aside := f"{path}.damaged_{number}"):
             number += 1
         os.rename(path, aside)
         print(f"damaged    {e}; moved to {aside}, and begun anew", file=sys.stderr)

@@ -6,7 +6,7 @@ Per optimizer step, in this order:
     sparsity.update(step, optimizer.state)  masks change here, on update steps
 """
 
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any
 
@@ -62,7 +62,8 @@ class Group:
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
         """The mask [out, in] of `p` after update step `step`, with k live weights."""
         weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
-        grad = None if p.dense_grad is None else blocks.scores(p.dense_grad, p.block)
+        grad = p.whole_gradient()
+        grad = None if grad is None else blocks.scores(grad, p.block)
         return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
 
 
@@ -85,6 +86,7 @@ class Sparsity:
         configs: tuple[SparsityGroup, ...],
         seed: int,
         dtype: torch.dtype = torch.float32,
+        device: torch.device | None = None,
     ) -> "Sparsity":
         """Choose the sparse parameters, draw their first masks, zero what they mask, pack what is faster packed.
 
@@ -96,6 +98,7 @@ class Sparsity:
             configs: the `sparsity` section.
             seed: for groups without a seed of their own.
             dtype: of activations.
+            device: where the model will be; default: where it is.
 
         Raises:
             UserError: a filter matches nothing, or blocks or balanced groups do not divide a weight.
@@ -111,10 +114,16 @@ class Sparsity:
         sparsity = cls(groups)
         sparsity.draw()
         for group in groups:
-            group.parameters, notes = store_group(model, group.algorithm.group, group.parameters, dtype)
+            group.parameters, notes = store_group(model, group.algorithm.group, group.parameters, dtype, device)
             sparsity.notes += notes
         sparsity._index()
         return sparsity
+
+    def replace(self, make: Callable[[SparseParameter], SparseParameter]) -> None:
+        """Hold each sparse parameter in another form."""
+        for group in self.groups:
+            group.parameters = [make(p) for p in group.parameters]
+        self._index()
 
     @torch.no_grad()
     def draw(self, weights: Mapping[str, Tensor] = MappingProxyType({}), state: State = MappingProxyType({})) -> None:

@@ -1,5 +1,7 @@
 """Masks with exactly k live weights: selection with ties broken by index, and the masks a run begins with."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -40,6 +42,11 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 def bits(mask: Tensor) -> Tensor:
     """`mask` as int8: -1 (all bits set) where live, 0 where dead."""
     return mask.to(torch.int8).neg_()
+
+
+def digest(mask: Tensor) -> str:
+    """The hash of a mask."""
+    return hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()
 
 
 def as_rows(x: Tensor, in_groups: int | None = None, out_groups: int | None = None) -> Tensor:

@@ -67,7 +67,7 @@ class SparseParameter:
             weight: [out, in] to take values from; default: its own.
         """
         if weight is not None:
-            self.weight.copy_(weight)
+            self.weight.copy_(self.stored(weight))
         self.set_mask(mask)
         self.mask_weight()
         if self.weight.grad is not None:
@@ -101,6 +101,14 @@ class SparseParameter:
     def drop_gradient(self) -> None:
         """Forget the kept gradient."""
         self.dense_grad = None
+
+    def whole_gradient(self) -> Tensor | None:
+        """The kept gradient, [out, in]."""
+        return self.dense_grad
+
+    def digest(self) -> str:
+        """The hash of the mask as this process found it."""
+        return masks.digest(self.mask)
 
 
 class PackedLinear(nn.Module):

@@ -18,19 +18,24 @@ NARROWEST = 256  # shorter side of a weight below which a dense product is as fa
 
 
 def store_group(
-    model: nn.Module, group: SparsityGroup, parameters: Sequence[SparseParameter], dtype: torch.dtype
+    model: nn.Module,
+    group: SparsityGroup,
+    parameters: Sequence[SparseParameter],
+    dtype: torch.dtype,
+    device: torch.device | None = None,
 ) -> tuple[list[SparseParameter], list[str]]:
     """Replace the linears of `model` whose weights are to be packed or compressed, by the group's `storage`.
 
     Args:
         parameters: the group's, whole, with their first masks.
         dtype: of activations.
+        device: that will multiply; default: where the model is.
 
     Returns:
         The group's parameters as they are stored now, and a line about each way of storing.
     """
     if group.may_compress:
-        return list(parameters), _compress(model, parameters, dtype)
+        return list(parameters), _compress(model, parameters, dtype, device)
     if not group.may_pack:
         return list(parameters), []
     done, counts = [], Counter()
@@ -38,8 +43,8 @@ def store_group(
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
         layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
-        how = choose.describe_choice(layout, p.weight.device, dtype)
-        kernel = choose.choose_kernel(layout, p.weight.device, dtype)
+        how = choose.describe_choice(layout, device or p.weight.device, dtype)
+        kernel = choose.choose_kernel(layout, device or p.weight.device, dtype)
         why = _kept_whole(group, linear, last, pays(layout, kernel, dtype))
         if why is None:
             assert isinstance(linear, nn.Linear)  # `_kept_whole` names a reason for any other
@@ -51,7 +56,9 @@ def store_group(
     return done, [f"storage    {n} weights {how}" for how, n in counts.items()]
 
 
-def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: torch.dtype) -> list[str]:
+def _compress(
+    model: nn.Module, parameters: Sequence[SparseParameter], dtype: torch.dtype, device: torch.device | None
+) -> list[str]:
     """Let the linears of 2:4 weights multiply on sparse tensor cores where there are some; returns lines about it."""
     counts = Counter()
     for p in parameters:
@@ -59,7 +66,7 @@ def _compress(model: nn.Module, parameters: Sequence[SparseParameter], dtype: to
         linear = model.get_submodule(path)
         why = f"{type(linear).__name__} has no compressed form"
         if type(linear) is nn.Linear and last == "weight":
-            why = semi_structured.unavailable(p.weight, dtype)
+            why = semi_structured.unavailable(p.weight, dtype, device)
             if not why:
                 _replace(model, path, SemiStructuredLinear(linear))
         counts[f"multiplied whole: {why}" if why else "compressed in each product, on sparse tensor cores"] += 1

@@ -20,6 +20,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.names import is_mask, split_masks
+from modelzoo.reading import open_regular
 from modelzoo.records import Record, check_record
 from modelzoo.study import read_log
 from modelzoo.study.names import show_name
@@ -124,6 +125,7 @@ def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:
     """
     found, path = {}, os.path.join(path, "model.safetensors")
     try:
+        open_regular(path).close()  # a pipe would be waited for
         with safetensors.safe_open(path, framework="numpy") as file:
             for name in file.keys():  # noqa: SIM118 safe_open is no mapping
                 if wanted(name):

@@ -13,12 +13,13 @@ import sys
 import time
 from typing import NamedTuple
 
+from modelzoo import processes
 from modelzoo.backends import arithmetic
 from modelzoo.config.errors import UserError
 from modelzoo.entry import explain_os_error
 from modelzoo.lock import Busy
 from modelzoo.progress import format_duration
-from modelzoo.reading import load_json
+from modelzoo.reading import load_json, open_regular
 from modelzoo.study import matrix as grid
 from modelzoo.study.cells import CellFiles
 from modelzoo.study.matrix import Cell, Matrix
@@ -140,8 +141,8 @@ def _call(own: CellFiles, options: Options, progress: Progress) -> int:
     """
     code = RUN.format(parent=os.getpid())
     command = [sys.executable, "-c", code, options.target, "-p", own.config, "-m", "train_and_eval", "-o", own.folder]
-    # A run is one process: the rank that torchrun gave this one is not the run's.
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")}
+    command += ["--devices", "1"]  # a study spreads its runs; each is one process
+    environment = processes.leave_ranks(os.environ)  # the rank that this one was given is not the run's
     with open(own.log, "ab") as out:  # the run locks its folder, so one that outlives this process is not begun twice
         child = subprocess.Popen(command, stdout=out, stderr=out, env=environment, start_new_session=True)
         with _handed_on(child):
@@ -177,8 +178,8 @@ def _handed_on(child: subprocess.Popen):
 def _last_step(metrics: str) -> int:
     """The step of a log's last record, for the live line; 0 where it cannot be told."""
     try:
-        with open(metrics, "rb") as file:
-            file.seek(max(0, os.path.getsize(metrics) - 4096))
+        with open_regular(metrics) as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))
             step = load_json(file.read().splitlines()[-1])["step"]
     except (OSError, ValueError, IndexError, KeyError, TypeError, RecursionError):
         return 0

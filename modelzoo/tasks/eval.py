@@ -3,15 +3,17 @@
 import sys
 import time
 
-from modelzoo.backends.select import select_device
+from modelzoo.backends.select import joining_ranks, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.distributed import Ranks
+from modelzoo.evaluation.results import hash_value
 from modelzoo.files import write_json
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import plan, start_checkpoint
-from modelzoo.training import checkpoint, console, state
+from modelzoo.training import checkpoint, console, launch, state
 from modelzoo.training.build import FirstStep, Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.required import require_fit
 from modelzoo.training.run_folder import RunFolder
@@ -21,13 +23,22 @@ from modelzoo.training.validation import validate
 
 def evaluate_checkpoints(config: Config, options: Options, every: bool = False) -> None:
     """`-m eval`: loss and perplexity of a checkpoint on the validation sets; `every`: `-m eval_all`, of several."""
+    with joining_ranks(options.target, config.trainer.init) as ranks:
+        _join_evaluation(config, options, every, ranks)
+
+
+def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks) -> None:
+    """What every rank does, each with its share of the batches; rank 0 writes and talks."""
     init, loaders = config.trainer.init, list_val_loaders(config)
     if not loaders:
         raise UserError("trainer.fit.val_dataloader: missing; eval needs a validation set")
-    paths = _checkpoints(config, options, every)
-    choice = select_device(options.target, init)
+    paths = ranks.first_does(lambda: _checkpoints(config, options, every))
+    choice = select_device(options.target, init, ranks=ranks)
     vals = [open_shards(config, loader) for loader in loaders]
     states = tuple(s for s in options.load_states if s != "optimizer")
+    if ranks.size > 1:
+        data = hash_value([shards.fingerprint() for shards in vals])
+        launch.compare_ranks(ranks, config, {"the validation data": data})
     print(choice.describe(), file=sys.stderr)
     results = []
     for path in paths:
@@ -41,7 +52,7 @@ def evaluate_checkpoints(config: Config, options: Options, every: bool = False) 
             results.append({**facts, **score.metrics, "tokens": score.tokens})
             print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.describe_score(score)}")
     target = RunFolder(options.model_dir).validation_scores
-    write_json(target, results)
+    ranks.first_does(lambda: write_json(target, results))
     print(f"wrote      {target}", file=sys.stderr)
 
 

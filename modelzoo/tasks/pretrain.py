@@ -5,17 +5,12 @@ import os
 import sys
 import time
 
-import torch
-
-from modelzoo import version
 from modelzoo.backends.base import Backend
-from modelzoo.backends.reduction import decide_reduction
-from modelzoo.backends.select import Choice, finds_gpu, select_training_device
+from modelzoo.backends.select import Choice, joining_ranks, select_training_device
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.distributed import Ranks, joining
+from modelzoo.distributed import Ranks
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan, start_checkpoint
@@ -34,7 +29,7 @@ from modelzoo.training.validation import Score, validate
 
 def train(config: Config, options: Options, evaluate: bool) -> None:
     """`-m train` and, with `evaluate`, `-m train_and_eval`."""
-    with joining("GPU" if finds_gpu(options.target, config.trainer.init) else "CPU") as ranks:
+    with joining_ranks(options.target, config.trainer.init) as ranks:
         _join_train(config, options, evaluate, ranks)
 
 
@@ -61,15 +56,7 @@ def _train(
     init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
     ranks = choice.backend.ranks
     out.note(choice.describe())
-    ranks.require_same(
-        {
-            "the config": dump(config),
-            "the trainer's version": version.describe(),
-            "torch's version": torch.__version__,
-            "the training data": fingerprint,
-        },
-        "start all ranks with the same command, code and files",
-    )
+    launch.compare_ranks(ranks, config, {"the training data": fingerprint})
     named = options.checkpoint_path or require_fit(config).ckpt_path
     start = Start.of(
         ranks.first_does(
@@ -85,19 +72,13 @@ def _train(
     )
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
-    run = build_run(config, choice)
+    run = build_run(config, choice, may_shard=True)
     for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)
     changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}
-    before = run.reduction if run.step else None
-    batch_size = require_fit(config).train_dataloader.batch_size
-    run.reduction = decide_reduction(init.backend, choice.backend.kind, batch_size, ranks.size, before)
-    if run.reduction.threads is not None:
-        torch.set_num_threads(run.reduction.threads)
-    if ranks.size > 1 or run.reduction.exact or (before is not None and before != run.reduction):
-        was = f", until step {run.step} {before.describe()}" if before not in (None, run.reduction) else ""
-        out.note(f"gradients  {ranks.size} x {batch_size // ranks.size} rows, added up {run.reduction.describe()}{was}")
+    size, key = require_fit(config).train_dataloader.batch_size, "trainer.fit.train_dataloader.batch_size"
+    launch.settle_reduction(run, choice, size, key, run.reduction if run.step else None, out)
     if run.step >= stop and not run.unassessed:
         if start.own:
             checkpoint.prepare(folder.checkpoints)

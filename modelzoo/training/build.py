@@ -6,6 +6,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from modelzoo import host
+from modelzoo.backends import sharding
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -50,26 +51,40 @@ class FirstStep(NamedTuple):
     micro_batches: int  # into which the batch is cut
 
 
-def build_run(config: Config, choice: Choice) -> TrainState:
+def build_run(config: Config, choice: Choice, may_shard: bool = False) -> TrainState:
     """Model, optimizer and sparsity of a config on a device, freshly initialised.
 
+    Args:
+        may_shard: take `backend.parallel: shard` at its word where there are several ranks; else each holds all.
+
     Raises:
-        UserError: the weights alone take more memory than this machine has.
+        UserError: the weights alone take more memory than this machine has, or a part of the config cannot be shared
+            out among ranks.
     """
     init = config.trainer.init
     _check_memory(init)
     section = require_optimizer(init)
     backend, shapes = choice.backend, list_with_adapters(init)
     words = encode_prompt_words(config)
-    model = backend.place(adapt(GPTModel(init.model, seed=init.seed), init, words))
-    sparsity = Sparsity.attach(model, list_parameters(init.model), init.sparsity, init.seed, backend.dtype)
+    shard = may_shard and init.backend.parallel == "shard" and backend.ranks.size > 1
+    if shard:
+        sharding.check(init)
+    model = adapt(GPTModel(init.model, seed=init.seed), init, words)
+    model = backend.place(model, move=not shard)
+    where = backend.device if shard else None
+    sparsity = Sparsity.attach(model, list_parameters(init.model), init.sparsity, init.seed, backend.dtype, where)
+    shares = sharding.ModelShares(backend, model, sparsity) if shard else None
+    if not shard and init.backend.parallel == "shard":
+        why = "there is but one" if backend.ranks.size == 1 else "parallel: shard is for pre-training"
+        sparsity.notes.append(f"storage    each process holds all: {why}")
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct_rates(sparsity, ratios)
     kinds = {n: s.kind for n, s in shapes.items()}
-    optimizer = groups.build_optimizer(section, model, kinds, init.model, aged, ratios)
+    held = model if shares is None else shares.parameters
+    optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
-    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, config=config)
+    return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, shares, config=config)
 
 
 def _check_memory(init: Init) -> None:

@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import safetensors
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import sync
-from modelzoo.reading import open_regular
+from modelzoo.reading import look, open_regular
 from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 FORMAT = 1
@@ -64,7 +65,12 @@ class SavedState(Record):
 
 
 def save(
-    root: str, step: int, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int | None
+    root: str,
+    step: int,
+    files: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int | None,
+    placing: AbstractContextManager | None = None,
 ) -> str:
     """Write `<root>/step_<step>` and remove the oldest beyond `keep` (the last finite one always stays).
 
@@ -72,6 +78,7 @@ def save(
         files: tensors by file stem, then by name.
         state: JSON values; `state["finite"]` says whether every weight is finite.
         keep: how many to keep; None keeps all.
+        placing: is entered to put what is written in its place, and may refuse that by what it raises.
 
     Raises:
         NotWritten: the disk is full or the folder cannot be written; what was there before is untouched.
@@ -97,11 +104,12 @@ def save(
         for name in (*names, MANIFEST):
             sync(os.path.join(temporary, name))
         sync(temporary)
-        if os.path.lexists(target):  # the same step again: folders cannot be exchanged in one rename, so the old one
-            os.rename(target, target + _REPLACED)  # stays readable under its second name until the new one is there
-        os.rename(temporary, target)
-        sync(root)
-        clean(root)
+        with placing or contextlib.nullcontext():
+            if os.path.lexists(target):  # the same step again: folders cannot be exchanged in one rename, so the old
+                os.rename(target, target + _REPLACED)  # one stays readable under its second name until the new is there
+            os.rename(temporary, target)
+            sync(root)
+            clean(root)
     except (OSError, safetensors.SafetensorError) as e:
         with contextlib.suppress(OSError):
             shutil.rmtree(temporary, ignore_errors=True)
@@ -179,7 +187,11 @@ def verify(path: str) -> Manifest:
     Raises:
         UserError: not a checkpoint, or the file that is missing, cannot be read, was cut short or changed.
     """
-    if not os.path.isdir(path):
+    try:
+        found = look(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    if found is None or not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint folder{_nearby(path)}")
     file = os.path.join(path, MANIFEST)
     found = read_json(file, _MISSING)
@@ -259,12 +271,12 @@ def clean(root: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a folder, or a file or link in its place, as far as that can be; a link's target stays."""
-    if os.path.islink(path) or os.path.isfile(path):
+    """Remove a folder, or a file, link or pipe in its place, as far as that can be; a link's target stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with contextlib.suppress(OSError):
             os.remove(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _whole(path: str) -> bool:

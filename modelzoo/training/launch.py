@@ -12,19 +12,61 @@ import torch
 
 from modelzoo import version
 from modelzoo.backends.arithmetic import Arithmetic
+from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
+from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded
 from modelzoo.progress import LiveLine, format_size
+from modelzoo.reading import exists, look
 from modelzoo.redact import redact_text, redact_values
-from modelzoo.train_state import TrainState
+from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
-from modelzoo.training.appending import append_line, look, set_aside
+from modelzoo.training.appending import append_line, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
+
+
+def compare_ranks(ranks: Ranks, config: Config, others: Mapping[str, str]) -> None:
+    """Refuse to run where ranks have other configs, code or data than rank 0.
+
+    Args:
+        others: what else must be the same: what it is, and its hash.
+
+    Raises:
+        UserError: names what differs, and the ranks.
+    """
+    facts = {
+        "the config": dump(config),
+        "the trainer's version": version.describe(),
+        "torch's version": torch.__version__,
+        **others,
+    }
+    ranks.require_same(facts, "start all ranks with the same command, code and files")
+
+
+def settle_reduction(
+    run: TrainState, choice: Choice, batch_size: int, key: str, before: Reduction | None, out: LiveLine
+) -> None:
+    """Decide how a run sums from here on, and note it where it is not as one process alone sums.
+
+    Args:
+        batch_size: of the config's key `key`.
+        before: how it has summed so far, if it has.
+
+    Raises:
+        UserError: the batch cannot be shared out among the ranks.
+    """
+    ranks = choice.backend.ranks
+    run.reduction = decide_reduction(run.init.backend, choice.backend.kind, batch_size, ranks.size, before, key)
+    if run.reduction.threads is not None:
+        torch.set_num_threads(run.reduction.threads)
+    if ranks.size > 1 or run.reduction.exact or (before is not None and before != run.reduction):
+        was = f", until step {run.step} {before.describe()}" if run.step and before not in (None, run.reduction) else ""
+        out.note(f"gradients  {ranks.size} x {batch_size // ranks.size} rows, added up {run.reduction.describe()}{was}")
 
 
 def check_space(run: TrainState, root: str) -> None:
@@ -33,7 +75,7 @@ def check_space(run: TrainState, root: str) -> None:
     Raises:
         UserError: less is free under `root` than one checkpoint takes.
     """
-    need = sum(run.sparsity.shape(p).numel() * 12 for p in run.model.parameters())
+    need = sum(run.shape(p).numel() * 12 for p in run.parameters.values())
     folder = os.path.abspath(root)
     while not os.path.exists(folder):
         folder = os.path.dirname(folder)
@@ -123,6 +165,6 @@ def check_written(folder: RunFolder, saved: str | None) -> None:
         UserError: something was removed while the run went on; names it.
     """
     files = [folder.config, folder.launches, folder.metrics, folder.timing, *([saved] if saved else [])]
-    if gone := [path for path in files if not os.path.exists(path)]:
+    if gone := [path for path in files if not exists(path)]:
         names = ", ".join(os.path.relpath(path, folder.path) for path in gone)
         raise UserError(f"{folder.path}: {names} {'was' if len(gone) == 1 else 'were'} removed during the run")

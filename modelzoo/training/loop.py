@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from modelzoo.backends.base import Backend
@@ -15,6 +16,7 @@ from modelzoo.entry import explain_os_error
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
+from modelzoo.training.background import Files, Writer
 from modelzoo.training.logs import Logs, NoLogs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
@@ -75,11 +77,12 @@ def fit(
     try:
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
-                saves.save()
+                saves.save(wait=True)  # processes that read data are started after it
             if run.unassessed and (assess_due() or run.step >= stop):
-                saves.save()
+                saves.save(wait=True)
                 return Fitted(tally, saves.path, None)
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
+                saves.check()
                 tally.add(timed)
                 run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
@@ -89,13 +92,15 @@ def fit(
                 enough = run.unassessed and assess_due()
                 last = run.step == stop or enough or ranks.any(bool(interrupted))
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):
-                    saves.save()
+                    saves.save(wait=last)
                 if last:
                     break
+            saves.finish()
     except Exception as e:
         saves.save_before(e)
         raise
     finally:
+        saves.writer.give_up()  # only where neither of the ways above has waited: Ctrl-C twice
         out.close()
         logs.close()
     number = next((n for n in ranks.gather(interrupted[:1]) if n), [])
@@ -107,7 +112,7 @@ class NotFinite(UserError):
 
 
 class _Saves:
-    """The checkpoints of a run under way."""
+    """The checkpoints of a run under way: written from a copy while training goes on, where memory holds one."""
 
     def __init__(
         self,
@@ -124,12 +129,25 @@ class _Saves:
         self.path: str | None = None  # the newest of this launch
         self.step = run.step  # which is on disk
         self.facts = logs.facts  # before the validation that is under way
+        self.writer = Writer(config.trainer.init.checkpoint.background, out.note)
 
-    def save(self, finite_only: bool = False) -> str | None:
-        """Save the run as it is; None where it cannot be had from the device, or must be finite and is not."""
+    def save(self, finite_only: bool = False, wait: bool = False) -> str | None:
+        """Save the run as it is, after the checkpoint that is being written, if one is.
+
+        Args:
+            finite_only: save finite weights alone.
+            wait: until it is written; else it may be written while training goes on.
+
+        Returns:
+            Its path if it was waited for; None where it cannot be had from the device, or is not finite.
+
+        Raises:
+            NotWritten: this one or the one before it.
+        """
         run = self.run
-        if not self.backend.ranks.first:
+        if not self.backend.ranks.first and run.shares is None:
             return None
+        self.finish()
         if not self.backend.fetch(run):
             self.out.note(
                 f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps"
@@ -139,11 +157,31 @@ class _Saves:
             self.out.note(f"missing    {self.path}: it was removed during the run")
         facts = self.facts if run.unassessed else self.logs.facts  # what it has logged so far is made anew
         files, found = state.snapshot(run, self.fingerprint, facts)
-        if finite_only and not found["finite"]:
+        if (finite_only and not found["finite"]) or not self.backend.ranks.first:
             return None
-        self.path = checkpoint.save(self.folder.checkpoints, run.step, files, found, self.config.keep_checkpoints)
-        self.step = run.step
+        root, step, keep = self.folder.checkpoints, run.step, self.config.keep_checkpoints
+
+        def write(files: Files, placing: AbstractContextManager | None = None) -> tuple[str, int]:
+            return checkpoint.save(root, step, files, found, keep, placing), step
+
+        if not wait and self.writer.start(files, run, self.backend.ranks.size, write):
+            return None
+        self.path, self.step = write(files)
         return self.path
+
+    def check(self) -> None:
+        """Raise what went wrong with the checkpoint that was being written, if it has ended.
+
+        Raises:
+            NotWritten: it cannot be written.
+        """
+        if not self.writer.writing:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written; errors as in `check`."""
+        if (saved := self.writer.finish()) is not None:
+            self.path, self.step = saved
 
     def save_before(self, error: Exception) -> None:
         """Save a run that `error` ends, if it is between two steps.
@@ -162,16 +200,25 @@ class _Saves:
 
     def _try_save(self, error: Exception) -> str:
         """The outcome in words; empty where there is nothing to add."""
-        run = self.run
-        if isinstance(error, checkpoint.NotWritten) or not self.backend.ranks.first:
+        run, failed = self.run, ""
+        try:
+            self.finish()
+        except Exception as e:
+            failed = " ".join(str(e).split())
+        shared = run.shares is not None  # their ranks can save together alone
+        if isinstance(error, checkpoint.NotWritten) or not (self.backend.ranks.first or shared):
             return ""
+        if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
+            return "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
         if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
-            return "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
+            inside = "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
+            return failed or inside
         try:
             settle(run)
-            if run.step == self.step and not run.unassessed:
+            saved_now = run.step == self.step and not run.unassessed
+            if run.shares.ranks.any(saved_now) if run.shares is not None else saved_now:  # rank 0 knows
                 return f"step {run.step} is saved" if self.path else ""
-            saved = self.save(finite_only=True)
+            saved = self.save(finite_only=True, wait=True)
         except Exception as e:  # the first error is the one to report; whatever becomes of this one goes with it
             return " ".join(str(e).split())
         if saved is None:

@@ -29,13 +29,16 @@ def snapshot(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once.
 
+    Where each rank holds a share, all must call it, and rank 0 alone has the tensors.
+
     Args:
         fingerprint: of the data. logs: how long each log is now, by file name.
     """
-    names = {p: n for n, p in run.model.named_parameters()}
-    model = {n: run.sparsity.whole(p, p.detach()) for p, n in names.items()} | run.sparsity.state_dict()
+    names = {p: n for n, p in run.parameters.items()}
+    model = {n: _keep(run, run.whole(p, p.detach())) for p, n in names.items()}
+    model |= {name_mask(p.name): _keep(run, p.mask) for p in run.sparsity.parameters}
     moments = {
-        f"{names[p]}/{key}": run.sparsity.whole(p, torch.as_tensor(value))
+        f"{names[p]}/{key}": _keep(run, run.whole(p, torch.as_tensor(value)))
         for p, entries in run.optimizer.state.items()
         if isinstance(p, nn.Parameter)  # all are; torch types the keys as tensors
         for key, value in entries.items()
@@ -50,7 +53,7 @@ def snapshot(
         tokens=run.tokens,
         churn=run.churn,
         flops=[run.ledger.sparse, run.ledger.dense],
-        finite=all(bool(torch.isfinite(p).all()) for p in run.model.parameters()),
+        finite=run.is_finite(),
         loss_scale={"scale": scale.scale, "good_steps": scale.good_steps, "dynamic": scale.dynamic},
         dtype=run.dtype,
         slices=run.reduction.slices,
@@ -62,6 +65,13 @@ def snapshot(
         **record_config(run.config),
     )
     return {"model": model, "optimizer": moments}, state.as_json()
+
+
+def _keep(run: TrainState, x: Tensor) -> Tensor:
+    """`x` for a checkpoint. One of many shares is on the host of rank 0 then, and nowhere else."""
+    if run.shares is None:
+        return x
+    return x.cpu() if run.shares.ranks.first else x.new_empty(0, device="cpu")
 
 
 # Model fields that a resumed run may change: they act on training alone, or not on the values.
@@ -123,10 +133,10 @@ def restore(
 
 def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
     """Set weights by name, and masks; without masks new ones are drawn from the loaded weights."""
-    ours = dict(run.model.named_parameters())
+    ours = run.parameters
     sparse = {p.name for p in run.sparsity.parameters}  # these take over weights and masks as one
     for name in ours.keys() & weights.keys() - sparse:
-        ours[name].copy_(weights[name])
+        ours[name].copy_(run.stored(ours[name], weights[name]))
     if weights and SOFT_PROMPT not in weights:
         redraw(run.model)
     taken = {n: weights[n] for n in sparse & weights.keys()}
@@ -140,7 +150,7 @@ def _put_moments(run: TrainState, moments: Mapping[nn.Parameter, Mapping[str, Te
     for p, entries in moments.items():
         fresh = run.optimizer.state[p]
         for entry, value in entries.items():
-            value = run.sparsity.stored(p, value)
+            value = run.stored(p, value)
             if entry in fresh:
                 fresh[entry].copy_(value)
             elif entry != "born":  # state that torch makes in its first step (SGD's momentum)
@@ -157,13 +167,13 @@ def _check_model(
     run: TrainState, path: str, saved: Mapping[str, Tensor], state: CheckpointState, resumes: bool, strict: bool
 ) -> set[str]:
     """Check the checkpoint's weights against the model; returns the adapters' parameters that it may lack."""
-    weights = dict(run.model.named_parameters())
+    weights = run.parameters
     new, absent = set(list_with_adapters(run.init)) - set(list_parameters(run.init.model)), set()
     if not resumes:
         held = {is_lora(n) for n in saved if is_adapter(n)}
         absent = {n for n in new if is_lora(n) not in held}
     _check_names(path, weights.keys() - absent, saved.keys(), strict, new)
-    _check_shapes(path, {n: run.sparsity.shape(p) for n, p in weights.items()}, saved)
+    _check_shapes(path, {n: run.shape(p) for n, p in weights.items()}, saved)
     if strict:
         _check_config(path, state.model, run.init.model)
         _check_scale(path, state.lora, run.init)
@@ -278,13 +288,13 @@ def _moments(
         name, _, entry = key.rpartition("/")
         entries.setdefault(name, {})[entry] = value
     found = {}
-    for name, p in run.model.named_parameters():
+    for name, p in run.parameters.items():
         if not p.requires_grad or name in absent:
             continue
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
             raise UserError(f"{path}: has no optimizer state for {name}; {remedy}")
-        if any(value.dim() and value.shape != run.sparsity.shape(p) for value in theirs.values()):
+        if any(value.dim() and value.shape != run.shape(p) for value in theirs.values()):
             raise UserError(f"{path}: the optimizer state of {name} has another shape; {remedy}")
         found[p] = theirs
     return found

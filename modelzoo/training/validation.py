@@ -5,11 +5,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
 from modelzoo.train_state import TrainState
+
+TOGETHER = 16  # batches after which ranks wait for each other: none is ever late by more than a collective waits
 
 
 class Score(NamedTuple):
@@ -32,17 +35,36 @@ def _in_order(found: list[list]) -> Iterator:
     return (found[i % len(found)][i // len(found)] for i in range(sum(map(len, found))))
 
 
+def _keep_step(backend: Backend, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor] | None]:
+    """As many batches on every rank, so that all gather a layer's weights together: None where a rank has no more."""
+    batch = next(batches, None)
+    while backend.ranks.any(batch is not None):
+        yield batch
+        batch = next(batches, None)
+
+
+def _one_token(device: torch.device) -> dict[str, Tensor]:
+    token = torch.zeros(1, 1, dtype=torch.int64, device=device)
+    return {"input_ids": token, "labels": token, "attention_mask": token}
+
+
 @torch.no_grad()
 def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int | None) -> Score:
     """Loss, perplexity and next-token accuracy over `shards`, in file order."""
     run.model.eval()
-    found: list[tuple[float, int, int]] = []
-    for batch in shards.holding.watch(backend.validation_batches(shards, eval_steps)):
-        with backend.autocast():
-            part_loss, part_right, part_tokens = run.model.score(batch)
+    ranks, found = backend.ranks, list[tuple[float, int, int]]()
+    batches = len(range(0, shards.total, shards.config.batch_size)[:eval_steps])
+    own = iter(shards.holding.watch(backend.validation_batches(shards, eval_steps)))
+    for batch in own if run.shares is None else _keep_step(backend, own):
+        with ranks.computing(), backend.autocast():
+            part_loss, part_right, part_tokens = run.model.score(batch or _one_token(backend.device))
+        if batch is None:
+            continue
         found.append((float(part_loss), int(part_right), int(part_tokens)))
+        if len(found) % TOGETHER == 0 and len(found) <= batches // ranks.size:  # each rank has that many
+            ranks.any(False)
     loss, right, tokens = 0.0, 0, 0
-    for part in _in_order(backend.ranks.gather(found)):  # added in file order, whatever rank had them
+    for part in _in_order(ranks.gather(found)):  # added in file order, whatever rank had them
         loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")

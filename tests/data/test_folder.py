@@ -57,15 +57,32 @@ def test_a_shape_that_is_not_stored_is_believed_by_nobody(tmp_path, shape, read)
 
 def test_a_missing_shard_is_not_called_damaged(tmp_path):
     with pytest.raises(UserError, match=r"gone\.h5: .*No such file"):
-        folder.open_shard(str(tmp_path / "gone.h5"))
+        folder.folder.open_shard(str(tmp_path / "gone.h5"))
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00", '"text"'])
-def test_a_damaged_manifest_is_named_or_taken_for_none(tmp_path, content):
+def test_a_damaged_manifest_is_named(tmp_path, content):
     assert folder.read_manifest(str(tmp_path)) == folder.read_manifest(str(tmp_path / "nowhere")) == {}
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json: (is not valid JSON|input should be)"):
         folder.read_manifest(str(tmp_path))
-    assert folder.read_manifest(str(tmp_path), strict=False) == {}
     (tmp_path / "manifest.json").write_text('{"msl": 8}')
     assert folder.read_manifest(str(tmp_path)) == {"msl": 8}
+
+
+def test_a_chunk_has_at_most_8_mib_or_one_example(tmp_path):
+    """A chunk is unpacked whole; h5py's own choice and one chunk an example, Model Zoo's, are taken at any length."""
+    values = np.zeros((2, 3, 2**19), "<i8")
+    values[:, 1] = 1
+    for name, chunks, taken in (
+        ("example", (1, 3, 2**19), True), ("h5py", True, True), ("two", (2, 3, 2**19), False),
+        ("corpus", (2**20,), True), ("bomb", (2**21,), False),
+    ):  # fmt: skip
+        data = values if name in ("example", "h5py", "two") else values.reshape(-1)
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file.create_dataset("data", data=data, chunks=chunks, compression="gzip")
+        if taken:
+            folder.open_shard(str(tmp_path / f"{name}.h5"))[0].close()
+        else:
+            with pytest.raises(UserError, match=r"chunks of \(.*\) are over \d+ MiB; refused"):
+                folder.open_shard(str(tmp_path / f"{name}.h5"))

@@ -222,3 +222,14 @@ def test_pack_round_trip(cli, tmp_path, corpus):
         check=False,
     )
     assert refused.returncode == 2 and "does not fit" in refused.stderr
+
+
+@pytest.mark.parametrize("sets", [["filters.min_chars=1000"], ["objective.tail=drop", "msl=1000"]])
+def test_a_job_without_an_example_says_so(cli, tmp_path, sets):
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"text {k} " * 9}) + "\n" for k in range(5)))
+    words = ["jsonl", "--input", tmp_path / "a.jsonl", "--output", tmp_path / "o", "--vocab_size", 300, "--quiet"]
+    for _ in range(2):  # the finished folder says it too
+        done = cli(*words, *(w for s in sets for w in ("--set", s)), check=False)
+        assert done.returncode == 2
+        assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/o: holds no example to train on: ")
+    assert (tmp_path / "o" / "report.html").exists()

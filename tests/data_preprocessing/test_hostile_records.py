@@ -204,6 +204,26 @@ def test_no_codec_but_an_encoding_of_xml_is_taken(tmp_path, name, source):
         list(read_source(str(path), TextPolicy(), 1 << 30))
 
 
+@pytest.mark.parametrize("source", [pubmed, pmc])
+@pytest.mark.parametrize(
+    ("declaration", "message"),
+    [
+        (f'<?xml version="1.0" encoding="{"x" * 300}"?>', "declares the unknown encoding 'x{40}'"),
+        ('<?xml version="1.0" encoding="latin1 "?>', "declares the unknown encoding 'latin1 '"),
+        ('<?xml version="1.0" encoding="é"?>', "declares the unknown encoding"),
+        ('<?xml version="1.0" encoding=""?>', "declares the unknown encoding ''"),
+        ("<?xml version='1.0' encoding=utf-16?>", r"declares the unknown encoding 'utf-16\?'"),
+        (f'<?xml version="1.0" {"a" * 1200} encoding="latin1"?>', "declaration does not end within 1,000 bytes"),
+        (f'<?xml version="1.0" {"a" * 5000}', "declaration does not end within 1,000 bytes"),
+    ],
+)
+def test_no_declared_encoding_is_passed_over(tmp_path, source, declaration, message):
+    path = tmp_path / "x.xml"
+    path.write_text(f"{declaration}<PubmedArticleSet/>", encoding="utf-8")
+    with pytest.raises(UserError, match=rf"x\.xml: (its XML )?{message}"):
+        list(source.documents(str(path), TextPolicy(), 1 << 30))
+
+
 @pytest.fixture
 def odd_files(tmp_path):
     os.mkfifo(tmp_path / "fifo.xml")

@@ -485,3 +485,64 @@ def test_damaged_markers_are_made_again_and_damaged_parts_are_one_line(tmp_path,
     assert "\n" not in str(error.value)
     run(job)
     assert hash_tree(tmp_path / "out") == hash_tree(whole[0])
+
+
+def test_what_a_step_leaves_is_held_to_its_seal_before_another_step_reads_it(
+    tmp_path, corpus, tokenizer, hash_tree, whole
+):
+    """A flipped bit in any file between steps, texts and signatures too: one line, and no shard is made of it."""
+    job = make(corpus, tmp_path / "out", tokenizer, filters={"near_duplicates": 0.8})
+    plan = jobs.make_plan(job)
+    for step in jobs.STEPS[:5]:
+        jobs.run(plan, jobs.How(step=step))
+    left = [f"{step}/00000{suffix}" for step, suffixes in store.LEFT.items() for suffix in suffixes]
+    assert len(left) == 11
+    for name in left:
+        path = tmp_path / "out" / "work" / name
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+        with pytest.raises(UserError, match=rf"{name}: is damaged \(changed since it was written\); delete .*work"):
+            jobs.run(plan, jobs.How(step="tokenizer"))
+        path.unlink()
+        with pytest.raises(UserError, match=rf"{name}: is damaged \(missing\)"):
+            jobs.run(plan, jobs.How(step="tokenizer"))
+        path.write_bytes(data)
+    run(job)
+    assert verify_output(str(tmp_path / "out"))[0] == []
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".bands.npy"])
+def test_objects_between_steps_are_one_line_whatever_their_seal(tmp_path, corpus, tokenizer, suffix):
+    plan = jobs.make_plan(make(corpus, tmp_path / "out", tokenizer, filters={"near_duplicates": 0.8}))
+    for step in jobs.STEPS[:3]:
+        jobs.run(plan, jobs.How(step=step))
+    path = store.unit_path(plan.work, "extract", 1, suffix)
+    with open(path, "wb") as file:
+        np.save(file, np.array([{}], object)) if suffix.endswith(".npy") else np.savez(
+            file, keys=np.array([{}], object)
+        )
+    store.mark_done(plan.work, "extract", 1, store.read_marker(plan.work, "extract", 1))
+    with pytest.raises(UserError, match=rf"00001\{suffix}: is damaged") as error:
+        jobs.call(plan, "near" if suffix.endswith(".npy") else "keys", 0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_for_a_jobs_facts_is_refused_at_once(tmp_path, corpus, tokenizer):
+    (tmp_path / "out").mkdir()
+    os.mkfifo(tmp_path / "out" / "job.json")
+    with pytest.raises(UserError, match=r"job\.json: cannot be read \(is not a regular file"):
+        jobs.make_plan(make(corpus, tmp_path / "out", tokenizer))
+
+
+def test_drops_are_read_once_by_a_process_however_many_calls(tmp_path, monkeypatch):
+    """And anew when a step wrote others."""
+    work, reads = str(tmp_path), []
+    real = np.load
+    monkeypatch.setattr(np, "load", lambda path, **more: reads.append(path) or real(path, **more))
+    for bucket in range(9):
+        store.save_drops(work, "texts", bucket, np.array([(0, bucket, 1)], store.DROP))
+    for _ in range(9):
+        assert store.apply_drops(work, ("texts",), 9, 0, np.zeros(10, np.uint8)).tolist() == [1] * 9 + [0]
+    assert len(reads) == 9
+    store.save_drops(work, "texts", 8, np.array([(0, 9, 2)], store.DROP))
+    assert store.apply_drops(work, ("texts",), 9, 0, np.zeros(10, np.uint8)).tolist() == [1] * 8 + [0, 2]

@@ -1,13 +1,18 @@
 """`pack`, `inspect` and `verify` on what others wrote: one line each, no id becomes another, no bad file hides one."""
 
 import argparse
+import itertools
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import h5py
 import numpy as np
 import pytest
 
-from data_preprocessing import inspection, limits, repack, shards
+from data_preprocessing import cli, inspection, limits, repack, shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from tests.support import examples, write_shard
@@ -43,6 +48,68 @@ def test_a_line_that_is_no_list_of_ids_is_named(tmp_path, line):
     with pytest.raises(UserError, match=r"i\.jsonl:3: ") as e:
         pack(path, tmp_path / "o")
     assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("operation", ["mkdir", "open", "fsync", "replace", "rename"])
+def test_a_failed_pack_leaves_nothing_and_its_retry_gives_the_same(tmp_path, monkeypatch, hash_tree, operation):
+    """Each call of an operation fails once, as a full disk or a mount does."""
+    rng = np.random.default_rng(0)
+    write_shard(tmp_path / "c.h5", rng.integers(1, 99, 400), n_examples=None)
+    options = {"msl": 8, "shard_tokens": 160}
+    pack(tmp_path / "c.h5", tmp_path / "whole" / "o", **options)
+    wanted, real = hash_tree(tmp_path / "whole" / "o"), getattr(os, operation)
+    (tmp_path / "o").mkdir()
+    failed = 0
+    for number in range(100):
+        calls = itertools.count()
+
+        def fail(*args, number=number, calls=calls, **more):
+            if next(calls) == number:
+                raise OSError(28, "No space left on device", "x")
+            return real(*args, **more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, operation, fail)
+            try:
+                pack(tmp_path / "c.h5", tmp_path / "o", **options)
+            except (UserError, OSError) as e:
+                assert ".tmp" not in str(e)
+                failed += 1
+        assert sorted(os.listdir(tmp_path)) == ["c.h5", "o", "whole"]
+        if done := os.listdir(tmp_path / "o"):  # whole, or as it was: empty
+            assert hash_tree(tmp_path / "o") == wanted
+            shutil.rmtree(tmp_path / "o")
+            (tmp_path / "o").mkdir()
+        if next(calls) <= number:  # it never came to this call
+            break
+    assert failed > 0 and done
+
+
+def test_a_killed_pack_is_begun_anew_by_the_same_command(tmp_path, hash_tree):
+    write_shard(tmp_path / "c.h5", np.random.default_rng(0).integers(1, 99, 400), n_examples=None)
+    pack(tmp_path / "c.h5", tmp_path / "whole" / "o")
+    words = f"pack --input {tmp_path}/c.h5 --output {tmp_path}/o --msl 8 --eos_id 0".split()
+    kill = "import os, sys; from data_preprocessing import cli, repack; "
+    kill += "repack._write_side_files = lambda *_: os.kill(os.getpid(), 9); cli.main(sys.argv[1:])"
+    assert subprocess.run([sys.executable, "-c", kill, *words], check=False).returncode == -9
+    assert not (tmp_path / "o").exists() and len(os.listdir(tmp_path)) == 3  # its shards, under a name of their own
+    assert cli.main(words) == 0
+    assert sorted(os.listdir(tmp_path)) == ["c.h5", "o", "whole"]
+    assert hash_tree(tmp_path / "o") == hash_tree(tmp_path / "whole" / "o")
+
+
+def test_pack_refuses_what_it_did_not_make_and_follows_a_link(tmp_path):
+    write_shard(tmp_path / "c.h5", np.arange(1, 99), n_examples=None)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a").touch()
+    (tmp_path / "file").touch()
+    for name, message in (("full", "is not empty"), ("file", "is not a folder")):
+        with pytest.raises(UserError, match=f"{name}: {message}; give a new folder"):
+            pack(tmp_path / "c.h5", tmp_path / name)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    pack(tmp_path / "c.h5", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "elsewhere" / "manifest.json").exists()
 
 
 def test_what_a_job_may_write_is_what_is_read():
@@ -146,3 +213,13 @@ def test_verify_of_a_sealed_manifest_that_is_hostile(tmp_path):
     assert "a.h5: is not in the manifest" in verify(tmp_path)[0]
     (tmp_path / "manifest.json").write_text(json.dumps(facts))
     assert "has been changed" in verify(tmp_path)[0]
+
+
+def test_a_pack_of_nothing_is_an_error_and_leaves_no_folder(tmp_path):
+    (tmp_path / "i.jsonl").write_text("\n[]\n")
+    with pytest.raises(UserError, match=r"i\.jsonl: gives no example: 1 documents of 0 tokens$"):
+        pack(tmp_path / "i.jsonl", tmp_path / "o")
+    (tmp_path / "i.jsonl").write_text("[1, 2, 3]\n")
+    with pytest.raises(UserError, match="no window of 8 with --tail drop"):
+        pack(tmp_path / "i.jsonl", tmp_path / "o", tail="drop")
+    assert os.listdir(tmp_path) == ["i.jsonl"]

@@ -105,7 +105,7 @@ def test_recomputing_takes_less():
 def test_shards_hold_their_share():
     made = config(sparsity=0.75)
     one, of4 = (memory.count_memory(made, 12, Layout("GPU", n, None, sharded=n > 1)) for n in (1, 4))
-    for part in ("weights", "gradients", "optimizer"):
+    for part in ("weights", "gradients", "optimizer", "masks"):
         assert of4[part] == one[part] // 4
     assert of4["sums"] > one["sums"] == 0
 

@@ -15,7 +15,7 @@ from modelzoo.study.compare import compare_runs, read_compared
 from modelzoo.study.names import key_of, show_name
 from modelzoo.study.progress import last_words
 from modelzoo.study.report import report_runs, write_study
-from modelzoo.study.results import read_run
+from modelzoo.study.results import masks, read_run
 from tests.study.test_report import Page
 from tests.study.test_run import base, forked, write  # noqa: F401 fixtures
 
@@ -155,3 +155,20 @@ def test_the_last_words_of_a_log_are_one_line_of_text(tmp_path):
     assert "cannot be read" in last_words(str(tmp_path / "gone.txt"))
     os.mkfifo(tmp_path / "pipe")
     assert "cannot be read" in last_words(str(tmp_path / "pipe"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no FIFOs")
+def test_a_pipe_in_the_place_of_weights_or_a_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"model\.safetensors: cannot be read .*not a regular file"):
+        masks(str(tmp_path))
+    assert study._last_step(str(tmp_path / "model.safetensors")) == 0
+
+
+def test_a_report_names_what_it_leaves_out(runs, tmp_path, capsys):
+    bad = Path(shutil.copytree(runs / "s75-seed1", tmp_path / "bad"))
+    (bad / "checkpoints" / "step_12" / "model.safetensors").write_bytes(b"")
+    written = report_runs([str(bad)], str(tmp_path / "r.html"))
+    (line, *_) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"damaged    {bad}/") and line.endswith("; the report leaves out what hangs on it")
+    assert "damaged" not in written
