@@ -46,7 +46,7 @@ def cores(monkeypatch):
         seen.append(tuple(weight.shape))
         return weight.clone()
 
-    monkeypatch.setattr(semi_structured, "unavailable", lambda weight, dtype: "")
+    monkeypatch.setattr(semi_structured, "unavailable", lambda *_: "")
     monkeypatch.setattr(torch.sparse, "to_sparse_semi_structured", compress)
     return seen
 

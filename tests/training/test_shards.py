@@ -22,24 +22,19 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a proc
 STEPS = 50
 KINDS = {
     "dense": {},
-    "static": {"sparsity": {"sparsity": 0.75}},
-    "set": {"sparsity": {"algorithm": "set", "sparsity": 0.5, "update": {"freq": 5}}},
-    "rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 7}}},
-    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 30}}},
-    "blocks": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "update": {"freq": 9}}},
+    "static": {"sparsity": {"sparsity": 0.75}, "model": {**TINY, "share_embedding_weights": False},
+               "precision": {"enabled": False, "max_gradient_norm": 0.1}},
+    "set": {"sparsity": {"algorithm": "set", "sparsity": 0.5, "update": {"freq": 5}},
+            "backend": {"activation_checkpointing": "attention"}},
+    "rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 7}},
+             "loop": {"max_steps": STEPS, "eval_frequency": 10, "grad_accum_steps": 4}},
+    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 30}},
+            "backend": {"activation_checkpointing": "layer"}},
+    "momentum": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "update": {"freq": 9}},
+                 "optimizer": {"SGD": {"momentum": 0.9, "lr": 1e-2}}},
     "packed": {"sparsity": {"sparsity": 0.75, "block": [4, 4], "storage": "packed"}},
-    "packed_rigl": {
-        "sparsity": {
-            "algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "storage": "packed", "update": {"freq": 9},
-        }
-    },
-    "clipped": {"precision": {"enabled": False, "max_gradient_norm": 0.1}},
-    "accumulated": {"loop": {"max_steps": STEPS, "eval_frequency": 10, "grad_accum_steps": 4}},
-    "recomputed": {"backend": {"activation_checkpointing": "layer"}},
-    "attention_recomputed": {"backend": {"activation_checkpointing": "attention"}},
-    "untied": {"model": {**TINY, "share_embedding_weights": False}},
-    "lora": {"lora": {"r": 2}},
-    "momentum": {"optimizer": {"SGD": {"momentum": 0.9, "lr": 1e-2}}},
+    "packed_rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "storage": "packed",
+                                 "update": {"freq": 9}}},
 }  # fmt: skip
 
 
@@ -199,7 +194,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_weights(every, data, tmp
 
 
 @pytest.mark.parametrize("init,line", [
-    ({"sparsity": {**KINDS["gmp"]["sparsity"], "storage": "packed"}}, "sparsity.0.storage: packed"),
+    ({"sparsity": {**KINDS["gmp"]["sparsity"], "block": [4, 4], "storage": "packed"}}, "sparsity.0.storage: packed"),
     ({"backend": {"reduction": "exact"}}, "trainer.init.backend.reduction: exact"),
     ({"soft_prompt": {"tokens": 3}}, "trainer.init.soft_prompt: "),
     ({"backend": {"torch_compile": True}}, "trainer.init.backend.torch_compile: "),
