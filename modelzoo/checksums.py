@@ -5,13 +5,14 @@ Exports have one. Hugging Face, PEFT and lm-eval pass over it. A folder of other
 
 import hashlib
 import os
+import stat
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import sha256, write_text
-from modelzoo.reading import open_regular
+from modelzoo.reading import exists, open_regular
 from modelzoo.records import Record, is_inside, read_record
 
 NAME = "checksums.json"
@@ -37,8 +38,12 @@ def write_checksums(folder: str) -> None:
     Raises:
         OSError: a file cannot be read, or the list not written.
     """
-    paths = {n: path for n in sorted(os.listdir(folder)) if os.path.isfile(path := os.path.join(folder, n))}
-    files = {n: _File(bytes=os.path.getsize(path), sha256=sha256(path)) for n, path in paths.items()}
+    found = {n: os.stat(os.path.join(folder, n)) for n in sorted(os.listdir(folder))}
+    files = {
+        n: _File(bytes=facts.st_size, sha256=sha256(os.path.join(folder, n)))
+        for n, facts in found.items()
+        if stat.S_ISREG(facts.st_mode)  # os.path.isfile would leave out a file that cannot be looked at
+    }
     write_text(os.path.join(folder, NAME), _List(format=1, files=files).model_dump_json(indent=1) + "\n")
 
 
@@ -49,7 +54,7 @@ def check_checksums(folder: str) -> None:
         UserError: a file that is missing, cut short or changed, or the list itself is damaged.
     """
     path = os.path.join(folder, NAME)
-    if not os.path.lexists(path):
+    if not exists(path):
         return
     remedy = f"export it again or, if it was changed on purpose, remove {NAME}"
     found = read_record(path, _List, "missing", f"is not what an export writes; {remedy}")

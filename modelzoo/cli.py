@@ -337,8 +337,8 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     with naming_places(doc):
         start_checkpoint.complete_model(doc, args.checkpoint_path)
         lengths.count_epoch(doc)
-    config = validate(doc, Config)
-    plan.check_sparsity(config.trainer.init, total_steps(config))
+        config = validate(doc, Config)
+        plan.check_sparsity(config.trainer.init, total_steps(config))
     return doc, config
 
 

@@ -11,6 +11,7 @@ import re
 import sys
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TextIO
 
@@ -87,30 +88,45 @@ def run_command(
         The exit code.
     """
     before = sys.stdout, sys.stderr
-    out, err = (Output(s) if s is not None else None for s in before)
+    _fill_closed()
+    nowhere = contextlib.ExitStack()
+    out, err = (Output(nowhere.enter_context(_open_nowhere()) if s is None else s) for s in before)
     sys.stdout, sys.stderr = out, err  # type: ignore[assignment] they have what a TextIO has
 
     def say(text: str) -> None:
-        if err is not None:
-            print(text.replace("error: ", f"error: rank {rank}: ") if rank else text, file=err, flush=True)
+        print(text.replace("error: ", f"error: rank {rank}: ") if rank else text, file=err, flush=True)
 
     try:
         with _silence(rank > 0):
             code = _guard(body, words, "" if rank else if_interrupted, say)
-        if out is not None:
-            out.flush()
-            if out.lost is not None and out.lost.errno != errno.EPIPE:
-                reason = f"the output cannot be written ({out.lost.strerror})"
-                if prints():
-                    say(f"error: {reason}")
-                    code = code or UserError.exit_code
-                else:
-                    say(f"note       {reason}; the files of this command are not affected")
+        out.flush()
+        if out.lost is not None and out.lost.errno != errno.EPIPE:
+            reason = f"the output cannot be written ({out.lost.strerror})"
+            if prints():
+                say(f"error: {reason}")
+                code = code or UserError.exit_code
+            else:
+                say(f"note       {reason}; the files of this command are not affected")
         return code
     finally:
-        if err is not None:
-            err.flush()
+        err.flush()
         sys.stdout, sys.stderr = before
+        nowhere.close()
+
+
+def _fill_closed() -> None:
+    """Open what the caller closed of the three standard streams: the next file would get its number, and the messages
+    of C libraries.
+    """
+    with contextlib.suppress(OSError):
+        while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+            pass  # it stays
+        os.close(fd)
+
+
+def _open_nowhere() -> TextIO:
+    """Where the text for a stream that the caller closed goes (`python ... 2>&-`)."""
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -118,7 +134,7 @@ def _silence(silent: bool) -> Iterator[None]:
     """Send what the body prints nowhere."""
     with contextlib.ExitStack() as stack:
         if silent:
-            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
+            nowhere = stack.enter_context(_open_nowhere())
             stack.enter_context(contextlib.redirect_stdout(nowhere))
             stack.enter_context(contextlib.redirect_stderr(nowhere))
         yield
@@ -133,7 +149,7 @@ def _guard(
         return body() or 0
     except UserError as e:
         if not e.quiet:
-            say("\n".join(f"error: {line}" for line in redact_text(str(e)).splitlines()))
+            say("\n".join(f"error: {_escape(line)}" for line in redact_text(str(e)).rstrip("\n").split("\n")))
         return e.exit_code
     except UnicodeEncodeError as e:
         say(f"error: {host.explain_encoding(e)}")
@@ -146,7 +162,7 @@ def _guard(
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
             return _report_fault(e, words, say)
-        say(f"error: {redact_text(explain_os_error(e))}")
+        say(f"error: {_escape(redact_text(explain_os_error(e)))}")
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
@@ -154,6 +170,12 @@ def _guard(
             return _report_fault(e, words, say)
         say(f"error: {NO_MEMORY}")
     return UserError.exit_code
+
+
+def _escape(text: str) -> str:
+    r"""A line in which what a terminal would act on (controls, marks of direction) is `\x1b` and the like."""
+    seen = lambda c: c.isprintable() or c == "\t" or unicodedata.category(c) == "Zs"
+    return "".join(c if seen(c) else ascii(c)[1:-1] for c in text)
 
 
 def explain_os_error(error: OSError) -> str:

@@ -49,8 +49,8 @@ def naming(path: str, temporary: str | None = None) -> Iterator[None]:
 def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[str]:
     """A temporary name next to `path`, for the body to write to; it takes the place of `path` when the body ends.
 
-    A body that raises, or a kill, leaves `path` as it was. What a kill leaves is what `remove_temporaries` removes. A
-    link at `path` is replaced, never written through.
+    A body that raises, or a kill, leaves `path` as it was. What a killed process left half-written for `path` is
+    removed. A link at `path` is replaced, never written through.
 
     Args:
         durable: flush the file, and then its folder, to the disk: a power cut after the body leaves the whole file too.
@@ -62,6 +62,7 @@ def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[s
     temporary = _temporary(path)
     try:
         with naming(path, temporary):
+            _remove_stale(path)
             # O_EXCL: nothing that is there under this name, a link least of all, is written through
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
             yield temporary
@@ -80,7 +81,7 @@ def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[s
 def making_folder(path: str) -> Iterator[str]:
     """An empty folder under a temporary name next to `path`, for the body to fill; at its end it becomes `path`.
 
-    A body that raises, or a kill, leaves no `path`.
+    A body that raises, or a kill, leaves no `path`. What a killed process left half-written for it is removed.
 
     Raises:
         OSError: the folder above cannot be written, the disk is full, or `path` is there and is not an empty folder.
@@ -89,6 +90,7 @@ def making_folder(path: str) -> Iterator[str]:
     try:
         with naming(path, temporary):
             os.makedirs(os.path.dirname(temporary) or os.curdir, exist_ok=True)
+            _remove_stale(path)
             os.mkdir(temporary)
             yield temporary
             os.rename(temporary, path)
@@ -97,10 +99,10 @@ def making_folder(path: str) -> Iterator[str]:
         raise
 
 
-def remove_stale(path: str) -> None:
-    """Remove what killed processes of this machine left half-written for `path` itself."""
+def _remove_stale(path: str) -> None:
+    """Remove what killed processes of this machine left half-written for `path` itself, as far as that can be."""
     folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(OSError):  # a folder that may be written and not listed; the next write tries again
         _remove(folder or os.curdir, lambda entry: entry.startswith(f".{name[:48]}.") and _is_left(entry))
 
 
@@ -143,11 +145,13 @@ def write_guarded(path: str, text: str) -> None:
     Raises:
         OSError: of `replacing`.
     """
-    if redact_text(text) == text:
-        return write_text(path, text)
-    # not even its first moment is another's to read
-    with replacing(path, mode=0o600) as temporary, open(temporary, "wb") as file:
+    with replacing(path, mode=choose_mode(text)) as temporary, open(temporary, "wb") as file:
         file.write(text.encode())
+
+
+def choose_mode(text: str) -> int:
+    """Permissions of a file of `text`: its owner's alone, from its first moment on, where it holds a secret."""
+    return 0o666 if redact_text(text) == text else 0o600
 
 
 def write_json(path: str, value: Any) -> None:

@@ -40,6 +40,27 @@ def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> Buffe
         raise
 
 
+def look(path: str | os.PathLike) -> os.stat_result | None:
+    """What is at `path`, a link itself and not its target; None where nothing is. (`os.path.lexists` hides errors.)
+
+    Raises:
+        OSError: that cannot be seen.
+    """
+    try:
+        return os.lstat(os.fspath(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def exists(path: str | os.PathLike) -> bool:
+    """Whether anything is at `path`, be it a link that leads nowhere.
+
+    Raises:
+        OSError: that cannot be seen. `os.path.exists` would say no, and what is there would be passed over in silence.
+    """
+    return look(path) is not None
+
+
 def read_bytes(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> bytes:
     """The bytes of a regular file of at most `max_bytes`.
 

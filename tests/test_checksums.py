@@ -69,3 +69,9 @@ def test_a_list_of_another_form_is_refused(folder, change):
     (folder / NAME).write_text(json.dumps({**found, **change}))
     with pytest.raises(UserError, match="is not what an export writes"):
         check_checksums(str(folder))
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_left_out(folder):
+    (folder / "model").symlink_to("model")  # a loop
+    with pytest.raises(OSError, match="model"):
+        write_checksums(str(folder))

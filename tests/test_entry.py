@@ -122,3 +122,32 @@ def test_a_closed_output_ends_no_work(tmp_path):
 def run(code, path, **streams):
     command = [sys.executable, "-c", code, str(path)]
     return subprocess.run(command, cwd=REPO, stderr=subprocess.PIPE, text=True, **streams)
+
+
+def test_a_stream_that_was_closed_is_one_to_write_to(tmp_path):
+    """Also for what asks it for more, and for C: no file of ours gets its number."""
+    body = """
+import os, sys
+from modelzoo import entry, progress
+def body():
+    progress.LiveLine().show("a line")
+    with open(sys.argv[1], "w", encoding="utf-8") as file:
+        print("written", file=sys.stderr)
+        os.write(1, b"of C") and os.write(2, b"of C")
+        file.write("done")
+sys.exit(entry.run_command(body, [], "", lambda: False))
+"""
+    for closed in ("2>&-", "0<&- 1>&- 2>&-"):
+        command = f'exec "{sys.executable}" -c "$0" "$1" {closed}'
+        done = subprocess.run(["sh", "-c", command, body, str(tmp_path / "a")], cwd=REPO, stdout=subprocess.PIPE)
+        assert done.returncode == 0 and (tmp_path / "a").read_text() == "done"
+        assert done.stdout in (b"of C", b"")
+
+
+@pytest.mark.parametrize("error", [UserError, lambda text: OSError(errno.EIO, "x", text)])
+def test_one_refusal_is_one_line_and_moves_no_cursor(error, capsys, reports):
+    name = "a\x85b\u2028c\x1b[2Jd\x0be\rf\u202eg h\u00a0ä中"
+    assert entry.run_command(raising(error(name)), [], "") == 2
+    err = capsys.readouterr().err
+    assert err.startswith(r"error: a\x85b\u2028c\x1b[2Jd\x0be\rf\u202eg h" + "\u00a0ä中")
+    assert len(err.splitlines()) == 1

@@ -138,14 +138,14 @@ def test_what_killed_processes_left_for_a_path_goes_and_nothing_else(tmp_path):
     writer = f"{host.machine_id()}-{gone.pid}-1-{'0' * 8}"
     alive = f"{host.machine_id()}-{os.getpid()}-{host.process_start(os.getpid())}-{'0' * 8}"
     others = [f".out.{alive}.tmp", f".in.{writer}.tmp", ".out.x.tmp", "out"]
-    for name in (f".out.{writer}.tmp", *others):
+    for name in (f".out.{writer}.tmp", *others[:-1]):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model").write_text("half")
     (tmp_path / f".a.mdl.{writer}.tmp").write_text("half")
-    files.remove_stale(str(tmp_path / "out"))
-    files.remove_stale(str(tmp_path / "a.mdl"))
-    files.remove_stale(str(tmp_path / "no" / "folder"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(others)
+    with files.making_folder(str(tmp_path / "out")):
+        pass
+    files.write_text(str(tmp_path / "a.mdl"), "whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "a.mdl"])
 
 
 def test_no_two_temporary_names_are_equal(tmp_path):

@@ -129,3 +129,15 @@ def test_a_key_of_others_stays_on_its_line():
     with pytest.raises(UserError) as e:
         records.check_record({"sizes": {"a\n\x1b[31mb" + "c" * 500: "x"}}, Sizes, "f.json", "is none")
     assert str(e.value).isprintable() and len(str(e.value)) < 200 and str(e.value).startswith("f.json: sizes.")
+
+
+@pytest.mark.skipif(not hasattr(os, "symlink"), reason="the system has no links")
+def test_what_cannot_be_looked_at_is_not_taken_for_absent(tmp_path):
+    os.symlink("loop", tmp_path / "loop")
+    os.symlink("nowhere", tmp_path / "link")
+    (tmp_path / "file").write_text("")
+    assert reading.exists(tmp_path / "file") and reading.exists(tmp_path / "link")
+    assert not reading.exists(tmp_path / "gone") and not reading.exists(tmp_path / "file" / "inside")
+    with pytest.raises(OSError) as e:  # os.path.exists says that there is none
+        reading.exists(tmp_path / "loop" / "manifest.json")
+    assert e.value.filename == str(tmp_path / "loop" / "manifest.json") and not os.path.exists(e.value.filename)

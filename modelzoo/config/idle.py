@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from modelzoo.config.walk import sections
 from modelzoo.config.yaml12 import Document
+from modelzoo.redact import redact_text
 
 HINT = "a compile hint of Model Zoo's own model, which this one does not take; the values are the same"
 CYCLE = "a cycle is total_iters steps, and the end holds after it"
@@ -43,12 +44,13 @@ CSX_ONLY: Mapping[str, tuple[str, ...]] = {  # section: keys that act on the CS-
 
 def remarks(doc: Document, schema: type[BaseModel], csx: bool = False) -> list[str]:
     """What a user should know about a config before it runs, each with its line: old spellings, what was assumed or
-    lost, and what has no effect.
+    lost, and what has no effect. No secrets.
 
     Args:
         csx: the run goes to the CS-2, where its keys act.
     """
-    return [note.text for note in doc.notes if note.kind != "moved"] + list(dict.fromkeys(idle(doc, schema, csx)))
+    found = [note.text for note in doc.notes if note.kind != "moved"] + list(idle(doc, schema, csx))
+    return [redact_text(text) for text in dict.fromkeys(found)]
 
 
 def idle(doc: Document, schema: type[BaseModel], csx: bool = False) -> Iterator[str]:

@@ -1,16 +1,19 @@
-"""Where a config named the path that turned out wrong: the key and line, added to the message about the path."""
+"""Where a config has what turned out wrong: the key and line of a path, the line of a key, added to the message."""
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.yaml12 import Document, Path
+from modelzoo.config.yaml12 import NOWHERE, Document, Path
+
+_KEY = re.compile(r"trainer(?:\.\w+)+(?=[: ])")
 
 
 @contextlib.contextmanager
 def naming_places(doc: Document) -> Iterator[None]:
-    """Add to an error about a path, raised in the body, the key of `doc` that names it, with its file and line.
+    """Add to an error about a path or a key, raised in the body, where `doc` names it: the key, its file and line.
 
     Raises:
         UserError: the one raised, of its own class and exit code.
@@ -19,7 +22,7 @@ def naming_places(doc: Document) -> Iterator[None]:
     try:
         yield
     except UserError as e:
-        lines = [line + _describe(line, doc) for line in str(e).splitlines()]
+        lines = [line + _describe(line, doc) for line in str(e).split("\n")]
         e.args = ("\n".join(lines),)
         raise
     except OSError as e:
@@ -29,7 +32,12 @@ def naming_places(doc: Document) -> Iterator[None]:
 
 
 def _describe(line: str, doc: Document) -> str:
-    """` (KEY, FILE:LINE)` of the longest value that is the path at the beginning of `line`, or a folder above it."""
+    """` (KEY, FILE:LINE)` of the longest value that is the path at the beginning of `line`, or a folder above it; of a
+    key there, ` (FILE:LINE)`.
+    """
+    if named := _KEY.match(line):
+        mark = str(doc.mark(tuple(int(k) if k.isdecimal() else k for k in named[0].split("."))))
+        return f" ({mark})" if mark != NOWHERE and mark not in line else ""
     found = [(len(value), path) for path, value in _texts(doc.data, ()) if _begins(line, value)]
     if not found:
         return ""

@@ -29,6 +29,9 @@ class Mark:
         return self.file if self.line is None else f"{self.file}:{self.line}"
 
 
+NOWHERE = "config"  # in place of the file of what no file holds
+
+
 @dataclass(frozen=True)
 class Repeat:
     """A key that one mapping gives twice; the value on `last` is the one in the data, as with PyYAML."""
@@ -102,7 +105,7 @@ class Document:
         """The mark of `path`, or of its nearest ancestor that was written down."""
         while path and path not in self.marks:
             path = path[:-1]
-        return self.marks.get(path, Mark("config"))
+        return self.marks.get(path, Mark(NOWHERE))
 
     def forget(self, path: Path) -> None:
         """Drop the marks of `path` and of all below it: another value takes its place."""

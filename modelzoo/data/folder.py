@@ -10,6 +10,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.side_files import read_manifest_file
+from modelzoo.reading import exists
 
 
 class Recorded(NamedTuple):
@@ -93,22 +94,15 @@ def _read_count(path: str, file) -> int | None:
     return int(found[0] if about.shape else found)
 
 
-def read_manifest(folder: str, strict: bool = True) -> dict[str, Any]:
+def read_manifest(folder: str) -> dict[str, Any]:
     """The manifest of a data folder; empty where there is none.
-
-    Args:
-        strict: False takes one that cannot be read for none, where the manifest is only printed.
 
     Raises:
         UserError: of `side_files.read_manifest_file`.
+        OSError: whether there is one cannot be seen.
     """
     path = os.path.join(folder, f.MANIFEST)
-    try:
-        return read_manifest_file(path) if os.path.lexists(path) else {}
-    except UserError:
-        if strict:
-            raise
-        return {}
+    return read_manifest_file(path) if exists(path) else {}
 
 
 def read_shards(folder: str) -> list[Recorded]:

@@ -13,7 +13,7 @@ def list_folders(loader: DataLoader) -> list[str]:
 
 def count_examples(loader: DataLoader) -> int | None:
     """Examples of an epoch as the manifests count them; None where one does not."""
-    counts = [read_manifest(d, strict=False).get("n_examples") for d in list_folders(loader)]
+    counts = [read_manifest(d).get("n_examples") for d in list_folders(loader)]
     known = [n for n in counts if isinstance(n, int)]
     return sum(known) if known and len(known) == len(counts) else None
 
@@ -22,7 +22,7 @@ def find_context(config: Config) -> int:
     """Tokens of an example: the dataloader's max_sequence_length, else the data's, else the model's."""
     fit = config.trainer.fit
     if fit is not None:
-        known = [read_manifest(d, strict=False).get("msl") for d in list_folders(fit.train_dataloader)]
+        known = [read_manifest(d).get("msl") for d in list_folders(fit.train_dataloader)]
         if asked := fit.train_dataloader.max_sequence_length:
             return asked
         if known and isinstance(known[0], int):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def read_index(folder: str) -> dict[str, str] | None:
         UserError: the index is damaged, or names a file elsewhere.
     """
     path = os.path.join(folder, "model.safetensors.index.json")
-    if os.path.lexists(os.path.join(folder, "model.safetensors")) or not os.path.lexists(path):
+    if exists(os.path.join(folder, "model.safetensors")) or not exists(path):
         return None  # as transformers chooses where both are there
     found = read_record(path, _Index, "missing", "is not an index of safetensors files").weight_map
     for name in found.values():

@@ -11,6 +11,7 @@ from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, as_text, check_unique, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
+from modelzoo.reading import exists
 
 # In the order of the files' label numbers (and of BLUE's eval_hoc.py).
 HALLMARKS = (
@@ -56,7 +57,7 @@ class HoC(MultiLabel):
 
     def read(self, split: str, fold: int) -> list[Example]:
         path = os.path.join(self.folder(), getattr(self.config, split) or f"{split}.tsv")
-        if not os.path.exists(path):
+        if not exists(path):
             raise UserError(f"{path}: no such file (columns labels, sentence, index); score another split with --split")
         sentences = check_unique((self._sentence(where, row) for where, row in read_rows(path)), path)
         if self.protocol == "BioGPT":

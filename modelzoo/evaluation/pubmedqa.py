@@ -12,6 +12,7 @@ from modelzoo.evaluation import metrics
 from modelzoo.evaluation.examples import Example, read_json
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record
 
 FOLDS, QUESTIONS, TEST_IDS = "pqal_folds.json", "pqal_cv_500.json", "pqal_test_ids.json"
@@ -47,7 +48,7 @@ class PubMedQA(SingleLabel):
         path = os.path.join(self.folder(), TEST_IDS)
         ids = _ids(read_json(path), path)
         for name in TEST_FILES:
-            if os.path.exists(path := os.path.join(self.folder(), name)):
+            if exists(path := os.path.join(self.folder(), name)):
                 return self._pick(path, ids)
         raise UserError(
             f"{self.folder()}: has the test set's ids but not its questions; put ori_pqal.json there "

@@ -13,6 +13,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256
+from modelzoo.reading import exists
 from modelzoo.records import Record
 
 CHECK = "sha256"  # the key under which a result holds the hash of its other keys
@@ -51,7 +52,7 @@ def hash_checkpoint(path: str) -> str:
     if not os.path.isdir(path):
         return sha256(path)
     manifest = os.path.join(path, "manifest.json")
-    if os.path.exists(manifest):
+    if exists(manifest):
         return sha256(manifest)
     names = sorted(n for n in os.listdir(path) if n.endswith(".safetensors") or n == "config.json")
     return hash_value({n: sha256(os.path.join(path, n)) for n in names})

@@ -32,6 +32,7 @@ from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan
 from modelzoo.progress import Progress
+from modelzoo.reading import exists
 from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build_run, open_shards
@@ -108,7 +109,8 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
 
     history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
-    interrupted = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
+    interrupted, saved = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
+    ranks.first_does(lambda: launch.check_written(job.folder, saved))
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
@@ -125,7 +127,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     section, out = require_finetune(job.config), command.out
     files, saved = mdl_state.load_checkpoint(command.checkpoint, job.config.trainer.init, None)
     masks = read_masks(files["model"])
-    config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks))
+    config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks, command.checkpoint))
     shards = open_shards(config, require_fit(config).train_dataloader)
     stop = count_steps(config, len(shards))
     plan.check_sparsity(config.trainer.init, stop)
@@ -168,7 +170,7 @@ def _find_reduction(command: Command) -> Reduction | None:
 
 def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
-    if step == 0 or not os.path.exists(folder.metrics):
+    if step == 0 or not exists(folder.metrics):
         return []
     found = [r for r in logs.read_whole(folder.metrics)[0] if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
@@ -187,11 +189,11 @@ def is_exhausted(scores: list[float], early: EarlyStopping | None) -> bool:
 def _train(
     backend: Backend, run: TrainState, config: Config, job: Job, shards: Shards, stop: int, task: FinetuneTask,
     history: list[dict[str, Any]], kept: dict[int, Scores],
-) -> int | None:  # fmt: skip
+) -> tuple[int | None, str | None]:  # fmt: skip
     """Train with dev assessed now and then. `history` grows by each assessment; `kept` holds the best one whole.
 
     Returns:
-        The signal that ended the run before its end, or None.
+        The signal that ended the run before its end, or None; and the newest checkpoint that this launch wrote.
     """
     early = require_finetune(config).early_stopping
     metric = (early.metric if early else None) or task.main_metric
@@ -219,11 +221,11 @@ def _train(
         return is_exhausted([r[metric] for r in history], early)
 
     if (run.step >= stop and not run.unassessed) or is_exhausted([r[metric] for r in history if metric in r], early):
-        return None
+        return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
-    return None if ended else done.interrupted
+    return None if ended else done.interrupted, done.saved
 
 
 def _rank(score: float) -> float:

@@ -20,6 +20,7 @@ from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.kernels import blocks
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
+from modelzoo.records import Record, check_record
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
 from modelzoo.training.required import require_finetune, require_optimizer
@@ -35,16 +36,26 @@ def read_masks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n: x.bool() for n, x in split_masks(tensors)[1].items()}
 
 
-def read_patterns(saved: Mapping[str, Any], masks: Masks) -> dict[str, Pattern]:
+class _Masked(Record):
+    """What is read here of a checkpoint's state."""
+
+    model: GPTConfig
+    sparsity: list[SparsityGroup]
+
+
+def read_patterns(saved: Mapping[str, Any], masks: Masks, path: str) -> dict[str, Pattern]:
     """How the checkpoint's own sparsity section shapes and stores each masked weight, by parameter.
 
     A mask without its section's pattern (an imported checkpoint's section may be another's) counts as unstructured.
 
     Args:
-        saved: the checkpoint's state.
+        saved: the state of the checkpoint `path`.
+
+    Raises:
+        UserError: it has no model or sparsity section of this trainer.
     """
-    shapes = list_parameters(GPTConfig.model_validate(saved["model"]))
-    groups = [SparsityGroup.model_validate(g) for g in saved["sparsity"]]
+    state = check_record(dict(saved), _Masked, f"{path}: its state", "it is not what this trainer writes")
+    shapes, groups = list_parameters(state.model), state.sparsity
     return {
         name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
         for group, names in zip(groups, select_parameters(shapes, groups), strict=True)
@@ -57,8 +68,10 @@ def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     """Whether a mask [out, in] has the group's pattern."""
     if group.nm:
         n, m = group.nm
-        return bool((mask.view(-1, m).sum(1) == n).all())
+        return mask.numel() % m == 0 and bool((mask.view(-1, m).sum(1) == n).all())
     block = block_of(group, tuple(mask.shape))
+    if any(side % b for side, b in zip(mask.shape, block, strict=True)):
+        return False
     live = blocks.gathered(mask, block)
     even = not group.shared_inputs or len(live.sum(1).unique()) == 1
     return even and int(live.sum()) * math.prod(block) == int(mask.sum())
@@ -121,7 +134,7 @@ def make_sparsity(
             "the start with trainer.init.sparsity and init_method: topk"
         )
     if mode == "keep":  # the masks themselves come from the checkpoint, whatever algorithm made them
-        return tuple(_kept(names, level, like) for (level, like), names in _alike(masks, patterns).items())
+        return tuple(_kept(names, level, like, path) for (level, like), names in _alike(masks, patterns).items())
     return tuple(_opening(names, level, mode.open) for (level, _), names in _alike(masks, NO_PATTERNS).items())
 
 
@@ -142,12 +155,11 @@ def _level(mask: Tensor) -> float:
     return level
 
 
-def _kept(names: list[str], level: float, like: Pattern) -> SparsityGroup:
+def _kept(names: list[str], level: float, like: Pattern, path: str) -> SparsityGroup:
     """Static at the masks' own density, so that `storage: auto` can estimate what packing saves."""
     limit = max(0.999, level)
-    return SparsityGroup.model_validate(
-        {"sparsity": level, "param_filter": tuple(names), "max_sparsity": limit, **dict(like)}
-    )
+    value = {"sparsity": level, "param_filter": tuple(names), "max_sparsity": limit, **dict(like)}
+    return check_record(value, SparsityGroup, f"{path}: masks of {names[0]}", "its sparsity section fits no masks")
 
 
 def _opening(names: list[str], level: float, mode: Opening) -> SparsityGroup:

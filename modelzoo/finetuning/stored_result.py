@@ -1,12 +1,12 @@
 """result.json of a fine-tuning run that has ended: read, checked, and held to what the command asks for."""
 
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation.results import Origin, is_unchanged
 from modelzoo.finetuning.job import Job
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
 from modelzoo.training import resume
 from modelzoo.training.required import require_finetune
@@ -56,7 +56,7 @@ def find_result(job: Job, origin: Mapping[str, Any], note: Callable[[str], None]
         UserError: it was made from another config, checkpoint or data; says what differs.
     """
     path = job.folder.result
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     found = _read(path, note)
     before = job.folder.read_config()

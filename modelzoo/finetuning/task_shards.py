@@ -14,7 +14,7 @@ from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import replacing, write_text
 from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.progress import Progress
-from modelzoo.reading import read_bytes
+from modelzoo.reading import exists, read_bytes
 from modelzoo.sink import Sink
 
 SHARD = f.SHARD_NAME.format(process=0, chunk=0)
@@ -46,7 +46,7 @@ def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress, repl
     out.note(f"data       {counts.examples} training examples, {counts.tokens:,} tokens{cut}")
     path, shard = os.path.join(folder, f.MANIFEST), os.path.join(folder, SHARD)
     try:
-        if os.path.lexists(path) and not replace:
+        if exists(path) and not replace:
             if read_bytes(path) != text.encode():
                 raise UserError(
                     f"{folder}: holds training examples that were made otherwise (another task, template, tokenizer or "

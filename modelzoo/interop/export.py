@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import copy_files, list_files
-from modelzoo.files import making_folder, remove_stale, write_text
+from modelzoo.files import making_folder, write_text
 from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
 from modelzoo.interop.markdown import escape
 from modelzoo.interop.model_card import render_card
@@ -27,6 +28,7 @@ from modelzoo.interop.tensors import write_tensors
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask, split_masks
 from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
@@ -69,7 +71,7 @@ def export(
         UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
     """
     path = find_checkpoint(source)
-    if os.path.lexists(out):
+    if exists(out):
         raise UserError(f"{out}: exists; give another name, or remove it first")
     config_file = params or _config_beside(path)
     if out.endswith(".mdl"):
@@ -88,8 +90,7 @@ def export(
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     words = list_files(tokenizer, config)
-    ends = (read_manifest(d, strict=False).get("eos_id") for d in folders)
-    eos = next((e for e in ends if type(e) is int and 0 <= e < c.vocab_size), None)
+    eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
@@ -114,6 +115,15 @@ def export(
     return "\n".join(lines)
 
 
+def _find_end(folder: str) -> int | None:
+    """The id of the end of a text by the manifest of a data folder; a manifest that cannot be read is named."""
+    try:
+        return read_manifest(folder).get("eos_id")
+    except UserError as e:
+        print(f"note       {e}; the export takes nothing from it", file=sys.stderr)
+        return None
+
+
 def _check_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
     for name, x in masks.items():
         if name not in weights or x.dtype != torch.bool or x.shape != weights[name].shape:
@@ -123,7 +133,7 @@ def _check_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], pat
 def _config_beside(path: str) -> str | None:
     """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
     found = RunFolder.containing(path).config
-    return found if os.path.exists(found) else None
+    return found if exists(found) else None
 
 
 def _config_of(state: Mapping[str, Any], path: str) -> Config:
@@ -174,7 +184,6 @@ def _write(
 ) -> None:
     """The whole folder or nothing."""
     try:
-        remove_stale(out)
         with making_folder(out) as temporary:
             write_tensors(os.path.join(temporary, "model.safetensors"), tensors)
             if masks:

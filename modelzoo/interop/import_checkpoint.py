@@ -14,12 +14,13 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
 from modelzoo.evaluation.exported import PICKLED, read_index
-from modelzoo.files import making_folder, remove_stale, write_guarded
+from modelzoo.files import making_folder, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
+from modelzoo.reading import exists
 from modelzoo.records import read_json
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
@@ -51,7 +52,7 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
 def _require_empty(out: str) -> None:
     """Refuse a folder that holds anything: nothing of others is mixed with a run, and a run is not written over."""
     try:
-        if os.path.lexists(out) and (not os.path.isdir(out) or os.path.islink(out.rstrip(os.sep)) or os.listdir(out)):
+        if exists(out) and (not os.path.isdir(out) or os.path.islink(out.rstrip(os.sep)) or os.listdir(out)):
             what = "holds a run already" if RunFolder(out).holds_a_run else "exists, and is not an empty folder"
             raise UserError(f"{out}: {what}; give another folder")
     except OSError as e:
@@ -122,7 +123,7 @@ def _hf(source: str, out: str, params: str | None) -> str:
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
-    copied = [v for v in VOCABULARIES if os.path.exists(os.path.join(source, v))]
+    copied = [v for v in VOCABULARIES if exists(os.path.join(source, v))]
     path = _write(out, {"model": model, "optimizer": {}}, state, config, [os.path.join(source, v) for v in copied])
     lines = [f"wrote      {path}: {len(weights)} weights of a GPT-2, {len(model) - len(weights)} masks"]
     lines += [f"           {out}: config.yaml{''.join(', ' + v for v in copied)}"]
@@ -156,7 +157,6 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
     """
     try:
         os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        remove_stale(out)
         with making_folder(out) as temporary:
             folder = RunFolder(temporary)
             try:
@@ -174,7 +174,7 @@ def _tensors(source: str) -> dict[str, Tensor]:
     """All tensors of a folder's safetensors files."""
     places = read_index(source)
     if places is None:
-        if not os.path.lexists(whole := os.path.join(source, "model.safetensors")):
+        if not exists(whole := os.path.join(source, "model.safetensors")):
             pickled = sorted(n for n in os.listdir(source) if n.endswith(PICKLED))
             why = f"; {pickled[0]} is pickled and could run code, so it is not loaded" if pickled else ""
             raise UserError(f"holds no model.safetensors{why} ({_CONVERT})")
@@ -194,7 +194,7 @@ def _tensors(source: str) -> dict[str, Tensor]:
 def _masks(source: str) -> dict[str, Tensor]:
     """The masks of an exported folder, which others do not have."""
     path = os.path.join(source, MASKS)
-    found = read_tensors(path) if os.path.lexists(path) else {}
+    found = read_tensors(path) if exists(path) else {}
     if other := next((n for n, x in found.items() if x.dtype != torch.bool), None):
         raise UserError(f"{path}: {other} is no mask; masks are bool")
     return found

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import storage
-from modelzoo.files import remove_stale, replacing
+from modelzoo.files import replacing
 from modelzoo.interop.mdl_leaves import Leaf, Link, as_array, describe_leaf, read_leaves, read_old_leaves
-from modelzoo.reading import open_regular, parse_json
+from modelzoo.reading import exists, open_regular, parse_json
 from modelzoo.sink import Sink
 
 VERSION = 0.5
@@ -131,11 +131,10 @@ def write(path: str, state: Mapping[str, Any]) -> None:
     _register_filter(path)
     import hdf5plugin
 
-    if os.path.lexists(path):
+    if exists(path):
         raise UserError(f"{path}: exists; give another name, or remove it first")
     try:
         os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-        remove_stale(path)
         with replacing(path, durable=True) as temporary:
             with Sink(temporary) as sink, h5py.File(sink, "w") as file:
                 file.attrs["__version__"], file.attrs["__cstorch_version__"] = VERSION, CSTORCH

@@ -23,6 +23,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, convert_to_hf, query_scales
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.names import LORA_A, LORA_B
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
 
 Files = tuple[dict[str, Any], dict[str, Tensor]]  # a JSON config and tensors
@@ -260,12 +261,12 @@ def _compile_patterns(patterns: Mapping[str, float] | None, path: str) -> list[t
 
 def _read(folder: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
     """Config, tensors, and the config's path, of whichever layout the folder holds."""
-    names = next((n for n in (PEFT_FILES, OUR_FILES) if os.path.lexists(os.path.join(folder, n[0]))), None)
+    names = next((n for n in (PEFT_FILES, OUR_FILES) if exists(os.path.join(folder, n[0]))), None)
     if names is None:
         raise UserError(f"{folder}: holds neither {PEFT_FILES[0]} nor {OUR_FILES[0]}; name an adapter's folder")
     check_checksums(folder)
     config, weights = (os.path.join(folder, n) for n in names)
-    if not os.path.lexists(weights) and os.path.lexists(os.path.join(folder, "adapter_model.bin")):
+    if not exists(weights) and exists(os.path.join(folder, "adapter_model.bin")):
         raise UserError(
             f"{os.path.join(folder, 'adapter_model.bin')}: is pickled and could run code, so it is not loaded; convert "
             "it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"

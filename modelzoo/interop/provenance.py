@@ -15,6 +15,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.interop.markdown import code, escape
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.redact import hide_cluster, redact_text
 from modelzoo.training.run_folder import RunFolder
@@ -101,7 +102,7 @@ def describe_provenance(config: Config, run: str | None) -> list[str]:
 
 def _read(path: str, schema: type[Kind], problems: list[str]) -> Kind | None:
     """A JSON file, or None: a card is made of what there is. A line about one that is damaged goes to `problems`."""
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     try:
         return read_record(path, schema, "is missing", "is left out of this card", undefined=True)
@@ -115,7 +116,11 @@ def _data(config: Config) -> list[str]:
     folders = manifest.list_folders(fit.train_dataloader) if fit is not None else []
     found: list[str] = []
     for folder in folders:
-        facts = read_manifest(folder, strict=False)
+        try:
+            facts = read_manifest(folder)
+        except UserError as e:
+            found.append(f"- not readable, and left out: {escape(redact_text(str(e)))}")
+            continue
         counts = [
             f"{facts[key]:,} {what}"
             for key, what in (("documents", "documents"), ("tokens", "tokens"), ("n_examples", "examples"))

@@ -2,6 +2,7 @@
 
 import math
 import os
+import stat
 from collections.abc import Mapping
 
 from modelzoo.backends import arithmetic
@@ -198,13 +199,12 @@ def _list_paths(config: Config) -> list[tuple[str, str]]:
 
 
 def _describe_path(path: str) -> str:
-    if not os.path.exists(path):
-        return f"{path}  MISSING"
     try:
-        shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if os.path.isdir(path) else []
-    except OSError as e:
-        return f"{path}  cannot be read: {e.strerror}"
-    examples = read_manifest(path, strict=False).get("n_examples")
+        found = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path}  MISSING"
+    shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if stat.S_ISDIR(found.st_mode) else []
+    examples = read_manifest(path).get("n_examples")
     return (
         f"{path}  found"
         + (f", {len(shards)} shards" if shards else "")

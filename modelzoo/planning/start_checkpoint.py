@@ -1,6 +1,7 @@
 """The checkpoint that a task starts from: a run folder, a step folder or a .mdl; its model, and its tokenizer."""
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -12,6 +13,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
 from modelzoo.training.run_folder import STATE, RunFolder
 
@@ -54,13 +56,16 @@ def find_checkpoint(path: str) -> str:
     """
     from modelzoo.training import checkpoint  # imports torch, which a plan does without
 
-    if path.endswith(".mdl") or os.path.exists(os.path.join(path, STATE)):
+    if path.endswith(".mdl") or exists(os.path.join(path, STATE)):
         return path
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint; name a run folder, a step folder or a .mdl file")
     run = RunFolder(path)
     for root in (run.best, run.checkpoints, path):
-        if (found := checkpoint.newest(root)[0]) is not None:
+        found, damaged = checkpoint.newest(root)
+        for problem in damaged:
+            print(f"damaged    {problem}" + ("; taking the one before" if found else ""), file=sys.stderr)
+        if found is not None:
             return found
     raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder")
 

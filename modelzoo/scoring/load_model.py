@@ -19,6 +19,7 @@ from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.interop import mdl_state
 from modelzoo.planning import start_checkpoint
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
@@ -120,11 +121,11 @@ def read_decontamination(config: Config) -> dict[str, Any] | None:
     for folder in folders:
         top = os.path.dirname(os.path.abspath(folder))
         job = os.path.join(top, "job.json")
-        if not os.path.lexists(job):
+        if not exists(job):
             continue
         try:
             filters = read_record(job, DataJob, "is missing", "is not what preprocessing writes").config.filters
-            facts = check_record(read_manifest(top, strict=False), DataCounts, top, "its manifest was changed")
+            facts = check_record(read_manifest(top), DataCounts, top, "its manifest was changed")
         except UserError as e:
             print(f"note       decontamination is not on record: {e}", file=sys.stderr)
             continue

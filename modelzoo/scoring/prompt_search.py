@@ -25,6 +25,7 @@ from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
 from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
@@ -124,7 +125,7 @@ def _checkpoint(request: Request) -> tuple[str, Config]:
         return request.checkpoint, load(request.params, Config)
     path = start_checkpoint.find_checkpoint(request.checkpoint)
     own = RunFolder.containing(path).config
-    if request.params is None and not os.path.exists(own):
+    if request.params is None and not exists(own):
         raise UserError(f"{path}: has no config.yaml in its run's folder; name the run's config with -p")
     return path, load(request.params or own, Config)
 
@@ -178,7 +179,7 @@ class StoredCandidate(Record):
 
 def _read_candidate(path: str, task: Task, n: int) -> dict[str, Any] | None:
     """The scores of a candidate that was scored before on `n` examples; None where it was not, or they are damaged."""
-    if not os.path.lexists(path):
+    if not exists(path):
         return None
     try:
         found = read_json(path, "is missing")

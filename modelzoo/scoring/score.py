@@ -32,6 +32,7 @@ from modelzoo.evaluation.task import Task
 from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
+from modelzoo.reading import exists
 from modelzoo.records import Record, read_record
 from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
@@ -226,13 +227,13 @@ class Earlier(Record):
 
 def _read_earlier(path: str) -> dict[str, Any]:
     """The scores by task that an earlier command wrote. A damaged file is moved aside: nothing of it is overwritten."""
-    if not os.path.lexists(path):
+    if not exists(path):
         return {}
     try:
         return read_record(path, Earlier, "is missing", "it was changed", undefined=True).tasks
     except UserError as e:
         number = 1
-        while os.path.lexists(aside := f"{path}.damaged_{number}"):
+        while exists(aside := f"{path}.damaged_{number}"):
             number += 1
         os.rename(path, aside)
         print(f"damaged    {e}; moved to {aside}, and begun anew", file=sys.stderr)

@@ -18,7 +18,7 @@ from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.evaluation.results import Origin, hash_checkpoint, hash_config
 from modelzoo.files import sha256, write_guarded, write_json
-from modelzoo.reading import read_text
+from modelzoo.reading import exists, read_text
 from modelzoo.records import read_record
 from modelzoo.study.matrix import Cell
 from modelzoo.study.read_log import read_final_loss
@@ -57,7 +57,7 @@ class CellFiles:
         """
         text = dump(self.cell.config, f"one run of a study: {self.cell.name}")
         origin = describe_origin(self.cell.config)
-        if os.path.exists(self.run.metrics):
+        if exists(self.run.metrics):
             self._check_config(text)
             self._check_origin(origin, note)
         if _read_if_there(self.config) != text:
@@ -76,7 +76,7 @@ class CellFiles:
             self._refuse(f"another config than the study now asks for ({named}{more})")
 
     def _check_origin(self, origin: dict, note: Callable[[str], None]) -> None:
-        if not os.path.lexists(self.origin):  # of a version that wrote none
+        if not exists(self.origin):  # of a version that wrote none
             return
         try:
             before = read_record(self.origin, Origin, "is missing", "it was changed")

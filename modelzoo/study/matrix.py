@@ -61,10 +61,11 @@ def read_matrix(path: str, overrides: list[str], output: str | None) -> Matrix:
         try:
             made.append(_setting(study, base, setting, label))
         except UserError as e:
-            lines = [f"{path}: in {label}: {line.removeprefix('--set ')}" for line in str(e).splitlines()]
+            lines = [f"{path}: in {label}: {line.removeprefix('--set ')}" for line in str(e).split("\n")]
             raise UserError("\n".join(lines)) from None
         except ValueError as e:  # of the study's own sections
-            raise UserError(f"{path}: in {label}: {str(e).splitlines()[-1].strip()}") from None
+            last = str(e).split("\n")[-1].strip()
+            raise UserError(f"{path}: in {label}: {last}") from None
     return Matrix(study, made)
 
 

@@ -1,10 +1,10 @@
 """A run's logs as studies and reports read them: only records of their form, whoever wrote the rest. No torch."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.reading import exists
 from modelzoo.training import logs
 
 NEEDED = {"train": ("loss", "tokens"), "validation": ("loss",)}  # numbers of a metrics.jsonl's record, by its kind
@@ -28,7 +28,7 @@ def read_timing(path: str) -> tuple[list[dict[str, Any]], int]:
 def read_final_loss(path: str, steps: int) -> float | None:
     """Validation loss at step `steps` by a metrics.jsonl; None where it has none, or cannot be read."""
     try:
-        records = read_metrics(path)[0] if os.path.exists(path) else []
+        records = read_metrics(path)[0] if exists(path) else []
     except UserError:
         return None
     return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)

@@ -1,6 +1,7 @@
 """`run.py report RUN...` and a study's end: the runs' results, as one page of figures, and their numbers as CSV."""
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
@@ -39,11 +40,13 @@ def write_study(
         try:
             runs.append(results.read_run(folder))
         except UserError as e:  # one run does not cost the report of the others
-            damaged.append(f"damaged    {e}; the report leaves this run out")
+            damaged.append(str(e))
     if not runs:
         raise UserError("\n".join(damaged) or "report: no run has ended")
+    for problem in damaged:
+        print(f"damaged    {problem}; the report leaves this run out", file=sys.stderr)
     written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses)])
-    return "\n".join([*damaged, written])
+    return written
 
 
 def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel | None] = ()) -> str:
@@ -67,6 +70,8 @@ def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel |
             shown += [p for p in part() if p is not None]
         except UserError as e:  # a checkpoint that cannot be read costs its own pictures alone
             damaged.append(f"damaged    {e}; the report leaves out what hangs on it")
+    for problem in dict.fromkeys(damaged):
+        print(problem, file=sys.stderr)
     if not any(run.validation or run.dev for group in groups for run in group.runs):
         raise UserError("report: none of these runs was validated; train with -m train_and_eval")
     try:
@@ -74,7 +79,7 @@ def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel |
     except OSError as e:
         raise UserError(f"{path}: cannot be written ({e.strerror})") from None
     written = f"report     {path} ({len(shown)} figures and tables)"
-    return "\n".join([*dict.fromkeys(damaged), written, f"numbers    {folder}{os.sep}*.csv, pictures *.svg"])
+    return "\n".join([written, f"numbers    {folder}{os.sep}*.csv, pictures *.svg"])
 
 
 def _lead(groups: Sequence[Group]) -> str:

@@ -11,8 +11,10 @@ from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.model import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
-from modelzoo.files import replacing
+from modelzoo.files import choose_mode, replacing
 from modelzoo.planning import plan
+from modelzoo.reading import exists
+from modelzoo.redact import redact_text
 from modelzoo.training.run_length import total_steps
 
 TITLES = {
@@ -29,7 +31,7 @@ def convert_config(old: str, new: str, overrides: Sequence[str] = (), force: boo
     Raises:
         UserError: what cannot be honoured, by name and line; or `new` exists and `force` is not set.
     """
-    if os.path.exists(new) and not force:
+    if exists(new) and not force:
         raise UserError(f"{new}: exists; give another name, or --force to replace it")
     doc = resolve(old, Config, overrides)
     upgrade.keep_last(doc)  # today's format is refused for it, but this writes a file that has each key once
@@ -41,7 +43,7 @@ def convert_config(old: str, new: str, overrides: Sequence[str] = (), force: boo
     text = f"# converted from {os.path.basename(old)} by `run.py convert-config`\n" + yaml12.dump(doc.data)
     try:
         os.makedirs(os.path.dirname(os.path.abspath(new)), exist_ok=True)
-        with replacing(new) as temporary:
+        with replacing(new, mode=choose_mode(text)) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(text)
             # read back before it takes its place: a converted file that means something else must never exist
@@ -50,7 +52,7 @@ def convert_config(old: str, new: str, overrides: Sequence[str] = (), force: boo
     except OSError as e:
         raise UserError(f"{new}: cannot be written ({e.strerror})") from None
     notes = [(kind, text.removeprefix(f"{old}:")) for kind, text in notes]  # "116: sparsity: ..." is enough here
-    lines = [f"{TITLES[kind]:<10} {text}" for wanted in TITLES for kind, text in notes if kind == wanted]
+    lines = [f"{TITLES[kind]:<10} {redact_text(text)}" for wanted in TITLES for kind, text in notes if kind == wanted]
     lines.append(f"wrote      {new}")
     lines.append(f"next       python run.py -p {new} -m plan")
     return "\n".join(lines)

@@ -6,6 +6,8 @@ import os
 import stat
 from typing import BinaryIO
 
+from modelzoo.reading import look
+
 
 def open_append(path: str) -> BinaryIO:
     """Open a regular file for reading and appending, unbuffered; it is made if it is not there.
@@ -64,18 +66,6 @@ def is_there(file: BinaryIO, path: str) -> bool:
     """
     found = look(path)
     return found is not None and os.path.samestat(os.fstat(file.fileno()), found)
-
-
-def look(path: str) -> os.stat_result | None:
-    """What is at `path`, a link itself and not its target; None where nothing is. (`os.path.lexists` hides errors.)
-
-    Raises:
-        OSError: that cannot be seen.
-    """
-    try:
-        return os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def set_aside(path: str) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import sync
-from modelzoo.reading import open_regular
+from modelzoo.reading import look, open_regular
 from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 FORMAT = 1
@@ -179,7 +179,11 @@ def verify(path: str) -> Manifest:
     Raises:
         UserError: not a checkpoint, or the file that is missing, cannot be read, was cut short or changed.
     """
-    if not os.path.isdir(path):
+    try:
+        found = look(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    if found is None or not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint folder{_nearby(path)}")
     file = os.path.join(path, MANIFEST)
     found = read_json(file, _MISSING)
@@ -259,12 +263,12 @@ def clean(root: str) -> None:
 
 
 def _remove(path: str) -> None:
-    """Remove a folder, or a file or link in its place, as far as that can be; a link's target stays."""
-    if os.path.islink(path) or os.path.isfile(path):
+    """Remove a folder, or a file, link or pipe in its place, as far as that can be; a link's target stays."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with contextlib.suppress(OSError):
             os.remove(path)
-    else:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _whole(path: str) -> bool:

@@ -20,10 +20,11 @@ from modelzoo.config.trainer import Config
 from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded
 from modelzoo.progress import LiveLine, format_size
+from modelzoo.reading import exists, look
 from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
-from modelzoo.training.appending import append_line, look, set_aside
+from modelzoo.training.appending import append_line, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder
@@ -164,6 +165,6 @@ def check_written(folder: RunFolder, saved: str | None) -> None:
         UserError: something was removed while the run went on; names it.
     """
     files = [folder.config, folder.launches, folder.metrics, folder.timing, *([saved] if saved else [])]
-    if gone := [path for path in files if not os.path.exists(path)]:
+    if gone := [path for path in files if not exists(path)]:
         names = ", ".join(os.path.relpath(path, folder.path) for path in gone)
         raise UserError(f"{folder.path}: {names} {'was' if len(gone) == 1 else 'were'} removed during the run")

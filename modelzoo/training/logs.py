@@ -17,9 +17,9 @@ from pydantic import ConfigDict
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
-from modelzoo.reading import load_json, open_regular, parse_json
+from modelzoo.reading import load_json, look, open_regular, parse_json
 from modelzoo.records import Record, check_record
-from modelzoo.training.appending import is_there, look, open_append, set_aside, write_whole
+from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
 from modelzoo.training.checkpoint_state import Count, LogFacts
 from modelzoo.training.events import Events
 from modelzoo.training.run_folder import RunFolder

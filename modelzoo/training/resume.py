@@ -16,7 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.idle import NO_EFFECT
 from modelzoo.config.trainer import ALL_STATES, Config, Init
 from modelzoo.files import write_guarded
-from modelzoo.reading import read_bytes
+from modelzoo.reading import exists, read_bytes
 from modelzoo.redact import redact_values
 from modelzoo.sparsity.schedules import held
 from modelzoo.train_state import TrainState
@@ -110,7 +110,7 @@ def check_unbegun(folder: RunFolder, config: Config) -> None:
     Raises:
         UserError: names the keys that differ.
     """
-    if os.path.exists(folder.metrics) and (before := folder.read_config()) is not None:
+    if exists(folder.metrics) and (before := folder.read_config()) is not None:
         changed = config_changes(before, config)
         if changed:
             raise UserError(
@@ -203,7 +203,7 @@ def find_origin(folder: RunFolder, config: Config, run: TrainState, start: Start
     begun = None
     if start.path is not None:
         file = os.path.join(start.path, checkpoint.MANIFEST)
-        begun = hashlib.sha256(read_bytes(file)).hexdigest() if os.path.isfile(file) else os.path.basename(start.path)
+        begun = hashlib.sha256(read_bytes(file)).hexdigest() if exists(file) else os.path.basename(start.path)
     text = json.dumps([facts, begun, list(start.states)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -228,12 +228,22 @@ def keep_history(folder: RunFolder, run: TrainState) -> None:
     """
     text = run.resumed_from.get("config")
     if text is None:  # an older checkpoint's
-        if not os.path.isfile(folder.config):
+        if not exists(folder.config):
             return
         text = read_bytes(folder.config).decode(errors="replace")
     name, number = os.path.join(folder.path, f"config.until_{run.step}"), 1
     target = f"{name}.yaml"
-    while os.path.lexists(target):
+    while exists(target):
+        if _holds(target, text):
+            return  # a launch that ended before its first checkpoint kept it
         number += 1
         target = f"{name}_{number}.yaml"
     write_guarded(target, text)
+
+
+def _holds(path: str, text: str) -> bool:
+    """Whether the file at `path` can be read, and is `text`."""
+    try:
+        return read_bytes(path) == text.encode()
+    except OSError:
+        return False

@@ -21,7 +21,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.lock import lock_folder
-from modelzoo.reading import parse_json, read_bytes
+from modelzoo.reading import exists, parse_json, read_bytes
 from modelzoo.records import Record, check_record
 
 CONFIG, STATE = "config.yaml", "state.json"
@@ -129,12 +129,12 @@ class RunFolder:
     @property
     def begun(self) -> bool:
         """Whether a command has trained here."""
-        return os.path.exists(self.launches)
+        return exists(self.launches)
 
     @property
     def holds_a_run(self) -> bool:
         """Whether a run, or an imported checkpoint, is here."""
-        return os.path.exists(self.config) or os.path.exists(self.checkpoints) or self.begun
+        return exists(self.config) or exists(self.checkpoints) or self.begun
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -155,7 +155,7 @@ class RunFolder:
         Raises:
             UserError: it is not one that this version reads.
         """
-        return load(self.config, Config) if os.path.exists(self.config) else None
+        return load(self.config, Config) if exists(self.config) else None
 
     def read_launches(self) -> list[dict[str, Any]]:
         """The lines of launches.jsonl, oldest first; half-written ones and what is no launch are left out."""
@@ -180,7 +180,7 @@ class RunFolder:
             UserError: something cannot be moved.
         """
         number = 1
-        while os.path.lexists(self._file(f"before_{number}")):
+        while exists(self._file(f"before_{number}")):
             number += 1
         aside = self._file(f"before_{number}")
         own = [self.best, self.metrics, self.timing, self.tensorboard, self.result, self.predictions, self.results]
@@ -191,7 +191,7 @@ class RunFolder:
         try:
             os.makedirs(aside)
             for source, target in moves:
-                if os.path.lexists(source):
+                if exists(source):
                     _move(source, target)
         except OSError as e:
             raise UserError(f"{self.path}: cannot be moved aside ({e.strerror}); give another -o") from None

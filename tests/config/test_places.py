@@ -55,3 +55,17 @@ def test_a_folder_that_is_not_there_is_named_with_its_line(tmp_path, capsys):
     assert cli.main(["CPU", "-p", str(path), "-m", "train", "-o", str(tmp_path / "run")]) == 2
     err = capsys.readouterr().err
     assert f"trainer.fit.train_dataloader.data_dir, {path}:5)" in err
+
+
+def test_a_refused_key_has_its_file_and_line():
+    doc = yaml12.parse("trainer:\n  init:\n    loop: {max_steps: 0}\n", "f.yaml")
+    doc.marks["trainer", "init", "seed"] = yaml12.Mark("--set trainer.init.seed=1")
+    for text, place in (
+        ("trainer.init.loop: give max_steps", " (f.yaml:3)"),
+        ("trainer.init.sparsity.0.nm: 4 does not divide", " (f.yaml:2)"),  # of the nearest that is written down
+        ("trainer.init.seed: no", " (--set trainer.init.seed=1)"),
+        ("f.yaml:3: trainer.init.loop: no", ""),
+    ):
+        with pytest.raises(UserError) as e, naming_places(doc):
+            raise UserError(text)
+        assert str(e.value) == text + place

@@ -33,7 +33,7 @@ def config(tmp_path) -> Config:
 def on_wafer(monkeypatch):
     """`-m train CSX`, with cerebras.pytorch's CPU backend in the wafer's place."""
 
-    def choose(target, config, folder, evaluate):
+    def choose(target, config, folder, evaluate, ranks=None):
         return Choice(CSX(config.trainer.init, folder, kind="CPU"), "CSX", None)
 
     def train(config, folder, **options):

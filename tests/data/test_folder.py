@@ -61,11 +61,10 @@ def test_a_missing_shard_is_not_called_damaged(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00", '"text"'])
-def test_a_damaged_manifest_is_named_or_taken_for_none(tmp_path, content):
+def test_a_damaged_manifest_is_named(tmp_path, content):
     assert folder.read_manifest(str(tmp_path)) == folder.read_manifest(str(tmp_path / "nowhere")) == {}
     (tmp_path / "manifest.json").write_text(content)
     with pytest.raises(UserError, match=r"manifest\.json: (is not valid JSON|input should be)"):
         folder.read_manifest(str(tmp_path))
-    assert folder.read_manifest(str(tmp_path), strict=False) == {}
     (tmp_path / "manifest.json").write_text('{"msl": 8}')
     assert folder.read_manifest(str(tmp_path)) == {"msl": 8}

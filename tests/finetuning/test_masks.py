@@ -30,7 +30,9 @@ def pretrained(steps=3, sparsity=0.75, **init):
 def start(section: Finetune, files, saved, **init):
     """A fine-tuning run that starts from the checkpoint, as tasks/finetune.py does it."""
     masks = finetune_masks.read_masks(files["model"])
-    groups = finetune_masks.make_sparsity(section, (), masks, "ckpt", finetune_masks.read_patterns(saved, masks))
+    groups = finetune_masks.make_sparsity(
+        section, (), masks, "ckpt", finetune_masks.read_patterns(saved, masks, "ckpt")
+    )
     run = make_run(sparsity=[g.model_dump(mode="json") for g in groups], **init)
     if finetune_masks.needs_ages(section):
         finetune_masks.add_ages(run, run.init)
@@ -130,14 +132,14 @@ def test_a_pattern_that_the_masks_do_not_have_is_not_carried():
     masks = finetune_masks.read_masks(files["model"])
     for pattern in ({"block": [4, 4]}, {"shared_inputs": 4}, {"nm": [1, 4]}, {"block": [1, 2], "storage": "packed"}):
         other = [{**g, **pattern} for g in saved["sparsity"]]
-        assert finetune_masks.read_patterns({**saved, "sparsity": other}, masks) == {}
+        assert finetune_masks.read_patterns({**saved, "sparsity": other}, masks, "ckpt") == {}
         run, _ = start(Finetune(task="t", masks="keep"), files, {**saved, "sparsity": other})
         assert all(torch.equal(p.mask, masks[p.name]) for p in run.sparsity.parameters)
     uneven = {n: torch.zeros_like(m) for n, m in masks.items()}
     for m in uneven.values():
         m[: len(m) // 4, 0] = True  # whole inputs, but one group has more of them than the others
     inputs = [{**g, "shared_inputs": 4} for g in saved["sparsity"]]
-    assert finetune_masks.read_patterns({**saved, "sparsity": inputs}, uneven) == {}
+    assert finetune_masks.read_patterns({**saved, "sparsity": inputs}, uneven, "ckpt") == {}
 
 
 @given(st.integers(1, 10**7).flatmap(lambda n: st.tuples(st.just(n), st.integers(1, n))))
@@ -183,3 +185,14 @@ def test_a_sparse_checkpoint_is_lifted_only_where_that_is_said():
         with pytest.raises(UserError, match="ckpt: is dense"):
             finetune_masks.make_sparsity(Finetune(task="t", masks=mode), (), {}, "ckpt")
     assert finetune_masks.make_sparsity(Finetune(task="t", masks="lift"), (), {}, "ckpt") == ()
+
+
+@pytest.mark.parametrize("key,value", [
+    ("model", 3), ("model", None), ("sparsity", 3), ("sparsity", [{"sparsity": "x"}]),
+    ("sparsity", [3]), ("sparsity", {"a": 1}),
+])  # fmt: skip
+def test_a_checkpoint_s_state_of_another_form_is_one_line(key, value):
+    files, saved, _ = pretrained()
+    masks = finetune_masks.read_masks(files["model"])
+    with pytest.raises(UserError, match=rf"^ckpt: its state: {key}.* it is not what this trainer writes$"):
+        finetune_masks.read_patterns({**saved, key: value}, masks, "ckpt")

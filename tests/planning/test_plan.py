@@ -135,11 +135,18 @@ def test_steps_and_context_from_the_data(elsewhere):
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"n_examples": "many", "msl": "long"}', "\x00"])
-def test_a_damaged_manifest_is_no_reason_to_fail(elsewhere, content):
+def test_a_damaged_manifest_gives_no_other_figures(elsewhere, content):
     shards(elsewhere / "train")
     (elsewhere / "train" / "manifest.json").write_text(content)
-    assert plan.make_plan(config()).context == T
-    assert "train  found, 1 shards" in plan_text.describe_plan(config())
+    with pytest.raises(UserError, match=r"train/manifest\.json: "):
+        plan.make_plan(config())
+
+
+def test_a_folder_that_cannot_be_looked_at_is_not_called_missing(elsewhere):
+    (elsewhere / "val").symlink_to("val")  # a loop
+    with pytest.raises(OSError) as e:
+        plan_text.describe_plan(config(fit={"val_dataloader": [{"data_dir": ["val"], "batch_size": 1}]}))
+    assert e.value.filename == "val"
 
 
 def test_text_says_what_is_there_and_what_is_missing(elsewhere):

@@ -118,6 +118,15 @@ def test_nothing_is_overwritten_or_left_behind(old, tmp_path, capsys):
     assert run("convert-config", old, new, "--force") == 0 and load(new, Config) == load(old, Config)
 
 
+def test_a_secret_is_its_owners_alone_and_in_no_note(old, tmp_path, capsys):
+    new = tmp_path / "new.yaml"
+    assert run("convert-config", old, new, "--set", "trainer.init.backend.cluster_config.token=CANARY2") == 0
+    assert "CANARY2" in new.read_text() and new.stat().st_mode & 0o777 == 0o600
+    assert run("-p", new, "-m", "plan", "--set", "trainer.init.backend.cluster_config.token=CANARY2") == 0
+    printed = capsys.readouterr()
+    assert "CANARY" not in printed.out + printed.err and "cluster_config: acts on the CS-2 only" in printed.out
+
+
 def test_plan_says_what_has_no_effect(old, capsys):
     assert run("-p", old, "-m", "plan") == 0
     notes = [x for x in capsys.readouterr().out.splitlines() if x.startswith("note")]

@@ -3,12 +3,14 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.training import checkpoint
+from modelzoo.training.resume import keep_history
 from modelzoo.training.run_folder import RunFolder
 from tests.support import examples, write_shard
 from tests.training.test_promises import files, run, write_config
@@ -85,6 +87,15 @@ def test_every_change_is_named(key, hand, trained, tmp_path, capsys):
     assert changes[key] == [before, now]
     assert changes.keys() == {key, f"{INIT}.loop.max_steps"}, "nothing else is called changed"
     assert load(folder / "config.until_4.yaml", Config) == load(trained / "run/config.yaml", Config)
+
+
+def test_a_former_config_is_kept_once(tmp_path):
+    """Also where a launch ended after it kept it, and the next one keeps it too."""
+    for text in ("a: 1\n", "a: 1\n", "a: 2\n", "a: 1\n"):
+        keep_history(RunFolder(str(tmp_path)), SimpleNamespace(resumed_from={"config": text}, step=4))
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
+        "config.until_4.yaml": "a: 1\n", "config.until_4_2.yaml": "a: 2\n",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("hand", [False, True], ids=["as it was", "config.yaml edited"])

@@ -15,6 +15,7 @@ import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_text
+from modelzoo.planning.start_checkpoint import find_checkpoint
 from modelzoo.training import checkpoint
 
 REPO = Path(__file__).resolve().parents[2]
@@ -423,3 +424,26 @@ def test_a_small_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         write_text(str(path), "second")
     assert path.read_text() == "first"
+
+
+@pytest.mark.parametrize("damage", ["link", "manifest", "file"])
+def test_an_older_checkpoint_is_taken_with_a_word(damage, tmp_path, capsys):
+    """As export, score and every other reader of a run folder take it."""
+    old, new = (Path(save(tmp_path / "checkpoints", step)) for step in (4, 6))
+    assert find_checkpoint(str(tmp_path)) == str(new) and capsys.readouterr().err == ""
+    if damage == "manifest":
+        (new / "manifest.json").write_text("{")
+    else:
+        shutil.rmtree(new)
+        new.symlink_to(new.name) if damage == "link" else new.touch()
+    assert find_checkpoint(str(tmp_path)) == str(old)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"damaged    {new}") and line.endswith("; taking the one before")
+
+
+def test_a_pipe_in_the_place_of_a_checkpoint_holds_nothing_up(tmp_path):
+    old = save(tmp_path, 4)
+    os.mkfifo(tmp_path / "step_6")
+    assert checkpoint.newest(str(tmp_path))[0] == old
+    whole(save(tmp_path, 6, keep=2), 6)
+    assert checkpoint.newest(str(tmp_path)) == (str(tmp_path / "step_6"), [])
