@@ -30,12 +30,13 @@ class Worker:
 
     Args:
         command: a program that ends in `serve`.
+        ready: wait until it is; else `wait` does.
 
     Raises:
         RuntimeError: it ended before it was ready, or in a turn.
     """
 
-    def __init__(self, command: Sequence[str], **environment: str):
+    def __init__(self, command: Sequence[str], ready: bool = True, **environment: str):
         self.command = command
         self.process = subprocess.Popen(
             command,
@@ -44,13 +45,19 @@ class Worker:
             stdout=subprocess.PIPE,
             encoding="utf-8",
         )
-        self._wait()
+        if ready:
+            self.wait()
 
     def __call__(self) -> None:
-        print(file=self.process.stdin, flush=True)
-        self._wait()
+        self.begin()
+        self.wait()
 
-    def _wait(self) -> None:
+    def begin(self) -> None:
+        """Begin a turn."""
+        print(file=self.process.stdin, flush=True)
+
+    def wait(self) -> None:
+        """Wait until it is ready, or a turn is over."""
         assert self.process.stdout is not None
         for line in self.process.stdout:  # other lines are the peer's own talk
             if line == "done\n":

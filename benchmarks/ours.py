@@ -11,8 +11,8 @@ from modelzoo.train_state import TrainState
 from modelzoo.training.build import build_run
 
 
-def config(args, sparsity=None, compiled: bool = False) -> Config:
-    """A config of ours for these shapes."""
+def config(args, sparsity=None, compiled: bool = False, **backend) -> Config:
+    """A config of ours for these shapes; `backend` are keys of that section."""
     init = {
         "model": {
             "vocab_size": args.vocab, "hidden_size": args.hidden, "num_hidden_layers": args.layers,
@@ -23,7 +23,7 @@ def config(args, sparsity=None, compiled: bool = False) -> Config:
         "precision": {**precision(args.dtype), "max_gradient_norm": 1.0},
         "sparsity": sparsity,
         "loop": {"max_steps": 10**6},
-        "backend": {"torch_compile": compiled},
+        "backend": {"torch_compile": compiled, **backend},
     }  # fmt: skip
     return validate(Document({"trainer": {"init": init}}), Config)
 

@@ -25,7 +25,7 @@ def find(paths: tuple[str, ...], source: str) -> list[dict]:
     for given in paths:
         if os.path.isdir(given):
             before = len(found)
-            for folder, folders, names in os.walk(given):
+            for folder, folders, names in os.walk(given, onerror=_refuse_folder):
                 folders.sort()
                 for name in names:
                     if name.lower().endswith(SUFFIXES[source]) and not name.startswith("."):
@@ -38,6 +38,11 @@ def find(paths: tuple[str, ...], source: str) -> list[dict]:
         else:
             raise UserError(f"{given}: no such file or folder (input)")
     return sorted(found.values(), key=lambda f: order(f["name"]))
+
+
+def _refuse_folder(error: OSError) -> None:
+    """What `os.walk` would pass over, with every input in it."""
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}")
 
 
 def _add(found: dict, path: str, name: str) -> None:

@@ -9,16 +9,13 @@ from data_preprocessing import shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, open_shard, read_manifest
+from modelzoo.reading import exists
 
 
 def print_shards(args) -> int:
     """Run the verb `inspect`: print shapes, counts and the first examples; returns the exit code."""
     path = args.path
-    if (
-        os.path.isdir(path)
-        and os.path.exists(os.path.join(path, "job.json"))
-        and os.path.isdir(os.path.join(path, "train"))
-    ):
+    if os.path.isdir(path) and exists(os.path.join(path, "job.json")) and os.path.isdir(os.path.join(path, "train")):
         path = os.path.join(path, "train")
     files = list_shards(path) if os.path.isdir(path) else [path]
     if not files:
@@ -85,14 +82,14 @@ def _examples(name: str, count: int, tokenizer) -> None:
 
 def verify(args) -> int:
     """The verb `verify`: prints every fault; exit code 2 where there is one."""
-    top = os.path.exists(os.path.join(args.path, "job.json"))
+    top = exists(os.path.join(args.path, "job.json"))
     if not os.path.isdir(args.path):
         raise UserError(f"{args.path}: no such folder")
     faults, checked, size = verify_output(args.path) if top else verify_split(args.path)
     if args.tokens:
         folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]
         for folder in folders:
-            faults += check_tokens(folder) if os.path.isdir(folder) else []
+            faults += check_tokens(folder) if exists(folder) else []
     if faults:
         raise UserError("\n".join(faults))
     print(f"{args.path}: {checked:,} files, {size / 1e6:,.1f} MB, all as written")
@@ -178,17 +175,21 @@ def _compare(folder: str, listed: dict[str, str | None]) -> tuple[list[str], int
     faults, size = [], 0
     for name, sha in sorted(listed.items()):
         path = os.path.join(folder, name)
-        if not os.path.isfile(path):
+        if not exists(path):
             faults.append(f"{path}: missing")
         else:
+            faults += _try(_check_file, path, sha)
             size += os.path.getsize(path)
-            if streams.sha256_file(path) != sha:
-                faults.append(f"{path}: differs from what was written (SHA-256)")
     return faults, len(listed), size
 
 
+def _check_file(path: str, sha: str | None) -> None:
+    if streams.sha256_file(path) != sha:
+        raise UserError(f"{path}: differs from what was written (SHA-256)")
+
+
 def _strays(folder: str, listed: set[str], suffixes) -> list[str]:
-    if not os.path.isdir(folder):
+    if not exists(folder):
         return []
     return [
         f"{os.path.join(folder, n)}: is not in the manifest"

@@ -24,7 +24,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
-from modelzoo.reading import read_text
+from modelzoo.reading import exists, read_text
 from modelzoo.records import read_json
 
 JOB_FORMAT = 1
@@ -76,14 +76,14 @@ def make_plan(job: Job) -> Plan:
         "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
     }
     path = os.path.join(job.output, "job.json")
-    if os.path.lexists(path):
+    if exists(path):
         difference = _difference(read_json(path, "missing"), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
             raise UserError(f"{job.output}: was begun with {difference}; give another --output, or delete this one")
     else:
-        if os.path.isdir(job.output) and any(not n.startswith(".") for n in os.listdir(job.output)):
+        if exists(job.output) and any(not n.startswith(".") for n in os.listdir(job.output)):
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
@@ -91,9 +91,9 @@ def make_plan(job: Job) -> Plan:
 
 def _anything_done(plan: Plan) -> bool:
     """Whether any step has left a marker."""
-    return any(
-        name.endswith(".json") and not name.startswith(".") for _, _, names in os.walk(plan.work) for name in names
-    )
+    folders = (os.path.join(plan.work, step) for step in STEPS)
+    found = (name for folder in folders if exists(folder) for name in os.listdir(folder))
+    return any(name.endswith(".json") and not name.startswith(".") for name in found)
 
 
 def _sha(text: str) -> str:

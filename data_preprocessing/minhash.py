@@ -11,6 +11,7 @@ import numpy as np
 from data_preprocessing import store
 from data_preprocessing.config import Job
 from data_preprocessing.filters import CODE
+from modelzoo.reading import exists
 
 SHINGLE = 5  # words
 PIECE = 1 << 20  # bytes of text whose words are hashed at a time
@@ -187,7 +188,7 @@ def _dropped(job: Job, work: str) -> np.ndarray:
     Without that file each bucket would read what all buckets left, which grows with the square of their number.
     """
     path = os.path.join(work, "near", "dropped.npy")
-    if not os.path.exists(path):
+    if not exists(path):
         steps = ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
         drops = store.load_drops(work, steps, job.buckets).values()
         owners = [_owners(of_step["unit"], of_step["record"]) for of_step in drops]
@@ -206,7 +207,7 @@ def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
     dropped = _dropped(job, work)
     hashes, owners = [], []
     for unit in range(units):
-        if not os.path.exists(store.unit_path(work, "extract", unit, ".kept.npy")):  # of an earlier version
+        if not exists(store.unit_path(work, "extract", unit, ".kept.npy")):  # of an earlier version
             (reasons,) = store.load_columns(work, unit, "reasons")
             _band_unit(job, work, unit, np.flatnonzero(reasons == 0), _load(work, unit, ".sig.npy"))
         begin, end = _load(work, unit, ".bounds.npy")[bucket : bucket + 2]

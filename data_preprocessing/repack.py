@@ -64,8 +64,6 @@ def _check_output(output: str) -> None:
 def _making_output(output: str) -> Iterator[str]:
     """A temporary folder that becomes `output` when the body ends."""
     target = os.path.realpath(output)  # where a link leads: a folder takes no link's place
-    with contextlib.suppress(OSError):  # no such folder yet, or one that may not be listed
-        files.remove_temporaries(os.path.dirname(target), alone=False)
     with files.making_folder(target) as folder:
         try:
             yield folder

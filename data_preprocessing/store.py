@@ -24,7 +24,7 @@ from data_preprocessing import streams
 from data_preprocessing.shards import seal, sealed, write_json
 from modelzoo.config.errors import UserError
 from modelzoo.files import replacing
-from modelzoo.reading import open_regular, parse_json, read_bytes
+from modelzoo.reading import exists, open_regular, parse_json, read_bytes
 
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
 LEFT = {
@@ -136,7 +136,7 @@ def read_marker(work: str, step: str, index: int) -> dict[str, Any]:
 def mark_done(work: str, step: str, index: int, value: dict[str, Any]) -> dict[str, Any]:
     """Write the marker of a finished call, with the hashes of what the call left for later steps."""
     paths = {suffix: unit_path(work, step, index, suffix) for suffix in LEFT.get(step, ())}
-    left = {suffix: streams.sha256_file(path) for suffix, path in paths.items() if os.path.exists(path)}
+    left = {suffix: streams.sha256_file(path) for suffix, path in paths.items() if exists(path)}
     write_json(unit_path(work, step, index, ".json"), seal(value | {"left": left}))
     return value
 
@@ -150,7 +150,7 @@ def check_left(work: str, step: str, index: int) -> None:
     left = (_read_sealed(work, step, index) or {}).get("left")
     for suffix, sha in left.items() if isinstance(left, dict) else ():
         path = unit_path(work, step, index, suffix)
-        if not os.path.lexists(path):
+        if not exists(path):
             raise _damaged(work, path, "missing")
         if streams.sha256_file(path) != sha:
             raise _damaged(work, path, "changed since it was written")

@@ -92,7 +92,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
         "--devices",
         type=positive_int,
         metavar="N",
-        help="do it with N processes on this machine (default: one a visible GPU, one on a CPU)",
+        help="do it with N processes on this machine (default: one a visible GPU, one on a CPU); plan: count for N",
     )
     p.add_argument(
         "--load_checkpoint_states",
@@ -349,7 +349,7 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
     init = config.trainer.init
     folder = RunFolder.of(init, args.model_dir or init.model_dir)
     there = "holds a run already, which -m train resumes" if folder.begun else "new"
-    print("\n".join([describe_plan(config, args.target), f"run        {folder.path}: {there}", *notes]))
+    print("\n".join([describe_plan(config, args.target, args.devices), f"run        {folder.path}: {there}", *notes]))
 
 
 def _try_step(args: argparse.Namespace, config: "Config", options: "Options") -> None:

@@ -30,7 +30,7 @@ MODES = {
     "plan": Mode(
         "what a config means: parameters, masks, FLOPs, memory, arithmetic; needs neither torch nor data",
         "-p configs/quickstart/s75.yaml -m plan",
-        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "model_dir", *CLUSTER),
+        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "devices", "model_dir", *CLUSTER),
     ),
     "train": Mode(
         "pre-train, or resume a run",

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
+from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, count_slices, sums_exactly
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.distributed import Ranks, share_slices
@@ -31,7 +32,7 @@ def decide_reduction(
     batch_size: int,
     ranks: int,
     before: Reduction | None,
-    key: str = "trainer.fit.train_dataloader.batch_size",
+    key: str = BATCH_SIZE,
 ) -> Reduction:
     """How a run sums.
 
@@ -52,26 +53,13 @@ def decide_reduction(
                 "(reduction: fast)"
             )
         asked = "fast"
-    if batch_size % ranks:
-        near = [n for n in range(1, batch_size + 1) if batch_size % n == 0]
-        raise UserError(
-            f"{key} {batch_size} is not divisible by {ranks} processes; take one of "
-            f"{', '.join(map(str, near[:12]))} processes"
-        )
+    check_rows(batch_size, ranks, key)
     if asked is None and before is not None and (before.exact or ranks == 1):
         asked, slices = ("exact" if before.exact else "fast"), before.slices or slices
     threads = config.num_threads or (before.threads if before is not None else None) or torch.get_num_threads()
-    if asked is None:
-        asked = "exact" if ranks > 1 and kind == "CPU" else "fast"
-    if asked != "exact":
+    if not sums_exactly(asked, kind, ranks):
         return Reduction()
-    while batch_size % slices:
-        slices //= 2
-    if ranks & (ranks - 1) or slices < ranks:
-        raise UserError(
-            f"trainer.init.backend.reduction: exact sums of a batch of {batch_size} go over 1, 2, 4, ... {slices} "
-            f"processes, not {ranks}; take one of these, another batch_size, or reduction: fast"
-        )
+    slices = count_slices(batch_size, ranks, slices)
     return Reduction(slices, threads if kind == "CPU" else None)
 
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
+from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, is_inside, read_json
 
 _LARGEST = 2**63 - 1
@@ -110,7 +111,7 @@ def read_params(folder: str) -> dict[str, int]:
         UserError: it cannot be read, or a key has no value that fits.
     """
     path = os.path.join(folder, f.DATA_PARAMS)
-    if not os.path.exists(path):
+    if not exists(path):
         return {}
     found = read_json(path, "missing")
     other = "is not a data_params.json that this version reads"

@@ -8,7 +8,7 @@ from pydantic import Field
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data.folder import read_manifest
-from modelzoo.reading import MIB, parse_json, read_text
+from modelzoo.reading import MIB, exists, parse_json, read_text
 from modelzoo.records import Record, check_record
 
 if TYPE_CHECKING:
@@ -68,9 +68,9 @@ def read_tokenizer(path: str) -> str:
     """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary."""
     if os.path.isdir(path):
         for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-            if os.path.exists(os.path.join(path, vocab)) and os.path.exists(os.path.join(path, merges)):
+            if exists(os.path.join(path, vocab)) and exists(os.path.join(path, merges)):
                 return _from_bpe(os.path.join(path, vocab), os.path.join(path, merges))
-        if not os.path.exists(os.path.join(path, "tokenizer.json")):
+        if not exists(os.path.join(path, "tokenizer.json")):
             raise UserError(f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe")
         path = os.path.join(path, "tokenizer.json")
     text = _read(path)

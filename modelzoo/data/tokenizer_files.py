@@ -8,7 +8,7 @@ from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.files import write_bytes
-from modelzoo.reading import read_bytes
+from modelzoo.reading import exists, read_bytes
 
 VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
 
@@ -22,7 +22,7 @@ def list_places(config: Config) -> list[str]:
 
 def find_vocabulary(places: Iterable[str]) -> list[str]:
     """The tokenizer's files in the first of some folders that has any; tokenizer.json before the others."""
-    found = ([os.path.join(p, v) for v in VOCABULARIES if os.path.exists(os.path.join(p, v))] for p in places)
+    found = ([os.path.join(p, v) for v in VOCABULARIES if exists(os.path.join(p, v))] for p in places)
     return next(filter(None, found), [])
 
 

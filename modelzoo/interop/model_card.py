@@ -11,7 +11,7 @@ from modelzoo.data import manifest
 from modelzoo.interop import provenance
 from modelzoo.interop.markdown import escape
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
-from modelzoo.planning import plan
+from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_amount
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
@@ -145,7 +145,7 @@ def _side_file(masks: Mapping[str, Tensor]) -> str:
 def _recipe(config: Config) -> list[str]:
     lines = []
     steps = total_steps(config)
-    for group, sizes in plan.group_sizes(config.trainer.init):
+    for group, sizes in group_sizes(config.trainer.init):
         begin = value(group.sparsity, 0, group.update)
         line = f"{group.algorithm}, sparsity {begin:.4g}, {group.init_method} masks, {group.distribution}"
         line += f", {group.pattern}" if group.pattern else ""

@@ -4,10 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Up to these lengths the batched products win on every class of processor tried: the fused kernel takes several times
-# what its 16-bit arithmetic would, until [t, t] scores no longer fit the caches. It has no dropout on CPUs.
-PLAIN_UP_TO = {torch.float32: 128}
-PLAIN_OTHERWISE = 512
+from modelzoo.kernels.limits import find_longest_plain
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scale: float) -> Tensor:
@@ -22,8 +19,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
         [b, heads, t, head_dim].
     """
     b, h, t, d = q.shape
-    longest = PLAIN_OTHERWISE if dropout else PLAIN_UP_TO.get(q.dtype, PLAIN_OTHERWISE)
-    if q.device.type != "cpu" or t > longest or torch.compiler.is_compiling():
+    longest = 0 if torch.compiler.is_compiling() else find_longest_plain(str(q.dtype).removeprefix("torch."), dropout)
+    if q.device.type != "cpu" or t > longest:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
         )

@@ -10,9 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelzoo.kernels.limits import count_head_rows
 from modelzoo.kernels.softmax import cross_entropy_
-
-BUFFER_BYTES = 128 << 20  # logits at a time: many rows make the matrix products efficient
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -25,7 +24,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
         dx = torch.empty_like(x) if needs else None
         dw = db = None
-        rows = max(64, BUFFER_BYTES // (dtype.itemsize * vocab))
+        rows = count_head_rows(vocab, dtype.itemsize)
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
             logits = F.linear(x[part], w, b)  # [rows, vocab]

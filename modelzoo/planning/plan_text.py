@@ -14,7 +14,9 @@ from modelzoo.data.manifest import list_folders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
-from modelzoo.planning.plan import Plan, count_stored, group_sizes, make_plan
+from modelzoo.planning.devices_text import describe_devices
+from modelzoo.planning.plan import Plan, make_plan
+from modelzoo.planning.stored import count_stored, group_sizes
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
@@ -22,8 +24,8 @@ from modelzoo.sparsity.select import base_ratios
 WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
 
-def describe_plan(config: Config, target: str = "auto") -> str:
-    """The plan as a person reads it, for the command line's `target`."""
+def describe_plan(config: Config, target: str = "auto", devices: int | None = None) -> str:
+    """The plan as a person reads it, for the command line's `target`; with `devices`, of so many too."""
     init, p = config.trainer.init, make_plan(config, target)
     lines = _describe_model(config, p)
     for group, sizes in group_sizes(init):
@@ -32,6 +34,7 @@ def describe_plan(config: Config, target: str = "auto") -> str:
         *_describe_flops(init, p),
         *_label("arithmetic", arithmetic.describe(target, init.backend, init.precision)),
         *_describe_memory(init, p),
+        *(describe_devices(config, p, target, devices) if devices else ()),
         *_describe_steps(config, p),
         *(f"data       {use}: {_describe_path(path)}" for use, path in _list_paths(config)),
         *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
@@ -203,10 +206,14 @@ def _describe_path(path: str) -> str:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
-    shards = [n for n in os.listdir(path) if n.endswith(f.SHARD_SUFFIXES)] if stat.S_ISDIR(found.st_mode) else []
-    examples = read_manifest(path).get("n_examples")
+    names = os.listdir(path) if stat.S_ISDIR(found.st_mode) else []
+    shards = [n for n in names if n.endswith(f.SHARD_SUFFIXES)]
+    manifest = read_manifest(path)
+    examples = manifest.get("n_examples")
+    missing = sorted({s["file"] for s in manifest.get("shards") or ()} - set(names))
     return (
         f"{path}  found"
         + (f", {len(shards)} shards" if shards else "")
         + (f", {examples:,} examples" if isinstance(examples, int) else "")
+        + (f"; MISSING {missing[0]} ({len(missing):,} that {f.MANIFEST} lists)" if missing else "")
     )

@@ -245,7 +245,8 @@ class Sparsity:
         found = {}
         for group in self.groups:
             if not (group.algorithm.needs_gradient and group.is_update(step)):
-                found |= {p.weight: at for p in group.parameters if (at := p.live_places()) is not None}
+                trained = [p for p in group.parameters if p.weight.requires_grad]
+                found |= {p.weight: at for p in trained if (at := p.live_places()) is not None}
         return found
 
     def drop_gradients(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.models.shapes import frozen, list_with_adapters
-from modelzoo.planning import plan
+from modelzoo.planning.stored import group_sizes
 from modelzoo.sparsity import flops
 from modelzoo.training.required import require_fit
 
@@ -13,7 +13,7 @@ from modelzoo.training.required import require_fit
 def count_flops(config: Config, steps: int) -> tuple[int, int]:
     """Training FLOPs of `steps` steps: as run, and dense-equivalent. What `sparsity.ledger` will have counted then."""
     init, context = config.trainer.init, manifest.find_context(config)
-    shapes, groups = list_with_adapters(init), plan.group_sizes(init)
+    shapes, groups = list_with_adapters(init), group_sizes(init)
     sparse, dense = flops.count_run(init.model, shapes, context, groups, steps, frozen(init))
     tokens = require_fit(config).train_dataloader.batch_size * context
     return tokens * sparse, tokens * dense

@@ -15,6 +15,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.host import load_average
 from modelzoo.planning import plan
+from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import Progress, format_amount, format_size
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import check_sides
@@ -65,7 +66,7 @@ def bench_patterns(config: Config, options: Options, params: str) -> None:
         group = SparsityGroup.model_validate({"sparsity": level, "param_filter": filters, **pattern})
         name = group.pattern or ("unstructured" if group.storage == "masked" else f"storage: {group.storage}")
         try:
-            for _, sizes in plan.group_sizes(init.model_copy(update={"sparsity": (group,)})):
+            for _, sizes in group_sizes(init.model_copy(update={"sparsity": (group,)})):
                 check_sides(group, sizes)
             variants[name] = _run(config, choice, (group,))
         except UserError as e:

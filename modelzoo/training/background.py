@@ -66,7 +66,8 @@ def explain_shortage(files: Files, run: TrainState, ranks: int) -> str | None:
     total, tensors = host.total_memory(), [x for part in files.values() for x in part.values()]
     copy = sum(1 << (x.nbytes - 1).bit_length() if x.is_cuda and x.nbytes else x.nbytes for x in tensors)  # pinned: 2^n
     gradients = sum(p.nbytes for p in run.model.parameters() if p.requires_grad and p.is_cpu)
-    held = ranks * (gradients + sum(x.nbytes for x in tensors if x.is_cpu))
+    times = ranks if run.shares is None else 2  # in their shares over all ranks, and gathered for the checkpoint
+    held = times * (gradients + sum(x.nbytes for x in tensors if x.is_cpu))
     if total is None or held + copy <= SHARE * total:
         return None
     return f"a copy of {format_size(copy)} next to the {format_size(held)} held is too much for {format_size(total)}"

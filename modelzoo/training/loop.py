@@ -209,7 +209,8 @@ class _Saves:
         if isinstance(error, checkpoint.NotWritten) or not (self.backend.ranks.first or shared):
             return ""
         if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
-            return "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
+            shares = "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
+            return failed or shares
         if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
             inside = "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
             return failed or inside

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-NAMES = ("blocks", "figures", "forced", "harness", "linear", "page", "program", "sections", "train_step")
+NAMES = ("blocks", "figures", "forced", "harness", "linear", "page", "program", "scaling", "sections", "train_step")
 
 
 @pytest.fixture

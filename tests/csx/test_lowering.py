@@ -11,7 +11,7 @@ import pytest
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import list_with_adapters
-from modelzoo.planning import plan
+from modelzoo.planning.stored import group_sizes
 
 REPO = Path(__file__).resolve().parents[2]
 NINE = sorted(p.stem for p in (REPO / "configs/mediswift").glob("*_*.yaml"))
@@ -110,7 +110,7 @@ def test_lowers(lowered, name):
     assert "error" not in found, found["error"]
     shapes = list_with_adapters(config.trainer.init)
     assert found["parameters"] == sum(s.numel for s in shapes.values())
-    masked = {n for _, sizes in plan.group_sizes(config.trainer.init) for n in sizes}
+    masked = {n for _, sizes in group_sizes(config.trainer.init) for n in sizes}
     assert set(found["masked"]) == masked
     assert sum(found["cirh"].values()) > 500 and found["cirh"]["MatMul"] > 0
     assert found["torch"]["embedding_dense_backward"] >= 1  # the step goes backward

@@ -258,3 +258,20 @@ def test_names_that_are_no_text_or_hold_odd_digits(tmp_path):
     found = inputs.find((str(tmp_path),), "pubmed")
     assert sorted(f["name"] for f in found) == ["caf\\xe9.xml", "x²3.xml", "x٣.xml"]
     assert json.dumps(found).encode() and all(list(streams.unpacked(f["path"], 99)) for f in found)
+
+
+def test_a_folder_that_cannot_be_listed_loses_no_input(tmp_path, monkeypatch):
+    """`os.walk` alone passes it over."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / f"{folder}.xml").touch()
+    real = os.scandir
+
+    def scan(path="."):
+        if os.fspath(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied", path)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    with pytest.raises(UserError, match=r"/b: cannot be read: Permission denied"):
+        inputs.find((str(tmp_path),), "pubmed")

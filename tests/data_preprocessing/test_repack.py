@@ -223,3 +223,13 @@ def test_a_pack_of_nothing_is_an_error_and_leaves_no_folder(tmp_path):
     with pytest.raises(UserError, match="no window of 8 with --tail drop"):
         pack(tmp_path / "i.jsonl", tmp_path / "o", tail="drop")
     assert os.listdir(tmp_path) == ["i.jsonl"]
+
+
+def test_verify_names_a_pipe_and_goes_on(tmp_path):
+    write_shard(tmp_path / "c.h5", np.arange(1, 99), n_examples=None)
+    pack(tmp_path / "c.h5", tmp_path / "o", shard_tokens=16)
+    (tmp_path / "o" / "output_chunk_0_0.h5").unlink()
+    os.mkfifo(tmp_path / "o" / "output_chunk_0_0.h5")
+    (tmp_path / "o" / "output_chunk_0_1.h5").unlink()
+    faults = inspection.verify_split(str(tmp_path / "o"))[0]
+    assert ["0_0.h5: cannot be read: is not a regular file" in faults[0], "0_1.h5: missing" in faults[1]] == [True] * 2

@@ -81,7 +81,8 @@ COMMANDS = {
     "pmc": _data("pmc", "--input", "{w}/jats/package.tar.gz", "--output", "shards", "{job}"),
     "jsonl": _data("jsonl", "--input", "{w}/jsonl/docs.jsonl", "--output", "shards", "{job}"),
     "pairs": _data(
-        "jsonl", "--input", "{w}/jsonl/pairs.jsonl", "--output", "shards", "{job}", "--objective", "prompt_completion"
+        "jsonl", "--input", "{w}/jsonl/pairs.jsonl", "--output", "shards", "{job}", "--objective", "prompt_completion",
+        "--set", "filters.min_chars=0",
     ),
     "pack": _data(
         "pack", "--input", "{w}/jsonl/ids.jsonl", "--output", "packed", "--msl", "32", "--eos_id", "0",

@@ -113,7 +113,8 @@ def jsonl(world: World, folder: Path, draw: Random) -> Verdict:
         return run_and_compare("data_preprocessing", words, folder, (path,))
     needed = [f"id:{i}" for i in range(12) if i != at]
     if name == "pairs":
-        return _job(world, folder, "jsonl", path, needed, "--objective", "prompt_completion")
+        flags = ("--objective", "prompt_completion", "--set", "filters.min_chars=0")
+        return _job(world, folder, "jsonl", path, needed, *flags)
     return (
         _read(world, folder, "jsonl", path, needed)
         if draw.random() < 0.8

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from modelzoo.kernels import limits
 from modelzoo.kernels import linear_cross_entropy as kernel
 from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
 
@@ -55,9 +56,7 @@ def test_equals_cross_entropy(n, vocab, scale, bias):
 @pytest.mark.parametrize("n", [63, 64, 65, 127, 128, 129, 300])
 def test_chunks_meet_without_a_seam(n, monkeypatch):
     """With buffers of a few rows the sum runs over many chunks, the last one smaller."""
-    for name in ("CHUNK_BYTES", "BUFFER_BYTES", "PIECE_BYTES"):
-        if hasattr(kernel, name):
-            monkeypatch.setattr(kernel, name, 1)
+    monkeypatch.setattr(limits, "BUFFER_BYTES", 1)
     assert_equal(both(problem(n, 9, bias=True), 2.0), 2e-5)
 
 

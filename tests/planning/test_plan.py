@@ -149,6 +149,12 @@ def test_a_folder_that_cannot_be_looked_at_is_not_called_missing(elsewhere):
     assert e.value.filename == "val"
 
 
+def test_a_shard_that_a_manifest_lists_and_that_is_gone_is_named(elsewhere):
+    shards(elsewhere / "train", shards=[{"file": "a_gone.h5"}, {"file": "b_gone.h5"}])
+    line = next(t for t in plan_text.describe_plan(config()).splitlines() if t.startswith("data       train"))
+    assert line == "data       train: train  found, 1 shards; MISSING a_gone.h5 (2 that manifest.json lists)"
+
+
 def test_text_says_what_is_there_and_what_is_missing(elsewhere):
     shards(elsewhere / "train", n_examples=1234)
     (elsewhere / "val.h5").touch()

@@ -1,0 +1,17 @@
+"""Sizes at which kernels change their way. No torch: `plan` counts the memory that follows from them."""
+
+BUFFER_BYTES = 128 << 20  # logits at a time in the output head: many rows make the matrix products efficient
+# Up to these lengths the batched products of attention win on every class of CPU tried: the fused kernel takes several
+# times what its 16-bit arithmetic would, until [t, t] scores no longer fit the caches. It has no dropout on CPUs.
+PLAIN_UP_TO = {"float32": 128}
+PLAIN_OTHERWISE = 512
+
+
+def find_longest_plain(dtype: str, dropout: float) -> int:
+    """The longest sequence whose attention is plain products on a CPU, in `dtype` (float32, bfloat16, ...)."""
+    return PLAIN_OTHERWISE if dropout else PLAIN_UP_TO.get(dtype, PLAIN_OTHERWISE)
+
+
+def count_head_rows(vocab: int, item: int) -> int:
+    """Rows of logits at a time, of `item` bytes a value."""
+    return max(64, BUFFER_BYTES // (item * vocab))

@@ -1,0 +1,141 @@
+"""Memory of each device that trains, in bytes, from the config alone. No torch."""
+
+from typing import NamedTuple
+
+from modelzoo.backends import arithmetic
+from modelzoo.config.trainer import Config, Init
+from modelzoo.kernels.limits import count_head_rows, find_longest_plain
+from modelzoo.models.shapes import GLU, frozen, list_with_adapters
+from modelzoo.planning.stored import count_stored
+from modelzoo.planning.traffic import count_gathered, count_masked, count_sent
+from modelzoo.training.run_length import count_micro_batches
+
+
+class Layout(NamedTuple):
+    """Devices that train a run together.
+
+    Attributes:
+        kind: CPU, GPU or CSX.
+        slices: of each batch, where sums are exact.
+        sharded: whether each device has a share of the weights instead of all.
+    """
+
+    kind: str
+    devices: int = 1
+    slices: int | None = None
+    sharded: bool = False
+
+
+class Rows(NamedTuple):
+    """Rows of a batch: of each device, those that it computes at once, and how often it does so in a step."""
+
+    device: int
+    at_once: int
+    times: int
+
+
+def share_rows(config: Config, layout: Layout) -> Rows:
+    """A batch's rows as the training step cuts them; none without training data."""
+    fit = config.trainer.fit
+    if fit is None:
+        return Rows(0, 0, 0)
+    batch, parts = fit.train_dataloader.batch_size, count_micro_batches(config)
+    groups = layout.slices or layout.devices
+    size = batch // groups
+    at_once = -(-size // -(-parts // groups))
+    return Rows(batch // layout.devices, at_once, groups // layout.devices * -(-size // at_once))
+
+
+def count_memory(
+    config: Config, msl: int, layout: Layout, rows: int | None = None, mode: str | None = None
+) -> dict[str, int]:
+    """Bytes of a training run on one of the devices. Of activations and work an estimate.
+
+    Args:
+        msl: tokens of a row.
+        rows: at once; default: the config's. mode: of activation_checkpointing; default: the config's.
+    """
+    init, shapes = config.trainer.init, list_with_adapters(config.trainer.init)
+    off = frozen(init)
+    total, trained = (sum(s.numel for n, s in shapes.items() if n not in out) for out in (frozenset(), off))
+    moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
+    gone, masks = count_stored(init, ("packed",))
+    kept = trained if init.base_frozen else trained - gone
+    share = layout.devices if layout.sharded else 1
+    rows = share_rows(config, layout).at_once if rows is None else rows
+    activations, work = count_activations(init, layout.kind, rows, msl, mode or init.backend.activation_checkpointing)
+    return {
+        "weights": 4 * (total - gone) // share,
+        "gradients": 4 * kept // share,
+        "optimizer": 4 * moments * kept // share,
+        "masks": masks // share,
+        "sums": _count_sums(init, kept, layout),
+        "activations (estimate)": activations,
+        "work (estimate)": work,
+    }
+
+
+def _count_sums(init: Init, kept: int, layout: Layout) -> int:
+    """What adding up takes besides the gradients: sums of slices that wait, what is sent and received."""
+    if layout.sharded:
+        return _count_gathered(init, layout)
+    per_device = (layout.slices or 1) // layout.devices if layout.slices else 1
+    waiting = 4 * kept * (per_device.bit_length() - 1)  # a sum of each level of the tree
+    if layout.devices == 1:
+        return waiting
+    sent, masked = 4 * count_sent(init, 1), count_masked(init)
+    buffers = 3 * sent + 4 * masked if layout.slices else sent  # exact: ours, theirs, their sum, and what was picked
+    return max(waiting, buffers) + 8 * masked
+
+
+def _count_gathered(init: Init, layout: Layout) -> int:
+    """Whole weights of the layer at hand and the next, what is in no layer all along, and whole gradients of one."""
+    layers, rest = count_gathered(init, count_item(init, layout.kind))
+    layer = layers // init.model.num_hidden_layers
+    return 2 * layer + rest + max(layer * 4 // count_item(init, layout.kind), rest)
+
+
+def count_item(init: Init, kind: str) -> int:
+    """Bytes of a value of the arithmetic on a device of `kind`."""
+    return 4 if arithmetic.expect_arithmetic(kind, init.precision).dtype == "float32" else 2
+
+
+def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> tuple[int, int]:
+    """What forward keeps of `rows` for backward, and what comes and goes while they are computed, at most at once.
+
+    Args:
+        msl: tokens of a row.
+        mode: none, layer or attention: what backward computes again.
+    """
+    m, item, tokens = init.model, count_item(init, kind), rows * msl
+    attention = 5 * item * m.inner_dim + _count_scores(init, kind, msl)  # q, k, v, the output twice
+    ffn = item * m.filter_size * (4 if m.nonlinearity in GLU else 2)
+    norms = (8 + 2 * item) * m.hidden_size + (2 * m.hidden_size if m.dropout_rate else 0)
+    whole = norms + attention + ffn
+    per_layer = {"none": whole, "layer": 4 * m.hidden_size, "attention": whole - attention}[mode]
+    again = {"none": 0, "layer": whole, "attention": attention}[mode]  # of the layer whose turn it is
+    last = (4 + item) * m.hidden_size
+    if not tokens:
+        return 0, 0
+    shapes = list_with_adapters(init)
+    linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",))[0]
+    casts = item * max(linear, 0) if item == 2 else 0
+    head = m.vocab_size * m.hidden_size
+    parts = count_head_rows(m.vocab_size, item)
+    logits = min(tokens, parts) * item * m.vocab_size
+    gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
+    crossing = logits + gradient + (item * head if item == 2 else 0) + tokens * item * m.hidden_size
+    backward = tokens * (again + item * m.filter_size + 4 * m.hidden_size)
+    return tokens * (m.num_hidden_layers * per_layer + last), max(casts + crossing, backward)
+
+
+def _count_scores(init: Init, kind: str, msl: int) -> int:
+    """Bytes that attention keeps of a token's scores: none where a fused kernel computes them again."""
+    m, item = init.model, count_item(init, kind)
+    dropout = m.dropout_rate if m.attention_dropout_rate is None else m.attention_dropout_rate
+    scores = m.num_heads * msl
+    if kind != "CPU" or not (dropout or msl <= find_longest_plain("float32" if item == 4 else "bfloat16", dropout)):
+        return 0
+    if init.backend.torch_compile and not dropout:
+        return 0
+    return scores * (12 if dropout else item)  # with dropout the softmax, what is left of it, and which
