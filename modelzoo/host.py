@@ -239,6 +239,26 @@ def _watch_parent(parent: int, by: int) -> None:
 
 
 @contextlib.contextmanager
+def delaying_interrupts() -> Iterator[None]:
+    """Let signals that would interrupt the body wait for its end: raised in a C library's callback they do damage."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [getattr(signal, n) for n in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, n)]
+    before = {number: handler for number in names if callable(handler := signal.getsignal(number))}
+    waiting: list[int] = []
+    for number in before:
+        signal.signal(number, lambda number, _: waiting.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for number in waiting:
+            os.kill(os.getpid(), number)
+
+
+@contextlib.contextmanager
 def interrupt_by_signals(last: bool = False) -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt the body as Ctrl-C does: with a KeyboardInterrupt, and with one alone.
 

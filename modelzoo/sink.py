@@ -10,6 +10,8 @@ import contextlib
 import os
 from typing import Any, Self
 
+from modelzoo import host
+
 
 class Sink:
     """A new file, for `h5py.File(sink, "w")`. What cannot be written is dropped, and `check` raises the reason.
@@ -29,10 +31,13 @@ class Sink:
         self.file = open(path, "x+b", buffering=0)  # noqa: SIM115  __exit__ closes it. x: through no link
 
     def __enter__(self) -> Self:
+        self._delay = host.delaying_interrupts()  # HDF5 calls `write`, and takes what is raised there for a full disk
+        self._delay.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.file.close()
+        self._delay.__exit__(None, None, None)
 
     def check(self) -> None:
         """Raise the OSError of the first write that failed, if one did."""

@@ -1,5 +1,6 @@
 """What `plan --devices N` says of several devices: memory of each, what they send, what fits a card. No torch."""
 
+from modelzoo.backends.select import lowers
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
 from modelzoo.models.shapes import frozen, list_with_adapters
@@ -27,12 +28,12 @@ def describe_devices(config: Config, p: Plan, target: str, devices: int) -> list
         UserError: the batch cannot be shared out, or the devices are CS-2s.
     """
     init, fit = config.trainer.init, config.trainer.fit
-    if target == "CSX":
+    if lowers(target):
         raise UserError("--devices: the number of CS-2 systems is --num_csx; processes are for GPU and CPU")
     if fit is None:
         raise UserError("--devices: this config has no trainer.fit, so there is no batch to share out")
     kind = find_kind(init, target)
-    kind = "GPU" if kind == "CSX" else kind  # which the processes fall back to
+    kind = "GPU" if lowers(kind) else kind  # which the processes fall back to
     replicas = find_layout(config, kind, devices)
     rows, batch = share_rows(config, replicas), fit.train_dataloader.batch_size
     how = f"exact, over {replicas.slices} slices of each batch" if replicas.slices else "fast"

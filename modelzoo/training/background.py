@@ -89,6 +89,7 @@ class Writer:
         self._copies: bool | None = None if wanted else False  # None: not decided yet
         self._copy, self._note = HostCopy(), note
         self._thread: threading.Thread | None = None
+        self._done = threading.Event()
         self._saved: tuple[str, int] | None = None
         self._error: BaseException | None = None
         self._placing, self._given_up = threading.Lock(), False
@@ -119,12 +120,16 @@ class Writer:
             self._decide(" ".join(str(e).split())[:120])
             return False
 
+        done = self._done = threading.Event()
+
         def work() -> None:
             try:
                 self._copy.wait()
                 self._saved = write(copied, self._permit())
             except BaseException as e:  # in a thread nothing else would report it
                 self._error = e
+            finally:
+                done.set()
 
         self._thread = threading.Thread(target=work, name="write checkpoint", daemon=True)  # `give_up` ends it
         try:
@@ -142,7 +147,8 @@ class Writer:
     @property
     def writing(self) -> bool:
         """Whether a checkpoint is being written."""
-        return self._thread is not None and self._thread.is_alive()
+        # not `is_alive`: a Ctrl-C inside Python 3.11's `join` marks a thread that runs as stopped (bpo-45274)
+        return self._thread is not None and not self._done.is_set()
 
     def finish(self) -> tuple[str, int] | None:
         """Wait for what is being written; what `write` returned, or None if nothing was begun since the last time.
@@ -150,8 +156,8 @@ class Writer:
         Raises:
             BaseException: what `write` raised.
         """
-        while self._thread is not None and self._thread.is_alive():
-            self._thread.join(0.2)  # not for ever: a signal that reaches the other thread would wake nobody here
+        while self.writing:
+            self._done.wait(0.2)  # not for ever: a signal that reaches the other thread would wake nobody here
         saved, error = self._saved, self._error
         self._thread = self._saved = self._error = None
         if error is not None:

@@ -57,7 +57,7 @@ def test_a_shape_that_is_not_stored_is_believed_by_nobody(tmp_path, shape, read)
 
 def test_a_missing_shard_is_not_called_damaged(tmp_path):
     with pytest.raises(UserError, match=r"gone\.h5: .*No such file"):
-        folder.folder.open_shard(str(tmp_path / "gone.h5"))
+        folder.open_shard(str(tmp_path / "gone.h5"))
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", "\x00", '"text"'])

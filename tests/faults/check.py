@@ -16,6 +16,7 @@ from tests.faults.part import Verdict, classify
 SECONDS = 60.0  # of wall time: whoever waits for a FIFO; a busy machine is no hang
 PROCESSOR_SECONDS = 30  # a case takes less than one
 MEMORY = 3 << 30
+EMPTY = "holds no example to train on"  # a job of which no record is left: its report names files and reasons
 
 
 def run_function(body: Callable[[], object], folder: Path, seconds: float = SECONDS, memory: int = MEMORY) -> Outcome:
@@ -55,6 +56,7 @@ def weigh(outcome: Outcome, names: Iterable[str] = ()) -> Verdict:
     errors = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     if verdict.kind == "traceback" and outcome.code == 2 and errors:  # a config's mistakes are named all at once
         verdict = Verdict("refused", errors[0])
+    names = [*names, EMPTY] if names else names
     if verdict.kind == "refused" and names and not any(n in line for n in names for line in errors):
         return Verdict("traceback", f"the refusal names no file: {verdict.detail}")
     return verdict

@@ -96,11 +96,17 @@ def cases(world: World, n: int, seed: int) -> Iterator[str]:
 
 
 def run_case(world: World, case: str, scratch: Path) -> Verdict:
-    """One broken program whose last operation on a path, or first write where that is cut, fails."""
+    """One broken program whose last operation on a path, or first write where that is cut, fails.
+
+    A broken program may have some operations more or less than the whole one, so its neighbours are tried too.
+    """
     damage, command, mode, wanted = CASES[case]
     operations = disturb.expected(world, command).operations
     last = 1 + (operations.index("w") if mode is Mode.KILL_IN else operations.rindex("m"))
-    verdict = disturb.check(world, command, Fault(mode, last, errno.ENOSPC, persistent=True), scratch, damage)
-    if verdict.kind == wanted:
-        return Verdict("ok", f"caught: {verdict.detail}")
+    for number in sorted(range(max(1, last - 6), last + 7), key=lambda n: abs(n - last)):
+        (scratch / str(number)).mkdir()
+        fault = Fault(mode, number, errno.ENOSPC, persistent=True)
+        verdict = disturb.check(world, command, fault, scratch / str(number), damage)
+        if verdict.kind == wanted:
+            return Verdict("ok", f"caught: {verdict.detail}")
     return Verdict("silent", f"{case}: the harness found {verdict.kind} ({verdict.detail}), not {wanted}")
