@@ -56,7 +56,7 @@ def find_world(env: Mapping[str, str] = os.environ) -> World | None:
         names = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
         if missing := [n for n in names if not env.get(n)]:
             raise UserError(
-                f"{' and '.join(n for n in names if n in env)} are set, {' and '.join(missing)} not: start with "
+                f"set: {', '.join(n for n in names if n in env)}; not set: {', '.join(missing)}: start with "
                 "torchrun, or unset them"
             )
         rank, size, port = (_number(env, n) for n in ("RANK", "WORLD_SIZE", "MASTER_PORT"))

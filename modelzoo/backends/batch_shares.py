@@ -1,8 +1,22 @@
 """Whether a batch can be shared out among processes, and how their gradients are summed. No torch: `plan` asks too."""
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Backend
 
 BATCH_SIZE = "trainer.fit.train_dataloader.batch_size"
+
+
+def check_shares(config: Backend) -> None:
+    """Refuse exact sums of shares.
+
+    Raises:
+        UserError: the config asks for them.
+    """
+    if config.reduction == "exact":
+        raise UserError(
+            "trainer.init.backend.reduction: exact sums are for parallel: replicate; the library sums shares "
+            "(reduction: fast)"
+        )
 
 
 def check_rows(batch_size: int, ranks: int, key: str = BATCH_SIZE) -> None:

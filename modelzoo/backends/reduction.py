@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, count_slices, sums_exactly
-from modelzoo.config.errors import UserError
+from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.distributed import Ranks, share_slices
 from modelzoo.draws import make_seed
@@ -47,11 +46,7 @@ def decide_reduction(
     """
     asked, slices = config.reduction, config.slices
     if ranks > 1 and config.parallel == "shard":
-        if asked == "exact":
-            raise UserError(
-                "trainer.init.backend.reduction: exact sums are for parallel: replicate; the library sums shares "
-                "(reduction: fast)"
-            )
+        check_shares(config)
         asked = "fast"
     check_rows(batch_size, ranks, key)
     if asked is None and before is not None and (before.exact or ranks == 1):

@@ -189,7 +189,8 @@ def _make(kind: str, init: Init, folder: str, ranks: "Ranks | None") -> "Backend
 
     ranks = ranks or ALONE
     if kind == "GPU":
-        device = torch.device("cuda", ranks.local) if ranks.size > 1 else torch.device("cuda")
+        one = ranks.size == 1 or torch.cuda.device_count() == 1  # Slurm may give each process a GPU of its own to see
+        device = torch.device("cuda") if one else torch.device("cuda", ranks.local)
     else:
         device = torch.device("cpu")
     return Local(device, init.backend, init.precision, ranks)

@@ -1,5 +1,6 @@
 """What `plan --devices N` says of several devices: memory of each, what they send, what fits a card. No torch."""
 
+from modelzoo.backends.batch_shares import check_shares
 from modelzoo.backends.select import lowers
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
@@ -32,6 +33,8 @@ def describe_devices(config: Config, p: Plan, target: str, devices: int) -> list
         raise UserError("--devices: the number of CS-2 systems is --num_csx; processes are for GPU and CPU")
     if fit is None:
         raise UserError("--devices: this config has no trainer.fit, so there is no batch to share out")
+    if devices > 1 and init.backend.parallel == "shard":
+        check_shares(init.backend)
     kind = find_kind(init, target)
     kind = "GPU" if lowers(kind) else kind  # which the processes fall back to
     replicas = find_layout(config, kind, devices)

@@ -195,3 +195,11 @@ def test_the_plan_agrees_with_the_run_on_how_it_sums():
                 decided = reduction.decide_reduction(made.trainer.init.backend, kind, 4, devices, None)
                 assert plan.find_layout(made, kind, devices).slices == decided.slices
     assert math.log2(plan.find_layout(config(), "CPU", 4).slices or 0) == 2
+
+
+def test_exact_sums_of_shares_are_refused_before_a_run(capsys):
+    keys = [f"trainer.init.backend.{k}" for k in ("parallel=shard", "reduction=exact")]
+    words = ["CPU", "-p", "configs/quickstart/s75.yaml", "-m", "plan", "--set", keys[0], "--set", keys[1]]
+    assert cli.main([*words, "--devices", "2"]) == 2
+    assert "exact sums are for parallel: replicate" in capsys.readouterr().err
+    assert cli.main([*words, "--devices", "1"]) == 0
