@@ -1,5 +1,6 @@
 """Structure-aware mutants of what people write: configs, studies, tasks and their data, command lines."""
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from tests.faults.mutate_yaml import mutate_yaml
 from tests.faults.part import Verdict
 from tests.faults.world import World
 
+OUTPUT_FLAGS = ("-o", "--output", "--model_dir")
 JOB = """
 source: jsonl
 input: [INPUT]
@@ -129,13 +131,11 @@ def words(world: World, folder: Path, draw: Random) -> Verdict:
     mutant = mutate_words(draw.choice(lines), draw, odd_paths(folder))
     inputs = ("train.yaml", "tokenizer.json", "jsonl", "task", "circle.yaml", "run/checkpoints")
     kept = {p.name for p in folder.iterdir()} - {*inputs, "run"}
-    made = [p for p in ("out", "out.html", "out.svg", "out.json", "out.yaml", *kept)]
-    verdict = run_and_compare(program, mutant, folder, (), [*made, *_others(folder, inputs)])
+    named = {Path(w).parts[0] for flag, w in itertools.pairwise(mutant) if flag in OUTPUT_FLAGS and w}
+    made = ["out", "out.html", "out.svg", "out.json", "out.yaml", *kept, *(named - set(inputs)), "report_files"]
+    made += [f"{Path(n).stem}{end}" for n in named for end in ("_files", ".json", ".csv")]
+    verdict = run_and_compare(program, mutant, folder, (), made)
     return Verdict(verdict.kind, f"{json.dumps(mutant)[:300]} {verdict.detail}" if verdict.kind != "ok" else "")
-
-
-def _others(folder: Path, inputs: tuple[str, ...]) -> list[str]:
-    return []
 
 
 KINDS = {"train config": train_config, "fine-tuning config": tune_config, "study": study, "job config": job_config,
