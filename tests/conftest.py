@@ -1,6 +1,8 @@
 """Fixtures for all tests: the real data, where it is."""
 
 import os
+import signal
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +20,12 @@ settings.register_profile("explore", max_examples=1000, **QUIET)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 REPO = Path(__file__).resolve().parents[1]
+
+# Commands in tests start as from a terminal, however the tests were started: in the background, or by nohup, SIGINT and
+# SIGHUP are ignored, and so they would be in every process that a test starts.
+for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(_number) == signal.SIG_IGN:
+        signal.signal(_number, _handler)
 
 
 @pytest.fixture
