@@ -316,16 +316,20 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_the_checkpoint_before(params, whol
     environment = {**os.environ, "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1"}
     with open("printed", "w+") as printed:
         process = subprocess.Popen(map(str, command), stderr=printed, stdout=printed, env=environment)
-        while not os.path.exists("writing"):
-            assert process.poll() is None, Path("printed").read_text()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        until = time.monotonic() + 60
-        while "SIGINT: stopping" not in Path("printed").read_text() and time.monotonic() < until:
-            time.sleep(0.02)
-        assert process.poll() is None  # it waits for the write, which has no end
-        process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        try:
+            while not os.path.exists("writing"):
+                assert process.poll() is None, Path("printed").read_text()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            until = time.monotonic() + 60
+            while "SIGINT: stopping" not in Path("printed").read_text() and time.monotonic() < until:
+                time.sleep(0.02)
+            assert process.poll() is None  # it waits for the write, which has no end
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 130
+        finally:  # else it would write for ever
+            process.kill()
+            process.wait()
     assert "stopped; " in (text := Path("printed").read_text()) and "FATAL" not in text and "Traceback" not in text
     assert checkpoint.newest("run/checkpoints") == ("run/checkpoints/step_2", [])
     assert run(params, Path("run"), mode=MODE) == 0
