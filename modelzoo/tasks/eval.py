@@ -67,6 +67,11 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
     if several is not None and several.ckpt_paths:
         return [start_checkpoint.find_checkpoint(path) for path in several.ckpt_paths]
     newest, damaged = checkpoint.newest(folder.checkpoints)
+    if every and newest is not None:
+        found, damaged = checkpoint.whole(folder.checkpoints)
+        for problem in damaged:
+            print(f"damaged    {problem}; left out", file=sys.stderr)
+        return found
     for problem in damaged:
         print(f"damaged    {problem}" + ("; taking the one before" if newest else ""), file=sys.stderr)
     if newest is None:
@@ -74,7 +79,7 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
             f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
             "-m train"
         )
-    return checkpoint.whole(folder.checkpoints) if every else [newest]
+    return [newest]
 
 
 def check_first_step(config: Config, options: Options, compile_layers: bool) -> None:

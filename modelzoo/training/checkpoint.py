@@ -176,9 +176,16 @@ def newest(root: str) -> tuple[str | None, list[str]]:
     return None, damaged
 
 
-def whole(root: str) -> list[str]:
-    """Every whole checkpoint under `root`, by rising step."""
-    return [path for step in steps(root) if _whole(path := _folder(root, step))]
+def whole(root: str) -> tuple[list[str], list[str]]:
+    """Every whole checkpoint under `root`, by rising step, and a line for each that is not."""
+    found, damaged = [], []
+    for step in steps(root):
+        try:
+            verify(path := _folder(root, step))
+            found.append(path)
+        except UserError as e:
+            damaged.append(str(e))
+    return found, damaged
 
 
 def verify(path: str) -> Manifest:

@@ -447,3 +447,12 @@ def test_a_pipe_in_the_place_of_a_checkpoint_holds_nothing_up(tmp_path):
     assert checkpoint.newest(str(tmp_path))[0] == old
     whole(save(tmp_path, 6, keep=2), 6)
     assert checkpoint.newest(str(tmp_path)) == (str(tmp_path / "step_6"), [])
+
+
+def test_every_whole_checkpoint_is_listed_and_each_other_one_named(tmp_path):
+    for step in (1, 2, 3):
+        checkpoint.save(str(tmp_path), step, {"model": {"w": torch.zeros(3)}}, {"finite": True}, None)
+    (tmp_path / "step_2" / "state.json").write_text("{}")
+    found, damaged = checkpoint.whole(str(tmp_path))
+    assert found == [str(tmp_path / f"step_{n}") for n in (1, 3)]
+    assert len(damaged) == 1 and damaged[0].startswith(str(tmp_path / "step_2" / "state.json"))
