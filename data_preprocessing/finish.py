@@ -11,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.tokenizer import parse_tokenizer
 from modelzoo.reading import read_bytes
+from modelzoo.records import seal
 
 
 def finish(plan) -> dict:
@@ -45,7 +46,7 @@ def finish(plan) -> dict:
     shards.write_json(os.path.join(plan.out, "report.json"), facts, sort=False)
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
     manifest["files"] = _files(plan.out, splits)
-    shards.write_json(os.path.join(plan.out, fmt.MANIFEST), shards.seal(manifest))
+    shards.write_json(os.path.join(plan.out, fmt.MANIFEST), seal(manifest))
     return store.mark_done(
         plan.work,
         "finish",
@@ -106,7 +107,7 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
         },
     )
     manifest["files"] = {fmt.DATA_PARAMS: streams.sha256_file(params)}
-    shards.write_json(os.path.join(folder, fmt.MANIFEST), shards.seal(manifest))
+    shards.write_json(os.path.join(folder, fmt.MANIFEST), seal(manifest))
     return manifest
 
 

@@ -10,6 +10,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, open_shard, read_manifest
 from modelzoo.reading import exists
+from modelzoo.records import is_sealed
 
 
 def print_shards(args) -> int:
@@ -122,7 +123,7 @@ def _read_sealed(folder: str) -> tuple[dict, list[str]]:
         manifest = read_manifest(folder)
     except UserError as e:
         return {}, [str(e)]
-    if manifest and not shards.sealed(manifest):
+    if manifest and not is_sealed(manifest):
         return {}, [f"{os.path.join(folder, fmt.MANIFEST)}: has been changed: it has no SHA-256 of itself"]
     return manifest, []
 

@@ -14,6 +14,7 @@ from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.side_files import read_params
 from modelzoo.reading import parse_json
+from modelzoo.records import seal
 
 MAX_UNPACKED = 1 << 34  # bytes of a JSONL file
 MAX_LINE = 1 << 28
@@ -136,7 +137,7 @@ def _write_side_files(output: str, manifest: dict) -> None:
         },
     )
     hashes = {fmt.DATA_PARAMS: streams.sha256_file(params)}
-    shards.write_json(os.path.join(output, fmt.MANIFEST), shards.seal(manifest | {"files": hashes}))
+    shards.write_json(os.path.join(output, fmt.MANIFEST), seal(manifest | {"files": hashes}))
 
 
 def _facts(paths: list[str]) -> dict:

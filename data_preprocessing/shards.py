@@ -14,8 +14,6 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data import storage
 from modelzoo.data.folder import open_shard
-from modelzoo.data.side_files import seal as seal
-from modelzoo.data.side_files import sealed as sealed
 from modelzoo.sink import Sink
 
 BATCH = 1 << 22  # ints shuffled and compressed at once

@@ -21,10 +21,11 @@ from typing import Any, Literal
 import numpy as np
 
 from data_preprocessing import streams
-from data_preprocessing.shards import seal, sealed, write_json
+from data_preprocessing.shards import write_json
 from modelzoo.config.errors import UserError
 from modelzoo.files import replacing
 from modelzoo.reading import exists, open_regular, parse_json, read_bytes
+from modelzoo.records import SEAL, is_sealed, seal
 
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
 LEFT = {
@@ -116,9 +117,9 @@ def _read_sealed(work: str, step: str, index: int) -> dict[str, Any] | None:
         value = parse_json(read_bytes(unit_path(work, step, index, ".json")))
     except (FileNotFoundError, ValueError):
         return None
-    if not isinstance(value, dict) or ("self_sha256" in value and not sealed(value)):  # older ones have no seal
+    if not isinstance(value, dict) or (SEAL in value and not is_sealed(value)):  # older ones have no seal
         return None
-    value.pop("self_sha256", None)
+    value.pop(SEAL, None)
     return value
 
 

@@ -1,13 +1,13 @@
 """Bytes of an input file, unpacked as they are read, with limits: a bomb or a truncated file is refused."""
 
 import codecs
-import hashlib
 import os
 import re
 import zlib
 from collections.abc import Iterator
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import sha256
 from modelzoo.reading import open_regular
 
 CHUNK = 1 << 20
@@ -23,12 +23,8 @@ def sha256_file(path: str) -> str:
     Raises:
         UserError: it is none, or cannot be read.
     """
-    digest = hashlib.sha256()
     try:
-        with open_regular(path) as f:
-            while chunk := f.read(CHUNK):
-                digest.update(chunk)
-        return digest.hexdigest()
+        return sha256(path)
     except OSError as e:
         raise _unreadable(path, e) from None
 

@@ -3,7 +3,6 @@
 Exports have one. Hugging Face, PEFT and lm-eval pass over it. A folder of others has none, and nothing is checked.
 """
 
-import hashlib
 import os
 import stat
 from typing import Annotated
@@ -11,8 +10,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import sha256, write_text
-from modelzoo.reading import exists, open_regular
+from modelzoo.files import measure_file, write_text
+from modelzoo.reading import exists
 from modelzoo.records import Record, is_inside, read_record
 
 NAME = "checksums.json"
@@ -40,7 +39,7 @@ def write_checksums(folder: str) -> None:
     """
     found = {n: os.stat(os.path.join(folder, n)) for n in sorted(os.listdir(folder))}
     files = {
-        n: _File(bytes=facts.st_size, sha256=sha256(os.path.join(folder, n)))
+        n: _File(**measure_file(os.path.join(folder, n))._asdict())
         for n, facts in found.items()
         if stat.S_ISREG(facts.st_mode)  # os.path.isfile would leave out a file that cannot be looked at
     }
@@ -67,14 +66,13 @@ def check_checksums(folder: str) -> None:
 
 def _find_change(path: str, expected: _File) -> str | None:
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != expected.bytes:
-                return f"has {size:,} bytes where {expected.bytes:,} were exported"
-            if hashlib.file_digest(file, "sha256").hexdigest() != expected.sha256:
-                return f"its SHA-256 differs from that in {NAME}: it was changed after it was exported"
+        found = measure_file(path)
     except FileNotFoundError:
         return f"is missing, yet {NAME} names it"
     except OSError as e:
         return f"cannot be read ({e.strerror})"
+    if found.bytes != expected.bytes:
+        return f"has {found.bytes:,} bytes where {expected.bytes:,} were exported"
+    if found.sha256 != expected.sha256:
+        return f"its SHA-256 differs from that in {NAME}: it was changed after it was exported"
     return None

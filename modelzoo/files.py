@@ -11,7 +11,7 @@ import secrets
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
@@ -170,8 +170,24 @@ def write_json(path: str, value: Any) -> None:
 
 def sha256(path: str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
+    return measure_file(path).sha256
+
+
+class Measure(NamedTuple):
+    """A file's size and the SHA-256 of its bytes, in hexadecimal."""
+
+    bytes: int
+    sha256: str
+
+
+def measure_file(path: str) -> Measure:
+    """The size and hash of a regular file.
+
+    Raises:
+        OSError: it is not there, is none, or cannot be read.
+    """
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return Measure(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def sync(path: str) -> None:

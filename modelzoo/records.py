@@ -6,13 +6,18 @@ class State(Record):
 state = read_record("step_300/state.json", State, "missing; not a checkpoint", "is not a checkpoint's state")
 """
 
+import hashlib
+import json
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelzoo.config.errors import UserError
 from modelzoo.reading import MAX_TEXT, parse_json, read_bytes
+
+SEAL = "self_sha256"  # the key of a value's hash of itself
 
 
 class Record(BaseModel):
@@ -69,6 +74,21 @@ def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT, undefined: 
         raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
     except ValueError as e:
         raise UserError(f"{path}: is not valid JSON ({' '.join(str(e).split())[:120]})") from None
+
+
+def hash_value(value: Any) -> str:
+    """SHA-256 of a value as JSON with sorted keys, in hexadecimal."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def seal(value: Mapping[str, Any], key: str = SEAL) -> dict[str, Any]:
+    """The value with the hash of itself under `key`, so that a changed digit in its file is found too."""
+    return {**value, key: hash_value(value)}
+
+
+def is_sealed(value: Any, key: str = SEAL) -> bool:
+    """Whether a value read from a file is a mapping with the hash of `seal`, and that hash is right."""
+    return isinstance(value, dict) and value.get(key) == hash_value({k: v for k, v in value.items() if k != key})
 
 
 def is_inside(name: str) -> bool:

@@ -1,7 +1,5 @@
 """The JSON files of a data folder, through strict schemas: our manifest.json, and Model Zoo's data_params.json."""
 
-import hashlib
-import json
 import os
 from typing import Annotated, Any
 
@@ -10,7 +8,7 @@ from pydantic import AfterValidator, Field
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.reading import exists
-from modelzoo.records import Record, check_record, is_inside, read_json
+from modelzoo.records import Record, check_record, is_inside, is_sealed, read_json
 
 _LARGEST = 2**63 - 1
 
@@ -99,7 +97,7 @@ def read_manifest_file(path: str) -> dict[str, Any]:
         raise UserError(f"{path}: n_examples: {manifest.n_examples:,}, but its shards add up to {sum(counts):,}")
     if manifest.eos_id is not None and manifest.vocab_size is not None and manifest.eos_id >= manifest.vocab_size:
         raise UserError(f"{path}: eos_id: {manifest.eos_id} is outside its vocab_size {manifest.vocab_size}")
-    if manifest.self_sha256 is not None and not sealed(found):
+    if manifest.self_sha256 is not None and not is_sealed(found):
         raise UserError(f"{path}: has been changed since it was written (its own SHA-256 differs); restore it")
     return found
 
@@ -117,19 +115,3 @@ def read_params(folder: str) -> dict[str, int]:
     other = "is not a data_params.json that this version reads"
     facts = check_record(found, Params, path, other).post or check_record(found, Facts, path, other)
     return {k: v for k in ("eos_id", "vocab_size") if (v := getattr(facts, k)) is not None}
-
-
-def seal(value: dict) -> dict:
-    """The value with a hash of itself, so that a changed digit in a manifest is found too."""
-    return value | {"self_sha256": _own_hash(value)}
-
-
-def sealed(value: dict) -> bool:
-    """Whether the hash of `seal` is there and right."""
-    return isinstance(value, dict) and value.get("self_sha256") == _own_hash(
-        {k: v for k, v in value.items() if k != "self_sha256"}
-    )
-
-
-def _own_hash(value: dict) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,5 @@
 """What results hold next to their scores: what they were made from, by hashes, and no number that JSON has not."""
 
-import hashlib
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256
 from modelzoo.reading import exists
-from modelzoo.records import Record
+from modelzoo.records import Record, hash_value, is_sealed, seal
 
 CHECK = "sha256"  # the key under which a result holds the hash of its other keys
 
@@ -25,11 +23,6 @@ class Origin(Record):
     config: str
     checkpoint: str
     data: dict[str, str | None]
-
-
-def hash_value(value: Any) -> str:
-    """SHA-256 of a value as JSON with sorted keys, in hexadecimal."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def hash_config(config: Config) -> str:
@@ -71,12 +64,12 @@ def hash_examples(examples: Sequence[Example]) -> str:
 
 def add_check(result: Mapping[str, Any]) -> dict[str, Any]:
     """The result with the hash of its values, so that a changed one is known."""
-    return {**result, CHECK: hash_value(result)}
+    return seal(result, CHECK)
 
 
 def is_unchanged(result: Mapping[str, Any]) -> bool:
     """Whether a result's values are those that were written; older ones, which hold no hash, count as such."""
-    return CHECK not in result or result[CHECK] == hash_value({k: v for k, v in result.items() if k != CHECK})
+    return CHECK not in result or is_sealed(result, CHECK)
 
 
 def leave_out_undefined(value: Any) -> Any:

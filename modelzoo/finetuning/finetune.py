@@ -18,7 +18,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
 from modelzoo.distributed import ALONE, Ranks
-from modelzoo.evaluation.results import hash_checkpoint, hash_value
+from modelzoo.evaluation.results import hash_checkpoint
 from modelzoo.files import write_json
 from modelzoo.finetuning import stored_result
 from modelzoo.finetuning.job import Command, Job, prepare_run, run_job
@@ -26,6 +26,7 @@ from modelzoo.finetuning.task import FinetuneTask, format_table
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
+from modelzoo.records import hash_value
 from modelzoo.training import launch
 from modelzoo.training.build import FirstStep, Options
 from modelzoo.training.required import require_finetune

@@ -15,9 +15,10 @@ from modelzoo.evaluation import intervals
 from modelzoo.evaluation.encode import Counts, Soft, encode_training
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.results import hash_examples, hash_task, hash_value
+from modelzoo.evaluation.results import hash_examples, hash_task
 from modelzoo.evaluation.scores import Scores, evaluate_task
 from modelzoo.evaluation.task import SPLITS, Task
+from modelzoo.records import hash_value
 from modelzoo.train_state import TrainState
 
 

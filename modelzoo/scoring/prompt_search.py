@@ -19,14 +19,14 @@ from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.evaluation import exported, intervals
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import FORMS, load_task
-from modelzoo.evaluation.results import CHECK, add_check, hash_examples, hash_value, is_unchanged, leave_out_undefined
+from modelzoo.evaluation.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
 from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.evaluation.task import Task
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
-from modelzoo.records import Record, check_record, read_json
+from modelzoo.records import Record, check_record, hash_value, read_json
 from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder

@@ -24,7 +24,6 @@ from modelzoo.evaluation.results import (
     hash_config,
     hash_examples,
     hash_task,
-    hash_value,
     leave_out_undefined,
 )
 from modelzoo.evaluation.scores import evaluate_task as score
@@ -33,7 +32,7 @@ from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
-from modelzoo.records import Record, read_record
+from modelzoo.records import Record, hash_value, read_record
 from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model

@@ -8,11 +8,11 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation.results import hash_value
 from modelzoo.files import write_json
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import plan, start_checkpoint
+from modelzoo.records import hash_value
 from modelzoo.training import checkpoint, console, launch, state
 from modelzoo.training.build import FirstStep, Options, build_run, list_val_loaders, open_shards
 from modelzoo.training.required import require_fit

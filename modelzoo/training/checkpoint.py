@@ -8,7 +8,6 @@ previous one. No pickle is read or written. Tensors are named by parameter, so n
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -23,8 +22,8 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import sync
-from modelzoo.reading import look, open_regular
+from modelzoo.files import measure_file, sync
+from modelzoo.reading import look
 from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
 FORMAT = 1
@@ -96,10 +95,8 @@ def save(
             )
         _write_json(os.path.join(temporary, STATE), state)
         names = sorted(os.listdir(temporary))
-        sums = {
-            n: {"sha256": _sha256(os.path.join(temporary, n)), "bytes": os.path.getsize(os.path.join(temporary, n))}
-            for n in names
-        }
+        found = {n: measure_file(os.path.join(temporary, n)) for n in names}
+        sums = {n: {"sha256": x.sha256, "bytes": x.bytes} for n, x in found.items()}
         _write_json(os.path.join(temporary, MANIFEST), {"format": FORMAT, "files": sums})
         for name in (*names, MANIFEST):
             sync(os.path.join(temporary, name))
@@ -217,21 +214,15 @@ def verify(path: str) -> Manifest:
 def _check_file(path: str, facts: FileFacts) -> None:
     """Hold a file to what the manifest says of it; one that cannot be read is as good as damaged."""
     try:
-        with open_regular(path) as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != facts.bytes:
-                raise UserError(f"{path}: {size} bytes where {facts.bytes} were written; it was cut short or changed")
-            if hashlib.file_digest(file, "sha256").hexdigest() != facts.sha256:
-                raise UserError(f"{path}: its SHA-256 differs from the manifest's; it was changed after it was written")
+        found = measure_file(path)
     except FileNotFoundError:
         raise UserError(f"{path}: missing from the checkpoint") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-
-
-def _sha256(path: str) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    if found.bytes != facts.bytes:
+        raise UserError(f"{path}: {found.bytes} bytes where {facts.bytes} were written; it was cut short or changed")
+    if found.sha256 != facts.sha256:
+        raise UserError(f"{path}: its SHA-256 differs from the manifest's; it was changed after it was written")
 
 
 def load(path: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:

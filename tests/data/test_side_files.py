@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelzoo import records
 from modelzoo.config.errors import UserError
 from modelzoo.data import folder, side_files, tokenizer
 
@@ -41,7 +42,7 @@ def test_a_key_that_does_not_fit_is_named(tmp_path, key, value):
 
 
 def test_a_sealed_manifest_may_not_change(tmp_path):
-    path, sealed = tmp_path / "manifest.json", side_files.seal(GOOD)
+    path, sealed = tmp_path / "manifest.json", records.seal(GOOD)
     path.write_text(json.dumps(sealed, indent=3))
     assert folder.read_manifest(str(tmp_path)) == sealed
     path.write_text(json.dumps({**sealed, "documents": 3}))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_preprocessing import cli, inspection, limits, repack, shards
+from modelzoo import records
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from tests.support import examples, write_shard
@@ -195,7 +196,7 @@ def test_verify_of_a_sealed_manifest_that_is_hostile(tmp_path):
     facts = {"rows": ["input_ids", "attention_mask", "labels"], "msl": 8, "n_examples": 3, "files": {}}
 
     def put(**changes):
-        value = shards.seal({**facts, "shards": [good], **changes})
+        value = records.seal({**facts, "shards": [good], **changes})
         (tmp_path / "manifest.json").write_text(json.dumps(value))
 
     put()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_preprocessing import shards
+from modelzoo import records
 from modelzoo.config.errors import UserError
 from modelzoo.data.folder import list_shards
 
@@ -152,6 +153,6 @@ def test_disk_full_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 def test_seal(tmp_path):
-    sealed = shards.seal({"a": 1, "b": {"c": [1, 2]}})
-    assert shards.sealed(json.loads(json.dumps(sealed))) and not shards.sealed({**sealed, "a": 2})
-    assert not shards.sealed({"a": 1})
+    sealed = records.seal({"a": 1, "b": {"c": [1, 2]}})
+    assert records.is_sealed(json.loads(json.dumps(sealed))) and not records.is_sealed({**sealed, "a": 2})
+    assert not records.is_sealed({"a": 1})

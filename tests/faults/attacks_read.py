@@ -259,7 +259,7 @@ def _names_outside(where: str) -> Attack:
             (folder / "export/model.safetensors").unlink()
             words = ["import", "export", "out"]
         else:
-            from data_preprocessing.shards import seal as seal_manifest
+            from modelzoo.records import seal as seal_manifest
 
             program, words = "data_preprocessing", ["verify", "shards"]
             if where == "shards":

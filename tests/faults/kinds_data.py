@@ -147,7 +147,7 @@ def shard(world: World, folder: Path, draw: Random) -> Verdict:
     if draw.random() < 0.6:  # a folder of another's making has no manifest to hold its shards to
         (folder / "shards/train/manifest.json").unlink()
     else:
-        from data_preprocessing.shards import seal
+        from modelzoo.records import seal
 
         facts = json.loads((folder / "shards/train/manifest.json").read_text())
         facts["shards"] = [s for s in facts["shards"] if s["file"] == path.name]
