@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -325,16 +325,3 @@ def _join(world: World, kind: str, timeout: float) -> Ranks:
             f"rank {world.rank} of {world.size}: cannot join the others at {world.address}:{world.port} ({first}); "
             "is the port in use, or a rank missing?"
         ) from None
-
-
-class Place(NamedTuple):
-    """Which of the slices of a batch a rank computes: `size` of them, from number `first`."""
-
-    first: int
-    size: int
-
-
-def share_slices(ranks: Ranks, slices: int) -> Place:
-    """This rank's slices of a batch, of which each rank has as many."""
-    count = slices // ranks.size
-    return Place(ranks.rank * count, count)

@@ -64,16 +64,27 @@ def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT, undefined: 
     Raises:
         UserError: it is not there, cannot be read, or is no JSON.
     """
+    text = read_text(path, if_missing, max_bytes)
     try:
-        return parse_json(read_bytes(path, max_bytes), undefined=undefined)
+        return parse_json(text, undefined=undefined)
+    except ValueError as e:
+        raise UserError(f"{path}: is not valid JSON ({' '.join(str(e).split())[:120]})") from None
+
+
+def read_text(path: str, if_missing: str, max_bytes: int = MAX_TEXT, encoding: str = "utf-8") -> str:
+    """The text of a file; `encoding` is a form of UTF-8.
+
+    Raises:
+        UserError: it is not there, cannot be read, is larger, or is not UTF-8.
+    """
+    try:
+        return read_bytes(path, max_bytes).decode(encoding)
     except FileNotFoundError:
         raise UserError(f"{path}: {if_missing}") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read ({e.strerror})") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
-    except ValueError as e:
-        raise UserError(f"{path}: is not valid JSON ({' '.join(str(e).split())[:120]})") from None
 
 
 def hash_value(value: Any) -> str:

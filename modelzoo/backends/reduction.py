@@ -17,7 +17,7 @@ from torch import Tensor
 from modelzoo.backends.base import Backend
 from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
 from modelzoo.config.trainer import Backend as Config
-from modelzoo.distributed import Ranks, share_slices
+from modelzoo.distributed import Ranks
 from modelzoo.draws import make_seed
 from modelzoo.kernels.linear_cross_entropy import counted_rows
 from modelzoo.train_state import Reduction, TrainState
@@ -122,9 +122,9 @@ def _sum_exactly(
     micro_batches: int,
     slices: int,
 ) -> Tensor:
-    leaves, place = list_leaves(run), share_slices(backend.ranks, slices)
+    ranks, leaves, each = backend.ranks, list_leaves(run), slices // backend.ranks.size
     nodes: list[_Sums] = []
-    for part in range(place.first, place.first + place.size):
+    for part in range(ranks.rank * each, (ranks.rank + 1) * each):
         # keyed by the slice, not by the rank or by what was drawn before: dropout is the same wherever it is computed
         torch.manual_seed(make_seed(run.init.seed, run.step, f"slice {part}", bits=56))
         pieces = cut(_rows(batch, part, slices), -(-micro_batches // slices))
@@ -135,14 +135,15 @@ def _sum_exactly(
             torch._foreach_add_(left.grads, right.grads)  # pyright: ignore[reportPrivateImportUsage]  as in clipping
             nodes.append(_Sums(left.level + 1, left.grads, left.loss + right.loss))
     (root,) = nodes
-    if backend.ranks.size == 1:
+    if ranks.size == 1:
         loss, grads = root.loss, root.grads
     else:
-        sent = _pack(run, leaves, root.grads)
+        places = run.sparsity.live_places(run.optimizer_step + 1)
+        sent = _pack(places, leaves, root.grads)
         flat = torch.cat([*(x.reshape(-1) for x in sent), root.loss.float().reshape(1)])
-        for bit in _powers(backend.ranks):
-            flat = flat + backend.ranks.exchange(flat, backend.ranks.rank ^ bit)  # a + b and b + a are the same bits
-        loss, grads = flat[-1], _unpack(run, leaves, root.grads, flat)
+        for bit in _powers(ranks):
+            flat = flat + ranks.exchange(flat, ranks.rank ^ bit)  # a + b and b + a are the same bits
+        loss, grads = flat[-1], _unpack(places, leaves, root.grads, flat)
     for leaf, grad in zip(leaves, grads, strict=True):
         leaf.grad = grad
     return loss
@@ -157,23 +158,30 @@ def _powers(ranks: Ranks) -> Iterator[int]:
 
 
 def _take_gradients(leaves: list[Tensor]) -> list[Tensor]:
-    """The gradients, taken out of their leaves; zeros where the graph left one out."""
-    found = []
+    """The gradients, taken out of their leaves."""
+    found = _list_gradients(leaves)
     for leaf in leaves:
-        found.append(torch.zeros_like(leaf) if leaf.grad is None else leaf.grad)
         leaf.grad = None
     return found
 
 
-def _pack(run: TrainState, leaves: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    """What goes over the wire: of a masked weight its live values alone, where dead ones are not asked for."""
-    places = run.sparsity.live_places(run.optimizer_step + 1)
+def _list_gradients(leaves: list[Tensor]) -> list[Tensor]:
+    """The gradients of leaves; zeros where the graph left one out."""
+    return [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+
+
+def _pack(places: Mapping[Tensor, Tensor], leaves: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    """What goes over the wire: of a masked weight its live values alone, where dead ones are not asked for.
+
+    Args:
+        places: `Sparsity.live_places` of the step.
+    """
     return [g if (at := places.get(leaf)) is None else g.view(-1)[at] for leaf, g in zip(leaves, grads, strict=True)]
 
 
-def _unpack(run: TrainState, leaves: list[Tensor], grads: list[Tensor], flat: Tensor) -> list[Tensor]:
+def _unpack(places: Mapping[Tensor, Tensor], leaves: list[Tensor], grads: list[Tensor], flat: Tensor) -> list[Tensor]:
     """The inverse of `_pack`, into the tensors that were packed; what was not sent becomes zero."""
-    places, start = run.sparsity.live_places(run.optimizer_step + 1), 0
+    start = 0
     for leaf, grad in zip(leaves, grads, strict=True):
         at = places.get(leaf)
         size = grad.numel() if at is None else at.numel()
@@ -224,7 +232,7 @@ class _Buckets:
     """Sums over ranks that begin as soon as backward has filled a bucket, always in the same order on every rank."""
 
     def __init__(self, ranks: Ranks, run: TrainState, leaves: list[Tensor]):
-        self.ranks, self.run = ranks, run
+        self.ranks = ranks
         self.places = run.sparsity.live_places(run.optimizer_step + 1)
         self.buckets: list[list[Tensor]] = [[]]
         for leaf in reversed(leaves):  # backward fills the last layers first
@@ -246,8 +254,8 @@ class _Buckets:
 
     def _start(self, bucket: int) -> None:
         leaves = self.buckets[bucket]
-        grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
-        self.flats.append(torch.cat([x.reshape(-1) for x in _pack(self.run, leaves, grads)]))
+        sent = _pack(self.places, leaves, _list_gradients(leaves))
+        self.flats.append(torch.cat([x.reshape(-1) for x in sent]))
         self.works.append(self.ranks.start_sum(self.flats[-1]))
 
     def stop_watching(self) -> None:
@@ -261,7 +269,6 @@ class _Buckets:
         total = loss.float().clone()
         self.ranks.finish([*self.works, self.ranks.start_sum(total)])
         for leaves, flat in zip(self.buckets, self.flats, strict=True):
-            grads = [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
-            for leaf, grad in zip(leaves, _unpack(self.run, leaves, grads, flat), strict=True):
+            for leaf, grad in zip(leaves, _unpack(self.places, leaves, _list_gradients(leaves), flat), strict=True):
                 leaf.grad = grad
         return total

@@ -38,7 +38,7 @@ def hash_file(path: str, pause: Callable[[float], bool] | None = None) -> str:
         pause: is called with the seconds that each block took; it may wait, and returns whether to stop.
 
     Raises:
-        UserError: it cannot be read. Stopped: `pause` said so.
+        UserError: it cannot be read. Stopped: `pause` asked for it.
     """
     digest = hashlib.sha256()
     try:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
+from modelzoo import records
 from modelzoo.config.errors import UserError
-from modelzoo.reading import MIB, parse_json, read_bytes
+from modelzoo.reading import MIB, parse_json
 
 MAX_DATA = 256 * MIB  # of a task's file; the largest known ones have a few MiB
 
@@ -26,14 +27,7 @@ def read_text(path: str, hint: str = "") -> str:
     Raises:
         UserError: it is not there (followed by `hint`), is no regular file, is larger than MAX_DATA, or not UTF-8.
     """
-    try:
-        text = read_bytes(path, MAX_DATA).decode("utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file{hint}") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
+    text = records.read_text(path, f"no such file{hint}", MAX_DATA, "utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -112,16 +112,16 @@ def read_prompt(folder: str, c: GPTConfig) -> tuple[Tensor, str]:
         if kind != "PROMPT_TUNING":
             raise UserError(f"{path}: is a {kind} adapter, not PROMPT_TUNING")
         config = check_record(found, _Prompt, path, _NO_ADAPTER)
-        told, place = config.num_virtual_tokens, "prefix"
+        named, place = config.num_virtual_tokens, "prefix"
     else:
         ours = check_record(found, _OurPrompt, path, _NO_ADAPTER)
-        told, place = ours.tokens, ours.place
+        named, place = ours.tokens, ours.place
     rows = tensors.get(KEY)
     if rows is None or rows.dim() != 2 or rows.shape[1] != c.hidden_size:
         held = "no prompt_embeddings" if rows is None else f"prompt_embeddings {list(rows.shape)}"
         raise UserError(f"{folder}: holds {held}; the model's width is {c.hidden_size}")
-    if told not in (None, len(rows)):
-        raise UserError(f"{path}: names {told} vectors, the tensors hold {len(rows)}")
+    if named not in (None, len(rows)):
+        raise UserError(f"{path}: names {named} vectors, the tensors hold {len(rows)}")
     return rows.float() / _embedding_scale(c), place
 
 

@@ -176,7 +176,7 @@ def _handed_on(child: subprocess.Popen):
 
 
 def _last_step(metrics: str) -> int:
-    """The step of a log's last record, for the live line; 0 where it cannot be told."""
+    """The step of a log's last record, for the live line; 0 where it cannot be read."""
     try:
         with open_regular(metrics) as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - 4096))

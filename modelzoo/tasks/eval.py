@@ -66,20 +66,20 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
         return [start_checkpoint.find_checkpoint(single.ckpt_path)]
     if several is not None and several.ckpt_paths:
         return [start_checkpoint.find_checkpoint(path) for path in several.ckpt_paths]
-    newest, damaged = checkpoint.newest(folder.checkpoints)
-    if every and newest is not None:
+    if every:
         found, damaged = checkpoint.whole(folder.checkpoints)
-        for problem in damaged:
-            print(f"damaged    {problem}; left out", file=sys.stderr)
-        return found
+    else:
+        newest, damaged = checkpoint.newest(folder.checkpoints)
+        found = [] if newest is None else [newest]
+    outcome = "; left out" if every else "; taking the one before"
     for problem in damaged:
-        print(f"damaged    {problem}" + ("; taking the one before" if newest else ""), file=sys.stderr)
-    if newest is None:
+        print(f"damaged    {problem}{outcome if found else ''}", file=sys.stderr)
+    if not found:
         raise UserError(
             f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
             "-m train"
         )
-    return [newest]
+    return found
 
 
 def check_first_step(config: Config, options: Options, compile_layers: bool) -> None:

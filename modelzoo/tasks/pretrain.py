@@ -6,6 +6,7 @@ import sys
 import time
 
 from modelzoo.backends.base import Backend
+from modelzoo.backends.batch_shares import BATCH_SIZE
 from modelzoo.backends.select import Choice, joining_ranks, select_training_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -77,8 +78,8 @@ def _train(
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)
     changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}
-    size, key = require_fit(config).train_dataloader.batch_size, "trainer.fit.train_dataloader.batch_size"
-    launch.settle_reduction(run, choice, size, key, run.reduction if run.step else None, out)
+    size = require_fit(config).train_dataloader.batch_size
+    launch.settle_reduction(run, choice, size, BATCH_SIZE, run.reduction if run.step else None, out)
     if run.step >= stop and not run.unassessed:
         if start.own:
             checkpoint.prepare(folder.checkpoints)
