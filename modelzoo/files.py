@@ -50,8 +50,8 @@ def naming(path: str, temporary: str | None = None) -> Iterator[None]:
 def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[str]:
     """A temporary name next to `path`, for the body to write to; it takes the place of `path` when the body ends.
 
-    A body that raises, or a kill, leaves `path` as it was. What a killed process left half-written for `path` is
-    removed. A link at `path` is replaced, never written through.
+    A body that raises, or a kill, leaves `path` as it was. What a process killed before left half-written for `path`
+    is removed. A link at `path` is replaced, never written through.
 
     Args:
         durable: flush the file, and then its folder, to the disk: a power cut after the body leaves the whole file too.
@@ -82,7 +82,7 @@ def replacing(path: str, durable: bool = False, mode: int = 0o666) -> Iterator[s
 def making_folder(path: str) -> Iterator[str]:
     """An empty folder under a temporary name next to `path`, for the body to fill; at its end it becomes `path`.
 
-    A body that raises, or a kill, leaves no `path`. What a killed process left half-written for it is removed.
+    A body that raises, or a kill, leaves no `path`. What a process killed before left for it is removed.
 
     Raises:
         OSError: the folder above cannot be written, the disk is full, or `path` is there and is not an empty folder.
@@ -101,10 +101,19 @@ def making_folder(path: str) -> Iterator[str]:
 
 
 def _remove_stale(path: str) -> None:
-    """Remove what killed processes of this machine left half-written for `path` itself, as far as that can be."""
+    """Remove what processes that were killed before left half-written for `path` itself, as far as that can be."""
     folder, name = os.path.split(os.fspath(path).rstrip(os.sep))
     with contextlib.suppress(OSError):  # a folder that may be written and not listed; the next write tries again
-        _remove(folder or os.curdir, lambda entry: entry.startswith(f".{name[:48]}.") and _is_left(entry))
+        folder = os.path.abspath(folder)
+        left = [n for n in _list_left(folder, os.getpid()) if n.startswith(f".{name[:48]}.")]
+        if left:
+            _remove(folder, left.__contains__)
+
+
+@functools.lru_cache(maxsize=256)
+def _list_left(folder: str, pid: int) -> tuple[str, ...]:
+    """What dead processes had left in `folder` when process `pid` first wrote there: listed once, not at each write."""
+    return tuple(name for name in os.listdir(folder) if _is_left(name))
 
 
 def remove_temporaries(folder: str, alone: bool = True) -> None:
