@@ -14,12 +14,12 @@ import safetensors.torch
 import torch
 
 from modelzoo import cli
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.models.gpt import GPTModel
 from modelzoo.processes import _first_host, find_world
-from tests.ranks import Launch, run_ranks
-from tests.support import TINY, examples, write_manifest, write_shard
+from tests import ranks
+from tests.ranks import Launch, run_ranks, words
+from tests.support import TINY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a process with torch in it")
 
@@ -46,36 +46,21 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for split, n in (("train", 64), ("val", 23)):
-        write_shard(folder / split / "0.h5", examples(n, 12, 37, n))
-        write_manifest(folder / split)
-    return folder
+    return ranks.write_data(tmp_path_factory.mktemp("data"), 23)
 
 
 def write_config(data: Path, path: Path, **init) -> Path:
     """A config of batches of 16 with dropout; `init` replaces or adds sections."""
-    sections = {
-        "seed": 7,
-        "model": {**TINY, "dropout_rate": 0.1},
-        "optimizer": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-2}},
-        "precision": {"enabled": False},
-        "loop": {"max_steps": STEPS, "eval_frequency": 4},
-        "checkpoint": {"steps": 4},
-        "loggers": ["JSONLLogger"],
-        **init,
-    }
-    sections["backend"] = {"num_threads": 1, "reduction": "exact", **init.get("backend", {})}
-    loaders = {
-        "train_dataloader": {"data_dir": str(data / "train"), "batch_size": 16, "shuffle": True},
-        "val_dataloader": {"data_dir": str(data / "val"), "batch_size": 4},
-    }
-    path.write_text(yaml12.dump({"trainer": {"init": sections, "fit": loaders}}), encoding="utf-8")
-    return path
-
-
-def words(config: Path, folder: Path, *more: object) -> list[object]:
-    return ["CPU", "-p", config, "-m", "train_and_eval", "-o", folder, *more]
+    return ranks.write_config(
+        data,
+        path,
+        {"reduction": "exact"},
+        init,
+        model={**TINY, "dropout_rate": 0.1},
+        optimizer={"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-2}},
+        loop={"max_steps": STEPS, "eval_frequency": 4},
+        checkpoint={"steps": 4},
+    )
 
 
 def read_run(folder: Path, step: int = STEPS) -> dict[str, bytes]:

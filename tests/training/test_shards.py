@@ -12,10 +12,10 @@ import torch
 
 from modelzoo import cli
 from modelzoo.backends import sharding
-from modelzoo.config import yaml12
 from modelzoo.models.gpt import GPTModel
-from tests.ranks import Launch, run_ranks
-from tests.support import TINY, examples, write_manifest, write_shard
+from tests import ranks
+from tests.ranks import Launch, run_ranks, words
+from tests.support import TINY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a process with torch in it")
 
@@ -40,34 +40,19 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    for split, n in (("train", 64), ("val", 19)):
-        write_shard(folder / split / "0.h5", examples(n, 12, 37, n))
-        write_manifest(folder / split)
-    return folder
+    return ranks.write_data(tmp_path_factory.mktemp("data"), 19)
 
 
 def write_config(data: Path, path: Path, **init) -> Path:
-    sections = {
-        "seed": 7,
-        "model": TINY,
-        "optimizer": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-3}},
-        "precision": {"enabled": False},
-        "loop": {"max_steps": STEPS, "eval_frequency": 10},
-        "loggers": ["JSONLLogger"],
-        **init,
-    }
-    sections["backend"] = {"num_threads": 1, "parallel": "shard", **init.get("backend", {})}
-    loaders = {
-        "train_dataloader": {"data_dir": str(data / "train"), "batch_size": 16, "shuffle": True},
-        "val_dataloader": {"data_dir": str(data / "val"), "batch_size": 4},
-    }
-    path.write_text(yaml12.dump({"trainer": {"init": sections, "fit": loaders}}), encoding="utf-8")
-    return path
-
-
-def words(config: Path, folder: Path, *more: object) -> list[object]:
-    return ["CPU", "-p", config, "-m", "train_and_eval", "-o", folder, *more]
+    return ranks.write_config(
+        data,
+        path,
+        {"parallel": "shard"},
+        init,
+        model=TINY,
+        optimizer={"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-3}},
+        loop={"max_steps": STEPS, "eval_frequency": 10},
+    )
 
 
 def read_checkpoint(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
