@@ -27,7 +27,7 @@ def read_text(path: str, hint: str = "") -> str:
     Raises:
         UserError: it is not there (followed by `hint`), is no regular file, is larger than MAX_DATA, or not UTF-8.
     """
-    text = records.read_text(path, f"no such file{hint}", MAX_DATA, "utf-8-sig")
+    text = records.read_text(path, f"no such file{hint}", MAX_DATA, encoding="utf-8-sig")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
