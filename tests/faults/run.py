@@ -56,8 +56,9 @@ def parse() -> argparse.Namespace:
         prog="python -m tests.faults.run", description="Break every input and every operation, and count what happens.",
         epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("-n", type=int, default=2000, metavar="N", help="cases of each kind of input (2000)")
+    p.add_argument("-n", type=int, default=2000, metavar="N", help="cases of each kind of input (2000); 0: all of them")
     p.add_argument("--parts", metavar="A,B", help=f"some of {', '.join(find_parts())} (default: all)")
+    p.add_argument("--commands", metavar="A,B", help="of the parts that run commands, only these (default: all)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (0)")
     p.add_argument("--quick", action="store_true", help=f"{QUICK} cases of each part; known faults do not count")
     p.add_argument("--case", metavar="PART:NUMBER", help="run one case again and print its verdict")
@@ -98,8 +99,9 @@ def preload(state: Path) -> str:
 
 
 def label(args: argparse.Namespace) -> str:
-    """What else decides the cases of a part: the seed, and whether it is a quick sample."""
-    return f"{'quick' if args.quick else 'seed'}_{args.seed}"
+    """What else decides the cases of a part: the commands, the seed, and whether it is a quick sample."""
+    chosen = f"{args.commands.replace(',', '+')}_" if args.commands else ""
+    return f"{chosen}{'quick' if args.quick else 'seed'}_{args.seed}"
 
 
 def read_done(state: Path, name: str, label: str) -> dict[int, Verdict]:
@@ -130,10 +132,13 @@ def plan(args: argparse.Namespace, state: Path, made: world.World) -> tuple[list
 
 def list_cases(part: ModuleType, made: world.World, args: argparse.Namespace) -> Iterator[Any]:
     """The cases of a part, in an order that a larger N only goes on with."""
+    names = {}
+    if hasattr(part, "QUICK") and (args.commands or args.quick):
+        names = {"names": tuple(args.commands.split(",")) if args.commands else part.QUICK}
     if args.quick:
-        names = {"names": part.QUICK} if hasattr(part, "QUICK") else {}
         return itertools.islice(part.cases(made, QUICK, args.seed, **names), QUICK)
-    return part.cases(made, max(1, int(args.n * getattr(part, "SHARE", 1))), args.seed)
+    wanted = args.n and max(1, int(args.n * getattr(part, "SHARE", 1)))
+    return part.cases(made, wanted, args.seed, **names)
 
 
 def work(tasks: list[Task], made: world.World, state: Path, room: Path, label: str, index: int, jobs: int) -> None:
@@ -240,7 +245,7 @@ def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argpars
         if len(wrong) > SHOWN:
             print(f"{name}: {len(wrong) - SHOWN} more in {state}")
     print("\n" + page.table(counts, passed))
-    if not (args.quick or args.parts):
+    if not (args.quick or args.parts or args.commands):
         page.write(REPO / "docs/reliability.md", counts, passed, args.seed, seconds)
         print("wrote      docs/reliability.md")
     return not any(c[k] for c in counts.values() for k in FAULTS)
