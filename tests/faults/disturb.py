@@ -21,6 +21,7 @@ from tests.faults.world import World
 KILLS = (Mode.KILL_BEFORE, Mode.KILL_IN, Mode.KILL_AFTER)
 REPORTED = re.compile(r"^(damaged|note) .*(cannot be read|taking the one before).*", re.M)  # done otherwise, and named
 ONCE = (".h5", ".safetensors", ".mdl", ".gz", "tokenizer.json")  # what no command writes in several versions
+MANY = ("study", "verify")  # they name each run that failed, each shard that is damaged
 TEMPORARY = re.compile(r"(^|/)\.[^/]*tmp[^/]*|\.part$")
 
 
@@ -153,7 +154,7 @@ def first_end(world: World, name: str, fault: Fault, folder: Path, outcome: Outc
                 return Verdict("ok", f"reported: {named[0]}")
             return Verdict("silent", f"exit code 0, but {_brief(wrong)}")
     errors = sum(line.startswith("error: ") for line in outcome.err.splitlines())
-    if verdict.kind == "refused" and outcome.code == 2 and errors != 1 and name != "study":  # each run may fail
+    if verdict.kind == "refused" and outcome.code == 2 and errors != 1 and name not in MANY:
         return Verdict("traceback", f"{errors} error lines: {outcome.err[-300:]}")
     return verdict
 

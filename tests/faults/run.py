@@ -63,7 +63,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--quick", action="store_true", help=f"{QUICK} cases of each part; known faults do not count")
     p.add_argument("--case", metavar="PART:NUMBER", help="run one case again and print its verdict")
     p.add_argument("--state", type=Path, default=REPO / "build/faults", help="where done cases are kept (build/faults)")
-    p.add_argument("--scratch", type=Path, default=None, help="where cases run (/dev/shm where there is one)")
+    p.add_argument("--scratch", type=Path, default=None, help="where cases run (in /dev/shm); a --case is kept")
     p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (one per core)")
     return p.parse_args()
 
@@ -225,7 +225,7 @@ def repeat(args: argparse.Namespace, made: world.World, room: Path) -> int:
     part = importlib.import_module(f"tests.faults.part_{name}")
     case = next(itertools.islice(list_cases(part, made, args), int(number), None))
     verdict = run_one(part, made, case, room / "case")
-    print(case, verdict, sep="\n")
+    print(case, verdict, *([f"kept       {room}"] if args.scratch else []), sep="\n")
     return int(verdict.kind in FAULTS)
 
 
@@ -253,10 +253,11 @@ def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argpars
 
 def main() -> int:
     args = parse()
+    args.state = args.state.resolve()  # the compiler works elsewhere
     args.state.mkdir(parents=True, exist_ok=True)
     if why := preload(args.state):
         print(f"note       parts that fail operations are passed over: {why}", file=sys.stderr)
-    state = args.state.resolve() / code_version()
+    state = args.state / code_version()
     state.mkdir(exist_ok=True)
     shm = Path("/dev/shm")
     room = args.scratch or ((shm if os.access(shm, os.W_OK) else state) / f"mediswift-faults-{os.getpid()}")
@@ -271,7 +272,8 @@ def main() -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        if not (args.case and args.scratch):
+            shutil.rmtree(room, ignore_errors=True)
     return 0 if report(tasks, passed, state, args, time.monotonic() - begun) and whole else 1
 
 
