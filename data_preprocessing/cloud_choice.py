@@ -17,7 +17,7 @@ import numpy as np
 from data_preprocessing import cloud, resumable
 from data_preprocessing.transfer import Client, Failed, Refused, run_all
 from modelzoo.config.errors import UserError
-from modelzoo.files import write_bytes
+from modelzoo.files import replacing
 from modelzoo.reading import open_regular
 
 LISTED = 2000  # ids at most whose versions are listed one by one; for more, the inventory is quicker
@@ -100,13 +100,13 @@ async def choose(client: Client, ask: Ask, folder: str) -> Choice:
     reasons = []
     for date in await cloud.list_inventories(client):
         try:
-            packed = await _read_inventory(client, date, os.path.join(folder, date))
+            packed = await _read_inventory(client, date, ask, os.path.join(folder, date))
         except cloud.Incomplete as e:
             reasons.append(str(e))
             print(f"note       inventory {date} is not complete, an older one is looked at: {e}", file=sys.stderr)
             continue
         shutil.rmtree(folder, ignore_errors=True)
-        return Choice(_select(packed, ask), date)
+        return Choice(packed, date)
     raise UserError(f"none of the newest {len(reasons)} inventories is complete; last: {reasons[-1]}; try again later")
 
 
@@ -124,8 +124,8 @@ async def _list_versions(client: Client, ask: Ask) -> np.ndarray:
     return np.array([pmcid << 26 | found[pmcid] << 16 for pmcid in ids], np.int64)
 
 
-async def _read_inventory(client: Client, date: str, folder: str) -> np.ndarray:
-    """Every article of a day's inventory, packed, its highest version alone."""
+async def _read_inventory(client: Client, date: str, ask: Ask, folder: str) -> np.ndarray:
+    """What is asked for of a day's inventory, packed, and the ids that it does not have."""
     inventory = await cloud.read_manifest(client, date)
     os.makedirs(folder, exist_ok=True)
     paths = [os.path.join(folder, f"{n:05d}.csv.gz") for n in range(len(inventory.files))]
@@ -138,30 +138,54 @@ async def _read_inventory(client: Client, date: str, folder: str) -> np.ndarray:
             raise cloud.Incomplete(str(e)) from None
 
     await run_all(zip(paths, inventory.files, strict=True), fetch_one, min(4, client.settings.connections))
-    rows = array("q")
+    rows = 0
+    parts = []
     for path in paths:
-        rows.extend(row.pmcid << 26 | row.version << 16 | row.day for row in cloud.read_rows(path, inventory.columns))
+        numbers = (row.pmcid << 26 | row.version << 16 | row.day for row in cloud.read_rows(path, inventory.columns))
+        part = np.fromiter(numbers, np.int64)
+        rows += len(part)
+        parts.append(part[_is_asked_for(part, ask)])
     if not rows:
         raise cloud.Incomplete(f"{cloud.INVENTORIES}{date}: lists no article")
-    packed = np.frombuffer(rows, np.int64)
-    packed.sort()
-    return packed[np.append(packed[1:] >> 26 != packed[:-1] >> 26, True)]
+    packed = np.concatenate(parts)
+    del parts, part
+    return select(packed, ask)
 
 
-def _select(packed: np.ndarray, ask: Ask) -> np.ndarray:
-    """Of an inventory's articles those that are asked for, and the ids that it does not have."""
+def _is_asked_for(packed: np.ndarray, ask: Ask) -> np.ndarray:
     ids = packed >> 26
-    kept = (ids >= ask.first) & (ids <= ask.last) & (packed & 65535 >= ask.since)
+    mask = (ids >= ask.first) & (ids <= ask.last)
+    return mask if ask.ids is None else mask & _contains(ask.ids, ids)
+
+
+def select(packed: np.ndarray, ask: Ask) -> np.ndarray:
+    """The highest version of each article, if it is new enough, and the ids that are not there; sorts `packed`."""
+    packed.sort()
+    differs = packed[1:] ^ packed[:-1]
+    differs >>= 26  # in place: each array of these has 62 MB
+    last = np.append(differs != 0, [True] * (len(packed) > 0))
+    del differs
+    packed = packed[last] if not last.all() else packed
+    new = packed[packed & 65535 >= ask.since] if ask.since else packed
     if ask.ids is None:
-        return packed[kept]
-    kept &= np.isin(ids, ask.ids)
-    absent = ask.ids[~np.isin(ask.ids, ids) & (ask.ids >= ask.first) & (ask.ids <= ask.last)]
-    return np.sort(np.concatenate([packed[kept], absent << 26]))
+        return new
+    absent = ask.ids[~_contains(packed >> 26, ask.ids) & (ask.ids >= ask.first) & (ask.ids <= ask.last)]
+    return np.sort(np.concatenate([new, absent << 26]))
+
+
+def _contains(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Which of `values` are in a sorted array; a part at a time, to take little memory."""
+    found = np.zeros(len(values), bool)
+    for begin in range(0, len(values) if len(ordered) else 0, 1 << 18):
+        part = values[begin : begin + (1 << 18)]
+        found[begin : begin + len(part)] = ordered[np.minimum(np.searchsorted(ordered, part), len(ordered) - 1)] == part
+    return found
 
 
 def save(packed: np.ndarray, path: str) -> None:
     """Write the list, whole, and to the disk."""
-    write_bytes(path, packed.astype("<i8").tobytes(), durable=True)
+    with replacing(path, durable=True) as temporary, open(temporary, "wb") as file:
+        file.write(np.ascontiguousarray(packed, "<i8").data)
 
 
 def load(path: str, begin: int = 0, count: int = -1) -> np.ndarray:
