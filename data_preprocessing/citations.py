@@ -23,19 +23,18 @@ _YEARS = re.compile(
 # What may be in a bracket with citations alone. What was taken is never given back: the time is that of one pass.
 _WORDS = (
     r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
-    r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|refs?"
-    r"|references?|citations?|respectively)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
+    r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
+    r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
 _NUMBER = rf"(?:\d{{1,3}}\s*+[,–—−-]\s*+)*+{NUMBER}[^{END}]*+{END}(?:\s*+[,–—−-]\s*+\d{{1,3}}(?!\w))*+"
 _NAME = rf"{NAME}[^{END}]*+{END}(?:[\s,]*+(?:1[6-9]|20)\d\d[a-z]?\b)?+"
 _BRACKET = re.compile(
     rf"[{NUMBER}{NAME}{YEAR}][^{END}]*+{END}"
-    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}[^{END}]*+{END}|{_WORDS})*+)[\])]",
-    re.I,
+    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}[^{END}]*+{END}|{_WORDS})*+)[\])]"
 )
 _DEPTH = 4  # brackets in brackets, "[see also (12)]"
 _SERIES = re.compile(
-    rf"({NUMBER}[^{END}]*+{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}[^{END}]*+{END})++", re.I
+    rf"({NUMBER}[^{END}]*+{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}[^{END}]*+{END})++"
 )
 _MARKS = re.compile(f"[{NUMBER}{NAME}{YEAR}{END}]")
 _OTHERS = re.compile(rf"[{NAME}{YEAR}]([^{END}]*+){END}")
@@ -43,15 +42,15 @@ _NUMBERED = re.compile(rf"{NUMBER}([^{END}]*+){END}")
 
 # Where a sentence cannot do without its citation: after these words, or as its subject.
 _NEEDED_AFTER = re.compile(
-    r"(?:^|[\s(\[])(?:in|of|by|from|with|see|to|than|per|via|also|cf|e\.?g|i\.?e|(refs?|references?))[.,:]?\s*$", re.I
+    r"(?:^|[\s(\[])(?:in|of|by|from|with|see|to|than|per|via|also|In|By|From|See|cf|e\.?g|i\.?e|([Rr]efs?|[Rr]eferences?))[.,:]?\s*$"
 )
 _SENTENCE_END = re.compile(r"(?:[a-z]{4}|[)\]\d%])[.?!]\s+$")
 _SUBJECT_OF = re.compile(r"\s+[a-z]{2}")
 _PUNCTUATION = re.compile(r"\s*([,;:.?!])(?!\d)")
-_LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+", re.I)
-_CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$", re.I)  # of a bracket: "; see also"
-_TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$", re.I)
-_AND = re.compile(r"[\s,]+(?:and|or|&)$", re.I)
+_LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+")
+_CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$")  # of a bracket: "; see also"
+_TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$")
+_AND = re.compile(r"[\s,]+(?:and|or|&)$")
 _TAIL = 120  # characters before a citation that decide what becomes of it
 
 

@@ -51,6 +51,9 @@ NUMBERED = {
     "seen ([<1>], http://a.b).": "seen (http://a.b).",
     "both[<7>]Early": "both Early",
     "end [<7>]. [<8>]": "end.",
+    "seen (AS [<4>]) and EG [<5>].": "seen (AS) and EG.",
+    "seen (CI or OR [<4>]), OR [<5>].": "seen (CI or OR), OR.",
+    "seen (IE [<4>], A [<5>]).": "seen (IE, A).",
     "seen in 2003 [<11>].": "seen in 2003.",
     "the trial (<1990>–<1991>)": "the trial (1990–1991)",
 }
