@@ -28,6 +28,11 @@ def tidy(text: str) -> str:
         return text.strip()
     if FORMULA_EDGE in text:
         text = _space_formulas(text)
+    flat = text.replace("\n", " ").replace("\xa0", " ")
+    if flat.isprintable():  # so it holds no invisible character, and no blank but " "
+        text = flat if flat.isascii() or unicodedata.is_normalized("NFC", flat) else unicodedata.normalize("NFC", flat)
+        text = text.strip(" ")
+        return " ".join(text.split()) if "  " in text else text
     if not text.isascii():
         text = _INVISIBLE.sub(lambda m: " " if m[0] in "\u2028\u2029" else "", text)
         text = unicodedata.normalize("NFC", text)
@@ -60,7 +65,7 @@ def local(element) -> str:
     tag = element.tag
     if not isinstance(tag, str):
         return ""
-    return tag.rpartition("}")[2]
+    return tag if tag[0] != "{" else tag.rpartition("}")[2]
 
 
 def script(inner: str, before: str, tag: str, style: str) -> str:
@@ -97,22 +102,37 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             elif tag == "math":
                 out.append(FORMULA_EDGE + math_text(child).strip() + FORMULA_EDGE)
             elif tag in ("sup", "sub"):
-                # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
-                if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
-                    out[-1] = out[-1].rstrip()
-                inner = render(child, style, special)
-                out.append(script(inner, "".join(out[-3:]), tag, style))
+                append_script(out, tag, render(child, style, special), style)
             elif tag in ("break", "br"):
                 out.append(" ")
             else:
                 _walk(child, style, special, out)
-        elif child.tag is etree.Entity:
-            text = html.unescape(child.text)  # &eacute; and the like, which only the unread DTD declares
-            if text == child.text:
-                raise ValueError(f"undefined entity {child.text}")
-            out.append(text)
+        else:
+            out.append(read_entity(child))
         if child.tail:
             out.append(child.tail)
+
+
+def append_script(out: list[str], tag: str, inner: str, style: str) -> None:
+    """Append the text of a <sup> or <sub>."""
+    # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
+    if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
+        out[-1] = out[-1].rstrip()
+    out.append(script(inner, "".join(out[-3:]), tag, style))
+
+
+def read_entity(node) -> str:
+    """The character of an entity that only the unread DTD declares, &eacute; and the like; "" for other nodes.
+
+    Raises:
+        ValueError: there is no such entity.
+    """
+    if node.tag is not etree.Entity:
+        return ""
+    text = html.unescape(node.text)
+    if text == node.text:
+        raise ValueError(f"undefined entity {node.text}")
+    return text
 
 
 _MATH_UNSEEN = ("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "")
