@@ -21,7 +21,7 @@ from data_preprocessing.citation_tree import (
     read_deletions,
 )
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.markup import parse_fragment, render, resolve_escaped, tidy
+from data_preprocessing.markup import parse_fragment, render, resolve_escaped, tidy, tidy_printable
 from data_preprocessing.records import Document, show, unreadable_record
 from modelzoo.config.errors import UserError
 
@@ -164,7 +164,7 @@ def _read_abstract(record: bytes, at: int, stop: int, policy: TextPolicy) -> str
         body, at = _content(record, part, 2, b"</AbstractText>")
         text = _read_fragment(body, policy)
         if part[1] and policy.labels == "keep" and (label := _LABEL.match(part[1])):
-            text = put_label(tidy(_read_characters(label[1])), text)
+            text = put_label(_read_characters(label[1], policy), text)
         if text:
             parts.append(text)
     if not _ABSTRACT_END.match(record, at):
@@ -176,20 +176,24 @@ def _read_fragment(body: bytes, policy: TextPolicy) -> str:
     """Text of an element's content, inline markup as the policy has it."""
     if b"<" in body:
         return tidy(render(parse_fragment(body), policy.scripts))
-    text = _read_characters(body)
-    return tidy(resolve_escaped(text, policy.scripts) if "<" in text else text)
+    return _read_characters(body, policy)
 
 
-def _read_characters(data: bytes) -> str:
-    """Character data without markup; only what a parser takes."""
+def _read_characters(data: bytes, policy: TextPolicy) -> str:
+    """Text of character data without markup; only what a parser takes."""
     text = data.decode()
-    if b"]" in data and b"]]>" in data or not text.isprintable() and _NO_CHARACTER.search(text):
+    if b"]" in data and b"]]>" in data:
         raise _Unsure
     if "&" in text:
         text, count = _REFERENCE.subn(_character, text)
         if count != data.count(b"&"):
             raise _Unsure
-    return text
+        text = resolve_escaped(text, policy.scripts)
+    if text.isprintable():
+        return tidy_printable(text)
+    if _NO_CHARACTER.search(text):
+        raise _Unsure
+    return tidy(text)
 
 
 def _character(reference: re.Match[str]) -> str:
