@@ -133,6 +133,13 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     )
     how.add_argument("--engine", choices=("local", "ray"), default="local")
     how.add_argument(
+        "--memory",
+        type=integer(1, limits.MEGABYTES),
+        default=256,
+        metavar="MB",
+        help="that a process may sort with; what is more goes through the disk (256)",
+    )
+    how.add_argument(
         "--share",
         "--shard",
         metavar="I/N",

@@ -86,6 +86,7 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.data.side_files",
                     "modelzoo.data.storage",
                     "modelzoo.data.tokenizer",
+                    "modelzoo.kernels.processor",
                 )
                 assert name.startswith(known), (path, name)
 
