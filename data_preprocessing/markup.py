@@ -123,9 +123,7 @@ def render(element, style: str, special=None) -> str:
 
 
 _INLINE = "i|b|u|em|strong|small|sc|italic|bold|sup|sub"
-_ESCAPED = re.compile(
-    rf"<({_INLINE})(?:\s[^<>]{{0,200}})?>((?:[^<]|<(?!/?(?:{_INLINE})[\s>]))*+)</\1\s{{0,20}}>", re.I
-)
+_ESCAPED = re.compile(rf"<({_INLINE})(?:\s[^<>]{{0,200}})?>((?:[^<]|<(?!/?(?:{_INLINE})[\s>]))*+)</\1\s{{0,20}}>", re.I)
 _ESCAPED_BREAK = re.compile(r"<br\s{0,20}/?>", re.I)
 
 
