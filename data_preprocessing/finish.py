@@ -7,10 +7,9 @@ import os
 from data_preprocessing import encode, report, shards, store, streams
 from data_preprocessing.filters import REASONS
 from data_preprocessing.parts import Part
-from data_preprocessing.tokens import token_id
+from data_preprocessing.tokens import parse_once, token_id
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.tokenizer import parse_tokenizer
 from modelzoo.reading import read_bytes
 from modelzoo.records import seal
 
@@ -158,7 +157,7 @@ def _eos(plan: Part, sha256: str) -> int:
     data = read_bytes(path)
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: has changed since this folder was begun; delete the folder, and start anew")
-    return token_id(parse_tokenizer(data.decode(), path), plan.job.tokenizer.eos_token, path)
+    return token_id(parse_once(data.decode())[0], plan.job.tokenizer.eos_token, path)
 
 
 def _digest(splits: dict) -> str:

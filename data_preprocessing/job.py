@@ -22,7 +22,6 @@ from data_preprocessing.config import Job
 from data_preprocessing.parts import Part
 from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
 from modelzoo.reading import exists
@@ -72,7 +71,7 @@ def make_plan(job: Job) -> Plan:
     files = inputs.find(job.input, job.source)
     units = inputs.units(files, job.unit_megabytes)
     plan = Plan(job, units, job.buckets)
-    tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
     settings = job.model_dump(mode="json", exclude={"input", "output"})
     settings["tokenizer"].pop("path")
     settings["tokenizer"].pop("encoder")

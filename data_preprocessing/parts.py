@@ -12,7 +12,7 @@ from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming
-from modelzoo.reading import read_text
+from modelzoo.reading import exists, read_text
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,19 @@ def _encoder(path: str, sha256: str, engine: str) -> tokens.Encoder:
     return tokens.Encoder(text, path, engine)
 
 
+def read_given(path: str) -> str:
+    """The text of the tokenizer that a config names."""
+    entries = sorted(os.scandir(path), key=lambda e: e.name) if os.path.isdir(path) else []
+    found = [os.stat(path), *(e.stat() for e in entries if e.is_file())] if exists(path) else []
+    return _read_unchanged(path, tuple((f.st_ino, f.st_size, f.st_mtime_ns) for f in found))
+
+
+@functools.lru_cache(maxsize=1)  # planning and the step `tokenizer` read it, and reading takes a fifth of a second
+def _read_unchanged(path: str, facts: tuple) -> str:
+    """`facts` change with the files."""
+    return read_tokenizer(path)
+
+
 def make_tokenizer(part: Part) -> dict:
     """Train on the kept documents, or copy the given tokenizer and check that its ids fit."""
     config = part.job.tokenizer
@@ -111,7 +124,7 @@ def make_tokenizer(part: Part) -> dict:
         special = [config.eos_token, *(tokens.FIM_TOKENS if part.job.objective.name == "fim" else [])]
         text = tokens.train(_training_texts(part), config.vocab_size or 50257, special)
     else:
-        text = read_tokenizer(config.path)
+        text = read_given(config.path)
     encoder = tokens.Encoder(text, config.path, "tokenizers")
     tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
