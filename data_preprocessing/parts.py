@@ -47,8 +47,8 @@ def call(part: Part) -> dict:
         meter = costs.Meter()
         value = _make(part)
         bytes_in = sum(file["bytes"] for file in part.files) if step == "extract" else 0
-        cost = meter.read(bytes_in, store.measure_left(work, step, index) + _measure_output(part, value))
-        return store.mark_done(work, step, index, value, cost)
+        written = _measure_output(part, value)
+        return store.mark_done(work, step, index, value, lambda left: meter.read(bytes_in, written + left))
 
 
 def describe(part: Part) -> str:
@@ -113,13 +113,13 @@ def make_tokenizer(part: Part) -> dict:
     else:
         text = read_tokenizer(config.path)
     encoder = tokens.Encoder(text, config.path, "tokenizers")
-    tokens.token_id(encoder.reference, config.eos_token, config.path)
+    eos = tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
         raise UserError(
             f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
         )
     shards.write_bytes(os.path.join(part.out, "tokenizer.json"), text.encode())
-    return {"sha256": encoder.sha256, "size": encoder.size}
+    return {"sha256": encoder.sha256, "size": encoder.size, "eos_id": eos}
 
 
 def _training_texts(part: Part) -> Iterator[list[str]]:
