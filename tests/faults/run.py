@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from tests.faults.part import FAULTS, Verdict  # noqa: E402
 EXAMPLE = """example:
   make faults                    2,000 cases of each input, about an hour on two cores
   make faults N=10000            as long as it takes; interrupt it, and the same command goes on
+  make faults FAULTS="--minutes 60"   one of each part in turn, until the hour is over
   python -m tests.faults.run --parts kills,signals -n 500 --seed 3
   python -m tests.faults.run --case operations:117 --seed 0   one case again, with what it did
 """
@@ -60,6 +62,7 @@ def parse() -> argparse.Namespace:
     p.add_argument("--parts", metavar="A,B", help=f"some of {', '.join(find_parts())} (default: all)")
     p.add_argument("--commands", metavar="A,B", help="of the parts that run commands, only these (default: all)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (0)")
+    p.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="stop after so long (never)")
     p.add_argument("--quick", action="store_true", help=f"{QUICK} cases of each part; known faults do not count")
     p.add_argument("--case", metavar="PART:NUMBER", help="run one case again and print its verdict")
     p.add_argument("--state", type=Path, default=REPO / "build/faults", help="where done cases are kept (build/faults)")
@@ -141,14 +144,20 @@ def list_cases(part: ModuleType, made: world.World, args: argparse.Namespace) ->
     return part.cases(made, wanted, args.seed, **names)
 
 
-def work(tasks: list[Task], made: world.World, state: Path, room: Path, label: str, index: int, jobs: int) -> None:
-    """One worker: every `jobs`-th case of every part."""
+def work(tasks: list[Task], made: world.World, state: Path, room: Path, args: argparse.Namespace, index: int) -> None:
+    """One worker: every `jobs`-th case of every part, one of each part in turn, until the time is over."""
     shim.begin_worker()
-    for task in tasks:
-        with open(state / f"{task.name}-{label}-{index}.jsonl", "a") as file:
-            for number, case in task.todo[index::jobs]:
-                verdict = run_one(task.part, made, case, room / f"worker_{index}" / "case")
-                file.write(json.dumps({"case": number, "kind": verdict.kind, "detail": verdict.detail}) + "\n")
+    end = time.monotonic() + 60 * args.minutes
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(open(state / f"{t.name}-{label(args)}-{index}.jsonl", "a")) for t in tasks]
+        for row in itertools.zip_longest(*(t.todo[index :: args.jobs] for t in tasks)):
+            for task, file, chosen in zip(tasks, files, row, strict=True):
+                if chosen is None:
+                    continue
+                if time.monotonic() > end:
+                    return
+                verdict = run_one(task.part, made, chosen[1], room / f"worker_{index}" / "case")
+                file.write(json.dumps({"case": chosen[0], "kind": verdict.kind, "detail": verdict.detail}) + "\n")
                 file.flush()
 
 
@@ -169,7 +178,7 @@ def run_workers(tasks: list[Task], made: world.World, state: Path, room: Path, a
             code = 1
             try:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                work(tasks, made, state, room, label(args), index, args.jobs)
+                work(tasks, made, state, room, args, index)
                 code = 0
             except BaseException:
                 import traceback
@@ -232,6 +241,7 @@ def repeat(args: argparse.Namespace, made: world.World, room: Path) -> int:
 def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argparse.Namespace, seconds: float) -> bool:
     """Print faults and the table, write the page after a whole run, and return whether there was no fault."""
     found = {t.name: read_done(state, t.name, label(args)) for t in tasks}
+    done, planned = sum(map(len, found.values())), sum(len(t.todo) + len(t.done) for t in tasks)
     if args.quick:
         for name, verdicts in found.items():
             old = [k for k, v in verdicts.items() if known.is_known(name, v)]
@@ -246,8 +256,10 @@ def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argpars
             print(f"{name}: {len(wrong) - SHOWN} more in {state}")
     print("\n" + page.table(counts, passed))
     if not (args.quick or args.parts or args.commands):
-        page.write(REPO / "docs/reliability.md", counts, passed, args.seed, seconds)
+        page.write(REPO / "docs/reliability.md", counts, passed, args.seed, seconds, planned)
         print("wrote      docs/reliability.md")
+    if done < planned:
+        print(f"stopped    after {done:,} of {planned:,} cases; the same command goes on from here")
     return not any(c[k] for c in counts.values() for k in FAULTS)
 
 
