@@ -128,10 +128,8 @@ def _training_texts(part: Part) -> Iterator[list[str]]:
     share = min(1.0, part.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
     dropped = drops.load(part.work, encode.steps_before(part.job), part.buckets)
     for unit in range(part.units):
-        arrays = store.load(part.work, unit)
-        reasons = drops.put(dropped, unit, arrays.reasons)
-        chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], part.job.seed, 9) < share)
-        thinned = reasons.copy()
-        thinned[~chosen] = 255
-        for _, texts in encode._batches(part.work, unit, arrays, thinned):
+        reasons, hashes, lengths = store.load_columns(part.work, unit, "reasons", "hashes", "lengths")
+        reasons = drops.put(dropped, unit, reasons)
+        reasons[encode.uniform(hashes[:, 0], part.job.seed, 9) >= share] = 255
+        for _, texts in encode.read_texts(part.work, unit, lengths, reasons):
             yield [t.decode() for t in texts]
