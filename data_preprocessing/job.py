@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from data_preprocessing import drops, encode, engine, inputs, parts, shards, store, streams
+from data_preprocessing import drops, encode, engine, inputs, limits, parts, shards, store, streams
 from data_preprocessing.config import Job
 from data_preprocessing.parts import Part
 from data_preprocessing.sorting import MEMORY
@@ -29,6 +29,7 @@ from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 
 JOB_FORMAT = 1
+UNITS_A_BUCKET, MANY_BUCKETS = 16, 64  # where the job names no number: each bucket opens every unit
 ENTRY = 170  # bytes of an input in a manifest, without its name
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
 
@@ -72,6 +73,7 @@ def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
     files = inputs.find(job.input, job.source)
     units = inputs.units(files, job.unit_megabytes)
+    job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
     plan = Plan(job, units, job.buckets)
     tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
     settings = job.model_dump(mode="json", exclude={"input", "output"})
@@ -97,6 +99,20 @@ def make_plan(job: Job) -> Plan:
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _choose_buckets(job: Job, units: int) -> int:
+    """Those of the job or of the folder that was begun; else as many as cores can use: 8, and more for many units."""
+    path = os.path.join(job.output, "job.json")
+    if "buckets" in job.model_fields_set:
+        return job.buckets
+    if exists(path):
+        begun = read_json(path, "missing")
+        config = begun.get("config") if isinstance(begun, dict) else None
+        known = config.get("buckets") if isinstance(config, dict) else None
+        if isinstance(known, int) and 1 <= known <= limits.BUCKETS:
+            return known
+    return min(max(job.buckets, 2 ** (units // UNITS_A_BUCKET).bit_length()), MANY_BUCKETS)
 
 
 def _check_listable(files: list[dict], job: Job) -> None:
