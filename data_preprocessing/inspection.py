@@ -235,9 +235,13 @@ def _check_shard_tokens(name: str, vocab: int | None) -> None:
 
 
 def report(args) -> int:
-    """The verb `report`: the counts in words, and report.html written anew from report.json."""
+    """The verb `report`: the counts in words, and report.html written anew from report.json; or what it cost."""
     from data_preprocessing import report as page
 
+    if args.scale:
+        from data_preprocessing import scale
+
+        return scale.run(args.path, args.documents)
     facts = page.read_facts(os.path.join(args.path, "report.json"))
     html = os.path.join(args.path, "report.html")
     shards.write_bytes(html, page.html(facts).encode())

@@ -47,8 +47,8 @@ def call(part: Part) -> dict:
         meter = costs.Meter()
         value = _make(part)
         bytes_in = sum(file["bytes"] for file in part.files) if step == "extract" else 0
-        cost = meter.read(bytes_in, store.measure_left(work, step, index) + _measure_output(part, value))
-        return store.mark_done(work, step, index, value, cost)
+        written = _measure_output(part, value)
+        return store.mark_done(work, step, index, value, lambda left: meter.read(bytes_in, written + left))
 
 
 def describe(part: Part) -> str:
@@ -126,13 +126,13 @@ def make_tokenizer(part: Part) -> dict:
     else:
         text = read_given(config.path)
     encoder = tokens.Encoder(text, config.path, "tokenizers")
-    tokens.token_id(encoder.reference, config.eos_token, config.path)
+    eos = tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
         raise UserError(
             f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
         )
     shards.write_bytes(os.path.join(part.out, "tokenizer.json"), text.encode())
-    return {"sha256": encoder.sha256, "size": encoder.size}
+    return {"sha256": encoder.sha256, "size": encoder.size, "eos_id": eos}
 
 
 def _training_texts(part: Part) -> Iterator[list[str]]:
@@ -141,10 +141,8 @@ def _training_texts(part: Part) -> Iterator[list[str]]:
     share = min(1.0, part.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
     dropped = drops.load(part.work, encode.steps_before(part.job), part.buckets)
     for unit in range(part.units):
-        arrays = store.load(part.work, unit)
-        reasons = drops.put(dropped, unit, arrays.reasons)
-        chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], part.job.seed, 9) < share)
-        thinned = reasons.copy()
-        thinned[~chosen] = 255
-        for _, texts in encode._batches(part.work, unit, arrays, thinned):
+        reasons, hashes, lengths = store.load_columns(part.work, unit, "reasons", "hashes", "lengths")
+        reasons = drops.put(dropped, unit, reasons)
+        reasons[encode.uniform(hashes[:, 0], part.job.seed, 9) >= share] = 255
+        for _, texts in encode.read_texts(part.work, unit, lengths, reasons):
             yield [t.decode() for t in texts]
