@@ -29,14 +29,14 @@ BOUND = 45.0  # seconds that the others have: 15 of --devices, 30 of torchrun's 
 SPAN = 4.0  # seconds about which ranks take to join
 
 
-def write_config(folder: Path) -> Path:
+def write_config(folder: Path, steps: int = STEPS) -> Path:
     data = ranks.write_data(folder / "data", 8)
     return ranks.write_config(
         *(data, folder / "a.yaml", {"reduction": "exact"}, {}),
         model={**TINY, "dropout_rate": 0.1},
         sparsity={"algorithm": "set", "sparsity": 0.5, "update": {"freq": 2}},
         optimizer={"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-2}},
-        loop={"max_steps": STEPS, "eval_frequency": 20},
+        loop={"max_steps": steps, "eval_frequency": 20},
         checkpoint={"steps": EVERY},
     )
 
