@@ -46,7 +46,9 @@ def read_citation(record: bytes, policy: TextPolicy) -> Document:
     """
     root = parse_fragment(record)[0]
     cited = root if root.tag == "MedlineCitation" else root.find("MedlineCitation")
-    pmid = cited.find("PMID") if cited is not None else None
+    if cited is None:
+        raise ValueError("a record without a PMID")
+    pmid = cited.find("PMID")
     number = _read_pmid(pmid, "a record without a PMID")
     article = cited.find("Article")
     if article is None:
@@ -83,7 +85,9 @@ def read_book(record: bytes, policy: TextPolicy) -> Document:
     """
     root = parse_fragment(record)[0]
     book = root.find("BookDocument")
-    pmid = book.find("PMID") if book is not None else None
+    if book is None:
+        raise ValueError("a book article without a PMID")
+    pmid = book.find("PMID")
     number = _read_pmid(pmid, "a book article without a PMID")
     title = book.find("ArticleTitle") if book.find("ArticleTitle") is not None else book.find("Book/BookTitle")
     vernacular = book.find("VernacularTitle") if policy.vernacular_title == "append" else None

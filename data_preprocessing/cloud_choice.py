@@ -138,8 +138,7 @@ async def _read_inventory(client: Client, date: str, ask: Ask, folder: str) -> n
             raise cloud.Incomplete(str(e)) from None
 
     await run_all(zip(paths, inventory.files, strict=True), fetch_one, min(4, client.settings.connections))
-    rows = 0
-    parts = []
+    rows, parts, part = 0, [], np.empty(0, np.int64)
     for path in paths:
         numbers = (row.pmcid << 26 | row.version << 16 | row.day for row in cloud.read_rows(path, inventory.columns))
         part = np.fromiter(numbers, np.int64)
