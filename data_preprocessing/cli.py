@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         (
             "pmc",
             "PMC full text (JATS NXML, loose or in tar packages) to shards",
-            "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+            "pmc --input pmc --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
         ),
         (
             "jsonl",
