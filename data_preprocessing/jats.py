@@ -2,6 +2,7 @@
 
 import re
 
+from data_preprocessing.article_ids import identify
 from data_preprocessing.citations import NAMED, NAMED_END, NUMBERED, NUMERIC, remove_citations
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.markup import local, math_text, render, tidy
@@ -119,21 +120,19 @@ def document(article, policy: TextPolicy, member: str, name: str = "") -> Docume
         raise ValueError("an article without article-meta")
     ids = {i.get("pub-id-type"): (i.text or "").strip() for i in meta.findall("{*}article-id")}
     pmcid = next((ids[k] for k in ("pmcid", "pmc", "pmcaid") if ids.get(k)), "")
-    pmcid = "PMC" + pmcid.upper().removeprefix("PMC") if pmcid else ""
-    pmcid, _, version = pmcid.partition(".")
+    known = identify(pmcid, ids.get("pmid", ""), ids.get("doi", ""), name or member, ids.get("pmcid-ver", ""))
     title = meta.find("{*}title-group/{*}article-title")
     title = " ".join(_lines(title, policy)) if title is not None else ""
     abstract = _abstracts(meta, policy)
     body = article.find("{*}body") if policy.body else None
     lines = [title, *abstract, *(_blocks(body, policy) if body is not None else [])]
     language = (article.get("{http://www.w3.org/XML/1998/namespace}lang") or "").lower().split("-")[0]
-    pmid = ids.get("pmid", "") if is_number(ids.get("pmid", ""), 12) else ""
     return Document(
-        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{name or member}"),
+        key=known.key,
         text="\n".join(line for line in lines if line),
-        version=int(version) if is_number(version) else 1,
-        pmid=pmid,
-        pmcid=pmcid,
+        version=known.version,
+        pmid=known.pmid,
+        pmcid=known.pmcid,
         year=_year(meta),
         language=_ISO.get(language, language),
         licence=licence(meta),
