@@ -8,7 +8,7 @@ import numpy as np
 from data_preprocessing import shards, streams
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.folder import list_shards, open_shard, read_manifest
+from modelzoo.data.folder import NEGATIVE, check_masks, list_shards, open_shard, read_manifest
 from modelzoo.reading import exists
 from modelzoo.records import is_sealed
 
@@ -163,6 +163,9 @@ def _try(check: Callable, *args) -> list[str]:
 def _read_through(name: str) -> None:
     for _ in shards.batches(name):
         pass
+    file, data = open_shard(name)
+    with file:
+        check_masks(name, data)
 
 
 def _check_shape(name: str, wanted: tuple) -> None:
@@ -170,6 +173,7 @@ def _check_shape(name: str, wanted: tuple) -> None:
     with file:
         if data.shape != wanted:
             raise UserError(f"{name}: shape {data.shape} is not what the manifest records")
+        check_masks(name, data)
 
 
 def _compare(folder: str, listed: dict[str, str | None]) -> tuple[list[str], int, int]:
@@ -215,6 +219,8 @@ def _check_shard_tokens(name: str, vocab: int | None) -> None:
         ids, mask, labels = batch[:, 0], batch[:, 1], batch[:, 2]
         if ids.min(initial=0) < 0 or (vocab and max(ids.max(initial=0), labels.max(initial=0)) >= vocab):
             raise UserError(f"{name}: ids outside 0..{vocab}")
+        if labels.min(initial=0) < 0:
+            raise UserError(f"{name}: holds label {labels.min()}; {NEGATIVE}")
         if not np.isin(mask, (0, 1)).all():
             raise UserError(f"{name}: loss mask holds other values than 0 and 1")
         goes_on = (mask[:, :-1] == 1) & (mask[:, 1:] == 1)

@@ -3,6 +3,7 @@
 import html
 import re
 import unicodedata
+from itertools import zip_longest
 
 from lxml import etree
 
@@ -11,6 +12,8 @@ _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉
 _NUMBER = re.compile(r"[-−+–]?\d+([.,]\d+)?$")
 # Soft hyphens, zero-width marks, byte-order marks and controls carry no text.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\x00-\x08\x0e-\x1f\x7f-\x9f]")
+FORMULA_EDGE = "\x05"  # around a formula, until `tidy` knows what is next to it
+_AFTER_FORMULA = re.compile(r"\s*[,;:.?!)\]}](?!\d)")
 _PARSER = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
 
@@ -23,12 +26,33 @@ def tidy(text: str) -> str:
     """NFC, one blank for any run of white space, no invisible characters."""
     if text.isascii() and text.isprintable() and "  " not in text:
         return text.strip()
+    if FORMULA_EDGE in text:
+        text = _space_formulas(text)
     if not text.isascii():
         text = _INVISIBLE.sub(lambda m: " " if m[0] in "\u2028\u2029" else "", text)
         text = unicodedata.normalize("NFC", text)
     else:
         text = _INVISIBLE.sub("", text)
     return " ".join(text.split())
+
+
+def _space_formulas(text: str) -> str:
+    """Formulas apart from the words around them, close to brackets, punctuation and a word they are a script of."""
+    first, *rest = text.split(FORMULA_EDGE)
+    out, last = [first], first[-1:]
+    for formula, after in zip(rest[::2], rest[1::2], strict=True):
+        if formula:
+            apart = last.isalnum() or (last != "" and last in ",.;:)]%")
+            out.append(" " + formula if apart and formula[0] not in "_^" else formula)
+            last = formula[-1]
+        if after:
+            if _AFTER_FORMULA.match(after):
+                after = after.lstrip()
+            elif after[0].isalnum():
+                after = " " + after
+            out.append(after)
+            last = after[-1]
+    return "".join(out)
 
 
 def local(element) -> str:
@@ -71,7 +95,7 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             if replacement is not None:
                 out.append(replacement)
             elif tag == "math":
-                out.append(" " + math_text(child).strip() + " ")
+                out.append(FORMULA_EDGE + math_text(child).strip() + FORMULA_EDGE)
             elif tag in ("sup", "sub"):
                 # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
                 if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
@@ -107,7 +131,12 @@ def math_text(element) -> str:
         return " "
     kids = [k for k in element if local(k)]
     parts = [math_text(k) for k in kids]
-    for layout in (_fraction_or_root(tag, parts), _scripts(tag, parts), _table_or_fence(element, tag, parts)):
+    for layout in (
+        _fraction_or_root(tag, parts),
+        _scripts(tag, parts),
+        _multiscripts(kids, parts) if tag == "mmultiscripts" else None,
+        _table_or_fence(element, tag, parts),
+    ):
         if layout is not None:
             return layout
     if not kids:
@@ -128,15 +157,28 @@ def _fraction_or_root(tag: str, parts: list[str]) -> str | None:
 
 def _scripts(tag: str, parts: list[str]) -> str | None:
     """A base with what is above and below it; None for other tags."""
-    if tag == "mover" and len(parts) == 2:
-        return _over(parts)
+    if tag in ("mover", "munder") and len(parts) == 2:
+        return _accent(tag, *parts)
     if tag == "msup" and len(parts) == 2:
-        return f"{_group(parts[0])}^{_group(parts[1])}"
-    if tag in ("msub", "munder") and len(parts) == 2:
-        return f"{parts[0]}_{_group(parts[1])}" if parts[1] else parts[0]
+        return f"{_group(parts[0])}{_script('^', parts[1])}"
+    if tag == "msub" and len(parts) == 2:
+        return f"{parts[0]}{_script('_', parts[1])}"
     if tag in ("msubsup", "munderover") and len(parts) == 3:
-        return f"{parts[0]}_{_group(parts[1])}^{_group(parts[2])}"
+        return f"{parts[0]}{_script('_', parts[1])}{_script('^', parts[2])}"
     return None
+
+
+def _script(mark: str, text: str) -> str:
+    return mark + _group(text) if text.strip() else ""
+
+
+def _multiscripts(kids: list, parts: list[str]) -> str:
+    """Scripts on both sides of a base: ^14_6C, x_i^2."""
+    begin = next((k for k, kid in enumerate(kids) if local(kid) == "mprescripts"), len(kids))
+    after, before = parts[1:begin], parts[begin + 1 :]
+    right = (_script("_", sub) + _script("^", sup) for sub, sup in zip_longest(after[::2], after[1::2], fillvalue=""))
+    left = (_script("^", sup) + _script("_", sub) for sub, sup in zip_longest(before[::2], before[1::2], fillvalue=""))
+    return "".join([*left, *parts[:1], *right])
 
 
 def _table_or_fence(element, tag: str, parts: list[str]) -> str | None:
@@ -159,11 +201,37 @@ def _operator(text: str) -> str:
     return f" {text} " if text in ("=", "<", ">", "≤", "≥", "≈", "≠", "±", "×", "∈", "→", "∼") else text
 
 
-def _over(parts: list[str]) -> str:
-    base, accent = parts
-    return base if accent.strip() in ("¯", "^", "~", "˜", "→", "˙", "ˆ", "-", "‾", "_") else f"{base}^{_group(accent)}"
+# Accents: the combining character for one letter, the name for more: x̄, hat(AB).
+_OVER = {
+    **dict.fromkeys("¯‾ˉ-−–—_\u0304\u0305", ("\u0304", "bar")),
+    **dict.fromkeys("^ˆ\u0302", ("\u0302", "hat")),
+    **dict.fromkeys("~˜∼\u0303", ("\u0303", "tilde")),
+    **dict.fromkeys("˙.·\u0307", ("\u0307", "dot")),
+    **dict.fromkeys(("¨", "..", "\u0308"), ("\u0308", "ddot")),
+    **dict.fromkeys("→⃗", ("\u20d7", "vec")),
+    **dict.fromkeys("ˇ\u030c", ("\u030c", "check")),
+    **dict.fromkeys("⌒⏜", ("\u0311", "arc")),
+}
+_UNDER = {
+    **dict.fromkeys("_¯‾ˉ-−–—\u0331\u0332", ("\u0332", "underline")),
+    **dict.fromkeys("~˜∼\u0330", ("\u0330", "undertilde")),
+}
+_BRACES = ("⏞", "⏟", "︷", "︸")
+
+
+def _accent(tag: str, base: str, accent: str) -> str:
+    accent = accent.strip()
+    known = (_OVER if tag == "mover" else _UNDER).get(accent)
+    if accent in _BRACES or (known and not base):
+        return base
+    if known is None:
+        return base + _script("^" if tag == "mover" else "_", accent)
+    return base + known[0] if len(base) == 1 and base.isalnum() else f"{known[1]}({base.strip()})"
 
 
 def _group(text: str) -> str:
     text = text.strip()
-    return text if re.fullmatch(r"\w*|[-−+]?\w+|\(.*\)", text) and text.count("(") <= 1 else f"({text})"
+    return text if _SINGLE.fullmatch(text) and text.count("(") <= 1 else f"({text})"
+
+
+_SINGLE = re.compile(r"[\w\u0300-\u036f\u20d7]*|[-−+]?[\w\u0300-\u036f\u20d7]+|\(.*\)")

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -13,6 +15,10 @@ from modelzoo.reading import load_json
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
 FRESH_AFTER = 200_000_000
+MAX_WORD = 1000  # characters; the longest that occur in biomedical prose have a tenth
+# What ByteLevel's pattern takes for one word is in one of these.
+WORD = re.compile(r"[^\W_]+|(?:[^\w\s]|_)+|\s+")
+BLANKS = re.compile(rf"\s{{{MAX_WORD}}}")
 # Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
 CANARY = (
     "",
@@ -32,7 +38,11 @@ CANARY = (
 
 
 def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> str:
-    """A byte-level BPE of `vocab_size` entries (special tokens first), as tokenizer.json text."""
+    """A byte-level BPE of `vocab_size` entries (special tokens first), as tokenizer.json text.
+
+    Words of over `MAX_WORD` characters are learnt from in pieces, which is reported: merging in a word costs the square
+    of its length.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -44,8 +54,36 @@ def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> st
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces = Pieces()
+    tokenizer.train_from_iterator(map(pieces.cut, texts), trainer)
+    if pieces.words:
+        what = f"{pieces.words:,} words of over {MAX_WORD:,} characters were learnt from in pieces"
+        print(f"note: the tokenizer: {what}", file=sys.stderr, flush=True)
     return tokenizer.to_str()
+
+
+class Pieces:
+    """Texts with long words in pieces: texts of their own, so that nothing is learnt across a cut."""
+
+    def __init__(self):
+        self.words = 0  # that were cut
+
+    def cut(self, texts: list[str]) -> list[str]:
+        """The same texts, those with words of over `MAX_WORD` characters in pieces."""
+        return [piece for text in texts for piece in self._cut(text)]
+
+    def _cut(self, text: str) -> list[str]:
+        words = text.split()
+        if len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD and not BLANKS.search(text):
+            return [text]
+        pieces, begin = [], 0
+        for match in WORD.finditer(text):
+            if match.end() - match.start() > MAX_WORD:
+                self.words += 1
+                for at in range(match.start() + MAX_WORD, match.end(), MAX_WORD):
+                    pieces.append(text[begin:at])
+                    begin = at
+        return [*pieces, text[begin:]]
 
 
 def token_id(tokenizer, token: str, name: str) -> int:
@@ -114,6 +152,7 @@ def _fast(text: str, reference):
         t for t in spec.get("added_tokens") or [] if not t.get("special")
     ]  # so that "<|endoftext|>" in a document is text, as in the reference
     spec["post_processor"] = None
+    spec["model"]["dropout"] = None  # as in the reference
     try:
         fast = gigatoken.Tokenizer.from_json(json.dumps(spec))
         mine, theirs = _encode_fast(fast, list(CANARY)), encode_reference(reference, list(CANARY))

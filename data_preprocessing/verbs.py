@@ -1,9 +1,11 @@
 """The verbs that run a job: flags and YAML to a Job, then the steps."""
 
+import itertools
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 
 from data_preprocessing.config import Job, check_paths
 from modelzoo.config import load, yaml12
@@ -154,16 +156,26 @@ def tokenizer(args) -> int:
                     if left <= 0:
                         return
 
+    def some(batches: Iterator[list[str]]) -> Iterator[list[str]]:
+        """The same batches.
+
+        Raises:
+            UserError: there is none.
+        """
+        if (first := next(batches, None)) is None:
+            raise UserError(f"{', '.join(args.input)}: hold no document that the filters keep; nothing was done")
+        return itertools.chain([first], batches)
+
     if args.check:
         encoder = tokens.Encoder(read_tokenizer(args.check), args.check)
         documents = ids = 0
-        for batch in tokens.batched(texts(float("inf"))):
+        for batch in some(tokens.batched(texts(float("inf")))):
             encoder.check(batch)
             documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
         print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
         return 0
     special = [args.eos_token, *(tokens.FIM_TOKENS if args.fim else ())]
-    text = tokens.train(tokens.batched(texts(args.megabytes * 1e6)), args.vocab_size, special)
+    text = tokens.train(some(tokens.batched(texts(args.megabytes * 1e6))), args.vocab_size, special)
     shards.write_bytes(os.path.abspath(args.output), text.encode())
     size = tokens.Encoder(text, args.output, "tokenizers").size
     if size < args.vocab_size:

@@ -6,10 +6,13 @@ file's attributes ("<key>.__metadata__"), and `__spec__` says how the leaves nes
 cerebras_pytorch 2.10.0's storage package; older formats are read too. What only pickle could read is refused.
 """
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import signal
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import h5py
@@ -36,7 +39,12 @@ def read(path: str, sections: Sequence[str]) -> dict[str, Leaf]:
             changed since this trainer wrote the file.
     """
     _register_filter(path)
-    _check_seal(path)
+    if not _check_seal(path):
+        _rehearse(path, lambda: _read(path, sections))
+    return _read(path, sections)
+
+
+def _read(path: str, sections: Sequence[str]) -> dict[str, Leaf]:
     with storage.explaining(path, "cannot be read as a Model Zoo checkpoint"), storage.open_file(path) as file:
         version = float(file.attrs.get("__version__", 0.1))
         if not 0 < version <= VERSION:
@@ -61,9 +69,12 @@ def _register_filter(path: str) -> None:
         raise UserError(f"{path}: .mdl files need hdf5plugin; pip install hdf5plugin") from None
 
 
-def _check_seal(path: str) -> None:
+def _check_seal(path: str) -> bool:
     """Check a file that this trainer wrote against the SHA-256 at its end, before HDF5 sees it: a flipped bit can end
     the process there. Files of Model Zoo, older ones of ours, and edited ones have none.
+
+    Returns:
+        Whether it has one.
 
     Raises:
         UserError: the file was changed, or cannot be read.
@@ -74,13 +85,34 @@ def _check_seal(path: str) -> None:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(size - length, 0))
             end = file.read()
-            if len(end) == length and end.startswith(SEAL) and end.endswith(b"\n"):
+            sealed = len(end) == length and end.startswith(SEAL) and end.endswith(b"\n")
+            if sealed:
                 file.seek(0)
                 if _hash(file, size - length) != end[len(SEAL) : -1]:
                     raise UserError(f"{path}: its SHA-256 differs from the one at its end: it was changed after it was "
                                     "exported; export it again")  # fmt: skip
     except OSError as e:
         raise UserError(f"{path}: cannot be opened ({e.strerror})") from None
+    return sealed
+
+
+def _rehearse(path: str, read: Callable[[], object]) -> None:
+    """Read a file once in a fork of this process: a damaged one that has no seal can end the process inside HDF5.
+
+    Raises:
+        UserError: it did.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork beside threads: it ends without touching them
+        pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):  # which this process meets again, and reports
+            read()
+        os._exit(0)
+    status = os.waitpid(pid, 0)[1]
+    if os.WIFSIGNALED(status):
+        name = signal.Signals(os.WTERMSIG(status)).name
+        raise UserError(f"{path}: HDF5 itself fails on it ({name}): it is damaged, or too large; take another copy")
 
 
 def _hash(file: BinaryIO, size: int) -> bytes:

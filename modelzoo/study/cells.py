@@ -19,10 +19,16 @@ from modelzoo.data import manifest
 from modelzoo.evaluation.results import Origin, hash_checkpoint, hash_config
 from modelzoo.files import sha256, write_guarded, write_json
 from modelzoo.reading import exists, read_text
-from modelzoo.records import read_record
+from modelzoo.records import Record, read_record
 from modelzoo.study.matrix import Cell
 from modelzoo.study.read_log import read_final_loss
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_folder import STATE, RunFolder
+
+
+class Saved(Record):
+    """What a study needs of a checkpoint's state.json; `checkpoint_state.CheckpointState` is all of it."""
+
+    unassessed: bool = False
 
 
 class CellFiles:
@@ -37,8 +43,13 @@ class CellFiles:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the checkpoint of the last step is there: it is written last, and whole or not at all."""
-        return os.path.isfile(os.path.join(self.run.checkpoints, f"step_{self.cell.steps}", "manifest.json"))
+        """Whether the checkpoint of the last step is there, which is whole or not at all, and the validation made."""
+        last = os.path.join(self.run.checkpoints, f"step_{self.cell.steps}")
+        try:
+            saved = read_record(os.path.join(last, STATE), Saved, "is missing", "was changed")
+        except UserError:  # the run finds out what became of it
+            return False
+        return os.path.isfile(os.path.join(last, "manifest.json")) and not saved.unassessed
 
     @property
     def final_loss(self) -> float | None:

@@ -3,7 +3,7 @@
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
 from modelzoo.training.background import Files, Writer
+from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.logs import Logs, NoLogs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
@@ -71,7 +72,7 @@ def fit(
         """Make the validation that is due; whether the run ends with it."""
         saves.facts = logs.facts
         enough = assess is not None and assess(logs, tally)
-        run.unassessed = False
+        run.unassessed, saves.facts = False, None
         return enough
 
     try:
@@ -128,7 +129,7 @@ class _Saves:
         self.fingerprint, self.logs, self.out = fingerprint, logs, out
         self.path: str | None = None  # the newest of this launch
         self.step = run.step  # which is on disk
-        self.facts = logs.facts  # before the validation that is under way
+        self.facts: Mapping[str, LogFacts] | None = None  # of the logs before the validation that is under way
         self.writer = Writer(config.trainer.init.checkpoint.background, out.note)
 
     def save(self, finite_only: bool = False, wait: bool = False) -> str | None:
@@ -155,7 +156,7 @@ class _Saves:
             return None
         if self.path is not None and not os.path.isdir(self.path):
             self.out.note(f"missing    {self.path}: it was removed during the run")
-        facts = self.facts if run.unassessed else self.logs.facts  # what it has logged so far is made anew
+        facts = self.logs.facts if self.facts is None else self.facts  # what it has logged so far is made anew
         files, found = state.snapshot(run, self.fingerprint, facts)
         if (finite_only and not found["finite"]) or not self.backend.ranks.first:
             return None

@@ -21,8 +21,13 @@ def table(counts: dict[str, Counter[str]], passed: dict[str, str]) -> str:
     return "\n".join(lines + [f"\n{name}: passed over, {why}." for name, why in passed.items()])
 
 
-def write(path: Path, counts: dict[str, Counter[str]], passed: dict[str, str], seed: int, seconds: float) -> None:
+def write(
+    path: Path, counts: dict[str, Counter[str]], passed: dict[str, str], seed: int, seconds: float, planned: int
+) -> None:
     """Put the table, the date and the class of machine between the marks.
+
+    Args:
+        planned: cases, of which some are not done where the run was stopped.
 
     Raises:
         ValueError: the page has no marks.
@@ -33,7 +38,10 @@ def write(path: Path, counts: dict[str, Counter[str]], passed: dict[str, str], s
     if not (begin and end):
         raise ValueError(f"{path}: no marks {BEGIN} and {END}")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    done = sum(found.total() for found in counts.values())
+    ended = f", stopped by the clock after {done:,} of {planned:,} cases" if done < planned else ""
     head = (
-        f"{today}, class {processor.processor_class()} ({processor.title()}), seed {seed}, {seconds / 60:.0f} minutes:"
+        f"{today}, class {processor.processor_class()} ({processor.title()}), seed {seed}, "
+        f"{seconds / 60:.0f} minutes{ended}:"
     )
     path.write_text(f"{before}{BEGIN}\n\n{head}\n\n{table(counts, passed)}\n\n{END}{after}", encoding="utf-8")

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 import shutil
 import signal
@@ -33,6 +34,7 @@ from tests.faults.part import FAULTS, Verdict  # noqa: E402
 EXAMPLE = """example:
   make faults                    2,000 cases of each input, about an hour on two cores
   make faults N=10000            as long as it takes; interrupt it, and the same command goes on
+  make faults FAULTS="--minutes 60"   one of each part in turn, until the hour is over
   python -m tests.faults.run --parts kills,signals -n 500 --seed 3
   python -m tests.faults.run --case operations:117 --seed 0   one case again, with what it did
 """
@@ -56,13 +58,15 @@ def parse() -> argparse.Namespace:
         prog="python -m tests.faults.run", description="Break every input and every operation, and count what happens.",
         epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    p.add_argument("-n", type=int, default=2000, metavar="N", help="cases of each kind of input (2000)")
+    p.add_argument("-n", type=int, default=2000, metavar="N", help="cases of each kind of input (2000); 0: all of them")
     p.add_argument("--parts", metavar="A,B", help=f"some of {', '.join(find_parts())} (default: all)")
+    p.add_argument("--commands", metavar="A,B", help="of the parts that run commands, only these (default: all)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of what is drawn (0)")
+    p.add_argument("--minutes", type=float, default=math.inf, metavar="M", help="stop after so long (never)")
     p.add_argument("--quick", action="store_true", help=f"{QUICK} cases of each part; known faults do not count")
     p.add_argument("--case", metavar="PART:NUMBER", help="run one case again and print its verdict")
     p.add_argument("--state", type=Path, default=REPO / "build/faults", help="where done cases are kept (build/faults)")
-    p.add_argument("--scratch", type=Path, default=None, help="where cases run (/dev/shm where there is one)")
+    p.add_argument("--scratch", type=Path, default=None, help="where cases run (in /dev/shm); a --case is kept")
     p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="processes (one per core)")
     return p.parse_args()
 
@@ -98,8 +102,9 @@ def preload(state: Path) -> str:
 
 
 def label(args: argparse.Namespace) -> str:
-    """What else decides the cases of a part: the seed, and whether it is a quick sample."""
-    return f"{'quick' if args.quick else 'seed'}_{args.seed}"
+    """What else decides the cases of a part: the commands, the seed, and whether it is a quick sample."""
+    chosen = f"{args.commands.replace(',', '+')}_" if args.commands else ""
+    return f"{chosen}{'quick' if args.quick else 'seed'}_{args.seed}"
 
 
 def read_done(state: Path, name: str, label: str) -> dict[int, Verdict]:
@@ -130,20 +135,29 @@ def plan(args: argparse.Namespace, state: Path, made: world.World) -> tuple[list
 
 def list_cases(part: ModuleType, made: world.World, args: argparse.Namespace) -> Iterator[Any]:
     """The cases of a part, in an order that a larger N only goes on with."""
+    names = {}
+    if hasattr(part, "QUICK") and (args.commands or args.quick):
+        names = {"names": tuple(args.commands.split(",")) if args.commands else part.QUICK}
     if args.quick:
-        names = {"names": part.QUICK} if hasattr(part, "QUICK") else {}
         return itertools.islice(part.cases(made, QUICK, args.seed, **names), QUICK)
-    return part.cases(made, max(1, int(args.n * getattr(part, "SHARE", 1))), args.seed)
+    wanted = args.n and max(1, int(args.n * getattr(part, "SHARE", 1)))
+    return part.cases(made, wanted, args.seed, **names)
 
 
-def work(tasks: list[Task], made: world.World, state: Path, room: Path, label: str, index: int, jobs: int) -> None:
-    """One worker: every `jobs`-th case of every part."""
+def work(tasks: list[Task], made: world.World, state: Path, room: Path, args: argparse.Namespace, index: int) -> None:
+    """One worker: every `jobs`-th case of every part, one of each part in turn, until the time is over."""
     shim.begin_worker()
-    for task in tasks:
-        with open(state / f"{task.name}-{label}-{index}.jsonl", "a") as file:
-            for number, case in task.todo[index::jobs]:
-                verdict = run_one(task.part, made, case, room / f"worker_{index}" / "case")
-                file.write(json.dumps({"case": number, "kind": verdict.kind, "detail": verdict.detail}) + "\n")
+    end = time.monotonic() + 60 * args.minutes
+    with contextlib.ExitStack() as opened:
+        files = [opened.enter_context(open(state / f"{t.name}-{label(args)}-{index}.jsonl", "a")) for t in tasks]
+        for row in itertools.zip_longest(*(t.todo[index :: args.jobs] for t in tasks)):
+            for task, file, chosen in zip(tasks, files, row, strict=True):
+                if chosen is None:
+                    continue
+                if time.monotonic() > end:
+                    return
+                verdict = run_one(task.part, made, chosen[1], room / f"worker_{index}" / "case")
+                file.write(json.dumps({"case": chosen[0], "kind": verdict.kind, "detail": verdict.detail}) + "\n")
                 file.flush()
 
 
@@ -164,7 +178,7 @@ def run_workers(tasks: list[Task], made: world.World, state: Path, room: Path, a
             code = 1
             try:
                 signal.signal(signal.SIGINT, signal.SIG_DFL)
-                work(tasks, made, state, room, label(args), index, args.jobs)
+                work(tasks, made, state, room, args, index)
                 code = 0
             except BaseException:
                 import traceback
@@ -220,13 +234,14 @@ def repeat(args: argparse.Namespace, made: world.World, room: Path) -> int:
     part = importlib.import_module(f"tests.faults.part_{name}")
     case = next(itertools.islice(list_cases(part, made, args), int(number), None))
     verdict = run_one(part, made, case, room / "case")
-    print(case, verdict, sep="\n")
+    print(case, verdict, *([f"kept       {room}"] if args.scratch else []), sep="\n")
     return int(verdict.kind in FAULTS)
 
 
 def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argparse.Namespace, seconds: float) -> bool:
     """Print faults and the table, write the page after a whole run, and return whether there was no fault."""
     found = {t.name: read_done(state, t.name, label(args)) for t in tasks}
+    done, planned = sum(map(len, found.values())), sum(len(t.todo) + len(t.done) for t in tasks)
     if args.quick:
         for name, verdicts in found.items():
             old = [k for k, v in verdicts.items() if known.is_known(name, v)]
@@ -240,18 +255,21 @@ def report(tasks: list[Task], passed: dict[str, str], state: Path, args: argpars
         if len(wrong) > SHOWN:
             print(f"{name}: {len(wrong) - SHOWN} more in {state}")
     print("\n" + page.table(counts, passed))
-    if not (args.quick or args.parts):
-        page.write(REPO / "docs/reliability.md", counts, passed, args.seed, seconds)
+    if not (args.quick or args.parts or args.commands):
+        page.write(REPO / "docs/reliability.md", counts, passed, args.seed, seconds, planned)
         print("wrote      docs/reliability.md")
+    if done < planned:
+        print(f"stopped    after {done:,} of {planned:,} cases; the same command goes on from here")
     return not any(c[k] for c in counts.values() for k in FAULTS)
 
 
 def main() -> int:
     args = parse()
+    args.state = args.state.resolve()  # the compiler works elsewhere
     args.state.mkdir(parents=True, exist_ok=True)
     if why := preload(args.state):
         print(f"note       parts that fail operations are passed over: {why}", file=sys.stderr)
-    state = args.state.resolve() / code_version()
+    state = args.state / code_version()
     state.mkdir(exist_ok=True)
     shm = Path("/dev/shm")
     room = args.scratch or ((shm if os.access(shm, os.W_OK) else state) / f"mediswift-faults-{os.getpid()}")
@@ -266,7 +284,8 @@ def main() -> int:
         print("stopped; the same command goes on from here", file=sys.stderr)
         return 130
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        if not (args.case and args.scratch):
+            shutil.rmtree(room, ignore_errors=True)
     return 0 if report(tasks, passed, state, args, time.monotonic() - begun) and whole else 1
 
 

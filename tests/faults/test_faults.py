@@ -30,10 +30,13 @@ def test_the_page_takes_the_counts_and_keeps_its_words(tmp_path):
     path = tmp_path / "reliability.md"
     path.write_text(before, encoding="utf-8")
     counts = {"kills": page.Counter(ok=1499, lost=1)}
-    page.write(path, counts, {"operations": "no compiler"}, 3, 120.0)
+    page.write(path, counts, {"operations": "no compiler"}, 3, 120.0, 1500)
     after = path.read_text(encoding="utf-8")
     assert "| kills | 1,500 | 1,499 | 0 | 0 | 1 |" in after and "operations: passed over, no compiler." in after
     outside = lambda text: (text.partition(page.BEGIN)[0], text.partition(page.END)[2])
     assert outside(after) == outside(before)
-    page.write(path, counts, {"operations": "no compiler"}, 3, 120.0)
+    assert "stopped by the clock after" not in after
+    page.write(path, counts, {"operations": "no compiler"}, 3, 120.0, 1600)
+    assert "stopped by the clock after 1,500 of 1,600 cases" in path.read_text(encoding="utf-8")
+    page.write(path, counts, {"operations": "no compiler"}, 3, 120.0, 1500)
     assert path.read_text(encoding="utf-8") == after

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -123,6 +124,24 @@ def test_no_flipped_bit_of_a_mdl_changes_what_is_read_nor_reaches_hdf5(world, tm
     at = whole.rindex(b"sha256")  # a seal that is none any more leaves a file as Model Zoo writes it
     (tmp_path / "m.mdl").write_bytes(whole[:at] + b"S" + whole[at + 1 :])
     assert same(read_mdl(tmp_path / "m.mdl"), expected)
+
+
+def test_a_mdl_without_a_seal_that_ends_hdf5_is_refused_in_one_line(world, tmp_path, monkeypatch):
+    """A bit of a chunk's index or of its lz4 frame can end the process; a fork meets it first."""
+    whole, draw = (world / "m.mdl").read_bytes(), Random(4)
+    whole = whole[: whole.rindex(mdl.SEAL)]
+    shutil.copy(world / "sparse.yaml", tmp_path)
+    for _ in range(20):
+        (tmp_path / "m.mdl").write_bytes(flip_bit(whole, draw))
+        try:
+            read_mdl(tmp_path / "m.mdl")
+        except UserError as e:
+            assert is_one_line(e)
+    monkeypatch.setattr(mdl, "read_leaves", lambda *rest: os.kill(os.getpid(), signal.SIGSEGV))
+    (tmp_path / "m.mdl").write_bytes(whole)
+    with pytest.raises(UserError, match=r"m\.mdl: HDF5 itself fails on it \(SIGSEGV\).*take another copy") as e:
+        read_mdl(tmp_path / "m.mdl")
+    assert is_one_line(e.value)
 
 
 def complete(folder: Path) -> dict:

@@ -102,6 +102,17 @@ def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
     assert "busy       another process is at dense-seed1" in printed.err and "open       1 runs" in printed.out
 
 
+def test_a_run_whose_last_validation_was_not_made_is_not_finished(base, forked, capsys):
+    path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
+    study.run_study(path, [], None, study.Options("CPU"))
+    state, wanted = run / "checkpoints" / "step_10" / "state.json", records(run, "validation")
+    cell = grid.read_matrix(path, [], None).cells[0]
+    assert wanted and study.files(grid.read_matrix(path, [], None), cell).is_finished
+    for text in (json.dumps({**json.loads(state.read_text()), "unassessed": True}), "{", "[]"):
+        state.write_text(text)
+        assert not study.files(grid.read_matrix(path, [], None), cell).is_finished
+
+
 def test_the_best_rate_is_finite_and_lowest(base):
     path = write(base, learning_rate={"peak": [1e-3, 1e-2, 1e-1]}, axes={"method": {"dense": {}}})
     matrix = grid.read_matrix(path, [], None)

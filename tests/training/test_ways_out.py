@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 
 from modelzoo import cli
-from modelzoo.training import checkpoint
+from modelzoo.training import checkpoint, logs
 from modelzoo.training.logs import Logs
 from tests.commands import start
 from tests.support import examples, write_shard
@@ -87,6 +87,21 @@ def test_what_fails_between_two_steps_leaves_a_checkpoint(case, params, tmp_path
         assert f"step {step} is saved in {folder}/checkpoints/step_{step}" in line
     assert run(params, folder, mode="train_and_eval") == 0
     assert_same(folder, tmp_path / "whole")
+
+
+def test_every_record_that_cannot_be_written_is_made_up(params, tmp_path, monkeypatch, capsys):
+    """Also the one before a validation that is due: what the run has logged by then is not made anew."""
+    more = ["--set", "trainer.init.loop.max_steps=2"]
+    assert run(params, tmp_path / "whole", *more, mode="train_and_eval") == 0
+    wanted = (tmp_path / "whole/metrics.jsonl").read_bytes()
+    for number in range(1, 7):  # two steps and a validation, of each a metrics and a timing record
+        folder = tmp_path / f"part{number}"
+        with monkeypatch.context() as m:
+            error = OSError(errno.EACCES, "Permission denied", "log")
+            fail_at(m, logs, "write_whole", number, error)
+            assert run(params, folder, *more, mode="train_and_eval") == 2
+        assert run(params, folder, *more, mode="train_and_eval") == 0
+        assert (folder / "metrics.jsonl").read_bytes() == wanted, number
 
 
 def test_a_validation_that_failed_at_the_last_step_is_made_up(params, tmp_path, monkeypatch, capsys):

@@ -1,0 +1,172 @@
+"""What a JATS article says from its title to its last paragraph: lines of headings, paragraphs, items and formulas."""
+
+from data_preprocessing.citations import NUMERIC, mark_citation, remove_citations
+from data_preprocessing.config import TextPolicy
+from data_preprocessing.markup import FORMULA_EDGE, local, math_text, render, tidy
+
+_SKIPPED = {
+    "ref-list",
+    "graphic",
+    "inline-graphic",
+    "media",
+    "supplementary-material",
+    "inline-supplementary-material",
+    "fn-group",
+    "fn",
+    "table-wrap-foot",
+    "object-id",
+    "alt-text",
+    "long-desc",
+    "permissions",
+    "glossary",
+    "floats-group",
+    "processing-meta",
+    "index-term",
+    "ext-link-note",
+    "label",
+    "attrib",
+}
+_BLOCKS = {
+    "sec",
+    "p",
+    "title",
+    "list",
+    "list-item",
+    "def-list",
+    "def-item",
+    "disp-quote",
+    "boxed-text",
+    "fig",
+    "fig-group",
+    "table-wrap",
+    "table-wrap-group",
+    "statement",
+    "verse-group",
+    "disp-formula",
+    "disp-formula-group",
+    "preformat",
+    "speech",
+    "app",
+    "caption",
+    "table",
+    "chem-struct-wrap",
+    "array",
+}
+_BREAK = "\x1e"  # between blocks inside a paragraph
+_FORMULAS = {"disp-formula", "inline-formula", "alternatives"}
+_PICTURES = {"graphic", "inline-graphic"}
+_NO_TEXT = "[formula]"  # of a formula that is a picture alone
+_CITING = {"bibr", "ref"}  # ref-type; Wiley writes ref
+
+
+def list_blocks(parent, policy: TextPolicy) -> list[str]:
+    """Lines of all blocks in an element: a body, a section, a caption."""
+    return [line for child in parent for line in read_block(child, policy)]
+
+
+def read_block(element, policy: TextPolicy) -> list[str]:
+    """Lines of one block: a heading, a paragraph, or what is inside a section, list or box."""
+    tag = local(element)
+    if not tag or tag in _SKIPPED:
+        return []
+    if tag in ("fig", "table-wrap"):
+        lines = []
+        if policy.captions == "keep" and (caption := element.find("{*}caption")) is not None:
+            lines += list_blocks(caption, policy)
+        if tag == "table-wrap" and policy.tables == "text":
+            lines += _table(element, policy)
+        return lines
+    if tag == "caption" and policy.captions == "drop" and local(element.getparent()) != "boxed-text":
+        return []
+    if tag in ("table", "array") and policy.tables == "drop":
+        return []
+    if tag in _FORMULAS and (formula := _formula(element)) is not None:
+        return [tidy(formula)]
+    if tag in ("p", "title") or not any(local(child) in _BLOCKS for child in element):
+        return list_lines(element, policy)
+    lines = []
+    if (element.text or "").strip():
+        lines.append(tidy(element.text))
+    for child in element:
+        is_block = local(child) in _BLOCKS or local(child) in _SKIPPED
+        lines += read_block(child, policy) if is_block else list_lines(child, policy)
+        if (child.tail or "").strip():
+            lines.append(tidy(child.tail))
+    return lines
+
+
+def list_lines(element, policy: TextPolicy) -> list[str]:
+    """An element's running text; blocks inside it (a list in a paragraph) become lines of their own."""
+
+    def special(child) -> str | None:
+        tag = local(child)
+        if tag in ("xref", "sup") and policy.citations == "drop" and (text := _citation(child, tag)):
+            return mark_citation(text, render(child, policy.scripts) if len(child) else text)
+        if tag in _FORMULAS and (formula := _formula(child)) is not None:
+            return formula
+        if tag == "tex-math":
+            return _tex(child)
+        if tag in _PICTURES:
+            return (
+                _NO_TEXT if next(child.iterancestors("{*}inline-formula", "{*}disp-formula"), None) is not None else ""
+            )
+        if tag == "label":
+            return "" if local(child.getparent()) in _FORMULAS else None
+        if tag in _SKIPPED:
+            return ""
+        if tag in _BLOCKS and tag not in ("title", "p"):
+            return _BREAK + _BREAK.join(read_block(child, policy)) + _BREAK
+        return _BREAK + render(child, policy.scripts, special) + _BREAK if tag in ("title", "p") else None
+
+    text = render(element, policy.scripts, special)
+    return [line for part in text.split(_BREAK) if (line := tidy(remove_citations(part)))]
+
+
+def _citation(element, tag: str) -> str:
+    """The text of a citation: of an <xref>, or of a <sup> that holds nothing but numbered ones; "" for others."""
+    if tag == "xref":
+        kind = element.get("ref-type")
+        text = "".join(element.itertext()) if kind in _CITING or kind is None else ""
+        return text if kind or NUMERIC.match(text) else ""
+    first = element[0] if len(element) else None
+    if (
+        first is None
+        or local(first) != "xref"
+        or first.get("ref-type") not in _CITING
+        or (element.text or "").strip(" [(")
+    ):
+        return ""
+    text = "".join(element.itertext())
+    return text if NUMERIC.match(text) else ""
+
+
+def _formula(element) -> str | None:
+    """A formula from MathML, else from TeX, else [formula] for a picture; None where it is running text."""
+    for math in element.iter("{*}math"):
+        if text := math_text(math).strip():
+            return FORMULA_EDGE + text + FORMULA_EDGE
+    for tex in element.iter("{*}tex-math"):
+        return _tex(tex)
+    if any(local(e) in _PICTURES for e in element.iter()):
+        text = "".join(element.itertext())
+        for label in element.iter("{*}label"):
+            text = text.replace("".join(label.itertext()), "", 1)
+        return None if tidy(text) else FORMULA_EDGE + _NO_TEXT + FORMULA_EDGE
+    return None
+
+
+def _table(element, policy: TextPolicy) -> list[str]:
+    rows = []
+    for row in element.iter("{*}tr"):
+        cells = [" ".join(list_lines(cell, policy)) for cell in row if local(cell) in ("td", "th")]
+        if any(cells):
+            rows.append(" | ".join(cells))
+    return rows
+
+
+def _tex(element) -> str:
+    text = "".join(element.itertext())
+    _, begun, rest = text.partition("\\begin{document}")
+    body, ended, _ = rest.partition("\\end{document}")
+    formula = " ".join((body if begun and ended else text).strip().strip("$").split())
+    return FORMULA_EDGE + formula + FORMULA_EDGE
