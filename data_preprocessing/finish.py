@@ -56,8 +56,17 @@ def finish(plan) -> dict:
             "reasons": manifest["reasons"],
             "splits": manifest["splits"],
             "data_sha256": manifest["data_sha256"],
+            "passed_over": facts["passed_over"],
         },
     )
+
+
+def _passed_over(plan, read: list[dict]) -> dict[str, int]:
+    """Files and members of packages that are not read, by kind."""
+    total = collections.Counter(plan.passed)
+    for part in read:
+        total.update(part.get("passed_over", {}))  # parts of an older run have none
+    return dict(sorted(total.items()))
 
 
 def _ordered(reasons: collections.Counter) -> dict[str, int]:
@@ -157,6 +166,7 @@ def _facts(plan, read: list[dict], written: list[dict], manifest: dict) -> dict:
         "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
         "inputs": manifest["inputs"],
         "text_bytes": text_bytes,
+        "passed_over": _passed_over(plan, read),
         **{name: dict(sorted(c.items(), key=_numeric)) for name, c in total.items()},
         "samples": {reason: found[:4] for reason, found in samples.items()},
     }

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -38,6 +39,7 @@ class Plan:
     job: Job
     units: list[list[dict]]
     buckets: int
+    passed: dict[str, int] = dataclasses.field(default_factory=dict)  # files in the inputs that are not read, by kind
 
     @property
     def out(self) -> str:
@@ -61,9 +63,10 @@ class How:
 
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
-    files = inputs.find(job.input, job.source)
+    passed: Counter[str] = Counter()
+    files = inputs.find(job.input, job.source, passed)
     units = inputs.units(files, job.unit_megabytes)
-    plan = Plan(job, units, job.buckets)
+    plan = Plan(job, units, job.buckets, dict(passed))
     tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
     settings = job.model_dump(mode="json", exclude={"input", "output"})
     settings["tokenizer"].pop("path")

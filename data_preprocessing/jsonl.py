@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from data_preprocessing import streams
+from data_preprocessing.inputs import strip_packing
 from data_preprocessing.records import MAX_TEXT, Document, read_year, show, unreadable_record
 from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
@@ -21,7 +22,7 @@ def documents(path: str, name: str, job, max_bytes: int) -> Iterator[Document]:
             line.
     """
     lines = _lines(streams.unpacked(path, max_bytes))
-    found = _text(lines, name) if path.lower().endswith((".txt", ".txt.gz")) else _records(lines, name, job)
+    found = _text(lines, name) if strip_packing(path).endswith(".txt") else _records(lines, name, job)
     for number, document in found:
         if isinstance(document, Document):
             yield document
