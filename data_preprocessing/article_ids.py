@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 _PMCID = re.compile(r"(?:PMC)*(\d{1,12})(?:\.(\d{1,9}))?$", re.ASCII | re.IGNORECASE)
-_PMID = re.compile(r"\d{1,12}$", re.ASCII)
+_PMID = re.compile(r"(?:PMID:?\s{0,5})?(\d{1,12})$", re.ASCII | re.IGNORECASE)
 _DOI = re.compile(r"(?:https?://(?:dx\.)?doi\.org/|doi:\s{0,5})?(10\.\d{4,9}(?:\.\d{1,9})*/\S{1,500})$", re.IGNORECASE)
 _FILE = re.compile(r"(?:^|[/:])PMC(\d{1,12})\.(\d{1,9})\.[a-z]", re.IGNORECASE)  # PMC123.2/PMC123.2.xml
 
@@ -39,7 +39,7 @@ def identify(pmcid: str, pmid: str, doi: str, place: str, versioned: str = "") -
             version = int(other[2])
             break
     named = _PMID.match(pmid.strip())
-    pmid = str(int(named[0])) if named and int(named[0]) else ""
+    pmid = str(int(named[1])) if named and int(named[1]) else ""
     written = _DOI.match(doi.strip())
     doi = written[1].lower() if written else ""
     pmcid = f"PMC{number}" if number else ""

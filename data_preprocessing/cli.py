@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m data_preprocessing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="From PubMed, PMC or JSONL to tokenized HDF5 shards.",
+        description="From PubMed, PMC, BioC or JSONL to tokenized HDF5 shards.",
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
         "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
     )
@@ -51,8 +51,13 @@ def parser() -> argparse.ArgumentParser:
         ),
         (
             "pmc",
-            "PMC full text (JATS NXML, loose or in tar packages) to shards",
+            "full text of PMC or Europe PMC (JATS XML, loose or in tar packages) to shards",
             "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+        ),
+        (
+            "bioc",
+            "BioC-JSON (NCBI's of PMC open access, PubTator's exports) to shards",
+            "bioc --input BioC-PMC --output shards --tokenizer gpt2_bpe",
         ),
         (
             "jsonl",
@@ -170,7 +175,7 @@ def _tokenizer(verbs) -> None:
         run_tokenizer,
     )
     p.add_argument("--input", action="extend", nargs="+", required=True, metavar="PATH")
-    p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
+    p.add_argument("--source", choices=("pubmed", "pmc", "bioc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
     p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), default=50257)

@@ -24,6 +24,10 @@ def documents(job: Job, path: str, name: str, passed: collections.Counter[str] |
         from data_preprocessing import pmc
 
         return pmc.documents(path, job.text, limit, job.unreadable, name, passed)
+    if job.source == "bioc":
+        from data_preprocessing import bioc
+
+        return bioc.documents(path, job.text, limit, job.unreadable, name, passed)
     from data_preprocessing import jsonl
 
     return refuse_if_unreadable(jsonl.documents(path, name, job, limit), path)

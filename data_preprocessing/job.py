@@ -22,6 +22,7 @@ from typing import Any
 from data_preprocessing import encode, engine, extract, inputs, resolve, shards, store, streams, tokens
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
+from modelzoo.config.merge import merge
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
@@ -68,9 +69,7 @@ def make_plan(job: Job) -> Plan:
     units = inputs.units(files, job.unit_megabytes)
     plan = Plan(job, units, job.buckets, dict(passed))
     tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
-    settings = job.model_dump(mode="json", exclude={"input", "output"})
-    settings["tokenizer"].pop("path")
-    settings["tokenizer"].pop("encoder")
+    settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
     record = {
         "format": JOB_FORMAT,
@@ -80,7 +79,7 @@ def make_plan(job: Job) -> Plan:
     }
     path = os.path.join(job.output, "job.json")
     if exists(path):
-        difference = _difference(read_json(path, "missing"), record)
+        difference = _difference(_add_defaults(read_json(path, "missing")), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
@@ -90,6 +89,21 @@ def make_plan(job: Job) -> Plan:
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    return settings
+
+
+def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A job.json with the defaults of settings that there were not when it was written."""
+    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
+    config = record.get("config")
+    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
 def _anything_done(plan: Plan) -> bool:
