@@ -51,6 +51,7 @@ setup(
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",
+        "aiohttp>=3.10",
         "gigatoken>=0.10",
         "h5py>=3.10",
         "hdf5plugin>=4.4",

@@ -7,7 +7,8 @@ that holds only the year, "(Li et al., <xref>2001</xref>)", always stays, since 
 
 import re
 
-NUMBER, NAME, YEAR, END = "\x01", "\x02", "\x03", "\x04"  # a mark is one of the first three, the citation's text, END
+BEGIN, END = "\x01", "\x04"  # of a mark: one of the next three, the citation's text, END
+NUMBER, NAME, YEAR = f"{BEGIN}#", f"{BEGIN}@", f"{BEGIN}%"
 
 NUMERIC = re.compile(
     r"(?:[Rr]ef(?:erence)?s?\b\.?)?+[\s\[\](){}.,;*†‡§•▶►–—−-]*+(?:[SR]\d)?+"
@@ -23,36 +24,35 @@ _YEARS = re.compile(
 # What may be in a bracket with citations alone. What was taken is never given back: the time is that of one pass.
 _WORDS = (
     r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
-    r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|refs?"
-    r"|references?|citations?|respectively)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
+    r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
+    r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
 _NUMBER = rf"(?:\d{{1,3}}\s*+[,–—−-]\s*+)*+{NUMBER}[^{END}]*+{END}(?:\s*+[,–—−-]\s*+\d{{1,3}}(?!\w))*+"
 _NAME = rf"{NAME}[^{END}]*+{END}(?:[\s,]*+(?:1[6-9]|20)\d\d[a-z]?\b)?+"
 _BRACKET = re.compile(
-    rf"[{NUMBER}{NAME}{YEAR}][^{END}]*+{END}"
-    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}[^{END}]*+{END}|{_WORDS})*+)[\])]",
-    re.I,
+    rf"{BEGIN}[^{END}]*+{END}"
+    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}[^{END}]*+{END}|{_WORDS})*+)[\])]"
 )
 _DEPTH = 4  # brackets in brackets, "[see also (12)]"
 _SERIES = re.compile(
-    rf"({NUMBER}[^{END}]*+{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}[^{END}]*+{END})++", re.I
+    rf"({NUMBER}[^{END}]*+{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}[^{END}]*+{END})++"
 )
-_MARKS = re.compile(f"[{NUMBER}{NAME}{YEAR}{END}]")
-_OTHERS = re.compile(rf"[{NAME}{YEAR}]([^{END}]*+){END}")
+_MARKS = re.compile(f"{BEGIN}.|{END}")
+_OTHERS = re.compile(rf"(?:{NAME}|{YEAR})([^{END}]*+){END}")
 _NUMBERED = re.compile(rf"{NUMBER}([^{END}]*+){END}")
 
 # Where a sentence cannot do without its citation: after these words, or as its subject.
 _NEEDED_AFTER = re.compile(
-    r"(?:^|[\s(\[])(?:in|of|by|from|with|see|to|than|per|via|also|cf|e\.?g|i\.?e|(refs?|references?))[.,:]?\s*$", re.I
+    r"(?:^|[\s(\[])(?:in|of|by|from|with|see|to|than|per|via|also|In|By|From|See|cf|e\.?g|i\.?e|([Rr]efs?|[Rr]eferences?))[.,:]?\s*$"
 )
 _SENTENCE_END = re.compile(r"(?:[a-z]{4}|[)\]\d%])[.?!]\s+$")
 _SUBJECT_OF = re.compile(r"\s+[a-z]{2}")
 _PUNCTUATION = re.compile(r"\s*([,;:.?!])(?!\d)")
-_LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+", re.I)
-_CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$", re.I)  # of a bracket: "; see also"
-_TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$", re.I)
-_AND = re.compile(r"[\s,]+(?:and|or|&)$", re.I)
-_TAIL = 120  # characters before a citation that decide what becomes of it
+_LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+")
+_CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$")  # of a bracket: "; see also"
+_TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$")
+_AND = re.compile(r"[\s,]+(?:and|or|&)$")
+_NEAR = 120  # characters before and after a citation that decide what becomes of it
 
 
 def mark_citation(text: str, rendered: str) -> str:
@@ -62,6 +62,8 @@ def mark_citation(text: str, rendered: str) -> str:
         text: all characters of the citation.
         rendered: the same as it is to be read.
     """
+    if len(text) < 4 and text.isdecimal():
+        return f"{NUMBER}{text}{END}"
     if not NUMERIC.match(text):
         years = _YEARS.match(text) and any(c.isalpha() or c.isdigit() for c in text)
         return f"{YEAR if years else NAME}{rendered}{END}"
@@ -80,22 +82,37 @@ def remove_citations(text: str) -> str:
     """A paragraph without numbered citations, and without brackets that hold nothing else; other names stay."""
     if END not in text:
         return text
+    done: list[str] = []
+    window = ""
+    *pieces, last = text.split(END)
+    for piece in pieces:  # each ends with a mark that lacks its END
+        begin = piece.rindex(BEGIN)
+        if begin > 2 * _NEAR:  # what is far from any citation stays as it is, and is not searched
+            done += [*_clear(window + piece[:_NEAR]), piece[_NEAR : begin - _NEAR]]
+            window = piece[begin - _NEAR :] + END
+        else:
+            window += piece + END
+    far = last[_NEAR:]
+    return "".join([*done, *_clear(window + last[:_NEAR], is_last=not far), far])
+
+
+def _clear(text: str, is_last: bool = False) -> list[str]:
+    """The pieces of a text without its citations. `is_last`: the paragraph ends with it."""
     for _ in range(_DEPTH):
         before = text
         text = _SERIES.sub(_merge, _BRACKET.sub(_take_bracket, text))
         if text == before:
             break
-    text = _OTHERS.sub(r"\1", text)
-    if NUMBER not in text:
-        return text
+    if NAME in text or YEAR in text:
+        text = _OTHERS.sub(r"\1", text)
     left, *rest = _NUMBERED.split(text)
     done: list[str] = []
     for k in range(0, len(rest), 2):
-        if len(left) > 4 * _TAIL:
-            done.append(left[:-_TAIL])
-            left = left[-_TAIL:]
-        left = _join(left, rest[k], rest[k + 1], is_last=k + 2 == len(rest))
-    return "".join([*done, left])
+        if len(left) > 4 * _NEAR:
+            done.append(left[:-_NEAR])
+            left = left[-_NEAR:]
+        left = _join(left, rest[k], rest[k + 1], is_last=is_last and k + 2 == len(rest))
+    return [*done, left]
 
 
 def _take_bracket(found: re.Match) -> str:
@@ -114,7 +131,7 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
     """The texts before and after a numbered citation, joined over it as if it had never been there."""
     following = right.lstrip()
     closing = following[:1] in (")", "]", "}")
-    if closing and (found := _CLAUSE.search(left, max(0, len(left) - _TAIL))):
+    if closing and (found := _CLAUSE.search(left, max(0, len(left) - _NEAR))):
         return left[: found.start()] + following
     if kept := _keep(left, citation, right):
         blank = "" if not left or left[-1].isspace() or left[-1] in "([{" else " "
@@ -152,5 +169,5 @@ def _keep(left: str, citation: str, right: str) -> str:
 
 
 def _cut_end(left: str, what: re.Pattern) -> str:
-    found = what.search(left, max(0, len(left) - _TAIL))
+    found = what.search(left, max(0, len(left) - _NEAR))
     return left[: found.start()] if found else left

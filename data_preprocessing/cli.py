@@ -13,6 +13,19 @@ Everything that a flag sets, a YAML can set too (--config), and --set reaches th
 A killed run is continued by the same command; another config or input for the same --output is refused.
 """
 
+_DOWNLOAD = """
+PubMed: N means the first N files, A-B a range, 'all' everything; 38 M citations are 40 GB, an hour at 10 MB/s.
+
+PMC: from its cloud service (bucket pmc-oa-opendata), packed into DIR/pmc.00001.tar.gz and on, 10,000 articles each,
+which the verb pmc reads. An article costs two small requests, so the number of connections decides: people report 12
+to 15 days for all 7.8 million by sync tools, and 2 to 3 days with 256 connections (--workers 256). Licences are known
+only when an article's metadata are fetched: one kind alone takes more than half of the requests of all.
+  --licence comm      CC0, CC BY, CC BY-SA, CC BY-ND
+            noncomm   CC BY-NC, CC BY-NC-SA, CC BY-NC-ND
+            other     no or another code (author manuscripts among them: for text mining, not for redistribution)
+The same command goes on where it was, with the same list; to add what is newer, --since DATE into another folder.
+"""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb; returns the exit code (2 = an error that the user can correct)."""
@@ -125,6 +138,13 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     )
     how.add_argument("--engine", choices=("local", "ray"), default="local")
     how.add_argument(
+        "--memory",
+        type=integer(1, limits.MEGABYTES),
+        default=256,
+        metavar="MB",
+        help="that a process may sort with; what is more goes through the disk (256)",
+    )
+    how.add_argument(
         "--share",
         "--shard",
         metavar="I/N",
@@ -150,20 +170,31 @@ def _download(verbs) -> None:
     p = _verb(
         verbs,
         "download",
-        "fetch files of NLM's baseline, updates or PMC packages, checked by MD5, resumable",
-        "download --baseline 1-3 --output pubmed/baseline",
+        "fetch PubMed's baseline and updates, or PMC's full texts, checked by MD5, resumable",
+        "download --baseline 1-3 --output pubmed/baseline\n"
+        "  python -m data_preprocessing download --pmc 1000 --licence comm --output pmc",
         run_download,
-        "A number N means the first N files; A-B a range; 'all' everything. Run again to resume.\n",
+        _DOWNLOAD,
     )
-    what = p.add_mutually_exclusive_group(required=True)
+    what = p.add_mutually_exclusive_group()
     what.add_argument("--baseline", metavar="N|A-B|all", help="PubMed baseline files")
     what.add_argument("--updates", metavar="N|A-B|all", help="PubMed daily update files")
-    what.add_argument("--pmc", metavar="N|A-B|all", help="PMC open-access bulk packages (baseline XML)")
-    p.add_argument("--pmc_group", choices=("oa_comm", "oa_noncomm", "oa_other"), default="oa_comm")
+    what.add_argument(
+        "--pmc", metavar="N|A-B|all", nargs="?", const="all", help="PMC full texts: the first N, PMC ids A to B, all"
+    )
     p.add_argument("--output", required=True, metavar="DIR")
-    p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as https://ftp.ncbi.nlm.nih.gov")
-    p.add_argument("--workers", type=integer(1, limits.TRANSFERS), default=2, metavar="N", help="transfers at once")
+    p.add_argument("--workers", type=integer(1, limits.CONNECTIONS), metavar="N", help="transfers at once (2; PMC 64)")
+    p.add_argument("--rate", type=integer(1, limits.REQUESTS), metavar="N", help="requests per second at most")
     p.add_argument("--retries", type=integer(0, limits.RETRIES), default=5, metavar="N")
+    p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as NLM's FTP site or PMC's bucket")
+    pmc = p.add_argument_group("PMC alone")
+    pmc.add_argument("--licence", nargs="+", choices=("comm", "noncomm", "other", "all"), help="kept (default: comm)")
+    pmc.add_argument("--since", metavar="DATE", help="articles whose metadata changed on this day or later")
+    pmc.add_argument("--ids", metavar="FILE", help="these PMC ids alone, one a line")
+    pmc.add_argument("--keep_retracted", action="store_true", help="keep retracted articles")
+    pmc.add_argument("--skip_failed", action="store_true", help="leave out, and name, articles whose tries all failed")
+    pmc.add_argument("--articles_per_tar", type=integer(1, limits.DOCUMENTS), metavar="N", help="default: 10000")
+    p.add_argument("--pmc_group", nargs="?", const="", help=argparse.SUPPRESS)  # refused, with the way
 
 
 def _tokenizer(verbs) -> None:

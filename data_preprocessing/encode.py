@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_preprocessing import filters, pack, store
+from data_preprocessing import drops, filters, pack, store
 from data_preprocessing.config import Job
 from data_preprocessing.shards import ShardWriter, write_bytes
 from data_preprocessing.tokens import FIM_TOKENS, Encoder, token_id
@@ -28,9 +28,9 @@ def steps_before(job: Job) -> tuple[str, ...]:
 
 
 def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
-    """Tokenize and pack the unit: write its shards and documents table; returns and stores its marker."""
+    """Tokenize and pack the unit: write its shards and documents table; returns its facts."""
     unit = store.load(work, index)
-    reasons = store.apply_drops(work, steps_before(job), buckets, index, unit.reasons)
+    reasons = drops.put(drops.load(work, steps_before(job), buckets), index, unit.reasons)
     val = is_val(unit.hashes[:, 0], job.seed, job.val_fraction)
     counts = np.zeros(len(reasons), np.int64)  # tokens per record
     eos = token_id(encoder.reference, job.tokenizer.eos_token, encoder.name)
@@ -42,28 +42,23 @@ def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encod
     documents = _documents_table(work, index, out, reasons, val, counts)
     kept = reasons == 0
     samples = _samples(work, index, unit, reasons)
-    return store.mark_done(
-        work,
-        "encode",
-        index,
-        {
-            "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
-            "samples": samples,
-            "splits": {
-                s: {
-                    "shards": w.done,
-                    "documents": int((kept & (val == (s == "val"))).sum()),
-                    "tokens": int(counts[kept & (val == (s == "val"))].sum()),
-                }
-                for s, w in writers.items()
-            },
-            "token_lengths": {
-                str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
-            },
-            "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
-            "documents_sha256": documents,
+    return {
+        "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
+        "samples": samples,
+        "splits": {
+            s: {
+                "shards": w.done,
+                "documents": int((kept & (val == (s == "val"))).sum()),
+                "tokens": int(counts[kept & (val == (s == "val"))].sum()),
+            }
+            for s, w in writers.items()
         },
-    )
+        "token_lengths": {
+            str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
+        },
+        "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
+        "documents_sha256": documents,
+    }
 
 
 def is_val(text_hashes: np.ndarray, seed: int, fraction: float) -> np.ndarray:
@@ -203,6 +198,11 @@ def _pairs(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -
     return writers
 
 
+def documents_path(out: str, index: int) -> str:
+    """Where the table of a unit's documents goes."""
+    return os.path.join(out, "documents", f"{index:05d}.tsv.gz")
+
+
 def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> str:
     """OUT/documents/00003.tsv.gz: one line per record of the input with its fate; returns its SHA-256."""
     import hashlib
@@ -219,7 +219,7 @@ def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> s
     body = b"\n".join([head, *(a + b for a, b in zip(lines, fates, strict=True)), b""])
     packer = zlib_ng.compressobj(1, wbits=31)
     data = packer.compress(body) + packer.flush()
-    write_bytes(os.path.join(out, "documents", f"{index:05d}.tsv.gz"), data)
+    write_bytes(documents_path(out, index), data)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -34,7 +34,7 @@ def documents(job: Job, path: str, name: str, passed: collections.Counter[str] |
 
 
 def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
-    """Extract one unit; returns and stores its marker. `files`: [{"path", "name"}]."""
+    """Extract one unit; returns its facts. `files`: [{"path", "name"}]."""
     os.makedirs(os.path.join(work, "extract"), exist_ok=True)
     chain = filters.build(job.filters, job.kinds, _benchmark(job))
     rows = _Rows()
@@ -70,23 +70,18 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
 
         minhash.sign_unit(job, work, index, extracted)
     years = collections.Counter(extracted.years.tolist())
-    return store.mark_done(
-        work,
-        "extract",
-        index,
-        {
-            "files": hashes,
-            "records": len(extracted.keys),
-            "delete_orders": len(extracted.deleted),
-            "kept_so_far": int((extracted.reasons == 0).sum()),
-            "text_bytes": int(extracted.lengths.sum()),
-            "samples": samples,
-            "years": {str(y): n for y, n in sorted(years.items())},
-            "languages": dict(languages),
-            "licences": dict(licences),
-            "passed_over": dict(sorted(passed.items())),
-        },
-    )
+    return {
+        "files": hashes,
+        "records": len(extracted.keys),
+        "delete_orders": len(extracted.deleted),
+        "kept_so_far": int((extracted.reasons == 0).sum()),
+        "text_bytes": int(extracted.lengths.sum()),
+        "samples": samples,
+        "years": {str(y): n for y, n in sorted(years.items())},
+        "languages": dict(languages),
+        "licences": dict(licences),
+        "passed_over": dict(sorted(passed.items())),
+    }
 
 
 def _benchmark(job: Job):

@@ -2,7 +2,7 @@
 
 from data_preprocessing.citations import NUMERIC, mark_citation, remove_citations
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.markup import FORMULA_EDGE, local, math_text, render, tidy
+from data_preprocessing.markup import FORMULA_EDGE, append_script, local, math_text, read_entity, render, tidy
 
 _SKIPPED = {
     "ref-list",
@@ -55,18 +55,35 @@ _BLOCKS = {
 _BREAK = "\x1e"  # between blocks inside a paragraph
 _FORMULAS = {"disp-formula", "inline-formula", "alternatives"}
 _PICTURES = {"graphic", "inline-graphic"}
+_PLAIN = {
+    "italic",
+    "bold",
+    "named-content",
+    "ext-link",
+    "underline",
+    "sc",
+    "monospace",
+    "uri",
+    "email",
+    "styled-content",
+}
 _NO_TEXT = "[formula]"  # of a formula that is a picture alone
 _CITING = {"bibr", "ref"}  # ref-type; Wiley writes ref
 
 
 def list_blocks(parent, policy: TextPolicy) -> list[str]:
     """Lines of all blocks in an element: a body, a section, a caption."""
-    return [line for child in parent for line in read_block(child, policy)]
+    lines: list[str] = []
+    for child in parent:
+        lines += read_block(child, policy)
+    return lines
 
 
 def read_block(element, policy: TextPolicy) -> list[str]:
     """Lines of one block: a heading, a paragraph, or what is inside a section, list or box."""
     tag = local(element)
+    if tag in ("p", "title"):
+        return list_lines(element, policy)
     if not tag or tag in _SKIPPED:
         return []
     if tag in ("fig", "table-wrap"):
@@ -82,44 +99,69 @@ def read_block(element, policy: TextPolicy) -> list[str]:
         return []
     if tag in _FORMULAS and (formula := _formula(element)) is not None:
         return [tidy(formula)]
-    if tag in ("p", "title") or not any(local(child) in _BLOCKS for child in element):
+    tags = [local(child) for child in element]
+    if _BLOCKS.isdisjoint(tags):
         return list_lines(element, policy)
-    lines = []
-    if (element.text or "").strip():
-        lines.append(tidy(element.text))
-    for child in element:
-        is_block = local(child) in _BLOCKS or local(child) in _SKIPPED
-        lines += read_block(child, policy) if is_block else list_lines(child, policy)
-        if (child.tail or "").strip():
+    lines = [tidy(element.text)] if (element.text or "").strip() else []
+    for child, name in zip(element, tags, strict=True):
+        lines += read_block(child, policy) if name in _BLOCKS or name in _SKIPPED else list_lines(child, policy)
+        if child.tail and not child.tail.isspace():
             lines.append(tidy(child.tail))
     return lines
 
 
 def list_lines(element, policy: TextPolicy) -> list[str]:
     """An element's running text; blocks inside it (a list in a paragraph) become lines of their own."""
+    out: list[str] = []
+    _walk(element, policy, out)
+    text = "".join(out)
+    parts = text.split(_BREAK) if _BREAK in text else [text]
+    return [line for part in parts if (line := tidy(remove_citations(part)))]
 
-    def special(child) -> str | None:
-        tag = local(child)
-        if tag in ("xref", "sup") and policy.citations == "drop" and (text := _citation(child, tag)):
-            return mark_citation(text, render(child, policy.scripts) if len(child) else text)
-        if tag in _FORMULAS and (formula := _formula(child)) is not None:
-            return formula
-        if tag == "tex-math":
-            return _tex(child)
-        if tag in _PICTURES:
-            return (
-                _NO_TEXT if next(child.iterancestors("{*}inline-formula", "{*}disp-formula"), None) is not None else ""
-            )
-        if tag == "label":
-            return "" if local(child.getparent()) in _FORMULAS else None
-        if tag in _SKIPPED:
-            return ""
-        if tag in _BLOCKS and tag not in ("title", "p"):
-            return _BREAK + _BREAK.join(read_block(child, policy)) + _BREAK
-        return _BREAK + render(child, policy.scripts, special) + _BREAK if tag in ("title", "p") else None
 
-    text = render(element, policy.scripts, special)
-    return [line for part in text.split(_BREAK) if (line := tidy(remove_citations(part)))]
+def _walk(element, policy: TextPolicy, out: list[str]) -> None:
+    """Append an element's text to `out`, with marks for citations and formulas, and with breaks between blocks."""
+    if element.text:
+        out.append(element.text)
+    for child in element:
+        tag = child.tag
+        if tag in _PLAIN:
+            _walk(child, policy, out)
+        else:
+            _walk_special(child, local(child), policy, out)
+        if child.tail:
+            out.append(child.tail)
+
+
+def _walk_special(element, tag: str, policy: TextPolicy, out: list[str]) -> None:
+    """The same for an element that is not simply the text in it."""
+    if not tag:
+        out.append(read_entity(element))
+    elif tag in ("xref", "sup") and policy.citations == "drop" and (text := _citation(element, tag)):
+        out.append(mark_citation(text, render(element, policy.scripts) if len(element) else text))
+    elif tag in _FORMULAS and (formula := _formula(element)) is not None:
+        out.append(formula)
+    elif tag == "tex-math":
+        out.append(_tex(element))
+    elif tag == "math":
+        out.append(FORMULA_EDGE + math_text(element).strip() + FORMULA_EDGE)
+    elif tag in ("sup", "sub"):
+        inner: list[str] = []
+        _walk(element, policy, inner)
+        append_script(out, tag, "".join(inner), policy.scripts)
+    elif tag in ("break", "br"):
+        out.append(" ")
+    elif tag in _PICTURES:
+        if next(element.iterancestors("{*}inline-formula", "{*}disp-formula"), None) is not None:
+            out.append(_NO_TEXT)
+    elif tag in ("p", "title"):
+        out.append(_BREAK)
+        _walk(element, policy, out)
+        out.append(_BREAK)
+    elif tag in _BLOCKS:
+        out += [_BREAK, _BREAK.join(read_block(element, policy)), _BREAK]
+    elif tag not in _SKIPPED or (tag == "label" and local(element.getparent()) not in _FORMULAS):
+        _walk(element, policy, out)
 
 
 def _citation(element, tag: str) -> str:

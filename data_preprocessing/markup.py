@@ -1,11 +1,14 @@
 """Inline markup to readable text: italics vanish, superscripts and formulas stay legible, white space is one blank."""
 
-import html
+import functools
 import re
 import unicodedata
+from html.entities import html5
 from itertools import zip_longest
 
 from lxml import etree
+
+from data_preprocessing.records import restore_cp1252
 
 _SUPERSCRIPT = str.maketrans("0123456789+-−=()ni", "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁻⁼⁽⁾ⁿⁱ")
 _SUBSCRIPT = str.maketrans("0123456789+-−=()", "₀₁₂₃₄₅₆₇₈₉₊₋₋₌₍₎")
@@ -14,6 +17,9 @@ _NUMBER = re.compile(r"[-−+–]?\d+([.,]\d+)?$")
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\ufff9-\ufffb\x00-\x08\x0e-\x1f\x7f-\x9f]")
 FORMULA_EDGE = "\x05"  # around a formula, until `tidy` knows what is next to it
 _AFTER_FORMULA = re.compile(r"\s*[,;:.?!)\]}](?!\d)")
+_FRAME = b'<x xmlns:mml="http://www.w3.org/1998/Math/MathML">%b</x>'
+_ENTITY = re.compile(rb"<!\[CDATA\[.*?\]\]>|&([A-Za-z][A-Za-z0-9]{0,40});", re.S)
+_PREDEFINED = (b"amp", b"lt", b"gt", b"quot", b"apos")
 _PARSER = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
 
@@ -22,18 +28,52 @@ def hardened_parser(**extra) -> etree.XMLParser:
     return etree.XMLParser(**_PARSER, **extra)
 
 
+def parse_fragment(fragment: bytes):
+    """An element that holds the XML `fragment` (UTF-8), without comments and instructions.
+
+    Raises:
+        ValueError: it is not well-formed.
+    """
+    try:
+        return etree.fromstring(_FRAME % _ENTITY.sub(_number_entity, fragment), _fragment_parser())
+    except etree.XMLSyntaxError as e:
+        raise ValueError(str(e)) from None
+
+
+def _number_entity(found: re.Match[bytes]) -> bytes:
+    """&eacute; and the like, which only the unread DTD declares, as numeric references."""
+    characters = html5.get(found[1].decode() + ";") if found[1] and found[1] not in _PREDEFINED else None
+    return found[0] if characters is None else b"".join(b"&#%d;" % ord(c) for c in characters)
+
+
+@functools.cache  # one costs as much as what it parses
+def _fragment_parser() -> etree.XMLParser:
+    return hardened_parser(remove_comments=True, remove_pis=True, encoding="utf-8")
+
+
 def tidy(text: str) -> str:
-    """NFC, one blank for any run of white space, no invisible characters."""
-    if text.isascii() and text.isprintable() and "  " not in text:
-        return text.strip()
+    """NFC, one blank for any run of white space, no invisible characters; C1 controls as what they were in cp1252."""
+    if text.isprintable():
+        return tidy_printable(text)
     if FORMULA_EDGE in text:
         text = _space_formulas(text)
+    flat = text.replace("\n", " ").replace("\xa0", " ")
+    if flat.isprintable():  # so it holds no invisible character, and no blank but " "
+        return tidy_printable(flat)
     if not text.isascii():
+        text = restore_cp1252(text)
         text = _INVISIBLE.sub(lambda m: " " if m[0] in "\u2028\u2029" else "", text)
         text = unicodedata.normalize("NFC", text)
     else:
         text = _INVISIBLE.sub("", text)
     return " ".join(text.split())
+
+
+def tidy_printable(text: str) -> str:
+    """The same, where `text.isprintable()`: what is white space in it are blanks, and all is visible."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    return " ".join(text.split()) if "  " in text else text.strip()
 
 
 def _space_formulas(text: str) -> str:
@@ -60,7 +100,7 @@ def local(element) -> str:
     tag = element.tag
     if not isinstance(tag, str):
         return ""
-    return tag.rpartition("}")[2]
+    return tag if tag[0] != "{" else tag.rpartition("}")[2]
 
 
 def script(inner: str, before: str, tag: str, style: str) -> str:
@@ -82,7 +122,30 @@ def render(element, style: str, special=None) -> str:
     """All text under `element`. `special(child)` may return a replacement string, or None to go on as usual."""
     out: list[str] = []
     _walk(element, style, special, out)
-    return "".join(out)
+    return resolve_escaped("".join(out), style)
+
+
+_INLINE = "i|b|u|em|strong|small|sc|italic|bold|sup|sub"
+_ESCAPED = re.compile(rf"<({_INLINE})(?:\s[^<>]{{0,200}})?>((?:[^<]|<(?!/?(?:{_INLINE})[\s>]))*+)</\1\s{{0,20}}>", re.I)
+_ESCAPED_BREAK = re.compile(r"<br\s{0,20}/?>", re.I)
+
+
+def resolve_escaped(text: str, style: str) -> str:
+    """The text with tags that were escaped (`&lt;i&gt;`) as inline markup is; what has no end tag is text as it was."""
+    if "<" not in text:
+        return text
+    for _ in range(8):  # from the inside out
+        if "</" not in text:
+            break
+        text, found = _ESCAPED.subn(lambda m: _without_tag(m, style), text)
+        if not found:
+            break
+    return _ESCAPED_BREAK.sub(" ", text)
+
+
+def _without_tag(found: re.Match[str], style: str) -> str:
+    tag, at = found[1].lower(), found.start()
+    return script(found[2], found.string[max(at - 3, 0) : at], tag, style) if tag in ("sup", "sub") else found[2]
 
 
 def _walk(element, style: str, special, out: list[str]) -> None:
@@ -97,22 +160,37 @@ def _walk(element, style: str, special, out: list[str]) -> None:
             elif tag == "math":
                 out.append(FORMULA_EDGE + math_text(child).strip() + FORMULA_EDGE)
             elif tag in ("sup", "sub"):
-                # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
-                if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
-                    out[-1] = out[-1].rstrip()
-                inner = render(child, style, special)
-                out.append(script(inner, "".join(out[-3:]), tag, style))
+                append_script(out, tag, render(child, style, special), style)
             elif tag in ("break", "br"):
                 out.append(" ")
             else:
                 _walk(child, style, special, out)
-        elif child.tag is etree.Entity:
-            text = html.unescape(child.text)  # &eacute; and the like, which only the unread DTD declares
-            if text == child.text:
-                raise ValueError(f"undefined entity {child.text}")
-            out.append(text)
+        else:
+            out.append(read_entity(child))
         if child.tail:
             out.append(child.tail)
+
+
+def append_script(out: list[str], tag: str, inner: str, style: str) -> None:
+    """Append the text of a <sup> or <sub>."""
+    # A line break before a script is a pretty-printer's (efetch): the script belongs to the word before.
+    if out and "\n" in out[-1][len(out[-1].rstrip()) :]:
+        out[-1] = out[-1].rstrip()
+    out.append(script(inner, "".join(out[-3:]), tag, style))
+
+
+def read_entity(node) -> str:
+    """The character of an entity that only the unread DTD declares, &eacute; and the like; "" for other nodes.
+
+    Raises:
+        ValueError: there is no such entity.
+    """
+    if node.tag is not etree.Entity:
+        return ""
+    text = html5.get(node.name + ";")
+    if text is None:
+        raise ValueError(f"undefined entity {node.text}")
+    return text
 
 
 _MATH_UNSEEN = ("annotation", "annotation-xml", "mphantom", "maligngroup", "malignmark", "")

@@ -83,6 +83,7 @@ def job(args) -> int:
         engine=args.engine,
         shard=part,
         step=args.step,
+        memory=args.memory << 20,
         wait_seconds=args.wait,
     )
     begun = time.monotonic()

@@ -168,6 +168,7 @@ def states(text: str | None) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    processes.end_with_launcher()
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     return entry.run_command(
         lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words), rank

@@ -1,10 +1,11 @@
 """A Hugging Face folder as a model that can be scored: what `run.py export` wrote, or any other causal LM there."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -50,15 +51,51 @@ class _Inner(nn.Module):
         super().__init__()
         self.hf = hf
 
-    def hidden(self, input_ids: Tensor) -> Tensor:
-        """[b, t] ids to [b, t, hidden_size]."""
-        return self.hf.base_model(input_ids=input_ids.long(), use_cache=False).last_hidden_state
+    def hidden(self, input_ids: Tensor, past: "RowCaches | None" = None) -> Tensor:
+        """[b, t] ids to [b, t, hidden_size]; with `past` behind what each row holds."""
+        if past is None:
+            return self.hf.base_model(input_ids=input_ids.long(), use_cache=False).last_hidden_state
+        t, most = input_ids.shape[1], self.hf.config.max_position_embeddings
+        found = []
+        for row, cache, held in zip(input_ids.long(), past.caches, past.lengths, strict=True):
+            row = row[: most - held]  # padding may go beyond the positions that there are
+            x = self.hf.base_model(input_ids=row[None], past_key_values=cache, use_cache=True).last_hidden_state
+            found.append(F.pad(x, (0, 0, 0, t - len(row))))
+        return torch.cat(found)
+
+    def make_cache(self, rows: int) -> "RowCaches":
+        """An empty cache for `hidden`, of so many rows."""
+        return RowCaches(rows)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., hidden_size] to float32 [..., vocab_size]."""
         head = self.hf.get_output_embeddings()
         assert head is not None  # of a causal LM
         return head(hidden).float()
+
+
+class RowCaches:
+    """A cache of transformers' for each row, as `models.cache.Cache`: rows of unlike lengths need no padding so."""
+
+    def __init__(self, rows: int):
+        from transformers import DynamicCache
+
+        self.caches = [DynamicCache() for _ in range(rows)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens that each row holds."""
+        return [cache.get_seq_length() for cache in self.caches]
+
+    def trim(self, lengths: Sequence[int]) -> None:
+        """Let each row hold its first `lengths` tokens alone."""
+        for cache, held, n in zip(self.caches, self.lengths, lengths, strict=True):
+            if n < held:
+                cache.crop(n)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Hold these rows alone, in this order."""
+        self.caches = [self.caches[r] for r in rows]
 
 
 class Exported(nn.Module):

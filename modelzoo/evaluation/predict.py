@@ -1,7 +1,7 @@
 """Predictions of a model: the likelihood of given answers, and answers written under a grammar.
 
-A model here is anything with `model.hidden([b, t] ids) -> [b, t, d]` and `model.logits([n, d]) -> [n, V]`. Rows are
-padded on the right, which a causal model does not see.
+A model here is anything with `model.hidden([b, t] ids) -> [b, t, d]` and `model.logits([n, d]) -> [n, V]`; what writes
+answers takes `model.make_cache(rows)`, too. Rows are padded on the right, which a causal model does not see.
 
 Several ranks share the batches, which are those of one process, and all have all results in the end.
 """
@@ -115,17 +115,19 @@ def generate(
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
 
     def run(batch: list[int]) -> list:
-        while True:
-            for i in batch:
-                answers[i].forced()
-            open_ = [i for i in batch if answers[i].labels is None]
-            if not open_:
-                break
-            ids = [[*prompts[i], *answers[i].ids] for i in open_]
-            logits = _logits(model, backend, ids, [(r, len(x) - 1) for r, x in enumerate(ids)]).cpu()
-            for row, i in zip(logits, open_, strict=True):
-                allowed = answers[i].allowed()
-                answers[i].write(allowed[int(row[allowed].argmax())])
+        writing, ids = Continuation(model, backend, len(batch)), [list(prompts[i]) for i in batch]
+        rows = list(range(len(batch)))
+        with backend.autocast():  # one for all steps: it casts each weight once
+            while True:
+                for r in rows:
+                    answers[batch[r]].forced()
+                rows = [r for r in rows if answers[batch[r]].labels is None]
+                if not rows:
+                    break
+                logits = writing.read(rows, [[*ids[r], *answers[batch[r]].ids] for r in rows]).cpu()
+                for row, r in zip(logits, rows, strict=True):
+                    allowed = answers[batch[r]].allowed()
+                    answers[batch[r]].write(allowed[int(row[allowed].argmax())])
         return [[i, answers[i].ids, answers[i].labels] for i in batch]
 
     for found in share_batches(order, batch_size, backend.ranks, run, progress):
@@ -133,13 +135,49 @@ def generate(
             answers[i].ids, answers[i].labels = ids, tuple(labels)
 
 
-def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> Tensor:
-    """float32 logits [places, V] at (row, position)."""
+class Continuation:
+    """Texts that are being written, token by token, with the model's cache of what it has read of each.
+
+    Args:
+        rows: how many texts there are; they are numbered from 0.
+    """
+
+    def __init__(self, model, backend, rows: int):
+        self.model, self.backend = model.model, backend
+        self.cache = model.model.make_cache(rows)
+        self.rows = list(range(rows))  # of the cache
+
+    def read(self, rows: Sequence[int], ids: Sequence[list[int]]) -> Tensor:
+        """Read on, and predict.
+
+        Args:
+            rows: numbers of the texts that go on; others end for good.
+            ids: of each, all of its tokens so far, at least one more than at the last call.
+
+        Returns:
+            float32 logits [rows, V] of each text's next token.
+        """
+        if list(rows) != self.rows:
+            self.cache.keep([self.rows.index(r) for r in rows])
+            self.rows = list(rows)
+        fresh = [x[n:] for x, n in zip(ids, self.cache.lengths, strict=True)]
+        hidden = self.model.hidden(self.backend.put({"input_ids": _pad(fresh)})["input_ids"], past=self.cache)
+        self.cache.trim([len(x) for x in ids])
+        return self.model.logits(hidden[list(range(len(rows))), [len(x) - 1 for x in fresh]]).float()
+
+
+def _pad(rows: Sequence[list[int]]) -> Tensor:
+    """int32 [rows, longest], padded on the right."""
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int32)
     for row, x in zip(ids, rows, strict=True):
         row[: len(x)] = torch.tensor(x, dtype=torch.int32)
+    return ids
+
+
+def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[int, int]]) -> Tensor:
+    """float32 logits [places, V] at (row, position)."""
     with backend.autocast():
-        hidden = model.model.hidden(backend.put({"input_ids": ids})["input_ids"])
+        hidden = model.model.hidden(backend.put({"input_ids": _pad(rows)})["input_ids"])
         r, p = zip(*places, strict=True)
         return model.model.logits(hidden[list(r), list(p)]).float()
 
@@ -177,13 +215,13 @@ def continuations(
 def greedy(model, backend, prompts: Sequence[list[int]], tokens: int, done: Callable[[list[int]], bool]) -> list:
     """Generate up to `tokens` ids after each prompt, greedily, until `done` is true of those written."""
     written: list[list[int]] = [[] for _ in prompts]
-    open_ = list(range(len(prompts)))
-    for _ in range(tokens):
-        if not open_:
-            break
-        ids = [[*prompts[i], *written[i]] for i in open_]
-        logits = _logits(model, backend, ids, [(r, len(x) - 1) for r, x in enumerate(ids)])
-        for i, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
-            written[i].append(token)
-        open_ = [i for i in open_ if not done(written[i])]
+    writing, open_ = Continuation(model, backend, len(prompts)), list(range(len(prompts)))
+    with backend.autocast():
+        for _ in range(tokens):
+            if not open_:
+                break
+            logits = writing.read(open_, [[*prompts[i], *written[i]] for i in open_])
+            for i, token in zip(open_, logits.argmax(-1).tolist(), strict=True):
+                written[i].append(token)
+            open_ = [i for i in open_ if not done(written[i])]
     return written

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from modelzoo.config.model import GPTConfig
 from modelzoo.kernels.attention import attention
 from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
+from modelzoo.models.cache import Cache
 from modelzoo.models.init import initialize
 
 ACTIVATIONS = {
@@ -64,7 +65,7 @@ class Attention(nn.Module):
 
     def __init__(self, c: GPTConfig, layer: int):
         super().__init__()
-        self.heads, self.dropout = c.num_heads, c.dropout_rate
+        self.layer, self.heads, self.dropout = layer, c.num_heads, c.dropout_rate
         if c.attention_dropout_rate is not None:
             self.dropout = c.attention_dropout_rate
         self.proj_q_dense_layer = nn.Linear(c.hidden_size, c.inner_dim, bias=c.use_projection_bias_in_attention)
@@ -78,7 +79,9 @@ class Attention(nn.Module):
         if c.scale_qk_dot_by_layer_idx:
             self.scale /= layer + 1
 
-    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None) -> Tensor:
+    def forward(
+        self, x: Tensor, rope: tuple[Tensor, Tensor] | None, mask: Tensor | None, past: Cache | None = None
+    ) -> Tensor:
         """[b, t, hidden_size] to the same shape; `rope` and `mask` as `GPT.hidden` makes them."""
         b, t, _ = x.shape
         q, k, v = (
@@ -87,6 +90,8 @@ class Attention(nn.Module):
         )
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
+        if past is not None:
+            k, v = past.layers[self.layer].append(k, v, past)
         y = attention(q, k, v, mask, self.dropout if self.training else 0.0, self.scale)
         return self.proj_output_dense_layer(y.transpose(1, 2).reshape(b, t, -1))
 
@@ -142,13 +147,13 @@ class DecoderLayer(nn.Module):
         self.ffn = FeedForward(c)
         self.dropout = nn.Dropout(c.dropout_rate)
 
-    def forward(self, x: Tensor, rope, mask) -> Tensor:
+    def forward(self, x: Tensor, rope, mask, past: Cache | None = None) -> Tensor:
         """[b, t, hidden_size] to the same shape."""
         normed = compute(self.norm1(x))
         if self.recompute == "attention" and torch.is_grad_enabled():
             attended = checkpoint(self.self_attn, normed, rope, mask, use_reentrant=False)
         else:
-            attended = self.self_attn(normed, rope, mask)
+            attended = self.self_attn(normed, rope, mask, past)
         x = x + self.dropout(attended)
         return x + self.dropout(self.ffn(compute(self.norm3(x))))
 
@@ -227,19 +232,29 @@ class GPT(nn.Module):
             rates = c.rope_theta ** (-torch.arange(0, c.rotary_width, 2).float() / c.rotary_width)
             self.register_buffer("rope_rates", rates.repeat_interleave(2), persistent=False)
 
-    def hidden(self, input_ids: Tensor, position_ids: Tensor | None = None, span: Tensor | None = None) -> Tensor:
+    def hidden(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        span: Tensor | None = None,
+        past: Cache | None = None,
+    ) -> Tensor:
         """Final hidden states.
 
         Args:
             input_ids: [b, t] token ids.
             position_ids: [b, t] positions; default 0..t-1.
             span: [b, t] attention spans: token i is seen by tokens i..i+span[i]. Default: by all that follow.
+            past: what came before (`make_cache`), for generation; it takes these tokens in. Positions follow from it.
 
         Returns:
             [b, t, hidden_size], after the last norm.
         """
         c, t = self.config, input_ids.shape[1]
-        if position_ids is None:
+        if past is not None:
+            past.begin(t, input_ids.device)
+            position_ids = past.positions.clamp(max=c.max_position_embeddings - 1)  # padding may go beyond the table
+        elif position_ids is None:
             position_ids = torch.arange(t, device=input_ids.device).unsqueeze(0)
         x = self.embedding_layer(input_ids, position_ids)
         if c.embedding_layer_norm:
@@ -251,22 +266,29 @@ class GPT(nn.Module):
         if c.position_embedding_type == "rotary":
             angles = position_ids[:, None, :, None] / c.pos_scaling_factor * self.rope_rates
             rope = angles.cos(), angles.sin()  # [1 or b, 1, t, rotary_width]
-        mask = self.mask(t, span, compute(x).dtype)
+        mask = self.mask(t, span, compute(x).dtype, past)
         for layer in self.transformer_decoder.layers:
             if layer.recompute == "layer" and torch.is_grad_enabled():
                 x = checkpoint(layer, x, rope, mask, use_reentrant=False)
             else:
-                x = layer(x, rope, mask)
+                x = layer(x, rope, mask, past)
+        if past is not None:
+            past.finish(t)
         return self.ln_f(x)
 
-    def mask(self, t: int, span: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-        """Additive attention mask [1 or b, 1 or heads, t, t]; None means plainly causal (the fast path)."""
+    def make_cache(self, rows: int) -> Cache:
+        """An empty cache for `hidden`, of so many rows."""
+        return Cache(rows, self.config.num_hidden_layers)
+
+    def mask(self, t: int, span: Tensor | None, dtype: torch.dtype, past: Cache | None = None) -> Tensor | None:
+        """Additive attention mask [1 or b, 1 or heads, t, t or past.end]; None: plainly causal (the fast path)."""
         alibi = self.config.position_embedding_type == "alibi"
-        if span is None and not alibi:
+        if span is None and not alibi and (past is None or past.sees_all(t)):
             return None
         device = self.ln_f.weight.device
-        at = torch.arange(t, device=device)
-        back = (at[:, None] - at[None, :])[None, None]  # [1, 1, query, key]: how far the key lies behind
+        at = torch.arange(t, device=device).unsqueeze(0) if past is None else past.positions
+        keys = torch.arange(t if past is None else past.end, device=device)
+        back = (at.unsqueeze(-1) - keys).unsqueeze(1)  # [1 or b, 1, query, key]: how far the key lies behind
         seen = back >= 0
         if span is not None:
             seen = seen & (back <= span[:, None, None, :])

@@ -51,6 +51,9 @@ NUMBERED = {
     "seen ([<1>], http://a.b).": "seen (http://a.b).",
     "both[<7>]Early": "both Early",
     "end [<7>]. [<8>]": "end.",
+    "seen (AS [<4>]) and EG [<5>].": "seen (AS) and EG.",
+    "seen (CI or OR [<4>]), OR [<5>].": "seen (CI or OR), OR.",
+    "seen (IE [<4>], A [<5>]).": "seen (IE, A).",
     "seen in 2003 [<11>].": "seen in 2003.",
     "the trial (<1990>–<1991>)": "the trial (1990–1991)",
 }
@@ -98,8 +101,8 @@ def test_other_names_of_the_same_reference_type():
     assert read(paragraph) == "seen; Fig. 3 and 4"
 
 
-words = st.lists(st.sampled_from(["alpha", "beta", "mice", "rats", "were", "found"]), min_size=2, max_size=5).map(
-    " ".join
+words = st.lists(st.sampled_from(["alpha", "beta", "mice", "rats", "were", "found"]), min_size=2, max_size=5).flatmap(
+    lambda few: st.sampled_from([1, 1, 40]).map(lambda times: " ".join(few * times))
 )
 number = st.integers(1, 999).map("<{}>".format)
 series = st.lists(number, min_size=1, max_size=4).flatmap(

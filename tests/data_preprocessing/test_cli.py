@@ -192,7 +192,7 @@ def test_pack_round_trip(cli, tmp_path, corpus):
     def documents(folder):
         return [
             flat[offsets[k] : offsets[k + 1]].tolist()
-            for flat, offsets, _ in repack._documents([str(folder)], 0)
+            for flat, offsets, _ in repack._documents(repack._find_sources([str(folder)]), 0)
             for k in range(len(offsets) - 1)
         ]
 

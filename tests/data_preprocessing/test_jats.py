@@ -161,8 +161,8 @@ def test_article_sets_and_named_entities():
 
 # What taking citations out may leave behind. A few of each are the authors' own.
 DEBRIS = re.compile(
-    r"[\[(]\s*[,;)\]]|[\[(](?:see|e\.g\.|cf\.?|refs?\.?)[,\s]*[)\]]|[^\W\d]\s*[,;]\s*[)\];.]|\bet al\.\.|\bet al\.?,\s*[);]"
-    r"|\b(?:in|by|from|of|see) ?\.(?:\s|$)|\[formula\] [,.;)]"
+    r"[\[(]\s*[,;)\]]|[\[(](?:see|e\.g\.|cf\.?|refs?\.?)[,\s]*[)\]]|[^\W\d]\s*[,;]\s*[)\];.]|\bet al\.\."
+    r"|\bet al\.?,\s*[);]|\[formula\] [,.;)]"
 )
 
 
@@ -186,7 +186,7 @@ def test_every_real_article_is_read(shared_data):
         assert len(d.text) > 0.6 * int(row["body_chars"]), pmcid
         assert not re.search("[\x00-\x08\x0b-\x1f]|  |\\[ *[,;–-]* *\\]", d.text), pmcid
     debris = [found[0] for d in documents for found in DEBRIS.finditer(d.text)]
-    assert len(debris) < 100 < len(documents), sorted(debris)
+    assert len(debris) < 60, sorted(debris)
 
 
 def pack(path, members) -> None:

@@ -72,6 +72,22 @@ def test_continuations_and_greedy_ones(model):
     assert not predict.continuations(model, BACKEND, [([1, 2, 3], [*best[:-1], (best[-1] + 1) % 320])], 1)[0][1]
 
 
+@pytest.mark.parametrize("fields", [{}, {"position_embedding_type": "alibi"}, {"position_embedding_type": "rotary"}])
+def test_greedy_texts_are_those_of_whole_passes(fields):
+    """Prompts of unlike lengths, texts that end at unlike times, up to the last position."""
+    model = GPTModel(tiny(**fields, rotary_dim=4), seed=0).eval()
+    prompts = [[1, 2, 3, 4, 5], [6], [7, 8]]
+    ends = lambda ids: ids[-1] % 5 == 0
+    found = predict.greedy(model, BACKEND, prompts, 7, ends)
+    for prompt, written in zip(prompts, found, strict=True):
+        again: list[int] = []
+        while len(again) < 7 and not (again and ends(again)):
+            with torch.no_grad():
+                logits = model.model.logits(model.model.hidden(torch.tensor([[*prompt, *again]])))[0, -1]
+            again.append(int(logits.argmax()))
+        assert again == written
+
+
 GOLDS = {
     "single": st.sampled_from(["yes", "no", "maybe", "not"]),
     "multi": st.sets(st.sampled_from("ABC")).map(lambda s: tuple(sorted(s))),

@@ -1,0 +1,117 @@
+"""Steps across the corpus, held to plain Python however little memory they have; and what a call is sent and costs."""
+
+import collections
+import itertools
+import os
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_preprocessing import components, drops, resolve, sorting, store
+from data_preprocessing import job as jobs
+from data_preprocessing.config import Job
+from data_preprocessing.filters import CODE
+
+
+@pytest.fixture(params=[2, 1024], autouse=True)
+def rows_in_memory(request, monkeypatch):
+    monkeypatch.setattr(sorting, "_LEAST", request.param)
+    monkeypatch.setattr(sorting, "PIECE", request.param)
+
+
+pairs = st.lists(st.tuples(st.integers(0, 30), st.integers(0, 30)).filter(lambda p: p[0] != p[1]), max_size=60)
+
+
+def roots_by_union(edges):
+    groups = collections.defaultdict(set)
+    for a, b in edges:
+        merged = groups[a] | groups[b] | {a, b}
+        for k in merged:
+            groups[k] = merged
+    return [(k, min(group)) for k, group in sorted(groups.items()) if k != min(group)]
+
+
+def find_roots(tmp_path, edges):
+    rows = sorting.Sorter(str(tmp_path / "edges"), 2, 0)
+    rows.add(*np.array([(max(e), min(e)) for e in edges], np.uint64).reshape(-1, 2).T)
+    return [tuple(row) for piece in components.find_roots(rows, str(tmp_path / "edges"), 0) for row in piece.tolist()]
+
+
+@settings(max_examples=12, deadline=None)
+@given(edges=pairs)
+def test_components_are_those_of_repeated_union(tmp_path_factory, edges):
+    assert find_roots(tmp_path_factory.getbasetemp(), edges) == roots_by_union(edges)
+
+
+def test_a_chain_and_a_star_of_many_are_one_component_each(tmp_path):
+    n = 40
+    order = np.random.default_rng(0).permutation(n).tolist()
+    chain = list(itertools.pairwise(order))
+    star = [(n + 7, n + k) for k in range(n) if k != 7]
+    assert find_roots(tmp_path, chain + star) == [(k, 0 if k < n else n) for k in range(2 * n) if k not in (0, n)]
+
+
+record = st.tuples(st.integers(0, 4), st.integers(-1, 2), st.integers(0, 2), st.integers(0, 2), st.booleans())
+units_of_records = st.lists(st.lists(record, max_size=8), min_size=1, max_size=4)
+
+
+@settings(max_examples=12, deadline=None)
+@given(units_of_records, st.sampled_from([1, 3]), st.sampled_from(["file_order", "date_revised"]))
+def test_versions_deletions_and_equal_texts_are_those_of_plain_python(tmp_path_factory, units, buckets, newest_by):
+    """A record: (key, version, date, text, whether it is an order to delete the key)."""
+    work = str(tmp_path_factory.mktemp("work"))
+    os.makedirs(os.path.join(work, "extract"))
+    job = Job(source="pubmed", input=(work,), output=work, newest_by=newest_by)
+    best, orders, everyone = {}, {}, []
+    for unit, found in enumerate(units):
+        rows = [r for r in found if not r[4]]
+        sums = [sum(not r[4] for r in found[:k]) for k, r in enumerate(found) if r[4]]
+        number = lambda column, kind, rows=rows: np.array([r[column] for r in rows], kind)
+        keys = number(0, "<u8")
+        store.save(
+            store.unit_path(work, "extract", unit, ".npz"),
+            store.Extracted(
+                keys, number(1, "<i4"), number(2, "<i4"), keys.astype("<i2"), (keys * 0).astype("u1"), keys,
+                np.stack([keys % np.uint64(2), number(3, "<u8")], 1), keys,
+                np.array([r[0] for r in found if r[4]], "<u8"), np.array(sums, "<i8"),
+            ),
+        )  # fmt: skip
+        for place, (key, version, date, text, _) in enumerate(rows):
+            rank = (version, date if newest_by == "date_revised" else 0, unit, place)
+            everyone.append((key, text, unit, place))
+            best[key] = max(best.get(key, rank), rank)
+        for order, at in zip([r for r in found if r[4]], sums, strict=True):
+            orders[order[0]] = (unit, at)
+    expected, seen = {}, set()
+    for key, _, unit, place in everyone:
+        if (unit, place) < orders.get(key, (-1, 0)):
+            expected[unit, place] = CODE["deleted"]
+        elif best[key][2:] != (unit, place):
+            expected[unit, place] = CODE["superseded"]
+    for key, text, unit, place in everyone:
+        if (unit, place) not in expected:
+            if (key % 2, text) in seen:
+                expected[unit, place] = CODE["exact_duplicate"]
+            seen.add((key % 2, text))
+    for step in ("keys", "texts"):
+        for bucket in range(buckets):
+            getattr(resolve, step)(job, work, bucket, buckets, len(units), 0)
+    drops.merge(work, ("keys", "texts"), buckets, 0)
+    found = drops.load(work, ("keys", "texts"), buckets)
+    assert {(int(d["unit"]), int(d["record"])): int(d["reason"]) for d in found} == expected
+    assert found.tolist() == sorted(found.tolist())
+
+
+def test_what_a_call_is_sent_does_not_grow_with_the_inputs(tmp_path):
+    sizes = []
+    for n in (3, 300):
+        for k in range(n):
+            (tmp_path / f"{k}.jsonl").write_text('{"text": "a"}\n')
+        job = Job(source="jsonl", input=(str(tmp_path), *(f"{tmp_path}/{k}.jsonl" for k in range(n))),
+                  output=str(tmp_path / "out"), unit_megabytes=1e-6)  # fmt: skip
+        plan = jobs.Plan(job, [[{"path": f"{tmp_path}/{k}.jsonl", "name": "k", "bytes": 1}] for k in range(n)], 8)
+        sizes.append(len(pickle.dumps(plan.part("extract", 1))))
+    assert sizes[1] < sizes[0] + 20
