@@ -2,6 +2,7 @@
 
 import collections
 import os
+from array import array
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from data_preprocessing.records import Document, refuse_if_unreadable
 
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
+COUNTED = 1000  # languages, and licences, that a unit counts by name
 
 
 def documents(job: Job, path: str, name: str, passed: collections.Counter[str] | None = None):
@@ -54,7 +56,8 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                 rows.add(document, reason, texts)
                 facts.write(_fact_line(document, file["name"]))
                 for counter, value in ((languages, document.language), (licences, document.licence)):
-                    counter[value or "not told"] += 1
+                    value = value or "not told"
+                    counter[value if value in counter or len(counter) < COUNTED else "others"] += 1
                 name = filters.REASONS[reason]
                 if len(samples[name]) < SAMPLES:
                     samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
@@ -112,12 +115,12 @@ def _fact_line(d: Document, name: str) -> bytes:
 
 
 class _Rows:
-    """Columns that grow record by record."""
+    """Columns that grow record by record, 51 bytes for each."""
 
     def __init__(self):
-        self.versions, self.dates, self.years, self.reasons = [], [], [], bytearray()
-        self.lengths, self.hashes, self.prompts = [], bytearray(), []
-        self.deleted, self.deleted_at = bytearray(), []
+        self.versions, self.dates, self.years, self.reasons = array("i"), array("i"), array("h"), bytearray()
+        self.lengths, self.hashes, self.prompts = array("q"), bytearray(), array("q")
+        self.deleted, self.deleted_at = bytearray(), array("q")
         self.keys = _Bytes(8)
 
     def add(self, d: Document, reason: int, texts) -> None:
@@ -143,16 +146,16 @@ class _Rows:
 
     def arrays(self) -> store.Extracted:
         return store.Extracted(
-            keys=np.frombuffer(bytes(self.keys.data), "<u8"),
-            versions=np.array(self.versions, np.int32),
-            dates=np.array(self.dates, np.int32),
-            years=np.array(self.years, np.int16),
-            reasons=np.frombuffer(bytes(self.reasons), np.uint8),
-            lengths=np.array(self.lengths, np.int64),
-            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2),
-            prompts=np.array(self.prompts, np.int64),
-            deleted=np.frombuffer(bytes(self.deleted), "<u8"),
-            deleted_at=np.array(self.deleted_at, np.int64),
+            keys=np.frombuffer(self.keys.data, "<u8"),
+            versions=np.frombuffer(self.versions, np.int32),
+            dates=np.frombuffer(self.dates, np.int32),
+            years=np.frombuffer(self.years, np.int16),
+            reasons=np.frombuffer(self.reasons, np.uint8),
+            lengths=np.frombuffer(self.lengths, np.int64),
+            hashes=np.frombuffer(self.hashes, "<u8").reshape(-1, 2),
+            prompts=np.frombuffer(self.prompts, np.int64),
+            deleted=np.frombuffer(self.deleted, "<u8"),
+            deleted_at=np.frombuffer(self.deleted_at, np.int64),
         )
 
 
