@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from data_preprocessing import streams
 from data_preprocessing.article_ids import Ids, identify
 from data_preprocessing.inputs import strip_packing
-from data_preprocessing.records import MAX_TEXT, Document, read_year, show, unreadable_record
+from data_preprocessing.records import MAX_TEXT, Document, read_year, restore_cp1252, show, unreadable_record
 from data_preprocessing.spellings import normalise_language, normalise_licence
 from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
@@ -116,7 +116,7 @@ def _string(record: dict, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise ValueError(f"{key!r} is a {type(value).__name__}, expected a string")
-    return value
+    return restore_cp1252(value)
 
 
 def _text(lines: Iterator[tuple[int, bytes | None]], name: str) -> Iterator[tuple[int, Document | str]]:
@@ -144,7 +144,7 @@ def _part(lines: list[bytes], first: int, why: str, name: str) -> Iterator[tuple
     try:
         if why:
             raise ValueError(why)
-        if text := "\n".join(map(decode_line, lines)).strip(BLANK):
+        if text := restore_cp1252("\n".join(map(decode_line, lines))).strip(BLANK):
             yield first, Document(key=f"{name}:{first}", text=text, source=str(first))
     except ValueError as e:
         yield first, str(e)
