@@ -99,7 +99,7 @@ class _Cutter:
         del self.buffer[: self.at]
         self.at = 0
         self.inside = self.holding = True
-        depth = 0
+        begun = False
         while True:
             token = self._find(_INSIDE)
             if token is None:
@@ -112,10 +112,13 @@ class _Cutter:
             elif (tag := self._match(_TAG)) is None:
                 self.at += len(token)
             else:
-                self.at = tag.end()
-                depth += -1 if tag[1] else 0 if tag[0].endswith(b"/>") else 1
-                if depth <= 0:
+                empty = tag[0].endswith(b"/>")
+                if begun and not tag[1] and not empty:  # the one before has no end; the parser will say so
                     break
+                self.at = tag.end()
+                if tag[1] or (empty and not begun):
+                    break
+                begun = True
         article = bytes(self.buffer[: self.at]) if self.holding and self.at <= MAX_ARTICLE else None
         self.inside = self.holding = False
         if article is None:

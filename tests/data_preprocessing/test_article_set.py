@@ -64,11 +64,12 @@ def test_one_bad_article_of_many_is_counted_or_refused_by_its_number(tmp_path, m
     monkeypatch.setattr(article_set, "MAX_ARTICLE", 5000)
     path = tmp_path / "PMC1_PMC5.xml.gz"
     texts = [article(1), article(2, "<b>"), article(3, "x" * 9000), article(4, "&nbsp;"), article(5)]
+    texts.append(article(6).replace("</article>", "") + article(7))  # one that has no end
     path.write_bytes(gzip.compress(f"<articles>{''.join(texts)}</articles>".encode()))
     found = read(path, "drop")
-    assert [d.key for d in found if not d.kinds] == ["PMC1", "PMC5"]
+    assert [d.key for d in found if not d.kinds] == ["PMC1", "PMC5", "PMC7"]
     why = [d.text for d in found if d.kinds]
-    assert "broken XML" in why[0] and "larger than" in why[1] and "nbsp" in why[2]
+    assert "broken XML" in why[0] and "larger than" in why[1] and "nbsp" in why[2] and "broken XML" in why[3]
     with pytest.raises(UserError, match=r"PMC1_PMC5\.xml\.gz#2: broken XML"):
         read(path)
 
