@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
         (
             "pmc",
             "PMC full text (JATS NXML, loose or in tar packages) to shards",
-            "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+            "pmc --input pmc --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
         ),
         (
             "jsonl",
@@ -255,9 +255,25 @@ def _inspection(verbs) -> None:
     p.add_argument("path", help="OUT, or one split's folder (also one that Model Zoo wrote)")
     p.add_argument("--tokens", action="store_true", help="also read all ids and check their range and the label shift")
     p = _verb(
-        verbs, "report", "print what became of the records, and write report.html anew", "report shards", run_report
+        verbs,
+        "report",
+        "print what became of the records, and write report.html anew; or what each step cost, and would cost",
+        "report shards --scale",
+        run_report,
     )
     p.add_argument("path", help="OUT")
+    p.add_argument(
+        "--scale",
+        action="store_true",
+        help="time, memory and disk of each step, and of all of PubMed or PMC, to scale.html and scale.json",
+    )
+    p.add_argument(
+        "--documents",
+        type=integer(1, 10**12),
+        nargs="+",
+        metavar="N",
+        help="with --scale: of so many documents instead",
+    )
 
 
 def _synthetic(verbs) -> None:

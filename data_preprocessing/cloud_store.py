@@ -7,6 +7,7 @@ end in the same bytes.
 """
 
 import enum
+import errno
 import hashlib
 import io
 import os
@@ -84,7 +85,8 @@ class Ledger:
         data = data[:8] + md5.ljust(16, b"\0") + data[24:]
         with naming(self.path):
             if os.pwrite(self._fd, data, position * RECORD.itemsize) != len(data):
-                raise OSError(28, "the disk is full", self.path)
+                os.pwrite(self._fd, bytes([Status.OPEN]), position * RECORD.itemsize)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.path)
 
 
 class Spool:

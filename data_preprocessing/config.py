@@ -116,7 +116,7 @@ class Job(Frozen):
     shard_tokens: int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
     unit_megabytes: Megabytes = 4  # small input files are grouped into units of about this on disk
     unreadable: Literal["refuse", "drop"] = "drop"  # a record that cannot be read: count it and go on, or stop the run
-    buckets: int = Field(default=8, ge=1, le=4096)  # hash buckets of the two-pass steps
+    buckets: int = Field(default=8, ge=1, le=limits.BUCKETS)  # calls of the steps across the corpus; many units: more
     max_file_gigabytes: float = Field(default=64, gt=0, le=10_000)  # refuse an input that unpacks to more
 
     @model_validator(mode="after")

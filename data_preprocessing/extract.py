@@ -1,7 +1,9 @@
 """First step, one call per unit: input files -> texts, facts and a reason per record."""
 
 import collections
+import functools
 import os
+from array import array
 
 import numpy as np
 
@@ -82,9 +84,14 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
 def _benchmark(job: Job):
     if not job.filters.decontaminate:
         return None
+    return _load_benchmark(job.filters.decontaminate, job.filters.decontaminate_ngram)
+
+
+@functools.lru_cache(maxsize=1)  # a process reads the test sets once, not for every unit
+def _load_benchmark(paths: tuple[str, ...], n: int):
     from data_preprocessing import decontaminate
 
-    return decontaminate.load(job.filters.decontaminate, job.filters.decontaminate_ngram)
+    return decontaminate.load(paths, n)
 
 
 def _fact_line(d: Document, name: str) -> bytes:
@@ -107,12 +114,12 @@ def _fact_line(d: Document, name: str) -> bytes:
 
 
 class _Rows:
-    """Columns that grow record by record."""
+    """Columns that grow record by record, in 51 bytes a record: a file may hold millions."""
 
     def __init__(self):
-        self.versions, self.dates, self.years, self.reasons = [], [], [], bytearray()
-        self.lengths, self.hashes, self.prompts = [], bytearray(), []
-        self.deleted, self.deleted_at = bytearray(), []
+        self.versions, self.dates, self.years, self.reasons = array("i"), array("i"), array("h"), bytearray()
+        self.lengths, self.hashes, self.prompts = array("q"), bytearray(), array("q")
+        self.deleted, self.deleted_at = bytearray(), array("q")
         self.keys = _Bytes(8)
 
     def add(self, d: Document, reason: int, texts) -> None:

@@ -7,10 +7,9 @@ import os
 from data_preprocessing import encode, report, shards, store, streams
 from data_preprocessing.filters import REASONS
 from data_preprocessing.parts import Part
-from data_preprocessing.tokens import token_id
+from data_preprocessing.tokens import parse_once, token_id
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.tokenizer import parse_tokenizer
 from modelzoo.reading import read_bytes
 from modelzoo.records import seal
 
@@ -113,7 +112,7 @@ def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> d
     folder = os.path.join(plan.out, split)
     os.makedirs(folder, exist_ok=True)
     rows = fmt.VSL_ROWS if job.objective.name == "vsl" else fmt.ROWS
-    eos = _eos(plan, tokenizer["sha256"])
+    eos = _eos(plan, tokenizer)
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
         "split": split,
@@ -153,12 +152,14 @@ def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> d
     return manifest
 
 
-def _eos(plan: Part, sha256: str) -> int:
+def _eos(plan: Part, tokenizer: dict) -> int:
     path = os.path.join(plan.out, fmt.TOKENIZER)
     data = read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != tokenizer["sha256"]:
         raise UserError(f"{path}: has changed since this folder was begun; delete the folder, and start anew")
-    return token_id(parse_tokenizer(data.decode(), path), plan.job.tokenizer.eos_token, path)
+    if (known := tokenizer.get("eos_id")) is not None:  # markers of an earlier version lack it
+        return known
+    return token_id(parse_once(data.decode())[0], plan.job.tokenizer.eos_token, path)
 
 
 def _digest(splits: dict) -> str:

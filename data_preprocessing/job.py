@@ -17,18 +17,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from data_preprocessing import drops, encode, engine, inputs, parts, shards, store, streams
+from data_preprocessing import drops, encode, engine, inputs, limits, parts, shards, store, streams
 from data_preprocessing.config import Job
 from data_preprocessing.parts import Part
 from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
-from modelzoo.reading import exists
+from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 
 JOB_FORMAT = 1
+UNITS_A_BUCKET, MANY_BUCKETS = 16, 64  # where the job names no number: each bucket opens every unit
+ENTRY = 170  # bytes of an input in a manifest, without its name
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
 
 
@@ -71,8 +72,9 @@ def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
     files = inputs.find(job.input, job.source)
     units = inputs.units(files, job.unit_megabytes)
+    job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
     plan = Plan(job, units, job.buckets)
-    tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
     settings = job.model_dump(mode="json", exclude={"input", "output"})
     settings["tokenizer"].pop("path")
     settings["tokenizer"].pop("encoder")
@@ -83,6 +85,7 @@ def make_plan(job: Job) -> Plan:
         "tokenizer_sha256": tokenizer,
         "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
     }
+    _check_listable(files, job)
     path = os.path.join(job.output, "job.json")
     if exists(path):
         difference = _difference(read_json(path, "missing"), record)
@@ -95,6 +98,30 @@ def make_plan(job: Job) -> Plan:
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _choose_buckets(job: Job, units: int) -> int:
+    """Those of the job or of the folder that was begun; else as many as cores can use: 8, and more for many units."""
+    path = os.path.join(job.output, "job.json")
+    if "buckets" in job.model_fields_set:
+        return job.buckets
+    if exists(path):
+        begun = read_json(path, "missing")
+        config = begun.get("config") if isinstance(begun, dict) else None
+        known = config.get("buckets") if isinstance(config, dict) else None
+        if isinstance(known, int) and 1 <= known <= limits.BUCKETS:
+            return known
+    return min(max(job.buckets, 2 ** (units // UNITS_A_BUCKET).bit_length()), MANY_BUCKETS)
+
+
+def _check_listable(files: list[dict], job: Job) -> None:
+    """Refuse more files than a manifest that can be read again lists."""
+    size = sum(len(file["name"].encode()) + ENTRY for file in files)
+    if size > MAX_TEXT:
+        raise UserError(
+            f"{job.input[0]}: {len(files):,} input files are more than a manifest can list (about "
+            f"{MAX_TEXT * len(files) // size:,}); put small files together: articles into tar archives, lines into one"
+        )
 
 
 def _anything_done(plan: Plan) -> bool:
@@ -193,9 +220,9 @@ def _merge_drops(plan: Plan, step: str, memory: int) -> None:
 
 
 def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
-    """Until the other shares have finished the step too."""
-    end = time.monotonic() + how.wait_seconds
-    while missing := [k for k in numbers if store.marker(plan.work, step, k) is None]:
+    """Until the other shares have finished the step too: one look at its folder at a time, and ever less often."""
+    end, pause, missing = time.monotonic() + how.wait_seconds, 0.1, numbers
+    while missing := _find_missing(plan, step, missing):
         if store.marker(plan.work, "finish", 0) is not None:
             return
         if time.monotonic() > end:
@@ -203,7 +230,16 @@ def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
                 f"step '{step}': {len(missing)} parts of other shares are still missing after "
                 f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step"
             )
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 5.0)
+
+
+def _find_missing(plan: Plan, step: str, numbers: list[int]) -> list[int]:
+    """Those of a step's calls that have not finished."""
+    folder = os.path.join(plan.work, step)
+    there = set(os.listdir(folder)) if exists(folder) else set()
+    name = lambda k: os.path.basename(store.unit_path(plan.work, step, k, ".json"))
+    return [k for k in numbers if name(k) not in there or store.marker(plan.work, step, k) is None]
 
 
 def _require_before(plan: Plan, step: str) -> None:

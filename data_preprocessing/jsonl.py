@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data_preprocessing import streams
-from data_preprocessing.records import MAX_TEXT, Document, read_year, show, unreadable_record
+from data_preprocessing.records import MAX_TEXT, Document, read_year, restore_cp1252, show, unreadable_record
 from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
 
@@ -83,7 +83,7 @@ def _string(record: dict, key: str) -> str:
         return ""
     if not isinstance(record[key], str):
         raise ValueError(f"{key!r} is a {type(record[key]).__name__}, expected a string")
-    return record[key]
+    return restore_cp1252(record[key])
 
 
 def _text(lines: Iterator[tuple[int, bytes | None]], name: str) -> Iterator[tuple[int, Document | str]]:
@@ -111,7 +111,7 @@ def _part(lines: list[bytes], first: int, why: str, name: str) -> Iterator[tuple
     try:
         if why:
             raise ValueError(why)
-        if text := "\n".join(map(_decode, lines)).strip(BLANK):
+        if text := restore_cp1252("\n".join(map(_decode, lines))).strip(BLANK):
             yield first, Document(key=f"{name}:{first}", text=text, source=str(first))
     except ValueError as e:
         yield first, str(e)

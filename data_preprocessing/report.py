@@ -158,9 +158,14 @@ def html(facts: dict) -> str:
         "<h2>Settings</h2>",
         f"<pre class='sample kept'>{_e(_settings(facts['job']))}</pre>",
     ]
+    return make_page("Preprocessing report", body)
+
+
+def make_page(title: str, body: list[str]) -> str:
+    """A whole page in one file."""
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,"
-        f"initial-scale=1'><title>Preprocessing report</title><style>{_STYLE}</style></head><body>"
+        f"initial-scale=1'><title>{title}</title><style>{_STYLE}</style></head><body>"
         + "\n".join(body)
         + "</body></html>\n"
     )

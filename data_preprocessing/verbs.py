@@ -91,17 +91,17 @@ def job(args) -> int:
     result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
     if result:
         print(summary(config.output, result, time.monotonic() - begun))
-        _require_examples(config.output, result)
+        require_examples(config.output, result)
     return 0
 
 
-def _require_examples(out: str, result: dict) -> None:
+def require_examples(out: str, result: dict) -> None:
     """Refuse to call an output done that nothing can be trained on.
 
     Raises:
         UserError: no example for training was written; it names the most frequent reason.
     """
-    if result["splits"]["train"]["n_examples"]:
+    if result["splits"].get("train", {"n_examples": 0})["n_examples"]:
         return
     dropped = {r: n for r, n in result["reasons"].items() if r != "written"}
     most = max(dropped, key=dropped.__getitem__, default=None)
@@ -132,7 +132,8 @@ def summary(out: str, result: dict, seconds: float) -> str:
     lines.append(
         f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {format_duration(seconds)}"
     )
-    lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
+    if splits["train"]["n_examples"]:
+        lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
     return "\n".join(lines)
 
 

@@ -47,9 +47,10 @@ class Ranks:
         rank: this process's number, from 0. size: how many there are. local: its number on this machine.
     """
 
-    def __init__(self, world: World | None = None, store: Any = None):
+    def __init__(self, world: World | None = None, store: Any = None, runs: Callable[[int], bool] = lambda rank: True):
+        """`store`: where ranks leave word for each other. `runs`: whether a rank does, as far as one can know."""
         self.rank, self.size, self.local = (world.rank, world.size, world.local) if world else (0, 1, 0)
-        self._store = store
+        self._store, self._runs = store, runs
 
     @property
     def first(self) -> bool:
@@ -230,7 +231,7 @@ class Ranks:
             while True:
                 silent = [r for r in others if not self._knows(f"end/{r}") and not self._knows(f"missing/{r}")]
                 ended = {r: self._store.get(f"end/{r}").decode() for r in others if self._knows(f"end/{r}")}
-                if not silent or time.monotonic() > until:
+                if not any(map(self._runs, silent)) or time.monotonic() > until:
                     return {r: text for r, text in ended.items() if text}, silent
                 time.sleep(0.05)
         except Exception:  # the store is gone, and with it who hosts it

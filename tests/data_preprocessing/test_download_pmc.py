@@ -15,6 +15,7 @@ import pytest
 
 from data_preprocessing import cli, cloud, cloud_choice, cloud_store, tar, transfer
 from tests.data_preprocessing.pmc_service import CODES, DATES, INVENTORIES, make_articles, make_xml, serving
+from tests.data_preprocessing.test_full_disk import run as run_limited
 
 COMM = ("CC0", "CC BY", "CC BY-SA", "CC BY-ND")
 
@@ -335,6 +336,31 @@ def test_connections_are_kept_and_no_more_than_asked_for(service, tmp_path):
     assert len(opened) <= 3 and len(service.asked) > 90
 
 
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(service, tmp_path):
+    """Files may have so many bytes at most: the spool, the ledger, the list or the tars do not fit."""
+    flags = ["--pmc", "--articles_per_tar", 8]
+    run(service, tmp_path / "whole", *flags)
+    for limit in (100, 1500, 9000):
+        code, said = run_limited(words(service, tmp_path / "out", *flags), limit)
+        errors = [line for line in said.splitlines() if not line.startswith("pmc  ")]
+        assert code == 2 and len(errors) == 1 and errors[0].startswith(f"error: {tmp_path / 'out'}"), said
+        assert "File too large" in said or "free some space" in said
+    run(service, tmp_path / "out", *flags)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
+def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("http_proxy", service.url)
+    flags = ["--pmc", "3", "--output", str(tmp_path / "out"), "--retries", "0"]
+    assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 0
+    assert flat(tmp_path / "out") == expected(service)[:3]
+    monkeypatch.setenv("no_proxy", "pmc.invalid")
+    flags[3] = str(tmp_path / "other")
+    assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+
+
 def test_from_the_service_to_shards(service, tmp_path, tokenizer, capsys):
     """The next command that the last line names, with small settings."""
     run(service, tmp_path / "out", "--pmc", "--articles_per_tar", 10)
@@ -408,7 +434,7 @@ def test_a_tar_is_the_same_whatever_the_order_of_arrival(tmp_path):
     assert read == [(f"PMC{k}.1/PMC{k}.1.xml", make_xml(k)) for k in range(30)]
 
 
-@pytest.mark.parametrize("cut", range(0, 200, 7))
+@pytest.mark.parametrize("cut", range(0, 200, 23))
 def test_a_spool_loses_what_was_being_written_alone(tmp_path, cut):
     spool = cloud_store.Spool(str(tmp_path / "spool"))
     for k in range(3):
