@@ -23,7 +23,7 @@ _YEARS = re.compile(
 
 # What may be in a bracket with citations alone. What was taken is never given back: the time is that of one pass.
 _WORDS = (
-    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
+    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|ver|voir|siehe|vgl|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
     r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
     r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
