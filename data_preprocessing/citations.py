@@ -177,14 +177,13 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
 
 def _keep(left: str, citation: str, right: str) -> str:
     """How a citation is written that its sentence needs; "" for others."""
-    citation = citation.strip()
-    if not any(map(str.isdigit, citation)):
+    near = left[-24:]
+    after = _NEEDED_AFTER.search(near)
+    if not after and not (_SUBJECT_OF.match(right) and (not near.strip() or _SENTENCE_END.search(near))):
         return ""
-    after = _NEEDED_AFTER.search(left[-24:])
-    if not after:
-        begins = not left.strip() or _SENTENCE_END.search(left[-24:])
-        if not (begins and _SUBJECT_OF.match(right)) or any(map(str.isalpha, citation)):
-            return ""
+    citation = citation.strip()
+    if not any(map(str.isdigit, citation)) or (not after and any(map(str.isalpha, citation))):
+        return ""
     return citation if citation[0] in "[(" or (after and after[1]) or citation[0].isalpha() else f"[{citation}]"
 
 
