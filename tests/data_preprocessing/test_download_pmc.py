@@ -350,7 +350,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(service, tmp_path)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch):
+def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch, capsys):
     for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", service.url)
@@ -360,6 +360,11 @@ def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "pmc.invalid")
     flags[3] = str(tmp_path / "other")
     assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "socks5://me:hunter2@127.0.0.1:9")
+    capsys.readouterr()
+    assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+    assert capsys.readouterr().err.startswith("error: http_proxy: is a proxy of the kind 'socks5'")
 
 
 def test_from_the_service_to_shards(service, tmp_path, tokenizer, capsys):
