@@ -94,9 +94,9 @@ class Objective(Frozen):
 
 
 class Job(Frozen):
-    """One run of `pubmed`, `pmc` or `jsonl`."""
+    """One run of `pubmed`, `pmc`, `bioc` or `jsonl`."""
 
-    source: Literal["pubmed", "pmc", "jsonl"]
+    source: Literal["pubmed", "pmc", "bioc", "jsonl"]
     input: Paths = Field(min_length=1)  # files and folders
     output: PathName
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -108,10 +108,15 @@ class Job(Frozen):
     kinds: Kinds = Kinds()
     filters: Filters = Filters()
     newest_by: Literal["file_order", "date_revised"] = "file_order"
-    text_key: Word = "text"  # jsonl
+    text_key: Word = "text"  # jsonl; content.text is `text` in the object `content`
     prompt_key: Word = "prompt"
     completion_key: Word = "completion"
-    id_key: Word = "id"
+    id_key: Word = "id"  # of records with one id the newest is kept; without an id each record is its own
+    pmid_key: Word = "pmid"  # these may be paths, such as metadata.year
+    pmcid_key: Word = "pmcid"
+    year_key: Word = "year"
+    language_key: Word = "language"
+    licence_key: Word = "licence"  # or license
     compression: Literal["none", "gzip", "lzf"] = "gzip"
     shard_tokens: int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
     unit_megabytes: Megabytes = 4  # small input files are grouped into units of about this on disk

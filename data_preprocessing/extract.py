@@ -15,8 +15,8 @@ SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
 
 
-def documents(job: Job, path: str, name: str):
-    """The documents of one input file."""
+def documents(job: Job, path: str, name: str, passed: collections.Counter[str] | None = None):
+    """The documents of one input file. `passed` counts the members of a package that are not read."""
     limit = int(job.max_file_gigabytes * 1e9)
     if job.source == "pubmed":
         from data_preprocessing import pubmed
@@ -25,7 +25,11 @@ def documents(job: Job, path: str, name: str):
     if job.source == "pmc":
         from data_preprocessing import pmc
 
-        return pmc.documents(path, job.text, limit, job.unreadable, name)
+        return pmc.documents(path, job.text, limit, job.unreadable, name, passed)
+    if job.source == "bioc":
+        from data_preprocessing import bioc
+
+        return bioc.documents(path, job.text, limit, job.unreadable, name, passed)
     from data_preprocessing import jsonl
 
     return refuse_if_unreadable(jsonl.documents(path, name, job, limit), path)
@@ -37,13 +41,13 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
     chain = filters.build(job.filters, job.kinds, _benchmark(job))
     rows = _Rows()
     hashes, samples = {}, collections.defaultdict(list)
-    languages, licences = collections.Counter(), collections.Counter()
+    languages, licences, passed = collections.Counter(), collections.Counter(), collections.Counter()
     text_path = store.unit_path(work, "extract", index, ".text")
     tsv_path = store.unit_path(work, "extract", index, ".tsv")
     with open(text_path, "wb") as texts, open(tsv_path, "wb") as facts:
         for file in files:
             before = len(rows.keys)
-            for document in documents(job, file["path"], file["name"]):
+            for document in documents(job, file["path"], file["name"], passed):
                 if document.deleted:
                     rows.delete(document.key)
                     continue
@@ -78,6 +82,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
         "years": {str(y): n for y, n in sorted(years.items())},
         "languages": dict(languages),
         "licences": dict(licences),
+        "passed_over": dict(sorted(passed.items())),
     }
 
 

@@ -24,6 +24,7 @@ class _Totals:
         self.counts = {name: collections.Counter() for name in names}
         self.records = self.delete_orders = self.text_bytes = 0
         self.files: dict[str, dict] = {}
+        self.passed: collections.Counter[str] = collections.Counter()  # what is in packages and not read
         self.documents: dict[str, str] = {}
         self.splits = {s: _Split() for s in encode.SPLITS[: 1 if plan.job.val_fraction == 0 else 2]}
         self.samples: tuple[dict, dict] = {}, {}  # of the first step, of the last
@@ -36,6 +37,7 @@ class _Totals:
         self.delete_orders += part["delete_orders"]
         self.text_bytes += part["text_bytes"]
         self.files.update(part["files"])
+        self.passed.update(part.get("passed_over", {}))  # parts of an older run have none
         for name in ("languages", "licences"):
             self.counts[name].update(part[name])
         # What was kept here may yet have been dropped by a later step, so those samples wait.
@@ -99,7 +101,8 @@ def finish(plan: Part) -> dict:
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
     manifest["files"] = _files(plan.out, splits)
     shards.write_json(os.path.join(plan.out, fmt.MANIFEST), seal(manifest))
-    return {key: manifest[key] for key in ("records", "reasons", "splits", "data_sha256")}
+    summary = {key: manifest[key] for key in ("records", "reasons", "splits", "data_sha256")}
+    return summary | {"passed_over": facts["passed_over"]}
 
 
 def _ordered(reasons: collections.Counter) -> dict[str, int]:
@@ -185,6 +188,7 @@ def _facts(plan: Part, totals: _Totals, manifest: dict) -> dict:
         "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
         "inputs": manifest["inputs"],
         "text_bytes": totals.text_bytes,
+        "passed_over": dict(sorted((totals.passed + collections.Counter(plan.passed)).items())),
         **{name: dict(sorted(c.items(), key=_numeric)) for name, c in counts.items()},
         "samples": totals.first_samples(),
     }

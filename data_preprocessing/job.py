@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ from data_preprocessing.config import Job
 from data_preprocessing.parts import Part
 from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
+from modelzoo.config.merge import merge
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
 from modelzoo.reading import MAX_TEXT, exists
@@ -40,12 +42,14 @@ class Plan:
     job: Job
     units: list[list[dict]]
     buckets: int
+    passed: dict[str, int] = dataclasses.field(default_factory=dict)  # files in the inputs that are not read, by kind
 
     def part(self, step: str, index: int, memory: int = MEMORY) -> Part:
         """One call of one step."""
         files = self.units[index] if step in ("extract", "encode") else []
         bare = self.job.model_copy(update={"input": ()})
-        return Part(bare, step, index, files, len(self.units), self.buckets, memory)
+        passed = self.passed if step == "finish" else {}
+        return Part(bare, step, index, files, len(self.units), self.buckets, memory, passed)
 
     @property
     def out(self) -> str:
@@ -70,14 +74,13 @@ class How:
 
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
-    files = inputs.find(job.input, job.source)
+    passed: Counter[str] = Counter()
+    files = inputs.find(job.input, job.source, passed)
     units = inputs.units(files, job.unit_megabytes)
     job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
-    plan = Plan(job, units, job.buckets)
+    plan = Plan(job, units, job.buckets, dict(passed))
     tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
-    settings = job.model_dump(mode="json", exclude={"input", "output"})
-    settings["tokenizer"].pop("path")
-    settings["tokenizer"].pop("encoder")
+    settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
     record = {
         "format": JOB_FORMAT,
@@ -88,7 +91,7 @@ def make_plan(job: Job) -> Plan:
     _check_listable(files, job)
     path = os.path.join(job.output, "job.json")
     if exists(path):
-        difference = _difference(read_json(path, "missing"), record)
+        difference = _difference(_add_defaults(read_json(path, "missing")), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
@@ -122,6 +125,21 @@ def _check_listable(files: list[dict], job: Job) -> None:
             f"{job.input[0]}: {len(files):,} input files are more than a manifest can list (about "
             f"{MAX_TEXT * len(files) // size:,}); put small files together: articles into tar archives, lines into one"
         )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    return settings
+
+
+def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A job.json with the defaults of settings that there were not when it was written."""
+    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
+    config = record.get("config")
+    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
 def _anything_done(plan: Plan) -> bool:

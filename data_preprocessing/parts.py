@@ -5,7 +5,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_preprocessing import costs, drops, encode, extract, resolve, shards, store, tokens
 from data_preprocessing.config import Job
@@ -26,6 +26,7 @@ class Part:
     units: int
     buckets: int
     memory: int  # bytes to sort with
+    passed: dict[str, int] = field(default_factory=dict)  # of the last step: files that are not read, by kind
 
     @property
     def out(self) -> str:

@@ -116,6 +116,7 @@ def require_examples(out: str, result: dict) -> None:
 
 def summary(out: str, result: dict, seconds: float) -> str:
     """The closing lines: what was written, and what to run next."""
+    from data_preprocessing.report import show_passed
     from modelzoo.progress import format_duration
 
     reasons, splits = result["reasons"], result["splits"]
@@ -124,6 +125,8 @@ def summary(out: str, result: dict, seconds: float) -> str:
         f"{result['records']:,} records = {reasons.get('written', 0):,} written + {sum(dropped.values()):,} dropped"
         + (f" ({', '.join(f'{r} {n:,}' for r, n in dropped.items())})" if dropped else "")
     ]
+    if passed := show_passed(result.get("passed_over", {})):
+        lines.append(passed)
     for name, s in splits.items():
         lines.append(
             f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
