@@ -103,21 +103,6 @@ def make_plan(job: Job) -> Plan:
     return plan
 
 
-def _settings(job: Job) -> dict[str, Any]:
-    """The settings that decide what comes out."""
-    settings = job.model_dump(mode="json", exclude={"input", "output"})
-    settings["tokenizer"].pop("path")
-    settings["tokenizer"].pop("encoder")
-    return settings
-
-
-def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
-    """A job.json with the defaults of settings that there were not when it was written."""
-    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
-    config = record.get("config")
-    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
-
-
 def _choose_buckets(job: Job, units: int) -> int:
     """Those of the job or of the folder that was begun; else as many as cores can use: 8, and more for many units."""
     path = os.path.join(job.output, "job.json")
@@ -140,6 +125,21 @@ def _check_listable(files: list[dict], job: Job) -> None:
             f"{job.input[0]}: {len(files):,} input files are more than a manifest can list (about "
             f"{MAX_TEXT * len(files) // size:,}); put small files together: articles into tar archives, lines into one"
         )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    return settings
+
+
+def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A job.json with the defaults of settings that there were not when it was written."""
+    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
+    config = record.get("config")
+    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
 def _anything_done(plan: Plan) -> bool:

@@ -48,8 +48,17 @@ def peak_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return _count_bytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def wait_for_child(pid: int) -> tuple[int, float, int]:
+    """(exit code, CPU seconds, most bytes held) of a child process, once it has ended."""
+    _, status, used = os.wait4(pid, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, _count_bytes(used)
+
+
+def _count_bytes(usage) -> int:
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
 
 
 def reset_peak_memory() -> None:

@@ -33,7 +33,8 @@ def fast(monkeypatch):
 
 
 def words(service, out, *more):
-    return ["download", "--output", str(out), "--base_url", service.url, "--workers", "8", *map(str, more)]
+    workers = () if "--workers" in more else ("--workers", "8")
+    return ["download", "--output", str(out), "--base_url", service.url, *workers, *map(str, more)]
 
 
 def run(service, out, *more, expect=0):
