@@ -127,14 +127,14 @@ def _read(
             yield unreadable_record(key + number, member + number, why)
 
 
-def _parse(data: bytes | None) -> etree._Element:
+def _parse(data: bytes | ValueError) -> etree._Element:
     """The element <article> of one article's file.
 
     Raises:
         ValueError: it is too large, broken or none.
     """
-    if data is None:
-        raise ValueError(f"larger than {MAX_ARTICLE >> 20} MB; refused as an article")
+    if isinstance(data, ValueError):
+        raise data
     if len(data) > 3 * MAX_TAGS and (tags := data.count(b"<")) > MAX_TAGS:
         raise ValueError(f"{tags:,} tags, of which at most {MAX_TAGS:,} are taken; refused as an article")
     prolog = _PROLOG.match(data)
