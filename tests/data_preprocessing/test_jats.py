@@ -270,3 +270,8 @@ def test_hostile_xml(tmp_path, data, message):
         read(tmp_path / "h.nxml")
     (dropped,) = read(tmp_path / "h.nxml", unreadable="drop")
     assert dropped.kinds == ("unreadable",)
+
+
+def test_an_article_without_metadata_is_named_as_that():
+    (found,) = pmc.articles(b"<article><front><journal-meta/></front><body/></article>", "f", "m", TextPolicy(), "drop")
+    assert found.text == "an article without article-meta, so without title, abstract and identifiers"
