@@ -65,6 +65,7 @@ setup(
         "tensorboard>=2.16",
         "tokenizers>=0.20",
         "zlib-ng>=1.0",
+        "backports.zstd>=1.0; python_version < '3.14'",
     ],
     extras_require={
         "test": [

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 from modelzoo.config.arguments import positive_int
+from modelzoo.host import wait_for_child
 
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
@@ -40,7 +41,7 @@ def main() -> None:
 
     print(f"{model_name()}, {describe()}, {os.cpu_count()} cores")
     command = [sys.executable, __file__, "--serve", "--articles", str(args.articles)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         assert server.stdout
         with tempfile.TemporaryDirectory() as folder:
@@ -63,15 +64,15 @@ def measure(url: str, output: str, args: argparse.Namespace) -> None:
     command += ["--base_url", url, "--workers", str(args.workers)]
     begun = time.monotonic()
     child = subprocess.Popen([sys.executable, *command], cwd=REPO, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(child.pid, 0)
-    seconds, cpu = time.monotonic() - begun, used.ru_utime + used.ru_stime
-    if status:
-        raise SystemExit(f"the download failed ({os.waitstatus_to_exitcode(status)})")
+    code, cpu, memory = wait_for_child(child.pid)
+    seconds = time.monotonic() - begun
+    if code:
+        raise SystemExit(f"the download failed ({code})")
     size = sum(path.stat().st_size for path in Path(output).glob("*.tar.gz"))
     print(
         f"{args.articles:,} articles, {args.workers} connections: {args.articles / seconds:,.0f} articles/s, "
         f"{2 * args.articles / seconds:,.0f} requests/s, {args.articles * BYTES / seconds / 1e6:.1f} MB/s; "
-        f"{1e3 * cpu / args.articles:.2f} CPU-ms an article; peak {used.ru_maxrss / 1024:.0f} MB; "
+        f"{1e3 * cpu / args.articles:.2f} CPU-ms an article; peak {memory / 1e6:.0f} MB; "
         f"{size / 1e6:,.0f} MB of tars"
     )
 

@@ -112,7 +112,7 @@ def _token_end(buffer: bytes, pos: int, path: str) -> tuple[int, bytes]:
             f"{path}: unexpected <{close.decode()}{name.decode('utf-8', 'replace')}>: not PubMed citation "
             "XML (expected the root PubmedArticleSet or MedlineCitationSet)"
         )
-    if buffer[pos:] in (b"<", b"</"):
+    if buffer[pos:] in (b"<", b"</", b"\xef", b"\xef\xbb"):
         return -1, b""
     for start, end in ((b"<!--", b"-->"), (b"<?", b"?>"), (b"<!DOCTYPE", b"")):
         head = buffer[pos : pos + len(start)]

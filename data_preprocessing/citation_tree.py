@@ -46,9 +46,8 @@ def read_citation(record: bytes, policy: TextPolicy) -> Document:
     """
     root = parse_fragment(record)[0]
     cited = root if root.tag == "MedlineCitation" else root.find("MedlineCitation")
-    if cited is None:
+    if cited is None or (pmid := cited.find("PMID")) is None:
         raise ValueError("a record without a PMID")
-    pmid = cited.find("PMID")
     number = _read_pmid(pmid, "a record without a PMID")
     article = cited.find("Article")
     if article is None:
@@ -85,9 +84,8 @@ def read_book(record: bytes, policy: TextPolicy) -> Document:
     """
     root = parse_fragment(record)[0]
     book = root.find("BookDocument")
-    if book is None:
+    if book is None or (pmid := book.find("PMID")) is None:
         raise ValueError("a book article without a PMID")
-    pmid = book.find("PMID")
     number = _read_pmid(pmid, "a book article without a PMID")
     title = book.find("ArticleTitle") if book.find("ArticleTitle") is not None else book.find("Book/BookTitle")
     vernacular = book.find("VernacularTitle") if policy.vernacular_title == "append" else None
@@ -163,7 +161,7 @@ def _read_pmid(element, otherwise: str) -> str:
     Raises:
         ValueError: with the words of `otherwise`, where it is no number.
     """
-    text = "".join(element.itertext()).strip() if element is not None else ""
+    text = "".join(element.itertext()).strip()
     if not is_number(text, 12):
         raise ValueError(otherwise)
     return str(int(text))

@@ -23,7 +23,7 @@ _YEARS = re.compile(
 
 # What may be in a bracket with citations alone. What was taken is never given back: the time is that of one pass.
 _WORDS = (
-    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
+    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|ver|voir|siehe|vgl|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
     r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
     r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
@@ -51,8 +51,8 @@ _PUNCTUATION = re.compile(r"\s*([,;:.?!])(?!\d)")
 _LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+")
 _CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$")  # of a bracket: "; see also"
 _TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$")
-_AND = re.compile(r"[\s,]+(?:and|or|&)$")
-_NEAR = 120  # characters before and after a citation that decide what becomes of it
+_AND = re.compile(r"[\s,]++(?:and|or|&)$")
+_NEAR = 80  # characters before and after a citation that decide what becomes of it
 
 
 def mark_citation(text: str, rendered: str) -> str:
@@ -88,7 +88,9 @@ def remove_citations(text: str) -> str:
     for piece in pieces:  # each ends with a mark that lacks its END
         begin = piece.rindex(BEGIN)
         if begin > 2 * _NEAR:  # what is far from any citation stays as it is, and is not searched
-            done += [*_clear(window + piece[:_NEAR]), piece[_NEAR : begin - _NEAR]]
+            done += (
+                [*_clear(window + piece[:_NEAR]), piece[_NEAR : begin - _NEAR]] if window else [piece[: begin - _NEAR]]
+            )
             window = piece[begin - _NEAR :] + END
         else:
             window += piece + END
@@ -98,11 +100,18 @@ def remove_citations(text: str) -> str:
 
 def _clear(text: str, is_last: bool = False) -> list[str]:
     """The pieces of a text without its citations. `is_last`: the paragraph ends with it."""
+    marks = text.count(END)
+    if marks > 1:
+        text = _SERIES.sub(_merge, text)
+        marks = text.count(END)
+    if marks == 1 and NUMBER in text and (parts := _split_at_lone(text)):  # what the rest of this would find too
+        return [_join(*parts, is_last)]
     for _ in range(_DEPTH):
         before = text
-        text = _SERIES.sub(_merge, _BRACKET.sub(_take_bracket, text))
+        text = _BRACKET.sub(_take_bracket, text)
         if text == before:
             break
+        text = _SERIES.sub(_merge, text)
     if NAME in text or YEAR in text:
         text = _OTHERS.sub(r"\1", text)
     left, *rest = _NUMBERED.split(text)
@@ -113,6 +122,16 @@ def _clear(text: str, is_last: bool = False) -> list[str]:
             left = left[-_NEAR:]
         left = _join(left, rest[k], rest[k + 1], is_last=is_last and k + 2 == len(rest))
     return [*done, left]
+
+
+def _split_at_lone(text: str) -> tuple[str, str, str] | None:
+    """The text before a single numbered citation, the citation, what is after it; None where a bracket is around it."""
+    left, _, rest = text.partition(NUMBER)
+    citation, _, right = rest.partition(END)
+    if left[-1:] in ("[", "(") and right[:1] in ("]", ")"):
+        left, citation, right = left[:-1], left[-1] + citation + right[0], right[1:]
+    is_inside = left.rfind("(") > left.rfind(")") or left.rfind("[") > left.rfind("]")
+    return None if is_inside else (left, citation, right)
 
 
 def _take_bracket(found: re.Match) -> str:
@@ -141,11 +160,12 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
     if not left or left[-1] in "([{":
         return left + _LEADING.sub("", right, count=1)
     if closing:
-        return _cut_end(left, _TRAILING) + following
+        found = _TRAILING.search(left, max(0, len(left) - _NEAR))
+        return (left[: found.start()] if found else left) + following
     if is_last and not following:
-        return _cut_end(left, _AND).rstrip(" ,;")
+        return _cut_and(left).rstrip(" ,;")
     if found := _PUNCTUATION.match(right):
-        left = _cut_end(left, _AND)
+        left = _cut_and(left)
         if found[1] in ",;:." and left[-1:] in (",", ";", ":"):
             left = left.rstrip(" ,;:")
         elif found[1] == "." and left[-1:] in (".", "?", "!"):
@@ -157,17 +177,15 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
 
 def _keep(left: str, citation: str, right: str) -> str:
     """How a citation is written that its sentence needs; "" for others."""
-    citation = citation.strip()
-    if not any(map(str.isdigit, citation)):
+    near = left[-24:]
+    after = _NEEDED_AFTER.search(near)
+    if not after and not (_SUBJECT_OF.match(right) and (not near.strip() or _SENTENCE_END.search(near))):
         return ""
-    after = _NEEDED_AFTER.search(left[-24:])
-    if not after:
-        begins = not left.strip() or _SENTENCE_END.search(left[-24:])
-        if not (begins and _SUBJECT_OF.match(right)) or any(map(str.isalpha, citation)):
-            return ""
+    citation = citation.strip()
+    if not any(map(str.isdigit, citation)) or (not after and any(map(str.isalpha, citation))):
+        return ""
     return citation if citation[0] in "[(" or (after and after[1]) or citation[0].isalpha() else f"[{citation}]"
 
 
-def _cut_end(left: str, what: re.Pattern) -> str:
-    found = what.search(left, max(0, len(left) - _NEAR))
-    return left[: found.start()] if found else left
+def _cut_and(left: str) -> str:
+    return _AND.sub("", left) if left.endswith(("and", "or", "&")) else left

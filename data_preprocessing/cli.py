@@ -5,7 +5,7 @@ import sys
 
 from data_preprocessing import limits
 from modelzoo import entry, host, version
-from modelzoo.config.arguments import Parser, count, integer, positive_float, positive_int, share
+from modelzoo.config.arguments import Parser, Settings, count, integer, positive_float, positive_int, share
 
 _COMMON = """
 Everything that a flag sets, a YAML can set too (--config), and --set reaches the keys that have no flag:
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m data_preprocessing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="From PubMed, PMC or JSONL to tokenized HDF5 shards.",
+        description="From PubMed, PMC, BioC or JSONL to tokenized HDF5 shards.",
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
         "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
     )
@@ -64,8 +64,13 @@ def parser() -> argparse.ArgumentParser:
         ),
         (
             "pmc",
-            "PMC full text (JATS NXML, loose or in tar packages) to shards",
+            "full text of PMC or Europe PMC (JATS XML, loose or in tar packages) to shards",
             "pmc --input pmc --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+        ),
+        (
+            "bioc",
+            "BioC-JSON (NCBI's of PMC open access, PubTator's exports) to shards",
+            "bioc --input BioC-PMC --output shards --tokenizer gpt2_bpe",
         ),
         (
             "jsonl",
@@ -98,7 +103,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     p = _verb(verbs, source, text, example, run_job, _COMMON)
     key = p.add_argument_group("what is made (these decide the output)")
     key.add_argument("-c", "--config", metavar="YAML", help="a job file, for example configs/data/pubmed.yaml")
-    key.add_argument("--input", nargs="+", metavar="PATH", help="files and folders")
+    key.add_argument("--input", action="extend", nargs="+", metavar="PATH", help="files and folders")
     key.add_argument("--output", metavar="DIR", help="new folder (or the one of a run to continue)")
     key.add_argument(
         "--tokenizer",
@@ -126,7 +131,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     key.add_argument("--val_fraction", type=share, metavar="X", help="share of documents in OUT/val (0.05)")
     key.add_argument("--seed", type=count)
     key.add_argument("--compression", choices=("none", "gzip", "lzf"))
-    key.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    key.add_argument("--set", dest="sets", action=Settings, default=[], metavar="KEY=VALUE")
     how = p.add_argument_group("how it runs (these change nothing in the output)")
     how.add_argument(
         "--workers", type=integer(1, limits.WORKERS), metavar="N", help="processes (default: one per core)"
@@ -200,8 +205,8 @@ def _tokenizer(verbs) -> None:
         "tokenizer --input pubmed/baseline --source pubmed --output tokenizer.json --vocab_size 28896",
         run_tokenizer,
     )
-    p.add_argument("--input", nargs="+", required=True, metavar="PATH")
-    p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
+    p.add_argument("--input", action="extend", nargs="+", required=True, metavar="PATH")
+    p.add_argument("--source", choices=("pubmed", "pmc", "bioc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
     p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), default=50257)
@@ -222,6 +227,7 @@ def _pack(verbs) -> None:
     )
     p.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -255,9 +261,25 @@ def _inspection(verbs) -> None:
     p.add_argument("path", help="OUT, or one split's folder (also one that Model Zoo wrote)")
     p.add_argument("--tokens", action="store_true", help="also read all ids and check their range and the label shift")
     p = _verb(
-        verbs, "report", "print what became of the records, and write report.html anew", "report shards", run_report
+        verbs,
+        "report",
+        "print what became of the records, and write report.html anew; or what each step cost, and would cost",
+        "report shards --scale",
+        run_report,
     )
     p.add_argument("path", help="OUT")
+    p.add_argument(
+        "--scale",
+        action="store_true",
+        help="time, memory and disk of each step, and of all of PubMed or PMC, to scale.html and scale.json",
+    )
+    p.add_argument(
+        "--documents",
+        type=integer(1, 10**12),
+        nargs="+",
+        metavar="N",
+        help="with --scale: of so many documents instead",
+    )
 
 
 def _synthetic(verbs) -> None:

@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from data_preprocessing import streams
+from data_preprocessing.inputs import strip_packing
 from data_preprocessing.minhash import word_ngrams
 from data_preprocessing.records import Document
 from modelzoo.config.errors import UserError
@@ -75,7 +76,7 @@ def load(paths: tuple[str, ...], n: int) -> Benchmark:
 
 
 def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
-    name = path.lower().removesuffix(".gz")
+    name = strip_packing(path)
     lines = text.replace("\r\n", "\n").split("\n")  # splitlines also parts at U+2028 and others
     if name.endswith(".json"):
         _walk(load_json(text), pmids, texts)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_preprocessing import store
+from data_preprocessing import costs, store
 from data_preprocessing.filters import CODE
 from data_preprocessing.sorting import MEMORY, Sorter
 
@@ -49,13 +49,13 @@ def merge(work: str, steps: tuple[str, ...], buckets: int, memory: int = MEMORY)
     """Put the drops of these steps into one file, which is the last step's, unless it is there and whole."""
     if store.is_whole(work, steps[-1], ALL):
         return
-    found = collect(work, steps[-1], memory)
+    meter, found = costs.Meter(), collect(work, steps[-1], memory)
     for step in steps:
         for bucket in range(1 if step == "groups" else buckets):
             for part in _read(work, store.unit_path(work, step, bucket, ".npy")):
                 found.add(own(part["unit"], part["record"]), part["reason"])
     save(work, steps[-1], ALL, found)
-    store.mark_done(work, steps[-1], ALL, {"dropped": found.count})
+    store.mark_done(work, steps[-1], ALL, {"dropped": found.count}, lambda left: meter.read(0, left))
 
 
 def _read(work: str, path: str) -> Iterator[np.ndarray]:

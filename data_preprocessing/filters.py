@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from data_preprocessing.config import Filters, Kinds
 from data_preprocessing.records import Document
+from data_preprocessing.spellings import normalise_language, normalise_licence
 
 # Codes are positions in this tuple; they are kept on disk between steps. The order is the one in which filters run.
 REASONS = (
@@ -70,10 +71,10 @@ def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
     if filters.require_abstract:
         chain.append(has_abstract)
     chain.append(lambda d: length(d, filters.min_chars, filters.max_chars))
-    if filters.languages:
-        chain.append(lambda d: language(d, filters.languages))
-    if filters.licences:
-        chain.append(lambda d: licence(d, filters.licences))
+    if languages := tuple(map(normalise_language, filters.languages)):
+        chain.append(lambda d: language(d, languages))
+    if licences := tuple(map(normalise_licence, filters.licences)):
+        chain.append(lambda d: licence(d, licences))
     if filters.boilerplate:
         chain.append(boilerplate)
     if benchmark is not None:

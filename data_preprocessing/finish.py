@@ -7,10 +7,9 @@ import os
 from data_preprocessing import encode, report, shards, store, streams
 from data_preprocessing.filters import REASONS
 from data_preprocessing.parts import Part
-from data_preprocessing.tokens import token_id
+from data_preprocessing.tokens import parse_once, token_id
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.tokenizer import parse_tokenizer
 from modelzoo.reading import read_bytes
 from modelzoo.records import seal
 
@@ -25,6 +24,7 @@ class _Totals:
         self.counts = {name: collections.Counter() for name in names}
         self.records = self.delete_orders = self.text_bytes = 0
         self.files: dict[str, dict] = {}
+        self.passed: collections.Counter[str] = collections.Counter()  # what is in packages and not read
         self.documents: dict[str, str] = {}
         self.splits = {s: _Split() for s in encode.SPLITS[: 1 if plan.job.val_fraction == 0 else 2]}
         self.samples: tuple[dict, dict] = {}, {}  # of the first step, of the last
@@ -37,6 +37,7 @@ class _Totals:
         self.delete_orders += part["delete_orders"]
         self.text_bytes += part["text_bytes"]
         self.files.update(part["files"])
+        self.passed.update(part.get("passed_over", {}))  # parts of an older run have none
         for name in ("languages", "licences"):
             self.counts[name].update(part[name])
         # What was kept here may yet have been dropped by a later step, so those samples wait.
@@ -100,7 +101,8 @@ def finish(plan: Part) -> dict:
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
     manifest["files"] = _files(plan.out, splits)
     shards.write_json(os.path.join(plan.out, fmt.MANIFEST), seal(manifest))
-    return {key: manifest[key] for key in ("records", "reasons", "splits", "data_sha256")}
+    summary = {key: manifest[key] for key in ("records", "reasons", "splits", "data_sha256")}
+    return summary | {"passed_over": facts["passed_over"]}
 
 
 def _ordered(reasons: collections.Counter) -> dict[str, int]:
@@ -113,7 +115,7 @@ def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> d
     folder = os.path.join(plan.out, split)
     os.makedirs(folder, exist_ok=True)
     rows = fmt.VSL_ROWS if job.objective.name == "vsl" else fmt.ROWS
-    eos = _eos(plan, tokenizer["sha256"])
+    eos = _eos(plan, tokenizer)
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
         "split": split,
@@ -153,12 +155,14 @@ def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> d
     return manifest
 
 
-def _eos(plan: Part, sha256: str) -> int:
+def _eos(plan: Part, tokenizer: dict) -> int:
     path = os.path.join(plan.out, fmt.TOKENIZER)
     data = read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != tokenizer["sha256"]:
         raise UserError(f"{path}: has changed since this folder was begun; delete the folder, and start anew")
-    return token_id(parse_tokenizer(data.decode(), path), plan.job.tokenizer.eos_token, path)
+    if (known := tokenizer.get("eos_id")) is not None:  # markers of an earlier version lack it
+        return known
+    return token_id(parse_once(data.decode())[0], plan.job.tokenizer.eos_token, path)
 
 
 def _digest(splits: dict) -> str:
@@ -184,6 +188,7 @@ def _facts(plan: Part, totals: _Totals, manifest: dict) -> dict:
         "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
         "inputs": manifest["inputs"],
         "text_bytes": totals.text_bytes,
+        "passed_over": dict(sorted((totals.passed + collections.Counter(plan.passed)).items())),
         **{name: dict(sorted(c.items(), key=_numeric)) for name, c in counts.items()},
         "samples": totals.first_samples(),
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import numpy as np
 
 from data_preprocessing import shards, streams
+from data_preprocessing.verbs import require_examples
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import NEGATIVE, check_masks, list_shards, open_shard, read_manifest
@@ -91,6 +92,9 @@ def verify(args) -> int:
         folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]
         for folder in folders:
             faults += check_tokens(folder) if exists(folder) else []
+    train = os.path.join(args.path, "train") if top else args.path
+    if not faults and exists(train) and read_manifest(train).get("n_examples") == 0:
+        faults = [f"{train}: holds no example to train on; all is as it was written"]
     if faults:
         raise UserError("\n".join(faults))
     print(f"{args.path}: {checked:,} files, {size / 1e6:,.1f} MB, all as written")
@@ -231,12 +235,17 @@ def _check_shard_tokens(name: str, vocab: int | None) -> None:
 
 
 def report(args) -> int:
-    """The verb `report`: the counts in words, and report.html written anew from report.json."""
+    """The verb `report`: the counts in words, and report.html written anew from report.json; or what it cost."""
     from data_preprocessing import report as page
 
+    if args.scale:
+        from data_preprocessing import scale
+
+        return scale.run(args.path, args.documents)
     facts = page.read_facts(os.path.join(args.path, "report.json"))
     html = os.path.join(args.path, "report.html")
     shards.write_bytes(html, page.html(facts).encode())
     print(page.text(facts))
     print(f"report: {html}")
+    require_examples(args.path, facts["manifest"])
     return 0

@@ -1,29 +1,12 @@
 """A JATS article to a document: title, abstract, section headings and paragraphs, without the reference list."""
 
-import re
-
+from data_preprocessing.article_ids import identify
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.jats_body import list_blocks, list_lines, read_block
 from data_preprocessing.markup import local
 from data_preprocessing.records import Document, is_number
+from data_preprocessing.spellings import find_licence_link, find_licence_words, normalise_language
 
-_CC = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]{1,40})(?:/(\d(?:\.\d)?))?", re.I)
-_CC_WORDS = re.compile(r"creative commons attribution([\w\s–-]{0,400}?)(?:licen[cs]e|\(|,|\.|$)", re.I)
-_ISO = {
-    "en": "eng",
-    "fr": "fre",
-    "de": "ger",
-    "es": "spa",
-    "pt": "por",
-    "it": "ita",
-    "zh": "chi",
-    "ja": "jpn",
-    "ru": "rus",
-    "nl": "dut",
-    "pl": "pol",
-    "tr": "tur",
-    "ko": "kor",
-}
 _SIDE_ABSTRACTS = {
     "graphical",
     "teaser",
@@ -70,8 +53,7 @@ def document(article, policy: TextPolicy, member: str, name: str = "") -> Docume
         raise ValueError("an article without article-meta, so without title, abstract and identifiers")
     ids = {i.get("pub-id-type"): (i.text or "").strip() for i in meta.findall("{*}article-id")}
     pmcid = next((ids[k] for k in ("pmcid", "pmc", "pmcaid") if ids.get(k)), "")
-    pmcid = "PMC" + pmcid.upper().removeprefix("PMC") if pmcid else ""
-    pmcid, _, version = pmcid.partition(".")
+    known = identify(pmcid, ids.get("pmid", ""), ids.get("doi", ""), name or member, ids.get("pmcid-ver", ""))
     title = meta.find("{*}title-group/{*}article-title")
     title = " ".join(list_lines(title, policy)) if title is not None else ""
     abstract = _abstracts(meta, policy)
@@ -79,16 +61,14 @@ def document(article, policy: TextPolicy, member: str, name: str = "") -> Docume
     floats = article.find("{*}floats-group") if policy.body else None
     parts = [list_blocks(part, policy) for part in (body, floats) if part is not None]
     lines = [title, *abstract, *(line for part in parts for line in part)]
-    language = (article.get("{http://www.w3.org/XML/1998/namespace}lang") or "").lower().split("-")[0]
-    pmid = ids.get("pmid", "") if is_number(ids.get("pmid", ""), 12) else ""
     return Document(
-        key=pmcid or (f"pmid:{pmid}" if pmid else f"file:{name or member}"),
+        key=known.key,
         text="\n".join(line for line in lines if line),
-        version=int(version) if is_number(version) else 1,
-        pmid=pmid,
-        pmcid=pmcid,
+        version=known.version,
+        pmid=known.pmid,
+        pmcid=known.pmcid,
         year=_year(meta),
-        language=_ISO.get(language, language),
+        language=normalise_language(article.get("{http://www.w3.org/XML/1998/namespace}lang") or ""),
         licence=licence(meta),
         source=member,
         kinds=_kinds(article, meta),
@@ -141,19 +121,12 @@ def licence(meta) -> str:
     for element in [*elements, *meta.iter("{*}copyright-statement")]:
         links = [v for e in element.iter() for k, v in e.attrib.items() if k.endswith("href")]
         for text in [*links, "".join(element.itertext())]:
-            if found := _CC.search(text):
-                kind, version = found[2].lower(), found[3]
-                name = {"zero": "CC0", "mark": "PDM"}.get(kind, "CC-" + kind.upper())
-                return name + (f"-{version}" if version and name.startswith("CC-") else "")
+            if name := find_licence_link(text):
+                return name
     for element in elements:
         text = " ".join("".join(element.itertext()).split())
-        if found := _CC_WORDS.search(text):
-            words = found[1].lower().replace("-", "").replace(" ", "")
-            return (
-                "CC-BY"
-                + ("-NC" if "noncommercial" in words else "")
-                + ("-ND" if "noderiv" in words else "-SA" if "sharealike" in words else "")
-            )
+        if name := find_licence_words(text):
+            return name
         if "public domain" in text.lower() or "CC0" in text:
             return "CC0"
     return "other" if elements else ""

@@ -14,21 +14,24 @@ import contextlib
 import dataclasses
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from data_preprocessing import drops, encode, engine, inputs, parts, shards, store, streams
+from data_preprocessing import drops, encode, engine, inputs, limits, parts, shards, store, streams
 from data_preprocessing.config import Job
 from data_preprocessing.parts import Part
 from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.config.merge import merge
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
-from modelzoo.reading import exists
+from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 
 JOB_FORMAT = 1
+UNITS_A_BUCKET, MANY_BUCKETS = 16, 64  # where the job names no number: each bucket opens every unit
+ENTRY = 170  # bytes of an input in a manifest, without its name
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
 
 
@@ -39,12 +42,14 @@ class Plan:
     job: Job
     units: list[list[dict]]
     buckets: int
+    passed: dict[str, int] = dataclasses.field(default_factory=dict)  # files in the inputs that are not read, by kind
 
     def part(self, step: str, index: int, memory: int = MEMORY) -> Part:
         """One call of one step."""
         files = self.units[index] if step in ("extract", "encode") else []
         bare = self.job.model_copy(update={"input": ()})
-        return Part(bare, step, index, files, len(self.units), self.buckets, memory)
+        passed = self.passed if step == "finish" else {}
+        return Part(bare, step, index, files, len(self.units), self.buckets, memory, passed)
 
     @property
     def out(self) -> str:
@@ -69,13 +74,13 @@ class How:
 
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
-    files = inputs.find(job.input, job.source)
+    passed: Counter[str] = Counter()
+    files = inputs.find(job.input, job.source, passed)
     units = inputs.units(files, job.unit_megabytes)
-    plan = Plan(job, units, job.buckets)
-    tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
-    settings = job.model_dump(mode="json", exclude={"input", "output"})
-    settings["tokenizer"].pop("path")
-    settings["tokenizer"].pop("encoder")
+    job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
+    plan = Plan(job, units, job.buckets, dict(passed))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
+    settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
     record = {
         "format": JOB_FORMAT,
@@ -83,9 +88,10 @@ def make_plan(job: Job) -> Plan:
         "tokenizer_sha256": tokenizer,
         "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
     }
+    _check_listable(files, job)
     path = os.path.join(job.output, "job.json")
     if exists(path):
-        difference = _difference(read_json(path, "missing"), record)
+        difference = _difference(_add_defaults(read_json(path, "missing")), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
@@ -95,6 +101,45 @@ def make_plan(job: Job) -> Plan:
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _choose_buckets(job: Job, units: int) -> int:
+    """Those of the job or of the folder that was begun; else as many as cores can use: 8, and more for many units."""
+    path = os.path.join(job.output, "job.json")
+    if "buckets" in job.model_fields_set:
+        return job.buckets
+    if exists(path):
+        begun = read_json(path, "missing")
+        config = begun.get("config") if isinstance(begun, dict) else None
+        known = config.get("buckets") if isinstance(config, dict) else None
+        if isinstance(known, int) and 1 <= known <= limits.BUCKETS:
+            return known
+    return min(max(job.buckets, 2 ** (units // UNITS_A_BUCKET).bit_length()), MANY_BUCKETS)
+
+
+def _check_listable(files: list[dict], job: Job) -> None:
+    """Refuse more files than a manifest that can be read again lists."""
+    size = sum(len(file["name"].encode()) + ENTRY for file in files)
+    if size > MAX_TEXT:
+        raise UserError(
+            f"{job.input[0]}: {len(files):,} input files are more than a manifest can list (about "
+            f"{MAX_TEXT * len(files) // size:,}); put small files together: articles into tar archives, lines into one"
+        )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    return settings
+
+
+def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A job.json with the defaults of settings that there were not when it was written."""
+    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
+    config = record.get("config")
+    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
 def _anything_done(plan: Plan) -> bool:
@@ -193,9 +238,9 @@ def _merge_drops(plan: Plan, step: str, memory: int) -> None:
 
 
 def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
-    """Until the other shares have finished the step too."""
-    end = time.monotonic() + how.wait_seconds
-    while missing := [k for k in numbers if store.marker(plan.work, step, k) is None]:
+    """Until the other shares have finished the step too: one look at its folder at a time, and ever less often."""
+    end, pause, missing = time.monotonic() + how.wait_seconds, 0.1, numbers
+    while missing := _find_missing(plan, step, missing):
         if store.marker(plan.work, "finish", 0) is not None:
             return
         if time.monotonic() > end:
@@ -203,7 +248,16 @@ def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
                 f"step '{step}': {len(missing)} parts of other shares are still missing after "
                 f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step"
             )
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 5.0)
+
+
+def _find_missing(plan: Plan, step: str, numbers: list[int]) -> list[int]:
+    """Those of a step's calls that have not finished."""
+    folder = os.path.join(plan.work, step)
+    there = set(os.listdir(folder)) if exists(folder) else set()
+    name = lambda k: os.path.basename(store.unit_path(plan.work, step, k, ".json"))
+    return [k for k in numbers if name(k) not in there or store.marker(plan.work, step, k) is None]
 
 
 def _require_before(plan: Plan, step: str) -> None:

@@ -4,6 +4,7 @@ MSL = 2**20
 VOCABULARY = 2**24
 SHARD_TOKENS = 2**28  # a shard is held in memory until it is full
 WORKERS = 1024
+BUCKETS = 4096
 TRANSFERS = 16  # NLM's FTP site asks for few
 CONNECTIONS = 256  # to PMC's cloud service
 REQUESTS = 100_000  # per second

@@ -5,14 +5,14 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from data_preprocessing import costs, drops, encode, extract, resolve, shards, store, tokens
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.files import naming
-from modelzoo.reading import read_text
+from modelzoo.reading import exists, read_text
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Part:
     units: int
     buckets: int
     memory: int  # bytes to sort with
+    passed: dict[str, int] = field(default_factory=dict)  # of the last step: files that are not read, by kind
 
     @property
     def out(self) -> str:
@@ -47,8 +48,8 @@ def call(part: Part) -> dict:
         meter = costs.Meter()
         value = _make(part)
         bytes_in = sum(file["bytes"] for file in part.files) if step == "extract" else 0
-        cost = meter.read(bytes_in, store.measure_left(work, step, index) + _measure_output(part, value))
-        return store.mark_done(work, step, index, value, cost)
+        written = _measure_output(part, value)
+        return store.mark_done(work, step, index, value, lambda left: meter.read(bytes_in, written + left))
 
 
 def describe(part: Part) -> str:
@@ -104,6 +105,19 @@ def _encoder(path: str, sha256: str, engine: str) -> tokens.Encoder:
     return tokens.Encoder(text, path, engine)
 
 
+def read_given(path: str) -> str:
+    """The text of the tokenizer that a config names."""
+    entries = sorted(os.scandir(path), key=lambda e: e.name) if os.path.isdir(path) else []
+    found = [os.stat(path), *(e.stat() for e in entries if e.is_file())] if exists(path) else []
+    return _read_unchanged(path, tuple((f.st_ino, f.st_size, f.st_mtime_ns) for f in found))
+
+
+@functools.lru_cache(maxsize=1)  # planning and the step `tokenizer` read it, and reading takes a fifth of a second
+def _read_unchanged(path: str, facts: tuple) -> str:
+    """`facts` change with the files."""
+    return read_tokenizer(path)
+
+
 def make_tokenizer(part: Part) -> dict:
     """Train on the kept documents, or copy the given tokenizer and check that its ids fit."""
     config = part.job.tokenizer
@@ -111,15 +125,15 @@ def make_tokenizer(part: Part) -> dict:
         special = [config.eos_token, *(tokens.FIM_TOKENS if part.job.objective.name == "fim" else [])]
         text = tokens.train(_training_texts(part), config.vocab_size or 50257, special)
     else:
-        text = read_tokenizer(config.path)
+        text = read_given(config.path)
     encoder = tokens.Encoder(text, config.path, "tokenizers")
-    tokens.token_id(encoder.reference, config.eos_token, config.path)
+    eos = tokens.token_id(encoder.reference, config.eos_token, config.path)
     if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
         raise UserError(
             f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
         )
     shards.write_bytes(os.path.join(part.out, "tokenizer.json"), text.encode())
-    return {"sha256": encoder.sha256, "size": encoder.size}
+    return {"sha256": encoder.sha256, "size": encoder.size, "eos_id": eos}
 
 
 def _training_texts(part: Part) -> Iterator[list[str]]:
@@ -128,10 +142,8 @@ def _training_texts(part: Part) -> Iterator[list[str]]:
     share = min(1.0, part.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
     dropped = drops.load(part.work, encode.steps_before(part.job), part.buckets)
     for unit in range(part.units):
-        arrays = store.load(part.work, unit)
-        reasons = drops.put(dropped, unit, arrays.reasons)
-        chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], part.job.seed, 9) < share)
-        thinned = reasons.copy()
-        thinned[~chosen] = 255
-        for _, texts in encode._batches(part.work, unit, arrays, thinned):
+        reasons, hashes, lengths = store.load_columns(part.work, unit, "reasons", "hashes", "lengths")
+        reasons = drops.put(dropped, unit, reasons)
+        reasons[encode.uniform(hashes[:, 0], part.job.seed, 9) >= share] = 255
+        for _, texts in encode.read_texts(part.work, unit, lengths, reasons):
             yield [t.decode() for t in texts]

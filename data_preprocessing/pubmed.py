@@ -46,9 +46,7 @@ _TYPE = re.compile(rb'<PublicationType(?: UI="[^"<]*+")?>([^<&]*+)</PublicationT
 _LINK = re.compile(rb'<CommentsCorrections RefType="(\w*+)">')
 _PMC_ID = re.compile(rb'<ArticleId IdType="pmc">PMC(\d{1,12})</ArticleId>')
 _OTHER_IDS = re.compile(rb"(?:<OtherID%b>[^<&]*+</OtherID>\s*+)++(?!<OtherID)" % _ATTRIBUTES)
-_OTHER_ID = re.compile(
-    rb"(?:<OtherID%b>(?!\s*+PMC\d)[^<]*+</OtherID>\s*+)*+<OtherID%b>\s*+(PMC\d{1,12})" % ((_ATTRIBUTES,) * 2)
-)
+_OTHER_ID = re.compile(rb"<OtherID%b>\s*+(?:(PMC\d{1,12})[^<]*+)?+" % _ATTRIBUTES)
 _REFERENCE = re.compile("&(?:#([0-9]{1,7})|#x([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));")
 _PREDEFINED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
 _NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # none that XML allows
@@ -123,7 +121,7 @@ def _read_usual(record: bytes, policy: TextPolicy) -> Document:
     stop = record.find(b"</Article>", types_end)
     if not language or min(types, types_end, stop) < 0:
         raise _Unsure
-    text = _read_abstract(record, at, spoken, policy)
+    text = _read_abstract(record, at, stop, policy)
     data = record.find(b"<PubmedData", stop)
     links = record.find(b"<CommentsCorrectionsList", stop, data if data >= 0 else len(record))
     _refuse_others(record, types_end, stop, data, bool(text), policy)
@@ -152,9 +150,11 @@ def _content(record: bytes, opened: re.Match[bytes], group: int, end: bytes) -> 
 
 
 def _read_abstract(record: bytes, at: int, stop: int, policy: TextPolicy) -> str:
-    """The text of the Abstract in record[at:stop]."""
+    """The text of the Abstract, which is in record[at:stop] if there is one."""
     at = record.find(b"<Abstract", at, stop)
     if at < 0:
+        if record.find(b"<Abstract", 0, stop) >= 0:
+            raise _Unsure
         return ""
     if not record.startswith(b"<Abstract>", at):
         raise _Unsure
@@ -224,8 +224,7 @@ def _find_pmcid(record: bytes, stop: int, data: int) -> str:
         others = _OTHER_IDS.match(record, first)
         if not others:
             raise _Unsure
-        found = _OTHER_ID.match(others[0])
-        return found[1].decode() if found else ""
+        return next(filter(None, _OTHER_ID.findall(others[0])), b"").decode()
     last = record.find(b"</ArticleIdList>", first)
     if min(first, last) < 0:
         raise _Unsure

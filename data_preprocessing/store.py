@@ -13,7 +13,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -156,24 +156,24 @@ def read_marker(work: str, step: str, index: int) -> dict[str, Any]:
 
 
 def mark_done(
-    work: str, step: str, index: int | str, value: dict[str, Any], cost: dict[str, Any] | None = None
+    work: str,
+    step: str,
+    index: int | str,
+    value: dict[str, Any],
+    measure: Callable[[int], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Write the marker of a finished call, with the hashes of what the call left for later steps, and what it cost."""
-    left = {suffix: streams.sha256_file(path) for suffix, path in _left(work, step, index)}
-    more = {"left": left} if cost is None else {"left": left, COST: cost}
+    """Write the marker of a finished call, with the hashes of what the call left for later steps.
+
+    Args:
+        measure: says what the call cost, given the bytes of what it left; asked once these are hashed.
+    """
+    paths = {suffix: unit_path(work, step, index, suffix) for suffix in LEFT.get(step, ())}
+    found = {suffix: path for suffix, path in paths.items() if exists(path)}
+    more: dict[str, Any] = {"left": {suffix: streams.sha256_file(path) for suffix, path in found.items()}}
+    if measure is not None:
+        more[COST] = measure(sum(map(os.path.getsize, found.values())))
     write_json(unit_path(work, step, index, ".json"), seal(value | more))
     return value
-
-
-def _left(work: str, step: str, index: int | str) -> list[tuple[str, str]]:
-    """(suffix, path) of what a call left for later steps."""
-    paths = [(suffix, unit_path(work, step, index, suffix)) for suffix in LEFT.get(step, ())]
-    return [(suffix, path) for suffix, path in paths if exists(path)]
-
-
-def measure_left(work: str, step: str, index: int) -> int:
-    """The bytes of what a call left for later steps."""
-    return sum(os.path.getsize(path) for _, path in _left(work, step, index))
 
 
 def is_whole(work: str, step: str, index: int | str) -> bool:

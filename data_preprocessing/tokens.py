@@ -1,16 +1,17 @@
 """Tokenizers: training, and an encoder that is fast and gives the ids of Hugging Face `tokenizers`."""
 
+import functools
 import hashlib
 import json
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import parse_tokenizer
-from modelzoo.reading import load_json
+from modelzoo.data.tokenizer import parse_tokenizer, vocabulary_size
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
@@ -94,15 +95,20 @@ def token_id(tokenizer, token: str, name: str) -> int:
     return found
 
 
+@functools.lru_cache(maxsize=1)  # a job's steps use one tokenizer, and parsing it takes a tenth of a second
+def parse_once(text: str) -> tuple[Any, int]:
+    """A tokenizers.Tokenizer that nobody may change, and what a model needs room for: the largest id + 1."""
+    tokenizer = parse_tokenizer(text, "tokenizer.json")
+    return tokenizer, vocabulary_size(tokenizer)
+
+
 class Encoder:
     """Texts to ids, as `tokenizers` gives them. gigatoken does the work where it agrees on CANARY."""
 
     def __init__(self, text: str, name: str, engine: str = "auto"):
         self.name, self.text, self.characters = name, text, 0
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
-        self.reference = parse_tokenizer(text, name)
-        # Ids may have gaps, so what a model needs room for is the largest id + 1.
-        self.size = max(self.reference.get_vocab().values()) + 1
+        self.reference, self.size = parse_once(text)
         self.fast = _fast(text, self.reference) if engine in ("auto", "gigatoken") else None
         self.engine = "gigatoken" if self.fast is not None else "tokenizers"
         if engine == "gigatoken" and self.fast is None:
@@ -145,7 +151,7 @@ def _fast(text: str, reference):
         import gigatoken
     except ImportError:
         return None
-    spec = load_json(text)
+    spec = json.loads(text)  # which `tokenizers` has parsed, so it is not nested too deeply
     if spec.get("model", {}).get("type") != "BPE" or spec.get("normalizer"):
         return None
     spec["added_tokens"] = [
@@ -162,9 +168,12 @@ def _fast(text: str, reference):
 
 
 def _encode_fast(fast, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    layout = fast.encode_batch(texts, parallel=False).layout.to_ListOffsetArray64(True)
-    offsets = np.asarray(layout.offsets.data, np.int64)
-    return np.asarray(layout.content.data[: offsets[-1]]).astype(np.int32, copy=False), offsets
+    """One call a text: a batch would come as an Awkward Array, whose import takes longer than 50,000 abstracts do."""
+    encode = fast.backend.encode
+    ids = [encode(text) for text in texts]
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(i) for i in ids], out=offsets[1:])
+    return np.concatenate(ids).astype(np.int32, copy=False) if ids else np.empty(0, np.int32), offsets
 
 
 def batched(texts: Iterable[str], characters: int = 1 << 20) -> Iterator[list[str]]:

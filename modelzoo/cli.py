@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from modelzoo import entry, modes, processes, progress, verbs, version
-from modelzoo.config.arguments import Parser, count, positive_int
+from modelzoo.config.arguments import Parser, Settings, count, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
@@ -69,7 +69,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--set",
-        action="append",
+        action=Settings,
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
@@ -128,7 +128,7 @@ def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
     for flag, (kind, text) in CLUSTER.items():
         csx.add_argument(f"--{flag}", type=kind, help=text)
     for flag in CLUSTER_LISTS:
-        csx.add_argument(f"--{flag}", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
+        csx.add_argument(f"--{flag}", action="extend", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
     csx.add_argument("--disable_version_check", action="store_true", default=None)
 
 
@@ -207,7 +207,12 @@ def _main(argv: list[str]) -> int | None:
 
 def _only_prints(argv: list[str]) -> bool:
     """Whether what a command prints is all that it makes."""
-    return argv[:1] == ["prompt"] or not {"plan", "bench", "--validate_only", "--compile_only"}.isdisjoint(argv)
+    return argv[:1] in (["prompt"], ["generate"]) or not {
+        "plan",
+        "bench",
+        "--validate_only",
+        "--compile_only",
+    }.isdisjoint(argv)
 
 
 def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:

@@ -90,9 +90,8 @@ def _join(world: World, kind: str, timeout: float) -> Ranks:
         meeting.watch(
             lambda: dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=wait)
         )
-        return Ranks(
-            world, dist.PrefixStore(f"{name}/ends", opened)
-        )  # it keeps `opened`, which may be the store itself
+        ends = dist.PrefixStore(f"{name}/ends", opened)  # keeps what may be the store itself
+        return Ranks(world, ends, lambda rank: _runs(*meeting.here[rank]))
     except (RuntimeError, ValueError, OSError) as e:
         first = " ".join(str(e).split())[:200]
         raise UserError(

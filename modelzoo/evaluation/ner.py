@@ -131,7 +131,8 @@ def conll(path: str, text: str, only: str | None = None):
             raise UserError(f"{path}:{n}: has no tag after the word {cells[0]!r}{' (and no tab)' if tabs else ''}")
         match = _READ.fullmatch(cells[-1])
         if match is None:
-            raise UserError(f"{path}:{n}: {cells[-1]!r} is no IOB tag (O, B-Type, I-Type; E-, S-, L-, U-)")
+            hint = "; remove the line if it names the columns" if n == 1 else ""
+            raise UserError(f"{path}:{n}: {cells[-1]!r} is no IOB tag (O, B-Type, I-Type; E-, S-, L-, U-){hint}")
         if not cells[0]:
             raise UserError(f"{path}:{n}: has no word before the tag {cells[-1]!r}")
         if match[1] and not (match[2] or only):

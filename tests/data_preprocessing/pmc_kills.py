@@ -15,7 +15,8 @@ from tests.data_preprocessing.pmc_service import make_articles, serving
 
 
 def words(service, out, *more):
-    return ["download", "--output", str(out), "--base_url", service.url, "--workers", "8", *map(str, more)]
+    workers = () if "--workers" in more else ("--workers", "8")
+    return ["download", "--output", str(out), "--base_url", service.url, *workers, *map(str, more)]
 
 
 def tree(out: Path) -> dict[str, str]:

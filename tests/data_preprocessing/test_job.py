@@ -207,16 +207,6 @@ def test_shares_of_a_job_array_give_the_same(tmp_path, corpus, tokenizer, hash_t
         jobs.run(jobs.make_plan(make(corpus, tmp_path / "c", tokenizer)), jobs.How(shard=(0, 2), step="encode"))
 
 
-def test_ray_gives_the_same(tmp_path, corpus, tokenizer, hash_tree, whole):
-    ray = pytest.importorskip("ray", reason="the ray extra is not installed")
-    os.environ.update(PYTHONPATH=os.getcwd(), RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
-    try:
-        run(make(corpus, tmp_path / "out", tokenizer), workers=2, engine="ray")
-    finally:
-        ray.shutdown()
-    assert hash_tree(tmp_path / "out") == hash_tree(whole[0])
-
-
 class Killed(BaseException):
     """Stands for kill -9: nothing may catch it."""
 
@@ -249,6 +239,49 @@ def test_killed_at_every_rename(tmp_path, corpus, tokenizer, hash_tree, whole, m
             run(make(corpus, out, tokenizer))
             assert hash_tree(out) == hash_tree(whole[0]), k
             shutil.rmtree(out)
+
+
+def test_killed_at_renames_of_the_steps_across_the_corpus(tmp_path, monkeypatch):
+    """Before and after; the same command leaves the same drops and pairs, and takes nothing half-made for whole."""
+    words = [f"w{k}" for k in range(30)]
+    texts = [" ".join([*words[: 20 + k % 4], "x" * (k % 3)]) for k in range(12)]
+    lines = [json.dumps({"id": k % 10, "text": text}) + "\n" for k, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    out, begun = tmp_path / "out", tmp_path / "begun"
+    filters = {"near_duplicates": 0.5, "min_chars": 0}
+    plan = jobs.make_plan(Job(source="jsonl", input=(str(tmp_path / "a.jsonl"),), output=str(out), buckets=2,
+                              filters=filters))  # fmt: skip
+    steps = ("keys", "texts", "near", "groups")
+    jobs.run(plan, jobs.How(step="extract"))
+    shutil.copytree(out, begun)
+    real, left = os.replace, [10**6, False]
+
+    def replace(a, b):
+        left[0] -= 1
+        if left[0] < 0:
+            if left[1]:
+                real(a, b)
+            raise Killed
+        real(a, b)
+
+    def run_steps():
+        for step in steps:
+            jobs.run(plan, jobs.How(step=step, memory=0))
+        return {p: p.read_bytes() for step in steps for p in (out / "work" / step).iterdir() if p.suffix == ".npy"}
+
+    monkeypatch.setattr(os, "replace", replace)
+    wanted = run_steps()
+    assert any(len(np.load(out / "work" / step / "00000.npy")) for step in ("texts", "groups"))
+    count = 10**6 - left[0]
+    assert count >= 2 * (3 * 2 + 1 + 2)
+    for number in range(0, count, 2):
+        shutil.rmtree(out)
+        shutil.copytree(begun, out)
+        left[:] = number, number % 4 == 2
+        with pytest.raises(Killed):
+            run_steps()
+        left[0] = 10**6
+        assert run_steps() == wanted
 
 
 def test_killed_by_the_clock(tmp_path, corpus, tokenizer, hash_tree, whole, repo):

@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
+from modelzoo.kernels.layout import layout_of
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text
+from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_size
 from modelzoo.sparsity import mup
 from tests.support import examples, write_shard
@@ -216,22 +219,22 @@ def test_memory_of_weights_and_optimizer():
 
 
 def test_memory_of_packed_blocks():
-    """Dead blocks take no weight, gradient or moment; for masks there are indices, 12 bytes a live block."""
+    """Dead blocks take no weight, gradient or moment; for masks there are a layout's indices."""
 
     def memory(**fields):
         return plan.make_plan(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
 
     whole, packed = memory(storage="masked"), memory(storage="packed")
     dead = MATRICES - MATRICES // 4
-    assert (
-        whole == memory(storage="auto")
-        and whole["masks"] == 2 * MATRICES
-        and packed["masks"] == 12 * MATRICES // 4 // 16
-    )
+    made = config({"sparsity": 0.75, "block": [4, 4]}).trainer.init
+    (sizes,) = (named for _, named in group_sizes(made))
+    layouts = [layout_of(torch.arange(r * c // 16).view(r // 4, c // 4) % 4 == 0, (4, 4)) for r, c in sizes.values()]
+    indices = sum(part.numel() * part.element_size() for layout in layouts for part in layout.parts)
+    assert whole == memory(storage="auto") and whole["masks"] == 2 * MATRICES and packed["masks"] == indices
     for part, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert whole[part] - packed[part] == each * dead
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
-    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + 12 * MATRICES // 4 // 16
+    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + indices
     assert memory(storage="masked", **rigl)["masks"] == (2 + 4) * MATRICES
 
 
