@@ -67,12 +67,12 @@ def _run(args: argparse.Namespace, call: list[str], work: str) -> dict:
 
 def _make_call(args: argparse.Namespace) -> dict:
     from data_preprocessing import drops, encode, minhash, resolve, store
-    from data_preprocessing.config import Job
+    from data_preprocessing.config import Filters, Job
 
     step, number, work = args.call
     job = Job(
         source="jsonl", input=(work,), output=work, buckets=args.buckets,
-        filters={"near_duplicates": 0.8, "near_permutations": PERMUTATIONS},
+        filters=Filters(near_duplicates=0.8, near_permutations=PERMUTATIONS),
     )  # fmt: skip
     more = {"memory": args.memory << 20} if args.memory else {}
     os.makedirs(os.path.join(work, step), exist_ok=True)

@@ -25,6 +25,7 @@ TARGETS = {  # what there is, late in 2026
     "pmc": {"PMC articles": 7_800_000},
     "jsonl": {"documents, as many as PubMed has citations": 38_000_000, "documents, as many as PMC's": 7_800_000},
 }
+SHORT, FAR = 0.5, 100  # CPU seconds of a step that tell little, of a job so many times smaller
 BY_UNIT, BY_BUCKET = ("extract", "encode"), ("keys", "texts", "near")
 _ADVICE = {
     "drops": "one call, which merges what the buckets drop",
@@ -182,7 +183,7 @@ def _limits(steps: dict, total: Mapping[str, float]) -> dict[str, str]:
         if seconds < total[str(cores)] / 20 or seconds <= 1.5 * found["cpu_seconds"] / cores:
             continue
         if step in BY_BUCKET and found["calls"] < cores:
-            limits[step] = f"{found['calls']:,} calls at most: --set buckets={cores}"
+            limits[step] = f"{found['calls']:,} calls at most, as many as `buckets`: --set buckets={cores}"
         elif step in BY_UNIT:
             longest = format_duration(seconds)
             limits[step] = f"{found['calls']:,} calls, of which the longest takes {longest}: cut large input files"
@@ -228,7 +229,15 @@ def _notes(found: dict, estimate: dict) -> list[str]:
         f"memory: {peak / 1e6:,.0f} MB a process at most here; {peak * CORES[1] / 1e9:,.1f} GB for {CORES[1]} of them",
         f"steps of one call: {100 * share:.2f} % of the CPU time, so {1 / max(share, 1e-9):,.0f} times as fast at most",
     ]
-    return lines + [f"does not scale: {step}: {why}" for step, why in estimate["limits"].items()]
+    lines += [f"does not scale: {step}: {why}" for step, why in estimate["limits"].items()]
+    short = [step for step, c in found["steps"].items() if c["cpu_seconds"] < SHORT and c["calls"] <= found["buckets"]]
+    factor = estimate["documents"] / max(found["records"], 1)
+    if factor > FAR and short:
+        lines.append(
+            f"{factor:,.0f} times the records of this job: {', '.join(short)} took less than {SHORT:g} s here, so "
+            "theirs is an order of magnitude"
+        )
+    return lines
 
 
 def _heading(found: dict) -> str:

@@ -1,6 +1,8 @@
 """Steps across the corpus, held to plain Python however little memory they have; and what a call is sent and costs."""
 
 import collections
+import gzip
+import hashlib
 import itertools
 import os
 import pickle
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_preprocessing import components, drops, resolve, sorting, store
+from data_preprocessing import components, drops, encode, filters, resolve, sorting, store
 from data_preprocessing import job as jobs
 from data_preprocessing.config import Job
 from data_preprocessing.filters import CODE
@@ -151,3 +153,42 @@ def test_more_inputs_than_a_manifest_lists_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "MAX_TEXT", 9 * (jobs.ENTRY + 7) - 1)
     with pytest.raises(UserError, match=r"9 input files are more than a manifest can list \(about 8\); put small"):
         jobs.make_plan(job)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3)), max_size=30), st.sampled_from([1, 60, 10**6]))
+def test_texts_of_kept_records_are_read_whether_they_are_few_or_many(tmp_path_factory, records, batch):
+    """A record: (bytes of its text, its reason)."""
+    work = str(tmp_path_factory.mktemp("texts"))
+    os.makedirs(os.path.join(work, "extract"))
+    texts = [bytes([65 + k % 26]) * length for k, (length, _) in enumerate(records)]
+    with open(store.unit_path(work, "extract", 0, ".text"), "wb") as file:
+        file.write(b"".join(texts))
+    lengths, reasons = (np.array([r[k] for r in records], np.int64) for k in (0, 1))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "BATCH_BYTES", batch)
+        found = list(encode.read_texts(work, 0, lengths, reasons))
+    assert [(int(r), text) for numbers, part in found for r, text in zip(numbers, part, strict=True)] == [
+        (k, text) for k, text in enumerate(texts) if not reasons[k]
+    ]
+
+
+def test_a_table_in_pieces_is_the_table(tmp_path, monkeypatch):
+    rng, work = np.random.default_rng(0), str(tmp_path)
+    (tmp_path / "extract").mkdir()
+    lines = [f"pmid:{k}\t{k}\t\t1\t2001\teng\t\t\ta.xml\t" for k in range(200)]
+    (tmp_path / "extract" / "00000.tsv").write_text("".join(line + "\n" for line in lines))
+    reasons, val, counts = rng.integers(0, 3, 200), rng.integers(0, 2, 200) > 0, rng.integers(0, 99, 200)
+    head = "\t".join((*store.FACTS, "reason", "split", "tokens"))
+    names = [
+        filters.REASONS[r] + "\t" + ("" if r else "val" if v else "train") for r, v in zip(reasons, val, strict=True)
+    ]
+    wanted = [head, *(f"{a}\t{b}\t{n}" for a, b, n in zip(lines, names, counts, strict=True)), ""]
+    for size in (1, 1 << 20):
+        monkeypatch.setattr(encode, "TABLE_BYTES", size)
+        sha = encode._documents_table(work, 0, work, reasons, val, counts)
+        data = (tmp_path / "documents" / "00000.tsv.gz").read_bytes()
+        assert gzip.decompress(data).decode().split("\n") == wanted and hashlib.sha256(data).hexdigest() == sha
+    (tmp_path / "extract" / "00000.tsv").write_text("".join(line + "\n" for line in lines[1:]))
+    with pytest.raises(ValueError, match="longer"):
+        encode._documents_table(work, 0, work, reasons, val, counts)
