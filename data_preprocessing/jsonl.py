@@ -11,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
 
 MAX_LINE = 4 * MAX_TEXT  # bytes
+MAX_PARTS = 6_000_000  # objects, lists and strings of a line; each takes some 60 bytes
 BLANK = "\ufeff \t\r\n"
 
 
@@ -48,6 +49,8 @@ def _records(lines: Iterator[tuple[int, bytes | None]], name: str, job) -> Itera
 
 
 def _record(line: str, number: int, name: str, job) -> Document:
+    if len(line) > MAX_PARTS and (parts := line.count("{") + line.count("[") + line.count('"') // 2) > MAX_PARTS:
+        raise ValueError(f"a record of {parts:,} objects, lists and strings; at most {MAX_PARTS:,} are taken")
     try:
         record = load_json(line)
     except ValueError as e:

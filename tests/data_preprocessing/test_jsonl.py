@@ -37,6 +37,12 @@ def test_marks_nulls_and_bad_lines_are_one_record_each(tmp_path):
         read(path, unreadable="refuse")
 
 
+def test_a_line_that_would_fill_the_memory_is_unreadable(tmp_path, monkeypatch):
+    monkeypatch.setattr(jsonl, "MAX_PARTS", 1000)
+    path = write(tmp_path / "a.jsonl", {"text": TEXT, "x": [{}] * 995}, {"text": TEXT, "x": [{}] * 996})
+    assert [d.kinds for d in read(path)] == [(), ("unreadable",)]
+
+
 def test_facts_in_any_form(tmp_path):
     path = write(
         tmp_path / "a.jsonl",
