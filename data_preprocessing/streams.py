@@ -101,7 +101,7 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
         read += len(piece)
         while True:
             try:
-                out = unpack.decompress(piece, 4 * CHUNK)
+                out = unpack.decompress(piece, CHUNK)
             except (zlib_ng.error, zlib.error) as e:  # pyright: ignore[reportGeneralTypeIssues]  zlib_ng's types err
                 raise UserError(f"{path}: corrupt gzip ({e}); fetch the file again") from None
             made += len(out)
@@ -117,7 +117,7 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
                 read -= len(unpack.unused_data)
                 unpack = None
                 break
-            if not piece and len(out) < 4 * CHUNK:
+            if not piece and len(out) < CHUNK:
                 break
     if unpack is not None:
         raise UserError(f"{path}: the gzip stream ends too early (a truncated file); fetch the file again")
