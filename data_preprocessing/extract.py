@@ -14,6 +14,7 @@ from data_preprocessing.records import Document, refuse_if_unreadable
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
 COUNTED = 1000  # languages, and licences, that a unit counts by name
+WRITTEN_AT_ONCE = 1 << 20  # bytes
 
 
 def documents(job: Job, path: str, name: str, passed: collections.Counter[str] | None = None):
@@ -45,7 +46,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
     languages, licences, passed = collections.Counter(), collections.Counter(), collections.Counter()
     text_path = store.unit_path(work, "extract", index, ".text")
     tsv_path = store.unit_path(work, "extract", index, ".tsv")
-    with open(text_path, "wb") as texts, open(tsv_path, "wb") as facts:
+    with open(text_path, "wb", WRITTEN_AT_ONCE) as texts, open(tsv_path, "wb", WRITTEN_AT_ONCE) as facts:
         for file in files:
             before = len(rows.keys)
             for document in documents(job, file["path"], file["name"], passed):

@@ -131,8 +131,17 @@ def boilerplate(document: Document) -> str | None:
     return "boilerplate" if _BOILERPLATE.match(body) else None
 
 
+_FOLD = bytes(  # ASCII to lower case, a line break to a blank, other controls to a line break
+    0x20 if c == 0x0A else 0x0A if c < 0x20 or c == 0x7F else ord(chr(c).lower()) if c < 0x80 else c for c in range(256)
+)
+
+
 def text_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in case and white space alone."""
+    if text.isascii():
+        folded = text.encode().translate(_FOLD)
+        if b"\n" not in folded and b"  " not in folded and folded[:1] != b" " and folded[-1:] != b" ":
+            return hashlib.blake2b(folded, digest_size=16).digest()
     plain = text.lower().replace("\n", " ")
     if "  " in plain or plain[:1] == " " or plain[-1:] == " " or not plain.isprintable():
         plain = " ".join(plain.split())

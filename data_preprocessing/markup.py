@@ -18,7 +18,7 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2028-\u202e\u2060-\u2064\ufeff\uf
 FORMULA_EDGE = "\x05"  # around a formula, until `tidy` knows what is next to it
 _AFTER_FORMULA = re.compile(r"\s*[,;:.?!)\]}](?!\d)")
 _FRAME = b'<x xmlns:mml="http://www.w3.org/1998/Math/MathML">%b</x>'
-_ENTITY = re.compile(rb"<!\[CDATA\[.*?\]\]>|&([A-Za-z][A-Za-z0-9]{0,40});", re.S)
+_ENTITY = re.compile(rb"<!\[CDATA\[(?:.*?\]\]>|.*+)|&([A-Za-z][A-Za-z0-9]{0,40});", re.S)
 _PREDEFINED = (b"amp", b"lt", b"gt", b"quot", b"apos")
 _PARSER = {"resolve_entities": False, "no_network": True, "load_dtd": False, "huge_tree": False}
 
@@ -37,7 +37,7 @@ def parse_fragment(fragment: bytes):
     try:
         return etree.fromstring(_FRAME % _ENTITY.sub(_number_entity, fragment), _fragment_parser())
     except etree.XMLSyntaxError as e:
-        raise ValueError(str(e)) from None
+        raise ValueError((e.msg or "not well-formed").partition(", line ")[0]) from None  # of the frame's lines
 
 
 def _number_entity(found: re.Match[bytes]) -> bytes:

@@ -242,7 +242,7 @@ def _find_year(words: bytes) -> int:
     return int(year[1]) if year else 0
 
 
-def _read_links(record: bytes, start: int) -> frozenset[str]:
+def _read_links(record: bytes, start: int) -> frozenset[bytes]:
     """RefTypes of the CommentsCorrectionsList at `start`, if there is one."""
     if start < 0:
         return frozenset()
@@ -250,12 +250,12 @@ def _read_links(record: bytes, start: int) -> frozenset[str]:
     found = _LINK.findall(inside)
     if len(found) != inside.count(b"<CommentsCorrections") - 1:
         raise _Unsure
-    return frozenset(name.decode() for name in found)
+    return frozenset(found)
 
 
 @functools.lru_cache(maxsize=4096)  # a few lists of types are those of most records
-def _find_kinds(types: bytes, links: frozenset[str]) -> tuple[str, ...]:
+def _find_kinds(types: bytes, links: frozenset[bytes]) -> tuple[str, ...]:
     found = _TYPE.findall(types)
     if len(found) != types.count(b"<PublicationType") - 1:
         raise _Unsure
-    return find_kinds((name.decode().strip() for name in found), links)
+    return find_kinds((name.decode().strip() for name in found), map(bytes.decode, links))

@@ -106,7 +106,7 @@ def _unpack(f, path: str, max_bytes: int, packing: type[Packing]) -> Iterator[by
         read += len(piece)
         while True:
             try:
-                out = unpack.decompress(piece, 4 * CHUNK)
+                out = unpack.decompress(piece, CHUNK)
             except (*unpack.errors, EOFError) as e:
                 raise UserError(f"{path}: corrupt {packing.name} ({e}); fetch the file again") from None
             except MemoryError:

@@ -1,5 +1,6 @@
 """Filters, near duplicates and decontamination, each against the rule written out."""
 
+import hashlib
 import json
 import random
 
@@ -73,6 +74,7 @@ def test_policies_of_kinds():
 def test_text_hash_is_blind_to_case_and_white_space_alone(a, b):
     plain = [" ".join(t.lower().split()) for t in (a, b)]
     assert (filters.text_hash(a) == filters.text_hash(b)) == (plain[0] == plain[1])
+    assert filters.text_hash(a) == hashlib.blake2b(" ".join(a.lower().split()).encode(), digest_size=16).digest()
     assert filters.text_hash(a) == filters.text_hash("\n " + "  \t".join(a.lower().split()) + "\u2003")
 
 

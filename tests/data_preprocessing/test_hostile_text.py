@@ -104,7 +104,9 @@ def test_a_million_bytes_of_gzip_members(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pump", [b"<PMID ", b"<OtherID ", b"<Year> ", b'<ArticleId IdType="pmc', b"<Abstract><AbstractText"]
+    "pump",
+    [b"<PMID ", b"<OtherID ", b"<Year> ", b'<ArticleId IdType="pmc', b"<Abstract><AbstractText"]
+    + [b"<![CDATA[]]>", b"<!---->", b"<Date", b'<OtherID a="b">', b"&lt;i&gt;", b"&amp", b'x="y" '],
 )
 def test_a_citation_that_repeats_an_open_tag(record, citation_set, pump):
     data = citation_set(record(1, "T", "")).replace(b"<Article ", pump * 20_000 + b"<Article ", 1)
