@@ -23,7 +23,7 @@ _CLOSE = re.compile(rb"article\s*+>")  # or something longer: cutting is never w
 _LONGEST = 128  # bytes that the beginning of a token may have without its end
 
 
-def cut(chunks: Iterator[bytes], path: str) -> Iterator[bytes | None]:
+def cut(chunks: Iterator[bytes], path: str) -> Iterator[bytes | ValueError]:
     """Each article, as an XML file of its own: with the file's DOCTYPE, and inside of the tags that it was inside of.
 
     Args:
@@ -31,8 +31,9 @@ def cut(chunks: Iterator[bytes], path: str) -> Iterator[bytes | None]:
         path: for messages.
 
     Yields:
-        The article's bytes; None for one of over MAX_ARTICLE, which is never held. A small file with one article at
-        most comes as it is, whatever it holds.
+        The article's bytes, or why there are none: it is larger than MAX_ARTICLE, and never held, or tags around
+            articles do not fit, as where an article's first tag is damaged. A small file with one article at most comes
+            as it is, whatever it holds.
 
     Raises:
         UserError: the file ends inside of the tags around its articles, or declares entities of its own.
@@ -59,8 +60,10 @@ class _Cutter:
         self.inside = self.holding = False  # of an article; whether its bytes are kept
         self.doctype = b""
         self.around: list[tuple[bytes, bytes]] = []  # (name, start tag) of the tags that are open
+        self.level = 1  # tags around the last article
+        self.misfit = ""  # what does not fit around articles, since the last of them
 
-    def articles(self) -> Iterator[bytes | None]:
+    def articles(self) -> Iterator[bytes | ValueError]:
         while (token := self._find(_OUTSIDE)) is not None:
             if token in _ENDS:
                 self._pass(token)
@@ -73,33 +76,47 @@ class _Cutter:
                 self.doctype = bytes(doctype[0])
                 self.at = doctype.end()
             elif (tag := self._match(_TAG)) is None:
-                raise self._damage("a tag without an end")
+                self.misfit = "a tag without an end"
+                self.at += len(token)
             elif not tag[1] and _ARTICLE.fullmatch(tag[2]):
+                yield from self._list_misfit()
                 yield self._take_article()
             else:
                 self._enter(tag)
+        yield from self._list_misfit()
         if self.around:
             name = self.around[-1][0].decode("utf-8", "replace")[:40]
             raise UserError(f"{self.path}: </{name}> is missing (a truncated file); fetch the file again")
+
+    def _list_misfit(self) -> Iterator[ValueError]:
+        if self.misfit:
+            yield ValueError(f"broken XML around articles: {self.misfit}")
+            self.misfit = ""
 
     def _enter(self, tag: re.Match[bytes]) -> None:
         """Note a tag that opens or closes around articles."""
         name, whole = bytes(tag[2]), bytes(tag[0])
         if tag[1]:
-            if not self.around or self.around.pop()[0] != name:
-                raise self._damage(f"</{name.decode('utf-8', 'replace')[:40]}> closes what is not open")
+            if not self.around or self.around[-1][0] != name:
+                self.misfit = f"</{name.decode('utf-8', 'replace')[:40]}> closes what is not open"
+            if name in (opened for opened, _ in self.around):
+                while self.around.pop()[0] != name:
+                    pass
+            elif _ARTICLE.fullmatch(name):  # its first tag is damaged: what came after that is not around the next
+                del self.around[self.level :]
         elif not whole.endswith(b"/>"):
             self.around.append((name, whole))
             if len(self.around) > MAX_DEPTH:
-                raise self._damage(f"over {MAX_DEPTH} tags around an article")
+                raise UserError(f"{self.path}: over {MAX_DEPTH} tags around an article; no file of articles")
         self.at = tag.end()
 
-    def _take_article(self) -> bytes | None:
+    def _take_article(self) -> bytes | ValueError:
         """The article that begins here, with what is around it."""
         del self.buffer[: self.at]
         self.at = 0
         self.inside = self.holding = True
-        depth = 0
+        self.level = len(self.around)
+        begun = False
         while True:
             token = self._find(_INSIDE)
             if token is None:
@@ -112,14 +129,17 @@ class _Cutter:
             elif (tag := self._match(_TAG)) is None:
                 self.at += len(token)
             else:
-                self.at = tag.end()
-                depth += -1 if tag[1] else 0 if tag[0].endswith(b"/>") else 1
-                if depth <= 0:
+                empty = tag[0].endswith(b"/>")
+                if begun and not tag[1] and not empty:  # the one before has no end; the parser will say so
                     break
+                self.at = tag.end()
+                if tag[1] or (empty and not begun):
+                    break
+                begun = True
         article = bytes(self.buffer[: self.at]) if self.holding and self.at <= MAX_ARTICLE else None
         self.inside = self.holding = False
         if article is None:
-            return None
+            return ValueError(f"larger than {MAX_ARTICLE >> 20} MB; refused as an article")
         before = b"".join(tag for _, tag in self.around)
         after = b"".join(b"</" + name + b">" for name, _ in reversed(self.around))
         return self.doctype + before + article + after
@@ -138,7 +158,7 @@ class _Cutter:
     def _skip(self, to: int) -> None:
         """Pass over text; outside of everything there is none."""
         if not (self.around or self.inside) and self.buffer[self.at : to].strip():
-            raise self._damage("text outside of any tag")
+            raise UserError(f"{self.path}: text outside of any tag; the file is damaged, or no file of articles")
         self.at = to
 
     def _match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
@@ -151,6 +171,9 @@ class _Cutter:
     def _pass(self, token: bytes) -> None:
         """Go past the end of the comment, CDATA section or instruction that begins here, or to the end of the file."""
         self.at += len(token)
+        if token == b"<!--":
+            self._pass_comment()
+            return
         end = _ENDS[token]
         while (found := self.buffer.find(end, self.at)) < 0:
             self.at = max(self.at, len(self.buffer) - len(end) + 1)
@@ -158,6 +181,22 @@ class _Cutter:
                 self.at = len(self.buffer)
                 return
         self.at = found + len(end)
+
+    def _pass_comment(self) -> None:
+        """The same for a comment. One that has no end, or holds `--`, is gone into, for it may hide articles."""
+        size = 0
+        while size <= MAX_TAG:
+            found = self.buffer.find(b"--", self.at + size)
+            size = max(0, (len(self.buffer) - 1 if found < 0 else found) - self.at)
+            if found >= 0 and found + 2 < len(self.buffer):
+                if self.buffer[found + 2 : found + 3] == b">":
+                    self.at = found + 3
+                    return
+                break
+            if not self._read_on():
+                break
+        if not self.inside:
+            self.misfit = "a comment without an end"
 
     def _read_on(self) -> bool:
         """Read more; what is done with is dropped, and so is an article that is too large."""
@@ -168,6 +207,3 @@ class _Cutter:
         chunk = next(self.rest, b"")
         self.buffer += chunk
         return bool(chunk)
-
-    def _damage(self, what: str) -> UserError:
-        return UserError(f"{self.path}: broken XML around its articles: {what}; fetch the file again")

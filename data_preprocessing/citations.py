@@ -23,7 +23,7 @@ _YEARS = re.compile(
 
 # What may be in a bracket with citations alone. What was taken is never given back: the time is that of one pass.
 _WORDS = (
-    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
+    r"\b(?:(?:e\.?g|i\.?e|cf|vide|viz|ver|voir|siehe|vgl|and|or|see|also|but|as|in|by|for|an?|the|therein|review(?:s|ed)?|overviews?|details?"
     r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
     r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
@@ -177,14 +177,13 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
 
 def _keep(left: str, citation: str, right: str) -> str:
     """How a citation is written that its sentence needs; "" for others."""
-    citation = citation.strip()
-    if not any(map(str.isdigit, citation)):
+    near = left[-24:]
+    after = _NEEDED_AFTER.search(near)
+    if not after and not (_SUBJECT_OF.match(right) and (not near.strip() or _SENTENCE_END.search(near))):
         return ""
-    after = _NEEDED_AFTER.search(left[-24:])
-    if not after:
-        begins = not left.strip() or _SENTENCE_END.search(left[-24:])
-        if not (begins and _SUBJECT_OF.match(right)) or any(map(str.isalpha, citation)):
-            return ""
+    citation = citation.strip()
+    if not any(map(str.isdigit, citation)) or (not after and any(map(str.isalpha, citation))):
+        return ""
     return citation if citation[0] in "[(" or (after and after[1]) or citation[0].isalpha() else f"[{citation}]"
 
 

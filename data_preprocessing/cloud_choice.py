@@ -7,7 +7,6 @@ highest last. 7.8 million take 62 MB; a list that is made takes three times that
 import datetime
 import os
 import re
-import shutil
 import sys
 from array import array
 from typing import NamedTuple
@@ -90,7 +89,7 @@ async def choose(client: Client, ask: Ask, folder: str) -> Choice:
     """The highest version of every article that is asked for; `ABSENT` where an id is asked for and is not there.
 
     Args:
-        folder: for the inventory's files, which go on where they were; it is gone when the list is made.
+        folder: for the inventory's files, which go on where they were.
 
     Raises:
         UserError: no inventory is complete, nothing is in the range, or the network.
@@ -105,7 +104,6 @@ async def choose(client: Client, ask: Ask, folder: str) -> Choice:
             reasons.append(str(e))
             print(f"note       inventory {date} is not complete, an older one is looked at: {e}", file=sys.stderr)
             continue
-        shutil.rmtree(folder, ignore_errors=True)
         return Choice(packed, date)
     raise UserError(f"none of the newest {len(reasons)} inventories is complete; last: {reasons[-1]}; try again later")
 

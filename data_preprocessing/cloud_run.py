@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shlex
+import shutil
 
 import numpy as np
 
@@ -114,16 +115,18 @@ class Download:
         remove_temporaries(self.state)
         remove_temporaries(self.output)
         path = os.path.join(self.state, "request.json")
-        articles = os.path.join(self.state, "articles.bin")
+        articles, inventory = (os.path.join(self.state, name) for name in ("articles.bin", "inventory"))
         if not exists(path):
             self._refuse_others()
-            choice = await cloud_choice.choose(client, ask, os.path.join(self.state, "inventory"))
+            choice = await cloud_choice.choose(client, ask, inventory)
             if not len(choice.packed):
                 raise UserError(f"--pmc {self.request.range}: {choice.source} lists no article of that range and date")
             cloud_choice.save(choice.packed, articles)
             today = datetime.datetime.now(datetime.UTC).date().isoformat()
             more = {"source": choice.source, "articles": len(choice.packed), "begun": today}
             write_json(path, self.request.model_dump() | more)
+        if exists(inventory):  # its list is made
+            shutil.rmtree(inventory)
         begun = read_record(path, Request, "is not there", "give another --output")
         if difference := self.request.compare(begun):
             raise UserError(f"{self.output}: was begun with {difference}; give another --output, or the same flags")
@@ -220,6 +223,8 @@ class Download:
             members = []
             for article in self.waiting[tar]:
                 record = ledger.read(article.position, 1)[0]
+                if record["status"] < Status.KEPT:
+                    raise UserError(f"{ledger.path}: was changed by another process; run again")
                 if record["status"] == Status.KEPT:
                     name = cloud.name_xml(article.pmcid, article.version)
                     members.append(Member(article.position, name, record["md5"].tobytes()))

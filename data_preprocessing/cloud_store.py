@@ -69,7 +69,7 @@ class Ledger:
         """Records `begin` to `begin + count`; what is not written yet is OPEN."""
         records = np.zeros(count, RECORD)
         with naming(self.path):
-            data = os.pread(self._fd, count * RECORD.itemsize, begin * RECORD.itemsize)
+            data = _read(self._fd, begin * RECORD.itemsize, count * RECORD.itemsize)
         whole = len(data) // RECORD.itemsize
         records[:whole] = np.frombuffer(data, RECORD, whole)
         if not np.isin(records["status"], list(Status)).all() or (records["code"] >= len(cloud.CODES)).any():
@@ -103,7 +103,7 @@ class Spool:
     def _scan(self) -> int:
         at, size = 0, os.fstat(self._fd).st_size
         while at + _HEAD.size <= size:
-            mark, position, length = _HEAD.unpack(os.pread(self._fd, _HEAD.size, at))
+            mark, position, length = _HEAD.unpack(_read(self._fd, at, _HEAD.size))
             if mark != _MARK or at + _HEAD.size + length > size:
                 break
             self.places[position] = at + _HEAD.size, length
@@ -143,14 +143,17 @@ def find_damaged(spool: Spool, members: list[Member]) -> list[Member]:
     with open_regular(spool.path) as file, naming(spool.path):
         for member in members:
             place = spool.places.get(member.position)
-            if place is None or hashlib.md5(_read(file, place)).digest() != member.md5:
+            if place is None or hashlib.md5(_read(file.fileno(), *place)).digest() != member.md5:
                 damaged.append(member)
     return damaged
 
 
-def _read(file: io.BufferedReader, place: tuple[int, int]) -> bytes:
-    offset, length = place
-    return os.pread(file.fileno(), length, offset)
+def _read(fd: int, offset: int, length: int) -> bytes:
+    """So many bytes from `offset` on, fewer only at the end of the file: one call may give fewer before it, too."""
+    data = os.pread(fd, length, offset)
+    while len(data) < length and (more := os.pread(fd, length - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def write_tar(path: str, spool: Spool, members: list[Member]) -> Measure:
@@ -169,7 +172,9 @@ def write_tar(path: str, spool: Spool, members: list[Member]) -> Measure:
         tarfile.open(fileobj=packed, mode="w", format=tarfile.USTAR_FORMAT) as tar,
     ):
         for member in members:
-            data = _read(file, spool.places[member.position])
+            data = _read(file.fileno(), *spool.places[member.position])
+            if hashlib.md5(data).digest() != member.md5:  # it was right a moment ago
+                raise OSError(errno.EIO, os.strerror(errno.EIO), spool.path)
             info = tarfile.TarInfo(member.name)
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))

@@ -41,8 +41,8 @@ class TextPolicy(Frozen):
     other_abstract: Literal["drop", "append", "if_missing"] = "drop"  # abstracts in other languages or plain language
     brackets: Literal["strip", "keep"] = "strip"  # MEDLINE puts translated titles in [brackets].
     tables: Literal["drop", "text"] = "drop"  # JATS: drop, or one line per row with cells joined by " | "
-    captions: Literal["drop", "keep"] = "drop"  # JATS: figure and table captions
-    citations: Literal["drop", "keep"] = "drop"  # JATS: in-text reference marks such as [12]
+    captions: Literal["drop", "keep"] = "drop"  # JATS: captions of figures and tables
+    citations: Literal["drop", "keep"] = "drop"  # JATS: [12], (Li, 2001); years alone stay
     body: bool = True  # JATS: False = title and abstract only
 
 

@@ -13,6 +13,7 @@ from data_preprocessing.records import Document, refuse_if_unreadable
 
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
+COUNTED = 1000  # languages, and licences, that a unit counts by name
 
 
 def documents(job: Job, path: str, name: str, passed: collections.Counter[str] | None = None):
@@ -56,7 +57,8 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                 rows.add(document, reason, texts)
                 facts.write(_fact_line(document, file["name"]))
                 for counter, value in ((languages, document.language), (licences, document.licence)):
-                    counter[value or "not told"] += 1
+                    value = value or "not told"
+                    counter[value if value in counter or len(counter) < COUNTED else "others"] += 1
                 name = filters.REASONS[reason]
                 if len(samples[name]) < SAMPLES:
                     samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
@@ -150,16 +152,16 @@ class _Rows:
 
     def arrays(self) -> store.Extracted:
         return store.Extracted(
-            keys=np.frombuffer(bytes(self.keys.data), "<u8"),
-            versions=np.array(self.versions, np.int32),
-            dates=np.array(self.dates, np.int32),
-            years=np.array(self.years, np.int16),
-            reasons=np.frombuffer(bytes(self.reasons), np.uint8),
-            lengths=np.array(self.lengths, np.int64),
-            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2),
-            prompts=np.array(self.prompts, np.int64),
-            deleted=np.frombuffer(bytes(self.deleted), "<u8"),
-            deleted_at=np.array(self.deleted_at, np.int64),
+            keys=np.frombuffer(self.keys.data, "<u8"),
+            versions=np.frombuffer(self.versions, np.int32),
+            dates=np.frombuffer(self.dates, np.int32),
+            years=np.frombuffer(self.years, np.int16),
+            reasons=np.frombuffer(self.reasons, np.uint8),
+            lengths=np.frombuffer(self.lengths, np.int64),
+            hashes=np.frombuffer(self.hashes, "<u8").reshape(-1, 2),
+            prompts=np.frombuffer(self.prompts, np.int64),
+            deleted=np.frombuffer(self.deleted, "<u8"),
+            deleted_at=np.frombuffer(self.deleted_at, np.int64),
         )
 
 

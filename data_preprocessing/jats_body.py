@@ -168,7 +168,9 @@ def _citation(element, tag: str) -> str:
     """The text of a citation: of an <xref>, or of a <sup> that holds nothing but numbered ones; "" for others."""
     if tag == "xref":
         kind = element.get("ref-type")
-        text = "".join(element.itertext()) if kind in _CITING or kind is None else ""
+        if kind is not None and kind not in _CITING:
+            return ""
+        text = "".join(element.itertext()) if len(element) else element.text or ""
         return text if kind or NUMERIC.match(text) else ""
     first = element[0] if len(element) else None
     if (

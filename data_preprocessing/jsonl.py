@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from data_preprocessing import streams
-from data_preprocessing.article_ids import identify
+from data_preprocessing.article_ids import Ids, identify
 from data_preprocessing.inputs import strip_packing
 from data_preprocessing.records import MAX_TEXT, Document, read_year, restore_cp1252, show, unreadable_record
 from data_preprocessing.spellings import normalise_language, normalise_licence
@@ -57,7 +57,8 @@ def _record(line: str, number: int, name: str, job) -> Document:
     pairs = job.objective.name == "prompt_completion"
     text = _string(record, job.completion_key if pairs else job.text_key)
     given = find_value(record, job.id_key)
-    ids = identify(_fact(record, job.pmcid_key), _fact(record, job.pmid_key), "", "")
+    pmcid, pmid = _fact(record, job.pmcid_key), _fact(record, job.pmid_key)
+    ids = identify(pmcid, pmid, "", "") if pmcid or pmid else _NO_IDS
     licence = _fact(record, job.licence_key) or (_fact(record, "license") if job.licence_key == "licence" else "")
     return Document(
         key=f"{name}:{number}" if given is None or given == "" else f"id:{given}",
@@ -67,18 +68,21 @@ def _record(line: str, number: int, name: str, job) -> Document:
         pmid=ids.pmid,
         pmcid=ids.pmcid,
         year=read_year(find_value(record, job.year_key)),
-        language=",".join(map(normalise_language, filter(None, _fact(record, job.language_key).split(",")))),
+        language=",".join(map(normalise_language, _fact(record, job.language_key).split(","))),
         licence=normalise_licence(licence),
     )
 
 
 _MISSING = object()
+_NO_IDS = Ids("")
 
 
 def find_value(record: dict, key: str, if_missing: object = None) -> object:
     """The value of a key, which may be a path through objects in objects: `content.text`."""
     if key in record:
         return record[key]
+    if "." not in key:
+        return if_missing
     value: object = record
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
@@ -90,6 +94,8 @@ def find_value(record: dict, key: str, if_missing: object = None) -> object:
 def _fact(record: dict, key: str) -> str:
     """A fact that is text or a number, or a list of such, joined by commas; "" for anything else."""
     value = find_value(record, key)
+    if value is None or type(value) is str:
+        return (value or "").strip()
     parts = value if isinstance(value, list) else [value]
     shown = (str(int(p)) if isinstance(p, float) and p.is_integer() else str(p) for p in parts if _is_fact(p))
     return ",".join(text for part in shown if (text := part.strip()))

@@ -57,7 +57,7 @@ def tidy(text: str) -> str:
         return tidy_printable(text)
     if FORMULA_EDGE in text:
         text = _space_formulas(text)
-    flat = text.replace("\n", " ").replace("\xa0", " ")
+    flat = text.replace("\n", " ").replace("\xa0", " ").replace("\u2009", " ").replace("\u200a", " ")
     if flat.isprintable():  # so it holds no invisible character, and no blank but " "
         return tidy_printable(flat)
     if not text.isascii():

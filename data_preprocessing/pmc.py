@@ -1,5 +1,6 @@
 """PMC full text (JATS): loose files with one article or many, or tar packages that are streamed and never extracted."""
 
+import codecs
 import os
 import re
 from collections import Counter
@@ -56,7 +57,7 @@ def documents(
         files = iter([("", head)])
     for member, data in files:
         where, key = (f"{path}:{member}", f"{name}:{member}") if member else (path, name)
-        if member and not member.lower().endswith(".nxml") and not _ARTICLE.search(data):
+        if member and not member.lower().endswith(".nxml") and not _may_hold_article(data):
             passed["no article"] += 1  # a manifest, a supplement
             continue
         try:
@@ -65,6 +66,10 @@ def documents(
             if unreadable == "refuse":
                 raise
             yield unreadable_record(key, member, str(e).removeprefix(f"{where}: "))
+
+
+def _may_hold_article(data: bytes) -> bool:
+    return _ARTICLE.search(data) is not None or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
 
 
 def _take(chunks: Iterator[bytes], size: int) -> bytes:
@@ -122,14 +127,14 @@ def _read(
             yield unreadable_record(key + number, member + number, why)
 
 
-def _parse(data: bytes | None) -> etree._Element:
+def _parse(data: bytes | ValueError) -> etree._Element:
     """The element <article> of one article's file.
 
     Raises:
         ValueError: it is too large, broken or none.
     """
-    if data is None:
-        raise ValueError(f"larger than {MAX_ARTICLE >> 20} MB; refused as an article")
+    if isinstance(data, ValueError):
+        raise data
     if len(data) > 3 * MAX_TAGS and (tags := data.count(b"<")) > MAX_TAGS:
         raise ValueError(f"{tags:,} tags, of which at most {MAX_TAGS:,} are taken; refused as an article")
     prolog = _PROLOG.match(data)

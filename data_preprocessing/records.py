@@ -94,6 +94,8 @@ def read_year(value: object) -> int:
 
     0 where it gives none, or several.
     """
+    if value is None:
+        return 0
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, str):

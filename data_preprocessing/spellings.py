@@ -1,5 +1,6 @@
 """Licences and languages as sources spell them, each in one spelling: CC-BY-NC-4.0, CC0; eng, fre."""
 
+import functools
 import re
 
 _LINK = re.compile(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]{1,40})(?:/(\d(?:\.\d)?))?", re.I)
@@ -31,14 +32,16 @@ _PAIRS = list(zip(_CODES.split()[::2], _CODES.split()[1::2], strict=True))
 _LANGUAGES = {short: code[:3] for short, code in _PAIRS} | {code[4:7]: code[:3] for _, code in _PAIRS if len(code) > 3}
 
 
+@functools.lru_cache(1024)
 def normalise_language(text: str) -> str:
     """A language's code as MEDLINE writes it (ISO 639-2, bibliographic): "en-US" is eng; an unknown one stays."""
     first = re.split("[-_]", text.strip().lower(), maxsplit=1)[0]
     return _LANGUAGES.get(first, first)
 
 
+@functools.lru_cache(1024)
 def normalise_licence(text: str) -> str:
-    """A licence's name: that of Creative Commons as CC-BY-NC-SA-4.0, CC0 or PDM; another one as it is given."""
+    """The name of a Creative Commons licence (CC-BY-NC-SA-4.0, CC0, PDM); another one as given, to 100 characters."""
     text = " ".join(text[:1000].split())
     if named := find_licence_link(text):
         return named
@@ -46,7 +49,7 @@ def normalise_licence(text: str) -> str:
         parts = re.findall("nc|nd|sa", found[1].lower())
         name = "-".join(["CC-BY", *(part.upper() for part in ("nc", "sa", "nd") if part in parts)])
         return name + (f"-{found[2]}" if found[2] else "")
-    return find_licence_words(text) or ("CC0" if _CC0.match(text) else text)
+    return find_licence_words(text) or ("CC0" if _CC0.match(text) else text[:100])
 
 
 def find_licence_link(text: str) -> str:

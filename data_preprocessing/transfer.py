@@ -252,8 +252,11 @@ async def run_all(items: Iterable[_Item], work: Callable[[_Item], Awaitable[obje
 
 
 def _redirect(url: str, place: str) -> str:
-    target = urllib.parse.urljoin(url, place)
-    before, after = urllib.parse.urlsplit(url), urllib.parse.urlsplit(target)
+    try:
+        target = urllib.parse.urljoin(url, place)
+        before, after = urllib.parse.urlsplit(url), urllib.parse.urlsplit(target)
+    except ValueError:
+        raise UserError(f"{url}: redirects to what is no address") from None
     if before.netloc != after.netloc or after.scheme not in (before.scheme, "https"):
         shown = redact_text(f"{after.scheme}://{after.hostname or ''}")
         raise UserError(f"{url}: redirects to {shown}; give that as --base_url if you trust it")
@@ -261,13 +264,19 @@ def _redirect(url: str, place: str) -> str:
 
 
 def _choose_proxy(url: str) -> str | None:
-    """The proxy of the environment (http_proxy, https_proxy, all_proxy, no_proxy) for this address."""
+    """The proxy of the environment (http_proxy, https_proxy, no_proxy) for this address.
+
+    Raises:
+        UserError: it is of another kind than http(s).
+    """
     parts = urllib.parse.urlsplit(url)
-    proxies = urllib.request.getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    proxy = urllib.request.getproxies().get(parts.scheme)
     if not proxy or urllib.request.proxy_bypass(parts.netloc):
         return None
-    return proxy if "://" in proxy else f"http://{proxy}"
+    kind, there, _ = proxy.partition("://")
+    if there and kind.lower() not in ("http", "https"):
+        raise UserError(f"{parts.scheme}_proxy: is a proxy of the kind {kind[:20]!a}; http and https ones are used")
+    return proxy if there else f"http://{proxy}"
 
 
 def read_pause(text: str) -> float | None:

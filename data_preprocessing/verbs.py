@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 
 from data_preprocessing.config import Job, check_paths
@@ -143,6 +144,7 @@ def summary(out: str, result: dict, seconds: float) -> str:
 def tokenizer(args) -> int:
     """Train a tokenizer on documents as a job would keep them, or compare encoders on them."""
     from data_preprocessing import extract, filters, inputs, shards, tokens
+    from data_preprocessing.report import show_passed
     from modelzoo.data.tokenizer import read_tokenizer
 
     base = {"source": args.source, "input": tuple(args.input), "output": args.output or "."}
@@ -151,10 +153,12 @@ def tokenizer(args) -> int:
     if bool(args.output) == bool(args.check):
         raise UserError("give either --output FILE to train, or --check TOKENIZER to compare ids")
 
+    passed: Counter[str] = Counter()
+
     def texts(limit: float):
         left = limit
-        for file in inputs.find(config.input, config.source):
-            for d in extract.documents(config, file["path"], file["name"]):
+        for file in inputs.find(config.input, config.source, passed):
+            for d in extract.documents(config, file["path"], file["name"], passed):
                 if not d.deleted and not filters.find_reason(d, chain):
                     yield d.text
                     left -= len(d.text)
@@ -188,5 +192,5 @@ def tokenizer(args) -> int:
             f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})",
             file=sys.stderr,
         )
-    print(f"{args.output}: {size:,} entries")
+    print("\n".join(filter(None, [show_passed(passed), f"{args.output}: {size:,} entries"])))
     return 0

@@ -207,7 +207,12 @@ def _main(argv: list[str]) -> int | None:
 
 def _only_prints(argv: list[str]) -> bool:
     """Whether what a command prints is all that it makes."""
-    return argv[:1] == ["prompt"] or not {"plan", "bench", "--validate_only", "--compile_only"}.isdisjoint(argv)
+    return argv[:1] in (["prompt"], ["generate"]) or not {
+        "plan",
+        "bench",
+        "--validate_only",
+        "--compile_only",
+    }.isdisjoint(argv)
 
 
 def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:

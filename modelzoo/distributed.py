@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -185,8 +185,8 @@ class Ranks:
             load_library().destroy_process_group()  # closes connections: who waits for this rank learns of it at once
         with contextlib.suppress(Exception):
             if reason is not None and self.first:  # it may host the store, in which the others look for the reason
-                self._await([f"read/{r}" for r in range(1, self.size)])
-            elif reason is not None and self._await(["end/0"]):
+                self._await("read", range(1, self.size))
+            elif reason is not None and self._await("end", [0]) and self._knows("end/0"):
                 theirs = self._store.get("end/0").decode()
                 known = not theirs or theirs.startswith(reason[:100])
                 self._store.set(f"read/{self.rank}", "")
@@ -237,10 +237,12 @@ class Ranks:
         except Exception:  # the store is gone, and with it who hosts it
             return {}, [0] if self.rank else []
 
-    def _await(self, keys: list[str]) -> bool:
-        """Wait for keys of the store, for REPORTS seconds; whether all are there."""
+    def _await(self, word: str, ranks: Iterable[int]) -> bool:
+        """Wait for word of ranks, as far as they run, for REPORTS seconds; whether it has come."""
         until = time.monotonic() + REPORTS
-        while not (found := all(map(self._knows, keys))) and time.monotonic() < until:
+        while not (found := all(self._knows(f"{word}/{r}") or not self._runs(r) for r in ranks)):
+            if time.monotonic() > until:
+                break
             time.sleep(0.02)
         return found
 

@@ -17,7 +17,7 @@ from modelzoo import host
 from modelzoo.config.errors import UserError
 
 PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package is
-NOTICE = 5.0  # seconds in which the others notice that one has failed; then they get a SIGTERM, as they may wait for it
+NOTICE = 10.0  # seconds in which the others notice and report that one has failed; then those that wait get a SIGTERM
 GRACE = 15.0  # seconds that the others have to end after one has ended; then they are killed
 POLL = 0.02  # seconds between looks at them
 PROGRAM = "from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not

@@ -4,7 +4,15 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from modelzoo.config.arguments import Parser, Settings, positive_int
+from modelzoo.config.arguments import (
+    Parser,
+    Settings,
+    count,
+    nonnegative_float,
+    positive_float,
+    positive_int,
+    share,
+)
 
 
 class Verb(NamedTuple):
@@ -122,7 +130,69 @@ def _search(args: argparse.Namespace) -> None:
     print(search_prompts(request))
 
 
+def _generate_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("path", metavar="RUN", help="a run folder, a step folder, a .mdl or an exported folder")
+    p.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="a text to go on from; may be repeated"
+    )
+    p.add_argument("--file", metavar="FILE", help="prompts: text, one a line, or .jsonl; - is standard input (text)")
+    p.add_argument("--whole", action="store_true", help="take the text of --file for one prompt")
+    p.add_argument("--field", metavar="NAME", help="of a .jsonl line, that holds the prompt (prompt)")
+    p.add_argument("--max_new_tokens", type=positive_int, default=128, metavar="N", help="of each text (128)")
+    p.add_argument("--temperature", type=nonnegative_float, metavar="T", help="draw tokens (default: the likeliest)")
+    p.add_argument("--top_k", type=positive_int, metavar="K", help="draw among the K likeliest tokens")
+    p.add_argument("--top_p", type=share, metavar="P", help="draw among the likeliest that have this share together")
+    p.add_argument("--repetition_penalty", type=positive_float, default=1.0, metavar="R", help="of tokens there (1)")
+    p.add_argument("--samples", type=positive_int, default=1, metavar="N", help="texts for each prompt (1)")
+    p.add_argument("--seed", type=count, metavar="N", help="of the draws (0): the same texts again, in any batch")
+    p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a text; may be repeated")
+    p.add_argument("--refuse_long", action="store_true", help="refuse a prompt longer than the context (default: cut)")
+    p.add_argument("-o", "--output", metavar="FILE", help="JSON lines here, - for standard output (default: texts)")
+    p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
+    p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
+    p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
+    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    import os
+    import sys
+
+    from modelzoo.config.errors import UserError
+    from modelzoo.generation import prompts, settings
+    from modelzoo.reading import exists
+
+    how = settings.choose_settings(
+        args.max_new_tokens, args.samples, args.temperature, args.top_k, args.top_p, args.repetition_penalty,
+        tuple(args.stop), args.seed,
+    )  # fmt: skip
+    if args.output not in (None, prompts.STDIN) and exists(args.output):
+        raise UserError(f"{args.output}: exists; give another name, or remove it first")
+    if not os.path.exists(args.path):
+        raise UserError(f"{args.path}: no such run; name a run folder, a step folder, a .mdl or an exported folder")
+    asks = not args.prompt and args.file is None and not args.whole and args.field is None and sys.stdin.isatty()
+    if asks and args.output is not None:
+        raise UserError("-o: takes the texts of --prompt or --file; at a terminal there are none to store")
+    file = prompts.STDIN if not asks and not args.prompt and args.file is None else args.file
+    found = None if asks else prompts.read_prompts(args.prompt, file, args.field, args.whole)
+    from modelzoo.generation.command import Request, generate_texts
+
+    generate_texts(
+        Request(
+            args.path, found, how, args.batch_size, args.output, args.params, args.tokenizer, args.target,
+            args.refuse_long,
+        )
+    )  # fmt: skip
+
+
 VERBS = {
+    "generate": Verb(
+        "Write texts with a run or an export: from prompts given here, in a file, on standard input, or at a terminal.",
+        'python run.py generate runs/s75 --prompt "Aspirin lowers" --temperature 0.8 --top_p 0.9\n'
+        "  python run.py generate runs/s75 --file prompts.jsonl --samples 4 -o texts.jsonl",
+        _generate_arguments,
+        _generate,
+    ),
     "compare": Verb(
         "Runs side by side: a table of FLOPs and scores, and a picture of their losses and sparsity per layer.",
         "python run.py compare runs/dense runs/s75 -o comparison.svg",

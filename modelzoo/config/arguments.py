@@ -75,5 +75,6 @@ def integer(low: int, high: int) -> Callable:
 
 positive_int = _number(int, "an integer", 0, open_below=True)
 count = _number(int, "an integer", 0)
+nonnegative_float = _number(float, "a number", 0)
 positive_float = _number(float, "a number", 0, open_below=True)
 share = _number(float, "a share of 1", 0, below=1)

@@ -22,6 +22,8 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")  # names of files 
 Size = Annotated[int, Field(gt=0, le=2**24)] | None
 _LAYERS, _WIDTHS = ("n_layer", "num_hidden_layers", "n_layers", "num_layers"), ("n_embd", "hidden_size", "d_model")
 
+_LENGTHS = ("max_position_embeddings", "max_seq_len", "seq_length")
+
 
 class _Sizes(Record):
     """Sizes in a config.json, by the names that architectures have for them."""
@@ -55,7 +57,8 @@ class _Inner(nn.Module):
         """[b, t] ids to [b, t, hidden_size]; with `past` behind what each row holds."""
         if past is None:
             return self.hf.base_model(input_ids=input_ids.long(), use_cache=False).last_hidden_state
-        t, most = input_ids.shape[1], self.hf.config.max_position_embeddings
+        t, most = input_ids.shape[1], _find_length(self.hf.config)
+        assert most is not None
         found = []
         for row, cache, held in zip(input_ids.long(), past.caches, past.lengths, strict=True):
             row = row[: most - held]  # padding may go beyond the positions that there are
@@ -108,7 +111,9 @@ class Exported(nn.Module):
     @property
     def length(self) -> int:
         """Positions that the model has."""
-        return self.model.hf.config.max_position_embeddings
+        length = _find_length(self.model.hf.config)
+        assert length is not None  # `load_exported` requires it
+        return length
 
     @property
     def vocab_size(self) -> int:
@@ -133,8 +138,10 @@ def load_exported(path: str, device: torch.device) -> Exported:
     _check_sizes(config, read_json(config, "missing"), _stored_bytes(path))
     try:
         from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
     except ImportError:
         raise UserError(f"{path}: a Hugging Face folder needs transformers (pip install transformers)") from None
+    logging.disable_progress_bar()  # it takes moments, and would stand between our own lines
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
@@ -223,10 +230,16 @@ def _check_sizes(file: str, config: Any, stored: int) -> None:
 
 def _require_sizes(path: str, model: Exported) -> None:
     """Refuse a model that does not say how long its context and how large its vocabulary is."""
-    for key in ("max_position_embeddings", "vocab_size"):
-        value = getattr(model.model.hf.config, key, None)
+    config = model.model.hf.config
+    sizes = {"max_position_embeddings": _find_length(config), "vocab_size": getattr(config, "vocab_size", None)}
+    for key, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(f"{os.path.join(path, 'config.json')}: {key}: is missing; scores need it")
+
+
+def _find_length(config: Any) -> int | None:
+    """Positions of a context, by the names that architectures have for them."""
+    return next((v for n in _LENGTHS if (v := getattr(config, n, None)) is not None), None)
 
 
 def _one_line(error: BaseException) -> str:

@@ -91,7 +91,8 @@ def make_config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str,
         }  # fmt: skip
     if family is BLOOM:
         rates = {"hidden_dropout": c.dropout_rate, "attention_dropout": attention}
-        return {**common, "hidden_size": d, "n_layer": layers, "n_head": heads, "layer_norm_epsilon": eps, **rates}
+        sizes = {"hidden_size": d, "n_layer": layers, "n_head": heads, "seq_length": c.max_position_embeddings}
+        return {**common, **sizes, "layer_norm_epsilon": eps, **rates}
     if family is MPT:
         sizes = {"d_model": d, "n_layers": layers, "n_heads": heads, "max_seq_len": c.max_position_embeddings}
         return {**common, **sizes, "expansion_ratio": 4, "layer_norm_epsilon": eps, "no_bias": True,

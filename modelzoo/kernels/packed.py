@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modelzoo.kernels import few
 from modelzoo.kernels.choose import choose_kernel
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
 from modelzoo.kernels.rows import sum_rows
@@ -49,6 +50,8 @@ def linear(
         x = x.to(torch.get_autocast_dtype(device))
     if torch.compiler.is_compiling():  # opaque to the compiler, so its neighbours are still fused
         return _linear_op(x, values, bias, probe, *layout.parts, *layout.block)
+    if few.takes(x) and (y := few.multiply_packed(x, values, layout, bias)) is not None:
+        return y
     return _Linear.apply(x, values, bias, probe, layout)
 
 

@@ -225,8 +225,11 @@ def _check_file(path: str, facts: FileFacts) -> None:
         raise UserError(f"{path}: its SHA-256 differs from the manifest's; it was changed after it was written")
 
 
-def load(path: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+def load(path: str, only: str | None = None) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     """A verified checkpoint: tensors by file stem and name, on the CPU, and the state.
+
+    Args:
+        only: the stem of the one file to read; default: all.
 
     Raises:
         UserError: of `verify`, or a file that holds no tensors.
@@ -234,7 +237,7 @@ def load(path: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     manifest = verify(path)
     stems = [n.removesuffix(".safetensors") for n in manifest.files if n.endswith(".safetensors")]
     files = {}
-    for stem in stems:
+    for stem in stems if only is None else [s for s in stems if s == only]:
         file = os.path.join(path, f"{stem}.safetensors")
         try:
             files[stem] = safetensors.torch.load_file(file)

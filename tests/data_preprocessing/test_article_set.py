@@ -43,7 +43,7 @@ def test_articles_are_those_that_a_parser_finds(frame, bodies, blank, size):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(article_set, "WHOLE", 0)
         found = list(article_set.cut((data[at : at + size] for at in range(0, len(data), size)), "f"))
-    cut = [next(etree.fromstring(piece or b"").iter("{*}article")) for piece in found]
+    cut = [next(etree.fromstring(piece).iter("{*}article")) for piece in found]
     shown = [[etree.tostring(e, method="c14n", with_tail=False) for e in side] for side in (cut, outer)]
     assert shown[0] == shown[1]
 
@@ -64,18 +64,21 @@ def test_one_bad_article_of_many_is_counted_or_refused_by_its_number(tmp_path, m
     monkeypatch.setattr(article_set, "MAX_ARTICLE", 5000)
     path = tmp_path / "PMC1_PMC5.xml.gz"
     texts = [article(1), article(2, "<b>"), article(3, "x" * 9000), article(4, "&nbsp;"), article(5)]
+    texts.append(article(6).replace("</article>", "") + article(7))  # one that has no end
+    texts += [article(8).replace("<article>", "<Article>"), article(9)]
     path.write_bytes(gzip.compress(f"<articles>{''.join(texts)}</articles>".encode()))
     found = read(path, "drop")
-    assert [d.key for d in found if not d.kinds] == ["PMC1", "PMC5"]
+    assert [d.key for d in found if not d.kinds] == ["PMC1", "PMC5", "PMC7", "PMC9"]
     why = [d.text for d in found if d.kinds]
-    assert "broken XML" in why[0] and "larger than" in why[1] and "nbsp" in why[2]
+    assert "broken XML" in why[0] and "larger than" in why[1] and "nbsp" in why[2] and "broken XML" in why[3]
+    assert why[4] == "broken XML around articles: </article> closes what is not open"
     with pytest.raises(UserError, match=r"PMC1_PMC5\.xml\.gz#2: broken XML"):
         read(path)
 
 
 @pytest.mark.parametrize("damage,message", [
     (lambda d: d[: len(d) // 2], "truncated"), (lambda d: d[:-11], "</articles> is missing"),
-    (lambda d: d.replace(b"</articles>", b"</article>"), "closes what is not open"),
+    (lambda d: d.replace(b"</articles>", b"</article>"), "</articles> is missing"),
     (lambda d: d + b"words", "text outside of any tag"),
     (lambda d: b"<!DOCTYPE articles [<!ENTITY a 'b'>]>" + d, "declares entities"),
 ])  # fmt: skip

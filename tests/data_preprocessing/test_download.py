@@ -295,7 +295,9 @@ def test_nothing_is_waited_for_without_end(server, tmp_path, fault):
     fetch(server, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["http://127.0.0.2:9/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "//elsewhere/x"])
+@pytest.mark.parametrize(
+    "place", ["http://[", "http://127.0.0.2:9/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "//elsewhere/x"]
+)
 def test_redirects_to_other_hosts_are_refused(server, tmp_path, place):
     server.faults["pubmed30n0001.xml.gz"] = [f"to {place}"]
     with pytest.raises((UserError), match=r"redirects to|is not allowed|302"):

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import re
-import signal
 import tarfile
 import time
 
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 
 from data_preprocessing import cli, cloud, cloud_choice, cloud_store, tar, transfer
+from tests.data_preprocessing.pmc_kills import kill_at_random, tree, words
 from tests.data_preprocessing.pmc_service import CODES, DATES, INVENTORIES, make_articles, make_xml, serving
 from tests.data_preprocessing.test_full_disk import run as run_limited
 
@@ -30,11 +30,6 @@ def service():
 def fast(monkeypatch):
     """Pauses between tries are a hundredth of what they are."""
     monkeypatch.setattr(transfer, "BACKOFF", 0.01)
-
-
-def words(service, out, *more):
-    workers = () if "--workers" in more else ("--workers", "8")
-    return ["download", "--output", str(out), "--base_url", service.url, *workers, *map(str, more)]
 
 
 def run(service, out, *more, expect=0):
@@ -63,10 +58,6 @@ def members(out) -> list[list[tuple[str, bytes]]]:
 
 def flat(out):
     return [member for tar_ in members(out) for member in tar_]
-
-
-def tree(out) -> dict[str, str]:
-    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(out.glob("[!.]*")) if p.is_file()}
 
 
 @pytest.mark.parametrize(
@@ -322,6 +313,15 @@ def test_bytes_that_a_power_cut_spoiled_are_fetched_again(service, tmp_path, mon
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
+def test_reads_and_writes_that_do_less_than_was_asked(service, tmp_path, monkeypatch):
+    run(service, tmp_path / "whole", "--pmc", "--articles_per_tar", 4)
+    pread, pwrite = os.pread, os.pwrite
+    monkeypatch.setattr(os, "pread", lambda fd, n, at: pread(fd, max(1, n // 2), at))
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, data[: 32 if len(data) == 32 else 100], at))
+    run(service, tmp_path / "out", "--pmc", "--articles_per_tar", 4)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")
+
+
 def test_requests_per_second_are_held_to_a_rate(service, tmp_path):
     begun = time.monotonic()
     run(service, tmp_path / "out", "--pmc", 3, "--rate", 40)
@@ -350,7 +350,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(service, tmp_path)
     assert tree(tmp_path / "out") == tree(tmp_path / "whole")
 
 
-def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch):
+def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch, capsys):
     for name in ("no_proxy", "NO_PROXY", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("http_proxy", service.url)
@@ -360,6 +360,11 @@ def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch):
     monkeypatch.setenv("no_proxy", "pmc.invalid")
     flags[3] = str(tmp_path / "other")
     assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", "socks5://me:hunter2@127.0.0.1:9")
+    capsys.readouterr()
+    assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+    assert capsys.readouterr().err.startswith("error: http_proxy: is a proxy of the kind 'socks5'")
 
 
 def test_from_the_service_to_shards(service, tmp_path, tokenizer, capsys):
@@ -453,28 +458,6 @@ def test_a_spool_loses_what_was_being_written_alone(tmp_path, cut):
 
 
 # --- kills ------------------------------------------------------------------------------------------------------------
-
-
-def kill_at_random(service, out, flags, kills: int, seed: int) -> int:
-    """Kill a download `kills` times, after a random number of requests each, and let it end; returns the kills."""
-    draw, killed = random.Random(seed), 0
-    while True:
-        stop = len(service.asked) + draw.randrange(1, 60) if killed < kills else float("inf")
-        if not (child := os.fork()):
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
-            os._exit(cli.main(words(service, out, *flags)))
-        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-            if len(service.asked) >= stop:
-                os.kill(child, signal.SIGKILL)
-                ended = os.waitpid(child, 0)
-                break
-            time.sleep(0.001)
-        if (code := os.waitstatus_to_exitcode(ended[1])) == 0:
-            return killed
-        assert code == -signal.SIGKILL
-        killed += 1
 
 
 def test_kills_end_in_the_bytes_of_an_undisturbed_run(service, tmp_path):

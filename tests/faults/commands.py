@@ -16,7 +16,10 @@ from tests.faults.world import World
 # By their nature these differ from one run to the next (times, process numbers, what a launch reports)...
 UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/")
 # ... and of these only the presence counts.
-PRESENT = ("/timing.jsonl", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg")
+PRESENT = (
+    "/timing.jsonl", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
+    "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
+)  # fmt: skip
 MOMENT = ("/state.json", "/manifest.json")  # of a checkpoint: they also tell what was logged by then
 STEP = re.compile(r"(.*checkpoints/step_)(\d+)/")
 CPU = ("CPU", "-p")
@@ -74,6 +77,10 @@ COMMANDS = {
     "import-mdl": _zoo("import", "{w}/model.mdl", "imported", "-p", "{w}/train.yaml"),
     "synthetic": _data("synthetic", "--output", "xml", "--documents", "20"),
     "download": _data("download", "--baseline", "2", "--output", "xml", "--base_url", "{url}", "--retries", "1"),
+    "download-pmc": _data(
+        "download", "--pmc", "--output", "pmc", "--base_url", "{url}/pmc", "--retries", "1", "--workers", "1",
+        "--articles_per_tar", "2",
+    ),
     "tokenizer": _data("tokenizer", "--input", "{w}/xml", "--output", "tokenizer.json", "--vocab_size", "300"),
     "pubmed": _data("pubmed", "--input", "{w}/xml", "--output", "shards", "{job}"),
     "pubmed-trained": _data(

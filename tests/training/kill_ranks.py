@@ -90,10 +90,10 @@ def kill_one(way: str, config: Path, run: Path, draw: random.Random) -> str:
     process = start(way, config, run)
     begin = time.monotonic()
     found = await_ranks(process, WAYS[way])
-    if early := draw.random() < 0.4:
+    if draw.random() < 0.4:
         time.sleep(draw.random() * SPAN)
     else:
-        step = min(find_step(run) + draw.randrange(2 * EVERY), STEPS - EVERY)
+        step = min(find_step(run) + draw.randrange(1, 2 * EVERY), STEPS - EVERY)  # of this launch
         while find_step(run) < step and process.poll() is None:
             time.sleep(0.01)
         time.sleep(draw.random() * 0.5)
@@ -111,11 +111,12 @@ def kill_one(way: str, config: Path, run: Path, draw: random.Random) -> str:
     assert len(errors) <= 1 and all(f"rank {victim} of {WAYS[way]}: gone" in x for x in errors), text
     if victim >= 0 and way != "torchrun":
         assert code and f"error: rank {victim} was killed by SIGKILL" in text, text
+        assert len(errors) == 1 or "\nstep " not in text, text  # whoever trained has noticed and reported it
     for path in (run / "checkpoints").glob("step_*"):
         checkpoint.load(str(path))
     for line in (run / "launches.jsonl").read_text().splitlines() if (run / "launches.jsonl").exists() else ():
         json.loads(line)
-    when = "before all had joined" if early and not found_joined(text) else f"at step {find_step(run)} or later"
+    when = f"at step {find_step(run)} or later" if found_joined(text) else "before all had joined"
     who = f"rank {victim} {when}" if victim >= 0 else "nobody, it was over"
     return f"{way:9} killed {who} after {killed - begin:.1f} s: code {code}, {len(errors)} line, {seconds:.1f} s to end"
 

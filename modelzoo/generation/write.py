@@ -1,0 +1,102 @@
+"""Texts written token by token, in batches whose rows begin and end on their own."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from modelzoo.config.errors import UserError
+from modelzoo.draws import make_generator
+from modelzoo.evaluation.predict import Continuation
+from modelzoo.generation.load import LoadedModel
+from modelzoo.generation.prompts import Prompt
+from modelzoo.generation.sampling import choose_token
+from modelzoo.generation.settings import Settings
+from modelzoo.generation.text import GrowingText
+
+WHY = {  # how a text ended
+    "end": "the model ended the text",
+    "stop": "a stop came",
+    "length": "as long as --max_new_tokens allows",
+    "context": "the context is full",
+}
+
+
+class Text:
+    """A text that is being written.
+
+    Args:
+        prompt: as it was given. sample: the number of this text among those of one prompt.
+
+    Attributes:
+        ids: the tokens written. end: why it ended (WHY); None while it goes on.
+        cut: tokens that the prompt's beginning was shortened by.
+    """
+
+    def __init__(self, model: LoadedModel, prompt: Prompt, sample: int, settings: Settings):
+        self.prompt, self.sample, self._settings, self._model = prompt, sample, settings, model
+        words = model.encode(prompt)
+        soft = model.soft
+        room = model.length - soft.tokens
+        # one that leaves no room keeps its end: half the context at least, more where few tokens are asked for
+        self.cut = max(0, len(words) - (room - min(settings.max_new_tokens, room // 2))) if len(words) >= room else 0
+        self.words = words[self.cut :]
+        learned = list(range(soft.first, soft.first + soft.tokens))
+        self.begin = learned + self.words if soft.place == "prefix" else self.words + learned
+        self._seen = set(self.words)
+        self._generator = None if settings.greedy else make_generator(settings.seed, "generate", sample)
+        self._growing = GrowingText(model.tokenizer.decode, self.words, settings.stops)
+        self.ids: list[int] = []
+        self.end: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What is written: once it has ended all, before that what no further token can change."""
+        return self._growing.text if self.end else self._growing.shown
+
+    def go_on(self, scores: torch.Tensor) -> None:
+        """Write a token, by its scores [V]."""
+        settings = self._settings
+        token = choose_token(scores, self._seen, settings, self._generator)
+        if token == self._model.tokenizer.eos:
+            self._close("end")
+            return
+        self.ids.append(token)
+        self._seen.add(token)
+        self._growing.add(token)
+        if self._growing.stopped:
+            self._close("stop")
+        elif len(self.ids) >= settings.max_new_tokens:
+            self._close("length")
+        elif len(self.begin) + len(self.ids) >= self._model.length:
+            self._close("context")
+
+    def _close(self, why: str) -> None:
+        self._growing.finish()
+        self.end = "stop" if self._growing.stopped else why
+
+
+@torch.inference_mode()
+def write_texts(model: LoadedModel, texts: Sequence[Text], after_token: Callable[[], None] = lambda: None) -> None:
+    """Write all `texts` to their ends, as one batch.
+
+    Args:
+        after_token: called each time that all open texts have gone on by a token.
+
+    Raises:
+        UserError: the model's scores are not finite.
+    """
+    writing = Continuation(model.model, model.backend, len(texts))
+    open_ = list(range(len(texts)))
+    with model.backend.autocast():
+        while open_:
+            scores = writing.read(open_, [[*texts[i].begin, *texts[i].ids] for i in open_]).cpu()
+            scores = scores[:, : model.tokenizer.size]  # the model may have more rows than there are tokens
+            for row, i in zip(scores, open_, strict=True):
+                if not bool(torch.isfinite(row).all()):
+                    raise UserError(
+                        f"{model.path}: its logits are not finite ({texts[i].prompt.where}, after "
+                        f"{len(texts[i].ids)} new tokens); name an earlier checkpoint"
+                    )
+                texts[i].go_on(row)
+            open_ = [i for i in open_ if texts[i].end is None]
+            after_token()

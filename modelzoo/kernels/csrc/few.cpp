@@ -1,0 +1,156 @@
+// Products of few rows with a weight, dense or packed: each weight is read once, in the order of memory, whose speed
+// bounds them. Generation asks for them, token by token.
+//
+// A result is summed in an order that its own row and output decide alone, with one multiply-add a step: the other rows,
+// and how many there are, change none of its bits.
+
+#include "pack.h"
+
+constexpr int TOGETHER = 4;  // rows whose sums stay in registers
+
+// The sum of the lanes, by halves.
+static inline float total(V v) {
+    float s[LANES];
+    memcpy(s, &v, sizeof v);
+    for (int half = LANES / 2; half; half /= 2)
+        for (int i = 0; i < half; i++) s[i] += s[i + half];
+    return s[0];
+}
+
+// The first `count` of a vector's lanes; the others are 0.
+static inline V load_some(const float* from, int64_t count) {
+    V v = {};
+    memcpy(&v, from, count * 4);
+    return v;
+}
+
+// y [T, R outputs] = bias + x W^T; x: T rows `in` apart, w: R rows.
+template <int T, int R>
+static inline void dense_tile(int64_t in, int64_t out, const float* x, const float* w, const float* bias, float* y) {
+    V acc[T][R] = {};
+    int64_t whole = in / LANES * LANES;
+    for (int64_t k = 0; k < whole; k += LANES) {
+        V b[R];
+        for (int r = 0; r < R; r++) {
+            b[r] = load(w + r * in + k);
+            __builtin_prefetch(w + r * in + k + 16 * LANES);
+        }
+        for (int t = 0; t < T; t++) {
+            V a = load(x + t * in + k);
+            for (int r = 0; r < R; r++) acc[t][r] += a * b[r];
+        }
+    }
+    if (whole < in)
+        for (int t = 0; t < T; t++)
+            for (int r = 0; r < R; r++)
+                acc[t][r] += load_some(x + t * in + whole, in - whole) * load_some(w + r * in + whole, in - whole);
+    for (int t = 0; t < T; t++)
+        for (int r = 0; r < R; r++) y[t * out + r] = total(acc[t][r]) + (bias ? bias[r] : 0.0f);
+}
+
+template <int R>
+static inline void dense_rows(int64_t n, int64_t in, int64_t out, const float* x, const float* w, const float* bias,
+                              float* y) {
+    int64_t t = 0;
+    for (; t + TOGETHER <= n; t += TOGETHER) dense_tile<TOGETHER, R>(in, out, x + t * in, w, bias, y + t * out);
+    for (; t + 2 <= n; t += 2) dense_tile<2, R>(in, out, x + t * in, w, bias, y + t * out);
+    if (t < n) dense_tile<1, R>(in, out, x + t * in, w, bias, y + t * out);
+}
+
+extern "C" void few_dense(int threads, int64_t n, int64_t in, int64_t out, const float* x, const float* w,
+                          const float* bias, float* y) {
+    constexpr int R = 4;
+    int64_t tiles = out / R;
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (in * out > 1 << 15)
+    for (int64_t i = 0; i <= tiles; i++) {
+        int64_t o = i * R;
+        if (i < tiles) dense_rows<R>(n, in, out, x, w + o * in, bias ? bias + o : nullptr, y + o);
+        else
+            for (; o < out; o++) dense_rows<1>(n, in, out, x, w + o * in, bias ? bias + o : nullptr, y + o);
+    }
+}
+
+// Sums of one block row, [R * width / LANES][T] vectors. `wide`: a block's columns fill whole vectors, and the vectors
+// of an output are summed into one; else a vector holds several outputs, whose columns alternate.
+template <int T, bool wide>
+static inline void block_row(const Weight& w, int64_t i, const float* x, const float* bias, float* y, V* acc) {
+    int64_t R = w.R, C = w.C, vectors = wide ? R : R * C / LANES, step = wide ? C : LANES;
+    std::fill(acc, acc + vectors * T, V{});
+    int32_t column[LANES];
+    for (int l = 0; l < LANES; l++) column[l] = l % C;
+    for (int64_t b = w.row_ptr[i]; b < w.row_ptr[i + 1]; b++) {
+        const float *values = w.values + b * R * C, *from = x + w.cols[b] * C;
+        V repeated[T];
+        if (!wide)
+            for (int t = 0; t < T; t++) {
+                if (C == 1) repeated[t] = from[t * w.in] - V{};
+                else
+                    for (int l = 0; l < LANES; l++) repeated[t][l] = from[t * w.in + column[l]];
+            }
+        for (int64_t v = 0; v < vectors; v++, values += step) {
+            V sum[T];
+            for (int t = 0; t < T; t++) sum[t] = acc[v * T + t];
+            if (wide)
+                for (int64_t c = 0; c < C; c += LANES) {
+                    V value = load(values + c);
+                    for (int t = 0; t < T; t++) sum[t] += value * load(from + t * w.in + c);
+                }
+            else {
+                V value = load(values);
+                for (int t = 0; t < T; t++) sum[t] += value * repeated[t];
+            }
+            for (int t = 0; t < T; t++) acc[v * T + t] = sum[t];
+        }
+    }
+    for (int t = 0; t < T; t++)
+        for (int64_t r = 0; r < R; r++) {
+            float sum = 0;
+            if (wide) sum = total(acc[r * T + t]);
+            else
+                for (int64_t c = r * C; c < (r + 1) * C; c++) sum += acc[c / LANES * T + t][c % LANES];
+            y[t * w.out + i * R + r] = sum + (bias ? bias[i * R + r] : 0.0f);
+        }
+}
+
+template <bool wide>
+static void block_rows(const Weight& w, int64_t n, const float* x, const float* bias, float* y, int threads) {
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (w.row_ptr[w.out / w.R] * w.R * w.C > 1 << 15)
+    for (int64_t i = 0; i < w.out / w.R; i++) {
+        V* acc = (V*)scratch<0>(w.R * std::max<int64_t>(w.C, LANES) * TOGETHER);
+        int64_t t = 0;
+        for (; t + TOGETHER <= n; t += TOGETHER)
+            block_row<TOGETHER, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+        for (; t + 2 <= n; t += 2) block_row<2, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+        if (t < n) block_row<1, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+    }
+}
+
+// Single weights, for as many rows as a vector `S` has lanes. lanes: [in] of them.
+template <class S>
+static void single_rows(const Weight& w, int64_t rows, const float* x, const float* bias, float* y, int threads) {
+    constexpr int64_t width = sizeof(S) / 4;
+    S* lanes = (S*)scratch<1>(w.in * width);
+    for (int64_t k = 0; k < w.in; k++)
+        for (int64_t l = 0; l < width; l++) lanes[k][l] = l < rows ? x[l * w.in + k] : 0.0f;
+#pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (w.row_ptr[w.out] > 1 << 14)
+    for (int64_t o = 0; o < w.out; o++) {
+        S acc[4] = {};
+        int64_t i = w.row_ptr[o], end = w.row_ptr[o + 1];
+        for (; i + 4 <= end; i += 4)
+            for (int j = 0; j < 4; j++) acc[j] += w.values[i + j] * lanes[w.cols[i + j]];
+        for (int j = 0; i + j < end; j++) acc[j] += w.values[i + j] * lanes[w.cols[i + j]];
+        S sums = (acc[0] + acc[1]) + (acc[2] + acc[3]);
+        for (int64_t l = 0; l < rows; l++) y[l * w.out + o] = sums[l] + (bias ? bias[o] : 0.0f);
+    }
+}
+
+extern "C" void few_packed(const Weight* w, int threads, int64_t n, const float* x, const float* bias, float* y) {
+    typedef float Four __attribute__((vector_size(16)));
+    if (w->R == 1 && w->C == 1)
+        for (int64_t t = 0; t < n; t += LANES) {
+            int64_t rows = std::min<int64_t>(n - t, LANES);
+            (rows <= 4 ? single_rows<Four> : single_rows<V>)(*w, rows, x + t * w->in, bias, y + t * w->out, threads);
+        }
+    else if (w->C % LANES == 0) block_rows<true>(*w, n, x, bias, y, threads);
+    else block_rows<false>(*w, n, x, bias, y, threads);
+}

@@ -1,0 +1,89 @@
+"""Linears of few rows in C++: a token at a time, a product costs what reading its weight costs (csrc/few.cpp).
+
+A row's result has the same bits whatever other rows there are, up to MOST of them. In float32 on CPUs, without
+gradients; all else goes the way that it goes in training.
+"""
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modelzoo.kernels.build import Unavailable, library, pointer
+from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.native import weight_of
+
+MOST = 16  # rows: beyond, the kernels of training are quicker
+DENSEST = {True: 0.8, False: 0.4}  # live share up to which blocks, or single weights, are quicker than the dense weight
+
+
+def compiled() -> ctypes.CDLL | None:
+    """The kernels, where they can be had."""
+    try:
+        return library("few")
+    except Unavailable:
+        return None
+
+
+def takes(x: Tensor) -> bool:
+    """Whether `x` [..., in] has few rows, and is what the kernels multiply."""
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain and not torch.is_grad_enabled() and 0 < x.numel() <= MOST * x.shape[-1]
+
+
+def serves(block: tuple[int, int]) -> bool:
+    """Whether the kernels know a pattern."""
+    rows, columns = block
+    return block == (1, 1) or (rows % 16 == 0 and (columns in (1, 2, 4, 8) or columns % 16 == 0))
+
+
+def pays(layout: Layout) -> bool:
+    """Whether a weight is better stored as its live blocks, for products of few rows."""
+    known = serves(layout.block) and compiled() is not None
+    return known and 0 < layout.density <= DENSEST[layout.block != (1, 1)]
+
+
+def multiply_dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + bias for a float32 weight [out, in]; `takes(x)`."""
+    kernels = compiled()
+    if kernels is None or weight.dtype != torch.float32 or not weight.is_contiguous():
+        return F.linear(x, weight, bias)
+    x, y = x.contiguous(), x.new_empty(*x.shape[:-1], weight.shape[0])
+    n, inputs, out = (ctypes.c_int64(i) for i in (x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]))
+    kernels.few_dense(torch.get_num_threads(), n, inputs, out, *map(pointer, (x, weight, bias, y)))
+    return y
+
+
+def multiply_packed(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor | None:
+    """x W^T + bias for a packed float32 weight; `takes(x)`. None where there is no kernel for it."""
+    kernels = compiled() if serves(layout.block) and values.dtype == torch.float32 else None
+    if kernels is None:
+        return None
+    x, values, y = x.contiguous(), values.contiguous(), x.new_empty(*x.shape[:-1], layout.shape[0])
+    n, weight = ctypes.c_int64(x.numel() // x.shape[-1]), weight_of(values, layout)
+    kernels.few_packed(ctypes.byref(weight), torch.get_num_threads(), n, *map(pointer, (x, bias, y)))
+    return y
+
+
+class FewRowsLinear(nn.Linear):
+    """A linear that multiplies few rows by the kernels here. Weight and bias are the very ones that it had."""
+
+    def __init__(self, linear: nn.Linear):
+        nn.Module.__init__(self)  # not Linear's: the weight is there already
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., in] to [..., out]."""
+        return multiply_dense(input, self.weight, self.bias) if takes(input) else super().forward(input)
+
+
+def use_few(model: nn.Module) -> None:
+    """Let the plain linears of `model` multiply few rows by the kernels here; without these nothing changes."""
+    if compiled() is None:
+        return
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is nn.Linear:
+                setattr(module, name, FewRowsLinear(child))
