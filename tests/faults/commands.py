@@ -116,7 +116,9 @@ def words(world: World, command: Command) -> list[str]:
     found: list[str] = []
     for word in command.words:
         if word == "{job}":
-            found += world.job_flags
+            *valued, last = world.job_flags
+            pairs = zip(valued[::2], valued[1::2], strict=True)
+            found += [w for pair in pairs if pair[0] == "--set" or pair[0] not in command.words for w in pair] + [last]
         else:
             found.append(word.format(w=world.path, url=mirror.address(world) if "{url}" in word else ""))
     return found
