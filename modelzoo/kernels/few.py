@@ -64,6 +64,37 @@ def multiply_packed(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | No
     return y
 
 
+class _Attend(ctypes.Structure):
+    """`struct Attend` of csrc/few.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("b", "heads", "t", "n", "d")),
+        *((name, ctypes.c_int64 * 3) for name in ("q", "k", "v", "mask")),
+        ("scale", ctypes.c_float),
+    ]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor | None:
+    """softmax(scale * q k^T + mask) v of few new tokens and many cached ones; arguments as of `kernels.attention`.
+
+    Returns:
+        [b, heads, t, head_dim]; None where there is no kernel for it.
+    """
+    b, h, t, d = q.shape
+    given = (q, k, v) if mask is None else (q, k, v, mask)
+    plain = q.is_cpu and b * t <= MOST and all(x.dtype == torch.float32 and x.stride(-1) == 1 for x in given)
+    if not plain or torch.is_grad_enabled() or (kernels := compiled()) is None:
+        return None
+    n, y = k.shape[2], q.new_empty(b, t, h, d)
+    sizes = (
+        [0, 0, 0] if mask is None else [s if x > 1 else 0 for s, x in zip(mask.stride(), mask.shape[:3], strict=False)]
+    )
+    strides = [(ctypes.c_int64 * 3)(*x) for x in (*(x.stride()[:3] for x in (q, k, v)), sizes)]
+    shape = _Attend(b, h, t, n, d, *strides, scale)
+    kernels.few_attend(ctypes.byref(shape), torch.get_num_threads(), *map(pointer, (q, k, v, mask, y)))
+    return y.transpose(1, 2)
+
+
 class FewRowsLinear(nn.Linear):
     """A linear that multiplies few rows by the kernels here. Weight and bias are the very ones that it had."""
 
