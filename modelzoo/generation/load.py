@@ -41,6 +41,7 @@ class LoadedModel(NamedTuple):
     tokenizer: Tokenizer
     length: int  # positions of the context
     soft: Soft
+    ids: int  # that are tokens; the model may have more rows
     notes: tuple[str, ...] = ()
 
     @property
@@ -107,7 +108,7 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     if choice.backend.kind == "CPU":
         few.use_few(model)
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
-    return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tuple(notes))
+    return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
 
 
 def _init_of(saved: SavedState, config: Config | None, path: str) -> Init:
@@ -142,7 +143,9 @@ def _load_folder(path: str, words: str | None, target: str) -> LoadedModel:
     model = exported.load_exported(path, choice.backend.device).eval()
     found = tokenizer.load_tokenizer(words or path)
     check_vocabulary(found.name, found.size, model.vocab_size)
-    return LoadedModel(path, model, choice, found, model.length, Soft(), ("an export: transformers computes it",))
+    return LoadedModel(
+        path, model, choice, found, model.length, Soft(), found.size, ("an export: transformers computes it",)
+    )
 
 
 @torch.no_grad()

@@ -90,7 +90,7 @@ def write_texts(model: LoadedModel, texts: Sequence[Text], after_token: Callable
     with model.backend.autocast():
         while open_:
             scores = writing.read(open_, [[*texts[i].begin, *texts[i].ids] for i in open_]).cpu()
-            scores = scores[:, : model.tokenizer.size]  # the model may have more rows than there are tokens
+            scores = scores[:, : model.ids]
             for row, i in zip(scores, open_, strict=True):
                 if not bool(torch.isfinite(row).all()):
                     raise UserError(

@@ -7,7 +7,6 @@ gradients; all else goes the way that it goes in training.
 import ctypes
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelzoo.kernels.build import Unavailable, library, pointer
@@ -28,8 +27,9 @@ def compiled() -> ctypes.CDLL | None:
 
 def takes(x: Tensor) -> bool:
     """Whether `x` [..., in] has few rows, and is what the kernels multiply."""
-    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return plain and not torch.is_grad_enabled() and 0 < x.numel() <= MOST * x.shape[-1]
+    if torch.is_grad_enabled() or not 0 < x.numel() <= MOST * x.shape[-1]:
+        return False
+    return x.is_cpu and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
 def serves(block: tuple[int, int]) -> bool:
@@ -44,13 +44,11 @@ def pays(layout: Layout) -> bool:
     return known and 0 < layout.density <= DENSEST[layout.block != (1, 1)]
 
 
-def multiply_dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias for a float32 weight [out, in]; `takes(x)`."""
-    kernels = compiled()
-    if kernels is None or weight.dtype != torch.float32 or not weight.is_contiguous():
-        return F.linear(x, weight, bias)
-    x, y = x.contiguous(), x.new_empty(*x.shape[:-1], weight.shape[0])
-    n, inputs, out = (ctypes.c_int64(i) for i in (x.numel() // x.shape[-1], x.shape[-1], weight.shape[0]))
+def multiply_dense(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x W^T + bias for a float32 weight [out, in], contiguous as its bias is; `takes(x)`."""
+    out, inputs = weight.shape
+    x, y = x.contiguous(), x.new_empty(*x.shape[:-1], out)
+    n, inputs, out = (ctypes.c_int64(i) for i in (x.numel() // inputs, inputs, out))
     kernels.few_dense(torch.get_num_threads(), n, inputs, out, *map(pointer, (x, weight, bias, y)))
     return y
 
@@ -66,24 +64,58 @@ def multiply_packed(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | No
     return y
 
 
+class _Attend(ctypes.Structure):
+    """`struct Attend` of csrc/few.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("b", "heads", "t", "n", "d")),
+        *((name, ctypes.c_int64 * 3) for name in ("q", "k", "v", "mask")),
+        ("scale", ctypes.c_float),
+    ]
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor | None:
+    """softmax(scale * q k^T + mask) v of few new tokens and many cached ones; arguments as of `kernels.attention`.
+
+    Returns:
+        [b, heads, t, head_dim]; None where there is no kernel for it.
+    """
+    b, h, t, d = q.shape
+    given = (q, k, v) if mask is None else (q, k, v, mask)
+    plain = q.is_cpu and b * t <= MOST and all(x.dtype == torch.float32 and x.stride(-1) == 1 for x in given)
+    if not plain or torch.is_grad_enabled() or (kernels := compiled()) is None:
+        return None
+    n, y = k.shape[2], q.new_empty(b, t, h, d)
+    sizes = (
+        [0, 0, 0] if mask is None else [s if x > 1 else 0 for s, x in zip(mask.stride(), mask.shape[:3], strict=False)]
+    )
+    strides = [(ctypes.c_int64 * 3)(*x) for x in (*(x.stride()[:3] for x in (q, k, v)), sizes)]
+    shape = _Attend(b, h, t, n, d, *strides, scale)
+    kernels.few_attend(ctypes.byref(shape), torch.get_num_threads(), *map(pointer, (q, k, v, mask, y)))
+    return y.transpose(1, 2)
+
+
 class FewRowsLinear(nn.Linear):
     """A linear that multiplies few rows by the kernels here. Weight and bias are the very ones that it had."""
 
-    def __init__(self, linear: nn.Linear):
+    def __init__(self, linear: nn.Linear, kernels: ctypes.CDLL):
         nn.Module.__init__(self)  # not Linear's: the weight is there already
+        self.kernels = kernels
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        return multiply_dense(input, self.weight, self.bias) if takes(input) else super().forward(input)
+        if takes(input) and self.weight.dtype == torch.float32 and self.weight.is_contiguous():
+            return multiply_dense(self.kernels, input, self.weight, self.bias)
+        return super().forward(input)
 
 
 def use_few(model: nn.Module) -> None:
     """Let the plain linears of `model` multiply few rows by the kernels here; without these nothing changes."""
-    if compiled() is None:
+    if (kernels := compiled()) is None:
         return
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, FewRowsLinear(child))
+                setattr(module, name, FewRowsLinear(child, kernels))

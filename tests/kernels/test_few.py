@@ -55,7 +55,9 @@ def test_packed(block, density):
 
 
 def test_what_they_do_not_take_goes_the_other_way():
-    linear = few.FewRowsLinear(nn.Linear(32, 64))
+    kernels = few.compiled()
+    assert kernels is not None
+    linear = few.FewRowsLinear(nn.Linear(32, 64), kernels)
     x = drawn(17, 32)
     with torch.no_grad():
         assert not few.takes(x) and few.takes(x[:16]) and not few.takes(x[:1].double()) and not few.takes(x[:0])
@@ -64,3 +66,32 @@ def test_what_they_do_not_take_goes_the_other_way():
         assert torch.equal(linear(x), F.linear(x, linear.weight, linear.bias))
     linear(x[:2]).sum().backward()
     assert linear.weight.grad is not None and not few.serves((3, 3)) and not few.serves((32, 3))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "b,h,t,n,d", [(1, 2, 1, 5, 8), (3, 2, 1, 40, 16), (2, 3, 4, 9, 6), (1, 1, 16, 33, 37), (4, 2, 1, 300, 64)]
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_attention_to_cached_tokens(b, h, t, n, d, masked):
+    """Against float64; keys and values lie in a longer cache, as views of it."""
+    q, k, v = drawn(b, t, h, d).transpose(1, 2) * 3, drawn(b, h, n + 7, d)[:, :, :n], drawn(b, h, n + 9, d)[:, :, :n]
+    mask = drawn(1, h, t, n).masked_fill(torch.rand(b, 1, t, n) < 0.3, float("-inf")) if masked else None
+    if mask is not None:
+        mask[..., 0] = -100.0  # something is seen, if barely
+    found = few.attend(q, k, v, mask, 0.3)
+    scores = q.double() @ k.double().transpose(2, 3) * 0.3
+    exact = torch.softmax(scores if mask is None else scores + mask, -1) @ v.double()
+    assert found is not None and found.shape == (b, h, t, d)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    for i in range(b):
+        alone = few.attend(q[i : i + 1], k[i : i + 1], v[i : i + 1], None if mask is None else mask[i : i + 1], 0.3)
+        assert alone is not None and torch.equal(alone[0], found[i])
+
+
+@torch.no_grad()
+def test_attention_hides_no_nan():
+    q, k, v = drawn(1, 1, 1, 8), drawn(1, 1, 5, 8), drawn(1, 1, 5, 8)
+    k[0, 0, 2, 3] = float("nan")
+    found = few.attend(q, k, v, None, 0.3)
+    assert found is not None and found.isnan().all()

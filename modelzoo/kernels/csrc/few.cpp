@@ -4,6 +4,7 @@
 // A result is summed in an order that its own row and output decide alone, with one multiply-add a step: the other rows,
 // and how many there are, change none of its bits.
 
+#include <cmath>
 #include "pack.h"
 
 constexpr int TOGETHER = 4;  // rows whose sums stay in registers
@@ -153,4 +154,67 @@ extern "C" void few_packed(const Weight* w, int threads, int64_t n, const float*
         }
     else if (w->C % LANES == 0) block_rows<true>(*w, n, x, bias, y, threads);
     else block_rows<false>(*w, n, x, bias, y, threads);
+}
+
+// e^x for x <= 0, to two units in the last place; 0 below -87, and of -inf.
+static inline V exponential(V x) {
+    typedef int32_t I __attribute__((vector_size(LANES * 4)));
+    I some = ~(x <= -87.0f);  // NaN stays
+    x = (V)((I)x & some);
+    V n = x * 1.44269504f - 0.5f;
+    I whole = __builtin_convertvector(n, I);  // towards 0: to the nearest of what is at most 0
+    n = __builtin_convertvector(whole, V);
+    x = x - n * 0.693359375f + n * 2.12194440e-4f;
+    V y = ((((1.9875691500e-4f * x + 1.3981999507e-3f) * x + 8.3334519073e-3f) * x + 4.1665795894e-2f) * x +
+           1.6666665459e-1f) * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.0f;
+    return (V)((I)(y * (V)((whole + 127) << 23)) & some);
+}
+
+struct Attend {  // strides in floats, of rows, heads and tokens; the last dimension is contiguous
+    int64_t b, heads, t, n, d, q[3], k[3], v[3], mask[3];
+    float scale;
+};
+
+// y [b, t, heads, d] = softmax(scale q k^T + mask) v, for few new tokens t and n cached ones. `mask` may be null.
+extern "C" void few_attend(const Attend* a, int threads, const float* q, const float* k, const float* v,
+                           const float* mask, float* y) {
+    int64_t whole = a->d / LANES * LANES, rest = a->d - whole, parts = up(a->d, LANES) / LANES;
+    auto vector = [=](const float* x, int64_t i) { return i < whole ? load(x + i) : load_some(x + i, rest); };
+#pragma omp parallel for schedule(dynamic) num_threads(threads) if (a->b * a->heads * a->t * a->n * a->d > 1 << 15)
+    for (int64_t i = 0; i < a->b * a->heads * a->t; i++) {
+        int64_t at[3] = {i / a->t / a->heads, i / a->t % a->heads, i % a->t};
+        auto place = [&](const int64_t* strides, int dims) {
+            int64_t sum = 0;
+            for (int s = 0; s < dims; s++) sum += at[s] * strides[s];
+            return sum;
+        };
+        const float *query = q + place(a->q, 3), *keys = k + place(a->k, 2), *values = v + place(a->v, 2);
+        const float* add = mask ? mask + place(a->mask, 3) : nullptr;
+        int64_t padded = up(a->n, LANES);
+        float* scores = (float*)scratch<2>(padded);
+        float most = -INFINITY;
+        for (int64_t j = 0; j < a->n; j++) {
+            V sum = {};
+            for (int64_t c = 0; c < a->d; c += LANES) sum += vector(query, c) * vector(keys + j * a->k[2], c);
+            scores[j] = total(sum) * a->scale + (add ? add[j] : 0.0f);
+            most = std::max(most, scores[j]);
+        }
+        std::fill(scores + a->n, scores + padded, -INFINITY);
+        V sums = {};
+        for (int64_t j = 0; j < padded; j += LANES) {
+            V weights = exponential(load(scores + j) - most);
+            sums += weights;
+            narrow(scores + j, weights);
+        }
+        V* result = (V*)scratch<3>(parts * LANES);
+        std::fill(result, result + parts, V{});
+        for (int64_t j = 0; j < a->n; j++)
+            for (int64_t p = 0; p < parts; p++) result[p] += scores[j] * vector(values + j * a->v[2], p * LANES);
+        float scale = 1.0f / total(sums), *to = y + ((at[0] * a->t + at[2]) * a->heads + at[1]) * a->d;
+        for (int64_t p = 0; p < parts; p++) {
+            V scaled = result[p] * scale;
+            memcpy(to + p * LANES, &scaled, p * LANES < whole ? sizeof scaled : rest * 4);
+        }
+    }
 }
