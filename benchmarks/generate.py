@@ -45,11 +45,11 @@ def write_run(folder: str, args, sparsity) -> None:
     files, saved = state.snapshot(made, "none")
     checkpoint.save(os.path.join(folder, "checkpoints"), 0, {"model": files["model"]}, saved, None)
     assert made.config is not None
-    Path(folder, "config.yaml").write_text(dump(made.config))
+    Path(folder, "config.yaml").write_text(dump(made.config), encoding="utf-8")
     vocab = {"<eos>": 0, **{f"w{i}": i for i in range(1, args.vocab)}}
     words = {"version": "1.0", "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "<eos>"},
              "pre_tokenizer": {"type": "Whitespace"}}  # fmt: skip
-    Path(folder, "tokenizer.json").write_text(json.dumps(words))
+    Path(folder, "tokenizer.json").write_text(json.dumps(words), encoding="utf-8")
 
 
 def our_contestant(folder: str, prompts: list[str], tokens: int):

@@ -13,11 +13,11 @@ from data_preprocessing.records import Document, is_number
 
 ANY_YEAR = re.compile(r"(1[5-9]\d\d|20\d\d)", re.ASCII)  # in a MedlineDate such as "1998 Dec-1999 Jan"
 _FOUR = re.compile(r"\s*(\d{4})", re.ASCII)
-_PMC_ID = re.compile(r"\s*(?:PMC)?(\d{1,12})", re.ASCII)
+_PMC_ID = re.compile(r"(?:PMC)?(\d{1,12})", re.ASCII)
 _OTHER_ID = re.compile(r"\s*(PMC\d{1,12})", re.ASCII)
 _NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
 _BRACKETED = re.compile(r"\[([^\[]*)\](\.?)")
-_ARTICLE_IN = re.compile(r"\s*\[Articles? in [A-Z][^\[\]]{2,60}\]\.?$")
+_ARTICLE_IN = re.compile(r"\[Articles? in [A-Z][^\[\]]{2,60}\]\.?$")
 _DATES = ("DateCreated", "DateCompleted", "DateRevised")
 _KINDS = ("retracted", "retraction_notice", "concern", "erratum", "corrected", "comment")  # in this order
 _TYPES = {  # PublicationType -> field of config.Kinds
@@ -124,7 +124,7 @@ def add_others(text: str, others: list[str], policy: TextPolicy) -> str:
 def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> str:
     """Title on the first line, then the abstract; a translated title loses its [brackets] and "[Article in ...]"."""
     if policy.brackets == "strip" and "[" in title:
-        title = _ARTICLE_IN.sub("", title)
+        title = _ARTICLE_IN.sub("", title).rstrip()
         if inner := _BRACKETED.fullmatch(title):
             title = inner[1] if inner[1].endswith((".", "?", "!")) else inner[1] + inner[2]
     if title and _NO_TITLE.match(title):
@@ -195,7 +195,7 @@ def _read_languages(article) -> str:
 def _find_pmcid(root, cited) -> str:
     ids = root.findall("PubmedData/ArticleIdList/ArticleId")
     if ids:
-        texts = [e.text or "" for e in ids if e.get("IdType", "").startswith("pmc")]
+        texts = [(e.text or "").strip() for e in ids if e.get("IdType", "").startswith("pmc")]
         found = next(filter(None, map(_PMC_ID.match, texts)), None)
         return "PMC" + found[1] if found else ""
     found = next(filter(None, (_OTHER_ID.match(e.text or "") for e in cited.iterfind("OtherID"))), None)

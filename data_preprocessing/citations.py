@@ -27,19 +27,20 @@ _WORDS = (
     r"|detailed|descriptions?|discussions?|information|recent|further|more|full|examples?|instance|others|among|[Rr]efs?"
     r"|[Rr]eferences?|citations?|respectively|See|For|In|Reviewed)\b|(?:pp?\b\.?|pages?\b)\s*+\d{1,5}(?:\s*+[–—−-]\s*+\d{1,5})?+)"
 )
-_NUMBER = rf"(?:\d{{1,3}}\s*+[,–—−-]\s*+)*+{NUMBER}[^{END}]*+{END}(?:\s*+[,–—−-]\s*+\d{{1,3}}(?!\w))*+"
-_NAME = rf"{NAME}[^{END}]*+{END}(?:[\s,]*+(?:1[6-9]|20)\d\d[a-z]?\b)?+"
+_INSIDE = f"[^{BEGIN}{END}]*+"  # of a mark
+_NUMBER = rf"(?:\d{{1,3}}\s*+[,–—−-]\s*+)*+{NUMBER}{_INSIDE}{END}(?:\s*+[,–—−-]\s*+\d{{1,3}}(?!\w))*+"
+_NAME = rf"{NAME}{_INSIDE}{END}(?:[\s,]*+(?:1[6-9]|20)\d\d[a-z]?\b)?+"
 _BRACKET = re.compile(
-    rf"{BEGIN}[^{END}]*+{END}"
-    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}[^{END}]*+{END}|{_WORDS})*+)[\])]"
+    rf"{BEGIN}{_INSIDE}{END}"
+    rf"|[\[(]((?:[\s.,;:–—−&/•*†‡§-]|{_NUMBER}|{_NAME}|{YEAR}{_INSIDE}{END}|{_WORDS})*+)[\])]"
 )
 _DEPTH = 4  # brackets in brackets, "[see also (12)]"
 _SERIES = re.compile(
-    rf"({NUMBER}[^{END}]*+{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}[^{END}]*+{END})++"
+    rf"({NUMBER}{_INSIDE}{END})(?:[\s,;–—−&/-]*+(?:\b(?:and|or)\b)?+[\s,;–—−&/-]*+{NUMBER}{_INSIDE}{END})++"
 )
 _MARKS = re.compile(f"{BEGIN}.|{END}")
-_OTHERS = re.compile(rf"(?:{NAME}|{YEAR})([^{END}]*+){END}")
-_NUMBERED = re.compile(rf"{NUMBER}([^{END}]*+){END}")
+_OTHERS = re.compile(rf"(?:{NAME}|{YEAR})({_INSIDE}){END}")
+_NUMBERED = re.compile(rf"{NUMBER}({_INSIDE}){END}")
 
 # Where a sentence cannot do without its citation: after these words, or as its subject.
 _NEEDED_AFTER = re.compile(
@@ -49,9 +50,12 @@ _SENTENCE_END = re.compile(r"(?:[a-z]{4}|[)\]\d%])[.?!]\s+$")
 _SUBJECT_OF = re.compile(r"\s+[a-z]{2}")
 _PUNCTUATION = re.compile(r"\s*([,;:.?!])(?!\d)")
 _LEADING = re.compile(r"^(?:[\s,;:]|[.&–—−-](?=\s)|\b(?:and|or)\b(?=\s))*+")
-_CLAUSE = re.compile(rf"\s*[;,](?:[\s.,;:&–—−-]|{_WORDS})*+$")  # of a bracket: "; see also"
-_TRAILING = re.compile(r"(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$")
-_AND = re.compile(r"[\s,]++(?:and|or|&)$")
+# Each begins where the one before it did not go on: a search passes over a text once.
+_CLAUSE = re.compile(
+    rf"(?<![\s.,;:&–—−-])(?:[\s.,;:&–—−-]|{_WORDS})++$"
+)  # of a bracket, from its first [;,]: "; see also"
+_TRAILING = re.compile(r"(?<![\s,;:&–—−-])(?:[\s,;:&–—−-]|\b(?:and|or)\b)++$")
+_AND = re.compile(r"(?<![\s,])[\s,]++(?:and|or|&)$")
 _NEAR = 80  # characters before and after a citation that decide what becomes of it
 
 
@@ -150,8 +154,8 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
     """The texts before and after a numbered citation, joined over it as if it had never been there."""
     following = right.lstrip()
     closing = following[:1] in (")", "]", "}")
-    if closing and (found := _CLAUSE.search(left, max(0, len(left) - _NEAR))):
-        return left[: found.start()] + following
+    if closing and (clause := _find_clause(left)) is not None:
+        return left[:clause].rstrip() + following
     if kept := _keep(left, citation, right):
         blank = "" if not left or left[-1].isspace() or left[-1] in "([{" else " "
         return f"{left}{blank}{kept}{right}"
@@ -173,6 +177,14 @@ def _join(left: str, citation: str, right: str, is_last: bool) -> str:
         return left + following
     glued = right[:1].isalnum() and (spaced or left[-1].isalnum() or left[-1] in ".,;:)]%")
     return f"{left} {right}" if glued else left + right
+
+
+def _find_clause(left: str) -> int | None:
+    """Where a text ends with a clause that a citation alone gave sense: "; see also" of "(TTM; see also [3])"."""
+    found = _CLAUSE.search(left, max(0, len(left) - _NEAR))
+    if found is None:
+        return None
+    return next((k for k in range(found.start(), len(left)) if left[k] in ";,"), None)
 
 
 def _keep(left: str, citation: str, right: str) -> str:

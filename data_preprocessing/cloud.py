@@ -34,7 +34,7 @@ GROUPS = {"comm": CODES[1:5], "noncomm": CODES[5:8], "other": (CODES[0], *CODES[
 _DATE = re.compile(rf"{INVENTORIES}(\d{{4}}-\d\d-\d\dT[\d-]+Z)/")
 _METADATA = re.compile(r"(?:metadata|PMC\d+\.\d+)/PMC([1-9]\d{0,9})\.([1-9]\d{0,2})\.json")
 _VERSION = re.compile(r"PMC\d+\.([1-9]\d{0,2})/")
-_XML_URL = re.compile(r"(?:s3|https?)://[^?#]*?/(?P<key>PMC[^?#]*)\?(?:[^#]*&)?md5=(?P<md5>[0-9a-fA-F]{32})")
+_MD5 = re.compile(r"[0-9a-fA-F]{32}")
 _ERROR: type[Exception] = zlib_ng.error  # pyright: ignore[reportAssignmentType] its stub calls the class an Exception
 _TRUE, _FALSE = (True, "true", "yes", "1", 1), (False, None, "false", "no", "0", "", 0)
 
@@ -204,7 +204,18 @@ def read_metadata(data: bytes, pmcid: int, version: int) -> Metadata:
         raise Again("sends other metadata than those of the article")
     if url is None or url == "":
         return Metadata(sort_licence(code), flag in _TRUE, None)
-    found = _XML_URL.fullmatch(url) if isinstance(url, str) else None
-    if not found or found["key"] != name_xml(pmcid, version):
+    if (md5 := _read_md5(url, name_xml(pmcid, version))) is None:
         raise Again("its metadata name no XML of it with an MD5")
-    return Metadata(sort_licence(code), flag in _TRUE, bytes.fromhex(found["md5"]))
+    return Metadata(sort_licence(code), flag in _TRUE, md5)
+
+
+def _read_md5(url: Any, key: str) -> bytes | None:
+    """The MD5 in a metadata's URL of `key`, s3://BUCKET/KEY?md5=HEX; None where it is no such URL."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        values = urllib.parse.parse_qs(parts.query, max_num_fields=100).get("md5", [])
+    except (ValueError, AttributeError, TypeError):
+        return None
+    if parts.scheme not in ("s3", "http", "https") or not parts.path.endswith(f"/{key}") or len(values) != 1:
+        return None
+    return bytes.fromhex(values[0]) if _MD5.fullmatch(values[0]) else None

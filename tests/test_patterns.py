@@ -58,7 +58,7 @@ def _within(value: object) -> list[re.Pattern]:
 
 def _use(name: str, texts: str) -> str:
     """The most that is asked of a pattern: a search from every place, or a match at one."""
-    if re.search(rf"\b{name}\.match\(|match\({name},", texts) and not re.search(
+    if re.search(rf"\b{name}\.match\(|match\({name}[,)]", texts) and not re.search(
         rf"\b{name}\.(?:{'|'.join(SCANS)})\b", texts
     ):
         return "match"

@@ -22,7 +22,8 @@ DECLARED = {
     **{("Study", key): ("config/study.py", "getattr(self, name)") for key in ("budget", "learning_rate")},
     **{("Task", key): ("evaluation/task.py", "getattr(self.config, split") for key in ("train", "dev", "test")},
     **{("Job", key): ("data_preprocessing/jsonl.py", f"job.{key}")
-       for key in ("text_key", "prompt_key", "completion_key", "id_key")},
+       for key in ("text_key", "prompt_key", "completion_key", "id_key", "year_key", "language_key", "licence_key",
+                   "pmid_key", "pmcid_key")},
     **{("Objective", key): ("data_preprocessing/encode.py", f"job.objective.{key}")
        for key in ("fim_rate", "fim_spm_rate", "too_long")},
     **{("Kinds", key): ("data_preprocessing/filters.py", "getattr(kinds, ")

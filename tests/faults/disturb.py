@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import json
 import os
 import re
@@ -24,6 +25,7 @@ REPORTED = re.compile(
 )  # done otherwise, and named
 ONCE = (".h5", ".safetensors", ".mdl", ".gz", "tokenizer.json")  # what no command writes in several versions
 MANY = ("study", "verify")  # they name each run that failed, each shard that is damaged
+EMPTY = hashlib.sha256(b"").hexdigest()
 TEMPORARY = re.compile(r"(^|/)\.[^/]*tmp[^/]*|\.part$")
 
 
@@ -101,7 +103,7 @@ def check(
 
     Args:
         before: is called in the fork just before the command begins.
-        left: is filled with the names of the files that the disturbed command left.
+        left: is filled with the names of the files that the disturbed command left and that hold something.
 
     ok or refused: it ended as it should, no earlier file was lost, and the same command without a fault then wrote the
     same bytes as if there had been none.
@@ -111,7 +113,7 @@ def check(
     start = commands.kept(folder, COMMANDS[name])
     outcome, seen = _run(world, name, fault, folder, before)
     if left is not None:
-        left += commands.tree(folder)
+        left += [name for name, digest in commands.tree(folder).items() if digest != EMPTY]
     what = describe(name, fault, seen, folder)
     verdict = first_end(world, name, fault, folder, outcome, seen)
     if verdict.kind in FAULTS:
