@@ -21,6 +21,7 @@ from modelzoo.interop import mdl_state
 from modelzoo.kernels import few, packed
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPT, GPTModel
+from modelzoo.models.quick import use_quick
 from modelzoo.models.shapes import check_weights, list_parameters
 from modelzoo.names import split_masks
 from modelzoo.planning.start_checkpoint import SavedState, check_state, find_checkpoint, find_tokenizer_path
@@ -106,7 +107,7 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     model = build_model(init, weights, found)
     notes = pack_masked(model, masks, init.sparsity) if choice.backend.kind == "CPU" else []
     if choice.backend.kind == "CPU":
-        few.use_few(model)
+        use_quick(model)
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
     return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
 
