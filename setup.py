@@ -51,6 +51,7 @@ setup(
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",
+        "aiohttp>=3.10",
         "gigatoken>=0.10",
         "h5py>=3.10",
         "hdf5plugin>=4.4",
@@ -64,6 +65,7 @@ setup(
         "tensorboard>=2.16",
         "tokenizers>=0.20",
         "zlib-ng>=1.0",
+        "backports.zstd>=1.0; python_version < '3.14'",
     ],
     extras_require={
         "test": [

@@ -2,14 +2,15 @@
 
     python benchmarks/preprocess.py --data ../shared/data --rounds 5
 
-Two corpora without a repeated text: `as-is` (the wrapped abstracts: mostly text) and `baseline` (each abstract, and
-paragraphs of full texts, inside the metadata of a real citation, about 8 kB a record as in NLM's baseline). Contenders
+Three corpora without a repeated text: `as-is` (the wrapped abstracts: mostly text), `baseline` (each abstract, and
+paragraphs of full texts, inside the metadata of a real citation, about 8 kB a record as in NLM's baseline) and `jats`
+(PMC's full texts as loose files; pubmed_parser's reader of PMC gives title, abstract and all paragraphs). Contenders
 take turns within each round, so that noise of the machine falls on all; medians and the spread are printed.
 CPU time is user + system of the process and its children; nothing else is run at the same time.
 
-  ours         python -m data_preprocessing pubmed, one worker, to shards with manifests and report
+  ours         python -m data_preprocessing pubmed (or pmc), one worker, to shards with manifests and report
   parser+HF    pubmed_parser -> tokenizers.encode_batch -> the same packing -> h5py gzip, one process
-  lxml+HF      lxml iterparse -> the same
+  lxml+HF      lxml iterparse -> the same; of full texts: titles, abstracts and the characters of every paragraph
 """
 
 import argparse
@@ -23,6 +24,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tarfile
 import tempfile
 from pathlib import Path
 
@@ -39,7 +41,10 @@ _PMID = re.compile(rb"<PMID[^>]*>\d+</PMID>")
 def main() -> None:
     args = _arguments()
     if args.contender:
-        {"parser+HF": parser_hf, "lxml+HF": lxml_hf}[args.contender](args.folder, args.out, args.tokenizer, args.msl)
+        from peer_readers import READERS
+
+        read = READERS[args.contender, args.source]
+        _tokenise_and_write(read(args.folder), args.out, args.tokenizer, args.msl)
         return
     from forced import describe
 
@@ -48,14 +53,17 @@ def main() -> None:
     print(f"{model_name()}, {describe()}, {os.cpu_count()} cores")
     tokenizer = os.path.join(args.data, "gpt2_bpe")
     with tempfile.TemporaryDirectory() as folder:
-        corpora = {
-            "as-is": sorted(glob.glob(os.path.join(args.data, "pubmed_wrapped", "*.xml.gz"))),
-            "baseline": build(args.data, os.path.join(folder, "xml"), args.megabytes),
-        }
         results = []
-        for name, files in corpora.items():
+        for name in args.corpora:
+            if name == "as-is":
+                files = sorted(glob.glob(os.path.join(args.data, "pubmed_wrapped", "*.xml.gz")))
+            elif name == "baseline":
+                files = build(args.data, os.path.join(folder, "xml"), args.megabytes)
+            else:
+                files = unpack_articles(args.data, os.path.join(folder, "nxml"), args.articles)
             size = sum(len(unpack(f)) for f in files) / 1e6
-            for contender, times in race(files, folder, tokenizer, args).items():
+            source = "pmc" if name == "jats" else "pubmed"
+            for contender, times in race(files, folder, tokenizer, args, source).items():
                 results.append(report(name, contender, size, times))
     if args.json:
         Path(args.json).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -66,16 +74,32 @@ def _arguments() -> argparse.Namespace:
     p.add_argument("--data", default=str(REPO.parent / "shared" / "data"))
     p.add_argument("--rounds", type=positive_int, default=5)
     p.add_argument("--megabytes", type=positive_float, default=250, help="size of the `baseline` corpus, unpacked")
+    p.add_argument("--corpora", nargs="+", default=["as-is", "baseline", "jats"], choices=("as-is", "baseline", "jats"))
+    p.add_argument("--articles", type=positive_int, default=2000, help="of the `jats` corpus, at most")
     p.add_argument("--msl", type=positive_int, default=2048)
     p.add_argument("--skip", nargs="*", default=[], metavar="CONTENDER")
     p.add_argument("--json", metavar="FILE")
-    for hidden in ("--contender", "--folder", "--out", "--tokenizer"):
+    for hidden in ("--contender", "--source", "--folder", "--out", "--tokenizer"):
         p.add_argument(hidden, help=argparse.SUPPRESS)
     return p.parse_args()
 
 
 def unpack(path: str) -> bytes:
-    return gzip.decompress(Path(path).read_bytes())
+    data = Path(path).read_bytes()
+    return gzip.decompress(data) if path.endswith(".gz") else data
+
+
+def unpack_articles(data: str, folder: str, most: int) -> list[str]:
+    """Loose files of the first `most` articles of the packages, as pubmed_parser reads them."""
+    os.makedirs(folder)
+    paths = []
+    for package in sorted(glob.glob(os.path.join(data, "pmc_nxml", "*.tar.gz"))):
+        with tarfile.open(package) as archive:
+            for member in archive:
+                if len(paths) < most and member.isfile() and member.name.endswith((".nxml", ".xml")):
+                    paths.append(os.path.join(folder, f"{len(paths):06}.nxml"))
+                    Path(paths[-1]).write_bytes(archive.extractfile(member).read())
+    return paths
 
 
 def build(data: str, folder: str, megabytes: float) -> list[str]:
@@ -139,7 +163,7 @@ def _write(folder: str, number: int, records: list[bytes]) -> str:
     return path
 
 
-def race(files: list[str], folder: str, tokenizer: str, args) -> dict[str, list[tuple[float, int]]]:
+def race(files: list[str], folder: str, tokenizer: str, args, source: str) -> dict[str, list[tuple[float, int]]]:
     """{contender: [(CPU seconds, tokens)]}, the contenders in turn within each round."""
     inputs = os.path.join(folder, "in")
     shutil.rmtree(inputs, ignore_errors=True)
@@ -150,17 +174,17 @@ def race(files: list[str], folder: str, tokenizer: str, args) -> dict[str, list[
     times: dict[str, list] = {c: [] for c in contenders}
     for k in range(args.rounds):
         for c in contenders[k % len(contenders) :] + contenders[: k % len(contenders)]:
-            times[c].append(once(c, inputs, os.path.join(folder, "out"), tokenizer, args.msl))
+            times[c].append(once(c, inputs, os.path.join(folder, "out"), tokenizer, args.msl, source))
     return times
 
 
-def once(contender: str, inputs: str, out: str, tokenizer: str, msl: int) -> tuple[float, int]:
+def once(contender: str, inputs: str, out: str, tokenizer: str, msl: int, source: str) -> tuple[float, int]:
     shutil.rmtree(out, ignore_errors=True)
     if contender == "ours":
         command = [
             "-m",
             "data_preprocessing",
-            "pubmed",
+            source,
             "--input",
             inputs,
             "--output",
@@ -178,6 +202,8 @@ def once(contender: str, inputs: str, out: str, tokenizer: str, msl: int) -> tup
             __file__,
             "--contender",
             contender,
+            "--source",
+            source,
             "--folder",
             inputs,
             "--out",
@@ -196,41 +222,6 @@ def once(contender: str, inputs: str, out: str, tokenizer: str, msl: int) -> tup
         for m in glob.glob(os.path.join(out, "*", "manifest.json"))
     )
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, tokens
-
-
-def parser_hf(folder: str, out: str, tokenizer: str, msl: int) -> None:
-    import pubmed_parser
-
-    texts = []
-    for path in sorted(glob.glob(os.path.join(folder, "*.xml.gz"))):
-        for d in pubmed_parser.parse_medline_xml(
-            path,
-            year_info_only=False,
-            nlm_category=False,
-            author_list=False,
-            reference_list=False,
-            parse_downto_mesh_subterms=False,
-        ):
-            if d.get("abstract"):
-                texts.append(f"{d['title']}\n{d['abstract']}")
-    _tokenise_and_write(texts, out, tokenizer, msl)
-
-
-def lxml_hf(folder: str, out: str, tokenizer: str, msl: int) -> None:
-    from lxml import etree
-
-    texts = []
-    for path in sorted(glob.glob(os.path.join(folder, "*.xml.gz"))):
-        with gzip.open(path) as f:
-            for _, e in etree.iterparse(f, tag="PubmedArticle"):
-                title = e.find(".//ArticleTitle")
-                parts = ["".join(a.itertext()) for a in e.iterfind(".//Abstract/AbstractText")]
-                if parts:
-                    texts.append("".join(title.itertext()) + "\n" + "\n".join(parts))
-                e.clear()
-                while e.getprevious() is not None:
-                    del e.getparent()[0]
-    _tokenise_and_write(texts, out, tokenizer, msl)
 
 
 def _tokenise_and_write(texts: list[str], out: str, tokenizer: str, msl: int) -> None:

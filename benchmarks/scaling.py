@@ -27,7 +27,8 @@ from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
 from modelzoo.config.arguments import positive_int
 from modelzoo.config.errors import UserError
-from modelzoo.distributed import Ranks, joining
+from modelzoo.distributed import Ranks
+from modelzoo.joining import joining
 from modelzoo.processes import World
 from modelzoo.training.build import build_run
 

@@ -5,12 +5,25 @@ import sys
 
 from data_preprocessing import limits
 from modelzoo import entry, host, version
-from modelzoo.config.arguments import Parser, count, integer, positive_float, positive_int, share
+from modelzoo.config.arguments import Parser, Settings, count, integer, positive_float, positive_int, share
 
 _COMMON = """
 Everything that a flag sets, a YAML can set too (--config), and --set reaches the keys that have no flag:
   --set filters.min_chars=200 --set kinds.retracted=mark --set text.scripts=unicode
 A killed run is continued by the same command; another config or input for the same --output is refused.
+"""
+
+_DOWNLOAD = """
+PubMed: N means the first N files, A-B a range, 'all' everything; 38 M citations are 40 GB, an hour at 10 MB/s.
+
+PMC: from its cloud service (bucket pmc-oa-opendata), packed into DIR/pmc.00001.tar.gz and on, 10,000 articles each,
+which the verb pmc reads. An article costs two small requests, so the number of connections decides: people report 12
+to 15 days for all 7.8 million by sync tools, and 2 to 3 days with 256 connections (--workers 256). Licences are known
+only when an article's metadata are fetched: one kind alone takes more than half of the requests of all.
+  --licence comm      CC0, CC BY, CC BY-SA, CC BY-ND
+            noncomm   CC BY-NC, CC BY-NC-SA, CC BY-NC-ND
+            other     no or another code (author manuscripts among them: for text mining, not for redistribution)
+The same command goes on where it was, with the same list; to add what is newer, --since DATE into another folder.
 """
 
 
@@ -37,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="python -m data_preprocessing",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="From PubMed, PMC or JSONL to tokenized HDF5 shards.",
+        description="From PubMed, PMC, BioC or JSONL to tokenized HDF5 shards.",
         epilog="Example:\n  python -m data_preprocessing download --baseline 2 --output xml\n"
         "  python -m data_preprocessing pubmed --input xml --output shards --msl 2048 --workers 2",
     )
@@ -51,8 +64,13 @@ def parser() -> argparse.ArgumentParser:
         ),
         (
             "pmc",
-            "PMC full text (JATS NXML, loose or in tar packages) to shards",
-            "pmc --input oa_comm --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+            "full text of PMC or Europe PMC (JATS XML, loose or in tar packages) to shards",
+            "pmc --input pmc --output shards --tokenizer gpt2_bpe --set 'filters.licences=[CC-BY, CC0]'",
+        ),
+        (
+            "bioc",
+            "BioC-JSON (NCBI's of PMC open access, PubTator's exports) to shards",
+            "bioc --input BioC-PMC --output shards --tokenizer gpt2_bpe",
         ),
         (
             "jsonl",
@@ -85,7 +103,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     p = _verb(verbs, source, text, example, run_job, _COMMON)
     key = p.add_argument_group("what is made (these decide the output)")
     key.add_argument("-c", "--config", metavar="YAML", help="a job file, for example configs/data/pubmed.yaml")
-    key.add_argument("--input", nargs="+", metavar="PATH", help="files and folders")
+    key.add_argument("--input", action="extend", nargs="+", metavar="PATH", help="files and folders")
     key.add_argument("--output", metavar="DIR", help="new folder (or the one of a run to continue)")
     key.add_argument(
         "--tokenizer",
@@ -113,12 +131,19 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
     key.add_argument("--val_fraction", type=share, metavar="X", help="share of documents in OUT/val (0.05)")
     key.add_argument("--seed", type=count)
     key.add_argument("--compression", choices=("none", "gzip", "lzf"))
-    key.add_argument("--set", dest="sets", action="append", default=[], metavar="KEY=VALUE")
+    key.add_argument("--set", dest="sets", action=Settings, default=[], metavar="KEY=VALUE")
     how = p.add_argument_group("how it runs (these change nothing in the output)")
     how.add_argument(
         "--workers", type=integer(1, limits.WORKERS), metavar="N", help="processes (default: one per core)"
     )
     how.add_argument("--engine", choices=("local", "ray"), default="local")
+    how.add_argument(
+        "--memory",
+        type=integer(1, limits.MEGABYTES),
+        default=256,
+        metavar="MB",
+        help="that a process may sort with; what is more goes through the disk (256)",
+    )
     how.add_argument(
         "--share",
         "--shard",
@@ -145,20 +170,31 @@ def _download(verbs) -> None:
     p = _verb(
         verbs,
         "download",
-        "fetch files of NLM's baseline, updates or PMC packages, checked by MD5, resumable",
-        "download --baseline 1-3 --output pubmed/baseline",
+        "fetch PubMed's baseline and updates, or PMC's full texts, checked by MD5, resumable",
+        "download --baseline 1-3 --output pubmed/baseline\n"
+        "  python -m data_preprocessing download --pmc 1000 --licence comm --output pmc",
         run_download,
-        "A number N means the first N files; A-B a range; 'all' everything. Run again to resume.\n",
+        _DOWNLOAD,
     )
-    what = p.add_mutually_exclusive_group(required=True)
+    what = p.add_mutually_exclusive_group()
     what.add_argument("--baseline", metavar="N|A-B|all", help="PubMed baseline files")
     what.add_argument("--updates", metavar="N|A-B|all", help="PubMed daily update files")
-    what.add_argument("--pmc", metavar="N|A-B|all", help="PMC open-access bulk packages (baseline XML)")
-    p.add_argument("--pmc_group", choices=("oa_comm", "oa_noncomm", "oa_other"), default="oa_comm")
+    what.add_argument(
+        "--pmc", metavar="N|A-B|all", nargs="?", const="all", help="PMC full texts: the first N, PMC ids A to B, all"
+    )
     p.add_argument("--output", required=True, metavar="DIR")
-    p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as https://ftp.ncbi.nlm.nih.gov")
-    p.add_argument("--workers", type=integer(1, limits.TRANSFERS), default=2, metavar="N", help="transfers at once")
+    p.add_argument("--workers", type=integer(1, limits.CONNECTIONS), metavar="N", help="transfers at once (2; PMC 64)")
+    p.add_argument("--rate", type=integer(1, limits.REQUESTS), metavar="N", help="requests per second at most")
     p.add_argument("--retries", type=integer(0, limits.RETRIES), default=5, metavar="N")
+    p.add_argument("--base_url", metavar="URL", help="a mirror, laid out as NLM's FTP site or PMC's bucket")
+    pmc = p.add_argument_group("PMC alone")
+    pmc.add_argument("--licence", nargs="+", choices=("comm", "noncomm", "other", "all"), help="kept (default: comm)")
+    pmc.add_argument("--since", metavar="DATE", help="articles whose metadata changed on this day or later")
+    pmc.add_argument("--ids", metavar="FILE", help="these PMC ids alone, one a line")
+    pmc.add_argument("--keep_retracted", action="store_true", help="keep retracted articles")
+    pmc.add_argument("--skip_failed", action="store_true", help="leave out, and name, articles whose tries all failed")
+    pmc.add_argument("--articles_per_tar", type=integer(1, limits.DOCUMENTS), metavar="N", help="default: 10000")
+    p.add_argument("--pmc_group", nargs="?", const="", help=argparse.SUPPRESS)  # refused, with the way
 
 
 def _tokenizer(verbs) -> None:
@@ -169,8 +205,8 @@ def _tokenizer(verbs) -> None:
         "tokenizer --input pubmed/baseline --source pubmed --output tokenizer.json --vocab_size 28896",
         run_tokenizer,
     )
-    p.add_argument("--input", nargs="+", required=True, metavar="PATH")
-    p.add_argument("--source", choices=("pubmed", "pmc", "jsonl"), default="pubmed")
+    p.add_argument("--input", action="extend", nargs="+", required=True, metavar="PATH")
+    p.add_argument("--source", choices=("pubmed", "pmc", "bioc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
     p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), default=50257)
@@ -191,6 +227,7 @@ def _pack(verbs) -> None:
     )
     p.add_argument(
         "--input",
+        action="extend",
         nargs="+",
         required=True,
         metavar="PATH",
@@ -224,9 +261,25 @@ def _inspection(verbs) -> None:
     p.add_argument("path", help="OUT, or one split's folder (also one that Model Zoo wrote)")
     p.add_argument("--tokens", action="store_true", help="also read all ids and check their range and the label shift")
     p = _verb(
-        verbs, "report", "print what became of the records, and write report.html anew", "report shards", run_report
+        verbs,
+        "report",
+        "print what became of the records, and write report.html anew; or what each step cost, and would cost",
+        "report shards --scale",
+        run_report,
     )
     p.add_argument("path", help="OUT")
+    p.add_argument(
+        "--scale",
+        action="store_true",
+        help="time, memory and disk of each step, and of all of PubMed or PMC, to scale.html and scale.json",
+    )
+    p.add_argument(
+        "--documents",
+        type=integer(1, 10**12),
+        nargs="+",
+        metavar="N",
+        help="with --scale: of so many documents instead",
+    )
 
 
 def _synthetic(verbs) -> None:

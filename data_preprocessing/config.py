@@ -41,8 +41,8 @@ class TextPolicy(Frozen):
     other_abstract: Literal["drop", "append", "if_missing"] = "drop"  # abstracts in other languages or plain language
     brackets: Literal["strip", "keep"] = "strip"  # MEDLINE puts translated titles in [brackets].
     tables: Literal["drop", "text"] = "drop"  # JATS: drop, or one line per row with cells joined by " | "
-    captions: Literal["drop", "keep"] = "drop"  # JATS: figure and table captions
-    citations: Literal["drop", "keep"] = "drop"  # JATS: in-text reference marks such as [12]
+    captions: Literal["drop", "keep"] = "drop"  # JATS: captions of figures and tables
+    citations: Literal["drop", "keep"] = "drop"  # JATS: [12], (Li, 2001); years alone stay
     body: bool = True  # JATS: False = title and abstract only
 
 
@@ -94,9 +94,9 @@ class Objective(Frozen):
 
 
 class Job(Frozen):
-    """One run of `pubmed`, `pmc` or `jsonl`."""
+    """One run of `pubmed`, `pmc`, `bioc` or `jsonl`."""
 
-    source: Literal["pubmed", "pmc", "jsonl"]
+    source: Literal["pubmed", "pmc", "bioc", "jsonl"]
     input: Paths = Field(min_length=1)  # files and folders
     output: PathName
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -108,15 +108,20 @@ class Job(Frozen):
     kinds: Kinds = Kinds()
     filters: Filters = Filters()
     newest_by: Literal["file_order", "date_revised"] = "file_order"
-    text_key: Word = "text"  # jsonl
+    text_key: Word = "text"  # jsonl; content.text is `text` in the object `content`
     prompt_key: Word = "prompt"
     completion_key: Word = "completion"
-    id_key: Word = "id"
+    id_key: Word = "id"  # of records with one id the newest is kept; without an id each record is its own
+    pmid_key: Word = "pmid"  # these may be paths, such as metadata.year
+    pmcid_key: Word = "pmcid"
+    year_key: Word = "year"
+    language_key: Word = "language"
+    licence_key: Word = "licence"  # or license
     compression: Literal["none", "gzip", "lzf"] = "gzip"
     shard_tokens: int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
     unit_megabytes: Megabytes = 4  # small input files are grouped into units of about this on disk
     unreadable: Literal["refuse", "drop"] = "drop"  # a record that cannot be read: count it and go on, or stop the run
-    buckets: int = Field(default=8, ge=1, le=4096)  # hash buckets of the two-pass steps
+    buckets: int = Field(default=8, ge=1, le=limits.BUCKETS)  # calls of the steps across the corpus; many units: more
     max_file_gigabytes: float = Field(default=64, gt=0, le=10_000)  # refuse an input that unpacks to more
 
     @model_validator(mode="after")

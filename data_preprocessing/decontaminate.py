@@ -1,11 +1,13 @@
 """Keep test sets out of the training data: by document id, and by long word sequences that they share."""
 
+import csv
 import os
 import re
 
 import numpy as np
 
 from data_preprocessing import streams
+from data_preprocessing.inputs import strip_packing
 from data_preprocessing.minhash import word_ngrams
 from data_preprocessing.records import Document
 from modelzoo.config.errors import UserError
@@ -13,6 +15,8 @@ from modelzoo.reading import load_json
 
 MAX_BENCHMARK = 256 << 20  # bytes of one test set
 _PMID = re.compile(r"\d{1,9}$")
+_BETWEEN = re.compile(r"\W+")
+_PUBTATOR = re.compile(r"(\d{1,9})\|[ta]\|(.*)$")  # the titles and abstracts of BC5CDR and NCBI-disease
 _HOC_INDEX = re.compile(r"(\d{1,9})_s\d+$")
 
 
@@ -33,7 +37,7 @@ class Benchmark:
         if not len(self.grams):
             return None
         text = document.text if document.prompt is None else document.prompt + "\n" + document.text
-        grams = word_ngrams(text.encode(), self.n)
+        grams = _find_grams(text, self.n)
         grams = grams[self.table[grams >> np.uint64(42)]]
         if not len(grams):
             return None
@@ -41,8 +45,13 @@ class Benchmark:
         return "benchmark_overlap" if (self.grams[places] == grams).any() else None
 
 
+def _find_grams(text: str, n: int) -> np.ndarray:
+    """u8 hashes of the word n-grams of a text; spaces, dashes and quotes of any script part words as ASCII's do."""
+    return word_ngrams((text if text.isascii() else _BETWEEN.sub(" ", text)).encode(), n)
+
+
 def load(paths: tuple[str, ...], n: int) -> Benchmark:
-    """Test sets: a list of PMIDs (text or JSON), PubMedQA's JSON, HoC's TSV, JSONL, or plain text.
+    """Test sets: a list of PMIDs (text or JSON), PubMedQA's JSON, HoC's TSV, JSONL, CSV, PubTator, or plain text.
 
     Their form separates ids from texts; in JSON every string is text, but for keys and strings that are PMIDs.
     """
@@ -55,10 +64,11 @@ def load(paths: tuple[str, ...], n: int) -> Benchmark:
         data = b"".join(streams.unpacked(path, MAX_BENCHMARK))
         try:
             _read(data.decode("utf-8-sig"), path, pmids, texts)
-            grams += [word_ngrams(text.encode(), n) for text in texts]
+            "".join(texts).encode()  # half a surrogate pair is no text
+            grams += [_find_grams(text, n) for text in texts]
         except RecursionError:
             raise UserError(f"{path}: cannot be read as a test set: it is nested too deeply") from None
-        except ValueError as e:
+        except (ValueError, csv.Error) as e:
             raise UserError(f"{path}: cannot be read as a test set: {e}") from None
     if not pmids and not any(map(len, grams)):
         raise UserError(f"{', '.join(paths)}: neither PMIDs nor texts of {n} words were found in the test sets")
@@ -66,8 +76,8 @@ def load(paths: tuple[str, ...], n: int) -> Benchmark:
 
 
 def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
-    name = path.lower().removesuffix(".gz")
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")  # splitlines also parts at U+2028 and others
+    name = strip_packing(path)
+    lines = text.replace("\r\n", "\n").split("\n")  # splitlines also parts at U+2028 and others
     if name.endswith(".json"):
         _walk(load_json(text), pmids, texts)
     elif name.endswith(".jsonl"):
@@ -80,9 +90,17 @@ def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
                     pmids.add(found[1] if found.lastindex else found[0])
                 else:
                     texts.append(cell)
+    elif name.endswith(".csv"):
+        csv.field_size_limit(MAX_BENCHMARK)  # of this process; a cell may be a whole article
+        for cell in (c for row in csv.reader(line + "\n" for line in lines) for c in row if c):
+            pmids.add(cell) if _PMID.match(cell) else texts.append(cell)
     else:
         for line in filter(None, map(str.strip, lines)):
-            pmids.add(line) if _PMID.match(line) else texts.append(line)
+            if found := _PUBTATOR.match(line):
+                pmids.add(found[1])
+                texts.append(found[2])
+            else:
+                pmids.add(line) if _PMID.match(line) else texts.append(line)
 
 
 def _walk(value: object, pmids: set[str], texts: list[str]) -> None:

@@ -3,17 +3,20 @@
 import collections
 import os
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
-from data_preprocessing import filters, pack, store
+from data_preprocessing import drops, filters, pack, store
 from data_preprocessing.config import Job
-from data_preprocessing.shards import ShardWriter, write_bytes
+from data_preprocessing.shards import ShardWriter
 from data_preprocessing.tokens import FIM_TOKENS, Encoder, token_id
 from modelzoo.config.errors import UserError
+from modelzoo.files import replacing, sha256
 
 SPLITS = ("train", "val")
 BATCH_BYTES = 1 << 20
+TABLE_BYTES = 32 << 20  # of the documents table that are compressed at a time
 CHECKED = 8  # texts per unit on which the fast encoder is compared with the reference,
 CHECKED_CHARS = 1 << 18  # and how much of each: the reference takes hundreds of bytes of memory a token
 
@@ -28,42 +31,37 @@ def steps_before(job: Job) -> tuple[str, ...]:
 
 
 def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encoder: Encoder) -> dict:
-    """Tokenize and pack the unit: write its shards and documents table; returns and stores its marker."""
+    """Tokenize and pack the unit: write its shards and documents table; returns its facts."""
     unit = store.load(work, index)
-    reasons = store.apply_drops(work, steps_before(job), buckets, index, unit.reasons)
+    reasons = drops.put(drops.load(work, steps_before(job), buckets), index, unit.reasons)
     val = is_val(unit.hashes[:, 0], job.seed, job.val_fraction)
     counts = np.zeros(len(reasons), np.int64)  # tokens per record
     eos = token_id(encoder.reference, job.tokenizer.eos_token, encoder.name)
     build = {"lm": _stream, "vsl": _stream, "fim": _fim, "prompt_completion": _pairs}[job.objective.name]
-    batches = _batches(work, index, unit, reasons)
+    batches = read_texts(work, index, unit.lengths, reasons)
     writers = build(job, out, index, encoder, eos, batches, val, counts, reasons, unit)
     for writer in writers.values():
         writer.flush()
     documents = _documents_table(work, index, out, reasons, val, counts)
     kept = reasons == 0
     samples = _samples(work, index, unit, reasons)
-    return store.mark_done(
-        work,
-        "encode",
-        index,
-        {
-            "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
-            "samples": samples,
-            "splits": {
-                s: {
-                    "shards": w.done,
-                    "documents": int((kept & (val == (s == "val"))).sum()),
-                    "tokens": int(counts[kept & (val == (s == "val"))].sum()),
-                }
-                for s, w in writers.items()
-            },
-            "token_lengths": {
-                str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
-            },
-            "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
-            "documents_sha256": documents,
+    return {
+        "reasons": {filters.REASONS[c]: int(n) for c, n in enumerate(np.bincount(reasons)) if n},
+        "samples": samples,
+        "splits": {
+            s: {
+                "shards": w.done,
+                "documents": int((kept & (val == (s == "val"))).sum()),
+                "tokens": int(counts[kept & (val == (s == "val"))].sum()),
+            }
+            for s, w in writers.items()
         },
-    )
+        "token_lengths": {
+            str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
+        },
+        "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
+        "documents_sha256": documents,
+    }
 
 
 def is_val(text_hashes: np.ndarray, seed: int, fraction: float) -> np.ndarray:
@@ -86,25 +84,36 @@ def _bins(counts: np.ndarray) -> np.ndarray:
     return np.floor(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
 
 
-def _batches(
-    work: str, index: int, unit: store.Extracted, reasons: np.ndarray
+def read_texts(
+    work: str, index: int, lengths: np.ndarray, reasons: np.ndarray
 ) -> Iterator[tuple[np.ndarray, list[bytes]]]:
-    """(record numbers, texts) of kept documents, about BATCH_BYTES at a time, in order."""
-    starts = np.concatenate([[0], np.cumsum(unit.lengths)])
+    """(record numbers, texts) of a unit's kept documents, from about BATCH_BYTES at a time, in order."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
     kept = np.flatnonzero(reasons == 0)
     ends = starts[kept + 1]
     with open(store.unit_path(work, "extract", index, ".text"), "rb") as f:
         first = 0
         while first < len(kept):
-            begin = int(starts[kept[first]])
-            last = max(first + 1, int(np.searchsorted(ends, begin + BATCH_BYTES)))
+            last = max(first + 1, int(np.searchsorted(ends, starts[kept[first]] + BATCH_BYTES)))
             records = kept[first:last]
-            f.seek(begin)
-            data = f.read(int(starts[records[-1] + 1] - begin))
-            if len(data) != starts[records[-1] + 1] - begin:
-                raise UserError(f"{f.name}: shorter than its table; delete the work folder and run again")
-            yield records, [data[starts[r] - begin : starts[r + 1] - begin] for r in records]
+            yield records, _read_spans(f, starts[records].tolist(), starts[records + 1].tolist())
             first = last
+
+
+def _read_spans(f: BinaryIO, begins: list[int], ends: list[int]) -> list[bytes]:
+    """These parts of a file: each by itself where they are few of the bytes between the first and the last."""
+    if 4 * sum(end - begin for begin, end in zip(begins, ends, strict=True)) < ends[-1] - begins[0]:
+        return [_read_span(f, begin, end) for begin, end in zip(begins, ends, strict=True)]
+    data = _read_span(f, begins[0], ends[-1])
+    return [data[begin - begins[0] : end - begins[0]] for begin, end in zip(begins, ends, strict=True)]
+
+
+def _read_span(f: BinaryIO, begin: int, end: int) -> bytes:
+    f.seek(begin)
+    data = f.read(end - begin)
+    if len(data) != end - begin:
+        raise UserError(f"{f.name}: shorter than its table; delete the work folder and run again")
+    return data
 
 
 def _check(encoder: Encoder, texts: list[str], done: list) -> None:
@@ -203,38 +212,54 @@ def _pairs(job, out, index, encoder, eos, batches, val, counts, reasons, unit) -
     return writers
 
 
+def documents_path(out: str, index: int) -> str:
+    """Where the table of a unit's documents goes."""
+    return os.path.join(out, "documents", f"{index:05d}.tsv.gz")
+
+
 def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> str:
     """OUT/documents/00003.tsv.gz: one line per record of the input with its fate; returns its SHA-256."""
-    import hashlib
-
     from zlib_ng import zlib_ng
 
-    with open(store.unit_path(work, "extract", index, ".tsv"), "rb") as f:
-        lines = f.read().split(b"\n")[:-1]
-    fates = [
-        f"\t{filters.REASONS[r]}\t{('val' if v else 'train') if r == 0 else ''}\t{n}".encode()
-        for r, v, n in zip(reasons.tolist(), val.tolist(), counts.tolist(), strict=True)
-    ]
-    head = "\t".join((*store.FACTS, "reason", "split", "tokens")).encode()
-    body = b"\n".join([head, *(a + b for a, b in zip(lines, fates, strict=True)), b""])
+    path = documents_path(out, index)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     packer = zlib_ng.compressobj(1, wbits=31)
-    data = packer.compress(body) + packer.flush()
-    write_bytes(os.path.join(out, "documents", f"{index:05d}.tsv.gz"), data)
-    return hashlib.sha256(data).hexdigest()
+    with (
+        open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts,
+        replacing(path, durable=True) as temporary,
+        open(temporary, "wb") as table,
+    ):
+        part = ["\t".join((*store.FACTS, "reason", "split", "tokens")).encode() + b"\n"]
+        held = 0
+        for line, r, v, n in zip(facts, reasons, val, counts, strict=True):
+            part.append(b"%s\t%s\n" % (line[:-1], _name_fate(int(r), bool(v), int(n))))
+            held += len(part[-1])
+            if held > TABLE_BYTES:
+                table.write(packer.compress(b"".join(part)))
+                part, held = [], 0
+        table.write(packer.compress(b"".join(part)) + packer.flush())
+        table.flush()
+        return sha256(temporary)
+
+
+def _name_fate(reason: int, val: bool, tokens: int) -> bytes:
+    split = ("val" if val else "train") if reason == 0 else ""
+    return f"{filters.REASONS[reason]}\t{split}\t{tokens}".encode()
 
 
 def _samples(work: str, index: int, unit: store.Extracted, reasons: np.ndarray) -> dict:
     """Two records of each reason that only the later steps gave, with the text that they had."""
     starts = np.concatenate([[0], np.cumsum(unit.lengths)])
+    chosen = {code: np.flatnonzero((reasons == code) & (unit.lengths > 0))[:2].tolist() for code in np.unique(reasons)}
+    wanted = {record for records in chosen.values() for record in records}
     samples = {}
     with (
         open(store.unit_path(work, "extract", index, ".text"), "rb") as f,
         open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts,
     ):
-        keys = [line.partition(b"\t")[0].decode() for line in facts]
-        for code in np.unique(reasons):
-            chosen = [r for r in np.flatnonzero((reasons == code) & (unit.lengths > 0))[:2]]
-            for r in chosen:
+        keys = {k: line.partition(b"\t")[0].decode() for k, line in enumerate(facts) if k in wanted}
+        for code, records in chosen.items():
+            for r in records:
                 f.seek(int(starts[r]))
                 text = f.read(min(int(unit.lengths[r]), 1600)).decode(errors="ignore")[:400]
                 samples.setdefault(filters.REASONS[code], []).append({"key": keys[r], "text": text})

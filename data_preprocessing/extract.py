@@ -1,7 +1,9 @@
 """First step, one call per unit: input files -> texts, facts and a reason per record."""
 
 import collections
+import functools
 import os
+from array import array
 
 import numpy as np
 
@@ -11,10 +13,12 @@ from data_preprocessing.records import Document, refuse_if_unreadable
 
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
+COUNTED = 1000  # languages, and licences, that a unit counts by name
+WRITTEN_AT_ONCE = 1 << 20  # bytes
 
 
-def documents(job: Job, path: str, name: str):
-    """The documents of one input file."""
+def documents(job: Job, path: str, name: str, passed: collections.Counter[str] | None = None):
+    """The documents of one input file. `passed` counts the members of a package that are not read."""
     limit = int(job.max_file_gigabytes * 1e9)
     if job.source == "pubmed":
         from data_preprocessing import pubmed
@@ -23,25 +27,29 @@ def documents(job: Job, path: str, name: str):
     if job.source == "pmc":
         from data_preprocessing import pmc
 
-        return pmc.documents(path, job.text, limit, job.unreadable, name)
+        return pmc.documents(path, job.text, limit, job.unreadable, name, passed)
+    if job.source == "bioc":
+        from data_preprocessing import bioc
+
+        return bioc.documents(path, job.text, limit, job.unreadable, name, passed)
     from data_preprocessing import jsonl
 
     return refuse_if_unreadable(jsonl.documents(path, name, job, limit), path)
 
 
 def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
-    """Extract one unit; returns and stores its marker. `files`: [{"path", "name"}]."""
+    """Extract one unit; returns its facts. `files`: [{"path", "name"}]."""
     os.makedirs(os.path.join(work, "extract"), exist_ok=True)
     chain = filters.build(job.filters, job.kinds, _benchmark(job))
     rows = _Rows()
     hashes, samples = {}, collections.defaultdict(list)
-    languages, licences = collections.Counter(), collections.Counter()
+    languages, licences, passed = collections.Counter(), collections.Counter(), collections.Counter()
     text_path = store.unit_path(work, "extract", index, ".text")
     tsv_path = store.unit_path(work, "extract", index, ".tsv")
-    with open(text_path, "wb") as texts, open(tsv_path, "wb") as facts:
+    with open(text_path, "wb", WRITTEN_AT_ONCE) as texts, open(tsv_path, "wb", WRITTEN_AT_ONCE) as facts:
         for file in files:
             before = len(rows.keys)
-            for document in documents(job, file["path"], file["name"]):
+            for document in documents(job, file["path"], file["name"], passed):
                 if document.deleted:
                     rows.delete(document.key)
                     continue
@@ -50,7 +58,8 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                 rows.add(document, reason, texts)
                 facts.write(_fact_line(document, file["name"]))
                 for counter, value in ((languages, document.language), (licences, document.licence)):
-                    counter[value or "not told"] += 1
+                    value = value or "not told"
+                    counter[value if value in counter or len(counter) < COUNTED else "others"] += 1
                 name = filters.REASONS[reason]
                 if len(samples[name]) < SAMPLES:
                     samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
@@ -66,30 +75,31 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
 
         minhash.sign_unit(job, work, index, extracted)
     years = collections.Counter(extracted.years.tolist())
-    return store.mark_done(
-        work,
-        "extract",
-        index,
-        {
-            "files": hashes,
-            "records": len(extracted.keys),
-            "delete_orders": len(extracted.deleted),
-            "kept_so_far": int((extracted.reasons == 0).sum()),
-            "text_bytes": int(extracted.lengths.sum()),
-            "samples": samples,
-            "years": {str(y): n for y, n in sorted(years.items())},
-            "languages": dict(languages),
-            "licences": dict(licences),
-        },
-    )
+    return {
+        "files": hashes,
+        "records": len(extracted.keys),
+        "delete_orders": len(extracted.deleted),
+        "kept_so_far": int((extracted.reasons == 0).sum()),
+        "text_bytes": int(extracted.lengths.sum()),
+        "samples": samples,
+        "years": {str(y): n for y, n in sorted(years.items())},
+        "languages": dict(languages),
+        "licences": dict(licences),
+        "passed_over": dict(sorted(passed.items())),
+    }
 
 
 def _benchmark(job: Job):
     if not job.filters.decontaminate:
         return None
+    return _load_benchmark(job.filters.decontaminate, job.filters.decontaminate_ngram)
+
+
+@functools.lru_cache(maxsize=1)  # a process reads the test sets once, not for every unit
+def _load_benchmark(paths: tuple[str, ...], n: int):
     from data_preprocessing import decontaminate
 
-    return decontaminate.load(job.filters.decontaminate, job.filters.decontaminate_ngram)
+    return decontaminate.load(paths, n)
 
 
 def _fact_line(d: Document, name: str) -> bytes:
@@ -112,12 +122,12 @@ def _fact_line(d: Document, name: str) -> bytes:
 
 
 class _Rows:
-    """Columns that grow record by record."""
+    """Columns that grow record by record, in 51 bytes a record: a file may hold millions."""
 
     def __init__(self):
-        self.versions, self.dates, self.years, self.reasons = [], [], [], bytearray()
-        self.lengths, self.hashes, self.prompts = [], bytearray(), []
-        self.deleted, self.deleted_at = bytearray(), []
+        self.versions, self.dates, self.years, self.reasons = array("i"), array("i"), array("h"), bytearray()
+        self.lengths, self.hashes, self.prompts = array("q"), bytearray(), array("q")
+        self.deleted, self.deleted_at = bytearray(), array("q")
         self.keys = _Bytes(8)
 
     def add(self, d: Document, reason: int, texts) -> None:
@@ -143,16 +153,16 @@ class _Rows:
 
     def arrays(self) -> store.Extracted:
         return store.Extracted(
-            keys=np.frombuffer(bytes(self.keys.data), "<u8"),
-            versions=np.array(self.versions, np.int32),
-            dates=np.array(self.dates, np.int32),
-            years=np.array(self.years, np.int16),
-            reasons=np.frombuffer(bytes(self.reasons), np.uint8),
-            lengths=np.array(self.lengths, np.int64),
-            hashes=np.frombuffer(bytes(self.hashes), "<u8").reshape(-1, 2),
-            prompts=np.array(self.prompts, np.int64),
-            deleted=np.frombuffer(bytes(self.deleted), "<u8"),
-            deleted_at=np.array(self.deleted_at, np.int64),
+            keys=np.frombuffer(self.keys.data, "<u8"),
+            versions=np.frombuffer(self.versions, np.int32),
+            dates=np.frombuffer(self.dates, np.int32),
+            years=np.frombuffer(self.years, np.int16),
+            reasons=np.frombuffer(self.reasons, np.uint8),
+            lengths=np.frombuffer(self.lengths, np.int64),
+            hashes=np.frombuffer(self.hashes, "<u8").reshape(-1, 2),
+            prompts=np.frombuffer(self.prompts, np.int64),
+            deleted=np.frombuffer(self.deleted, "<u8"),
+            deleted_at=np.frombuffer(self.deleted_at, np.int64),
         )
 
 

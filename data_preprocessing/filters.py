@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from data_preprocessing.config import Filters, Kinds
 from data_preprocessing.records import Document
+from data_preprocessing.spellings import normalise_language, normalise_licence
 
 # Codes are positions in this tuple; they are kept on disk between steps. The order is the one in which filters run.
 REASONS = (
@@ -70,10 +71,10 @@ def build(filters: Filters, kinds: Kinds, benchmark=None) -> list[Filter]:
     if filters.require_abstract:
         chain.append(has_abstract)
     chain.append(lambda d: length(d, filters.min_chars, filters.max_chars))
-    if filters.languages:
-        chain.append(lambda d: language(d, filters.languages))
-    if filters.licences:
-        chain.append(lambda d: licence(d, filters.licences))
+    if languages := tuple(map(normalise_language, filters.languages)):
+        chain.append(lambda d: language(d, languages))
+    if licences := tuple(map(normalise_licence, filters.licences)):
+        chain.append(lambda d: licence(d, licences))
     if filters.boilerplate:
         chain.append(boilerplate)
     if benchmark is not None:
@@ -130,8 +131,17 @@ def boilerplate(document: Document) -> str | None:
     return "boilerplate" if _BOILERPLATE.match(body) else None
 
 
+_FOLD = bytes(  # ASCII to lower case, a line break to a blank, other controls to a line break
+    0x20 if c == 0x0A else 0x0A if c < 0x20 or c == 0x7F else ord(chr(c).lower()) if c < 0x80 else c for c in range(256)
+)
+
+
 def text_hash(text: str) -> bytes:
     """16 bytes that are equal for texts that differ in case and white space alone."""
+    if text.isascii():
+        folded = text.encode().translate(_FOLD)
+        if b"\n" not in folded and b"  " not in folded and folded[:1] != b" " and folded[-1:] != b" ":
+            return hashlib.blake2b(folded, digest_size=16).digest()
     plain = text.lower().replace("\n", " ")
     if "  " in plain or plain[:1] == " " or plain[-1:] == " " or not plain.isprintable():
         plain = " ".join(plain.split())

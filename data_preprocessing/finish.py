@@ -6,72 +6,116 @@ import os
 
 from data_preprocessing import encode, report, shards, store, streams
 from data_preprocessing.filters import REASONS
-from data_preprocessing.tokens import token_id
+from data_preprocessing.parts import Part
+from data_preprocessing.tokens import parse_once, token_id
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.tokenizer import parse_tokenizer
 from modelzoo.reading import read_bytes
 from modelzoo.records import seal
 
+SAMPLES = 4  # of a reason, in the report
 
-def finish(plan) -> dict:
-    """Write everything that describes the whole output; returns and stores the summary."""
-    read = [store.read_marker(plan.work, "extract", u) for u in range(len(plan.units))]
-    written = [store.read_marker(plan.work, "encode", u) for u in range(len(plan.units))]
+
+class _Totals:
+    """What the units' markers add up to; they are read one by one, for there may be many."""
+
+    def __init__(self, plan: Part):
+        names = ("reasons", "languages", "licences", "years", "token_lengths")
+        self.counts = {name: collections.Counter() for name in names}
+        self.records = self.delete_orders = self.text_bytes = 0
+        self.files: dict[str, dict] = {}
+        self.passed: collections.Counter[str] = collections.Counter()  # what is in packages and not read
+        self.documents: dict[str, str] = {}
+        self.splits = {s: _Split() for s in encode.SPLITS[: 1 if plan.job.val_fraction == 0 else 2]}
+        self.samples: tuple[dict, dict] = {}, {}  # of the first step, of the last
+        for unit in range(plan.units):
+            self._add_read(store.read_marker(plan.work, "extract", unit))
+            self._add_written(unit, store.read_marker(plan.work, "encode", unit))
+
+    def _add_read(self, part: dict) -> None:
+        self.records += part["records"]
+        self.delete_orders += part["delete_orders"]
+        self.text_bytes += part["text_bytes"]
+        self.files.update(part["files"])
+        self.passed.update(part.get("passed_over", {}))  # parts of an older run have none
+        for name in ("languages", "licences"):
+            self.counts[name].update(part[name])
+        # What was kept here may yet have been dropped by a later step, so those samples wait.
+        self._add_samples(0, {reason: found for reason, found in part["samples"].items() if reason != "written"})
+
+    def _add_written(self, unit: int, part: dict) -> None:
+        for name in ("reasons", "years", "token_lengths"):
+            self.counts[name].update(part[name])
+        for name, split in self.splits.items():
+            split.add(part["splits"][name])
+        self.documents[f"{unit:05d}.tsv.gz"] = part["documents_sha256"]
+        self._add_samples(1, part["samples"])
+
+    def _add_samples(self, which: int, samples: dict) -> None:
+        for reason, found in samples.items():
+            kept = self.samples[which].setdefault(reason, [])
+            kept += found[: SAMPLES - len(kept)]
+
+    def first_samples(self) -> dict[str, list]:
+        """Some samples of each reason."""
+        early, late = self.samples
+        return {reason: (early.get(reason, []) + late.get(reason, []))[:SAMPLES] for reason in {**early, **late}}
+
+
+class _Split:
+    """What the units wrote of one split."""
+
+    def __init__(self):
+        self.shards: list[dict] = []
+        self.documents = self.tokens = 0
+
+    def add(self, part: dict) -> None:
+        self.shards += part["shards"]
+        self.documents += part["documents"]
+        self.tokens += part["tokens"]
+
+
+def finish(plan: Part) -> dict:
+    """Write everything that describes the whole output; returns the summary."""
+    totals = _Totals(plan)
     tokenizer = store.read_marker(plan.work, "tokenizer", 0)
-    reasons = collections.Counter()
-    for part in written:
-        reasons.update(part["reasons"])
-    records = sum(part["records"] for part in read)
-    if records != sum(reasons.values()):
-        raise AssertionError(f"{records} records were read but {sum(reasons.values())} are accounted for")
-    splits = {}
-    for split in encode.SPLITS[: 1 if plan.job.val_fraction == 0 else 2]:
-        splits[split] = _split(plan, split, [part["splits"][split] for part in written], tokenizer)
-    names = {name: file for part in read for name, file in part["files"].items()}
+    reasons = totals.counts["reasons"]
+    if totals.records != sum(reasons.values()):
+        raise AssertionError(f"{totals.records} records were read but {sum(reasons.values())} are accounted for")
+    splits = {name: _describe_split(plan, name, split, tokenizer) for name, split in totals.splits.items()}
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
-        "records": records,
+        "records": totals.records,
         "reasons": _ordered(reasons),
-        "delete_orders": sum(part["delete_orders"] for part in read),
+        "delete_orders": totals.delete_orders,
         "tokenizer_sha256": tokenizer["sha256"],
-        "inputs": {name: names[name] for name in sorted(names)},
+        "inputs": {name: totals.files[name] for name in sorted(totals.files)},
         "splits": {
             split: {k: v for k, v in value.items() if k not in ("shards", "files")} for split, value in splits.items()
         },
         "data_sha256": _digest(splits),
-        "documents": {f"{u:05d}.tsv.gz": part["documents_sha256"] for u, part in enumerate(written)},
+        "documents": totals.documents,
     }
-    facts = _facts(plan, read, written, manifest)
+    facts = _facts(plan, totals, manifest)
     shards.write_json(os.path.join(plan.out, "report.json"), facts, sort=False)
     shards.write_bytes(os.path.join(plan.out, "report.html"), report.html(facts).encode())
     manifest["files"] = _files(plan.out, splits)
     shards.write_json(os.path.join(plan.out, fmt.MANIFEST), seal(manifest))
-    return store.mark_done(
-        plan.work,
-        "finish",
-        0,
-        {
-            "records": records,
-            "reasons": manifest["reasons"],
-            "splits": manifest["splits"],
-            "data_sha256": manifest["data_sha256"],
-        },
-    )
+    summary = {key: manifest[key] for key in ("records", "reasons", "splits", "data_sha256")}
+    return summary | {"passed_over": facts["passed_over"]}
 
 
 def _ordered(reasons: collections.Counter) -> dict[str, int]:
     return {reason: reasons[reason] for reason in REASONS if reasons[reason]}
 
 
-def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
+def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> dict:
     """manifest.json and data_params.json of one split."""
     job = plan.job
     folder = os.path.join(plan.out, split)
     os.makedirs(folder, exist_ok=True)
     rows = fmt.VSL_ROWS if job.objective.name == "vsl" else fmt.ROWS
-    eos = _eos(plan, tokenizer["sha256"])
-    listed = [shard for part in parts for shard in part["shards"]]
+    eos = _eos(plan, tokenizer)
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
         "split": split,
@@ -82,11 +126,11 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
         "pad_id": eos,
         "tokenizer_sha256": tokenizer["sha256"],
         "objective": job.objective.name,
-        "n_examples": sum(s["n_examples"] for s in listed),
-        "loss_tokens": sum(s["loss_tokens"] for s in listed),
-        "documents": sum(p["documents"] for p in parts),
-        "tokens": sum(p["tokens"] for p in parts),
-        "shards": listed,
+        "n_examples": sum(s["n_examples"] for s in found.shards),
+        "loss_tokens": sum(s["loss_tokens"] for s in found.shards),
+        "documents": found.documents,
+        "tokens": found.tokens,
+        "shards": found.shards,
     }
     params = os.path.join(folder, fmt.DATA_PARAMS)
     shards.write_json(
@@ -102,7 +146,7 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
                 "pad_id": eos,
                 "loss_valid_tokens": manifest["loss_tokens"],
                 "num_tokens": manifest["tokens"],
-                "successful_files": len({s["file"] for s in listed}),
+                "successful_files": len({s["file"] for s in found.shards}),
             },
         },
     )
@@ -111,12 +155,14 @@ def _split(plan, split: str, parts: list[dict], tokenizer: dict) -> dict:
     return manifest
 
 
-def _eos(plan, sha256: str) -> int:
+def _eos(plan: Part, tokenizer: dict) -> int:
     path = os.path.join(plan.out, fmt.TOKENIZER)
     data = read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
+    if hashlib.sha256(data).hexdigest() != tokenizer["sha256"]:
         raise UserError(f"{path}: has changed since this folder was begun; delete the folder, and start anew")
-    return token_id(parse_tokenizer(data.decode(), path), plan.job.tokenizer.eos_token, path)
+    if (known := tokenizer.get("eos_id")) is not None:  # markers of an earlier version lack it
+        return known
+    return token_id(parse_once(data.decode())[0], plan.job.tokenizer.eos_token, path)
 
 
 def _digest(splits: dict) -> str:
@@ -134,31 +180,17 @@ def _files(out: str, splits: dict) -> dict[str, str]:
     return {name: streams.sha256_file(os.path.join(out, name)) for name in names}
 
 
-def _facts(plan, read: list[dict], written: list[dict], manifest: dict) -> dict:
+def _facts(plan: Part, totals: _Totals, manifest: dict) -> dict:
     """The facts of the report."""
-    total = {name: collections.Counter() for name in ("languages", "licences", "years", "token_lengths")}
-    for part in read:
-        for name in ("languages", "licences"):
-            total[name].update(part[name])
-    for part in written:
-        total["years"].update(part["years"])
-        total["token_lengths"].update(part["token_lengths"])
-    samples: dict[str, list] = {}
-    for part in read:  # what was kept here may yet have been dropped by a later step, so those samples wait
-        for reason, found in part["samples"].items():
-            if reason != "written":
-                samples.setdefault(reason, []).extend(found)
-    for part in written:
-        for reason, found in part["samples"].items():
-            samples.setdefault(reason, []).extend(found)
-    text_bytes = sum(part["text_bytes"] for part in read)
+    counts = {name: totals.counts[name] for name in ("languages", "licences", "years", "token_lengths")}
     return {
         "job": plan.job.model_dump(mode="json", exclude={"input": True, "output": True, "tokenizer": {"path"}}),
         "manifest": {k: v for k, v in manifest.items() if k != "inputs"},
         "inputs": manifest["inputs"],
-        "text_bytes": text_bytes,
-        **{name: dict(sorted(c.items(), key=_numeric)) for name, c in total.items()},
-        "samples": {reason: found[:4] for reason, found in samples.items()},
+        "text_bytes": totals.text_bytes,
+        "passed_over": dict(sorted((totals.passed + collections.Counter(plan.passed)).items())),
+        **{name: dict(sorted(c.items(), key=_numeric)) for name, c in counts.items()},
+        "samples": totals.first_samples(),
     }
 
 

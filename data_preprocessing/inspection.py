@@ -6,9 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from data_preprocessing import shards, streams
+from data_preprocessing.verbs import require_examples
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.data.folder import list_shards, open_shard, read_manifest
+from modelzoo.data.folder import NEGATIVE, check_masks, list_shards, open_shard, read_manifest
 from modelzoo.reading import exists
 from modelzoo.records import is_sealed
 
@@ -91,6 +92,9 @@ def verify(args) -> int:
         folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]
         for folder in folders:
             faults += check_tokens(folder) if exists(folder) else []
+    train = os.path.join(args.path, "train") if top else args.path
+    if not faults and exists(train) and read_manifest(train).get("n_examples") == 0:
+        faults = [f"{train}: holds no example to train on; all is as it was written"]
     if faults:
         raise UserError("\n".join(faults))
     print(f"{args.path}: {checked:,} files, {size / 1e6:,.1f} MB, all as written")
@@ -163,6 +167,9 @@ def _try(check: Callable, *args) -> list[str]:
 def _read_through(name: str) -> None:
     for _ in shards.batches(name):
         pass
+    file, data = open_shard(name)
+    with file:
+        check_masks(name, data)
 
 
 def _check_shape(name: str, wanted: tuple) -> None:
@@ -170,6 +177,7 @@ def _check_shape(name: str, wanted: tuple) -> None:
     with file:
         if data.shape != wanted:
             raise UserError(f"{name}: shape {data.shape} is not what the manifest records")
+        check_masks(name, data)
 
 
 def _compare(folder: str, listed: dict[str, str | None]) -> tuple[list[str], int, int]:
@@ -215,6 +223,8 @@ def _check_shard_tokens(name: str, vocab: int | None) -> None:
         ids, mask, labels = batch[:, 0], batch[:, 1], batch[:, 2]
         if ids.min(initial=0) < 0 or (vocab and max(ids.max(initial=0), labels.max(initial=0)) >= vocab):
             raise UserError(f"{name}: ids outside 0..{vocab}")
+        if labels.min(initial=0) < 0:
+            raise UserError(f"{name}: holds label {labels.min()}; {NEGATIVE}")
         if not np.isin(mask, (0, 1)).all():
             raise UserError(f"{name}: loss mask holds other values than 0 and 1")
         goes_on = (mask[:, :-1] == 1) & (mask[:, 1:] == 1)
@@ -225,12 +235,17 @@ def _check_shard_tokens(name: str, vocab: int | None) -> None:
 
 
 def report(args) -> int:
-    """The verb `report`: the counts in words, and report.html written anew from report.json."""
+    """The verb `report`: the counts in words, and report.html written anew from report.json; or what it cost."""
     from data_preprocessing import report as page
 
+    if args.scale:
+        from data_preprocessing import scale
+
+        return scale.run(args.path, args.documents)
     facts = page.read_facts(os.path.join(args.path, "report.json"))
     html = os.path.join(args.path, "report.html")
     shards.write_bytes(html, page.html(facts).encode())
     print(page.text(facts))
     print(f"report: {html}")
+    require_examples(args.path, facts["manifest"])
     return 0

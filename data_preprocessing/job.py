@@ -12,22 +12,26 @@ is a pure function of what the steps before it left on disk, and its marker is w
 
 import contextlib
 import dataclasses
-import functools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
-from data_preprocessing import encode, engine, extract, inputs, resolve, shards, store, streams, tokens
+from data_preprocessing import drops, encode, engine, inputs, limits, parts, shards, store, streams
 from data_preprocessing.config import Job
+from data_preprocessing.parts import Part
+from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.config.merge import merge
 from modelzoo.files import naming, remove_temporaries
 from modelzoo.lock import lock_folder
-from modelzoo.reading import exists, read_text
+from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 
 JOB_FORMAT = 1
+UNITS_A_BUCKET, MANY_BUCKETS = 16, 64  # where the job names no number: each bucket opens every unit
+ENTRY = 170  # bytes of an input in a manifest, without its name
 STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish")
 
 
@@ -38,6 +42,14 @@ class Plan:
     job: Job
     units: list[list[dict]]
     buckets: int
+    passed: dict[str, int] = dataclasses.field(default_factory=dict)  # files in the inputs that are not read, by kind
+
+    def part(self, step: str, index: int, memory: int = MEMORY) -> Part:
+        """One call of one step."""
+        files = self.units[index] if step in ("extract", "encode") else []
+        bare = self.job.model_copy(update={"input": ()})
+        passed = self.passed if step == "finish" else {}
+        return Part(bare, step, index, files, len(self.units), self.buckets, memory, passed)
 
     @property
     def out(self) -> str:
@@ -56,18 +68,19 @@ class How:
     engine: str = "local"
     shard: tuple[int, int] = (0, 1)  # this process's share of every step: number i of n
     step: str | None = None  # this step alone
+    memory: int = MEMORY  # bytes that a call may sort with
     wait_seconds: float = 3600.0  # how long a share waits for the others to finish a step
 
 
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
-    files = inputs.find(job.input, job.source)
+    passed: Counter[str] = Counter()
+    files = inputs.find(job.input, job.source, passed)
     units = inputs.units(files, job.unit_megabytes)
-    plan = Plan(job, units, job.buckets)
-    tokenizer = None if job.tokenizer.path == "train" else _sha(read_tokenizer(job.tokenizer.path))
-    settings = job.model_dump(mode="json", exclude={"input", "output"})
-    settings["tokenizer"].pop("path")
-    settings["tokenizer"].pop("encoder")
+    job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
+    plan = Plan(job, units, job.buckets, dict(passed))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
+    settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
     record = {
         "format": JOB_FORMAT,
@@ -75,9 +88,10 @@ def make_plan(job: Job) -> Plan:
         "tokenizer_sha256": tokenizer,
         "inputs": [[{"name": f["name"], "bytes": f["bytes"]} for f in unit] for unit in units],
     }
+    _check_listable(files, job)
     path = os.path.join(job.output, "job.json")
     if exists(path):
-        difference = _difference(read_json(path, "missing"), record)
+        difference = _difference(_add_defaults(read_json(path, "missing")), record)
         if difference and not _anything_done(plan):
             shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
         elif difference:
@@ -87,6 +101,45 @@ def make_plan(job: Job) -> Plan:
             raise UserError(f"{job.output}: is not empty and was not begun by this command; give another --output")
         shards.write_json(path, record)
     return plan
+
+
+def _choose_buckets(job: Job, units: int) -> int:
+    """Those of the job or of the folder that was begun; else as many as cores can use: 8, and more for many units."""
+    path = os.path.join(job.output, "job.json")
+    if "buckets" in job.model_fields_set:
+        return job.buckets
+    if exists(path):
+        begun = read_json(path, "missing")
+        config = begun.get("config") if isinstance(begun, dict) else None
+        known = config.get("buckets") if isinstance(config, dict) else None
+        if isinstance(known, int) and 1 <= known <= limits.BUCKETS:
+            return known
+    return min(max(job.buckets, 2 ** (units // UNITS_A_BUCKET).bit_length()), MANY_BUCKETS)
+
+
+def _check_listable(files: list[dict], job: Job) -> None:
+    """Refuse more files than a manifest that can be read again lists."""
+    size = sum(len(file["name"].encode()) + ENTRY for file in files)
+    if size > MAX_TEXT:
+        raise UserError(
+            f"{job.input[0]}: {len(files):,} input files are more than a manifest can list (about "
+            f"{MAX_TEXT * len(files) // size:,}); put small files together: articles into tar archives, lines into one"
+        )
+
+
+def _settings(job: Job) -> dict[str, Any]:
+    """The settings that decide what comes out."""
+    settings = job.model_dump(mode="json", exclude={"input", "output"})
+    settings["tokenizer"].pop("path")
+    settings["tokenizer"].pop("encoder")
+    return settings
+
+
+def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
+    """A job.json with the defaults of settings that there were not when it was written."""
+    defaults = _settings(Job(source="pubmed", input=("-",), output="-"))
+    config = record.get("config")
+    return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
 def _anything_done(plan: Plan) -> bool:
@@ -136,95 +189,6 @@ def tasks(plan: Plan, step: str) -> list[int]:
     return [] if step == "groups" and filters.near_duplicates is None else [0]
 
 
-def call(plan: Plan, step: str, index: int) -> dict:
-    """One call of one step; runs in a worker.
-
-    Raises:
-        OSError: it names the file, or, where the system did not (a full disk), those that the call was writing.
-    """
-    with naming(store.unit_path(plan.work, step, index, ".*")):
-        return _make_part(plan, step, index)
-
-
-def describe_call(arguments: tuple[Plan, str, int]) -> str:
-    """What a call works on, for a message."""
-    plan, step, index = arguments
-    if step not in ("extract", "encode"):
-        return f"step '{step}', part {index}"
-    names = [file["name"] for file in plan.units[index]]
-    return f"step '{step}', part {index} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-
-
-def _make_part(plan: Plan, step: str, index: int) -> dict:
-    job, work = plan.job, plan.work
-    if step == "extract":
-        for suffix in (".text", ".tsv"):  # written in place: a link there is not written through
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(store.unit_path(work, step, index, suffix))
-        return extract.extract(job, work, index, plan.units[index])
-    if step in ("keys", "texts"):
-        return getattr(resolve, step)(job, work, index, plan.buckets, len(plan.units))
-    if step in ("near", "groups"):
-        from data_preprocessing import minhash
-
-        if step == "groups":
-            return minhash.groups(job, work, plan.buckets)
-        return minhash.near(job, work, index, plan.buckets, len(plan.units))
-    if step == "tokenizer":
-        return make_tokenizer(plan)
-    if step == "encode":
-        path = os.path.join(plan.out, "tokenizer.json")
-        encoder = _encoder(path, store.read_marker(work, "tokenizer", 0)["sha256"], job.tokenizer.encoder)
-        return encode.tokenize_unit(job, plan.out, work, index, plan.buckets, encoder)
-    from data_preprocessing import finish
-
-    return finish.finish(plan)
-
-
-@functools.lru_cache(maxsize=1)  # loading takes half a second, a unit of work two
-def _encoder(path: str, sha256: str, engine: str) -> tokens.Encoder:
-    try:
-        text = read_text(path)
-    except UnicodeDecodeError:
-        text = ""
-    if _sha(text) != sha256:
-        raise UserError(f"{path}: is not the tokenizer that this folder was begun with; delete the folder, start anew")
-    return tokens.Encoder(text, path, engine)
-
-
-def make_tokenizer(plan: Plan) -> dict:
-    """Train on the kept documents, or copy the given tokenizer and check that its ids fit."""
-    config = plan.job.tokenizer
-    if config.path == "train":
-        special = [config.eos_token, *(tokens.FIM_TOKENS if plan.job.objective.name == "fim" else [])]
-        text = tokens.train(_training_texts(plan), config.vocab_size or 50257, special)
-    else:
-        text = read_tokenizer(config.path)
-    encoder = tokens.Encoder(text, config.path, "tokenizers")
-    tokens.token_id(encoder.reference, config.eos_token, config.path)
-    if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
-        raise UserError(
-            f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
-        )
-    shards.write_bytes(os.path.join(plan.out, "tokenizer.json"), text.encode())
-    return store.mark_done(plan.work, "tokenizer", 0, {"sha256": encoder.sha256, "size": encoder.size})
-
-
-def _training_texts(plan: Plan) -> Iterator[list[str]]:
-    """Kept documents, thinned evenly by their hash to about `train_megabytes`."""
-    total = sum(store.read_marker(plan.work, "extract", u)["text_bytes"] for u in range(len(plan.units)))
-    share = min(1.0, plan.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
-    drops = store.load_drops(plan.work, encode.steps_before(plan.job), plan.buckets)
-    for unit in range(len(plan.units)):
-        arrays = store.load(plan.work, unit)
-        reasons = store.put_drops(drops, unit, arrays.reasons)
-        chosen = (reasons == 0) & (encode.uniform(arrays.hashes[:, 0], plan.job.seed, 9) < share)
-        thinned = reasons.copy()
-        thinned[~chosen] = 255
-        for _, texts in encode._batches(plan.work, unit, arrays, thinned):
-            yield [t.decode() for t in texts]
-
-
 def run(plan: Plan, how: How, report: Callable[[str, int, int, dict | None], None] = lambda *_: None) -> dict:
     """Run what is still to be done; returns the finish marker. `report(step, done, of, marker)` sees every call end."""
     os.makedirs(plan.work, exist_ok=True)
@@ -251,7 +215,10 @@ def _run_step(plan: Plan, step: str, how: How, report) -> None:
     todo = [k for k in numbers if not finished and k % n == i and store.marker(plan.work, step, k) is None]
     done = len(numbers) - len(todo)
     report(step, done, len(numbers), None)
-    answers = engine.run(call, [(plan, step, k) for k in todo], how.workers, how.engine, describe_call)
+    if todo:
+        _merge_drops(plan, step, how.memory)
+    calls = [(plan.part(step, k, how.memory),) for k in todo]
+    answers = engine.run(parts.call, calls, how.workers, how.engine, lambda call: parts.describe(call[0]))
     with contextlib.closing(answers):  # workers end with what is raised here, not with the garbage collection after it
         for _, result in answers:
             done += 1
@@ -260,10 +227,20 @@ def _run_step(plan: Plan, step: str, how: How, report) -> None:
         _wait(plan, step, numbers, how)
 
 
+def _merge_drops(plan: Plan, step: str, memory: int) -> None:
+    """Make what the calls of a step read of the drops before it, once for all of them."""
+    from data_preprocessing import minhash
+
+    before = {"texts": ("keys",), "near": minhash.steps_before(plan.job)}
+    before |= dict.fromkeys(("tokenizer", "encode"), encode.steps_before(plan.job))
+    if step in before:
+        drops.merge(plan.work, before[step], plan.buckets, memory)
+
+
 def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
-    """Until the other shares have finished the step too."""
-    end = time.monotonic() + how.wait_seconds
-    while missing := [k for k in numbers if store.marker(plan.work, step, k) is None]:
+    """Until the other shares have finished the step too: one look at its folder at a time, and ever less often."""
+    end, pause, missing = time.monotonic() + how.wait_seconds, 0.1, numbers
+    while missing := _find_missing(plan, step, missing):
         if store.marker(plan.work, "finish", 0) is not None:
             return
         if time.monotonic() > end:
@@ -271,7 +248,16 @@ def _wait(plan: Plan, step: str, numbers: list[int], how: How) -> None:
                 f"step '{step}': {len(missing)} parts of other shares are still missing after "
                 f"{how.wait_seconds:g} s; start those shares, or run steps one at a time with --step"
             )
-        time.sleep(0.2)
+        time.sleep(pause)
+        pause = min(1.2 * pause, 5.0)
+
+
+def _find_missing(plan: Plan, step: str, numbers: list[int]) -> list[int]:
+    """Those of a step's calls that have not finished."""
+    folder = os.path.join(plan.work, step)
+    there = set(os.listdir(folder)) if exists(folder) else set()
+    name = lambda k: os.path.basename(store.unit_path(plan.work, step, k, ".json"))
+    return [k for k in numbers if name(k) not in there or store.marker(plan.work, step, k) is None]
 
 
 def _require_before(plan: Plan, step: str) -> None:

@@ -3,11 +3,15 @@
 from collections.abc import Iterator
 
 from data_preprocessing import streams
-from data_preprocessing.records import MAX_TEXT, Document, read_year, show, unreadable_record
+from data_preprocessing.article_ids import Ids, identify
+from data_preprocessing.inputs import strip_packing
+from data_preprocessing.records import MAX_TEXT, Document, read_year, restore_cp1252, show, unreadable_record
+from data_preprocessing.spellings import normalise_language, normalise_licence
 from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
 
 MAX_LINE = 4 * MAX_TEXT  # bytes
+MAX_PARTS = 6_000_000  # objects, lists and strings of a line; each takes some 60 bytes
 BLANK = "\ufeff \t\r\n"
 
 
@@ -20,8 +24,8 @@ def documents(path: str, name: str, job, max_bytes: int) -> Iterator[Document]:
         UserError: the file is damaged, or holds such a record and job.unreadable refuses it; the message names the
             line.
     """
-    lines = _lines(streams.unpacked(path, max_bytes))
-    found = _text(lines, name) if path.lower().endswith((".txt", ".txt.gz")) else _records(lines, name, job)
+    lines = list_lines(streams.unpacked(path, max_bytes))
+    found = _text(lines, name) if strip_packing(path).endswith(".txt") else _records(lines, name, job)
     for number, document in found:
         if isinstance(document, Document):
             yield document
@@ -35,7 +39,7 @@ def _records(lines: Iterator[tuple[int, bytes | None]], name: str, job) -> Itera
     """(line, its document or why there is none) of every line that is not blank."""
     for number, line in lines:
         try:
-            text = _decode(line).removeprefix("\ufeff")
+            text = decode_line(line).removeprefix("\ufeff")
             if text.strip():
                 yield number, _record(text, number, name, job)
         except RecursionError:
@@ -45,6 +49,8 @@ def _records(lines: Iterator[tuple[int, bytes | None]], name: str, job) -> Itera
 
 
 def _record(line: str, number: int, name: str, job) -> Document:
+    if len(line) > MAX_PARTS and (parts := line.count("{") + line.count("[") + line.count('"') // 2) > MAX_PARTS:
+        raise ValueError(f"a record of {parts:,} objects, lists and strings; at most {MAX_PARTS:,} are taken")
     try:
         record = load_json(line)
     except ValueError as e:
@@ -53,37 +59,67 @@ def _record(line: str, number: int, name: str, job) -> Document:
         raise ValueError(f"a JSON {type(record).__name__}, expected an object with {job.text_key!r}")
     pairs = job.objective.name == "prompt_completion"
     text = _string(record, job.completion_key if pairs else job.text_key)
-    given = record.get(job.id_key)
+    given = find_value(record, job.id_key)
+    pmcid, pmid = _fact(record, job.pmcid_key), _fact(record, job.pmid_key)
+    ids = identify(pmcid, pmid, "", "") if pmcid or pmid else _NO_IDS
+    licence = _fact(record, job.licence_key) or (_fact(record, "license") if job.licence_key == "licence" else "")
     return Document(
-        key=f"id:{given}" if given is not None else f"{name}:{number}",
+        key=f"{name}:{number}" if given is None or given == "" else f"id:{given}",
         text=text if pairs else text.strip(BLANK),
         prompt=_string(record, job.prompt_key) if pairs else None,
         source=str(number),
-        pmid=_fact(record, "pmid"),
-        pmcid=_fact(record, "pmcid"),
-        year=read_year(record.get("year")),
-        language=_fact(record, "language"),
-        licence=_fact(record, "licence") or _fact(record, "license"),
+        pmid=ids.pmid,
+        pmcid=ids.pmcid,
+        year=read_year(find_value(record, job.year_key)),
+        language=",".join(map(normalise_language, _fact(record, job.language_key).split(","))),
+        licence=normalise_licence(licence),
     )
 
 
+_MISSING = object()
+_NO_IDS = Ids("")
+
+
+def find_value(record: dict, key: str, if_missing: object = None) -> object:
+    """The value of a key, which may be a path through objects in objects: `content.text`."""
+    if key in record:
+        return record[key]
+    if "." not in key:
+        return if_missing
+    value: object = record
+    for part in key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            return if_missing
+        value = value[part]
+    return value
+
+
 def _fact(record: dict, key: str) -> str:
-    """A fact that is text or a number; "" for anything else."""
-    value = record.get(key)
-    return str(value) if value and type(value) in (str, int) else ""
+    """A fact that is text or a number, or a list of such, joined by commas; "" for anything else."""
+    value = find_value(record, key)
+    if value is None or type(value) is str:
+        return (value or "").strip()
+    parts = value if isinstance(value, list) else [value]
+    shown = (str(int(p)) if isinstance(p, float) and p.is_integer() else str(p) for p in parts if _is_fact(p))
+    return ",".join(text for part in shown if (text := part.strip()))
+
+
+def _is_fact(value: object) -> bool:
+    return type(value) in (str, int, float) and bool(value)
 
 
 def _string(record: dict, key: str) -> str:
-    if key not in record:
+    value = find_value(record, key, _MISSING)
+    if value is _MISSING:
         raise ValueError(
             f"no key {key!r} (it has {', '.join(sorted(record)[:8])}); name it with --set text_key=KEY "
             "(or prompt_key, completion_key)"
         )
-    if record[key] is None:
+    if value is None:
         return ""
-    if not isinstance(record[key], str):
-        raise ValueError(f"{key!r} is a {type(record[key]).__name__}, expected a string")
-    return record[key]
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} is a {type(value).__name__}, expected a string")
+    return restore_cp1252(value)
 
 
 def _text(lines: Iterator[tuple[int, bytes | None]], name: str) -> Iterator[tuple[int, Document | str]]:
@@ -111,13 +147,13 @@ def _part(lines: list[bytes], first: int, why: str, name: str) -> Iterator[tuple
     try:
         if why:
             raise ValueError(why)
-        if text := "\n".join(map(_decode, lines)).strip(BLANK):
+        if text := restore_cp1252("\n".join(map(decode_line, lines))).strip(BLANK):
             yield first, Document(key=f"{name}:{first}", text=text, source=str(first))
     except ValueError as e:
         yield first, str(e)
 
 
-def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
+def list_lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
     """(number, line) of every line; None for one of over MAX_LINE bytes, which is never held."""
     number, size = 0, 0
     parts: list[bytes] = []
@@ -141,7 +177,7 @@ def _lines(chunks: Iterator[bytes]) -> Iterator[tuple[int, bytes | None]]:
         yield number + 1, b"".join(parts) if size <= MAX_LINE else None
 
 
-def _decode(line: bytes | None) -> str:
+def decode_line(line: bytes | None) -> str:
     """The text of a line.
 
     Raises:

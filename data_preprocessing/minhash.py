@@ -5,12 +5,14 @@ is at least `filters.near_duplicates`. Groups are connected components; the firs
 """
 
 import os
+from collections.abc import Iterator
 
 import numpy as np
 
-from data_preprocessing import store
+from data_preprocessing import components, drops, store
 from data_preprocessing.config import Job
 from data_preprocessing.filters import CODE
+from data_preprocessing.sorting import MEMORY, Sorter, follow
 from modelzoo.reading import exists
 
 SHINGLE = 5  # words
@@ -18,6 +20,8 @@ PIECE = 1 << 20  # bytes of text whose words are hashed at a time
 PAIRS = 1 << 16  # pairs that are compared at a time
 BAND = np.dtype([("hash", "<u8"), ("record", "<u4")])
 ROWS = 1 << 12  # n-grams that are signed at a time
+BLOCK = 1 << 16  # documents of a unit whose signatures are in memory at a time
+NONE = 0xFFFFFFFF  # in every place of the signature of a text without n-grams
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 _LETTERS = np.zeros(256, np.uint8)  # lower-cased letters and digits; 0 separates words
 for _c in range(256):
@@ -135,25 +139,53 @@ def bands_for(permutations: int, threshold: float) -> int:
 
 def sign_unit(job: Job, work: str, index: int, unit: store.Extracted) -> None:
     """Signatures of a unit's kept documents, [kept, permutations] u4, next to its texts, and their band hashes."""
+    permutations = job.filters.near_permutations
+    kept = np.flatnonzero(unit.reasons == 0)
+    path = store.unit_path(work, "extract", index, ".sig.npy")
+    store.save_pieces(path, _sign(job, work, index, unit, kept), np.uint32, (len(kept), permutations))
+    band_unit(job, work, index, kept)
+
+
+def _sign(job: Job, work: str, index: int, unit: store.Extracted, kept: np.ndarray) -> Iterator[np.ndarray]:
+    """The signatures, BLOCK documents at a time."""
     a, b = seeds(job.filters.near_permutations)
     starts = np.concatenate([[0], np.cumsum(unit.lengths)])
-    kept = np.flatnonzero(unit.reasons == 0)
-    signatures = np.empty((len(kept), job.filters.near_permutations), np.uint32)
     with open(store.unit_path(work, "extract", index, ".text"), "rb") as f:
-        for k, record in enumerate(kept):
-            f.seek(starts[record])
-            signatures[k] = signature(np.unique(word_ngrams(f.read(int(unit.lengths[record])), SHINGLE)), a, b)
-    store.save_array(store.unit_path(work, "extract", index, ".sig.npy"), signatures)
-    _band_unit(job, work, index, kept, signatures)
+        for begin in range(0, len(kept), BLOCK):
+            records = kept[begin : begin + BLOCK]
+            signatures = np.empty((len(records), job.filters.near_permutations), np.uint32)
+            for k, record in enumerate(records):
+                f.seek(int(starts[record]))
+                signatures[k] = signature(np.unique(word_ngrams(f.read(int(unit.lengths[record])), SHINGLE)), a, b)
+            yield signatures
 
 
-def _band_unit(job: Job, work: str, index: int, kept: np.ndarray, signatures: np.ndarray) -> None:
-    """Sort a unit's band hashes by bucket, so that each bucket reads its own part alone.
+def band_unit(job: Job, work: str, index: int, kept: np.ndarray) -> None:
+    """Sort a unit's band hashes by bucket, so that each bucket reads its own part alone, BLOCK documents at a time.
 
     Leaves `.kept.npy`, the record of each signature; `.bands.npy`, (hash, record) of every band of every document that
-    is long enough to have an n-gram; and `.bounds.npy`, where each bucket's part of that begins and ends.
+    is long enough to have an n-gram; and `.bounds.npy`, [blocks, buckets + 1], where in it each bucket's part of each
+    block begins and ends.
     """
-    comparable = (signatures != 0xFFFFFFFF).any(axis=1)
+    signatures = _load(work, index, ".sig.npy")
+    comparable = [
+        int((signatures[begin : begin + BLOCK] != NONE).any(axis=1).sum()) for begin in range(0, len(kept), BLOCK)
+    ]
+    bounds = np.zeros((max(len(comparable), 1), job.buckets + 1), np.int64)
+    pieces = (
+        _band(job, kept[begin : begin + BLOCK], signatures[begin : begin + BLOCK], bounds[k])
+        for k, begin in enumerate(range(0, len(kept), BLOCK))
+    )
+    length = _bands(job) * sum(comparable)
+    store.save_pieces(store.unit_path(work, "extract", index, ".bands.npy"), pieces, BAND, (length,))
+    bounds += (np.cumsum([0, *comparable])[: len(bounds)] * _bands(job))[:, None]
+    store.save_array(store.unit_path(work, "extract", index, ".bounds.npy"), bounds)
+    store.save_array(store.unit_path(work, "extract", index, ".kept.npy"), kept.astype(np.uint32))
+
+
+def _band(job: Job, kept: np.ndarray, signatures: np.ndarray, bounds: np.ndarray) -> np.ndarray:
+    """(hash, record) of a block's bands by bucket; puts into `bounds` where each bucket's part begins and ends."""
+    comparable = (signatures != NONE).any(axis=1)
     records, banded = kept[comparable], signatures[comparable]
     bands = _bands(job)
     banded = np.ascontiguousarray(banded).reshape(len(records), bands, -1 if len(records) else 1)
@@ -167,9 +199,8 @@ def _band_unit(job: Job, work: str, index: int, kept: np.ndarray, signatures: np
     found = found.ravel()
     bucket = found["hash"] % np.uint64(job.buckets)
     order = np.argsort(bucket, kind="stable")
-    bounds = np.searchsorted(bucket[order], np.arange(job.buckets + 1, dtype=np.uint64))
-    for suffix, array in ((".bands.npy", found[order]), (".bounds.npy", bounds), (".kept.npy", kept.astype(np.uint32))):
-        store.save_array(store.unit_path(work, "extract", index, suffix), array)
+    bounds[:] = np.searchsorted(bucket[order], np.arange(job.buckets + 1, dtype=np.uint64))
+    return found[order]
 
 
 def _bands(job: Job) -> int:
@@ -182,102 +213,91 @@ def _load(work: str, index: int, suffix: str) -> np.ndarray:
     return store.load_array(work, store.unit_path(work, "extract", index, suffix), mmap_mode="r")
 
 
-def _dropped(job: Job, work: str) -> np.ndarray:
-    """(unit << 32 | record) of every record that the steps before drop, sorted; the first bucket that asks writes it.
+def near(job: Job, work: str, bucket: int, buckets: int, units: int, memory: int = MEMORY) -> dict:
+    """Pairs whose band hashes fall in this bucket and whose signatures agree enough, as (first, second) records.
 
-    Without that file each bucket would read what all buckets left, which grows with the square of their number.
+    Of the records with one hash each is paired with the one before it and with the first: a chain that links whatever
+    is truly alike, without all pairs of them.
     """
-    path = os.path.join(work, "near", "dropped.npy")
-    if not exists(path):
-        steps = ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
-        drops = store.load_drops(work, steps, job.buckets).values()
-        owners = [_owners(of_step["unit"], of_step["record"]) for of_step in drops]
-        store.save_array(path, np.unique(np.concatenate(owners)))
-    return store.load_array(work, path)
-
-
-def _owners(unit: np.ndarray, record: np.ndarray) -> np.ndarray:
-    return (unit.astype(np.uint64) << np.uint64(32)) | record.astype(np.uint64)
-
-
-def near(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
-    """Pairs whose band hashes fall in this bucket and whose signatures agree enough, as (first, second) records."""
-    threshold = job.filters.near_duplicates
-    assert threshold is not None  # a job without one has no such step
-    dropped = _dropped(job, work)
-    hashes, owners = [], []
+    folder = os.path.join(work, "near")
+    rows, pairs = Sorter(folder, 2, memory // 2), Sorter(folder, 2, memory // 2)
+    dropped = drops.load(work, steps_before(job), buckets)
     for unit in range(units):
-        if not exists(store.unit_path(work, "extract", unit, ".kept.npy")):  # of an earlier version
-            (reasons,) = store.load_columns(work, unit, "reasons")
-            _band_unit(job, work, unit, np.flatnonzero(reasons == 0), _load(work, unit, ".sig.npy"))
-        begin, end = _load(work, unit, ".bounds.npy")[bucket : bucket + 2]
-        mine = _load(work, unit, ".bands.npy")[begin:end]
-        owner = _owners(np.array(unit), mine["record"])
-        if len(dropped):
-            place = np.minimum(np.searchsorted(dropped, owner), len(dropped) - 1)
-            mine, owner = mine[dropped[place] != owner], owner[dropped[place] != owner]
-        hashes.append(mine["hash"])
-        owners.append(owner)
-    hashes, owners = np.concatenate(hashes), np.concatenate(owners)
-    order = np.lexsort((owners, hashes))
-    hashes, owners = hashes[order], owners[order]
-    same = np.flatnonzero(hashes[1:] == hashes[:-1])
-    # Neighbours and the first of the run: a chain that links whatever is truly alike, without all pairs of a run.
-    run_start = (
-        np.maximum.accumulate(np.where(np.append(True, hashes[1:] != hashes[:-1]), np.arange(len(hashes)), 0))
-        if len(hashes)
-        else np.empty(0, np.int64)
-    )
-    pairs = (
-        np.concatenate(
-            [
-                np.stack([owners[same], owners[same + 1]], 1),
-                np.stack([owners[run_start[same + 1]], owners[same + 1]], 1),
-            ]
-        )
-        if len(same)
-        else np.empty((0, 2), np.uint64)
-    )
-    pairs = np.unique(pairs[pairs[:, 0] != pairs[:, 1]], axis=0)
-    alike = _similar(job, work, pairs, threshold)
-    store.save_array(store.unit_path(work, "near", bucket, ".npy"), pairs[alike])
-    return store.mark_done(work, "near", bucket, {"pairs": int(alike.sum()), "candidates": len(pairs)})
+        _add_bands(job, work, bucket, unit, dropped, rows)
+    start = np.zeros(2, np.uint64)  # the first row with the hash of the last row
+    for before, piece, _ in follow(rows.read()):
+        begins = piece[:, 0] != np.concatenate([piece[:1, 0] if before is None else before[:1], piece[:-1, 0]])
+        begins[0] |= before is None
+        starts = np.concatenate([start[None], piece[begins]])[np.cumsum(begins)]
+        previous = np.concatenate([piece[:1] if before is None else before[None], piece[:-1]])
+        for first in (previous[:, 1], starts[:, 1]):
+            found = ~begins & (first != piece[:, 1])
+            pairs.add(first[found], piece[found, 1])
+        start = starts[-1]
+    del rows
+    alike, candidates = Sorter(folder, 2, memory // 2), 0
+    for part in _cut(pairs.read()):
+        candidates += len(part)
+        alike.add(*part[_similar(job, work, part)].T)
+    store.save_pieces(store.unit_path(work, "near", bucket, ".npy"), alike.read(), np.uint64, (alike.count, 2))
+    return {"pairs": alike.count, "candidates": candidates}
 
 
-def _similar(job: Job, work: str, pairs: np.ndarray, threshold: float) -> np.ndarray:
-    """Which pairs have signatures that agree in at least `threshold` of their places."""
-    alike = np.empty(len(pairs), bool)
-    for begin in range(0, len(pairs), PAIRS):
-        part = pairs[begin : begin + PAIRS]
-        rows = np.empty((2, len(part), job.filters.near_permutations), np.uint32)
-        for side in (0, 1):
-            units = part[:, side] >> np.uint64(32)
-            for unit in np.unique(units):
-                mine = np.flatnonzero(units == unit)
-                records = (part[mine, side] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-                places = np.searchsorted(_load(work, int(unit), ".kept.npy"), records)
-                rows[side, mine] = _load(work, int(unit), ".sig.npy")[places]
-        alike[begin : begin + PAIRS] = (rows[0] == rows[1]).mean(axis=1) >= threshold
-    return alike
+def steps_before(job: Job) -> tuple[str, ...]:
+    """The steps before `near` that drop records."""
+    return ("keys", "texts") if job.filters.exact_duplicates else ("keys",)
 
 
-def groups(job: Job, work: str, buckets: int) -> dict:
-    """Join all buckets' pairs into groups and drop all but the first of each."""
-    pairs = np.concatenate([store.load_array(work, store.unit_path(work, "near", b, ".npy")) for b in range(buckets)])
-    parent: dict[int, int] = {}
+def _add_bands(job: Job, work: str, bucket: int, unit: int, dropped: np.ndarray, rows: Sorter) -> None:
+    """Add a unit's part of a bucket, (hash, number of the record), without the records that are dropped."""
+    if not exists(store.unit_path(work, "extract", unit, ".kept.npy")):  # of an earlier version
+        (reasons,) = store.load_columns(work, unit, "reasons")
+        band_unit(job, work, unit, np.flatnonzero(reasons == 0))
+    bounds, bands = _load(work, unit, ".bounds.npy"), _load(work, unit, ".bands.npy")
+    gone = drops.of_unit(dropped, unit)["record"]
+    for begin, end in np.atleast_2d(bounds)[:, bucket : bucket + 2]:
+        mine = np.array(bands[begin:end])
+        if len(gone):
+            place = np.minimum(np.searchsorted(gone, mine["record"]), len(gone) - 1)
+            mine = mine[gone[place] != mine["record"]]
+        rows.add(mine["hash"], drops.own(unit, mine["record"]))
 
-    def root(x: int) -> int:
-        while (up := parent.setdefault(x, x)) != x:
-            parent[x] = parent[up]
-            x = parent[x]
-        return x
 
-    for a, b in pairs.tolist():
-        a, b = root(a), root(b)
-        parent[max(a, b)] = min(a, b)  # the root is the first of the group, whatever the order of the pairs
-    out = np.array(sorted(x for x in list(parent) if root(x) != x), np.uint64)
-    drops = np.empty(len(out), store.DROP)
-    drops["unit"], drops["record"] = out >> np.uint64(32), out & np.uint64(0xFFFFFFFF)
-    drops["reason"] = CODE["near_duplicate"]
-    store.save_drops(work, "groups", 0, drops)
-    return store.mark_done(work, "groups", 0, {"dropped": len(out)})
+def _cut(pieces: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Sorted rows, each once, PAIRS at a time."""
+    for before, piece, _ in follow(pieces):
+        new = np.ones(len(piece), bool)
+        new[1:] = (piece[1:] != piece[:-1]).any(axis=1)
+        new[0] = before is None or (piece[0] != before).any()
+        piece = piece[new]
+        for begin in range(0, len(piece), PAIRS):
+            yield piece[begin : begin + PAIRS]
+
+
+def _similar(job: Job, work: str, pairs: np.ndarray) -> np.ndarray:
+    """Which pairs have signatures that agree in at least `near_duplicates` of their places."""
+    rows = np.empty((2, len(pairs), job.filters.near_permutations), np.uint32)
+    for side in (0, 1):
+        units = pairs[:, side] >> np.uint64(32)
+        for unit in np.unique(units):
+            mine = np.flatnonzero(units == unit)
+            records = (pairs[mine, side] & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+            places = np.searchsorted(_load(work, int(unit), ".kept.npy"), records)
+            rows[side, mine] = _load(work, int(unit), ".sig.npy")[places]
+    return (rows[0] == rows[1]).mean(axis=1) >= job.filters.near_duplicates
+
+
+def groups(job: Job, work: str, buckets: int, memory: int = MEMORY) -> dict:
+    """Join all buckets' pairs into groups and drop all but the first of each, whatever the order of the pairs."""
+    folder = os.path.join(work, "groups")
+    edges = Sorter(folder, 2, memory // 4)
+    for bucket in range(buckets):
+        pairs = store.load_array(work, store.unit_path(work, "near", bucket, ".npy"), mmap_mode="r")
+        for begin in range(0, len(pairs), PAIRS):
+            part = np.array(pairs[begin : begin + PAIRS])
+            edges.add(part.max(axis=1), part.min(axis=1))
+    found = drops.collect(work, "groups", memory // 4)
+    for piece in components.find_roots(edges, folder, memory // 4):
+        found.add(piece[:, 0], np.full(len(piece), CODE["near_duplicate"], np.uint64))
+    drops.save(work, "groups", 0, found)
+    return {"dropped": found.count}

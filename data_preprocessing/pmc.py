@@ -1,50 +1,97 @@
-"""PMC full text (JATS): loose NXML files, or tar packages that are streamed and never extracted."""
+"""PMC full text (JATS): loose files with one article or many, or tar packages that are streamed and never extracted."""
 
+import codecs
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain, islice
 
 from lxml import etree
 
 from data_preprocessing import jats, streams, tar
+from data_preprocessing.article_set import MAX_ARTICLE, WHOLE, cut
 from data_preprocessing.config import TextPolicy
+from data_preprocessing.inputs import is_package
 from data_preprocessing.markup import hardened_parser
 from data_preprocessing.records import Document, unreadable_record
 from modelzoo.config.errors import UserError
 
-MAX_ARTICLE = 128 << 20  # bytes of one article's XML
 ADVICE = "fetch the file again, or pass --set unreadable=drop"
+MAX_TAGS = 4_000_000  # of one article: its tree takes some 200 bytes each
 _ARTICLE_NAMES = (".nxml", ".xml")
 _PROLOG = re.compile(rb"(?:\s++|<!--.*?-->|<\?.*?\?>)*+", re.S)
 _SUBSET = re.compile(rb"""<!DOCTYPE(?:[^>\["']++|"[^"]*+"|'[^']*+')*+\[""")
+_ARTICLE = re.compile(rb"<(?:[\w.-]{1,100}:)?article[\s/>]")
 
 
 def documents(
-    path: str, policy: TextPolicy, max_bytes: int, unreadable: str = "refuse", name: str = ""
+    path: str,
+    policy: TextPolicy,
+    max_bytes: int,
+    unreadable: str = "refuse",
+    name: str = "",
+    passed: Counter[str] | None = None,
 ) -> Iterator[Document]:
     """Every article of one file or package, in order. `unreadable`: refuse the input, or count such articles.
 
     Args:
         name: of the file, for keys of articles without an id; its base name where it is "".
+        passed: counts the members of a package that are not read: "hidden", "other names", and .xml files without an
+            article as "no article".
 
     Raises:
         UserError: not JATS, damaged, or hostile; the message names the file and the member.
     """
+    passed = Counter() if passed is None else passed
     chunks = streams.unpacked(path, max_bytes)
-    if path.lower().endswith((".tar", ".tar.gz", ".tgz")):
-        members = tar.read_files(chunks, path, lambda name: name.lower().endswith(_ARTICLE_NAMES), MAX_ARTICLE)
-    else:
-        members = iter([("", _whole(chunks, path))])
     name = name or os.path.basename(path)
-    for member, data in members:
-        where = f"{path}:{member}" if member else path
-        key = f"{name}:{member}" if member else name
+    if is_package(path):
+        files = tar.read_files(chunks, path, lambda member: _is_article(member, passed), MAX_ARTICLE)
+    else:
+        head = _take(chunks, WHOLE)
+        if len(head) > WHOLE:  # damage of a file that is not held in memory ends the job, as a package's does
+            text = streams.utf8(chain([head], chunks), path)
+            yield from _read(text, path, os.path.basename(name), policy, unreadable, name)
+            return
+        files = iter([("", head)])
+    for member, data in files:
+        where, key = (f"{path}:{member}", f"{name}:{member}") if member else (path, name)
+        if member and not member.lower().endswith(".nxml") and not _may_hold_article(data):
+            passed["no article"] += 1  # a manifest, a supplement
+            continue
         try:
-            yield from articles(data, where, member or os.path.basename(path), policy, unreadable, key)
+            yield from articles(data, where, member or os.path.basename(name), policy, unreadable, key)
         except UserError as e:
             if unreadable == "refuse":
                 raise
             yield unreadable_record(key, member, str(e).removeprefix(f"{where}: "))
+
+
+def _may_hold_article(data: bytes) -> bool:
+    return _ARTICLE.search(data) is not None or data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+
+
+def _take(chunks: Iterator[bytes], size: int) -> bytes:
+    """The first chunks of a file that have more than `size` bytes together, or all of them."""
+    parts, held = [], 0
+    for chunk in chunks:
+        parts.append(chunk)
+        held += len(chunk)
+        if held > size:
+            break
+    return b"".join(parts)
+
+
+def _is_article(member: str, passed: Counter[str]) -> bool:
+    """Whether a member's name is that of an article; counts those that are not."""
+    if member.rpartition("/")[2].startswith("."):  # ._PMC1.xml: what macOS keeps next to PMC1.xml
+        passed["hidden"] += 1
+        return False
+    if not member.lower().endswith(_ARTICLE_NAMES):
+        passed["other names"] += 1
+        return False
+    return True
 
 
 def articles(
@@ -56,35 +103,49 @@ def articles(
         name: of the file, for messages.
         member: what the documents name as their source.
         key: which the key of an article without an id is made of; `member` where it is "".
+
+    Raises:
+        UserError: the file is damaged around its articles; or an article cannot be read and `unreadable` refuses it.
     """
-    data = b"".join(streams.utf8(iter([data]), name))
+    return _read(streams.utf8(iter([data]), name), name, member, policy, unreadable, key or member)
+
+
+def _read(
+    chunks: Iterator[bytes], where: str, member: str, policy: TextPolicy, unreadable: str, key: str
+) -> Iterator[Document]:
+    """The same for chunks in UTF-8, of a file of any size."""
+    pieces = cut(chunks, where)
+    first = list(islice(pieces, 2))
+    for k, piece in enumerate(chain(first, pieces) if first else [b""], 1):
+        number = f"#{k}" if len(first) > 1 else ""
+        try:
+            yield jats.document(_parse(piece), policy, member + number, key + number)
+        except (ValueError, RecursionError) as e:
+            why = str(e) if isinstance(e, ValueError) else "elements are nested too deeply to be read"
+            if unreadable == "refuse":
+                raise UserError(f"{where}{number}: {why}; {ADVICE}") from None
+            yield unreadable_record(key + number, member + number, why)
+
+
+def _parse(data: bytes | ValueError) -> etree._Element:
+    """The element <article> of one article's file.
+
+    Raises:
+        ValueError: it is too large, broken or none.
+    """
+    if isinstance(data, ValueError):
+        raise data
+    if len(data) > 3 * MAX_TAGS and (tags := data.count(b"<")) > MAX_TAGS:
+        raise ValueError(f"{tags:,} tags, of which at most {MAX_TAGS:,} are taken; refused as an article")
     prolog = _PROLOG.match(data)
     if prolog and _SUBSET.match(data, prolog.end()):
-        raise UserError(f"{name}: its DOCTYPE declares entities of its own; refused (PMC's files never do)")
-    parser = hardened_parser(remove_comments=True, remove_pis=True, encoding="utf-8")
+        raise ValueError("its DOCTYPE declares entities of its own; refused (PMC's files never do)")
     try:
-        root = etree.fromstring(data, parser)
-        found = [root] if etree.QName(root).localname == "article" else list(root.iter("{*}article"))
-        if not found:
-            raise UserError(f"{name}: no JATS article in it (root <{etree.QName(root).localname}>)")
-    except (etree.XMLSyntaxError, ValueError) as e:
-        raise UserError(f"{name}: broken XML: {e}; {ADVICE}") from None
-    for k, article in enumerate(found):
-        number = "" if len(found) == 1 else f"#{k + 1}"
-        try:
-            yield jats.document(article, policy, member + number, (key or member) + number)
-        except (ValueError, RecursionError) as e:
-            why = f"broken XML: {e}" if isinstance(e, ValueError) else "elements are nested too deeply to be read"
-            if unreadable == "refuse":
-                raise UserError(f"{name}{number}: {why}; {ADVICE}") from None
-            yield unreadable_record((key or member) + number, member + number, why)
-
-
-def _whole(chunks: Iterator[bytes], path: str) -> bytes:
-    parts, size = [], 0
-    for chunk in chunks:
-        size += len(chunk)
-        if size > MAX_ARTICLE:
-            raise UserError(f"{path}: larger than {MAX_ARTICLE >> 20} MB unpacked; refused as an article")
-        parts.append(chunk)
-    return b"".join(parts)
+        root = etree.fromstring(data, hardened_parser(remove_comments=True, remove_pis=True, encoding="utf-8"))
+    except etree.XMLSyntaxError as e:
+        raise ValueError(f"broken XML: {e}") from None
+    if etree.QName(root).localname == "article":
+        return root
+    if (found := next(root.iter("{*}article"), None)) is None:
+        raise ValueError(f"no JATS article in it (root <{etree.QName(root).localname}>)")
+    return found

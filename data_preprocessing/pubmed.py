@@ -1,45 +1,59 @@
-"""PubMed citation XML to documents: records are cut out by bytes, and only the fields that matter are parsed.
+"""PubMed citation XML to documents: records are cut out by bytes, and only the fields that matter are read.
 
-Old and new roots (MedlineCitationSet, PubmedArticleSet), efetch output, book articles and deletion orders are
-read. A scanner that accepts nothing but records, white space, comments and the root between records makes sure
-that no record is passed over; anything unusual inside a record (CDATA, comments, single quotes) sends it through
-lxml first, which writes it out again in the usual form.
+Old and new roots (MedlineCitationSet, PubmedArticleSet), efetch output, book articles and deletion orders are read. A
+citation in the spelling that NLM writes is read by searches that step from one element to the next, in the order of
+NLM's DTD. Each step is sure of what it sees, or the record goes to a parser (`citation_tree`), which reads the same.
 """
 
-import html
+import functools
 import re
 from collections.abc import Iterator
 
-from lxml import etree
-
 from data_preprocessing import streams
 from data_preprocessing.citation_set import cut
+from data_preprocessing.citation_tree import (
+    ANY_YEAR,
+    assemble,
+    find_kinds,
+    put_label,
+    read_book,
+    read_citation,
+    read_deletions,
+)
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.markup import hardened_parser, render, tidy
-from data_preprocessing.records import Document, is_number, show, unreadable_record
+from data_preprocessing.markup import parse_fragment, render, resolve_escaped, tidy, tidy_printable
+from data_preprocessing.records import Document, show, unreadable_record
 from modelzoo.config.errors import UserError
 
-# No search may take a time that grows with the square of a record: what repeats is bounded, or ends where it begins.
-_PMID = re.compile(rb"<PMID\b([^>]{0,200})>\s{0,100}(\d{1,12})\s{0,100}</PMID>")
-_VERSION = re.compile(rb'Version="([^"]{0,40})"')
-_YEAR = re.compile(rb"<Year>\s{0,100}(\d{4})")
-_ANY_YEAR = re.compile(rb"(1[5-9]\d\d|20\d\d)")
-_LABEL = re.compile(rb'\bLabel="([^"]*)"')
+# Attributes as NLM writes them; an attribute value may hold ">" but no "<", so that "<Name" outside of comments and
+# CDATA is always a tag. No search may take a time that grows with the square of a record.
+_ATTRIBUTES = rb'(?:\s++[\w:.-]++="[^"<]*+")*+'
+_HEAD = re.compile(
+    rb"(?:<PubmedArticle>\s*+)?<MedlineCitation%b>\s*+"
+    rb'<PMID(?: Version="(\d{1,9})")?>(\d{1,12})</PMID>((?:\s*+<Date\w+>\s*+<Year>\d{4}</Year>\s*+<Month>\d\d'
+    rb"</Month>\s*+<Day>\d\d</Day>\s*+</Date\w+>)*+)\s*+<Article%b>" % (_ATTRIBUTES, _ATTRIBUTES)
+)
 _DATE = re.compile(
     rb"<Date(?:Created|Completed|Revised)>\s*+<Year>(\d{4})</Year>\s*+<Month>(\d\d)</Month>\s*+<Day>(\d\d)"
 )
-_OTHER_ID = re.compile(rb"<OtherID\b[^>]{0,200}>\s{0,100}(PMC\d{1,12})")
-_PMC_ID = re.compile(rb'<ArticleId IdType="pmc[^"]{0,20}">\s{0,100}(?:PMC)?(\d{1,12})')
-_NO_TITLE = re.compile(r"\[?not available\]?\.?$", re.I)
-_BOOK_YEAR = re.compile(r"\d{4}", re.ASCII)
-_KINDS = (  # (field of config.Kinds, what in the record marks it)
-    ("retracted", (b">Retracted Publication<", b'RefType="RetractionIn"')),
-    ("retraction_notice", (b">Retraction of Publication<", b">Retraction Notice<", b'RefType="RetractionOf"')),
-    ("concern", (b'RefType="ExpressionOfConcernIn"',)),
-    ("erratum", (b">Published Erratum<", b'RefType="ErratumFor"')),
-    ("corrected", (b'RefType="ErratumIn"', b'RefType="CorrectedandRepublishedIn"')),
-    ("comment", (b">Comment<", b'RefType="CommentOn"')),
-)
+_PUBLISHED = re.compile(rb"<PubDate>\s*+(?:<Year>(\d{4})</Year>|<MedlineDate>([^<&]*+)</MedlineDate>)")
+_TITLE = re.compile(rb"<ArticleTitle%b>([^<]*+)(</ArticleTitle>)?" % _ATTRIBUTES)
+_PART = re.compile(rb"\s*+<AbstractText(%b)(?:/>|>([^<]*+)(</AbstractText>)?)" % _ATTRIBUTES)
+_LABEL = re.compile(rb'(?:\s++(?!Label=)[\w:.-]++="[^"]*+")*+\s++Label="([^"]*+)"')
+_ABSTRACT_END = re.compile(rb"\s*+(?:<CopyrightInformation>[^<]*+</CopyrightInformation>\s*+)?</Abstract>")
+_LANGUAGE = re.compile(rb"<Language>([a-z]{3})</Language>\s*+(?!<Language)")
+_TYPE = re.compile(rb'<PublicationType(?: UI="[^"<]*+")?>([^<&]*+)</PublicationType>')
+_LINK = re.compile(rb'<CommentsCorrections RefType="(\w*+)">')
+_PMC_ID = re.compile(rb'<ArticleId IdType="pmc">PMC(\d{1,12})</ArticleId>')
+_OTHER_IDS = re.compile(rb"(?:<OtherID%b>[^<&]*+</OtherID>\s*+)++(?!<OtherID)" % _ATTRIBUTES)
+_OTHER_ID = re.compile(rb"<OtherID%b>\s*+(?:(PMC\d{1,12})[^<]*+)?+" % _ATTRIBUTES)
+_REFERENCE = re.compile("&(?:#([0-9]{1,7})|#x([0-9A-Fa-f]{1,6})|(amp|lt|gt|quot|apos));")
+_PREDEFINED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_NO_CHARACTER = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # none that XML allows
+
+
+class _Unsure(Exception):
+    """The record is written in a way that only a parser reads for certain."""
 
 
 def documents(
@@ -54,11 +68,12 @@ def documents(
     for number, (tag, record) in enumerate(cut(streams.utf8(streams.unpacked(path, max_bytes), path), path), 1):
         try:
             if tag in (b"DeleteCitation", b"DeleteDocument"):
-                yield from _deletions(record)
+                yield from read_deletions(record)
                 continue
-            parse = _book if tag == b"PubmedBookArticle" else citation
-            document = parse(record, policy)
-        except (ValueError, etree.XMLSyntaxError, RecursionError) as e:
+            if not tag:
+                raise ValueError("a record is not closed before the next begins")
+            document = read_book(record, policy) if tag == b"PubmedBookArticle" else citation(record, policy)
+        except (ValueError, RecursionError) as e:
             why = f"broken record after {seen}: {show(str(e))}"
             if unreadable == "refuse":
                 raise UserError(f"{path}: {why}; fetch the file again, or pass --set unreadable=drop") from None
@@ -67,201 +82,180 @@ def documents(
         yield document
 
 
-def _deletions(record: bytes) -> list[Document]:
-    """The orders of one DeleteCitation."""
-    found = _PMID.findall(record)
-    if len(found) != record.count(b"<PMID"):
-        raise ValueError("a deletion whose PMID is no number")
-    return [Document(key=f"pmid:{int(pmid)}", deleted=True) for _, pmid in found]
-
-
 def citation(record: bytes, policy: TextPolicy) -> Document:
-    """One PubmedArticle or MedlineCitation. Raises ValueError where it has no PMID or is malformed."""
-    if _unusual(record):
-        record = _normalised(record)
-    # The order of elements is that of NLM's DTD, so each search begins where the last one ended.
-    pmid = _PMID.match(record, record.find(b"<PMID"))  # its own, which is the first, or none: never another's
-    if not pmid:
-        raise ValueError("a record without a PMID")
-    version = _VERSION.search(pmid[1])
-    number = str(int(pmid[2]))
-    start = record.find(b"<Article", pmid.end())
-    stop = record.find(b"</Article>", start)
-    if start < 0 or stop < 0 or record[start + 8 : start + 9] not in b" >":
-        raise ValueError(f"PMID {number} has no Article")
-    dates = [int(b"".join(d)) for d in _DATE.findall(record, pmid.end(), start)]
-    published = _element(record, b"PubDate", start, stop)[0] or b""
-    year = _YEAR.search(published) or _ANY_YEAR.search(published)
-    title, at = _element(record, b"ArticleTitle", start, stop)
-    abstract, at = _element(record, b"Abstract", max(at, start), stop)
-    at = max(at, start)
-    vernacular = _element(record, b"VernacularTitle", at, stop)[0] if policy.vernacular_title == "append" else b""
-    data = record.find(b"<PubmedData>", stop)
-    head_end = data if data >= 0 else len(record)
-    ids = _element(record, b"ArticleIdList", data, len(record))[0] if data >= 0 else None
-    pmcid = _PMC_ID.search(ids) if ids else _OTHER_ID.search(record, stop, head_end)
-    text = _abstract(abstract, policy)
-    if policy.other_abstract == "append" or (policy.other_abstract == "if_missing" and not text):
-        others = [_abstract(other, policy) for other in _others(record, stop, head_end)]
-        text = "\n".join(filter(None, [text, *(others if policy.other_abstract == "append" else others[:1])]))
+    """One PubmedArticle or MedlineCitation.
+
+    Raises:
+        ValueError: it has no PMID or no Article, or is malformed.
+    """
+    try:
+        return _read_usual(record, policy)
+    except (_Unsure, UnicodeDecodeError):
+        return read_citation(record, policy)
+
+
+def _read_usual(record: bytes, policy: TextPolicy) -> Document:
+    """What `read_citation` reads.
+
+    Raises:
+        _Unsure: the record is not, or may not be, in the usual spelling.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    head = _HEAD.match(record)
+    if not head:
+        raise _Unsure
+    if (b"!" in record and b"<!" in record) or (b"?" in record and b"<?" in record):
+        raise _Unsure
+    version, digits, dates = head.groups()
+    number = str(int(digits))
+    published = _PUBLISHED.match(record, record.find(b"<PubDate", head.end()))
+    title = _TITLE.match(record, record.find(b"<ArticleTitle", head.end()))
+    if not published:
+        raise _Unsure
+    if not title:
+        raise _Unsure
+    body, at = _content(record, title, 1, b"</ArticleTitle>")
+    language = _LANGUAGE.match(record, spoken := record.find(b"<Language", at))
+    types = record.find(b"<PublicationTypeList>", spoken)
+    types_end = record.find(b"</PublicationTypeList>", types)
+    stop = record.find(b"</Article>", types_end)
+    if not language or min(types, types_end, stop) < 0:
+        raise _Unsure
+    text = _read_abstract(record, at, stop, policy)
+    data = record.find(b"<PubmedData", stop)
+    links = record.find(b"<CommentsCorrectionsList", stop, data if data >= 0 else len(record))
+    _refuse_others(record, types_end, stop, data, bool(text), policy)
     return Document(
         key="pmid:" + number,
-        text=assemble(_fragment(title, policy), _fragment(vernacular, policy), text, policy),
-        version=_count(version[1].decode()) if version else 1,
-        date=max(dates, default=0),
+        text=assemble(_read_fragment(body, policy), "", text, policy),
+        version=int(version) if version else 1,
+        date=max([int(b"".join(d)) for d in _DATE.findall(dates)], default=0),
         pmid=number,
-        pmcid="PMC" + pmcid[1].decode().removeprefix("PMC") if pmcid else "",
-        year=int(year[1]) if year else 0,
-        language=_languages(record, at, stop),
-        kinds=_kinds(record, at, stop, head_end),
+        pmcid=_find_pmcid(record, stop, data),
+        year=int(published[1]) if published[1] else _find_year(published[2]),
+        language=language[1].decode(),
+        kinds=_find_kinds(record[types:types_end], _read_links(record, links)),
         has_abstract=bool(text),
     )
 
 
-def _unusual(record: bytes) -> bool:
-    """Whether the record is written in a way that the searches below could misread.
-
-    A rare byte is looked for first, which is fast; white space inside tags is looked for before the authors, where
-    everything is that is read with its attributes.
-    """
-    if (
-        (b"!" in record and b"<!" in record)
-        or (b"?" in record and b"<?" in record)
-        or (b"'" in record and b"='" in record)
-    ):
-        return True
-    head = record[: record.find(b"<AuthorList")]
-    return b'= "' in head or b' ="' in head or b" >" in head or b"\n>" in head
+def _content(record: bytes, opened: re.Match[bytes], group: int, end: bytes) -> tuple[bytes, int]:
+    """What is inside an element whose start tag and first text were matched, and where the element ends."""
+    if opened[group + 1]:
+        return opened[group], opened.end()
+    begin, stop = opened.start(group), record.find(end, opened.end())
+    if stop < 0:
+        raise _Unsure
+    return record[begin:stop], stop + len(end)
 
 
-def _languages(record: bytes, start: int, stop: int) -> str:
-    codes = []
-    while (start := record.find(b"<Language>", start, stop)) >= 0:
-        start += 10
-        codes.append(record[start : record.find(b"<", start)].strip().decode().lower())
-    return ",".join(codes)
-
-
-def assemble(title: str, vernacular: str, abstract: str, policy: TextPolicy) -> str:
-    """Title on the first line, then the abstract; a translated title loses its [brackets]."""
-    if policy.brackets == "strip" and title.startswith("["):
-        inner = re.fullmatch(r"\[(.*)\](\.?)", title, re.S)
-        if inner and "[" not in inner[1]:
-            title = inner[1] if inner[1].endswith((".", "?", "!")) else inner[1] + inner[2]
-    if _NO_TITLE.match(title):
-        title = ""
-    return "\n".join(part for part in (title, vernacular, abstract) if part)
-
-
-def _kinds(record: bytes, at: int, stop: int, head_end: int) -> tuple[str, ...]:
-    types = record.find(b"<PublicationTypeList", at, stop)
-    links = record.find(b"<CommentsCorrectionsList", stop, head_end)
-    marks = b""
-    if types >= 0:
-        marks = record[types : record.find(b"</PublicationTypeList>", types)]
-    if links >= 0:
-        marks += record[links : record.find(b"</CommentsCorrectionsList>", links)]
-    elif marks.count(b"</PublicationType>") == 1 and b">Journal Article<" in marks:
-        return ()
-    return tuple(kind for kind, signs in _KINDS if any(sign in marks for sign in signs))
-
-
-def _normalised(record: bytes) -> bytes:
-    """The record as lxml writes it: no comments, CDATA or instructions, attributes in double quotes."""
-    parser = hardened_parser(remove_comments=True, remove_pis=True)
-    root = etree.fromstring(record, parser)
-    if root.getroottree().docinfo.doctype:
-        raise ValueError("a DOCTYPE inside a record")
-    return etree.tostring(root, encoding="utf-8")
-
-
-def _element(data: bytes, tag: bytes, start: int, stop: int) -> tuple[bytes | None, int]:
-    """(inner bytes, where it ends) of the first <tag ...> in data[start:stop]; (None, -1) where there is none."""
-    at = data.find(b"<" + tag, start, stop)
-    after = at + len(tag) + 1
-    while at >= 0 and data[after : after + 1] not in (b">", b" ", b"/", b"\n", b"\t", b"\r"):
-        at = data.find(b"<" + tag, after, stop)  # <AbstractText is no <Abstract
-        after = at + len(tag) + 1
+def _read_abstract(record: bytes, at: int, stop: int, policy: TextPolicy) -> str:
+    """The text of the Abstract, which is in record[at:stop] if there is one."""
+    at = record.find(b"<Abstract", at, stop)
     if at < 0:
-        return None, -1
-    inner = data.index(b">", after) + 1
-    if data[inner - 2 : inner - 1] == b"/":
-        return b"", inner
-    end = data.find(b"</" + tag + b">", inner, stop)
-    if end < 0:
-        raise ValueError(f"<{tag.decode()}> is not closed")
-    return data[inner:end], end
-
-
-def _others(record: bytes, start: int, stop: int) -> Iterator[bytes]:
-    while start >= 0:
-        inner, start = _element(record, b"OtherAbstract", start, stop)
-        if inner:
-            yield inner
-
-
-def _abstract(inner: bytes | None, policy: TextPolicy) -> str:
-    if not inner:
+        if record.find(b"<Abstract", 0, stop) >= 0:
+            raise _Unsure
         return ""
-    parts, at = [], 0
-    while (at := inner.find(b"<AbstractText", at)) >= 0:
-        begin = inner.index(b">", at) + 1
-        attributes = inner[at + 13 : begin - 1]
-        at = begin
-        if attributes.endswith(b"/"):
+    if not record.startswith(b"<Abstract>", at):
+        raise _Unsure
+    parts, at = [], at + 10
+    while part := _PART.match(record, at):
+        if part[2] is None:
+            at = part.end()
             continue
-        end = inner.find(b"</AbstractText>", begin)
-        if end < 0:
-            raise ValueError("<AbstractText> is not closed")
-        at = end
-        text = _fragment(inner[begin:end], policy)
-        if text and attributes and policy.labels == "keep" and (label := _LABEL.search(attributes)):
-            name = tidy(html.unescape(label[1].decode()))
-            if name and name.upper() != "UNLABELLED":
-                text = f"{name}: {text}"
+        body, at = _content(record, part, 2, b"</AbstractText>")
+        text = _read_fragment(body, policy)
+        if part[1] and policy.labels == "keep" and (label := _LABEL.match(part[1])):
+            text = put_label(_read_characters(label[1], policy), text)
         if text:
             parts.append(text)
+    if not _ABSTRACT_END.match(record, at):
+        raise _Unsure
     return "\n".join(parts)
 
 
-def _fragment(body: bytes | None, policy: TextPolicy) -> str:
-    if not body:
+def _read_fragment(body: bytes, policy: TextPolicy) -> str:
+    """Text of an element's content, inline markup as the policy has it."""
+    if b"<" in body:
+        return tidy(render(parse_fragment(body), policy.scripts))
+    return _read_characters(body, policy)
+
+
+def _read_characters(data: bytes, policy: TextPolicy) -> str:
+    """Text of character data without markup; only what a parser takes."""
+    text = data.decode()
+    if b"]" in data and b"]]>" in data:
+        raise _Unsure
+    if "&" in text:
+        text, count = _REFERENCE.subn(_character, text)
+        if count != data.count(b"&"):
+            raise _Unsure
+        text = resolve_escaped(text, policy.scripts)
+    if text.isprintable():
+        return tidy_printable(text)
+    if _NO_CHARACTER.search(text):
+        raise _Unsure
+    return tidy(text)
+
+
+def _character(reference: re.Match[str]) -> str:
+    if reference[3]:
+        return _PREDEFINED[reference[3]]
+    code = int(reference[1]) if reference[1] else int(reference[2], 16)
+    if not (0x20 <= code < 0xD800 or code in (9, 10, 13) or 0xE000 <= code < 0xFFFE or 0x10000 <= code < 0x110000):
+        raise _Unsure
+    return chr(code)
+
+
+def _refuse_others(record: bytes, types_end: int, stop: int, data: int, has_text: bool, policy: TextPolicy) -> None:
+    """Leave records to the parser in which the policy wants more than title and abstract."""
+    if policy.vernacular_title == "append" and record.find(b"<VernacularTitle", types_end, stop) >= 0:
+        raise _Unsure
+    wanted = policy.other_abstract == "append" or (policy.other_abstract == "if_missing" and not has_text)
+    if wanted and record.find(b"<OtherAbstract", stop, data if data >= 0 else len(record)) >= 0:
+        raise _Unsure
+
+
+def _find_pmcid(record: bytes, stop: int, data: int) -> str:
+    first = record.find(b"<ArticleIdList>", data) if data >= 0 else record.find(b"<OtherID", stop)
+    if first < 0 and data < 0:
         return ""
-    if b"<" not in body:
-        text = body.decode()
-        return tidy(html.unescape(text) if "&" in text else text)
-    root = etree.fromstring(b'<x xmlns:mml="http://www.w3.org/1998/Math/MathML">' + body + b"</x>", hardened_parser())
-    return tidy(render(root, policy.scripts))
+    if data < 0:  # older files have OtherID
+        others = _OTHER_IDS.match(record, first)
+        if not others:
+            raise _Unsure
+        return next(filter(None, _OTHER_ID.findall(others[0])), b"").decode()
+    last = record.find(b"</ArticleIdList>", first)
+    if min(first, last) < 0:
+        raise _Unsure
+    ids = record[first:last]
+    if b"pmc" not in ids and b"&" not in ids:
+        return ""
+    found = _PMC_ID.search(ids)
+    if not found or ids.count(b"pmc") > 1:
+        raise _Unsure
+    return "PMC" + found[1].decode()
 
 
-def _count(text: str) -> int:
-    if not is_number(text.strip()):
-        raise ValueError(f"the version {text[:40]!r} is no number")
-    return int(text)
+def _find_year(words: bytes) -> int:
+    year = ANY_YEAR.search(words.decode())
+    return int(year[1]) if year else 0
 
 
-def _book(record: bytes, policy: TextPolicy) -> Document:
-    """A PubmedBookArticle: rare, so read as a tree."""
-    root = etree.fromstring(record, hardened_parser(remove_comments=True, remove_pis=True))
-    book = root.find("BookDocument")
-    pmid = book.findtext("PMID") if book is not None else None
-    if book is None or not pmid or not is_number(pmid.strip(), 12):
-        raise ValueError("a book article without a PMID")
-    titles = [book.find(p) for p in ("ArticleTitle", "VernacularTitle", "Book/BookTitle")]
-    title = next((tidy(render(t, policy.scripts)) for t in (titles[0], titles[2]) if t is not None), "")
-    vernacular = titles[1] if policy.vernacular_title == "append" else None
-    abstract = book.find("Abstract")
-    body = _abstract(etree.tostring(abstract, encoding="utf-8"), policy) if abstract is not None else ""
-    year = _BOOK_YEAR.search(book.findtext("Book/PubDate/Year") or book.findtext("Book/PubDate/MedlineDate") or "")
-    pmc = root.findtext("PubmedBookData/ArticleIdList/ArticleId[@IdType='pmc']") or ""
-    pmid = str(int(pmid))
-    return Document(
-        key=f"pmid:{pmid}",
-        pmid=pmid,
-        version=_count(book.find("PMID").get("Version", "1")),
-        year=int(year[0]) if year else 0,
-        text=assemble(title, tidy(render(vernacular, policy.scripts)) if vernacular is not None else "", body, policy),
-        pmcid=pmc if pmc.startswith("PMC") else "",
-        has_abstract=bool(body),
-        language=",".join((e.text or "").strip().lower() for e in book.findall("Language")),
-    )
+def _read_links(record: bytes, start: int) -> frozenset[bytes]:
+    """RefTypes of the CommentsCorrectionsList at `start`, if there is one."""
+    if start < 0:
+        return frozenset()
+    inside = record[start : record.find(b"</CommentsCorrectionsList>", start)]
+    found = _LINK.findall(inside)
+    if len(found) != inside.count(b"<CommentsCorrections") - 1:
+        raise _Unsure
+    return frozenset(found)
+
+
+@functools.lru_cache(maxsize=4096)  # a few lists of types are those of most records
+def _find_kinds(types: bytes, links: frozenset[bytes]) -> tuple[str, ...]:
+    found = _TYPE.findall(types)
+    if len(found) != types.count(b"<PublicationType") - 1:
+        raise _Unsure
+    return find_kinds((name.decode().strip() for name in found), map(bytes.decode, links))

@@ -15,7 +15,10 @@ MAX_FACTS = 10_000  # characters of a record's key and other facts together
 MAX_NUMBER = 2**31 - 1  # a version, a date
 MAX_YEAR = 9999
 TRIED = 100  # records of a file, all of them unreadable, after which it is not what it was taken for
-_YEAR = re.compile(r"\s{0,20}(?:(\d{4})(?:\d{4}$|[-/. T])|(\d{1,4})$)", re.ASCII)  # 2020, 20200131, 2020-01-31
+_C1 = re.compile("[\x80-\x9f]")
+_CP1252 = {n: bytes([n]).decode("cp1252", "ignore") for n in range(0x80, 0xA0)}
+_YEAR = re.compile(r"\s{0,20}(?:(\d{4})(?:\d{4}\s*$|[-/. T])|(\d{1,4})\s*$)", re.ASCII)  # 2020, 20200131, 2020-01-31
+_YEAR_INSIDE = re.compile(r"\b(1[5-9]\d\d|2[01]\d\d)\b", re.ASCII)  # May 14, 2023; 14.05.2023
 
 
 @dataclass(slots=True)
@@ -73,15 +76,34 @@ def show(text: str, most: int = 1000) -> str:
     return " ".join(text[:most].encode("utf-8", "backslashreplace").decode().split())[:most]
 
 
+def restore_cp1252(text: str) -> str:
+    """C1 controls as the characters that they are in cp1252 (U+0096: a dash), which is how they come into texts.
+
+    The five that cp1252 leaves undefined are left out. HTML reads numeric references alike (WHATWG, section 13.2.5.80).
+    """
+    return text.translate(_CP1252) if not text.isascii() and _C1.search(text) else text
+
+
 def is_number(text: str, digits: int = 9) -> bool:
     """Whether a text is one to `digits` ASCII digits, so that `int` takes it (str.isdigit also accepts "²")."""
     return len(text) <= digits and text.isascii() and text.isdigit()
 
 
 def read_year(value: object) -> int:
-    """The year that a source gives as a number or text ("2020", 20200131, "2020-01-31"); 0 where it gives none."""
-    found = _YEAR.match(value) if isinstance(value, str) else _YEAR.match(str(value)) if type(value) is int else None
-    return int(found[1] or found[2]) if found else 0
+    """The year that a source gives as a number or text: 2020, 20200131, 2020.0, "2020-01-31T00:00", "May 14, 2023".
+
+    0 where it gives none, or several.
+    """
+    if value is None:
+        return 0
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, str):
+        value = str(value) if type(value) is int else ""
+    if found := _YEAR.match(value):
+        return int(found[1] or found[2])
+    inside = set(_YEAR_INSIDE.findall(value[:100].replace(".", " ")))
+    return int(inside.pop()) if len(inside) == 1 else 0
 
 
 def refuse_if_unreadable(documents: Iterator[Document], path: str) -> Iterator[Document]:

@@ -1,6 +1,7 @@
 """`pack`: token ids that are already there (JSONL with input_ids, or shards) into shards of another length."""
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -13,21 +14,22 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.side_files import read_params
-from modelzoo.reading import parse_json
-from modelzoo.records import seal
+from modelzoo.reading import exists, parse_json
+from modelzoo.records import is_sealed, seal
 
 MAX_UNPACKED = 1 << 34  # bytes of a JSONL file
 MAX_LINE = 1 << 28
 
 
 def run(args) -> int:
-    """Run the verb `pack`; returns the exit code. A call that fails or is killed leaves the output as it was.
+    """Run the verb `pack`; returns the exit code. A call that fails or is killed leaves the output as it was, or whole.
 
     Raises:
-        UserError: the output folder is not empty, the input holds pairs or ids that do not fit the vocabulary, or
-            no EOS id is known.
+        UserError: the output folder holds something else, the input holds pairs or ids that do not fit the vocabulary,
+            or no EOS id is known.
     """
     _check_output(args.output)
+    sources = _find_sources(args.input)
     facts = _facts(args.input)
     if facts.get("objective") == "prompt_completion":
         raise UserError(f"{args.input[0]}: holds prompt/completion pairs; pack those from their text with `jsonl`")
@@ -41,24 +43,67 @@ def run(args) -> int:
         raise UserError(f"--vocab_size {vocab}: at least 1 and at most {fmt.MAX_ID + 1:,}")
     if not 0 <= eos < (fmt.MAX_ID + 1 if vocab is None else vocab):
         raise UserError(f"--eos_id {eos}: is outside the vocabulary ({'unknown' if vocab is None else vocab} ids)")
-    with _making_output(args.output) as folder:
-        manifest = _write_folder(args, folder, facts, eos, vocab)
+    settings = {name: getattr(args, name) for name in ("msl", "objective", "tail", "compression", "shard_tokens")}
+    settings |= {"eos_id": eos, "vocab_size": vocab}
+    manifest = _read_finished(args.output, settings, sources)
+    done = ""
+    if manifest is not None:
+        done = "; it was packed by this command before"
+    else:
+        made_from = {"settings": settings, "inputs": [_measure(path, True) for _, path in sources]}
+        with _making_output(args.output) as folder:
+            manifest = _write_folder(args, folder, facts, eos, vocab, sources, made_from)
     print(
         f"{args.output}: {manifest['documents']:,} documents, {manifest['tokens']:,} tokens, "
-        f"{manifest['n_examples']:,} examples of {args.msl:,}"
+        f"{manifest['n_examples']:,} examples of {args.msl:,}{done}"
     )
     return 0
 
 
 def _check_output(output: str) -> None:
-    """Refuse an output that is there and is not an empty folder, or that could not be replaced at the end."""
+    """Refuse an output that is neither a folder nor could become one."""
     if os.path.isdir(output):
-        if os.listdir(output):
-            raise UserError(f"{output}: is not empty; give a new folder")
         if os.path.ismount(output):
             raise UserError(f"{output}: is a mount point; give a new folder in it")
     elif os.path.exists(output):
         raise UserError(f"{output}: is not a folder; give a new folder")
+
+
+def _read_finished(output: str, settings: dict, sources: list[tuple[str, str]]) -> dict | None:
+    """The manifest of an output that the same command has made; None where there is nothing yet.
+
+    A kill may come after the folder took its name, and before the command could report it.
+
+    Raises:
+        UserError: something else is there: other settings, other inputs, or a shard is missing.
+    """
+    if not os.path.isdir(output) or not os.listdir(output):
+        return None
+    refused = UserError(f"{output}: is not empty; give a new folder")
+    try:
+        manifest = read_manifest(output)
+    except UserError:
+        raise refused from None
+    made_from = manifest.get("made_from")
+    if not is_sealed(manifest) or not isinstance(made_from, dict) or made_from.get("settings") != settings:
+        raise refused
+    there = all(_has_size(os.path.join(output, shard["file"]), shard["bytes"]) for shard in manifest["shards"])
+    for with_hash in (False, True):  # a hash takes time, and is not asked for where a size differs
+        found = [_measure(path, with_hash) for _, path in sources]
+        known = [{key: file.get(key) for key in found[0]} for file in made_from.get("inputs", ())]
+        if not there or found != known:
+            raise refused
+    return manifest
+
+
+def _has_size(path: str, size: int) -> bool:
+    return exists(path) and os.path.getsize(path) == size
+
+
+def _measure(path: str, with_hash: bool) -> dict:
+    """What an input is known by."""
+    facts = {"name": os.path.basename(path), "bytes": os.path.getsize(path)}
+    return facts | ({"sha256": streams.sha256_file(path)} if with_hash else {})
 
 
 @contextlib.contextmanager
@@ -74,9 +119,9 @@ def _making_output(output: str) -> Iterator[str]:
     files.sync(os.path.dirname(target))
 
 
-def _write_folder(args, folder: str, facts: dict, eos: int, vocab: int | None) -> dict:
+def _write_folder(args, folder: str, facts: dict, eos: int, vocab: int | None, sources: list, made_from: dict) -> dict:
     """Write the shards and their side files; returns the manifest."""
-    done, documents, tokens = _write_shards(args, folder, eos, vocab)
+    done, documents, tokens = _write_shards(args, folder, eos, vocab, sources)
     if not done:
         tail = "" if args.tail == "pad" else f", or no window of {args.msl} with --tail drop"
         raise UserError(f"{args.input[0]}: gives no example: {documents:,} documents of {tokens:,} tokens{tail}")
@@ -95,18 +140,19 @@ def _write_folder(args, folder: str, facts: dict, eos: int, vocab: int | None) -
         "documents": documents,
         "tokens": tokens,
         "shards": done,
+        "made_from": made_from,
     }
     _write_side_files(folder, manifest)
     return manifest
 
 
-def _write_shards(args, folder: str, eos: int, vocab: int | None) -> tuple[list[dict], int, int]:
+def _write_shards(args, folder: str, eos: int, vocab: int | None, sources: list) -> tuple[list[dict], int, int]:
     """Pack the input's documents; returns the shards' facts and the numbers of documents and tokens."""
     kind = pack.VslPacker if args.objective == "vsl" else pack.StreamPacker
     packer = kind(args.msl, eos, eos, args.tail)
     writer = shards.ShardWriter(folder, 0, kind.rows, args.msl, args.shard_tokens, args.compression)
     documents = tokens = 0
-    for flat, offsets, name in _documents(args.input, eos):
+    for flat, offsets, name in _documents(sources, eos):
         if len(flat) and (flat.min() < 0 or (vocab is not None and flat.max() >= vocab)):
             bad = flat[(flat < 0) | (flat >= (vocab if vocab is not None else np.inf))][0]
             raise UserError(f"{name}: id {bad} does not fit vocab_size {vocab}")
@@ -151,19 +197,31 @@ def _facts(paths: list[str]) -> dict:
     return {}
 
 
-def _documents(paths: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
-    """(flat ids, offsets, file) in pieces of bounded size."""
+def _find_sources(paths: list[str]) -> list[tuple[str, str]]:
+    """(the input as it was given, a file of it) in reading order."""
+    found: list[tuple[str, str]] = []
     for path in paths:
         if os.path.isdir(path):
             names = sorted(list_shards(path), key=lambda n: inputs.order(os.path.basename(n)))
             if not names:
                 raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
-            yield from _from_shards(names, eos)
+            found += [(path, name) for name in names]
         elif path.endswith(fmt.SHARD_SUFFIXES):
-            yield from _from_shards([path], eos)
+            found.append((path, path))
         else:
-            for file in inputs.find((path,), "jsonl"):
-                yield from _from_jsonl(file["path"])
+            found += [(path, file["path"]) for file in inputs.find((path,), "jsonl")]
+    return found
+
+
+def _documents(sources: list[tuple[str, str]], eos: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:
+    """(flat ids, offsets, file) in pieces of bounded size."""
+    for _, group in itertools.groupby(sources, key=lambda source: source[0]):
+        names = [name for _, name in group]
+        if names[0].endswith(fmt.SHARD_SUFFIXES):
+            yield from _from_shards(names, eos)
+        else:
+            for name in names:
+                yield from _from_jsonl(name)
 
 
 def _from_shards(names: list[str], eos: int) -> Iterator[tuple[np.ndarray, np.ndarray, str]]:

@@ -51,6 +51,7 @@ class _Facts(Record):
     manifest: _Manifest
     inputs: dict[str, _Input]
     text_bytes: _Count
+    passed_over: _Counts = Field(default_factory=dict)  # older reports have none
     languages: _Counts
     licences: _Counts
     years: dict[_Year, _Count]
@@ -154,13 +155,19 @@ def html(facts: dict) -> str:
         "<h2>Samples</h2>",
         _samples(facts["samples"]),
         "<h2>Inputs</h2>",
+        f"<p class=sub>{_e(show_passed(facts.get('passed_over', {})))}</p>",
         _inputs(facts["inputs"]),
         "<h2>Settings</h2>",
         f"<pre class='sample kept'>{_e(_settings(facts['job']))}</pre>",
     ]
+    return make_page("Preprocessing report", body)
+
+
+def make_page(title: str, body: list[str]) -> str:
+    """A whole page in one file."""
     return (
         "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,"
-        f"initial-scale=1'><title>Preprocessing report</title><style>{_STYLE}</style></head><body>"
+        f"initial-scale=1'><title>{title}</title><style>{_STYLE}</style></head><body>"
         + "\n".join(body)
         + "</body></html>\n"
     )
@@ -272,6 +279,11 @@ def _settings(job: dict, indent: int = 0) -> str:
     return "\n".join(lines)
 
 
+def show_passed(passed: dict[str, int]) -> str:
+    """What was not read, in words: `passed over: hidden 2, other names 1`; "" for nothing."""
+    return f"passed over: {', '.join(f'{kind} {n:,}' for kind, n in passed.items())}" if passed else ""
+
+
 def text(facts: dict) -> str:
     """The counts as lines."""
     manifest = facts["manifest"]
@@ -283,4 +295,6 @@ def text(facts: dict) -> str:
             f"{name:>12}  {s['documents']:,} documents, {s['tokens']:,} tokens, "
             f"{s['n_examples']:,} examples of {s['msl']:,}"
         )
+    if passed := show_passed(facts.get("passed_over", {})):
+        lines.append(passed)
     return "\n".join(lines)

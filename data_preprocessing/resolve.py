@@ -2,82 +2,75 @@
 
 A bucket reads one column of every unit, keeps its share, and writes the records that it drops. Both rules depend
 only on the order of the units and of the records in them, so the outcome is the same however the work is shared.
+Rows are sorted outside of memory (`sorting`), and passed over once.
 """
+
+import os
 
 import numpy as np
 
-from data_preprocessing import store
+from data_preprocessing import drops, store
 from data_preprocessing.config import Job
 from data_preprocessing.filters import CODE
+from data_preprocessing.sorting import MEMORY, Sorter, follow
+
+_SIGNED = 1 << 31  # added to an i4, so that negative ones come first
 
 
-def keys(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
+def keys(job: Job, work: str, bucket: int, buckets: int, units: int, memory: int = MEMORY) -> dict:
     """Drop all but the newest record of each key, and what a later DeleteCitation removes.
 
     Newest: the highest version, then (newest_by: date_revised) the latest date, then the last in file order.
     """
-    columns = {name: [] for name in ("key", "version", "date", "unit", "record")}
-    orders: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    rows = Sorter(os.path.join(work, "keys"), 3, memory // 2)  # key, rank, number; a key's delete orders have rank 0
     for unit in range(units):
         names = "keys", "versions", "dates", "deleted", "deleted_at"
         key, version, date, deleted, at = store.load_columns(work, unit, *names)
         mine = np.flatnonzero(key % np.uint64(buckets) == bucket)
-        for name, values in (
-            ("key", key[mine]),
-            ("version", version[mine]),
-            ("date", date[mine]),
-            ("unit", np.full(len(mine), unit, np.int64)),
-            ("record", mine),
-        ):
-            columns[name].append(values)
+        rank = _rank(version[mine], date[mine] if job.newest_by == "date_revised" else np.zeros(len(mine), np.int32))
+        rows.add(key[mine], rank, drops.own(unit, mine))
         ours = deleted % np.uint64(buckets) == bucket
-        orders.append((deleted[ours], np.full(int(ours.sum()), unit, np.int64), at[ours]))
-    key, version, date, unit, record = (np.concatenate(c) if c else np.empty(0, np.int64) for c in columns.values())
-    if job.newest_by == "file_order":
-        date = np.zeros_like(date)
-    order = np.lexsort((record, unit, date, version, key))
-    reasons = np.zeros(len(key), np.uint8)
-    ranked = key[order]
-    older = np.zeros(len(ranked), bool)
-    older[:-1] = ranked[1:] == ranked[:-1]  # one of the same key follows
-    reasons[order[older]] = CODE["superseded"]
-    reasons[_deleted(key, unit, record, orders)] = CODE["deleted"]
-    return _save(work, "keys", bucket, unit, record, reasons)
+        rows.add(deleted[ours], np.zeros(int(ours.sum()), np.uint64), drops.own(unit, at[ours]))
+    found = drops.collect(work, "keys", memory // 2)
+    order = np.zeros((1, 3), np.uint64)  # the last order so far; the number 0 comes before no record
+    for _, piece, after in follow(rows.read()):
+        key, rank, number = piece.T
+        is_order = rank == 0
+        followed = key == np.append(key[1:], np.uint64(0) if after is None else after[0])
+        followed[-1:] &= after is not None
+        # For each row the last order up to it: an index into the orders, of which the first is an earlier piece's.
+        orders = np.concatenate([order, piece[is_order]])
+        last = orders[np.cumsum(is_order)]
+        deleted = ~is_order & (last[:, 0] == key) & (number < last[:, 2])
+        older = ~is_order & followed & ~deleted
+        for which, reason in ((deleted, "deleted"), (older, "superseded")):
+            found.add(number[which], np.full(int(which.sum()), CODE[reason], np.uint64))
+        order = orders[-1:]
+    drops.save(work, "keys", bucket, found)
+    return {"dropped": found.count}
 
 
-def _deleted(key, unit, record, orders) -> np.ndarray:
-    """Records that come before the last order to delete their key."""
-    what, where, at = (np.concatenate(column) for column in zip(*orders, strict=True))
-    if not len(what):
-        return np.zeros(len(key), bool)
-    order = np.lexsort((at, where, what))
-    what, where, at = what[order], where[order], at[order]
-    last = np.append(what[1:] != what[:-1], True)
-    what, where, at = what[last], where[last], at[last]
-    i = np.minimum(np.searchsorted(what, key), len(what) - 1)
-    return (what[i] == key) & ((unit < where[i]) | ((unit == where[i]) & (record < at[i])))
+def _rank(version: np.ndarray, date: np.ndarray) -> np.ndarray:
+    """u8 in the order of (version, date); 0 for the least i4 of both alone."""
+    high, low = ((column.astype(np.int64) + _SIGNED).astype(np.uint64) for column in (version, date))
+    return high << np.uint64(32) | low
 
 
-def texts(job: Job, work: str, bucket: int, buckets: int, units: int) -> dict:
+def texts(job: Job, work: str, bucket: int, buckets: int, units: int, memory: int = MEMORY) -> dict:
     """Drop all but the first of the records with the same text, among those still kept."""
-    parts, drops = [], store.load_drops(work, ("keys",), buckets)
+    rows = Sorter(os.path.join(work, "texts"), 3, memory // 2)  # the hash's halves, number
+    dropped = drops.load(work, ("keys",), buckets)
     for unit in range(units):
         hashes, reasons = store.load_columns(work, unit, "hashes", "reasons")
-        reasons = store.put_drops(drops, unit, reasons)
+        reasons = drops.put(dropped, unit, reasons)
         mine = np.flatnonzero((reasons == 0) & (hashes[:, 0] % np.uint64(buckets) == bucket))
-        parts.append((hashes[mine, 0], hashes[mine, 1], np.full(len(mine), unit, np.int64), mine))
-    high, low, unit, record = (np.concatenate(column) for column in zip(*parts, strict=True))
-    order = np.lexsort((record, unit, low, high))
-    same = np.zeros(len(order), bool)
-    same[1:] = (high[order][1:] == high[order][:-1]) & (low[order][1:] == low[order][:-1])
-    reasons = np.zeros(len(order), np.uint8)
-    reasons[order[same]] = CODE["exact_duplicate"]
-    return _save(work, "texts", bucket, unit, record, reasons)
-
-
-def _save(work: str, step: str, bucket: int, unit, record, reasons) -> dict:
-    out = np.flatnonzero(reasons)
-    drops = np.empty(len(out), store.DROP)
-    drops["unit"], drops["record"], drops["reason"] = unit[out], record[out], reasons[out]
-    store.save_drops(work, step, bucket, drops)
-    return store.mark_done(work, step, bucket, {"dropped": len(out)})
+        rows.add(hashes[mine, 0], hashes[mine, 1], drops.own(unit, mine))
+    found = drops.collect(work, "texts", memory // 2)
+    for before, piece, _ in follow(rows.read()):
+        text = piece[:, :2]
+        same = np.ones(len(piece), bool)
+        same[1:] = (text[1:] == text[:-1]).all(axis=1)
+        same[0] = before is not None and (text[0] == before[:2]).all()
+        found.add(piece[same, 2], np.full(int(same.sum()), CODE["exact_duplicate"], np.uint64))
+    drops.save(work, "texts", bucket, found)
+    return {"dropped": found.count}

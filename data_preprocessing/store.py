@@ -5,15 +5,15 @@ OUT/work/extract/00003.npz          arrays over the unit's records (Extracted)
 OUT/work/extract/00003.tsv          the facts that are text, one line per record (FACTS)
 OUT/work/extract/00003.*.npy        with near duplicates: signatures and their bands (minhash)
 OUT/work/{step}/00003.json          the marker: written last, so a step without it is run again; it seals the others
-OUT/work/{keys,texts,groups}/00003.npy  records that a bucket drops (DROP)
+OUT/work/{keys,texts,groups}/00003.npy  records that a bucket drops (drops)
 OUT/work/near/00003.npy             pairs of records that are alike
 """
 
-import functools
+import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -27,12 +27,12 @@ from modelzoo.files import replacing
 from modelzoo.reading import exists, open_regular, parse_json, read_bytes
 from modelzoo.records import SEAL, is_sealed, seal
 
+COST = "cost"  # the key of what a call cost, in its marker
 FACTS = ("key", "pmid", "pmcid", "version", "year", "language", "licence", "kinds", "file", "member")
 LEFT = {
     "extract": (".text", ".tsv", ".npz", ".sig.npy", ".bands.npy", ".bounds.npy", ".kept.npy"),
     **dict.fromkeys(("keys", "texts", "near", "groups"), (".npy",)),
 }  # by step, what a call may leave for later steps
-DROP = np.dtype([("unit", "<u4"), ("record", "<u4"), ("reason", "u1")])
 
 
 @dataclass
@@ -51,9 +51,9 @@ class Extracted:
     deleted_at: np.ndarray  # i8, how many records of the unit came before the order
 
 
-def unit_path(work: str, step: str, index: int, suffix: str) -> str:
-    """The path of what `step` leaves for a unit or bucket."""
-    return os.path.join(work, step, f"{index:05d}{suffix}")
+def unit_path(work: str, step: str, index: int | str, suffix: str) -> str:
+    """The path of what `step` leaves for a unit or bucket, or under a name."""
+    return os.path.join(work, step, f"{f'{index:05d}' if isinstance(index, int) else index}{suffix}")
 
 
 def save(path: str, extracted: Extracted) -> None:
@@ -80,10 +80,11 @@ def _reading(work: str, path: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as e:
-        raise _damaged(work, path, " ".join(str(e).split())[:100]) from None
+        raise damaged(work, path, " ".join(str(e).split())[:100]) from None
 
 
-def _damaged(work: str, path: str, reason: str) -> UserError:
+def damaged(work: str, path: str, reason: str) -> UserError:
+    """What to say of a file between steps that is not as it was written."""
     return UserError(f"{path}: is damaged ({reason}); delete {work} and run the same command again")
 
 
@@ -92,6 +93,19 @@ def save_array(path: str, array: np.ndarray) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with replacing(path) as temporary, open(temporary, "wb") as f:
         np.save(f, array)
+
+
+def save_pieces(path: str, pieces: Iterable[np.ndarray], dtype: np.dtype | type, shape: tuple[int, ...]) -> None:
+    """Write one array piece by piece; together they must have `shape`."""
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    with replacing(path) as temporary, open(temporary, "wb") as f:
+        np.lib.format.write_array_header_1_0(f, header)
+        begin = f.tell()
+        for piece in pieces:
+            f.write(np.ascontiguousarray(piece, dtype).tobytes())
+        if f.tell() - begin != np.dtype(dtype).itemsize * math.prod(shape):
+            raise AssertionError(f"{path}: {f.tell() - begin} bytes were written for an array of shape {shape}")
 
 
 def load_array(work: str, path: str, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
@@ -105,14 +119,21 @@ def load_array(work: str, path: str, mmap_mode: Literal["r"] | None = None) -> n
         return np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
 
 
-def marker(work: str, step: str, index: int) -> dict[str, Any] | None:
+def marker(work: str, step: str, index: int | str) -> dict[str, Any] | None:
     """The marker of a step; None where it has not finished, or where the marker is damaged: the step is made again."""
     if (value := _read_sealed(work, step, index)) is not None:
-        value.pop("left", None)
+        for key in ("left", COST):
+            value.pop(key, None)
     return value
 
 
-def _read_sealed(work: str, step: str, index: int) -> dict[str, Any] | None:
+def read_cost(work: str, step: str, index: int | str) -> dict[str, Any] | None:
+    """What a finished call cost (`costs`); None of one that has not finished, or of an earlier version."""
+    found = (_read_sealed(work, step, index) or {}).get(COST)
+    return found if isinstance(found, dict) else None
+
+
+def _read_sealed(work: str, step: str, index: int | str) -> dict[str, Any] | None:
     try:
         value = parse_json(read_bytes(unit_path(work, step, index, ".json")))
     except (FileNotFoundError, ValueError):
@@ -134,15 +155,37 @@ def read_marker(work: str, step: str, index: int) -> dict[str, Any]:
     return found
 
 
-def mark_done(work: str, step: str, index: int, value: dict[str, Any]) -> dict[str, Any]:
-    """Write the marker of a finished call, with the hashes of what the call left for later steps."""
+def mark_done(
+    work: str,
+    step: str,
+    index: int | str,
+    value: dict[str, Any],
+    measure: Callable[[int], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Write the marker of a finished call, with the hashes of what the call left for later steps.
+
+    Args:
+        measure: says what the call cost, given the bytes of what it left; asked once these are hashed.
+    """
     paths = {suffix: unit_path(work, step, index, suffix) for suffix in LEFT.get(step, ())}
-    left = {suffix: streams.sha256_file(path) for suffix, path in paths.items() if exists(path)}
-    write_json(unit_path(work, step, index, ".json"), seal(value | {"left": left}))
+    found = {suffix: path for suffix, path in paths.items() if exists(path)}
+    more: dict[str, Any] = {"left": {suffix: streams.sha256_file(path) for suffix, path in found.items()}}
+    if measure is not None:
+        more[COST] = measure(sum(map(os.path.getsize, found.values())))
+    write_json(unit_path(work, step, index, ".json"), seal(value | more))
     return value
 
 
-def check_left(work: str, step: str, index: int) -> None:
+def is_whole(work: str, step: str, index: int | str) -> bool:
+    """Whether a call has finished, and what it left is as its marker says."""
+    try:
+        check_left(work, step, index)
+    except UserError:
+        return False
+    return marker(work, step, index) is not None
+
+
+def check_left(work: str, step: str, index: int | str) -> None:
     """Hold what a finished call left to the hashes of its marker; older markers have none.
 
     Raises:
@@ -152,58 +195,6 @@ def check_left(work: str, step: str, index: int) -> None:
     for suffix, sha in left.items() if isinstance(left, dict) else ():
         path = unit_path(work, step, index, suffix)
         if not exists(path):
-            raise _damaged(work, path, "missing")
+            raise damaged(work, path, "missing")
         if streams.sha256_file(path) != sha:
-            raise _damaged(work, path, "changed since it was written")
-
-
-def save_drops(work: str, step: str, index: int, drops: np.ndarray) -> None:
-    """Sorted by unit and record, so that a unit finds its own by bisection."""
-    drops = np.sort(drops.astype(DROP), order=["unit", "record"])
-    save_array(unit_path(work, step, index, ".npy"), drops)
-
-
-def load_drops(work: str, steps: tuple[str, ...], buckets: int) -> dict[str, np.ndarray]:
-    """By step, what all its buckets drop, sorted by unit.
-
-    A process reads it once for all its calls: once for each would grow with the square of their number.
-    """
-    found = [os.stat(os.path.join(work, step)) for step in steps]
-    return _load_drops(work, steps, buckets, tuple((f.st_dev, f.st_ino, f.st_mtime_ns) for f in found))
-
-
-@functools.lru_cache(maxsize=1)
-def _load_drops(work: str, steps: tuple[str, ...], buckets: int, folders: tuple) -> dict[str, np.ndarray]:
-    """`folders` changes with the files in the steps' folders."""
-    found = {}
-    for step in steps:
-        parts = []
-        for bucket in range(1 if step == "groups" else buckets):
-            path = unit_path(work, step, bucket, ".npy")
-            parts.append(load_array(work, path))
-            if parts[-1].dtype != DROP or parts[-1].ndim != 1:
-                raise _damaged(work, path, "it holds other values")
-        drops = np.concatenate(parts)
-        found[step] = drops[np.argsort(drops["unit"], kind="stable")]
-    return found
-
-
-def put_drops(drops: dict[str, np.ndarray], unit: int, reasons: np.ndarray) -> np.ndarray:
-    """A copy of a unit's reasons with those of later steps put in; an earlier step's reason is kept.
-
-    Superseded and deleted records take that reason whatever the filters found: they are not the record.
-    """
-    reasons = reasons.copy()
-    for step, of_all in drops.items():
-        first, last = np.searchsorted(of_all["unit"], [unit, unit + 1])
-        mine = of_all[first:last]
-        if step == "keys":
-            reasons[mine["record"]] = mine["reason"]
-        else:
-            reasons[mine["record"]] = np.where(reasons[mine["record"]] == 0, mine["reason"], reasons[mine["record"]])
-    return reasons
-
-
-def apply_drops(work: str, steps: tuple[str, ...], buckets: int, unit: int, reasons: np.ndarray) -> np.ndarray:
-    """`put_drops` for one unit alone."""
-    return put_drops(load_drops(work, steps, buckets), unit, reasons)
+            raise damaged(work, path, "changed since it was written")

@@ -3,9 +3,9 @@
 import codecs
 import os
 import re
-import zlib
 from collections.abc import Iterator
 
+from data_preprocessing.packings import MAX_WINDOW, PACKINGS, Packing
 from modelzoo.config.errors import UserError
 from modelzoo.files import sha256
 from modelzoo.reading import open_regular
@@ -34,16 +34,18 @@ def _unreadable(path: str, error: OSError) -> UserError:
 
 
 def unpacked(path: str, max_bytes: int) -> Iterator[bytes]:
-    """Yield the file's bytes, gunzipped where the file is gzip (recognised by its magic bytes, not its name).
+    """Yield the file's bytes, unpacked where its magic bytes, not its name, are those of gzip, bzip2, xz or Zstandard.
 
     Raises:
-        UserError: no regular file, truncated or corrupt gzip, trailing garbage, or more than `max_bytes` unpacked.
+        UserError: no regular file, truncated or corrupt, trailing garbage, more than `max_bytes` unpacked, far more
+            than any text unpacks to (a bomb), or a window that would fill the memory.
     """
     try:
         with open_regular(path) as f:
-            head = f.read(2)
+            head = f.read(4)
             f.seek(0)
-            yield from _gathered(_gunzip(f, path, max_bytes)) if head == b"\x1f\x8b" else _plain(f, path, max_bytes)
+            packing = next((p for p in PACKINGS if p.begins(head)), None)
+            yield from _gathered(_unpack(f, path, max_bytes, packing)) if packing else _plain(f, path, max_bytes)
     except OSError as e:
         raise _unreadable(path, e) from None
 
@@ -72,11 +74,10 @@ def _gathered(pieces: Iterator[bytes]) -> Iterator[bytes]:
         yield b"".join(parts)
 
 
-def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
-    from zlib_ng import zlib_ng
-
+def _unpack(f, path: str, max_bytes: int, packing: type[Packing]) -> Iterator[bytes]:
+    """The bytes of one packed member or stream after another."""
     read = made = 0
-    unpack = zlib_ng.decompressobj(wbits=31)
+    unpack: Packing | None = packing()
     data, at = b"", 0
     begun, window = 0, CHUNK
     while True:
@@ -84,16 +85,20 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
             data, at = f.read(CHUNK), 0
             if not data:
                 break
-        if unpack is None:  # a further member; zero padding between or after members is allowed by the format
+        if unpack is None:  # a further member; zero padding between or after members is allowed by gzip and xz
             begin = _NONZERO.search(data, at)
             if begin is None:
                 at = len(data)
                 continue
             at = begin.start()
-            if data[at] != 0x1F:
-                raise UserError(f"{path}: bytes after the end of the gzip stream; the file is damaged or not gzip")
-            unpack = zlib_ng.decompressobj(wbits=31)
-            # At a member's end zlib copies what was given beyond it: with a million small ones, too much of a chunk.
+            if data[at] not in packing.first:
+                raise UserError(
+                    f"{path}: bytes after the end of the {packing.name} stream; the file is damaged or not "
+                    f"{packing.name}"
+                )
+            unpack = packing()
+            # At a member's end the library copies what was given beyond it: with a million small ones, too much of a
+            # chunk.
             begun, window = read, max(WINDOW, min(2 * (read - begun), CHUNK))
         piece = data[at : at + window]
         window *= 2
@@ -101,14 +106,17 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
         read += len(piece)
         while True:
             try:
-                out = unpack.decompress(piece, 4 * CHUNK)
-            except (zlib_ng.error, zlib.error) as e:  # pyright: ignore[reportGeneralTypeIssues]  zlib_ng's types err
-                raise UserError(f"{path}: corrupt gzip ({e}); fetch the file again") from None
+                out = unpack.decompress(piece, CHUNK)
+            except (*unpack.errors, EOFError) as e:
+                raise UserError(f"{path}: corrupt {packing.name} ({e}); fetch the file again") from None
+            except MemoryError:
+                raise UserError(f"{path}: needs over {MAX_WINDOW >> 20} MB to be unpacked; refused") from None
             made += len(out)
-            piece = unpack.unconsumed_tail
+            piece = b""
             if made > max_bytes or made > RATIO_SLACK + MAX_RATIO * read:
                 raise UserError(
-                    f"{path}: unpacks to over {made / 1e6:.0f} MB from {read / 1e6:.1f} MB: refused as a gzip bomb"
+                    f"{path}: unpacks to over {made / 1e6:.0f} MB from {read / 1e6:.1f} MB: refused as a "
+                    f"{packing.name} bomb"
                 )
             if out:
                 yield out
@@ -117,10 +125,10 @@ def _gunzip(f, path: str, max_bytes: int) -> Iterator[bytes]:
                 read -= len(unpack.unused_data)
                 unpack = None
                 break
-            if not piece and len(out) < 4 * CHUNK:
+            if unpack.needs_input:
                 break
     if unpack is not None:
-        raise UserError(f"{path}: the gzip stream ends too early (a truncated file); fetch the file again")
+        raise UserError(f"{path}: the {packing.name} stream ends too early (a truncated file); fetch the file again")
 
 
 # The encodings of XML files, and no other codec that Python has by name (zip, unicode_escape, idna and the like).

@@ -17,7 +17,7 @@ ZERO = bytes(BLOCK)
 HOLE = "zeros between two members, a hole in the file"
 FILES, FOLDERS, LINKS, LABEL, SPARSE = (b"0", b"\0", b"7"), (b"5", b"D"), (b"1", b"2", b"3", b"4", b"6"), b"V", b"S"
 PAX, PAX_OF_ALL, LONG_NAME, LONG_LINK = (b"x", b"X"), b"g", b"L", b"K"
-_OTHERS = {b"BZh": "bzip2", b"\xfd7z": "xz", b"PK\3": "zip", b"\x28\xb5\x2f": "zstd"}
+_OTHERS = {b"BZh": "bzip2", b"\xfd7z": "xz", b"PK\3": "zip", b"\x28\xb5\x2f": "zstd", b"\x1f\x8b\x08": "gzip"}
 _PAX_LENGTH = re.compile(rb"(\d{1,7}) ")
 
 
@@ -218,10 +218,10 @@ class _Stream:
         if len(block) < BLOCK:
             for magic, name in _OTHERS.items() if self.at == len(block) else ():
                 if block.startswith(magic):
-                    raise UserError(f"{self.path}: is packed with {name}, which is not read; pack it with gzip")
+                    raise UserError(f"{self.path}: is packed with {name}, which is not read; unpack it first")
             raise self.damage("it ends without the two zero blocks that end an archive: cut off", self.at)
         if self.at == BLOCK and (name := _OTHERS.get(block[:3])) and not _is_header(block):
-            raise UserError(f"{self.path}: is packed with {name}, which is not read; pack it with gzip")
+            raise UserError(f"{self.path}: is packed with {name}, which is not read; unpack it first")
         return block
 
     def give_back(self, block: bytes) -> None:

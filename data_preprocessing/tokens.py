@@ -1,18 +1,25 @@
 """Tokenizers: training, and an encoder that is fast and gives the ids of Hugging Face `tokenizers`."""
 
+import functools
 import hashlib
 import json
+import re
+import sys
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from modelzoo.config.errors import UserError
-from modelzoo.data.tokenizer import parse_tokenizer
-from modelzoo.reading import load_json
+from modelzoo.data.tokenizer import parse_tokenizer, vocabulary_size
 
 FIM_TOKENS = ("<fim_prefix>", "<fim_middle>", "<fim_suffix>")
 # gigatoken remembers every word it has seen: after this many characters it starts afresh, or memory would grow.
 FRESH_AFTER = 200_000_000
+MAX_WORD = 1000  # characters; the longest that occur in biomedical prose have a tenth
+# What ByteLevel's pattern takes for one word is in one of these.
+WORD = re.compile(r"[^\W_]+|(?:[^\w\s]|_)+|\s+")
+BLANKS = re.compile(rf"\s{{{MAX_WORD}}}")
 # Texts on which a faster encoder must agree before it is used: odd white space, digits, scripts, contractions.
 CANARY = (
     "",
@@ -32,7 +39,11 @@ CANARY = (
 
 
 def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> str:
-    """A byte-level BPE of `vocab_size` entries (special tokens first), as tokenizer.json text."""
+    """A byte-level BPE of `vocab_size` entries (special tokens first), as tokenizer.json text.
+
+    Words of over `MAX_WORD` characters are learnt from in pieces, which is reported: merging in a word costs the square
+    of its length.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -44,8 +55,36 @@ def train(texts: Iterable[list[str]], vocab_size: int, special: list[str]) -> st
         show_progress=False,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
     )
-    tokenizer.train_from_iterator(texts, trainer)
+    pieces = Pieces()
+    tokenizer.train_from_iterator(map(pieces.cut, texts), trainer)
+    if pieces.words:
+        what = f"{pieces.words:,} words of over {MAX_WORD:,} characters were learnt from in pieces"
+        print(f"note: the tokenizer: {what}", file=sys.stderr, flush=True)
     return tokenizer.to_str()
+
+
+class Pieces:
+    """Texts with long words in pieces: texts of their own, so that nothing is learnt across a cut."""
+
+    def __init__(self):
+        self.words = 0  # that were cut
+
+    def cut(self, texts: list[str]) -> list[str]:
+        """The same texts, those with words of over `MAX_WORD` characters in pieces."""
+        return [piece for text in texts for piece in self._cut(text)]
+
+    def _cut(self, text: str) -> list[str]:
+        words = text.split()
+        if len(text) <= MAX_WORD or max(map(len, words), default=0) <= MAX_WORD and not BLANKS.search(text):
+            return [text]
+        pieces, begin = [], 0
+        for match in WORD.finditer(text):
+            if match.end() - match.start() > MAX_WORD:
+                self.words += 1
+                for at in range(match.start() + MAX_WORD, match.end(), MAX_WORD):
+                    pieces.append(text[begin:at])
+                    begin = at
+        return [*pieces, text[begin:]]
 
 
 def token_id(tokenizer, token: str, name: str) -> int:
@@ -56,15 +95,20 @@ def token_id(tokenizer, token: str, name: str) -> int:
     return found
 
 
+@functools.lru_cache(maxsize=1)  # a job's steps use one tokenizer, and parsing it takes a tenth of a second
+def parse_once(text: str) -> tuple[Any, int]:
+    """A tokenizers.Tokenizer that nobody may change, and what a model needs room for: the largest id + 1."""
+    tokenizer = parse_tokenizer(text, "tokenizer.json")
+    return tokenizer, vocabulary_size(tokenizer)
+
+
 class Encoder:
     """Texts to ids, as `tokenizers` gives them. gigatoken does the work where it agrees on CANARY."""
 
     def __init__(self, text: str, name: str, engine: str = "auto"):
         self.name, self.text, self.characters = name, text, 0
         self.sha256 = hashlib.sha256(text.encode()).hexdigest()
-        self.reference = parse_tokenizer(text, name)
-        # Ids may have gaps, so what a model needs room for is the largest id + 1.
-        self.size = max(self.reference.get_vocab().values()) + 1
+        self.reference, self.size = parse_once(text)
         self.fast = _fast(text, self.reference) if engine in ("auto", "gigatoken") else None
         self.engine = "gigatoken" if self.fast is not None else "tokenizers"
         if engine == "gigatoken" and self.fast is None:
@@ -107,13 +151,14 @@ def _fast(text: str, reference):
         import gigatoken
     except ImportError:
         return None
-    spec = load_json(text)
+    spec = json.loads(text)  # which `tokenizers` has parsed, so it is not nested too deeply
     if spec.get("model", {}).get("type") != "BPE" or spec.get("normalizer"):
         return None
     spec["added_tokens"] = [
         t for t in spec.get("added_tokens") or [] if not t.get("special")
     ]  # so that "<|endoftext|>" in a document is text, as in the reference
     spec["post_processor"] = None
+    spec["model"]["dropout"] = None  # as in the reference
     try:
         fast = gigatoken.Tokenizer.from_json(json.dumps(spec))
         mine, theirs = _encode_fast(fast, list(CANARY)), encode_reference(reference, list(CANARY))
@@ -123,9 +168,12 @@ def _fast(text: str, reference):
 
 
 def _encode_fast(fast, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    layout = fast.encode_batch(texts, parallel=False).layout.to_ListOffsetArray64(True)
-    offsets = np.asarray(layout.offsets.data, np.int64)
-    return np.asarray(layout.content.data[: offsets[-1]]).astype(np.int32, copy=False), offsets
+    """One call a text: a batch would come as an Awkward Array, whose import takes longer than 50,000 abstracts do."""
+    encode = fast.backend.encode
+    ids = [encode(text) for text in texts]
+    offsets = np.zeros(len(ids) + 1, np.int64)
+    np.cumsum([len(i) for i in ids], out=offsets[1:])
+    return np.concatenate(ids).astype(np.int32, copy=False) if ids else np.empty(0, np.int32), offsets
 
 
 def batched(texts: Iterable[str], characters: int = 1 << 20) -> Iterator[list[str]]:

@@ -1,9 +1,12 @@
 """The verbs that run a job: flags and YAML to a Job, then the steps."""
 
+import itertools
 import json
 import os
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 
 from data_preprocessing.config import Job, check_paths
 from modelzoo.config import load, yaml12
@@ -81,6 +84,7 @@ def job(args) -> int:
         engine=args.engine,
         shard=part,
         step=args.step,
+        memory=args.memory << 20,
         wait_seconds=args.wait,
     )
     begun = time.monotonic()
@@ -88,17 +92,17 @@ def job(args) -> int:
     result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
     if result:
         print(summary(config.output, result, time.monotonic() - begun))
-        _require_examples(config.output, result)
+        require_examples(config.output, result)
     return 0
 
 
-def _require_examples(out: str, result: dict) -> None:
+def require_examples(out: str, result: dict) -> None:
     """Refuse to call an output done that nothing can be trained on.
 
     Raises:
         UserError: no example for training was written; it names the most frequent reason.
     """
-    if result["splits"]["train"]["n_examples"]:
+    if result["splits"].get("train", {"n_examples": 0})["n_examples"]:
         return
     dropped = {r: n for r, n in result["reasons"].items() if r != "written"}
     most = max(dropped, key=dropped.__getitem__, default=None)
@@ -113,6 +117,7 @@ def _require_examples(out: str, result: dict) -> None:
 
 def summary(out: str, result: dict, seconds: float) -> str:
     """The closing lines: what was written, and what to run next."""
+    from data_preprocessing.report import show_passed
     from modelzoo.progress import format_duration
 
     reasons, splits = result["reasons"], result["splits"]
@@ -121,6 +126,8 @@ def summary(out: str, result: dict, seconds: float) -> str:
         f"{result['records']:,} records = {reasons.get('written', 0):,} written + {sum(dropped.values()):,} dropped"
         + (f" ({', '.join(f'{r} {n:,}' for r, n in dropped.items())})" if dropped else "")
     ]
+    if passed := show_passed(result.get("passed_over", {})):
+        lines.append(passed)
     for name, s in splits.items():
         lines.append(
             f"{os.path.join(out, name)}: {s['documents']:,} documents, {s['tokens']:,} tokens, "
@@ -129,13 +136,15 @@ def summary(out: str, result: dict, seconds: float) -> str:
     lines.append(
         f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {format_duration(seconds)}"
     )
-    lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
+    if splits["train"]["n_examples"]:
+        lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
     return "\n".join(lines)
 
 
 def tokenizer(args) -> int:
     """Train a tokenizer on documents as a job would keep them, or compare encoders on them."""
     from data_preprocessing import extract, filters, inputs, shards, tokens
+    from data_preprocessing.report import show_passed
     from modelzoo.data.tokenizer import read_tokenizer
 
     base = {"source": args.source, "input": tuple(args.input), "output": args.output or "."}
@@ -144,26 +153,38 @@ def tokenizer(args) -> int:
     if bool(args.output) == bool(args.check):
         raise UserError("give either --output FILE to train, or --check TOKENIZER to compare ids")
 
+    passed: Counter[str] = Counter()
+
     def texts(limit: float):
         left = limit
-        for file in inputs.find(config.input, config.source):
-            for d in extract.documents(config, file["path"], file["name"]):
+        for file in inputs.find(config.input, config.source, passed):
+            for d in extract.documents(config, file["path"], file["name"], passed):
                 if not d.deleted and not filters.find_reason(d, chain):
                     yield d.text
                     left -= len(d.text)
                     if left <= 0:
                         return
 
+    def some(batches: Iterator[list[str]]) -> Iterator[list[str]]:
+        """The same batches.
+
+        Raises:
+            UserError: there is none.
+        """
+        if (first := next(batches, None)) is None:
+            raise UserError(f"{', '.join(args.input)}: hold no document that the filters keep; nothing was done")
+        return itertools.chain([first], batches)
+
     if args.check:
         encoder = tokens.Encoder(read_tokenizer(args.check), args.check)
         documents = ids = 0
-        for batch in tokens.batched(texts(float("inf"))):
+        for batch in some(tokens.batched(texts(float("inf")))):
             encoder.check(batch)
             documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
         print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
         return 0
     special = [args.eos_token, *(tokens.FIM_TOKENS if args.fim else ())]
-    text = tokens.train(tokens.batched(texts(args.megabytes * 1e6)), args.vocab_size, special)
+    text = tokens.train(some(tokens.batched(texts(args.megabytes * 1e6))), args.vocab_size, special)
     shards.write_bytes(os.path.abspath(args.output), text.encode())
     size = tokens.Encoder(text, args.output, "tokenizers").size
     if size < args.vocab_size:
@@ -171,5 +192,5 @@ def tokenizer(args) -> int:
             f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})",
             file=sys.stderr,
         )
-    print(f"{args.output}: {size:,} entries")
+    print("\n".join(filter(None, [show_passed(passed), f"{args.output}: {size:,} entries"])))
     return 0

@@ -7,7 +7,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from modelzoo import entry, modes, processes, progress, verbs, version
-from modelzoo.config.arguments import Parser, count, positive_int
+from modelzoo.config.arguments import Parser, Settings, count, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
@@ -69,7 +69,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--set",
-        action="append",
+        action=Settings,
         default=[],
         metavar="KEY=VALUE",
         dest="overrides",
@@ -128,7 +128,7 @@ def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
     for flag, (kind, text) in CLUSTER.items():
         csx.add_argument(f"--{flag}", type=kind, help=text)
     for flag in CLUSTER_LISTS:
-        csx.add_argument(f"--{flag}", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
+        csx.add_argument(f"--{flag}", action="extend", nargs="+", help=f"one or more {flag.replace('_', ' ')}")
     csx.add_argument("--disable_version_check", action="store_true", default=None)
 
 
@@ -168,6 +168,7 @@ def states(text: str | None) -> tuple[str, ...]:
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     words = sys.argv[1:] if argv is None else argv
+    processes.end_with_launcher()
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
     return entry.run_command(lambda: _main(words), words, kept, lambda: _only_prints(words), rank)

@@ -5,19 +5,17 @@ One process alone is rank 0 of 1: every method then returns at once, and torch.d
 """
 
 import contextlib
-import datetime
 import json
-import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.processes import World, find_world
+from modelzoo.processes import World
 
 TIMEOUT = 600.0  # seconds that a rank waits for the others: a checkpoint of theirs, a slow disk
 REPORTS = 5.0  # seconds that a rank waits to learn why another one is gone
@@ -49,9 +47,10 @@ class Ranks:
         rank: this process's number, from 0. size: how many there are. local: its number on this machine.
     """
 
-    def __init__(self, world: World | None = None, store: Any = None):
+    def __init__(self, world: World | None = None, store: Any = None, runs: Callable[[int], bool] = lambda rank: True):
+        """`store`: where ranks leave word for each other. `runs`: whether a rank does, as far as one can know."""
         self.rank, self.size, self.local = (world.rank, world.size, world.local) if world else (0, 1, 0)
-        self._store = store
+        self._store, self._runs = store, runs
 
     @property
     def first(self) -> bool:
@@ -64,7 +63,7 @@ class Ranks:
             return flag
         found = torch.tensor([flag], dtype=torch.int32)
         with self._calling("a flag"):
-            _dist().all_reduce(found, op=_dist().ReduceOp.MAX)
+            load_library().all_reduce(found, op=load_library().ReduceOp.MAX)
         return bool(found)
 
     def gather(self, value: Any) -> list[Any]:
@@ -74,11 +73,11 @@ class Ranks:
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         with self._calling("values"):
             sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
-            _dist().all_gather(sizes, torch.tensor([len(data)]))
+            load_library().all_gather(sizes, torch.tensor([len(data)]))
             padded = torch.zeros(max(map(int, sizes)), dtype=torch.uint8)
             padded[: len(data)] = data
             found = [torch.empty_like(padded) for _ in range(self.size)]
-            _dist().all_gather(found, padded)
+            load_library().all_gather(found, padded)
         return [json.loads(bytes(x[: int(n)].tolist())) for x, n in zip(found, sizes, strict=True)]
 
     def first_does(self, action: Callable[[], Result]) -> Result:
@@ -125,12 +124,12 @@ class Ranks:
     def start_sum(self, flat: Tensor) -> Any:
         """Begin to sum `flat` over the ranks, in place; `finish` waits for it."""
         with self._calling("gradients"):
-            return _dist().all_reduce(flat, async_op=True)
+            return load_library().all_reduce(flat, async_op=True)
 
     def sum(self, x: Tensor) -> Tensor:
         """`x`, summed over the ranks in place: the same bits on all of them."""
         with self._calling("a sum"):
-            _dist().all_reduce(x)
+            load_library().all_reduce(x)
         return x
 
     def share_rows(self, x: Tensor) -> Tensor:
@@ -146,7 +145,7 @@ class Ranks:
         found = part.new_empty(rows * self.size, *shape[1:])
         raw = (x.view(torch.uint8) if x.dtype == torch.bool else x for x in (found, padded))
         with self._calling("weights"):
-            _dist().all_gather_into_tensor(*raw)
+            load_library().all_gather_into_tensor(*raw)
         return found[: shape[0]]
 
     @contextlib.contextmanager
@@ -181,13 +180,13 @@ class Ranks:
         with contextlib.suppress(Exception):  # who hosts the store may be gone
             self._store.set(f"end/{self.rank}", reason or "")
             if reason is None:
-                _dist().barrier()
+                load_library().barrier()
         with contextlib.suppress(Exception):
-            _dist().destroy_process_group()  # closes connections: who waits for this rank learns of it at once
+            load_library().destroy_process_group()  # closes connections: who waits for this rank learns of it at once
         with contextlib.suppress(Exception):
             if reason is not None and self.first:  # it may host the store, in which the others look for the reason
-                self._await([f"read/{r}" for r in range(1, self.size)])
-            elif reason is not None and self._await(["end/0"]):
+                self._await("read", range(1, self.size))
+            elif reason is not None and self._await("end", [0]) and self._knows("end/0"):
                 theirs = self._store.get("end/0").decode()
                 known = not theirs or theirs.startswith(reason[:100])
                 self._store.set(f"read/{self.rank}", "")
@@ -210,7 +209,7 @@ class Ranks:
                 raise
             traceback.clear_frames(e.__traceback__)  # what waits there would keep the connections open
             with contextlib.suppress(Exception):  # closes them: who waits for this rank learns of it at once
-                _dist().destroy_process_group()
+                load_library().destroy_process_group()
             ended, silent = self._ask()
             if ended:
                 rank, reason = next(iter(ended.items()))
@@ -232,16 +231,18 @@ class Ranks:
             while True:
                 silent = [r for r in others if not self._knows(f"end/{r}") and not self._knows(f"missing/{r}")]
                 ended = {r: self._store.get(f"end/{r}").decode() for r in others if self._knows(f"end/{r}")}
-                if not silent or time.monotonic() > until:
+                if not any(map(self._runs, silent)) or time.monotonic() > until:
                     return {r: text for r, text in ended.items() if text}, silent
                 time.sleep(0.05)
         except Exception:  # the store is gone, and with it who hosts it
             return {}, [0] if self.rank else []
 
-    def _await(self, keys: list[str]) -> bool:
-        """Wait for keys of the store, for REPORTS seconds; whether all are there."""
+    def _await(self, word: str, ranks: Iterable[int]) -> bool:
+        """Wait for word of ranks, as far as they run, for REPORTS seconds; whether it has come."""
         until = time.monotonic() + REPORTS
-        while not (found := all(map(self._knows, keys))) and time.monotonic() < until:
+        while not (found := all(self._knows(f"{word}/{r}") or not self._runs(r) for r in ranks)):
+            if time.monotonic() > until:
+                break
             time.sleep(0.02)
         return found
 
@@ -250,18 +251,19 @@ class Ranks:
 
 
 def _is_of_connection(error: Exception) -> bool:
-    return isinstance(error, _dist().DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
+    return isinstance(error, load_library().DistError) or any(name in str(error) for name in ("gloo", "NCCL"))
 
 
 def _exchange(flat: Tensor, found: Tensor, partner: int) -> None:
-    for work in [_dist().isend(flat, partner), _dist().irecv(found, partner)]:
+    for work in [load_library().isend(flat, partner), load_library().irecv(found, partner)]:
         work.wait()
 
 
 ALONE = Ranks()
 
 
-def _dist() -> Any:
+def load_library() -> Any:
+    """torch.distributed."""
     import torch.distributed as dist
 
     return dist
@@ -273,55 +275,3 @@ def name_ranks(ranks: list[int]) -> str:
         return f"rank {ranks[0]}"
     named = ", ".join(map(str, ranks[:3]))
     return f"ranks {named}" + (f" and {len(ranks) - 3} more" if len(ranks) > 3 else "")
-
-
-@contextlib.contextmanager
-def joining(kind: str, timeout: float = TIMEOUT) -> Iterator[Ranks]:
-    """Join the other processes of this launch for the body, if there are any (`processes.find_world`).
-
-    Args:
-        kind: GPU or CPU, where gradients are.
-        timeout: seconds that a collective waits for the others.
-
-    Raises:
-        UserError: they cannot be reached, or torch lacks the library for `kind`.
-    """
-    world = find_world()
-    if world is None:
-        yield ALONE
-        return
-    ranks = _join(world, kind, timeout)
-    try:
-        yield ranks
-    except SystemExit:
-        ranks.leave(None)
-        raise
-    except (Ended, Lost):
-        ranks.leave("")  # they know
-        raise
-    except BaseException as e:
-        reported = ranks.leave((str(e) or type(e).__name__).splitlines()[0][:300])
-        if isinstance(e, UserError):
-            e.quiet = reported
-        raise
-    ranks.leave(None)
-
-
-def _join(world: World, kind: str, timeout: float) -> Ranks:
-    dist = _dist()
-    if not dist.is_available():
-        raise UserError("this torch has no torch.distributed; run one process, or install a build that has it")
-    wait = datetime.timedelta(seconds=timeout)
-    try:
-        for name, value in world.environment().items():
-            os.environ.setdefault(name, value)
-        store, rank, size = next(dist.rendezvous("env://", world.rank, world.size, timeout=wait))
-        backend = "cpu:gloo,cuda:nccl" if kind == "GPU" else "gloo"
-        dist.init_process_group(backend, store=dist.PrefixStore("run", store), rank=rank, world_size=size, timeout=wait)
-        return Ranks(world, dist.PrefixStore("ends", store))
-    except (RuntimeError, ValueError, OSError) as e:
-        first = " ".join(str(e).split())[:200]
-        raise UserError(
-            f"rank {world.rank} of {world.size}: cannot join the others at {world.address}:{world.port} ({first}); "
-            "is the port in use, or a rank missing?"
-        ) from None

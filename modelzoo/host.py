@@ -48,8 +48,23 @@ def peak_memory() -> int | None:
         import resource
     except ImportError:  # Windows
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return _count_bytes(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def wait_for_child(pid: int) -> tuple[int, float, int]:
+    """(exit code, CPU seconds, most bytes held) of a child process, once it has ended."""
+    _, status, used = os.wait4(pid, 0)
+    return os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, _count_bytes(used)
+
+
+def _count_bytes(usage) -> int:
+    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
+
+
+def reset_peak_memory() -> None:
+    """Let `peak_memory` count from what this process holds now; only Linux can."""
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
 
 
 def _high_water() -> int | None:
@@ -180,11 +195,16 @@ def machine_id() -> str:
 
 def process_start(pid: int) -> str:
     """When a process of this machine began, in the system's own count; empty where it does not report it."""
+    return "".join(_read_stat(pid)[19:20])
+
+
+def _read_stat(pid: int) -> list[str]:
+    """What Linux reports of a process after its number and name: the first field is its state, the 20th its start."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
-        return ""
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return []
 
 
 def is_alive(pid: int, start: str) -> bool:
@@ -199,6 +219,8 @@ def is_alive(pid: int, start: str) -> bool:
         return False
     except OSError:
         pass  # another user's: it is there
+    if "".join(_read_stat(pid)[:1]) in ("Z", "X"):  # it has ended, and whoever started it has not asked for its code
+        return False
     now = process_start(pid)
     return not (start and now) or start == now
 
@@ -206,15 +228,15 @@ def is_alive(pid: int, start: str) -> bool:
 def end_with_parent(parent: int, by: int | None = None) -> None:
     """End this process when the one that started it ends, however it ends: a kill -9 leaves no workers behind.
 
-    On Linux the kernel sends the signal when the thread ends that started this process; elsewhere a thread of this one
-    looks every second.
+    On Linux the kernel sends SIGKILL when the thread ends that started this process. Elsewhere, and where it is another
+    signal, which the kernel sends again for each thread of the other process, a thread of this one looks every second.
 
     Args:
         parent: the number of the process that started this one. If it is gone already, this one ends now.
         by: the signal that ends this one; SIGKILL if it is None.
     """
+    bound = by is None and sys.platform.startswith("linux") and _bind_to_parent(signal.SIGKILL)
     by = by if by is not None else int(getattr(signal, "SIGKILL", signal.SIGTERM))
-    bound = sys.platform.startswith("linux") and _bind_to_parent(by)
     if os.getppid() != parent:
         os.kill(os.getpid(), by)
     if not bound:

@@ -17,10 +17,11 @@ from modelzoo import host
 from modelzoo.config.errors import UserError
 
 PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package is
+NOTICE = 10.0  # seconds in which the others notice and report that one has failed; then those that wait get a SIGTERM
 GRACE = 15.0  # seconds that the others have to end after one has ended; then they are killed
 POLL = 0.02  # seconds between looks at them
 PROGRAM = "from modelzoo.cli import main; sys.exit(main())"  # run.py, installed or not
-_BOUND = "import sys; from modelzoo import host; host.end_with_parent({parent}); "
+_BOUND = "import signal, sys; from modelzoo import host; host.end_with_parent({parent}, signal.SIGTERM); "
 _PASSED = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGINT")  # the signals that end a run
 _AT_ONCE = {signal.SIGINT, signal.SIGTERM}  # a second one of these does not wait for a step's end
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID")
@@ -81,6 +82,17 @@ def find_rank() -> tuple[int, int]:
     return (world.rank, world.size) if world is not None else (0, 1)
 
 
+def has_own_store(env: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher itself is where ranks meet, as torchrun is, and not rank 0."""
+    return env.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def end_with_launcher(env: Mapping[str, str] = os.environ) -> None:
+    """If torchrun started this process, let its end be a SIGTERM: its ranks would go on for themselves otherwise."""
+    if "TORCHELASTIC_RUN_ID" in env and "RANK" in env:
+        host.end_with_parent(os.getppid(), signal.SIGTERM)
+
+
 def leave_ranks(env: Mapping[str, str]) -> dict[str, str]:
     """The variables for a process that is none of this launch's ranks."""
     return {name: value for name, value in env.items() if name not in _VARIABLES}
@@ -107,13 +119,13 @@ def start_ranks(arguments: Sequence[str], count: int, program: str = PROGRAM) ->
     """Run a command in `count` processes on this machine, as torchrun would, and wait for them.
 
     Signals that end a run go on to all of them, and a second Ctrl-C or SIGTERM ends them at once. Once one has ended,
-    the others have GRACE seconds to do so. If this process is killed, they are too.
+    the others have GRACE seconds to do so. If this process is killed, they end as by SIGTERM.
 
     Args:
         arguments: of the command line. program: what runs them, in Python, with `sys` at hand.
 
     Returns:
-        The exit code of rank 0 if that failed, else of the first that did, or 0.
+        The exit code of rank 0 if that failed by itself, else of the first that did, or 0.
 
     Raises:
         UserError: no process can be started.
@@ -154,9 +166,9 @@ def start_ranks(arguments: Sequence[str], count: int, program: str = PROGRAM) ->
 
 
 def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
-    """Wait for all; pass on signals; report who was killed, and end those that hang."""
-    until, passed, hung = float("inf"), set[int](), set[int]()
-    running, failed = dict(enumerate(children)), dict[int, int]()
+    """Wait for all; pass on signals; report who was killed, and end those that wait for it, or hang."""
+    until, notice, passed, hung = float("inf"), float("inf"), set[int](), set[int]()
+    running, failed, ended = dict(enumerate(children)), dict[int, int](), set[int]()
     while running:
         while waiting:
             number = waiting.pop(0)
@@ -170,10 +182,15 @@ def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
                 continue
             del running[rank]
             until = min(until, time.monotonic() + GRACE)
-            if code < 0 and rank not in hung and -code not in passed:
+            if code < 0 and rank not in hung | ended and -code not in passed:
                 _report(f"rank {rank} was killed by {signal.Signals(-code).name}")
             if code:
+                notice = min(notice, time.monotonic() + NOTICE)
                 failed[rank] = code if code > 0 else 128 - code
+        if time.monotonic() > notice and not ended:
+            ended = set(running)
+            for child in running.values():
+                child.send_signal(signal.SIGTERM)
         if time.monotonic() > until and not hung:
             hung = set(running)
             for rank, child in running.items():
@@ -181,7 +198,8 @@ def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
                     _report(f"rank {rank} did not end within {GRACE:.0f} s of another, and was killed")
                 _kill(child)
         time.sleep(POLL)
-    return failed.get(0) or next(iter(failed.values()), 0)
+    own = {rank: code for rank, code in failed.items() if rank not in ended}
+    return own.get(0) or next(iter(own.values()), 0)
 
 
 def _report(line: str) -> None:

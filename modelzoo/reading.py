@@ -35,8 +35,10 @@ def open_regular(path: str | os.PathLike, max_bytes: int | None = None) -> Buffe
         if max_bytes is not None and found.st_size > max_bytes:
             raise OSError(27, f"has {found.st_size:,} bytes; at most {max_bytes:,} are taken here", path)
         return os.fdopen(fd, "rb")
-    except BaseException:
+    except BaseException as e:
         os.close(fd)
+        if isinstance(e, OSError) and e.filename is None:  # of fstat
+            e.filename = path
         raise
 
 

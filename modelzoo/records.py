@@ -64,7 +64,7 @@ def read_json(path: str, if_missing: str, max_bytes: int = MAX_TEXT, undefined: 
     Raises:
         UserError: it is not there, cannot be read, or is no JSON.
     """
-    text = read_text(path, if_missing, max_bytes)
+    text = read_text(path, if_missing, max_bytes, "utf-8-sig")  # editors of Windows write a byte-order mark
     try:
         return parse_json(text, undefined=undefined)
     except ValueError as e:

@@ -4,7 +4,15 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from modelzoo.config.arguments import Parser, count, nonnegative_float, positive_float, positive_int, share
+from modelzoo.config.arguments import (
+    Parser,
+    Settings,
+    count,
+    nonnegative_float,
+    positive_float,
+    positive_int,
+    share,
+)
 
 
 class Verb(NamedTuple):
@@ -19,7 +27,7 @@ class Verb(NamedTuple):
 def _convert_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("old", metavar="OLD", help="a Model Zoo GPT-2/GPT-3 config of release 1.8 or later")
     p.add_argument("new", metavar="NEW", help="the YAML to write")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help="override a key")
+    p.add_argument("--set", action=Settings, default=[], metavar="KEY=VALUE", dest="overrides", help="override a key")
     p.add_argument("--force", action="store_true", help="replace NEW if it exists")
 
 
@@ -96,7 +104,14 @@ def _report(args: argparse.Namespace) -> None:
 def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder, a step folder or an exported folder")
     p.add_argument("--task", required=True, metavar="TASK", help="a file like configs/eval/pubmedqa.yaml, or its name")
-    p.add_argument("--templates", nargs="+", default=[], metavar="PATH", help="files or folders (the task's folder)")
+    p.add_argument(
+        "--templates",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="files or folders (the task's folder)",
+    )
     p.add_argument("-o", "--output", metavar="DIR", help="where results go (./prompt_search/TASK)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")

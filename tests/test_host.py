@@ -55,6 +55,13 @@ def test_peak_memory_is_in_bytes():
     assert 250e6 < int(done.stdout) < 350e6
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="only Linux resets its mark")
+def test_peak_memory_counts_anew():
+    code = "from modelzoo import host; before = host.peak_memory(); x = b'x' * 300_000_000; del x\n"
+    done = python(code + "host.reset_peak_memory(); print(host.peak_memory() - before)")
+    assert int(done.stdout) < 50e6
+
+
 def test_peak_memory_where_the_system_counts_otherwise(monkeypatch):
     usage = type("Usage", (), {"ru_maxrss": 7_000_000})
     monkeypatch.setattr(host, "_high_water", lambda: None)

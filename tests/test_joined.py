@@ -1,5 +1,6 @@
 """Several processes evaluate, score or fine-tune: the files and tables of one process, whatever becomes of a rank."""
 
+import argparse
 import json
 import os
 import random
@@ -11,13 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelzoo import cli
+from modelzoo import cli, modes
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
 from modelzoo.evaluation import predict
 from modelzoo.models.gpt import GPTModel
+from modelzoo.processes import World
+from modelzoo.share import parse_share
 from tests.evaluation_world import tokenizer, words, world  # noqa: F401
 from tests.ranks import Launch, run_ranks
+from tests.support import TINY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a process with torch in it")
 
@@ -186,7 +191,9 @@ def test_a_killed_rank_s_fine_tuning_goes_on_with_another_number(seed, world, on
     victim.send_signal(signal.SIGKILL)
     launch.wait()
     finish(start(command, 4 - 3 * seed, tmp_path / "part", monkeypatch))
-    assert read_runs(tmp_path / "part") == read_runs(tmp_path / "whole")
+    part, whole = read_runs(tmp_path / "part"), read_runs(tmp_path / "whole")
+    assert part.keys() == whole.keys()
+    assert part == whole
 
 
 def test_a_run_sums_as_the_command_s_finished_ones_did(world, one_process, tmp_path, monkeypatch):  # noqa: F811
@@ -248,6 +255,23 @@ def test_what_ranks_do_not_share_each_does_whole_and_says_so(world, tmp_path, mo
     assert launch.wait() == [0, 0]
     note = "note       2 processes were started, and each does the whole of export"
     assert note in launch.text(0) and note not in launch.text(1)
+
+
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_each_mode_is_shared_or_reports_that_it_is_not(mode, monkeypatch, capsys):
+    """Under torchrun, by its variables; a study takes the rank for its share of the runs, a plan runs nothing."""
+    for name, value in World(0, 2, 0, "127.0.0.1", 1).environment().items():
+        monkeypatch.setenv(name, value)
+    for dry in (False, True):
+        args = argparse.Namespace(mode=mode, devices=None, validate_only=dry, compile_only=False)
+        assert cli._count_processes(args, Config.model_validate({"trainer": {"init": {"model": TINY}}})) == 1
+        err, what = capsys.readouterr().err, "the dry run" if dry and mode in modes.JOINED else f"-m {mode}"
+        noted = err == f"note       2 processes were started, and each does the whole of {what}\n"
+        assert noted if mode != "plan" and (dry or mode not in modes.JOINED) else not err
+    assert ("devices" in modes.MODES[mode].flags) == (
+        mode in (*modes.JOINED, "plan")
+    )  # where it is no flag, it is refused
+    assert parse_share(None) == (0, 2)
 
 
 def test_a_plan_needs_no_other_rank(world):  # noqa: F811

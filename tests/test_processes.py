@@ -1,7 +1,5 @@
 """Starting ranks on one machine: they end together, whatever becomes of one of them or of the process that waits."""
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
@@ -10,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelzoo import host, processes
+from modelzoo import processes
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and process groups")
 REPO = Path(__file__).resolve().parents[1]
@@ -33,6 +31,7 @@ if word == "patient":  # a first signal ends it at leisure, a second at once
 while word in ("deaf", "waits"):
     time.sleep(0.01)
     if word == "waits" and seen:
+        (folder / f"end{rank}").write_text(f"{seen}")
         sys.exit(143)
 if word == "killed":
     os.kill(os.getpid(), signal.SIGKILL)
@@ -42,6 +41,7 @@ PARENT = f"""
 import sys
 from modelzoo import host, processes
 processes.GRACE = host.PATIENCE = 2.0
+processes.NOTICE = 0.5
 sys.exit(processes.start_ranks(sys.argv[1:], len(sys.argv) - 2, {RANK!r}))
 """
 
@@ -88,8 +88,11 @@ def group_lives(leader: int) -> bool:
     (("0", "3"), 3, []),
     (("2", "3"), 2, []),
     (("75", "killed"), 75, ["error: rank 1 was killed by SIGKILL"]),
-    (("killed", "waits"), 137, ["error: rank 0 was killed by SIGKILL",
-                                "error: rank 1 did not end within 2 s of another, and was killed"]),
+    (("killed", "waits"), 137, ["error: rank 0 was killed by SIGKILL"]),
+    (("waits", "killed"), 137, ["error: rank 1 was killed by SIGKILL"]),
+    (("waits", "3"), 3, []),
+    (("killed", "deaf"), 137, ["error: rank 0 was killed by SIGKILL",
+                               "error: rank 1 did not end within 2 s of another, and was killed"]),
     (("0", "deaf"), 137, ["error: rank 1 did not end within 2 s of another, and was killed"]),
 ])  # fmt: skip
 def test_ranks_end_together_with_one_code(words, code, lines, tmp_path):
@@ -115,25 +118,16 @@ def test_a_second_signal_ends_all_at_once(second, tmp_path):
     assert parent.wait() == (code, [])
 
 
-def test_ranks_end_with_the_process_that_started_them(tmp_path):
-    parent = Parent(tmp_path, "deaf", "waits")
+def test_ranks_get_a_sigterm_when_the_process_that_started_them_is_killed(tmp_path):
+    parent = Parent(tmp_path, "waits", "waits")
     ranks = parent.await_ranks()
     parent.process.kill()
     parent.process.wait()
     until = time.monotonic() + 20
-    while any(host.is_alive(pid, "") and not is_zombie(pid) for pid in ranks):
+    while any(map(group_lives, ranks)):
         assert time.monotonic() < until
         time.sleep(0.01)
-    for pid in ranks:  # what the stand-in has started does not know of us
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
-
-
-def is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
+    assert [(tmp_path / f"end{rank}").read_text() for rank in range(2)] == [f"{[int(signal.SIGTERM)]}"] * 2
 
 
 def test_a_process_of_its_own_is_none_of_the_ranks():

@@ -33,6 +33,17 @@ def test_a_device_a_folder_and_a_giant_are_refused(tmp_path):
         reading.read_text(tmp_path / "none")
 
 
+def test_an_error_of_an_open_file_names_it_too(tmp_path, monkeypatch):
+    def fail(fd):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "file").write_bytes(b"x")
+    with monkeypatch.context() as patch, pytest.raises(PermissionError) as error:
+        patch.setattr(os, "fstat", fail)
+        reading.open_regular(tmp_path / "file")
+    assert error.value.filename == str(tmp_path / "file")
+
+
 def test_no_descriptor_stays_open(tmp_path):
     before = len(os.listdir("/proc/self/fd")) if os.path.exists("/proc/self/fd") else 0
     for _ in range(20):

@@ -85,8 +85,8 @@ def finds_gpu(target: str, init: Init) -> bool:
 
 
 def joining_ranks(target: str, init: Init) -> "AbstractContextManager[Ranks]":
-    """Join the other processes of this launch (`distributed.joining`) on the device that `target` leads to."""
-    from modelzoo.distributed import joining
+    """Join the other processes of this launch (`joining.joining`) on the device that `target` leads to."""
+    from modelzoo.joining import joining
 
     return joining("GPU" if finds_gpu(target, init) else "CPU")
 

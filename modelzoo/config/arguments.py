@@ -3,13 +3,49 @@
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from modelzoo.config.errors import UserError
 
 
+class _Once(argparse._StoreAction):
+    """Stores a flag's value, and refuses a second one: argparse would keep the last in silence."""
+
+    filled: argparse.Namespace | None = None  # by the last parse that met the flag
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, None)
+        if self.option_strings and self.filled is namespace and values != before:
+            raise argparse.ArgumentError(self, f"given twice, as {_show(before)} and as {_show(values)}; give it once")
+        self.filled = namespace
+        super().__call__(parser, namespace, values, option_string)
+
+
+class Settings(argparse._AppendAction):
+    """Collects KEY=VALUE, and refuses a key that was given before with another value."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        key, equals, _ = str(values).partition("=")
+        for other in getattr(namespace, self.dest) or ():
+            if equals and other != values and other.partition("=")[0].strip() == key.strip():
+                raise argparse.ArgumentError(self, f"{key.strip()} is given twice, with other values; give it once")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _show(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 class Parser(argparse.ArgumentParser):
-    """argparse, but what it refuses is one line with exit code 2, as every other bad input is."""
+    """argparse, but what it refuses is one line with exit code 2, and of a flag's two values none is dropped.
+
+    A flag of one value that is given twice is refused. Flags of many take `action="extend"`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")

@@ -74,6 +74,7 @@ class Task(Section):
     long_fields: tuple[Str, ...] = ()  # what may be cut at its end where a text exceeds the context
     negative: Str | None = None  # relations: the class that does not count in micro-F1
     scale: dict[Str, Float] = Field({})  # similarity: label: its value
+    types: dict[Str, Str] = Field({})  # ner: a type in the files: the template's type that it counts as
     sentences: Bool = True  # ner from PubTator: one example a sentence, not one a document
     published: tuple[Published, ...] = ()
     max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (results record it)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
-from modelzoo.data.folder import UNRECORDED, Recorded, list_shards, open_shard, read_shards
+from modelzoo.data.folder import UNRECORDED, Recorded, check_masks, list_shards, open_shard, read_shards
+
+SOME = 16  # shards that a plan opens: it is read in a second, whatever the data
 
 
 class Stamp(NamedTuple):
@@ -32,7 +34,7 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
     """The shard files of the folders, sorted by name within each folder.
 
     Raises:
-        UserError: a folder is missing or holds no shard.
+        UserError: a folder is missing or holds no shard, or a shard that its manifest lists is missing.
     """
     files = []
     for folder in data_dir:
@@ -42,6 +44,11 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
         found = list_shards(folder)
         if not found:
             raise UserError(f"{folder}: holds no HDF5 shard ({', '.join(f.SHARD_SUFFIXES)})")
+        if missing := sorted({s.file for s in read_shards(folder)} - set(map(os.path.basename, found))):
+            raise UserError(
+                f"{os.path.join(folder, missing[0])}: missing ({f.MANIFEST} lists it); restore it, or name the shards "
+                "to train on one by one in data_dir"
+            )
         files += found
     return files
 
@@ -54,6 +61,19 @@ def list_recorded(files: Sequence[str]) -> list[tuple[str, Recorded]]:
     """
     known = {folder: {s.file: s for s in read_shards(folder)} for folder in {os.path.dirname(p) for p in files}}
     return [(p, known[os.path.dirname(p)].get(os.path.basename(p), UNRECORDED)) for p in files]
+
+
+def check_some(path: str) -> None:
+    """Refuse what a run would refuse of a data folder, or of a single shard: each that is missing, and some opened.
+
+    Raises:
+        UserError: of `find_shards`, `open_shard` and `check_masks`.
+    """
+    found = list_recorded(find_shards([path]))
+    for name, recorded in found[:: -(-len(found) // SOME)]:
+        file, data = open_shard(name)
+        with file:
+            check_masks(name, data, recorded)
 
 
 def take_stamp(path: str) -> Stamp:
@@ -73,12 +93,14 @@ def inspect_shards(path: str, msl: int | None = None, recorded: Recorded = UNREC
     """A shard's shape, with everything checked that can be checked without reading its examples.
 
     Raises:
-        UserError: of `open_shard`; no examples, another number than is recorded, or of another length than `msl`.
+        UserError: of `open_shard`; no examples, another number than is recorded, or of another length than `msl`; no
+            place counts for the loss.
     """
     stamp = take_stamp(path)
     file, data = open_shard(path)
     with file:
         shape = data.shape
+        check_masks(path, data, recorded)
     if len(shape) == 1:
         if msl is None:
             raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")

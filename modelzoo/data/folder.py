@@ -21,6 +21,7 @@ class Recorded(NamedTuple):
     sha256: str | None  # of the file
     data_sha256: str | None  # of its values
     n_examples: int | None
+    loss_tokens: int | None = None  # places that count for the loss
 
     @property
     def has_hash(self) -> bool:
@@ -28,6 +29,10 @@ class Recorded(NamedTuple):
 
 
 UNRECORDED = Recorded("", None, None, None)
+NEGATIVE = (
+    "-100 is the label by which PyTorch and Hugging Face leave a place out of the loss; here the loss mask (row 1) "
+    "does, and labels are ids: set mask[labels < 0] = 0, then labels[labels < 0] = 0"
+)
 
 
 def list_shards(folder: str) -> list[str]:
@@ -35,10 +40,15 @@ def list_shards(folder: str) -> list[str]:
 
     Raises:
         UserError: there is no such folder.
+        OSError: it cannot be looked into.
     """
-    if not os.path.isdir(folder):
-        raise UserError(f"{folder}: no such data folder; make it with `python -m data_preprocessing`, or give another")
-    names = sorted(n for n in os.listdir(folder) if n.endswith(f.SHARD_SUFFIXES) and not n.startswith("."))
+    try:
+        found = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{folder}: no such data folder; make it with `python -m data_preprocessing`, or give another"
+        ) from None
+    names = sorted(n for n in found if n.endswith(f.SHARD_SUFFIXES) and not n.startswith("."))
     return [os.path.join(folder, n) for n in names]
 
 
@@ -66,6 +76,27 @@ def open_shard(path: str, whole: bool = True):
             file.close()
             raise
     return file, data
+
+
+def check_masks(path: str, data, recorded: Recorded = UNRECORDED) -> None:
+    """Refuse a shard in which no place counts for the loss: training on it ends at a loss of 0, and nothing is learnt.
+
+    What a manifest counts is believed. Without one, examples are read until a place counts: the first, nearly always.
+
+    Raises:
+        UserError: no place counts, or an example cannot be read.
+    """
+    if data.ndim != 3 or 0 in data.shape or recorded.loss_tokens:
+        return
+    if recorded.loss_tokens is None:
+        step = max(1, 2**22 // math.prod(data.shape[1:]))
+        spans = [(0, 1), (data.shape[0] // 2, 1), *((i, step) for i in range(0, data.shape[0], step))]
+        if any(storage.read_values(path, data, i, n, f"example {i}")[:, 1].any() for i, n in spans):
+            return
+    raise UserError(
+        f"{path}: no place of its {data.shape[0]:,} examples counts for the loss: the loss mask (row 1, Model Zoo's "
+        "attention_mask) is 0 throughout; write 1 where a label counts, or leave this file out"
+    )
 
 
 def _largest_chunk(data) -> int:
@@ -119,6 +150,6 @@ def read_shards(folder: str) -> list[Recorded]:
         UserError: of `read_manifest`.
     """
     return [
-        Recorded(s["file"], s.get("sha256"), s.get("data_sha256"), s.get("n_examples"))
+        Recorded(s["file"], s.get("sha256"), s.get("data_sha256"), s.get("n_examples"), s.get("loss_tokens"))
         for s in read_manifest(folder).get("shards") or ()
     ]

@@ -22,7 +22,7 @@ from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.files import Shard, find_shards, inspect_shards, list_recorded, take_stamp
-from modelzoo.data.folder import open_shard, read_manifest
+from modelzoo.data.folder import NEGATIVE, open_shard, read_manifest
 from modelzoo.data.holding import AT_ONCE, Holding, check_hash
 from modelzoo.data.order import draw_permutation, mix_datasets
 from modelzoo.reading import MIB, open_regular
@@ -167,19 +167,15 @@ class Shards:
 
     def _example(self, shard: int, index: int) -> np.ndarray:
         s = self.files[shard]
-        what = f"example {index} cannot be read"
+        what = f"example {index}"
         try:
             data = self._dataset(shard)
-            first = index if s.rows else index * s.msl
-            found = data[first : first + 1] if s.rows else data[first : first + s.msl + 1]
-            stored = storage.is_stored(data, (first,) + (0,) * (data.ndim - 1), found)
-        except UserError as e:  # of `open_shard`
-            reason = str(e).removeprefix(f"{s.path}: ").partition(";")[0]
-            raise UserError(f"{s.path}: {what} ({reason}); make this shard again") from None
-        except storage.FAILURES as e:  # LookupError and ValueError: it shrank since `inspect_shards`
-            raise UserError(f"{s.path}: {what} ({storage.explain(e)}); make this shard again") from None
-        if not stored:
-            raise UserError(f"{s.path}: {what} (its index is damaged: it names no values); make this shard again")
+        except UserError as e:
+            reason, _, advice = str(e).removeprefix(f"{s.path}: ").partition("; ")
+            advice = advice or "make this shard again"
+            raise UserError(f"{s.path}: {what} cannot be read ({reason}); {advice}") from None
+        first, count = (index, 1) if s.rows else (index * s.msl, s.msl + 1)
+        found = storage.read_values(s.path, data, first, count, what)
         if not s.rows:
             return np.stack((found[:-1], np.ones(s.msl, np.int32), found[1:]))
         if not found[0, : len(f.ROWS)].any():
@@ -226,7 +222,7 @@ class Shards:
         found = int(ids[row][bad[row]][0])
         hint = "use the tokenizer's vocabulary size"
         if found < 0:
-            hint = "a place that does not count is 0 in the loss mask; its label is an id like any other"
+            hint = NEGATIVE
         elif self.prompt_tokens:
             hint = f"tokenize the data for this trainer.init.soft_prompt ({self.prompt_tokens} tokens)"
         raise UserError(

@@ -189,28 +189,19 @@ def _size(path: str) -> int:
         return 0  # reading it says why
 
 
-def hold_shards(folders: Sequence[str], files: Sequence[str]) -> tuple[Holding, list[str]]:
+def hold_shards(files: Sequence[str]) -> tuple[Holding, list[str]]:
     """Hold the shards of a data section, small ones at once.
-
-    Args:
-        folders: as the config names them: folders of shards, or single files.
-        files: the shards in them.
 
     Returns:
         What is still to be held, and lines about what is not held.
 
     Raises:
-        UserError: of `check_hash`; a shard that its manifest lists is missing.
+        UserError: of `check_hash`.
     """
-    notes, whole = [], {os.path.dirname(os.path.join(d, "x")) for d in folders if os.path.isdir(d)}
+    notes = []
     for folder in dict.fromkeys(map(os.path.dirname, files)):
         recorded = {s.file: s for s in read_shards(folder)}
         used = [os.path.basename(p) for p in files if os.path.dirname(p) == folder]
-        if folder in whole and (missing := sorted(recorded.keys() - set(used))):
-            raise UserError(
-                f"{os.path.join(folder, missing[0])}: missing ({f.MANIFEST} lists it); restore it, or name the shards "
-                "to train on one by one in data_dir"
-            )
         unheld = sum(not recorded.get(name, UNRECORDED).has_hash for name in used)
         if not recorded and not read_manifest(folder):
             notes.append(f"note       {folder}: has no {f.MANIFEST}; its shards are not compared with a SHA-256")

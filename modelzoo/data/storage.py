@@ -7,6 +7,7 @@ path.
 """
 
 import contextlib
+import errno
 import itertools
 import math
 import os
@@ -19,7 +20,9 @@ from modelzoo.reading import open_regular
 MAX_CHUNK = 1 << 23  # bytes; HDF5 unpacks a whole chunk at once. h5py and PyTables choose at most 1 MiB by themselves
 PACKED_SLACK = 1 << 16  # bytes by which a chunk may be stored in more than it holds; a bomb packed in it ends there
 DEFLATE, SHUFFLE, FLETCHER32, LZF = 1, 2, 3, 32000
-FILTERS = (DEFLATE, SHUFFLE, FLETCHER32, LZF, 32001, 32004, 32008, 32015)  # then Blosc, LZ4, Bitshuffle, Zstandard
+PLUGINS = {307: "bzip2", 32001: "Blosc", 32004: "LZ4", 32008: "Bitshuffle", 32015: "Zstandard", 32026: "Blosc2"}
+FILTERS = (DEFLATE, SHUFFLE, FLETCHER32, LZF, *PLUGINS)
+WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # of file systems that have none
 FAILURES = (OSError, LookupError, RuntimeError, ValueError, TypeError, ArithmeticError, MemoryError, SystemError,
              AttributeError)  # fmt: skip
 
@@ -38,9 +41,18 @@ def explaining(path: str, what: str = "not a readable HDF5 file; make it again")
         yield
     except FAILURES as e:
         if isinstance(e, OSError) and e.errno:
-            reason = e.strerror if e.filename else os.strerror(e.errno)  # h5py's text is long, and names no file
-            raise UserError(f"{path}: cannot be read ({reason})") from None
+            raise UserError(f"{path}: {_explain_system(e)}") from None
         raise UserError(f"{path}: {'truncated; make it again' if 'truncated' in str(e) else what}") from None
+
+
+def _explain_system(e: OSError) -> str:
+    """What the operating system refused, which is no damage, and what to do."""
+    if e.errno in (errno.EAGAIN, errno.EACCES) and "lock" in str(e):
+        return "is locked: another process has it open for writing; wait until that has closed it, and start again"
+    reason = e.strerror if e.filename else os.strerror(e.errno or 0)  # h5py's text is long, and names no file
+    if e.errno in (errno.EACCES, errno.EPERM):
+        return f"cannot be read ({reason}); give this user the right to read it (ls -l shows who has it)"
+    return f"cannot be read ({reason})"
 
 
 def explain(error: BaseException) -> str:
@@ -57,7 +69,12 @@ def open_file(path: str):
     import h5py
 
     open_regular(path).close()  # HDF5 itself would wait for a FIFO's writer
-    return h5py.File(path, "r")
+    try:
+        return h5py.File(path, "r")
+    except OSError as e:
+        if e.errno not in WITHOUT_LOCKS:
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 def find_dataset(path: str, file, key: str):
@@ -84,7 +101,8 @@ def find_dataset(path: str, file, key: str):
             with contextlib.suppress(ImportError):
                 import hdf5plugin  # noqa: F401  (it registers Model Zoo's lz4 and others)
             if not h5py.h5z.filter_avail(number):
-                raise UserError(f"{path}: '{key}' needs HDF5's filter {number}; pip install hdf5plugin")
+                name = PLUGINS.get(number, "one of its own")
+                raise UserError(f"{path}: '{key}' needs HDF5's filter {number} ({name}); pip install hdf5plugin")
     return data
 
 
@@ -146,6 +164,26 @@ def is_stored(data, first: Sequence[int], block: Any) -> bool:
             except FAILURES:
                 return False
     return True
+
+
+def read_values(path: str, data, first: int, count: int, what: str):
+    """Values [first, first + count) of a dataset's first axis.
+
+    Args:
+        what: what is read, for the message: "example 3".
+
+    Raises:
+        UserError: they cannot be read, or are not stored.
+    """
+    try:
+        found = data[first : first + count]
+        stored = is_stored(data, (first,) + (0,) * (data.ndim - 1), found)
+    except FAILURES as e:  # LookupError and ValueError: it shrank since it was opened
+        raise UserError(f"{path}: {what} cannot be read ({explain(e)}); make this shard again") from None
+    if not stored:
+        reason = "its index is damaged: it names no values"
+        raise UserError(f"{path}: {what} cannot be read ({reason}); make this shard again")
+    return found
 
 
 def _check_type(path: str, data) -> int:

@@ -1,14 +1,20 @@
 """Tokenizers as files: tokenizer.json, or a GPT-2 style vocabulary. No torch."""
 
+import codecs
+import functools
+import json
 import os
+import re
+import sys
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
+from modelzoo.data import tokenizer_kinds as kinds
 from modelzoo.data.folder import read_manifest
-from modelzoo.reading import MIB, exists, parse_json, read_text
+from modelzoo.reading import MIB, exists, parse_json, read_bytes
 from modelzoo.records import Record, check_record
 
 if TYPE_CHECKING:
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
 MAX_BYTES = 256 * MIB  # of a tokenizer.json; the largest known have a tenth of it
+VERSION = "1.0"  # of the format of tokenizer.json, the only one there is
+MERGES_VERSION = (0, 2)  # of merges.txt
 Id = Annotated[int, Field(ge=0, le=f.MAX_ID)]
 
 
@@ -24,6 +32,7 @@ class Model(Record):
 
     vocab: dict[str, Id] | list[Any]
     merges: list[str | list[str]] | None = None
+    dropout: float | None = None  # BPE's: the share of merges that is left out, other ones each time
 
     def check_ids(self, path: str) -> None:
         """Refuse two tokens of one id: text would not come back from it.
@@ -52,6 +61,7 @@ class TokenizerFile(Record):
 
     model: Model
     added_tokens: list[Added] | None = None
+    version: str = VERSION
 
     def check_ids(self, path: str) -> None:
         """The same of a whole file; an added token may have the id that its own text has in the vocabulary.
@@ -65,24 +75,75 @@ class TokenizerFile(Record):
 
 
 def read_tokenizer(path: str) -> str:
-    """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary."""
+    """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary.
+
+    BPE dropout, with which a text has other ids each time, is switched off, and reported.
+
+    Raises:
+        UserError: no tokenizer that is read here, of another kind (with what converts it), or of a newer version.
+    """
     if os.path.isdir(path):
         for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
             if exists(os.path.join(path, vocab)) and exists(os.path.join(path, merges)):
                 return _from_bpe(os.path.join(path, vocab), os.path.join(path, merges))
         if not exists(os.path.join(path, "tokenizer.json")):
-            raise UserError(f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe")
+            missing = f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe"
+            raise UserError(kinds.explain_folder(path) or missing)
         path = os.path.join(path, "tokenizer.json")
+    elif other := kinds.explain_file(path):
+        raise UserError(other)
     text = _read(path)
-    check_record(_parse(text, path), TokenizerFile, path, "is not a Hugging Face tokenizer.json").check_ids(path)
+    found = _parse(text, path)
+    file = check_record(found, TokenizerFile, path, "is not a Hugging Face tokenizer.json")
+    if file.version != VERSION:
+        raise UserError(f"{path}: version: {file.version[:20]!r}, where {VERSION} is read; {_newer()}")
+    file.check_ids(path)
+    text = _switch_off_dropout(found, path) or text
     if not parse_tokenizer(text, path).get_vocab():
         raise UserError(f"{path}: has an empty vocabulary")
     return text
 
 
+def read_clean(path: str) -> bytes:
+    """A tokenizer.json as it is copied: without a byte-order mark and BPE dropout. What is no JSON stays what it is.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    data = read_bytes(path).removeprefix(codecs.BOM_UTF8)
+    try:
+        found = parse_json(data) if b'"dropout"' in data else None
+    except ValueError:
+        return data
+    text = _switch_off_dropout(found, path)
+    return data if text is None else text.encode()
+
+
+def _switch_off_dropout(found: Any, path: str) -> str | None:
+    """The text of a parsed tokenizer.json without its BPE dropout, which is reported; None where it has none."""
+    model = found.get("model") if isinstance(found, dict) else None
+    if not isinstance(model, dict) or not isinstance(dropout := model.get("dropout"), int | float) or not dropout:
+        return None
+    _report_dropout(path, dropout)
+    model["dropout"] = None
+    return json.dumps(found, ensure_ascii=False, indent=2)
+
+
+@functools.cache  # a file that is read several times is reported once
+def _report_dropout(path: str, dropout: float) -> None:
+    text = f"its BPE dropout of {dropout:g} is switched off: a text has the same ids each time"
+    print(f"note       {path}: {text}", file=sys.stderr, flush=True)
+
+
+def _newer() -> str:
+    import tokenizers
+
+    return f"if a newer version wrote it, pip install tokenizers --upgrade (this is {tokenizers.__version__})"
+
+
 def _read(path: str) -> str:
     try:
-        return read_text(path, MAX_BYTES)
+        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
     except OSError as e:
         raise UserError(f"{path}: tokenizer cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e:
@@ -106,7 +167,9 @@ def parse_tokenizer(text: str, name: str):
         if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
             raise
         reason = " ".join(str(e).split())[:120]
-        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({reason})") from None
+        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({reason}); {_newer()}") from None
+    if getattr(tokenizer.model, "dropout", None):
+        tokenizer.model.dropout = None  # else the same text has other ids each time
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -118,7 +181,12 @@ def _from_bpe(vocab_path: str, merges_path: str) -> str:
 
     vocab = _parse(_read(vocab_path), vocab_path)
     check_record({"vocab": vocab}, Model, vocab_path, "is not a byte-level BPE vocabulary").check_ids(vocab_path)
-    lines = _read(merges_path).split("\n")
+    if other := kinds.explain_vocabulary(vocab_path, vocab):
+        raise UserError(other)
+    lines = [line.removesuffix("\r") for line in _read(merges_path).split("\n")]
+    version = re.match(r"#version: *(\d+)\.(\d+)", lines[0])
+    if version and (int(version[1]), int(version[2])) > MERGES_VERSION:
+        raise UserError(f"{merges_path}:1: {version[0][1:]}, where up to {'.'.join(map(str, MERGES_VERSION))} is read")
     merges: list[Any] = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
     try:
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))

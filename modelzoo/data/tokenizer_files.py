@@ -7,6 +7,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data import manifest
+from modelzoo.data.tokenizer import read_clean
+from modelzoo.data.tokenizer_kinds import explain_folder
 from modelzoo.files import write_bytes
 from modelzoo.reading import exists, read_bytes
 
@@ -56,12 +58,12 @@ def list_files(named: str | None, config: Config) -> list[str]:
         return find_vocabulary(list_places(config))
     found = [named] if os.path.isfile(named) else find_vocabulary([named])
     if not found:
-        raise UserError(f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
+        raise UserError(explain_folder(named) or f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
     return found
 
 
 def copy_files(paths: Iterable[str], folder: str) -> None:
-    """Copy a tokenizer's files into `folder`.
+    """Copy a tokenizer's files into `folder`, a tokenizer.json as it is read here: without BPE dropout.
 
     Raises:
         UserError: one cannot be read, is no regular file, or is too large.
@@ -69,7 +71,7 @@ def copy_files(paths: Iterable[str], folder: str) -> None:
     """
     for path in paths:
         try:
-            data = read_bytes(path)
+            data = read_clean(path) if os.path.basename(path) == f.TOKENIZER else read_bytes(path)
         except OSError as e:
             raise UserError(f"{path}: cannot be read ({e.strerror})") from None
         write_bytes(os.path.join(folder, os.path.basename(path)), data)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, as_text, check_unique, read_rows, require_field
+from modelzoo.evaluation.examples import Example, as_text, check_unique, find_id, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 
@@ -19,9 +19,10 @@ class Classification(SingleLabel):
         return check_unique((self._example(i, where, row) for i, (where, row) in enumerate(read_rows(path), 1)), path)
 
     def _example(self, number: int, where: str, row: dict) -> Example:
-        label = str(require_field(row, self.config.label_field, where))
+        label = require_field(row, self.config.label_field, where)
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
-        return Example(str(row.get(self.config.id_field, number)), fields, self.gold(label, where))
+        gold = None if label is None else self.gold(str(label), where)
+        return Example(find_id(row, self.config.id_field, number), fields, gold)
 
     def gold(self, label: str, where: str) -> str | float:
         """What the metrics compare."""

@@ -1,7 +1,6 @@
 """One example of a task, and files of them: JSON lines, TSV and CSV with column names in their first line."""
 
 import csv
-import io
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -13,6 +12,9 @@ from modelzoo.reading import MIB, parse_json
 MAX_DATA = 256 * MIB  # of a task's file; the largest known ones have a few MiB
 
 
+HEADER = "the first line is taken for the columns' names: put one before the data if the file has none"
+
+
 class Example(NamedTuple):
     """`fields` fill the template; `gold` is what the task's metrics compare (None where it is not known)."""
 
@@ -22,13 +24,14 @@ class Example(NamedTuple):
 
 
 def read_text(path: str, hint: str = "") -> str:
-    """A UTF-8 file, its line ends as \\n.
+    """A UTF-8 file, its line ends as \\n. A \\r ends a line before \\n, and by itself in a file that has no \\n.
 
     Raises:
         UserError: it is not there (followed by `hint`), is no regular file, is larger than MAX_DATA, or not UTF-8.
     """
     text = records.read_text(path, f"no such file{hint}", MAX_DATA, encoding="utf-8-sig")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n")
+    return text if "\n" in text else text.replace("\r", "\n")
 
 
 def read_json(path: str, hint: str = "") -> Any:
@@ -69,43 +72,58 @@ def read_rows(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if not path.endswith((".tsv", ".csv")):
         raise UserError(f"{path}: is neither .jsonl nor .tsv nor .csv")
-    tab = path.endswith(".tsv")
-    # In TSV a quote is a character of the text, as in the files of HoC and BLUE. In CSV one that does not end would
-    # swallow the rows after it, which `strict` refuses.
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter="\t" if tab else ",", quoting=3 if tab else 0, strict=not tab
-    )
+    yield from _rows(path, _split_tsv(text) if path.endswith(".tsv") else _split_csv(path, text))
+
+
+def _split_tsv(text: str) -> Iterator[tuple[int, list[str]]]:
+    """Each line's number and cells. A quote is a character of the text, as in the files of HoC and BLUE."""
+    for number, line in enumerate(split_lines(text), 1):
+        if line:
+            yield number, line.split("\t")
+
+
+def _split_csv(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The same of CSV, by each row's last line; a quote that does not end would swallow the rows after it: `strict`."""
+    csv.field_size_limit(MAX_DATA)  # of this process; a cell may be a whole article
+    reader = csv.reader((line + "\n" for line in split_lines(text)), strict=True)
     try:
-        yield from _rows(path, reader)
+        for cells in reader:
+            if cells:
+                yield reader.line_num, cells
     except csv.Error as e:
-        raise UserError(f"{path}:{reader.line_num}: is not a row of {path[-3:].upper()} ({e})") from None
+        raise UserError(f"{path}:{reader.line_num}: is not a row of CSV ({e})") from None
 
 
-def _rows(path: str, reader: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    names = next(reader, None)
-    if names is None:
-        return
+def _rows(path: str, rows: Iterator[tuple[int, list[str]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    _, names = next(rows, (0, []))
     if len(set(names)) < len(names):
-        raise UserError(f"{path}:1: a column name occurs twice")
-    for cells in reader:
-        if not cells:
-            continue
+        raise UserError(f"{path}:1: a column name occurs twice; {HEADER}")
+    for number, cells in rows:
         if len(cells) != len(names):
-            raise UserError(f"{path}:{reader.line_num}: has {len(cells)} columns, the first line names {len(names)}")
-        yield f"{path}:{reader.line_num}", dict(zip(names, cells, strict=True))
+            raise UserError(f"{path}:{number}: has {len(cells)} columns, the first line names {len(names)}")
+        yield f"{path}:{number}", dict(zip(names, cells, strict=True))
 
 
 def require_field(row: dict[str, Any], name: str, where: str) -> Any:
     """A column that must be there."""
     if name not in row:
-        raise UserError(f"{where}: has no column {name!r} (it has {', '.join(map(str, row))[:200]})")
+        hint = "" if where.rpartition(":")[0].endswith(".jsonl") else f"; {HEADER}"
+        raise UserError(f"{where}: has no column {name!r} (it has {', '.join(map(str, row))[:200]}){hint}")
     return row[name]
 
 
+def find_id(row: dict[str, Any], name: str, number: int) -> str:
+    """A row's id: its column `name`, or where it has none the row's number."""
+    found = row.get(name)
+    return str(number if found is None else found)
+
+
 def as_text(value: Any) -> str:
-    """A column as text for the template: lists are joined by spaces."""
+    """A column as text for the template: lists are joined by spaces, null is no text."""
     if isinstance(value, list | tuple):
-        return " ".join(map(as_text, value))
+        return " ".join(as_text(v) for v in value if v is not None)
+    if value is None:
+        return ""
     return value if isinstance(value, str) else json.dumps(value)
 
 

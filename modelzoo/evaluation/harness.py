@@ -78,7 +78,7 @@ def convert_task(task: Task, split: str):
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    examples = [e for e in task.examples(split) if e.gold is not None]
+    examples = task.labelled(task.examples(split), split)
     choices = task.choices(examples[0])
     if choices is None or task.config.form == "similarity":
         raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")

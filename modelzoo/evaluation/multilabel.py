@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, as_text, check_unique, read_rows, require_field
+from modelzoo.evaluation.examples import Example, as_text, check_unique, find_id, read_rows, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import MultiLabel
 
@@ -23,9 +23,9 @@ class MultiLabelFile(MultiLabel):
         found = (
             value if isinstance(value, list) else [v for part in re.split(r"[|,]", str(value)) if (v := part.strip())]
         )
-        gold = self.sorted({self.known(str(label), where) for label in found})
+        gold = None if value is None else self.sorted({self.known(str(label), where) for label in found})
         fields = {k: as_text(v) for k, v in row.items() if k != self.config.label_field}
-        return Example(str(row.get(self.config.id_field, number)), fields, gold)
+        return Example(find_id(row, self.config.id_field, number), fields, gold)
 
     def metrics(self, golds: Sequence, predictions: Sequence, weights: Weights = None) -> Values:
         return metrics.multilabel(golds, predictions, self.order, weights)

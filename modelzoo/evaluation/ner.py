@@ -14,6 +14,7 @@ from modelzoo.evaluation.task import END, Option, Task
 
 CONLL = (".tsv", ".conll", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BI]-\S+")
+_READ = re.compile(r"O|([BIESLU])(?:-(\S+))?")  # of files
 
 
 class NER(Task):
@@ -27,22 +28,27 @@ class NER(Task):
             raise UserError(f"{template_path}: labels: {bad[0]!r} is no IOB2 tag (O, B-Type, I-Type)")
         if "O" not in self.labels:
             raise UserError(f"{template_path}: labels: O is missing")
+        self.kinds = sorted({t[2:] for t in self.labels if t != "O"})
 
     def read(self, split: str, fold: int) -> list[Example]:
         path = self.path(split)
         if path.endswith(CONLL):
-            found = conll(path, read_text(path))
+            found = conll(path, read_text(path), self.kinds[0] if len(self.kinds) == 1 else None)
         else:
             found = pubtator.examples(path, read_text(path), self.config.sentences)
         return check_unique((self._example(*x) for x in found), path)
 
     def _example(self, where: str, name: str, words: list[str], tags: list[str]) -> Example:
+        tags = [tag[:2] + self.config.types.get(tag[2:], tag[2:]) for tag in tags]
         for tag in set(tags):
             self.known(tag, where)
-        return Example(name, {"text": " ".join(words)}, tuple(tags))
+        fields = {"text": " ".join(words)}
+        if fields["text"].split(" ") != words:  # a word with a blank inside
+            fields["words"] = "\n".join(words)
+        return Example(name, fields, tuple(tags))
 
     def _items(self, example: Example) -> list[tuple[str, str]]:
-        return [templates.word_and_label(self.template.item, w) for w in example.fields["text"].split()]
+        return [templates.word_and_label(self.template.item, w) for w in list_words(example)]
 
     def _written(self, example: Example, tags: Sequence[str]) -> list[str]:
         parts = [self.head]
@@ -81,7 +87,7 @@ class NER(Task):
 
     def baseline(self, train: Sequence[Example], examples: Sequence[Example]) -> list[tuple[str, ...]]:
         """No entity anywhere."""
-        return [("O",) * len(e.fields["text"].split()) for e in examples]
+        return [("O",) * len(list_words(e)) for e in examples]
 
     def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
         return metrics.entity_f1(golds, predictions, weights)
@@ -91,30 +97,55 @@ class NER(Task):
         return f"{self.name}: IOB2 tags of words, {unit}; exact-match entity F1, pooled (seqeval's strict)"
 
 
+def list_words(example: Example) -> list[str]:
+    """The words that are tagged; any space but a blank is a part of one."""
+    joined = example.fields.get("words")
+    return example.fields["text"].split(" ") if joined is None else joined.split("\n")
+
+
 def follows(before: str, tag: str) -> bool:
     """IOB2: I- goes on from B- or I- of its type."""
     return not tag.startswith("I-") or before[2:] == tag[2:]
 
 
-def conll(path: str, text: str):
-    """(where, id, words, tags) of each sentence: a word and its tag a line (first and last column), blank between."""
-    words, tags, number, begun = [], [], 0, 1
+def conll(path: str, text: str, only: str | None = None):
+    """(where, id, words, IOB2 tags) of each sentence: a word and its tag a line (first and last column), blank between.
+
+    Columns end at tabs where the file has any, else at blanks; no other space ends one. Tags are IOB2, IOB1, IOE, IOBES
+    or BILOU.
+
+    Args:
+        only: the type of tags that name none (B, I).
+    """
+    words, tags, number, begun, tabs = [], [], 0, 1, "\t" in text
     for n, line in enumerate([*split_lines(text), ""], 1):
-        if line.startswith("-DOCSTART-"):
-            continue
-        if not line.strip():
+        line = line.strip(" \t" if not tabs else " ")
+        if not line.strip("\t") or line.startswith("-DOCSTART-"):
             if words:
                 number += 1
-                yield f"{path}:{begun}", str(number), words, tags
+                yield f"{path}:{begun}", str(number), words, convert_tags(tags)
             words, tags, begun = [], [], n + 1
             continue
-        cells = line.split()
+        cells = [c.strip(" ") for c in line.rstrip("\t").split("\t")] if tabs else re.split(" +", line)
         if len(cells) < 2:
-            raise UserError(f"{path}:{n}: has no tag after the word {cells[0]!r}")
-        tag = cells[-1]
-        if not _TAG.fullmatch(tag):
-            raise UserError(f"{path}:{n}: {tag!r} is no IOB tag (O, B-Type, I-Type)")
-        if not follows(tags[-1] if tags else "O", tag):
-            tag = "B" + tag[1:]  # IOB1 lets an entity begin with I-
+            raise UserError(f"{path}:{n}: has no tag after the word {cells[0]!r}{' (and no tab)' if tabs else ''}")
+        match = _READ.fullmatch(cells[-1])
+        if match is None:
+            hint = "; remove the line if it names the columns" if n == 1 else ""
+            raise UserError(f"{path}:{n}: {cells[-1]!r} is no IOB tag (O, B-Type, I-Type; E-, S-, L-, U-){hint}")
+        if not cells[0]:
+            raise UserError(f"{path}:{n}: has no word before the tag {cells[-1]!r}")
+        if match[1] and not (match[2] or only):
+            raise UserError(f"{path}:{n}: tag {cells[-1]!r} names no type, and the template knows several")
         words.append(cells[0])
-        tags.append(tag)
+        tags.append(f"{match[1]}-{match[2] or only}" if match[1] else "O")
+
+
+def convert_tags(tags: Sequence[str]) -> list[str]:
+    """Tags in IOB2, of IOB1 or IOE, which mark a border between neighbours alone, or of IOBES or BILOU."""
+    made, inside = [], None
+    for tag in tags:
+        kind = tag[2:]
+        made.append(tag if tag == "O" else ("I-" if tag[0] in "IEL" and inside == kind else "B-") + kind)
+        inside = kind if tag[0] in "BI" else None
+    return made

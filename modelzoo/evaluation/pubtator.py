@@ -58,8 +58,11 @@ def read_documents(path: str, text: str) -> Iterator[Document]:
         if len(cells) >= 5 and _PLACE.fullmatch(cells[1]) and _PLACE.fullmatch(cells[2]):
             begin, end = int(cells[1]), int(cells[2])
             whole = _joined(parts) if whole is None else whole
-            if begin >= end or whole[begin:end] != cells[3]:
+            found = whole[begin:end].strip(" ")
+            if begin >= end or not found or found != cells[3].strip(" "):  # a mention of NCBI-disease ends in blanks
                 raise UserError(f"{path}:{n}: characters {begin}-{end} of document {name} are not {cells[3][:80]!r}")
+            begin = whole.index(found, begin)
+            end = begin + len(found)
             entities.append(Entity(begin, end, cells[4], f"{path}:{n}"))
         elif len(cells) != 4:  # four columns: a relation (CID), which is another task's
             raise UserError(f"{path}:{n}: is no annotation (ID, from, to, mention, type, concept)")

@@ -59,6 +59,16 @@ class Task:
             raise UserError(f"{self.name}: the {split} split holds no example")
         return found[: self.config.max_examples]
 
+    def labelled(self, examples: Sequence[Example], split: str) -> list[Example]:
+        """The examples of a split whose gold is known.
+
+        Raises:
+            UserError: there is none: nothing could be scored.
+        """
+        if found := [e for e in examples if e.gold is not None]:
+            return found
+        raise UserError(f"{self.name}: no example of the {split} split has a label, so there is nothing to score")
+
     def read(self, split: str, fold: int) -> list[Example]:
         raise NotImplementedError
 

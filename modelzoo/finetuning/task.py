@@ -73,7 +73,10 @@ class FinetuneTask:
 
     def examples(self, split: str, fold: int) -> list[Example]:
         if (split, fold) not in self._read:
-            self._read[split, fold] = self.task.examples(split, fold)[: self.limits.get(split)]
+            found = self.task.examples(split, fold)[: self.limits.get(split)]
+            if split == "dev":  # which decides which weights are the best
+                self.task.labelled(found, split)
+            self._read[split, fold] = found
         return self._read[split, fold]
 
     def fingerprint(self, fold: int) -> dict[str, str | None]:
@@ -101,7 +104,7 @@ class FinetuneTask:
 
     def score_constant(self, split: str, fold: int) -> dict[str, float]:
         """The metrics of the answer that is best when always given (by the training split): what to beat."""
-        known = [e for e in self.examples(split, fold) if e.gold is not None]
+        known = self.task.labelled(self.examples(split, fold), split)
         return self.task.metrics([e.gold for e in known], self.task.baseline(self.examples("train", fold), known))
 
 

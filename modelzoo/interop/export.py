@@ -99,7 +99,7 @@ def export(
         texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
     run = RunFolder.containing(path).path
-    readme = render_card(name, family.architecture, config, state, masks, run)
+    readme = render_card(name, family.architecture, config, state, masks, run, _note_unread)
     if notes:
         readme += "\n## Adapter\n\n" + "".join(f"{escape(line, 2000)}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
@@ -113,6 +113,10 @@ def export(
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
     return "\n".join(lines)
+
+
+def _note_unread(line: str) -> None:
+    print(f"note       {line}; the card leaves it out", file=sys.stderr)
 
 
 def _find_end(folder: str) -> int | None:

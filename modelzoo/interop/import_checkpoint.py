@@ -13,6 +13,7 @@ from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
+from modelzoo.data.tokenizer_kinds import explain_folder
 from modelzoo.evaluation.exported import PICKLED, read_index
 from modelzoo.files import making_folder, write_guarded
 from modelzoo.interop import hf, hf_config, mdl, mdl_state
@@ -127,6 +128,8 @@ def _hf(source: str, out: str, params: str | None) -> str:
     path = _write(out, {"model": model, "optimizer": {}}, state, config, [os.path.join(source, v) for v in copied])
     lines = [f"wrote      {path}: {len(weights)} weights of a GPT-2, {len(model) - len(weights)} masks"]
     lines += [f"           {out}: config.yaml{''.join(', ' + v for v in copied)}"]
+    if not copied and (other := explain_folder(source)):
+        lines.append(f"           no tokenizer was taken: {other}")
     if config.trainer.fit is None:
         lines.append(
             "           config.yaml has no data yet: add trainer.fit.train_dataloader, or import with -p CONFIG"

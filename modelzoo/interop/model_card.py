@@ -46,6 +46,7 @@ def render_card(
     state: Mapping[str, Any],
     masks: Mapping[str, Tensor],
     run: str | None = None,
+    note: provenance.Note = lambda line: None,
 ) -> str:
     """Markdown with Hugging Face's YAML header.
 
@@ -54,6 +55,7 @@ def render_card(
         state: the checkpoint's JSON state.
         masks: bool masks by the names of our weights; their counts are what the card states.
         run: the run's folder, which records data, commands and scores.
+        note: is called with a line about each of these records that cannot be read.
     """
     facts = _count_facts(config, masks)
     context = facts.context
@@ -82,7 +84,7 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 `model.safetensors` holds masked weights as zeros. {_side_file(masks)}
 
-{chr(10).join(provenance.describe_provenance(config, run))}
+{chr(10).join(provenance.describe_provenance(config, run, note))}
 
 {_CLOSING}"""
 

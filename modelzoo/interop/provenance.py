@@ -5,7 +5,7 @@ nothing of it becomes markup.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -92,26 +92,38 @@ class Launch(Record):
 
 
 Kind = TypeVar("Kind", bound=Record)
+Note = Callable[[str], None]  # is called with a line about a record that is left out
 
 
-def describe_provenance(config: Config, run: str | None) -> list[str]:
-    """Markdown sections: training data, how it was made, evaluation. What is not on record is marked so."""
-    parts = ["## Training data", *_data(config), "", "## How it was made", *_making(config, run)]
-    return [*parts, "", "## Evaluation", *_scores(run)]
+def describe_provenance(config: Config, run: str | None, note: Note) -> list[str]:
+    """Markdown sections: training data, how it was made, evaluation. What is not on record is marked so.
+
+    Args:
+        note: is called with a line about each record that is there and cannot be read; the card has it, too.
+    """
+    parts = ["## Training data", *_data(config, note), "", "## How it was made", *_making(config, run, note)]
+    return [*parts, "", "## Evaluation", *_scores(run, note)]
 
 
-def _read(path: str, schema: type[Kind], problems: list[str]) -> Kind | None:
+def _leave_out(error: UserError, note: Note) -> str:
+    """The card's line for a record that cannot be read."""
+    text = redact_text(str(error))
+    note(text)
+    return f"- not readable, and left out: {escape(text)}"
+
+
+def _read(path: str, schema: type[Kind], problems: list[str], note: Note) -> Kind | None:
     """A JSON file, or None: a card is made of what there is. A line about one that is damaged goes to `problems`."""
     if not exists(path):
         return None
     try:
-        return read_record(path, schema, "is missing", "is left out of this card", undefined=True)
+        return read_record(path, schema, "is missing", "is damaged", undefined=True)
     except UserError as e:
-        problems.append(f"- not readable, and left out: {escape(redact_text(str(e)))}")
+        problems.append(_leave_out(e, note))
         return None
 
 
-def _data(config: Config) -> list[str]:
+def _data(config: Config, note: Note) -> list[str]:
     fit = config.trainer.fit
     folders = manifest.list_folders(fit.train_dataloader) if fit is not None else []
     found: list[str] = []
@@ -119,7 +131,7 @@ def _data(config: Config) -> list[str]:
         try:
             facts = read_manifest(folder)
         except UserError as e:
-            found.append(f"- not readable, and left out: {escape(redact_text(str(e)))}")
+            found.append(_leave_out(e, note))
             continue
         counts = [
             f"{facts[key]:,} {what}"
@@ -131,7 +143,7 @@ def _data(config: Config) -> list[str]:
         found.append(
             f"- {code(redact_text(folder))}: {', '.join(counts) or 'no manifest: its content is not on record'}"
         )
-        report = _read(os.path.join(os.path.dirname(os.path.abspath(folder)), REPORT), DataReport, found)
+        report = _read(os.path.join(os.path.dirname(os.path.abspath(folder)), REPORT), DataReport, found, note)
         if report is not None:
             found += _report(report)
     return found or ["Not on record here."]
@@ -174,11 +186,11 @@ def _top(counts: Mapping[str, int]) -> str:
     return ", ".join(shown + ([f"others {rest:,}"] if rest else []))
 
 
-def _making(config: Config, run: str | None) -> list[str]:
+def _making(config: Config, run: str | None, note: Note) -> list[str]:
     init, section = config.trainer.init, config.trainer.finetune
     found = [f"- seed {init.seed}"]
     if section is not None:
-        result = _read(RunFolder(run).result, TuningResult, []) if run else None  # its scores name what is wrong
+        result = _read(RunFolder(run).result, TuningResult, [], lambda line: None) if run else None  # `_scores` notes
         start = (result.start if result else None) or section.checkpoint or "the checkpoint named on the command line"
         masks = section.masks if isinstance(section.masks, str) else section.model_dump(mode="json")["masks"]
         what = f"its masks: {masks or 'as they were'}; optimizer: {section.optimizer}"
@@ -186,48 +198,50 @@ def _making(config: Config, run: str | None) -> list[str]:
         found += [f"- soft prompt: {init.soft_prompt.tokens} vectors"] if init.soft_prompt is not None else []
         found += [f"- LoRA of rank {init.lora.r}"] if init.lora is not None else []
         before = RunFolder.containing(start).path
-        if (parent := _read_config(before)) is not None:
-            found += ["- pre-trained on:", *(f"  {line}" for line in _data(parent))]
-            found += [f"  - by {c}" for c in _commands(before)]
-    commands = _commands(run) if run else []
-    return found + [f"- {c}" for c in commands] + ([] if commands else ["- the commands are not on record here"])
+        try:
+            parent = RunFolder(before).read_config()  # None: moved or removed since
+        except UserError as e:
+            found.append(_leave_out(e, note))
+            parent = None
+        if parent is not None:
+            found += ["- pre-trained on:", *(f"  {line}" for line in _data(parent, note))]
+            found += [f"  {line}" for line in _commands(before, note, "by ")]
+    commands = _commands(run, note) if run else []
+    return found + (commands or ["- the commands are not on record here"])
 
 
-def _read_config(run: str) -> Config | None:
-    try:
-        return RunFolder(run).read_config()
-    except UserError:  # moved or removed since: the card leaves it out
-        return None
-
-
-def _commands(run: str) -> list[str]:
+def _commands(run: str, note: Note, before: str = "") -> list[str]:
     """The commands that made a run, each once, with the device and the torch they ran on; no secret, no cluster."""
     found = []
-    for number, line in enumerate(RunFolder(run).read_launches(), 1):
+    try:
+        launches = RunFolder(run).read_launches()
+    except UserError as e:
+        return [_leave_out(e, note)]
+    for number, line in enumerate(launches, 1):
         try:
             launch = check_record(line, Launch, f"{RunFolder(run).launches}:{number}", "")
         except UserError:
             continue  # of another version, or damaged
         command, device = code(hide_cluster(launch.command), most=2000), escape(redact_text(launch.device))
-        found.append(f"{command} on {device}, torch {code(launch.torch)}")
+        found.append(f"- {before}{command} on {device}, torch {code(launch.torch)}")
     return list(dict.fromkeys(found))
 
 
-def _scores(run: str | None) -> list[str]:
+def _scores(run: str | None, note: Note) -> list[str]:
     rows: list[str] = []
     problems: list[str] = []
     if run is not None:
-        result = _read(RunFolder(run).result, TuningResult, problems)
+        result = _read(RunFolder(run).result, TuningResult, problems, note)
         if result is not None:
             rows += [_row(result.task, n, s, s.majority or {}, m) for n, s in result.scores.items() for m in s.metrics]
-        evaluated = _read(RunFolder(run).task_scores, TaskResults, problems)
+        evaluated = _read(RunFolder(run).task_scores, TaskResults, problems, note)
         for task, runs in (evaluated.tasks if evaluated else {}).items():
             rows += [_row(task, s.split, s, s.baseline or {}, m) for s in runs for m in s.metrics]
     if not rows:
         return ["No scores are on record for this run (`run.py -m score` makes them).", *problems]
     head = "| task | split | n | metric | score | 95 % (bootstrap) | best constant answer |"
-    note = "Dev scores are those of the weights that were chosen by them, and so a little flattered."
-    return [head, "|---|---|---|---|---|---|---|", *rows, "", *problems, note]
+    caveat = "Dev scores are those of the weights that were chosen by them, and so a little flattered."
+    return [head, "|---|---|---|---|---|---|---|", *rows, "", *problems, caveat]
 
 
 def _row(task: str, split: str, s: SplitScores, base: Mapping[str, float | None], metric: str) -> str:

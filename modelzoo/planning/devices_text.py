@@ -83,14 +83,25 @@ def _count_replicas(init: Init, p: Plan, layout: Layout) -> str:
 
 def _count_shards(config: Config, layout: Layout) -> str:
     init = config.trainer.init
-    shapes, off, (gone, _) = list_with_adapters(init), frozen(init), count_stored(init, ("packed",))
-    trained = sum(s.numel for n, s in shapes.items() if n not in off) - (0 if init.base_frozen else gone)
     (layers, rest), rows = count_gathered(init, count_item(init, layout.kind)), share_rows(config, layout)
-    sent = format_size(count_shard_bytes(layers, rest, trained, layout.devices, rows.times))
     times = f"{rows.times} x " if rows.times > 1 else ""
     parts = f"2 x {format_size(layers)} of layers + {format_size(rest)} of other weights"
     share = f"{layout.devices - 1}/{layout.devices}"
-    return f"{sent} a step: {times}{share} x ({parts} + {format_size(4 * trained)} of gradients)"
+    gradients = f"{format_size(4 * _count_trained(init))} of gradients"
+    return f"{format_size(count_shards(config, layout))} a step: {times}{share} x ({parts} + {gradients})"
+
+
+def count_shards(config: Config, layout: Layout) -> int:
+    """Bytes that each shard sends in a step."""
+    init = config.trainer.init
+    (layers, rest), times = count_gathered(init, count_item(init, layout.kind)), share_rows(config, layout).times
+    return count_shard_bytes(layers, rest, _count_trained(init), layout.devices, times)
+
+
+def _count_trained(init: Init) -> int:
+    """Values of gradients: those of live blocks alone where these are stored alone."""
+    shapes, off, (gone, _) = list_with_adapters(init), frozen(init), count_stored(init, ("packed",))
+    return sum(s.numel for n, s in shapes.items() if n not in off) - (0 if init.base_frozen else gone)
 
 
 def _describe_cards(config: Config, msl: int, layouts: dict[str, Layout]) -> list[str]:

@@ -6,7 +6,7 @@ from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.kernels.limits import count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
-from modelzoo.planning.stored import count_stored
+from modelzoo.planning.stored import count_indices, count_stored
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent
 from modelzoo.training.run_length import count_micro_batches
 
@@ -61,14 +61,14 @@ def count_memory(
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
     gone, masks = count_stored(init, ("packed",))
     kept = trained if init.base_frozen else trained - gone
-    share = layout.devices if layout.sharded else 1
+    share, indices = layout.devices if layout.sharded else 1, count_indices(init, ("packed",))
     rows = share_rows(config, layout).at_once if rows is None else rows
     activations, work = count_activations(init, layout.kind, rows, msl, mode or init.backend.activation_checkpointing)
     return {
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
         "optimizer": 4 * moments * kept // share,
-        "masks": masks // share,
+        "masks": (masks - indices) // share + indices,
         "sums": _count_sums(init, kept, layout),
         "activations (estimate)": activations,
         "work (estimate)": work,

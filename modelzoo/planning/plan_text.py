@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from modelzoo.backends import arithmetic
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
-from modelzoo.data import format as f
-from modelzoo.data.folder import read_manifest
+from modelzoo.data.files import check_some
+from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.manifest import list_folders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
@@ -36,7 +36,7 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
         *_describe_memory(init, p),
         *(describe_devices(config, p, target, devices) if devices else ()),
         *_describe_steps(config, p),
-        *(f"data       {use}: {_describe_path(path)}" for use, path in _list_paths(config)),
+        *(f"data       {use}: {_describe_path(path, use != 'checkpoint')}" for use, path in _list_paths(config)),
         *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
     ]
     return "\n".join(lines)
@@ -201,19 +201,22 @@ def _list_paths(config: Config) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def _describe_path(path: str) -> str:
+def _describe_path(path: str, shards: bool) -> str:
+    """Whether a path is there, and what its manifest counts; `shards`: it is data, of which a run refuses some.
+
+    Raises:
+        UserError: of `check_some`.
+    """
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
-    names = os.listdir(path) if stat.S_ISDIR(found.st_mode) else []
-    shards = [n for n in names if n.endswith(f.SHARD_SUFFIXES)]
-    manifest = read_manifest(path)
-    examples = manifest.get("n_examples")
-    missing = sorted({s["file"] for s in manifest.get("shards") or ()} - set(names))
+    examples, count = read_manifest(path).get("n_examples"), 0
+    if shards:
+        check_some(path)
+        count = len(list_shards(path)) if stat.S_ISDIR(found.st_mode) else 0
     return (
         f"{path}  found"
-        + (f", {len(shards)} shards" if shards else "")
+        + (f", {count} shards" if count else "")
         + (f", {examples:,} examples" if isinstance(examples, int) else "")
-        + (f"; MISSING {missing[0]} ({len(missing):,} that {f.MANIFEST} lists)" if missing else "")
     )

@@ -8,7 +8,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import block_of, group_counts, select_parameters
 
-INDEX = 12  # bytes that say where a live block is: its row, its column and its place by column
+INDEX = 4  # bytes of a number of a block
 
 
 def group_sizes(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]]]:
@@ -26,15 +26,31 @@ def count_stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
     Args:
         packed: the values of `storage` that count as storing live blocks alone.
     """
-    gone = masks = 0
+    gone, masks = 0, count_indices(init, packed)
     for group, sizes in group_sizes(init):
         total = sum(math.prod(size) for size in sizes.values())
         counts = group_counts(group, sizes, schedules.held(group, 0))
         live = sum(counts.values())
         ages = 4 * (group.algorithm != "static")
         if group.may_pack and group.storage in packed:
-            blocks = sum(k // math.prod(block_of(group, sizes[n])) for n, k in counts.items())
-            gone, masks = gone + total - live, masks + ages * live + INDEX * blocks
+            gone, masks = gone + total - live, masks + ages * live
         else:
             masks += (2 + ages) * total
     return gone, masks
+
+
+def count_indices(init: Init, packed: tuple[str, ...]) -> int:
+    """Bytes that say where the live blocks are that are stored alone (`kernels.layout`): every process has all of them.
+
+    Args:
+        packed: as in `count_stored`.
+    """
+    found = 0
+    for group, sizes in group_sizes(init):
+        if not (group.may_pack and group.storage in packed):
+            continue
+        for name, live in group_counts(group, sizes, schedules.held(group, 0)).items():
+            block = block_of(group, sizes[name])
+            edges = [size // side + 1 for size, side in zip(sizes[name], block, strict=True)]
+            found += INDEX * (4 * (live // math.prod(block)) + sum(edges))  # row and column, in both orders
+    return found

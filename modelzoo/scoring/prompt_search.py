@@ -65,6 +65,7 @@ def search_prompts(request: Request) -> str:
     own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
     found = list_candidates(own, request.templates)
     examples = own.examples(request.split)
+    own.labelled(examples, request.split)
     out = request.out or os.path.join("prompt_search", own.name)
     path, config = _checkpoint(request)
     model = load_model(path, config, Options(target=request.target))

@@ -142,6 +142,8 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
         raise UserError("compare: name at least one run folder")
     find_format(path)
     compared = [read_compared(folder) for folder in folders]
+    if not any(c.run.train or c.run.validation for c in compared):
+        raise UserError(f"compare: no step is in the log of {', '.join(folders)}, so there is nothing to compare")
     print(format_table(compared))
     if len(compared) > 1:
         print(f"\n{differences.format_differences([c.name for c in compared], [c.run.config for c in compared])}")

@@ -90,7 +90,7 @@ def _train(
             out.note(line)
         return
     trackers.require_packages(init)
-    if options.restart and folder.holds_a_run:
+    if options.restart and ranks.first_does(lambda: folder.holds_a_run):  # else it is moved already
         out.note(f"moved      the run that was here to {ranks.first_does(folder.move_aside)}")
     _note_start(run, start, changes, choice, out)
 

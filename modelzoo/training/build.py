@@ -118,8 +118,7 @@ def open_shards(config: Config, loader: DataLoader) -> Shards:
     Raises:
         UserError: a shard that is not what its manifest records, of `Shards.open`.
     """
-    folders = list_folders(loader)
-    holding, notes = hold_shards(folders, find_shards(folders))  # before HDF5 opens what may be damaged
+    holding, notes = hold_shards(find_shards(list_folders(loader)))  # before HDF5 opens what may be damaged
     for note in notes:
         print(note, file=sys.stderr)
     m = config.trainer.init.model

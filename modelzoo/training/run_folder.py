@@ -158,14 +158,21 @@ class RunFolder:
         return load(self.config, Config) if exists(self.config) else None
 
     def read_launches(self) -> list[dict[str, Any]]:
-        """The lines of launches.jsonl, oldest first; half-written ones and what is no launch are left out."""
+        """The lines of launches.jsonl, oldest first; half-written ones and what is no launch are left out.
+
+        Raises:
+            UserError: it is there, and cannot be read.
+        """
+        try:
+            lines = read_bytes(self.launches).splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as e:
+            raise UserError(f"{self.launches}: cannot be read ({e.strerror})") from None
         found = []
-        with contextlib.suppress(OSError):
-            for line in read_bytes(self.launches).splitlines():
-                with contextlib.suppress(ValueError, UserError):
-                    found.append(
-                        check_record(parse_json(line), Launch, self.launches, "").model_dump(exclude_unset=True)
-                    )
+        for line in lines:
+            with contextlib.suppress(ValueError, UserError):
+                found.append(check_record(parse_json(line), Launch, self.launches, "").model_dump(exclude_unset=True))
         return found
 
     def move_aside(self) -> str:

@@ -407,7 +407,8 @@ def test_damage_that_shows_only_on_reading(folder, damage, workers):
             file.seek(at)
             file.write(b"\xff" * 16)
     message = refusal(feed.iterate_batches(shards, 0, 9))
-    assert re.fullmatch(r".*output_chunk_0_2\.h5: example \d cannot be read \(.*\); make this shard again", message)
+    advice = "make this shard again" if damage == "gone" else "restore it(, or start again)?"
+    assert re.fullmatch(rf".*output_chunk_0_2\.h5: example \d cannot be read \(.*\); {advice}", message)
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------------------
@@ -450,7 +451,7 @@ def test_preprocessings_manifests_are_understood(tmp_path):
     """What the writer of shards notes about a shard is what the fingerprint reads."""
     from data_preprocessing.shards import write_shard as write
 
-    facts = write(str(tmp_path / "output_chunk_0_0.h5"), numbered(5, 0), "gzip")
+    facts = write(str(tmp_path / "output_chunk_0_0.h5"), numbered(5, 0), "gzip") | {"loss_tokens": 40}
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": [facts]}))
     path = str(tmp_path / "output_chunk_0_0.h5")
     ((found, recorded),) = files.list_recorded([path])

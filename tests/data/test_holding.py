@@ -45,7 +45,7 @@ def change(path, value=5):
 
 
 def hold(folder):
-    return hold_shards([str(folder)], find_shards([str(folder)]))
+    return hold_shards(find_shards([str(folder)]))
 
 
 KINDS = ("sha256", "data_sha256")
@@ -85,7 +85,7 @@ def test_what_is_not_held_is_named(folder, tmp_path, capsys):
     with pytest.raises(UserError, match=r"0\.h5: missing .manifest\.json lists it"):
         hold(folder)
     one = str(folder / "1.h5")
-    assert hold_shards([one], [one])[0].total == 1
+    assert hold_shards([one])[0].total == 1
 
 
 def fake_batches(n, seconds=0.01):

@@ -7,6 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from data_preprocessing import tokens
+
 VERBS = ("download", "pubmed", "pmc", "jsonl", "tokenizer", "pack", "inspect", "verify", "report", "synthetic")
 
 
@@ -192,7 +194,7 @@ def test_pack_round_trip(cli, tmp_path, corpus):
     def documents(folder):
         return [
             flat[offsets[k] : offsets[k + 1]].tolist()
-            for flat, offsets, _ in repack._documents([str(folder)], 0)
+            for flat, offsets, _ in repack._documents(repack._find_sources([str(folder)]), 0)
             for k in range(len(offsets) - 1)
         ]
 
@@ -232,4 +234,20 @@ def test_a_job_without_an_example_says_so(cli, tmp_path, sets):
         done = cli(*words, *(w for s in sets for w in ("--set", s)), check=False)
         assert done.returncode == 2
         assert done.stderr.splitlines()[-1].startswith(f"error: {tmp_path}/o: holds no example to train on: ")
+        assert "next:" not in done.stdout
     assert (tmp_path / "o" / "report.html").exists()
+    for verb, where in (("report", "o"), ("verify", "o/train")):
+        done = cli(verb, tmp_path / "o", check=False)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and line.startswith(f"error: {tmp_path}/{where}: holds no example to train on")
+
+
+@pytest.mark.parametrize("way", ["--output", "--check"])
+def test_a_tokenizer_of_no_document_is_refused(cli, tmp_path, way):
+    (tmp_path / "a.jsonl").write_text('{"text": "short"}\n')
+    words = tokens.train(iter([["a text"]]), 300, ["<|endoftext|>"])
+    (tmp_path / "t.json").write_text(words)
+    done = cli("tokenizer", "--source", "jsonl", "--input", tmp_path / "a.jsonl", way, tmp_path / "t.json", check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.endswith("a.jsonl: hold no document that the filters keep; nothing was done")
+    assert (tmp_path / "t.json").read_text() == words

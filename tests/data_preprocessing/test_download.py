@@ -1,6 +1,7 @@
 """Downloads from a server on the loopback: resume, damage, faults. Nothing here leaves this machine."""
 
 import argparse
+import asyncio
 import contextlib
 import hashlib
 import http.server
@@ -116,12 +117,17 @@ def server():
 
 def settings(server, **more):
     more = {"backoff": 0.01, "timeout": 10, **more}
-    return download.Settings(base_url=f"http://127.0.0.1:{server.server_port}", **more)
+    return transfer.Settings(base_url=f"http://127.0.0.1:{server.server_port}", **more)
 
 
 def fetch(server, tmp_path, name="pubmed30n0001.xml.gz", **more):
     s = settings(server, **more)
-    count, _ = download.fetch(f"{s.base_url}/pubmed/baseline/{name}", str(tmp_path / name), s)
+
+    async def fetch_it():
+        async with transfer.Client(s) as client:
+            return await download.fetch(client, f"{s.base_url}/pubmed/baseline/{name}", str(tmp_path / name))
+
+    count, _ = asyncio.run(fetch_it())
     assert (tmp_path / name).read_bytes() == FILES[name] and not (tmp_path / f"{name}.part").exists()
     return count
 
@@ -130,8 +136,9 @@ def verb(server, tmp_path, **what):
     args = {
         "baseline": None,
         "updates": None,
-        "pmc": None,
-        "pmc_group": "oa_comm",
+        **dict.fromkeys(("pmc", "pmc_group", "licence", "since", "ids", "rate", "articles_per_tar")),
+        "keep_retracted": False,
+        "skip_failed": False,
         "output": str(tmp_path / "out"),
         "base_url": f"http://127.0.0.1:{server.server_port}/",
         "workers": 2,
@@ -206,10 +213,10 @@ def test_giving_up_is_one_clear_line(server, tmp_path, faults, message):
     assert not (tmp_path / "pubmed30n0001.xml.gz").exists()
 
 
-def test_nobody_there(tmp_path):
-    s = download.Settings(base_url="http://127.0.0.1:9", retries=0, timeout=5)
-    with pytest.raises(UserError, match="cannot be reached"):
-        download.listing(s.base_url + "/pubmed/baseline", download._PUBMED, s)
+def test_nobody_there(tmp_path, capsys):
+    words = ["download", "--baseline", "1", "--output", str(tmp_path / "out"), "--base_url", "http://127.0.0.1:9"]
+    assert cli.main([*words, "--retries", "0"]) == 2
+    assert "cannot be reached" in capsys.readouterr().err
 
 
 def test_only_web_addresses(tmp_path):
@@ -282,13 +289,15 @@ def test_nothing_is_waited_for_without_end(server, tmp_path, fault):
     with pytest.raises(UserError, match="failed 1 times, last: "):
         fetch(server, tmp_path, retries=0, timeout=0.5)
     server.faults[f"{name}.md5"] = [fault]
-    with pytest.raises(UserError, match="cannot be reached"):
+    with pytest.raises(UserError, match=r"\.md5: failed 1 times, last: "):
         fetch(server, tmp_path, retries=0, timeout=0.5)
     assert time.monotonic() - start < 5
     fetch(server, tmp_path)
 
 
-@pytest.mark.parametrize("place", ["http://127.0.0.2:9/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "//elsewhere/x"])
+@pytest.mark.parametrize(
+    "place", ["http://[", "http://127.0.0.2:9/x", "file:///etc/passwd", "ftp://127.0.0.1/x", "//elsewhere/x"]
+)
 def test_redirects_to_other_hosts_are_refused(server, tmp_path, place):
     server.faults["pubmed30n0001.xml.gz"] = [f"to {place}"]
     with pytest.raises((UserError), match=r"redirects to|is not allowed|302"):

@@ -175,7 +175,8 @@ def test_an_interrupted_job_ends_in_one_line_and_goes_on(
         while time.monotonic() < end:
             os.killpg(process.pid, 0)
             time.sleep(0.02)
-    done = subprocess.run([*command, "--workers", "1"], cwd=repo, capture_output=True, text=True)
+    again = [*map(str, flags(corpus, tokenizer, out, 1))]
+    done = subprocess.run(again, cwd=repo, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "") and hash_tree(out) == whole
     assert [p.name for p in out.rglob(".*") if p.name != ".lock"] == []
 

@@ -1,5 +1,6 @@
 """Filters, near duplicates and decontamination, each against the rule written out."""
 
+import hashlib
 import json
 import random
 
@@ -73,6 +74,7 @@ def test_policies_of_kinds():
 def test_text_hash_is_blind_to_case_and_white_space_alone(a, b):
     plain = [" ".join(t.lower().split()) for t in (a, b)]
     assert (filters.text_hash(a) == filters.text_hash(b)) == (plain[0] == plain[1])
+    assert filters.text_hash(a) == hashlib.blake2b(" ".join(a.lower().split()).encode(), digest_size=16).digest()
     assert filters.text_hash(a) == filters.text_hash("\n " + "  \t".join(a.lower().split()) + "\u2003")
 
 
@@ -150,6 +152,32 @@ def test_test_sets_of_all_forms(tmp_path, name, content, pmids):
     assert reason(copied, benchmark=benchmark) == ("written" if name.startswith("ids") else "benchmark_overlap")
     near = Document("k", LONG + " ".join(QUESTION.split()[:12]), pmid="9")
     assert reason(near, benchmark=benchmark) == "written"
+
+
+@pytest.mark.parametrize("name", ["set.tsv", "set.jsonl", "set.csv", "set.txt", "set.pubtator.txt", "set.json"])
+@pytest.mark.parametrize("space", ["\u2028", "\x0b", "\x0c", "\x85", "\u2029", "\xa0", "\u2009", "\r", " \u2013 "])
+def test_a_test_sentence_is_found_whatever_space_is_in_it(tmp_path, name, space):
+    """Lines of a test set end at line breaks alone, and no space of Unicode's is a letter."""
+    words = QUESTION.split()
+    odd = " ".join(words[:8]) + space + " ".join(words[8:])
+    form = {
+        "set.tsv": f"index\ttext\ns1\t{odd}\n",
+        "set.csv": f'id,text\nr1,"{odd}"\n',
+        "set.txt": f"{odd}\n",
+        "set.pubtator.txt": f"77|t|{odd}\n77|a|Short.\n",
+    }.get(name, json.dumps({"text": odd}, ensure_ascii=False) + "\n")
+    (tmp_path / name).write_bytes(form.encode())
+    benchmark = decontaminate.load((str(tmp_path / name),), 13)
+    assert benchmark.pmids == ({"77"} if "pubtator" in name else set())
+    for text in (QUESTION, odd, QUESTION.replace(" ", "\u2003")):
+        assert reason(Document("k", LONG + ". " + text), benchmark=benchmark) == "benchmark_overlap"
+
+
+def test_a_cell_of_csv_may_hold_lines_and_be_long(tmp_path):
+    (tmp_path / "set.csv").write_text(f'id,text\n456,"{"q" * 200_000}, {QUESTION.replace(" ", chr(10))}"\n')
+    benchmark = decontaminate.load((str(tmp_path / "set.csv"),), 13)
+    assert benchmark.pmids == {"456"}
+    assert reason(Document("k", LONG + QUESTION), benchmark=benchmark) == "benchmark_overlap"
 
 
 @pytest.mark.parametrize(("name", "content"), [("empty.txt", ""), ("bad.json", "{"), ("none.json", '{"a": ["b"]}')])

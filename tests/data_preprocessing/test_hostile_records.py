@@ -39,7 +39,7 @@ BAD = {
     '{"text": "x", "language": "\\udfff"}': "half a surrogate pair",
     '{"text": "x", "id": ' + "[" * 100_000 + "]" * 100_000 + "}": "nested too deeply",
     '{"text": "x", "id": ' + "9" * 5000 + "}": "not JSON",
-    '{"text": "x", "pmid": "' + "9" * 20_000 + '"}': "facts of",
+    '{"text": "x", "language": "' + "9" * 20_000 + '"}': "facts of",
     "\x00": "not JSON",
     "\ud800": "not UTF-8",
 }
@@ -131,7 +131,7 @@ def test_a_line_that_is_too_long_is_never_held(tmp_path, monkeypatch):
 @given(st.lists(st.binary(max_size=40).filter(lambda line: b"\n" not in line), max_size=12), st.integers(1, 9))
 def test_lines_are_those_of_split(lines, step):
     data = b"\n".join(lines)
-    found = list(jsonl._lines(data[i : i + step] for i in range(0, len(data), step)))
+    found = list(jsonl.list_lines(data[i : i + step] for i in range(0, len(data), step)))
     whole = data.split(b"\n")
     assert found == list(enumerate(whole[:-1] if not whole[-1] else whole, 1))
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_preprocessing import decontaminate, extract, filters, minhash, resolve, store
+from data_preprocessing import decontaminate, drops, extract, filters, minhash, resolve, sorting, store
 from data_preprocessing.config import Job
 from data_preprocessing.records import Document
 from modelzoo.config.errors import UserError
@@ -55,9 +55,10 @@ words = st.integers(0, 10**6).map(str)
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 40), st.booleans()), min_size=2, max_size=14),
     st.integers(1, 3),
     st.sampled_from([1, 2, 7]),
+    st.sampled_from([1, 5, 1024]),
 )
-def test_near_duplicates_are_those_of_the_definition_whatever_the_buckets(
-    tmp_path_factory, bases, copies, units, buckets
+def test_near_duplicates_are_those_of_the_definition_whatever_the_buckets_and_the_memory(
+    tmp_path_factory, bases, copies, units, buckets, memory
 ):
     work = str(tmp_path_factory.mktemp("near"))
     texts = []
@@ -81,17 +82,20 @@ def test_near_duplicates_are_those_of_the_definition_whatever_the_buckets(
             f.writelines(json.dumps({"text": text}) + "\n" for text in mine)
         extract.extract(job, work, unit, [{"path": path, "name": f"{unit}.jsonl"}])
         owners.update({unit << 32 | k: text for k, text in enumerate(mine)})
-    for step in ("keys", "texts"):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sorting, "_LEAST", memory)
+        patch.setattr(minhash, "BLOCK", memory)
+        for step in ("keys", "texts"):
+            for bucket in range(buckets):
+                getattr(resolve, step)(job, work, bucket, buckets, units, 0)
         for bucket in range(buckets):
-            getattr(resolve, step)(job, work, bucket, buckets, units)
-    for bucket in range(buckets):
-        minhash.near(job, work, bucket, buckets, units)
-    minhash.groups(job, work, buckets)
+            minhash.near(job, work, bucket, buckets, units, 0)
+        minhash.groups(job, work, buckets, 0)
     a, b = minhash.seeds(32)
     first = {text: k for k, text in sorted(owners.items(), reverse=True)}  # exact duplicates are gone by then
     signatures = {k: minhash.signature(minhash.word_ngrams(t.encode(), 5), a, b) for t, k in first.items()}
-    drops = np.load(store.unit_path(work, "groups", 0, ".npy"))
-    found = {(int(d["unit"]) << 32) | int(d["record"]) for d in drops}
+    found = np.load(store.unit_path(work, "groups", 0, ".npy"))
+    found = {(int(d["unit"]) << 32) | int(d["record"]) for d in found}
     assert found == brute_force(signatures, minhash.bands_for(32, 0.5), 0.5)
 
 
@@ -149,7 +153,7 @@ def test_versions_and_deletions_have_one_outcome(tmp_path_factory, record, citat
     left = []
     for unit in range(split):
         arrays = store.load(work, unit)
-        reasons = store.apply_drops(work, ("keys",), buckets, unit, arrays.reasons)
+        reasons = drops.put(drops.load(work, ("keys",), buckets), unit, arrays.reasons)
         starts = np.concatenate([[0], np.cumsum(arrays.lengths)])
         with open(store.unit_path(work, "extract", unit, ".text"), "rb") as f:
             data = f.read()

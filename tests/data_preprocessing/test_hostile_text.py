@@ -11,26 +11,7 @@ from data_preprocessing import citation_set, citations, pmc, streams
 from data_preprocessing.config import TextPolicy
 from modelzoo.config.errors import UserError
 
-WORDS = (
-    "(?=[^\\])]*[\x1f\x1c])(?:[\\s,;:.–—−&-]|and|see|also|e\\.g\\.|i\\.e\\.|cf|reviewed|in|for review|references?|refs?"
-    "|\x1f|\x1c[^\x1d]*\x1d)*"
-)
-CITES = re.compile(rf"\s*(?:\[\[{WORDS}\]\]|[\[(]{WORDS}[\])])")
-CITED = re.compile("\\s*(?:\x1f(?:\\s*[,;–—−-]\\s*(?=\x1f))?)+")
 NUMERIC = re.compile(r"[\s\[\](){}.,;*†‡§–—−-]*(?:\d+[a-z]?|[SR]\d+)?(?:[\s\[\](){}.,;*–—−-]|\d+[a-z]?)*$")
-pieces = st.sampled_from(
-    ["\x1f", "\x1cLi 2001\x1d", "\x1cLi (2001)\x1d", "\x1cA (\x1d", "\x1csee\x1d", "\x1e"]
-    + list("[]()[]() ,;-–x")
-    + ["see ", "and", "e.g.", "ref", "refs", "  ", "(see \x1f)", "[\x1f, \x1f]", "[[\x1f]]"]
-)
-
-
-@settings(max_examples=500, deadline=None)
-@given(st.lists(pieces, max_size=9).map("".join))
-def test_citations_are_cut_as_one_pattern_that_backtracks_would(text):
-    """The reference says what is meant; on longer texts it takes time that grows with their square, or worse."""
-    expected = CITED.sub("", CITES.sub("", text)).replace("\x1c", "").replace("\x1d", "")
-    assert citations.remove_citations(text) == (expected if "\x1f" in text or "\x1c" in text else text)
 
 
 @settings(max_examples=500, deadline=None)
@@ -55,6 +36,12 @@ REF = '<xref ref-type="bibr" rid="a">{}</xref>'
         "<p>" + "(" * 30_000 + REF.format(1) + "</p>",
         "<p>" + "[[" * 30_000 + REF.format(1) + "</p>",
         "<p>" + REF.format("A (") * 5000 + "!</p>",
+        "<p>" + ("see [" + REF.format(1) + "] ") * 3000 + "</p>",
+        "<p>" + ("and, " * 60 + REF.format(1)) * 300 + "</p>",
+        "<p>" + "1, " * 20_000 + REF.format(1) + "</p>",
+        "<p>(" + "1, " * 20_000 + REF.format(1) + "!</p>",
+        "<p>" + "(p. 1 " * 10_000 + REF.format(1) + "</p>",
+        "<p>" + "<inline-formula><tex-math>x</tex-math></inline-formula>" * 5000 + "</p>",
         "<p>" + REF.format(1) + "-, " * 20_000 + "</p>",
         "<p>" + "&#160;" * 60_000 + "x" + REF.format(1) + "</p>",
         "<p><tex-math>" + "\\begin{document}" * 20_000 + "</tex-math></p>",
@@ -117,7 +104,9 @@ def test_a_million_bytes_of_gzip_members(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pump", [b"<PMID ", b"<OtherID ", b"<Year> ", b'<ArticleId IdType="pmc', b"<Abstract><AbstractText"]
+    "pump",
+    [b"<PMID ", b"<OtherID ", b"<Year> ", b'<ArticleId IdType="pmc', b"<Abstract><AbstractText"]
+    + [b"<![CDATA[]]>", b"<!---->", b"<Date", b'<OtherID a="b">', b"&lt;i&gt;", b"&amp", b'x="y" '],
 )
 def test_a_citation_that_repeats_an_open_tag(record, citation_set, pump):
     data = citation_set(record(1, "T", "")).replace(b"<Article ", pump * 20_000 + b"<Article ", 1)

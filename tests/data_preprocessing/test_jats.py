@@ -84,7 +84,7 @@ def test_front_matter():
             ["So 1/2 it is"],
         ),
         ("<p>T <tex-math>\\documentclass{x}\\begin{document}$$a_1$$\\end{document}</tex-math></p>", ["T a_1"]),
-        ("<p>F <inline-formula><inline-graphic/></inline-formula>.</p>", ["F [formula] ."]),
+        ("<p>F <inline-formula><inline-graphic/></inline-formula>.</p>", ["F [formula]."]),
         (
             "<boxed-text><title>Box</title><p>In.</p></boxed-text><disp-quote><p>Said.</p></disp-quote>",
             ["Box", "In.", "Said."],
@@ -94,6 +94,32 @@ def test_front_matter():
 )
 def test_body(body, expected):
     assert lines(body) == expected
+
+
+BOX = (
+    "<boxed-text><label>Box 1</label><caption><title>Key points</title><p>One.</p></caption><p>Two.</p><fig><caption><p>Fig.</p>"
+    "</caption></fig><list><list-item><p>Three.</p></list-item></list></boxed-text>"
+)
+
+
+def test_boxes_keep_their_text_and_captions_obey():
+    group = "<fig-group><caption><p>Both.</p></caption><fig><caption><p>Fig.</p></caption></fig></fig-group>"
+    kept = ["Key points", "One.", "Two.", "Three."]
+    for body in (BOX, f"<sec>{BOX}</sec>", f"<p>{BOX}</p>"):
+        assert lines(body) == kept
+        assert lines(body, captions="keep") == [*kept[:3], "Fig.", kept[3]]
+    assert lines(group + "<p>x</p>") == ["x"] and lines(group, captions="keep") == ["Both.", "Fig."]
+
+
+def test_what_floats_at_the_end_of_an_article_is_read_by_the_same_policy():
+    floats = f"<floats-group>{BOX}<table-wrap><caption><p>Tab.</p></caption><table><tr><td>1</td></tr></table></table-wrap></floats-group>"
+    data = article("<p>x</p>").replace(b"</article>", floats.encode() + b"</article>")
+    (d,) = pmc.articles(data, "f", "m", TextPolicy())
+    assert d.text.split("\n")[4:] == ["x", "Key points", "One.", "Two.", "Three."]
+    (d,) = pmc.articles(data, "f", "m", TextPolicy(captions="keep", tables="text"))
+    assert d.text.split("\n")[5:] == ["Key points", "One.", "Two.", "Fig.", "Three.", "Tab.", "1"]
+    (d,) = pmc.articles(data, "f", "m", TextPolicy(body=False))
+    assert d.text.split("\n")[4:] == []
 
 
 def test_tables_captions_and_citations_are_policy():
@@ -133,6 +159,13 @@ def test_article_sets_and_named_entities():
     assert len(found) == 2 and found[0].text.endswith("café") and found[1].source == "m#2"
 
 
+# What taking citations out may leave behind. A few of each are the authors' own.
+DEBRIS = re.compile(
+    r"[\[(]\s*[,;)\]]|[\[(](?:see|e\.g\.|cf\.?|refs?\.?)[,\s]*[)\]]|[^\W\d]\s*[,;]\s*[)\];.]|\bet al\.\."
+    r"|\bet al\.?,\s*[);]|\[formula\] [,.;)]"
+)
+
+
 @pytest.mark.realdata
 def test_every_real_article_is_read(shared_data):
     folder = shared_data / "pmc_nxml"
@@ -152,6 +185,8 @@ def test_every_real_article_is_read(shared_data):
         assert d.pmid == row["pmid"] and d.licence == row["license"], pmcid
         assert len(d.text) > 0.6 * int(row["body_chars"]), pmcid
         assert not re.search("[\x00-\x08\x0b-\x1f]|  |\\[ *[,;–-]* *\\]", d.text), pmcid
+    debris = [found[0] for d in documents for found in DEBRIS.finditer(d.text)]
+    assert len(debris) < 60, sorted(debris)
 
 
 def pack(path, members) -> None:
@@ -235,3 +270,8 @@ def test_hostile_xml(tmp_path, data, message):
         read(tmp_path / "h.nxml")
     (dropped,) = read(tmp_path / "h.nxml", unreadable="drop")
     assert dropped.kinds == ("unreadable",)
+
+
+def test_an_article_without_metadata_is_named_as_that():
+    (found,) = pmc.articles(b"<article><front><journal-meta/></front><body/></article>", "f", "m", TextPolicy(), "drop")
+    assert found.text == "an article without article-meta, so without title, abstract and identifiers"

@@ -14,8 +14,8 @@ import h5py
 import numpy as np
 import pytest
 
+from data_preprocessing import drops, minhash, parts, store
 from data_preprocessing import job as jobs
-from data_preprocessing import minhash, store
 from data_preprocessing.config import Job
 from data_preprocessing.inspection import check_tokens, verify_output
 from modelzoo.config.errors import UserError
@@ -207,16 +207,6 @@ def test_shares_of_a_job_array_give_the_same(tmp_path, corpus, tokenizer, hash_t
         jobs.run(jobs.make_plan(make(corpus, tmp_path / "c", tokenizer)), jobs.How(shard=(0, 2), step="encode"))
 
 
-def test_ray_gives_the_same(tmp_path, corpus, tokenizer, hash_tree, whole):
-    ray = pytest.importorskip("ray", reason="the ray extra is not installed")
-    os.environ.update(PYTHONPATH=os.getcwd(), RAY_ENABLE_UV_RUN_RUNTIME_ENV="0")
-    try:
-        run(make(corpus, tmp_path / "out", tokenizer), workers=2, engine="ray")
-    finally:
-        ray.shutdown()
-    assert hash_tree(tmp_path / "out") == hash_tree(whole[0])
-
-
 class Killed(BaseException):
     """Stands for kill -9: nothing may catch it."""
 
@@ -249,6 +239,49 @@ def test_killed_at_every_rename(tmp_path, corpus, tokenizer, hash_tree, whole, m
             run(make(corpus, out, tokenizer))
             assert hash_tree(out) == hash_tree(whole[0]), k
             shutil.rmtree(out)
+
+
+def test_killed_at_renames_of_the_steps_across_the_corpus(tmp_path, monkeypatch):
+    """Before and after; the same command leaves the same drops and pairs, and takes nothing half-made for whole."""
+    words = [f"w{k}" for k in range(30)]
+    texts = [" ".join([*words[: 20 + k % 4], "x" * (k % 3)]) for k in range(12)]
+    lines = [json.dumps({"id": k % 10, "text": text}) + "\n" for k, text in enumerate(texts)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    out, begun = tmp_path / "out", tmp_path / "begun"
+    filters = {"near_duplicates": 0.5, "min_chars": 0}
+    plan = jobs.make_plan(Job(source="jsonl", input=(str(tmp_path / "a.jsonl"),), output=str(out), buckets=2,
+                              filters=filters))  # fmt: skip
+    steps = ("keys", "texts", "near", "groups")
+    jobs.run(plan, jobs.How(step="extract"))
+    shutil.copytree(out, begun)
+    real, left = os.replace, [10**6, False]
+
+    def replace(a, b):
+        left[0] -= 1
+        if left[0] < 0:
+            if left[1]:
+                real(a, b)
+            raise Killed
+        real(a, b)
+
+    def run_steps():
+        for step in steps:
+            jobs.run(plan, jobs.How(step=step, memory=0))
+        return {p: p.read_bytes() for step in steps for p in (out / "work" / step).iterdir() if p.suffix == ".npy"}
+
+    monkeypatch.setattr(os, "replace", replace)
+    wanted = run_steps()
+    assert any(len(np.load(out / "work" / step / "00000.npy")) for step in ("texts", "groups"))
+    count = 10**6 - left[0]
+    assert count >= 2 * (3 * 2 + 1 + 2)
+    for number in range(0, count, 2):
+        shutil.rmtree(out)
+        shutil.copytree(begun, out)
+        left[:] = number, number % 4 == 2
+        with pytest.raises(Killed):
+            run_steps()
+        left[0] = 10**6
+        assert run_steps() == wanted
 
 
 def test_killed_by_the_clock(tmp_path, corpus, tokenizer, hash_tree, whole, repo):
@@ -456,12 +489,18 @@ def test_tail_policy(tmp_path, corpus, tokenizer):
     assert read_split(tmp_path / "out", "train")[:, 1].all() and result["splits"]["train"]["n_examples"] > 100
 
 
+def put(work, step, bucket, rows):
+    found = drops.collect(work, step, 0)
+    found.add(*np.array(rows, np.uint64).reshape(-1, 2).T)
+    drops.save(work, step, bucket, found)
+
+
 def test_extracted_store_round_trip(tmp_path):
     os.makedirs(tmp_path / "texts")
-    drops = np.array([(3, 9, 2), (1, 5, 1), (3, 2, 4)], store.DROP)
-    store.save_drops(str(tmp_path), "texts", 0, drops)
-    reasons = store.apply_drops(str(tmp_path), ("texts",), 1, 3, np.array([0] * 9 + [7], np.uint8))
-    assert reasons.tolist() == [0, 0, 4, 0, 0, 0, 0, 0, 0, 7]
+    put(str(tmp_path), "texts", 0, [(3 << 32 | 9, 20), (1 << 32 | 5, 1), (3 << 32 | 2, 19)])
+    found = drops.load(str(tmp_path), ("texts",), 1)
+    reasons = drops.put(found, 3, np.array([0] * 9 + [7], np.uint8))
+    assert reasons.tolist() == [0, 0, 19, 0, 0, 0, 0, 0, 0, 7]
 
 
 def test_damaged_markers_are_made_again_and_damaged_parts_are_one_line(tmp_path, corpus, tokenizer, hash_tree, whole):
@@ -523,7 +562,7 @@ def test_objects_between_steps_are_one_line_whatever_their_seal(tmp_path, corpus
         )
     store.mark_done(plan.work, "extract", 1, store.read_marker(plan.work, "extract", 1))
     with pytest.raises(UserError, match=rf"00001\{suffix}: is damaged") as error:
-        jobs.call(plan, "near" if suffix.endswith(".npy") else "keys", 0)
+        parts.call(plan.part("near" if suffix.endswith(".npy") else "keys", 0))
     assert "\n" not in str(error.value)
 
 
@@ -534,15 +573,27 @@ def test_a_pipe_for_a_jobs_facts_is_refused_at_once(tmp_path, corpus, tokenizer)
         jobs.make_plan(make(corpus, tmp_path / "out", tokenizer))
 
 
-def test_drops_are_read_once_by_a_process_however_many_calls(tmp_path, monkeypatch):
-    """And anew when a step wrote others."""
-    work, reads = str(tmp_path), []
+def test_drops_of_all_buckets_are_one_file_that_is_read_in_place(tmp_path, monkeypatch):
+    """However many buckets and calls; a damaged one is made again before a step, and no step reads half of one."""
+    work, rng = str(tmp_path), np.random.default_rng(0)
+    wanted = rng.permutation([k // 2 << 32 | k % 2 for k in range(40)])
+    for bucket in range(9):
+        put(work, "texts", bucket, [(int(n), 19) for n in wanted[bucket::9]])
+    drops.merge(work, ("texts",), 9, 0)
+    found = drops.load(work, ("texts",), 9)
+    assert isinstance(found, np.memmap) and found["unit"].tolist() == [k // 2 for k in range(40)]
+    reads = []
     real = np.load
     monkeypatch.setattr(np, "load", lambda path, **more: reads.append(path) or real(path, **more))
-    for bucket in range(9):
-        store.save_drops(work, "texts", bucket, np.array([(0, bucket, 1)], store.DROP))
-    for _ in range(9):
-        assert store.apply_drops(work, ("texts",), 9, 0, np.zeros(10, np.uint8)).tolist() == [1] * 9 + [0]
-    assert len(reads) == 9
-    store.save_drops(work, "texts", 8, np.array([(0, 9, 2)], store.DROP))
-    assert store.apply_drops(work, ("texts",), 9, 0, np.zeros(10, np.uint8)).tolist() == [1] * 8 + [0, 2]
+    for unit in range(20):
+        marked = drops.put(drops.load(work, ("texts",), 9), unit, np.array([0, 12, 0], np.uint8))
+        assert marked.tolist() == [19, 12, 0]
+    assert len(reads) == 20
+    path = tmp_path / "texts" / "dropped.npy"
+    whole_file = path.read_bytes()
+    path.write_bytes(whole_file[:-1] + b"\7")
+    drops.merge(work, ("texts",), 9)
+    assert path.read_bytes() == whole_file
+    (tmp_path / "texts" / "dropped.json").unlink()
+    path.write_bytes(whole_file[:-9])
+    assert drops.load(work, ("texts",), 9).tobytes() == whole_file[-9 * 40 :]

@@ -88,7 +88,7 @@ def test_a_failed_pack_leaves_nothing_and_its_retry_gives_the_same(tmp_path, mon
 
 def test_a_killed_pack_is_begun_anew_by_the_same_command(tmp_path, hash_tree):
     write_shard(tmp_path / "c.h5", np.random.default_rng(0).integers(1, 99, 400), n_examples=None)
-    pack(tmp_path / "c.h5", tmp_path / "whole" / "o")
+    pack(tmp_path / "c.h5", tmp_path / "whole" / "o", shard_tokens=2**23)
     words = f"pack --input {tmp_path}/c.h5 --output {tmp_path}/o --msl 8 --eos_id 0".split()
     kill = "import os, sys; from data_preprocessing import cli, repack; "
     kill += "repack._write_side_files = lambda *_: os.kill(os.getpid(), 9); cli.main(sys.argv[1:])"
@@ -97,6 +97,28 @@ def test_a_killed_pack_is_begun_anew_by_the_same_command(tmp_path, hash_tree):
     assert cli.main(words) == 0
     assert sorted(os.listdir(tmp_path)) == ["c.h5", "o", "whole"]
     assert hash_tree(tmp_path / "o") == hash_tree(tmp_path / "whole" / "o")
+
+
+def test_a_pack_that_is_done_is_reported_as_done_by_the_same_command_alone(tmp_path, hash_tree, capsys):
+    """Also one that was killed once its folder had its name."""
+    write_shard(tmp_path / "c.h5", np.random.default_rng(0).integers(1, 99, 400), n_examples=None)
+    words = f"pack --input {tmp_path}/c.h5 --output {tmp_path}/o --msl 8 --eos_id 0".split()
+    kill = "import os, sys; from data_preprocessing import cli; real = os.rename; "
+    kill += "os.rename = lambda *names: (real(*names), os.kill(os.getpid(), 9)); cli.main(sys.argv[1:])"
+    assert subprocess.run([sys.executable, "-c", kill, *words], check=False).returncode == -9
+    whole = hash_tree(tmp_path / "o")
+    assert "manifest.json" in whole and cli.main(words) == 0
+    assert "it was packed by this command before" in capsys.readouterr().out and hash_tree(tmp_path / "o") == whole
+    others = (["--tail", "drop"], ["--compression", "none"], ["--vocab_size", "99"])
+    for other in ([w.replace("8", "16") if w == "8" else w for w in words], *([*words, *more] for more in others)):
+        assert cli.main(other) == 2
+    shard = (tmp_path / "o" / "output_chunk_0_0.h5").read_bytes()
+    (tmp_path / "o" / "output_chunk_0_0.h5").write_bytes(shard[:-1])
+    assert cli.main(words) == 2
+    (tmp_path / "o" / "output_chunk_0_0.h5").write_bytes(shard)
+    data = (tmp_path / "c.h5").read_bytes()
+    (tmp_path / "c.h5").write_bytes(data[:-1] + bytes([data[-1] ^ 1]))  # of the same size
+    assert cli.main(words) == 2 and capsys.readouterr().err.count("is not empty; give a new folder") == 6
 
 
 def test_pack_refuses_what_it_did_not_make_and_follows_a_link(tmp_path):

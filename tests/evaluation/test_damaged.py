@@ -108,9 +108,6 @@ def test_a_quote_that_does_not_end_swallows_no_rows(tmp_path):
     task = make(tmp_path / "t", "classification", SINGLE, {"train.csv": text})
     with pytest.raises(UserError, match=r"train.csv:\d+: is not a row of CSV"):
         task.examples("train")
-    (tmp_path / "t" / "train.csv").write_text("id,question,context,label\n1," + "q" * 200_000 + ",c,yes\n")
-    with pytest.raises(UserError, match=r"train.csv:2: is not a row of CSV \(field larger"):
-        task.examples("train")
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "1_0", "\u0661", "", "0x1", "1" * 400])

@@ -277,3 +277,31 @@ def test_the_baseline_is_the_constant_that_scores_best_on_train(tmp_path):
     golds = [(), (), ("A",), ("A", "B")]
     examples = [train[0]._replace(gold=g) for g in golds]
     assert many.baseline(examples, examples[:1]) == [("A",)]  # micro-F1 4/7; of ("A", "B") 6/11; of () 0
+
+
+def test_cells_of_any_length_and_lines_that_end_at_line_breaks_alone(tmp_path):
+    odd, long = "a\u2028b\x85c\x0bd\x0ce\rf", "q" * 300_000
+    rows = [("1", odd, "c"), ("2", long, "c")]
+    tsv = "id\tquestion\tcontext\tlabel\r\n" + "".join(f"{i}\t{q}\t{c}\tyes\r\n" for i, q, c in rows)
+    csv = "id,question,context,label\n" + "".join(f'{i},"{q}",{c},yes\n' for i, q, c in rows)
+    for name, text in (("train.tsv", tsv), ("train.csv", csv)):
+        task = make(tmp_path / name, "classification", SINGLE, {}, train=name)
+        (tmp_path / name / name).write_bytes(text.encode())
+        assert [e.fields["question"] for e in task.examples("train")] == [odd, long]
+    old = make(tmp_path / "mac", "classification", SINGLE, {}, train="train.jsonl")
+    (tmp_path / "mac/train.jsonl").write_bytes(b'{"label": "yes", "question": "q"}\r{"label": "no"}\r')
+    assert [e.gold for e in old.examples("train")] == ["yes", "no"]
+
+
+def test_null_is_no_text_no_label_and_no_id(tmp_path):
+    rows = [{"id": None, "question": None, "context": ["a", None, "b"], "label": None}]
+    for form, template in (("classification", SINGLE), ("multilabel", MULTI)):
+        task = make(tmp_path / form, form, template, {"train.jsonl": json.dumps(rows[0]) + "\n"})
+        assert task.examples("train") == [("1", {"id": "", "question": "", "context": "a b"}, None)]
+
+
+@pytest.mark.parametrize(("name", "text"), [("train.tsv", "x\ty\tyes\nu\tv\tno\n"), ("train.csv", "x,x,yes\nu,v,no\n")])
+def test_a_table_without_a_line_of_names_is_named_as_such(tmp_path, name, text):
+    task = make(tmp_path, "classification", SINGLE, {name: text}, train=name)
+    with pytest.raises(UserError, match=rf"{name}:\d: .*; the first line is taken for the columns' names: put one"):
+        task.examples("train")

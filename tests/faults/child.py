@@ -27,8 +27,9 @@ PLAIN = {  # one thread, no compiler, no colours, whatever the machine: a comman
 }  # fmt: skip
 WARM = (
     "h5py", "torch", "data_preprocessing.job", "data_preprocessing.repack", "data_preprocessing.inspection",
-    "data_preprocessing.synthetic", "data_preprocessing.download", "modelzoo.finetuning.finetune",
-    "modelzoo.interop.export", "modelzoo.interop.import_checkpoint", "modelzoo.scoring.score",
+    "data_preprocessing.synthetic", "data_preprocessing.download", "data_preprocessing.cloud_run",
+    "modelzoo.finetuning.finetune", "modelzoo.interop.export", "modelzoo.interop.import_checkpoint",
+    "modelzoo.scoring.score",
     "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",
     "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.trackers", "tensorboard.compat.proto",
     "tokenizers", "matplotlib",

@@ -19,7 +19,9 @@ from tests.faults.shim import Fault, Mode
 from tests.faults.world import World
 
 KILLS = (Mode.KILL_BEFORE, Mode.KILL_IN, Mode.KILL_AFTER)
-REPORTED = re.compile(r"^(damaged|note) .*(cannot be read|taking the one before).*", re.M)  # done otherwise, and named
+REPORTED = re.compile(
+    r"^(damaged|note) .*(cannot be read|left out|leaves it out|taking the one before).*", re.M
+)  # done otherwise, and named
 ONCE = (".h5", ".safetensors", ".mdl", ".gz", "tokenizer.json")  # what no command writes in several versions
 MANY = ("study", "verify")  # they name each run that failed, each shard that is damaged
 TEMPORARY = re.compile(r"(^|/)\.[^/]*tmp[^/]*|\.part$")

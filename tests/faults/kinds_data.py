@@ -84,6 +84,35 @@ def jats(world: World, folder: Path, draw: Random) -> Verdict:
     return _job(world, folder, "pmc", "jats", ["PMC100", "PMC102"], *more)
 
 
+def article_set(world: World, folder: Path, draw: Random) -> Verdict:
+    """Europe PMC's form: several articles in one file, one of them damaged."""
+    names = [f"PMC{n}" for n in range(100, 104)]
+    texts = [(world.path / f"jats/{name}.nxml").read_bytes() for name in names]
+    articles = [text[text.index(b"<article") :] for text in texts]
+    at = draw.randrange(len(articles))
+    articles[at] = mutate_record(articles[at], draw)
+    (folder / "mutant.xml").write_bytes(b"<articles>" + b"\n".join(articles) + b"</articles>")
+    needed = [name for i, name in enumerate(names) if i != at]
+    if draw.random() < 0.85:
+        return _read(world, folder, "pmc", "mutant.xml", needed)
+    return _job(world, folder, "pmc", "mutant.xml", needed, *draw.choice(([], ["--set", "unreadable=refuse"])))
+
+
+def bioc(world: World, folder: Path, draw: Random) -> Verdict:
+    texts = [f"Document {k} is about a study of a drug, long enough to be kept by every filter." for k in range(4)]
+    passages = [[{"offset": 0, "infons": {"section_type": "INTRO", "type": "paragraph"}, "text": t}] for t in texts]
+    listed = [{"id": f"PMC{k}", "infons": {}, "passages": p} for k, p in enumerate(passages, 1)]
+    if draw.random() < 0.5:
+        data, at = mutate_json_lines(b"".join(json.dumps(d).encode() + b"\n" for d in listed), draw)
+        path, needed = "mutant.jsonl", [d["id"] for i, d in enumerate(listed) if i != at]
+    else:
+        data = mutate_json(json.dumps({"source": "PMC", "documents": listed}).encode(), draw)
+        path, needed = "mutant.json", []
+    (folder / path).write_bytes(data)
+    read = _read if draw.random() < 0.85 else _job
+    return read(world, folder, "bioc", path, needed)
+
+
 def _package(world: World, folder: Path, draw: Random, name: str) -> Verdict:
     members = [(f"PMC000xxxxxx/PMC{n}.nxml", (world.path / f"jats/PMC{n}.nxml").read_bytes()) for n in range(100, 104)]
     data, needed = mutate_tar(members, draw, name.endswith("gz"))
@@ -179,5 +208,5 @@ def data_manifest(world: World, folder: Path, draw: Random) -> Verdict:
     return run_and_compare("data_preprocessing", [verb, "shards"], folder, names, ("shards/report.html",))
 
 
-KINDS = {"PubMed XML": pubmed, "JATS XML": jats, "tar": tar, "tar.gz": tar_gz, "JSONL": jsonl, "HDF5 shard": shard,
-         "data manifest": data_manifest}  # fmt: skip
+KINDS = {"PubMed XML": pubmed, "JATS XML": jats, "JATS set": article_set, "tar": tar, "tar.gz": tar_gz,
+         "BioC-JSON": bioc, "JSONL": jsonl, "HDF5 shard": shard, "data manifest": data_manifest}  # fmt: skip

@@ -14,7 +14,7 @@ SHARE = 0.25  # of the cases of each kind of input
 QUICK = ("train", "resume", "export", "import", "jsonl", "pack")
 COMMANDS = (
     "train", "resume", "finetune", "export", "export-mdl", "import", "import-mdl", "pubmed", "pubmed-trained", "pmc",
-    "jsonl", "pairs", "pack", "synthetic", "tokenizer", "download",
+    "jsonl", "pairs", "pack", "synthetic", "tokenizer", "download", "download-pmc",
 )  # fmt: skip
 
 __all__ = ["COMMANDS", "NAME", "cases", "run_case", "why_not"]

@@ -106,10 +106,10 @@ class World(NamedTuple):
 
     @property
     def job_flags(self) -> list[str]:
-        """What every preprocessing job of the world has in common."""
+        """What every preprocessing job of the world has in common: flags with a value each, then one without."""
         return ["--tokenizer", str(self.path / "tokenizer.json"), "--msl", str(LENGTH), "--val_fraction", "0.2",
-                "--workers", "1", "--quiet", "--set", "unit_megabytes=0.02", "--set", "buckets=2",
-                "--set", "shard_tokens=8192"]  # fmt: skip
+                "--workers", "1", "--set", "unit_megabytes=0.02", "--set", "buckets=2", "--set", "shard_tokens=8192",
+                "--quiet"]  # fmt: skip
 
 
 def build(folder: Path) -> World:

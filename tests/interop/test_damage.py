@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -375,3 +376,13 @@ def test_a_model_is_not_scored_with_invented_weights(world, tmp_path):
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(UserError, match=key):
             load_exported(str(folder), torch.device("cpu"))
+
+
+def test_a_tokenizer_of_another_kind_is_not_left_out_in_silence(world, tmp_path, capsys):
+    folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (folder / name).unlink(missing_ok=True)
+    (folder / "checksums.json").unlink(missing_ok=True)
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
+    assert run("import", folder, tmp_path / "out") == 0
+    assert re.search(r"no tokenizer was taken: .*tokenizer\.model: is a SentencePiece model", capsys.readouterr().out)

@@ -76,14 +76,14 @@ def write(path, value) -> None:
     path.write_text(value if isinstance(value, str) else json.dumps(value))
 
 
-def describe(run) -> str:
+def describe(run, note=lambda line: None) -> str:
     whole = config()
     fit = whole.trainer.fit.model_copy(
         update={"train_dataloader": whole.trainer.fit.train_dataloader.model_copy(
             update={"data_dir": (str(run / "data" / "train"),)})}
     )  # fmt: skip
     return "\n".join(describe_provenance(whole.model_copy(update={
-        "trainer": whole.trainer.model_copy(update={"fit": fit})}), str(run)))  # fmt: skip
+        "trainer": whole.trainer.model_copy(update={"fit": fit})}), str(run), note))  # fmt: skip
 
 
 def test_a_hostile_report_makes_no_markup_and_no_secret_leaves(tmp_path):
@@ -120,8 +120,17 @@ def test_a_damaged_record_is_left_out_and_named(tmp_path, text):
         "launches.jsonl",
     ):
         write(tmp_path / name, text)
-    card = describe(tmp_path)
-    assert "No scores are on record" in card and "not readable, and left out" in card
+    notes = []
+    card = describe(tmp_path, notes.append)
+    assert "No scores are on record" in card and card.count("not readable, and left out") == len(notes) > 0
+
+
+def test_a_record_that_cannot_be_opened_is_left_out_and_named(tmp_path):
+    for name in ("launches.jsonl", "result.json", "data/report.json"):
+        (tmp_path / name).mkdir(parents=True)  # for every user, and root too
+    notes = []
+    assert describe(tmp_path, notes.append).count("not readable, and left out") == len(notes) == 3
+    assert all(any(name in line for line in notes) for name in ("launches.jsonl", "result.json", "data/report.json"))
 
 
 def test_undefined_scores_of_older_results_are_shown_as_such(tmp_path):

@@ -3,15 +3,19 @@
 import json
 
 import pytest
+import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
+from modelzoo.kernels.layout import layout_of
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text
+from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_size
 from modelzoo.sparsity import mup
+from tests.support import examples, write_shard
 
 L, D, V, T, BATCH = 2, 8, 11, 5, 4
 MATRICES = 12 * L * D**2  # 1,536 weights in 12 matrices of 64 or 256
@@ -120,7 +124,7 @@ def test_steps(loop, steps):
 
 def shards(folder, **manifest):
     folder.mkdir(parents=True)
-    (folder / "output_chunk_0_0.h5").touch()
+    write_shard(folder / "output_chunk_0_0.h5", examples(2))
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -149,15 +153,21 @@ def test_a_folder_that_cannot_be_looked_at_is_not_called_missing(elsewhere):
     assert e.value.filename == "val"
 
 
-def test_a_shard_that_a_manifest_lists_and_that_is_gone_is_named(elsewhere):
-    shards(elsewhere / "train", shards=[{"file": "a_gone.h5"}, {"file": "b_gone.h5"}])
-    line = next(t for t in plan_text.describe_plan(config()).splitlines() if t.startswith("data       train"))
-    assert line == "data       train: train  found, 1 shards; MISSING a_gone.h5 (2 that manifest.json lists)"
+def test_data_that_a_run_would_refuse_is_refused_by_the_plan(elsewhere):
+    shards(elsewhere / "train", shards=[{"file": "output_chunk_0_0.h5"}, {"file": "b_gone.h5"}])
+    with pytest.raises(UserError, match=r"^train/b_gone\.h5: missing \(manifest\.json lists it\)"):
+        plan_text.describe_plan(config())
+    shards(elsewhere / "val")
+    masked = examples(40)
+    masked[:, 1] = 0
+    write_shard(elsewhere / "val/output_chunk_0_0.h5", masked)
+    with pytest.raises(UserError, match=r"^val/output_chunk_0_0\.h5: no place of its 40 examples counts for the loss"):
+        plan_text.describe_plan(config(fit={"train_dataloader": {**TRAIN, "data_dir": "val"}}))
 
 
 def test_text_says_what_is_there_and_what_is_missing(elsewhere):
     shards(elsewhere / "train", n_examples=1234)
-    (elsewhere / "val.h5").touch()
+    write_shard(elsewhere / "val.h5", examples(2))
     c = config(fit={"val_dataloader": [{"data_dir": ["val.h5", "gone"], "batch_size": 1}], "ckpt_path": "ckpt/step_1"})
     lines = plan_text.describe_plan(c).splitlines()
     assert "data       train: train  found, 1 shards, 1,234 examples" in lines
@@ -209,22 +219,22 @@ def test_memory_of_weights_and_optimizer():
 
 
 def test_memory_of_packed_blocks():
-    """Dead blocks take no weight, gradient or moment; for masks there are indices, 12 bytes a live block."""
+    """Dead blocks take no weight, gradient or moment; for masks there are a layout's indices."""
 
     def memory(**fields):
         return plan.make_plan(config({"sparsity": 0.75, "block": [4, 4], **fields})).bytes
 
     whole, packed = memory(storage="masked"), memory(storage="packed")
     dead = MATRICES - MATRICES // 4
-    assert (
-        whole == memory(storage="auto")
-        and whole["masks"] == 2 * MATRICES
-        and packed["masks"] == 12 * MATRICES // 4 // 16
-    )
+    made = config({"sparsity": 0.75, "block": [4, 4]}).trainer.init
+    (sizes,) = (named for _, named in group_sizes(made))
+    layouts = [layout_of(torch.arange(r * c // 16).view(r // 4, c // 4) % 4 == 0, (4, 4)) for r, c in sizes.values()]
+    indices = sum(part.numel() * part.element_size() for layout in layouts for part in layout.parts)
+    assert whole == memory(storage="auto") and whole["masks"] == 2 * MATRICES and packed["masks"] == indices
     for part, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert whole[part] - packed[part] == each * dead
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
-    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + 12 * MATRICES // 4 // 16
+    assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + indices
     assert memory(storage="masked", **rigl)["masks"] == (2 + 4) * MATRICES
 
 

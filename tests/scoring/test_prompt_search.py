@@ -128,3 +128,19 @@ def test_weights_in_several_files_count_with_each_of_them(tmp_path):
     prompt_search._hash_weights.cache_clear()
     found.add(prompt_search._hash_weights(str(tmp_path)))
     assert len(found) == 3 and hashlib.sha256(b"whole").hexdigest() in found
+
+
+def test_a_split_without_labels_is_refused_by_whoever_needs_them(world, tmp_path, templates, capsys):
+    """And `-m score` writes its predictions, and says that nothing was scored."""
+    rows = [json.dumps({"context": "aspirin", "question": "does it?", "label": None}) for _ in range(3)]
+    for split in ("train", "dev", "test"):
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows))
+    assert run(world, tmp_path / "found", templates, "--target", "CPU", "--data_dir", tmp_path) == 2
+    assert "no example of the dev split has a label, so there is nothing to score" in capsys.readouterr().err
+    task = load_task(str(world / "task.yaml"), [f"data_dir={tmp_path}"])
+    with pytest.raises(UserError, match="no example of the test split has a label"):
+        task.labelled(task.examples("test"), "test")
+    ask = ["CPU", "-p", world / "c.yaml", "-m", "score", "-o", tmp_path, "--tasks", world / "task.yaml"]
+    ask += ["--data_dir", tmp_path, "--checkpoint_path", world / "run"]
+    assert main([str(a) for a in ask]) == 0
+    assert "no gold answers: predictions were written, nothing was scored" in capsys.readouterr().out

@@ -1,5 +1,10 @@
 """`run.py compare` says what runs differ in and draws their curves."""
 
+import shutil
+
+import pytest
+
+from modelzoo.config.errors import UserError
 from modelzoo.study.compare import compare_runs
 
 
@@ -8,3 +13,14 @@ def test_compare_says_and_draws_it(runs, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "init.sparsity.0.sparsity.value" in printed and "s75-seed1: validation loss less dense-seed1's: " in printed
     assert printed.count(" at 12") == 1 and (tmp_path / "c.svg").stat().st_size > 1000
+
+
+def test_runs_that_took_no_step_are_not_compared(runs, tmp_path):
+    for name in ("dense-seed1", "s75-seed1"):
+        (tmp_path / name).mkdir()
+        shutil.copy(runs / name / "config.yaml", tmp_path / name)
+        for log in ("metrics.jsonl", "timing.jsonl"):
+            (tmp_path / name / log).touch()
+    with pytest.raises(UserError, match=r"compare: no step is in the log of .*, so there is nothing to compare"):
+        compare_runs([str(tmp_path / n) for n in ("dense-seed1", "s75-seed1")], str(tmp_path / "c.svg"))
+    assert not (tmp_path / "c.svg").exists()

@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from modelzoo import cli
 from modelzoo.backends import sharding
+from modelzoo.backends.local import Local
+from modelzoo.config.load import load
+from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
+from modelzoo.planning import devices_text
+from modelzoo.planning.memory import count_memory
+from modelzoo.planning.plan import find_layout
 from tests import ranks
 from tests.ranks import Launch, run_ranks, words
 from tests.support import TINY
@@ -148,6 +155,72 @@ def test_a_rank_holds_its_share_alone(data, tmp_path, monkeypatch):
         whole, ours, masked = json.loads((tmp_path / f"held{rank}").read_text())
         assert ours < 0.6 * whole and masked < 0.5 * whole  # 37 words are padded to 38
         assert json.loads((tmp_path / f"grads{rank}").read_text()) < 0.55 * whole
+
+
+class Traffic(TorchDispatchMode):
+    """Counts the bytes that one of `ranks` sends where they gather weights and sum gradients, each in a ring."""
+
+    def __init__(self, ranks: int):
+        super().__init__()
+        self.ranks, self.sent = ranks, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if func.namespace == "c10d" and "allreduce" not in name:  # that is of single values: flags, the loss, the norm
+            whole = args["reduce_scatter" in name]  # it goes in, or comes out
+            assert "_base_" in name, name
+            self.sent += whole.numel() * whole.element_size() * (self.ranks - 1) // self.ranks
+        return func(*args, **(kwargs or {}))
+
+
+EVEN = {**TINY, "vocab_size": 40}  # every tensor's rows divide by two: nothing is padded
+PLANNED = {
+    "masked": {"sparsity": {"sparsity": 0.75}},
+    "twice": {"loop": {"max_steps": 2, "grad_accum_steps": 4}, "optimizer": {"SGD": {"momentum": 0.9, "lr": 1e-2}}},
+    "packed": {"sparsity": {"sparsity": 0.75, "block": [4, 4], "storage": "packed"}},
+    "rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "update": {"freq": 9}}},
+    "packed_set": {"sparsity": {"algorithm": "set", "sparsity": 0.5, "block": [4, 4], "storage": "packed",
+                                "update": {"freq": 9}}},
+    "bf16": {"precision": {"fp16_type": "bfloat16", "emulate": True}, "sparsity": {"sparsity": 0.5}},
+    "lora": {"lora": {"r": 2}, "sparsity": {"sparsity": 0.5}},
+    "recomputed": {"backend": {"activation_checkpointing": "layer"}, "model": {**EVEN, "num_hidden_layers": 3}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", PLANNED)
+def test_the_plan_s_bytes_are_those_that_ranks_hold_and_send(kind, data, tmp_path, monkeypatch):
+    train, clip, found = Local.train_step, sharding.clip_norm, {}
+
+    def measure(self, run, *arguments):
+        with Traffic(self.ranks.size) as traffic:
+            step = train(self, run, *arguments)
+        sums = {"sent": traffic.sent, "weights": sum(map(count_bytes, run.parameters.values()))}
+        state = [(k, x) for of in run.optimizer.state.values() for k, x in of.items() if torch.is_tensor(x) and x.dim()]
+        sums["optimizer"] = sum(count_bytes(x) for k, x in state if k != "born")
+        masks = [x for k, x in state if k == "born"]
+        for p in run.sparsity.parameters:
+            masks += p.layout.parts if isinstance(p, sharding.SharedPacked) else (p.part, p.keep)
+        sums["masks"] = sum(map(count_bytes, masks))
+        (tmp_path / f"measured{self.ranks.rank}").write_text(json.dumps({**found, **sums}))
+        return step
+
+    def look(ranks, grads, limit):
+        found["gradients"] = sum(map(count_bytes, grads))
+        return clip(ranks, grads, limit)
+
+    def count_bytes(x):
+        return x.numel() * x.element_size()
+
+    monkeypatch.setattr(Local, "train_step", measure)
+    monkeypatch.setattr(sharding, "clip_norm", look)
+    path = write_config(data, tmp_path / "a.yaml", **{"model": EVEN, **PLANNED[kind]})
+    run_ranks(words(path, tmp_path / "run", "--max_steps", 2), 2)
+    made = load(str(path), Config)
+    layout = find_layout(made, "CPU", 2, sharded=True)
+    planned = {**count_memory(made, 12, layout), "sent": devices_text.count_shards(made, layout)}
+    for rank in range(2):
+        measured = json.loads((tmp_path / f"measured{rank}").read_text())
+        assert measured == {name: planned[name] for name in measured}
 
 
 def test_a_killed_rank_ends_the_other_with_one_line(data, tmp_path):
