@@ -3,12 +3,14 @@
 What a module costs to call is more than what a small product costs, and a layer has sixteen of them.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from modelzoo.kernels import few
 from modelzoo.kernels.attention import attention
 from modelzoo.models.cache import Cache
-from modelzoo.models.gpt import DecoderLayer, GPTModel, rotate
+from modelzoo.models.gpt import DecoderLayer, FeedForwardLayer, GPTModel, rotate
 
 
 class QuickLayer(nn.Module):
@@ -17,9 +19,10 @@ class QuickLayer(nn.Module):
     def __init__(self, layer: DecoderLayer):
         super().__init__()
         self.layer = layer
-        attn, first, second = layer.self_attn, layer.ffn.ffn[0], layer.ffn.ffn[1]
+        attn, (first, second) = layer.self_attn, layer.ffn.ffn
+        assert isinstance(first, FeedForwardLayer) and isinstance(second, FeedForwardLayer)
         qkv = (attn.proj_q_dense_layer, attn.proj_k_dense_layer, attn.proj_v_dense_layer)
-        gate = first.linear_layer_for_glu.forward if first.gated else None
+        gate: Callable[[Tensor], Tensor] | None = first.linear_layer_for_glu.forward if first.gated else None
         self.attends = attn.layer, attn.heads, attn.scale
         self.calls = (
             layer.norm1.forward, [p.forward for p in qkv], attn.proj_output_dense_layer.forward, layer.norm3.forward,
