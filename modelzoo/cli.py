@@ -170,9 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     processes.end_with_launcher()
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
-    return entry.run_command(
-        lambda: _main(words), words, "the last checkpoint is whole", lambda: _only_prints(words), rank
-    )
+    kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
+    return entry.run_command(lambda: _main(words), words, kept, lambda: _only_prints(words), rank)
 
 
 def _find_mode(argv: list[str]) -> str | None:

@@ -1,5 +1,6 @@
 """Load a model to write with, and its tokenizer: a run's checkpoint, masked weights packed, or an exported folder."""
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
+from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.generation.prompts import Prompt
@@ -21,9 +23,10 @@ from modelzoo.interop import mdl_state
 from modelzoo.kernels import few, packed
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPT, GPTModel
+from modelzoo.models.quick import use_quick
 from modelzoo.models.shapes import check_weights, list_parameters
 from modelzoo.names import split_masks
-from modelzoo.planning.start_checkpoint import SavedState, check_state, find_checkpoint, find_tokenizer_path
+from modelzoo.planning.start_checkpoint import SavedState, check_state, find_checkpoint
 from modelzoo.reading import exists
 from modelzoo.records import check_record
 from modelzoo.sparsity.parameter import PackedLinear
@@ -99,14 +102,14 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     init = _init_of(saved, config, found)
     if not saved.finite:
         raise UserError(f"{found}: has weights that are not finite; name an earlier checkpoint")
-    tokens = _load_words(words, init, found)
+    tokens = _load_words(words, init, config, found)
     check_vocabulary(tokens.name, tokens.size, saved.model.vocab_size)
     choice = _choose_device(target, init)
     weights, masks = split_masks(files["model"])
     model = build_model(init, weights, found)
     notes = pack_masked(model, masks, init.sparsity) if choice.backend.kind == "CPU" else []
     if choice.backend.kind == "CPU":
-        few.use_few(model)
+        use_quick(model)
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
     return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
 
@@ -122,9 +125,12 @@ def _init_of(saved: SavedState, config: Config | None, path: str) -> Init:
     return found.trainer.init.model_copy(update={**own, "sparsity": found.trainer.init.sparsity})
 
 
-def _load_words(named: str | None, init: Init, path: str) -> Tokenizer:
+def _load_words(named: str | None, init: Init, config: Config | None, path: str) -> Tokenizer:
+    """The tokenizer that is named, else the one next to the config's training data, the run or the checkpoint."""
+    places = list_places(config) if config is not None else []
+    places += [RunFolder.containing(path).path, os.path.dirname(os.path.abspath(path))]
     try:
-        return tokenizer.load_tokenizer(named or find_tokenizer_path(init, path))
+        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path))
     except UserError as e:
         if named is None and "--set trainer.init.tokenizer" in str(e):
             raise UserError(str(e).replace("--set trainer.init.tokenizer=PATH", "--tokenizer PATH")) from None

@@ -37,6 +37,10 @@ class Text:
         words = model.encode(prompt)
         soft = model.soft
         room = model.length - soft.tokens
+        if room < 2:
+            raise UserError(
+                f"{model.path}: its soft prompt of {soft.tokens} vectors fills the context of {model.length}"
+            )
         # one that leaves no room keeps its end: half the context at least, more where few tokens are asked for
         self.cut = max(0, len(words) - (room - min(settings.max_new_tokens, room // 2))) if len(words) >= room else 0
         self.words = words[self.cut :]

@@ -20,9 +20,13 @@ DENSEST = {True: 0.8, False: 0.4}  # live share up to which blocks, or single we
 def compiled() -> ctypes.CDLL | None:
     """The kernels, where they can be had."""
     try:
-        return library("few")
+        found = library("few")
     except Unavailable:
         return None
+    if found.few_dense.argtypes is None:  # plain integers are quicker to hand over than ctypes' own
+        size, at = ctypes.c_int64, ctypes.c_void_p
+        found.few_dense.argtypes = [ctypes.c_int, size, size, size, at, at, at, at]
+    return found
 
 
 def takes(x: Tensor) -> bool:
@@ -48,8 +52,9 @@ def multiply_dense(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor
     """x W^T + bias for a float32 weight [out, in], contiguous as its bias is; `takes(x)`."""
     out, inputs = weight.shape
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], out)
-    n, inputs, out = (ctypes.c_int64(i) for i in (x.numel() // inputs, inputs, out))
-    kernels.few_dense(torch.get_num_threads(), n, inputs, out, *map(pointer, (x, weight, bias, y)))
+    add = None if bias is None else bias.data_ptr()
+    places = x.data_ptr(), weight.data_ptr(), add, y.data_ptr()
+    kernels.few_dense(torch.get_num_threads(), x.numel() // inputs, inputs, out, *places)
     return y
 
 
