@@ -32,6 +32,7 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
         loss.copy_(logp.gather(1, at).squeeze(1)).neg_()
         if gradient:
             g.copy_(logp.exp_().scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32)))
+        del logp  # before the next piece's
 
 
 def _compiled(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:

@@ -1,10 +1,12 @@
 """The parts that damage inputs: what is not mutated is taken, and a product that checks nothing is found out."""
 
 import itertools
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 from tests.faults import (
     artefacts,
@@ -21,9 +23,14 @@ from tests.faults.world import World
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
-    child.warm_up()
-    return worlds.build(tmp_path_factory.mktemp("faults") / "world")
+def world(tmp_path_factory) -> Iterator[World]:
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as m:
+        for name, value in child.PLAIN.items():
+            m.setenv(name, value)  # as `warm_up` does, for the other tests to be undone
+        child.warm_up()
+        yield worlds.build(tmp_path_factory.mktemp("faults") / "world")
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -182,5 +182,5 @@ def test_validation_without_a_counting_token_is_refused(tmp_path):
     data = examples(4, msl=12)
     data[:, 1] = 0
     write_shard(tmp_path / "v.h5", data)
-    with pytest.raises(UserError, match=r"v\.h5: no token of the validation set counts"):
+    with pytest.raises(UserError, match=r"v\.h5: no place of its 4 examples counts for the loss"):
         validate(LOCAL, make_run(), Shards.open(loader(tmp_path), 37), None)
