@@ -179,8 +179,9 @@ class Ranks:
         known = False
         with contextlib.suppress(Exception):  # who hosts the store may be gone
             self._store.set(f"end/{self.rank}", reason or "")
+        with contextlib.suppress(Exception):
             if reason is None:
-                load_library().barrier()
+                load_library().barrier()  # else who is still in the last exchange would take this one for lost
         with contextlib.suppress(Exception):
             load_library().destroy_process_group()  # closes connections: who waits for this rank learns of it at once
         with contextlib.suppress(Exception):

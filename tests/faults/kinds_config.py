@@ -131,7 +131,9 @@ def words(world: World, folder: Path, draw: Random) -> Verdict:
     mutant = mutate_words(draw.choice(lines), draw, odd_paths(folder))
     inputs = ("train.yaml", "tokenizer.json", "jsonl", "task", "circle.yaml", "run/checkpoints")
     kept = {p.name for p in folder.iterdir()} - {*inputs, "run"}
-    named = {Path(w).parts[0] for flag, w in itertools.pairwise(mutant) if flag in OUTPUT_FLAGS and w}
+    outputs = [w for flag, w in itertools.pairwise(mutant) if flag in OUTPUT_FLAGS]
+    outputs += mutant[2:] if mutant[:1] in (["export"], ["import"]) else []  # theirs has no flag
+    named = {Path(w).parts[0] for w in outputs if w not in ("", ".", "/")}
     made = ["out", "out.html", "out.svg", "out.json", "out.yaml", *kept, *(named - set(inputs)), "report_files"]
     made += [f"{Path(n).stem}{end}" for n in named for end in ("_files", ".json", ".csv")]
     verdict = run_and_compare(program, mutant, folder, (), made)
