@@ -6,6 +6,7 @@ Each takes a folder of files and gives one text per record.
 import glob
 import gzip
 import os
+import sys
 
 
 def parse_citations(folder: str) -> list[str]:
@@ -29,11 +30,17 @@ def parse_citations(folder: str) -> list[str]:
 def parse_articles(folder: str) -> list[str]:
     import pubmed_parser
 
-    texts = []
+    texts, failed = [], 0
     for path in sorted(glob.glob(os.path.join(folder, "*.nxml"))):
-        front = pubmed_parser.parse_pubmed_xml(path)
-        paragraphs = pubmed_parser.parse_pubmed_paragraph(path, all_paragraph=True)
+        try:
+            front = pubmed_parser.parse_pubmed_xml(path)
+            paragraphs = pubmed_parser.parse_pubmed_paragraph(path, all_paragraph=True)
+        except KeyError:  # an article without a year of publication ends it
+            failed += 1
+            continue
         texts.append("\n".join([front["full_title"], front["abstract"], *(p["text"] for p in paragraphs)]))
+    if failed:
+        print(f"note       pubmed_parser fails on {failed} articles, which are left out", file=sys.stderr)
     return texts
 
 

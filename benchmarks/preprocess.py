@@ -169,7 +169,7 @@ def race(files: list[str], folder: str, tokenizer: str, args, source: str) -> di
     shutil.rmtree(inputs, ignore_errors=True)
     os.makedirs(inputs)
     for f in files:
-        os.symlink(f, os.path.join(inputs, os.path.basename(f)))
+        os.symlink(os.path.abspath(f), os.path.join(inputs, os.path.basename(f)))
     contenders = [c for c in ("ours", "parser+HF", "lxml+HF") if c not in args.skip]
     times: dict[str, list] = {c: [] for c in contenders}
     for k in range(args.rounds):

@@ -42,6 +42,7 @@ def run(
         return
     team = _start_workers(min(workers, len(calls))) if workers > 1 and len(calls) > 1 else []
     if not team:
+        host.keep_freed_memory()  # a twentieth of a job's time
         for call in calls:
             yield call, function(*call)
         return
@@ -156,6 +157,7 @@ def _share_out(
 def _serve(pipe: Connection, parent: int) -> None:
     """Make calls until the pipe ends; runs in a worker."""
     host.end_with_parent(parent)
+    host.keep_freed_memory()
     while True:
         try:
             function, call = pipe.recv()
