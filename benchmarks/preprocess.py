@@ -96,9 +96,10 @@ def unpack_articles(data: str, folder: str, most: int) -> list[str]:
     for package in sorted(glob.glob(os.path.join(data, "pmc_nxml", "*.tar.gz"))):
         with tarfile.open(package) as archive:
             for member in archive:
-                if len(paths) < most and member.isfile() and member.name.endswith((".nxml", ".xml")):
+                file = archive.extractfile(member) if member.name.endswith((".nxml", ".xml")) else None
+                if len(paths) < most and file is not None:
                     paths.append(os.path.join(folder, f"{len(paths):06}.nxml"))
-                    Path(paths[-1]).write_bytes(archive.extractfile(member).read())
+                    Path(paths[-1]).write_bytes(file.read())
     return paths
 
 

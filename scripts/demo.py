@@ -1,4 +1,4 @@
-"""The main job in small: XML to shards, dense and 75 % sparse pre-training, the comparison, and a study at equal FLOPs.
+"""The main job in small: XML to shards, dense and 75 % sparse pre-training, how they compare, what they write; a study.
 
     python scripts/demo.py                  # a synthetic corpus, made here (no network)
     python scripts/demo.py --pubmed 2       # two real files of NLM's PubMed baseline, downloaded and checked
@@ -15,6 +15,8 @@ import sys
 import time
 
 from modelzoo import entry
+
+PROMPT = "Patients with"
 
 
 def run(*command: str) -> None:
@@ -58,6 +60,9 @@ def main() -> None:
         run("run.py", "-p", f"configs/demo/{name}.yaml", "-m", "train_and_eval", "-o", folder, *options)
     picture = os.path.join(args.output, "comparison.svg")
     run("run.py", "compare", *folders, "-o", picture)
+    for folder in folders:
+        run("run.py", "generate", folder, "--prompt", PROMPT, "--max_new_tokens", "40", "--temperature", "0.8",
+            "--seed", "1")  # fmt: skip
     study = os.path.join(args.output, "study")
     run("run.py", "-p", "configs/study/mini.yaml", "-m", "study", "-o", study, "--set", f"study.data={data}")
     print(
