@@ -73,6 +73,10 @@ COMMANDS = {
     "report": _zoo("report", "{w}/run", "{w}/half", "-o", "report.html"),
     "export": _zoo("export", "{w}/run", "exported"),
     "export-mdl": _zoo("export", "{w}/run", "model.mdl"),
+    "generate": _zoo(
+        "generate", "{w}/run", "--prompt", "Patients", "--prompt", "Signalling of", "--max_new_tokens", "6", "-o",
+        "texts.jsonl",
+    ),
     "import": _zoo("import", "{w}/export", "imported"),
     "import-mdl": _zoo("import", "{w}/model.mdl", "imported", "-p", "{w}/train.yaml"),
     "synthetic": _data("synthetic", "--output", "xml", "--documents", "20"),
