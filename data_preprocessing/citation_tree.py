@@ -1,6 +1,6 @@
 """Citations, book articles and deletion orders read as trees: every legal spelling, at a parser's pace.
 
-What is read of a record is said here once; `pubmed` reads the usual spelling of a citation faster, and to the same
+What is read of a record is defined here once; `pubmed` reads the usual spelling of a citation faster, and to the same
 document. Elements are those of NLM's DTD (pubmed_250101.dtd).
 """
 

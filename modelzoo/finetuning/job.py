@@ -89,7 +89,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     """Do one run: start or resume, train and assess the dev score, take the best weights, score them."""
     task, out, ranks = command.task, command.out, command.ranks
     folder = os.path.join(job.options.model_dir, "data", f"fold_{job.fold}")
-    task.examples("dev", job.fold)  # what is wrong with them is said before an hour of training
+    task.examples("dev", job.fold)  # what is wrong with them is reported before training
     data = ranks.first_does(lambda: write_shards(folder, task, job.fold, out, replace=job.options.restart))
     own = ranks.first_does(lambda: resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note))
     run, config, shards, start, changes = prepare_run(job, command, data, Start.of(own))
