@@ -13,7 +13,7 @@ from typing import Any
 from data_preprocessing import json_stream, streams, tar
 from data_preprocessing.article_ids import identify
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.inputs import is_package, strip_packing
+from data_preprocessing.inputs import is_package, is_wanted, strip_packing
 from data_preprocessing.jsonl import decode_line, list_lines
 from data_preprocessing.markup import tidy
 from data_preprocessing.records import Document, read_year, unreadable_record
@@ -54,20 +54,12 @@ def documents(
         lines = strip_packing(path).endswith(".jsonl")
         yield from _read(chunks, path, name, policy, unreadable, lines)
         return
-    for member, data in tar.read_files(chunks, path, lambda m: _is_wanted(m, passed), MAX_MEMBER):
+    for member, data in tar.read_files(chunks, path, lambda m: is_wanted(m, _NAMES, passed), MAX_MEMBER):
         if data.lstrip()[:1] not in (b"{", b"["):
             passed["no article"] += 1
             continue
         lines = member.lower().endswith(".jsonl")
         yield from _read(iter([data]), f"{path}:{member}", f"{name}:{member}", policy, unreadable, lines)
-
-
-def _is_wanted(member: str, passed: Counter[str]) -> bool:
-    kind = "hidden" if member.rpartition("/")[2].startswith(".") else "other names"
-    if kind == "hidden" or not member.lower().endswith(_NAMES):
-        passed[kind] += 1
-        return False
-    return True
 
 
 def _read(

@@ -98,10 +98,17 @@ def _walk(top: str, suffixes: tuple[str, ...], passed: Counter[str]) -> Iterator
                 if any((place + os.sep).startswith(around) for place in (*crossed, real)):
                     raise UserError(f"{entry.path}: is a link back to {target}, which it is in; remove the link")
                 waiting.appendleft((entry.path, target, (*crossed, real)))  # files without a link come first
-            elif entry.name.lower().endswith(suffixes):
+            elif is_wanted(entry.name, suffixes, passed):
                 yield entry.path, target, len(crossed) + link
-            else:
-                passed["other names"] += 1
+
+
+def is_wanted(name: str, suffixes: tuple[str, ...], passed: Counter[str]) -> bool:
+    """Whether a file, or a package's member, is an input by its name; `passed` counts those that are not, by kind."""
+    hidden = name.rpartition("/")[2].startswith(".")  # ._PMC1.xml: what macOS keeps next to PMC1.xml
+    wanted = not hidden and name.lower().endswith(suffixes)
+    if not wanted:
+        passed["hidden" if hidden else "other names"] += 1
+    return wanted
 
 
 def _describe(path: str, name: str, links: int) -> dict:

@@ -20,7 +20,7 @@ from typing import Any
 
 from data_preprocessing import drops, encode, engine, inputs, limits, parts, shards, store, streams
 from data_preprocessing.config import Job
-from data_preprocessing.parts import Part
+from data_preprocessing.parts import OfJob, Part
 from data_preprocessing.sorting import MEMORY
 from modelzoo.config.errors import UserError
 from modelzoo.config.merge import merge
@@ -36,12 +36,10 @@ STEPS = ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "f
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(OfJob):
     """A job bound to its inputs."""
 
-    job: Job
     units: list[list[dict]]
-    buckets: int
     passed: dict[str, int] = dataclasses.field(default_factory=dict)  # files in the inputs that are not read, by kind
 
     def part(self, step: str, index: int, memory: int = MEMORY) -> Part:
@@ -49,15 +47,7 @@ class Plan:
         files = self.units[index] if step in ("extract", "encode") else []
         bare = self.job.model_copy(update={"input": ()})
         passed = self.passed if step == "finish" else {}
-        return Part(bare, step, index, files, len(self.units), self.buckets, memory, passed)
-
-    @property
-    def out(self) -> str:
-        return self.job.output
-
-    @property
-    def work(self) -> str:
-        return os.path.join(self.job.output, "work")
+        return Part(bare, step, index, files, len(self.units), memory, passed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +68,7 @@ def make_plan(job: Job) -> Plan:
     files = inputs.find(job.input, job.source, passed)
     units = inputs.units(files, job.unit_megabytes)
     job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
-    plan = Plan(job, units, job.buckets, dict(passed))
+    plan = Plan(job, units, dict(passed))
     tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
     settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]

@@ -16,17 +16,10 @@ from modelzoo.reading import exists, read_text
 
 
 @dataclass(frozen=True)
-class Part:
-    """All that a worker is sent to make a call: `job` without its inputs, for they may be many."""
+class OfJob:
+    """Something of a job, and where that works."""
 
     job: Job
-    step: str
-    index: int
-    files: list[dict]  # of its unit, of a step that has a call per unit
-    units: int
-    buckets: int
-    memory: int  # bytes to sort with
-    passed: dict[str, int] = field(default_factory=dict)  # of the last step: files that are not read, by kind
 
     @property
     def out(self) -> str:
@@ -35,6 +28,22 @@ class Part:
     @property
     def work(self) -> str:
         return os.path.join(self.job.output, "work")
+
+    @property
+    def buckets(self) -> int:
+        return self.job.buckets
+
+
+@dataclass(frozen=True)
+class Part(OfJob):
+    """All that a worker is sent to make a call: `job` without its inputs, for they may be many."""
+
+    step: str
+    index: int
+    files: list[dict]  # of its unit, of a step that has a call per unit
+    units: int
+    memory: int  # bytes to sort with
+    passed: dict[str, int] = field(default_factory=dict)  # of the last step: files that are not read, by kind
 
 
 def call(part: Part) -> dict:

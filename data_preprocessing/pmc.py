@@ -12,7 +12,7 @@ from lxml import etree
 from data_preprocessing import jats, streams, tar
 from data_preprocessing.article_set import MAX_ARTICLE, WHOLE, cut
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.inputs import is_package
+from data_preprocessing.inputs import is_package, is_wanted
 from data_preprocessing.markup import hardened_parser
 from data_preprocessing.records import Document, unreadable_record
 from modelzoo.config.errors import UserError
@@ -47,7 +47,7 @@ def documents(
     chunks = streams.unpacked(path, max_bytes)
     name = name or os.path.basename(path)
     if is_package(path):
-        files = tar.read_files(chunks, path, lambda member: _is_article(member, passed), MAX_ARTICLE)
+        files = tar.read_files(chunks, path, lambda member: is_wanted(member, _ARTICLE_NAMES, passed), MAX_ARTICLE)
     else:
         head = _take(chunks, WHOLE)
         if len(head) > WHOLE:  # damage of a file that is not held in memory ends the job, as a package's does
@@ -81,17 +81,6 @@ def _take(chunks: Iterator[bytes], size: int) -> bytes:
         if held > size:
             break
     return b"".join(parts)
-
-
-def _is_article(member: str, passed: Counter[str]) -> bool:
-    """Whether a member's name is that of an article; counts those that are not."""
-    if member.rpartition("/")[2].startswith("."):  # ._PMC1.xml: what macOS keeps next to PMC1.xml
-        passed["hidden"] += 1
-        return False
-    if not member.lower().endswith(_ARTICLE_NAMES):
-        passed["other names"] += 1
-        return False
-    return True
 
 
 def articles(

@@ -118,7 +118,7 @@ def test_what_a_call_is_sent_does_not_grow_with_the_inputs(tmp_path):
             (tmp_path / f"{k}.jsonl").write_text('{"text": "a"}\n')
         job = Job(source="jsonl", input=(str(tmp_path), *(f"{tmp_path}/{k}.jsonl" for k in range(n))),
                   output=str(tmp_path / "out"), unit_megabytes=1e-6)  # fmt: skip
-        plan = jobs.Plan(job, [[{"path": f"{tmp_path}/{k}.jsonl", "name": "k", "bytes": 1}] for k in range(n)], 8)
+        plan = jobs.Plan(job, [[{"path": f"{tmp_path}/{k}.jsonl", "name": "k", "bytes": 1}] for k in range(n)])
         sizes.append(len(pickle.dumps(plan.part("extract", 1))))
     assert sizes[1] < sizes[0] + 20
 
