@@ -45,6 +45,7 @@ def run(args) -> int:
         connections=args.workers or (64 if pmc else 2),
         rate=args.rate,
     )
+    check_range(next((w for w in (args.baseline, args.updates) if w is not None), args.pmc or "all"))
     if not pmc:
         return _fetch_pubmed(args, settings)
     from data_preprocessing import cloud_run
@@ -54,7 +55,6 @@ def run(args) -> int:
 
 def _fetch_pubmed(args, settings: Settings) -> int:
     folder, wanted = ("baseline", args.baseline) if args.baseline is not None else ("updatefiles", args.updates)
-    check_range(wanted)
 
     async def fetch_all() -> list[tuple[int, Check]]:
         async with Client(settings) as client:
