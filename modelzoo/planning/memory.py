@@ -121,8 +121,9 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> 
     linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",))[0]
     casts = item * max(linear, 0) if item == 2 else 0
     head = m.vocab_size * m.hidden_size
-    parts = count_head_rows(m.vocab_size, item)
-    logits = min(tokens, parts) * item * m.vocab_size
+    gpu = kind == "GPU"
+    parts = count_head_rows(m.vocab_size, item, gpu)
+    logits = min(tokens, parts) * item * (-(-m.vocab_size // 64) * 64 if gpu else m.vocab_size)
     gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
     crossing = logits + gradient + (item * head if item == 2 else 0) + tokens * item * m.hidden_size
     backward = tokens * (again + item * m.filter_size + 4 * m.hidden_size)

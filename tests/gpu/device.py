@@ -29,7 +29,8 @@ def backend_of(whole: Config, device: torch.device = DEVICE) -> Local:
 
 def make_run(device: torch.device = DEVICE, **init) -> TrainState:
     """A run of `support.config(**init)`, of the small model unless another is given, freshly initialised."""
-    whole = config(**{"model": SMALL, **init})
+    backend = {"torch_compile": False, **init.pop("backend", {})}
+    whole = config(**{"model": SMALL, "backend": backend, **init})
     return build_run(whole, Choice(backend_of(whole, device), "", None))
 
 

@@ -25,7 +25,8 @@ PACKED = {"sparsity": 0.75, "block": [64, 64], "storage": "packed"}
 
 
 def whole_config(**init):
-    made = config(model=MIDDLE, precision=BFLOAT16, optimizer=ADAM, **init)
+    backend = {"torch_compile": False, **init.pop("backend", {})}
+    made = config(model=MIDDLE, precision=BFLOAT16, optimizer=ADAM, backend=backend, **init)
     fit = made.trainer.fit
     loader = fit.train_dataloader.model_copy(update={"batch_size": ROWS})
     trainer = made.trainer.model_copy(update={"fit": fit.model_copy(update={"train_dataloader": loader})})
