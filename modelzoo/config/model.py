@@ -1,8 +1,8 @@
-"""The `model` section: every field of Model Zoo's gpt2/gpt3 config, honoured or refused by name."""
+"""The `model` section: every field of Model Zoo's gpt2/gpt3 and gptj configs, honoured or refused by name."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from modelzoo.config.base import (
     Bool,
@@ -18,14 +18,13 @@ from modelzoo.config.base import (
     Width,
 )
 from modelzoo.config.patterns import check_syntax
+from modelzoo.config.renamed import Renamed
 
 # Fields of the zoo's config that ask for something outside this trainer: (the value that asks for nothing, what it is).
 NOT_SUPPORTED = {
     "num_extra_input_vocab_tokens": (0, "extra input tokens of vision models"),
     "constant_pos_embedding": (None, "constant positions of vision models"),
     "num_relative_attention_buckets": (32, "relative (bucketed) position embeddings"),
-    "attention_module": ("aiayn_attention", "multi-query attention"),
-    "extra_attention_params": ({}, "multi-query attention"),
     "extra_ffn_params": ({}, "feed-forward variants"),
     "attention_sliding_window_length": (None, "sliding-window attention"),
     "sliding_window_every_other_decoder_layer": (False, "sliding-window attention"),
@@ -153,10 +152,26 @@ class LRAdjustmentGroup(Section):
         return self
 
 
-class GPTConfig(Section):
-    """A GPT-2/GPT-3 decoder as Model Zoo describes it (`name: gpt2` and `gpt3` are the same model)."""
+class ExtraAttentionParams(Section):
+    """What `attention_module: multiquery_attention` takes."""
 
-    name: Literal["gpt2", "gpt3"] = "gpt3"
+    num_kv_groups: Width | None = None  # heads of keys and values; must divide num_heads
+
+
+# Defaults of the zoo's `gptj` that differ from those of its `gpt2`.
+GPTJ = {"position_embedding_type": "rotary", "embd_pdrop": 0.1, "use_ffn_bias": False, "scale_qk_dot_by_d": False}
+
+
+class GPTConfig(Section):
+    """A decoder as Model Zoo describes it.
+
+    The names `gpt2` and `gpt3` are the same model. In `gptj` attention and feed-forward of a layer read the same input,
+    and their outputs are added together (GPT-J; with `use_untied_layer_norm`, GPT-NeoX).
+    """
+
+    renamed: ClassVar[tuple[Renamed, ...]] = (Renamed("residual_dropout_rate", "dropout_rate", lambda v: v),)
+
+    name: Literal["gpt2", "gpt3", "gptj"] = "gpt3"
 
     vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257  # at least the tokenizer's
     max_position_embeddings: Width = 1024  # longest sequence, tokens
@@ -175,8 +190,11 @@ class GPTConfig(Section):
     dropout_rate: Rate = 0.1  # of residual branches
     norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"  # before each branch and the head
     layer_norm_epsilon: PositiveFloat = 1e-5  # added to the variance
+    use_untied_layer_norm: Bool = False  # of gptj: a second norm, the feed-forward's (GPT-NeoX)
 
     num_heads: Width = 12  # must divide the attention's width
+    attention_module: Literal["aiayn_attention", "multiquery_attention"] = "aiayn_attention"
+    extra_attention_params: ExtraAttentionParams = ExtraAttentionParams()  # of multiquery_attention
     attention_type: Literal["dot_product", "scaled_dot_product"] = "scaled_dot_product"
     attention_inner_dim: Width | None = None  # width over all heads; default: hidden_size
     use_projection_bias_in_attention: Bool = True
@@ -235,10 +253,35 @@ class GPTConfig(Section):
             return value
         return {k: v for k, v in value.items() if k not in NOT_SUPPORTED or not _idle(k, v)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_gptj(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("name") != "gptj":
+            return value
+        missing = {k: v for k, v in GPTJ.items() if k not in value}
+        if "embedding_dropout_rate" in value:
+            missing.pop("embd_pdrop", None)
+        return {**value, **missing}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys of later architectures where they are idle: files of other models are as they were."""
+        idle = {k for k in LATER if getattr(self, k) == type(self).model_fields[k].default}
+        return {k: v for k, v in handler(self).items() if k not in idle}
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.inner_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide the attention width {self.inner_dim}")
+        groups, multiquery = self.extra_attention_params.num_kv_groups, self.attention_module == "multiquery_attention"
+        if multiquery and groups is None:
+            raise ValueError("multiquery_attention needs extra_attention_params.num_kv_groups (1: one for all heads)")
+        if groups is not None and not multiquery:
+            raise ValueError("extra_attention_params.num_kv_groups is for attention_module: multiquery_attention")
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"extra_attention_params.num_kv_groups {groups} must divide num_heads {self.num_heads}")
+        if self.use_untied_layer_norm and not self.parallel:
+            raise ValueError("use_untied_layer_norm is for name: gptj; other models have two norms in a layer always")
         rotated = self.rotary_width
         if self.position_embedding_type == "rotary" and not (0 < rotated <= self.head_dim and rotated % 2 == 0):
             raise ValueError(f"rotary_dim {rotated} must be even, above 0 and at most the head's {self.head_dim}")
@@ -270,6 +313,27 @@ class GPTConfig(Section):
         return self.inner_dim // self.num_heads
 
     @property
+    def kv_heads(self) -> Int:
+        """Heads of keys and values; each serves num_heads / kv_heads heads of queries (arXiv 2305.13245)."""
+        groups = self.extra_attention_params.num_kv_groups
+        return groups if self.attention_module == "multiquery_attention" and groups else self.num_heads
+
+    @property
+    def kv_dim(self) -> Int:
+        """Width of keys, and of values, over all their heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def parallel(self) -> Bool:
+        """Whether attention and feed-forward of a layer read the same input."""
+        return self.name == "gptj"
+
+    @property
+    def tied_norms(self) -> Bool:
+        """Whether a layer has one norm, which attention and feed-forward share."""
+        return self.parallel and not self.use_untied_layer_norm
+
+    @property
     def rotary_width(self) -> Int:
         """Rotated dimensions of each head: by default a quarter of the head (as in GPT-NeoX and the zoo)."""
         return self.rotary_dim or int(self.hidden_size // self.num_heads * 0.25)
@@ -279,6 +343,7 @@ class GPTConfig(Section):
         return self.mup_base_hidden_size is not None
 
 
+LATER = ("attention_module", "extra_attention_params", "use_untied_layer_norm")
 # Model Zoo's learning-rate groups and the parameters they hold (globs over our parameter names, which are the zoo's).
 MUP_GROUPS = {
     "embedding": ("*embedding*weight",),

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.models.gpt import GPT, Attention, EmbeddingLayer
+from modelzoo.models.decoder import Attention
+from modelzoo.models.gpt import GPT, EmbeddingLayer
 from modelzoo.names import HEAD, POSITIONS, WORDS
 
 LAYER = "model.transformer_decoder.layers.{}."

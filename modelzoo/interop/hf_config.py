@@ -31,6 +31,8 @@ def choose_family(c: GPTConfig) -> Family:
     always = [
         (c.use_bias_in_output, "use_bias_in_output: true"),
         (c.embeddings_scale == 0, "embeddings_scale: 0"),
+        (c.parallel, "name: gptj"),
+        (c.kv_heads != c.num_heads, f"num_kv_groups: {c.kv_heads}"),
     ]
     if positions == "rotary" and c.norm_type == "rmsnorm" and glu:
         partial = c.rotary_width != c.head_dim

@@ -70,10 +70,12 @@ def linear(w, name, x):
 def attention(c, w, name, x, positions, seen, layer):
     d = (c.attention_inner_dim or c.hidden_size) // c.num_heads
     q, k, v = (linear(w, f"{name}.proj_{p}_dense_layer", x) for p in "qkv")
+    share = q.shape[1] // k.shape[1]  # heads of queries next to each other that share keys and values
     out = np.zeros_like(q)
     for h in range(c.num_heads):
         part = slice(h * d, (h + 1) * d)
-        qh, kh = q[:, part], k[:, part]
+        shared = slice(h // share * d, (h // share + 1) * d)
+        qh, kh = q[:, part], k[:, shared]
         if c.position_embedding_type == "rotary":
             width = c.rotary_dim or int(c.hidden_size // c.num_heads * 0.25)
             qh, kh = (rotary(z, positions, width, c.rope_theta, c.pos_scaling_factor) for z in (qh, kh))
@@ -88,7 +90,7 @@ def attention(c, w, name, x, positions, seen, layer):
             scores = scores - slopes(c.num_heads)[h] / c.pos_scaling_factor * behind
         scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, part]
+        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, shared]
     return linear(w, f"{name}.proj_output_dense_layer", out)
 
 
@@ -109,8 +111,12 @@ def logits(c, w, ids, positions=None, spans=None) -> np.ndarray:
     x = x * c.embeddings_scale
     for i in range(c.num_hidden_layers):
         name = f"model.transformer_decoder.layers.{i}"
-        x = x + attention(c, w, f"{name}.self_attn", normed(c, w, f"{name}.norm1", x), positions, seen, i)
-        y = normed(c, w, f"{name}.norm3", x)
+        y = normed(c, w, f"{name}.norm1", x)
+        before, x = x, x + attention(c, w, f"{name}.self_attn", y, positions, seen, i)
+        if c.name != "gptj":
+            y = normed(c, w, f"{name}.norm3", x)
+        elif c.use_untied_layer_norm:  # GPT-NeoX; a GPT-J has one norm
+            y = normed(c, w, f"{name}.norm3", before)
         inner = linear(w, f"{name}.ffn.ffn.0.linear_layer", y)
         if c.nonlinearity in GATED:
             inner = inner * GATED[c.nonlinearity](linear(w, f"{name}.ffn.ffn.0.linear_layer_for_glu", y))
