@@ -107,9 +107,11 @@ def make_config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str,
     while int(c.head_dim * share) < c.rotary_width:  # they multiply back and truncate
         share = math.nextafter(share, 1.0)
     rope = {"rope_type": "default", "rope_theta": c.rope_theta}
+    scaling = None  # transformers 4's place for it
     if c.pos_scaling_factor != 1.0:
-        rope = {"rope_type": "linear", "factor": c.pos_scaling_factor, "rope_theta": c.rope_theta}
-    scaling = {"type": "linear", "factor": c.pos_scaling_factor} if c.pos_scaling_factor != 1.0 else None
+        scaling = {"rope_type": c.pos_scaling_type, "factor": c.pos_scaling_factor}
+        scaling |= c.waves.model_dump() if c.pos_scaling_type == "llama3" else {"type": "linear"}
+        rope = {**scaling, "rope_theta": c.rope_theta}
     shared = {
         **common, **sizes, "num_attention_heads": heads, "hidden_act": act, "attention_dropout": attention,
         "max_position_embeddings": c.max_position_embeddings, "attention_bias": True,

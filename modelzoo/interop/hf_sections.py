@@ -1,20 +1,18 @@
 """A Hugging Face model's config.json as our model section: GPT-2, GPT-J, GPT-NeoX, Llama and what is built like it.
 
-A key that changes what the model computes is taken, or refused by name. null means the default, as for transformers.
+A key that changes what the model computes is taken, or refused by name.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
+from modelzoo.interop import hf_records as records
 from modelzoo.interop.hf_families import GPT2, GPTJ, LLAMA, NEOX, Family
-from modelzoo.records import Record, check_record
-
-Size = Annotated[int, Field(gt=0, le=2**20)]
-Layers = Annotated[int, Field(gt=0, le=2**12)]
+from modelzoo.records import check_record
 
 
 class Found(NamedTuple):
@@ -30,154 +28,6 @@ class Found(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-class _Model(Record):
-    """What is read of every config.json."""
-
-    model_type: str
-    vocab_size: Size | None = None
-    initializer_range: float | None = None
-    tie_word_embeddings: bool | None = None
-    quantization_config: dict[str, Any] | None = None
-
-
-class _GPT2(_Model):
-    """GPT-2's and GPT-J's."""
-
-    n_positions: Size | None = None
-    n_embd: Size | None = None
-    n_layer: Layers | None = None
-    n_head: Size | None = None
-    n_inner: Size | None = None
-    rotary_dim: Size | None = None  # of GPT-J
-    activation_function: str | None = None
-    resid_pdrop: float | None = None
-    embd_pdrop: float | None = None
-    attn_pdrop: float | None = None
-    layer_norm_epsilon: float | None = None
-    scale_attn_by_inverse_layer_idx: bool | None = None
-    scale_attn_weights: bool | None = None
-    add_cross_attention: bool | None = None
-
-
-class _Rope(Record):
-    """`rope_scaling` of transformers 4, `rope_parameters` of 5."""
-
-    rope_type: str | None = None
-    type: str | None = None  # its older name
-    factor: float | None = None
-    rope_theta: float | None = None
-    partial_rotary_factor: float | None = None
-
-
-class _Later(_Model):
-    """What later architectures share."""
-
-    hidden_size: Size | None = None
-    num_hidden_layers: Layers | None = None
-    num_attention_heads: Size | None = None
-    intermediate_size: Size | None = None
-    hidden_act: str | None = None
-    max_position_embeddings: Size | None = None
-    attention_dropout: float | None = None
-    attention_bias: bool | None = None
-    rope_scaling: _Rope | None = None
-    rope_parameters: _Rope | None = None
-
-
-class _NeoX(_Later):
-    layer_norm_eps: float | None = None
-    hidden_dropout: float | None = None
-    use_parallel_residual: bool | None = None
-    rotary_pct: float | None = None
-    rotary_emb_base: float | None = None
-
-
-class _Llama(_Later):
-    """Llama's, Mistral's and Qwen2's."""
-
-    rms_norm_eps: float | None = None
-    num_key_value_heads: Size | None = None
-    head_dim: Size | None = None
-    mlp_bias: bool | None = None
-    rope_theta: float | None = None
-    sliding_window: Size | None = None
-    use_sliding_window: bool | None = None
-    layer_types: list[str] | None = None
-
-
-# Keys of theirs and ours, of equal meaning.
-_GPT2_KEYS = {
-    "vocab_size": "vocab_size",
-    "n_positions": "max_position_embeddings",
-    "n_embd": "hidden_size",
-    "n_layer": "num_hidden_layers",
-    "n_head": "num_heads",
-    "n_inner": "filter_size",
-    "rotary_dim": "rotary_dim",
-    "activation_function": "nonlinearity",
-    "resid_pdrop": "dropout_rate",
-    "embd_pdrop": "embd_pdrop",
-    "attn_pdrop": "attention_dropout_rate",
-    "layer_norm_epsilon": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-    "tie_word_embeddings": "share_embedding_weights",
-    "scale_attn_by_inverse_layer_idx": "scale_qk_dot_by_layer_idx",
-}
-_LATER_KEYS = {
-    "vocab_size": "vocab_size",
-    "max_position_embeddings": "max_position_embeddings",
-    "hidden_size": "hidden_size",
-    "num_hidden_layers": "num_hidden_layers",
-    "num_attention_heads": "num_heads",
-    "intermediate_size": "filter_size",
-    "hidden_act": "nonlinearity",
-    "hidden_dropout": "dropout_rate",
-    "attention_dropout": "attention_dropout_rate",
-    "layer_norm_eps": "layer_norm_epsilon",
-    "rms_norm_eps": "layer_norm_epsilon",
-    "initializer_range": "initializer_range",
-    "tie_word_embeddings": "share_embedding_weights",
-}
-# What transformers takes where a config.json has no value.
-_GPT2_DEFAULTS = {
-    "vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_layer": 12, "n_head": 12, "resid_pdrop": 0.1,
-    "embd_pdrop": 0.1, "attn_pdrop": 0.1, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5,
-    "tie_word_embeddings": True,
-}  # fmt: skip
-_GPTJ_DEFAULTS = {
-    "vocab_size": 50400, "n_positions": 2048, "n_embd": 4096, "n_layer": 28, "n_head": 16, "rotary_dim": 64,
-    "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5, "tie_word_embeddings": False,
-}  # fmt: skip
-_NEOX_DEFAULTS = {
-    "vocab_size": 50432, "max_position_embeddings": 2048, "hidden_size": 6144, "num_hidden_layers": 44,
-    "num_attention_heads": 64, "intermediate_size": 24576, "hidden_act": "gelu", "rotary_pct": 0.25,
-    "rotary_emb_base": 1e4, "hidden_dropout": 0.0, "attention_dropout": 0.0, "layer_norm_eps": 1e-5,
-    "tie_word_embeddings": False, "use_parallel_residual": True, "attention_bias": True,
-}  # fmt: skip
-_LLAMA_DEFAULTS = {
-    "vocab_size": 32000, "max_position_embeddings": 2048, "hidden_size": 4096, "num_hidden_layers": 32,
-    "num_attention_heads": 32, "intermediate_size": 11008, "hidden_act": "silu", "rope_theta": 1e4,
-    "attention_dropout": 0.0, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
-}  # fmt: skip
-_LLAMAS = {
-    "llama": _LLAMA_DEFAULTS,
-    "mistral": {
-        **_LLAMA_DEFAULTS, "intermediate_size": 14336, "num_key_value_heads": 8, "max_position_embeddings": 131072,
-    },
-    "qwen2": {
-        **_LLAMA_DEFAULTS, "vocab_size": 151936, "intermediate_size": 22016, "max_position_embeddings": 32768,
-        "num_key_value_heads": 32,
-    },
-}  # fmt: skip
-_ACTIVATIONS = {
-    "relu2": "squared_relu", "swish": "silu", "gelu_pytorch_tanh": "gelu_new", "gelu_fast": "gelu_new",
-    "gelu_python": "gelu",
-}  # fmt: skip
-_GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "relu": "reglu"}
-KINDS = ("gpt2", "gptj", "gpt_neox", *_LLAMAS)
-
-
 def read_model(found: Any, path: str) -> Found:
     """What a config.json (`path`) holds.
 
@@ -186,38 +36,38 @@ def read_model(found: Any, path: str) -> Found:
             names the key.
     """
     kind = found.get("model_type") if isinstance(found, dict) else None
-    if isinstance(kind, str) and kind not in KINDS:
-        raise UserError(f"{path}: model_type {kind[:40]!r}; can be imported: {', '.join(KINDS)}")
+    if isinstance(kind, str) and kind not in records.KINDS:
+        raise UserError(f"{path}: model_type {kind[:40]!r}; can be imported: {', '.join(records.KINDS)}")
     if kind == "gpt_neox":
         return _read_neox(found, path)
-    if kind in _LLAMAS:
+    if kind in records.LLAMAS:
         return _read_llama(found, kind, path)
     return _read_gpt2(found, kind == "gptj", path)
 
 
 def _read_gpt2(found: Any, gptj: bool, path: str) -> Found:
-    family, defaults = (GPTJ, _GPTJ_DEFAULTS) if gptj else (GPT2, _GPT2_DEFAULTS)
-    given = _fill(found, _GPT2, defaults, family, path)
+    family, defaults = (GPTJ, records.GPTJ_DEFAULTS) if gptj else (GPT2, records.GPT2_DEFAULTS)
+    given = _fill(found, records.GPT2Config, defaults, family, path)
     if given.get("add_cross_attention"):
         raise UserError(f"{path}: add_cross_attention: true asks for cross-attention, which this trainer does not have")
     given.setdefault("n_inner", 4 * given["n_embd"])
     _require_whole_heads(path, "n_head", given["n_head"], "n_embd", given["n_embd"])
-    given["activation_function"] = _ACTIVATIONS.get(given["activation_function"], given["activation_function"])
+    given["activation_function"] = records.ACTIVATIONS.get(given["activation_function"], given["activation_function"])
     if gptj:
         if isinstance(found, dict) and found.get("rotary_dim", 0) is None:
             raise UserError(f"{path}: rotary_dim: null has no meaning here; give the rotated dimensions of a head")
         attention = dict.fromkeys(("use_projection_bias_in_attention", "use_ffn_bias_in_attention"), False)
         fixed = {"name": "gptj", "use_ffn_bias": True, "use_bias_in_output": True, **attention}
-        return _finish({k: v for k, v in given.items() if k != "scale_attn_by_inverse_layer_idx"}, _GPT2_KEYS,
+        return _finish({k: v for k, v in given.items() if k != "scale_attn_by_inverse_layer_idx"}, records.GPT2_KEYS,
                        {**fixed, "position_embedding_type": "rotary"}, family, path)  # fmt: skip
     given.pop("rotary_dim", None)
     scaled = "scaled_dot_product" if given.get("scale_attn_weights", True) else "dot_product"
     fixed = {"name": "gpt2", "position_embedding_type": "learned", "attention_type": scaled}
-    return _finish(given, _GPT2_KEYS, fixed, family, path)
+    return _finish(given, records.GPT2_KEYS, fixed, family, path)
 
 
 def _read_neox(found: Any, path: str) -> Found:
-    given = _fill(found, _NeoX, _NEOX_DEFAULTS, NEOX, path)
+    given = _fill(found, records.NeoXConfig, records.NEOX_DEFAULTS, NEOX, path)
     head_dim = _require_whole_heads(
         path, "num_attention_heads", given["num_attention_heads"], "hidden_size", given["hidden_size"]
     )
@@ -225,7 +75,7 @@ def _read_neox(found: Any, path: str) -> Found:
     width = int(head_dim * share) if 0 < share <= 1 else 0
     if width < 2 or width % 2:
         raise UserError(f"{path}: rotary_pct: {share} of a head of {head_dim} is no even number of dimensions")
-    given["hidden_act"] = _ACTIVATIONS.get(given["hidden_act"], given["hidden_act"])
+    given["hidden_act"] = records.ACTIVATIONS.get(given["hidden_act"], given["hidden_act"])
     bias = given["attention_bias"]
     fixed = {
         "name": "gpt3", **rope, "rotary_dim": width, "use_ffn_bias": True,
@@ -233,21 +83,21 @@ def _read_neox(found: Any, path: str) -> Found:
     }  # fmt: skip
     if given["use_parallel_residual"]:
         fixed |= {"name": "gptj", "use_untied_layer_norm": True, "embd_pdrop": given["hidden_dropout"]}
-    return _finish(given, _LATER_KEYS, fixed, NEOX, path)
+    return _finish(given, records.LATER_KEYS, fixed, NEOX, path)
 
 
 def _read_llama(found: Any, kind: str, path: str) -> Found:
-    given = _fill(found, _Llama, _LLAMAS[kind], LLAMA, path)
+    given = _fill(found, records.LlamaConfig, records.LLAMAS[kind], LLAMA, path)
     heads, width = given["num_attention_heads"], given["hidden_size"]
     head_dim = given.get("head_dim") or _require_whole_heads(path, "num_attention_heads", heads, "hidden_size", width)
     rope, share = _read_rope(given, given["rope_theta"], 1.0, path)
     if share != 1.0:
         raise UserError(f"{path}: partial_rotary_factor: {share} turns a part of a head; the whole is turned here")
-    if given["hidden_act"] not in _GATES:
+    if given["hidden_act"] not in records.GATES:
         act = given["hidden_act"][:40]
-        raise UserError(f"{path}: hidden_act: {act!a} is no gate of this trainer's; known: {', '.join(_GATES)}")
+        raise UserError(f"{path}: hidden_act: {act!a} is no gate of this trainer's; known: {', '.join(records.GATES)}")
     qkv = kind == "qwen2" or bool(given.get("attention_bias", False))
-    given["hidden_act"] = _GATES[given["hidden_act"]]
+    given["hidden_act"] = records.GATES[given["hidden_act"]]
     fixed = {
         "name": "gpt3", **rope, "rotary_dim": head_dim, "norm_type": "rmsnorm", "dropout_rate": 0.0,
         "use_projection_bias_in_attention": qkv, "use_ffn_bias_in_attention": qkv and kind != "qwen2",
@@ -262,7 +112,7 @@ def _read_llama(found: Any, kind: str, path: str) -> Found:
         shared = {"attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": groups}}
         fixed |= shared
     notes = _limit_to_window(given, found, kind, path)
-    return _finish(given, _LATER_KEYS, fixed, LLAMA, path)._replace(notes=notes)
+    return _finish(given, records.LATER_KEYS, fixed, LLAMA, path)._replace(notes=notes)
 
 
 def _limit_to_window(given: dict[str, Any], found: Mapping[str, Any], kind: str, path: str) -> tuple[str, ...]:
@@ -279,7 +129,9 @@ def _limit_to_window(given: dict[str, Any], found: Mapping[str, Any], kind: str,
     return (f"{path}: sliding_window: {window} is the context here, not {longest}: within it attention is whole",)
 
 
-def _fill(found: Any, schema: type[_Model], defaults: Mapping[str, Any], family: Family, path: str) -> dict[str, Any]:
+def _fill(
+    found: Any, schema: type[records.ModelConfig], defaults: Mapping[str, Any], family: Family, path: str
+) -> dict[str, Any]:
     """The values that are given, and the defaults of others.
 
     Raises:
@@ -302,19 +154,27 @@ def _read_rope(given: Mapping[str, Any], theta: float, share: float, path: str) 
     """Our keys of rotary positions, and the rotated share of a head.
 
     Raises:
-        UserError: positions are scaled in another way than linearly.
+        UserError: positions are scaled in a way that this trainer does not have.
     """
-    section = {"position_embedding_type": "rotary"}
+    section: dict[str, Any] = {"position_embedding_type": "rotary"}
     for key in ("rope_parameters", "rope_scaling"):
         if (rope := given.get(key)) is None:
             continue
         kind = rope.rope_type or rope.type or "default"
-        if kind not in ("default", "linear"):
-            raise UserError(f"{path}: {key}: {kind[:40]!a} scaling of positions; this trainer has linear scaling alone")
-        if kind == "linear":
+        if kind not in ("default", "linear", "llama3"):
+            raise UserError(f"{path}: {key}: {kind[:40]!a} scaling of positions; this trainer has linear and llama3")
+        if kind != "default":
             if rope.factor is None or rope.factor <= 0:
-                raise UserError(f"{path}: {key}: factor: linear scaling takes a number above 0")
-            section["pos_scaling_factor"] = rope.factor
+                raise UserError(f"{path}: {key}: factor: {kind} scaling takes a number above 0")
+            section |= {"pos_scaling_factor": rope.factor, "pos_scaling_type": kind}
+        if kind == "llama3":
+            section["pos_scaling_extra_args"] = {
+                "low_freq_factor": rope.low_freq_factor, "high_freq_factor": rope.high_freq_factor,
+                "original_max_position_embeddings": rope.original_max_position_embeddings
+                or given["max_position_embeddings"],
+            }  # fmt: skip
+            if lacking := next((k for k, v in section["pos_scaling_extra_args"].items() if v is None), None):
+                raise UserError(f"{path}: {key}: {lacking}: llama3 scaling takes a number above 0")
         theta, share = rope.rope_theta or theta, rope.partial_rotary_factor or share
     return {**section, "rope_theta": theta}, share
 

@@ -23,6 +23,19 @@ def alibi_slopes(heads: int) -> list[float]:
     return slopes + extra[: heads - power]
 
 
+def rotary_rates(c: GPTConfig) -> Tensor:
+    """The angle by which each pair of rotary dimensions turns from one position to the next, [rotary_width / 2].
+
+    Llama 3's scaling turns slow pairs slower by the factor, leaves quick ones, and goes from one to the other between.
+    """
+    rates = c.rope_theta ** (-torch.arange(0, c.rotary_width, 2).float() / c.rotary_width)
+    if c.pos_scaling_type == "linear":
+        return rates
+    waves, low, high = c.waves.original_max_position_embeddings, c.waves.low_freq_factor, c.waves.high_freq_factor
+    quick = ((waves * rates / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return rates * (quick + (1 - quick) / c.pos_scaling_factor)
+
+
 class PositionEmbedding(nn.Module):
     """Learned positions [rows, width], in a module of their own for Model Zoo's parameter name."""
 
@@ -91,11 +104,10 @@ class GPT(nn.Module):
             mult = c.hidden_size / c.mup_base_hidden_size
             self.output_scale = (c.output_logits_alpha or 1.0) / (mult if c.scale_output_logits_by_d else mult**0.5)
         if c.position_embedding_type == "alibi":
-            slopes = torch.tensor(alibi_slopes(c.num_heads)) / c.pos_scaling_factor
+            slopes = torch.tensor(alibi_slopes(c.num_heads)) / c.pos_stretch
             self.register_buffer("slopes", slopes, persistent=False)
         if c.position_embedding_type == "rotary":
-            rates = c.rope_theta ** (-torch.arange(0, c.rotary_width, 2).float() / c.rotary_width)
-            self.register_buffer("rope_rates", rates.repeat_interleave(2), persistent=False)
+            self.register_buffer("rope_rates", rotary_rates(c).repeat_interleave(2), persistent=False)
 
     def hidden(
         self,
@@ -129,7 +141,7 @@ class GPT(nn.Module):
         x = self.drop_embd(x)
         rope = None
         if c.position_embedding_type == "rotary":
-            angles = position_ids[:, None, :, None] / c.pos_scaling_factor * self.rope_rates
+            angles = position_ids[:, None, :, None] / c.pos_stretch * self.rope_rates
             rope = angles.cos(), angles.sin()  # [1 or b, 1, t, rotary_width]
         mask = self.mask(t, span, compute(x).dtype, past)
         for layer in self.transformer_decoder.layers:

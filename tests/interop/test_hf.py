@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.interop import hf, hf_config, hf_sections
+from modelzoo.interop import hf, hf_config, hf_records, hf_sections
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import check_weights, list_parameters
 from tests.support import tiny
@@ -29,6 +29,12 @@ GROUPED = {"attention_module": "multiquery_attention", "extra_attention_params":
 PARALLEL = {"name": "gptj", "use_untied_layer_norm": True, "use_ffn_bias": True, "rotary_dim": 4}
 GPTJ = {
     "name": "gptj", "rotary_dim": 4, "use_projection_bias_in_attention": False, "use_ffn_bias_in_attention": False,
+}  # fmt: skip
+WAVES = {
+    "pos_scaling_factor": 8.0, "pos_scaling_type": "llama3",
+    "pos_scaling_extra_args": {
+        "low_freq_factor": 0.5, "high_freq_factor": 8.0, "original_max_position_embeddings": 64,
+    },
 }  # fmt: skip
 ALIBI = {"position_embedding_type": "alibi", "filter_size": 64}
 BLOOM = {**ALIBI, "embedding_layer_norm": True, "nonlinearity": "gelu_new"}
@@ -57,6 +63,8 @@ EXPRESSIBLE = {
     "rotary, mup": ("gpt_neox", {**ROTARY, **MUP}),
     "rotary, untied": ("gpt_neox", {**ROTARY, "share_embedding_weights": False, "rope_theta": 500.0}),
     "rotary, stretched": ("gpt_neox", {**ROTARY, "pos_scaling_factor": 2.5}),
+    "rotary, llama3's scaling": ("gpt_neox", {**ROTARY, **WAVES}),
+    "llama, llama3's scaling": ("llama", {**LLAMA, **NO_BIAS, **WAVES}),
     "rotary, few biases": ("gpt_neox", {**ROTARY, "use_projection_bias_in_attention": False, "use_ffn_bias": False}),
     "rotary, no biases": ("gpt_neox", {**ROTARY, **NO_BIAS, "norm_type": "biasless-layernorm", "nonlinearity": "relu"}),
     "llama": ("llama", {**LLAMA, **NO_BIAS}),
@@ -152,7 +160,7 @@ def test_what_no_architecture_expresses_is_named(fields, names):
     assert names in str(e.value) and "\n" not in str(e.value)
 
 
-BACK = [n for n, (kind, _) in EXPRESSIBLE.items() if kind in hf_sections.KINDS and "mup" not in n]
+BACK = [n for n, (kind, _) in EXPRESSIBLE.items() if kind in hf_records.KINDS and "mup" not in n]
 
 
 @pytest.mark.parametrize("name", BACK)
@@ -203,6 +211,10 @@ THEIRS = {
     "llama, biases": ("Llama", {**LONG, "attention_bias": True, "mlp_bias": True}),
     "llama, wide, gelu": ("Llama", {**LONG, "head_dim": 6, "hidden_act": "gelu"}),
     "llama, stretched": ("Llama", {**LONG, "rope_scaling": {"rope_type": "linear", "factor": 4.0}}),
+    "llama 3": ("Llama", {**LONG, "rope_theta": 500.0, "head_dim": 8, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 0.5, "high_freq_factor": 8.0,
+        "original_max_position_embeddings": 64,
+    }}),
     "mistral": ("Mistral", {**LONG, "num_key_value_heads": 2, "sliding_window": None}),
     "qwen2": ("Qwen2", {**LONG, "num_key_value_heads": 2, "tie_word_embeddings": True}),
 }  # fmt: skip
@@ -256,6 +268,7 @@ def test_a_sliding_window_is_the_context():
         ({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_scaling: 'yarn'"),
         ({"model_type": "gpt_neox", "rope_parameters": {"rope_type": "dynamic"}}, "rope_parameters: 'dynamic'"),
         ({"model_type": "llama", "rope_scaling": {"type": "linear"}}, "factor"),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "low_freq_factor"),
         ({"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"}, "hidden_act: 'gelu_pytorch_tanh'"),
         ({"model_type": "llama", "num_key_value_heads": 5}, "num_key_value_heads: 5"),
         ({"model_type": "llama", "num_attention_heads": 5}, "num_attention_heads: 5"),

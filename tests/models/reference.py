@@ -38,11 +38,29 @@ def slopes(heads: int) -> list[float]:
     return slopes(below) + slopes(2 * below)[::2][: heads - below]
 
 
-def rotary(x: np.ndarray, positions: np.ndarray, width: int, theta: float, scaling: float) -> np.ndarray:
+def llama3(rate: float, factor: float, low: float, high: float, original: int) -> float:
+    """Llama 3.1's change of a rate of rotation, from its reference code."""
+    wave = 2 * math.pi / rate
+    if wave < original / high:
+        return rate
+    if wave > original / low:
+        return rate / factor
+    smooth = (original / wave - low) / (high - low)
+    return (1 - smooth) * rate / factor + smooth * rate
+
+
+def rotary(x: np.ndarray, positions: np.ndarray, width: int, c) -> np.ndarray:
     """x [t, head_dim]: dimensions 2i, 2i+1 below `width` as a complex number, turned by position theta^(-2i/width)."""
     out = x.copy()
     z = x[:, :width:2] + 1j * x[:, 1:width:2]
-    angle = positions[:, None] / scaling * theta ** (-np.arange(0, width, 2) / width)
+    rates = c.rope_theta ** (-np.arange(0, width, 2) / width)
+    if c.pos_scaling_type == "llama3":
+        more = c.pos_scaling_extra_args
+        limits = (more.low_freq_factor, more.high_freq_factor, more.original_max_position_embeddings)
+        rates = np.array([llama3(r, c.pos_scaling_factor, *limits) for r in rates])
+    else:
+        rates = rates / c.pos_scaling_factor
+    angle = positions[:, None] * rates
     z = z * np.exp(1j * angle)
     out[:, :width:2], out[:, 1:width:2] = z.real, z.imag
     return out
@@ -78,7 +96,7 @@ def attention(c, w, name, x, positions, seen, layer):
         qh, kh = q[:, part], k[:, shared]
         if c.position_embedding_type == "rotary":
             width = c.rotary_dim or int(c.hidden_size // c.num_heads * 0.25)
-            qh, kh = (rotary(z, positions, width, c.rope_theta, c.pos_scaling_factor) for z in (qh, kh))
+            qh, kh = (rotary(z, positions, width, c) for z in (qh, kh))
         by_d = c.scale_qk_dot_by_d if c.scale_qk_dot_by_d is not None else c.mup_base_hidden_size is not None
         scores = c.attention_logits_alpha * qh @ kh.T
         if c.attention_type == "scaled_dot_product":

@@ -27,6 +27,12 @@ VARIANTS = {
     "rotary, scaled, other base": {
         "position_embedding_type": "rotary", "rotary_dim": 6, "rope_theta": 500.0, "pos_scaling_factor": 4.0,
     },
+    "rotary, llama3's scaling": {  # of the four rates one stays, two are between, and one is divided
+        "position_embedding_type": "rotary", "rotary_dim": 8, "rope_theta": 500.0, "pos_scaling_factor": 8.0,
+        "pos_scaling_type": "llama3", "pos_scaling_extra_args": {
+            "low_freq_factor": 0.5, "high_freq_factor": 8.0, "original_max_position_embeddings": 64,
+        },
+    },
     "alibi": {"position_embedding_type": "alibi"},
     "alibi, heads no power of two": {
         "position_embedding_type": "alibi", "num_heads": 3, "attention_inner_dim": 12, "pos_scaling_factor": 2.0,
