@@ -21,7 +21,8 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
-from modelzoo.models.gpt import DecoderLayer, GPTModel
+from modelzoo.models.decoder import DecoderLayer
+from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.parameter import PackedParameter
 from modelzoo.train_state import Step, TrainState
 

@@ -1,4 +1,4 @@
-"""`run.py import`: a Hugging Face GPT-2 folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
+"""`run.py import`: a Hugging Face folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
 from modelzoo.data.tokenizer_kinds import explain_folder
 from modelzoo.evaluation.exported import PICKLED, read_index
 from modelzoo.files import making_folder, write_guarded
-from modelzoo.interop import hf, hf_config, mdl, mdl_state
+from modelzoo.interop import hf, hf_sections, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
@@ -35,8 +35,8 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     """Write `<out>/checkpoints/step_N` and `<out>/config.yaml` from `source`.
 
     Args:
-        source: a GPT-2 folder with safetensors, or a .mdl file.
-        params: the config to train on with; a .mdl needs one, a GPT-2 folder replaces its model section.
+        source: a model's folder with safetensors, or a .mdl file.
+        params: the config to train on with; a .mdl needs one, a folder replaces its model section.
         weights_only: leave optimizer state out (.mdl).
 
     Raises:
@@ -101,13 +101,14 @@ def _dataset(config: Config) -> tuple[str | None, str]:
 def _hf(source: str, out: str, params: str | None) -> str:
     check_checksums(source)
     file = os.path.join(source, "config.json")
-    section = hf_config.read_model_section(read_json(file, "missing; a Hugging Face model folder has one"), file)
+    theirs = hf_sections.read_model(read_json(file, "missing; a Hugging Face model folder has one"), file)
+    section, family = theirs.section, theirs.family
     c = GPTConfig.model_validate(section)
     try:
         tensors = _tensors(source)
         require_floats(tensors, source)
-        weights = hf.convert_from_gpt2(tensors, c)
-        found = hf.convert_from_gpt2(masks, c) if (masks := _masks(source)) else {}
+        weights = hf.convert_from_hf(tensors, c, family)
+        found = hf.convert_from_hf(masks, c, family) if (masks := _masks(source)) else {}
     except UserError as e:
         raise UserError(f"{source}: {str(e).removeprefix(f'{source}: ')}") from None
     check_weights({n: x.shape for n, x in weights.items()}, c, source)
@@ -126,7 +127,8 @@ def _hf(source: str, out: str, params: str | None) -> str:
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     copied = [v for v in VOCABULARIES if exists(os.path.join(source, v))]
     path = _write(out, {"model": model, "optimizer": {}}, state, config, [os.path.join(source, v) for v in copied])
-    lines = [f"wrote      {path}: {len(weights)} weights of a GPT-2, {len(model) - len(weights)} masks"]
+    lines = [f"wrote      {path}: {len(weights)} weights of a {family.architecture}, {len(model) - len(weights)} masks"]
+    lines += [f"note       {note}" for note in theirs.notes]
     lines += [f"           {out}: config.yaml{''.join(', ' + v for v in copied)}"]
     if not copied and (other := explain_folder(source)):
         lines.append(f"           no tokenizer was taken: {other}")

@@ -108,9 +108,11 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> 
         mode: none, layer or attention: what backward computes again.
     """
     m, item, tokens = init.model, count_item(init, kind), rows * msl
-    attention = 5 * item * m.inner_dim + _count_scores(init, kind, msl)  # q, k, v, the output twice
+    # q, k and v as each head reads them, the output twice
+    attention = 5 * item * m.inner_dim + _count_scores(init, kind, msl)
     ffn = item * m.filter_size * (4 if m.nonlinearity in GLU else 2)
-    norms = (8 + 2 * item) * m.hidden_size + (2 * m.hidden_size if m.dropout_rate else 0)
+    inputs = 4 if m.parallel else 8  # of the norms; in parallel they have one
+    norms = (inputs + item * (1 if m.tied_norms else 2)) * m.hidden_size + (2 * m.hidden_size if m.dropout_rate else 0)
     whole = norms + attention + ffn
     per_layer = {"none": whole, "layer": 4 * m.hidden_size, "attention": whole - attention}[mode]
     again = {"none": 0, "layer": whole, "attention": attention}[mode]  # of the layer whose turn it is
