@@ -173,7 +173,7 @@ def read_model_section(found: Any, path: str) -> dict[str, Any]:
     """
     kind = found.get("model_type") if isinstance(found, dict) else None
     if isinstance(kind, str) and kind != "gpt2":
-        raise UserError(f"{path}: model_type {kind[:40]!r}; only gpt2 can be imported")
+        raise UserError(f"{path}: model_type {kind[:40]!r}; only gpt2 and biogpt can be imported")
     theirs = check_record(found, _GPT2, path, "is not the config.json of a GPT-2")
     if theirs.add_cross_attention:
         raise UserError(f"{path}: add_cross_attention: true asks for cross-attention, which this trainer does not have")
