@@ -331,9 +331,13 @@ def test_an_import_goes_into_a_folder_of_its_own(world, tmp_path, capsys):
 def test_a_tokenizer_that_never_ends_is_refused(world, tmp_path, capsys):
     folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
     os.mkfifo(folder / "vocab.json")
+    assert run("import", folder, tmp_path / "half") == 0
+    assert "vocab.json: is half of a tokenizer; merges.txt is not there" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "half")
+    os.mkfifo(folder / "merges.txt")
     assert run("import", folder, tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "vocab.json: cannot be read (is not a regular file" in error and not (tmp_path / "out").exists()
+    assert "vocab.json: tokenizer cannot be read: is not a regular file" in error and not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
@@ -383,6 +387,6 @@ def test_a_tokenizer_of_another_kind_is_not_left_out_in_silence(world, tmp_path,
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (folder / name).unlink(missing_ok=True)
     (folder / "checksums.json").unlink(missing_ok=True)
-    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
+    (folder / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
     assert run("import", folder, tmp_path / "out") == 0
-    assert re.search(r"no tokenizer was taken: .*tokenizer\.model: is a SentencePiece model", capsys.readouterr().out)
+    assert re.search(r"no tokenizer was taken: .*spiece\.model: is a SentencePiece model", capsys.readouterr().out)
