@@ -128,7 +128,7 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
     if (how := ARCHITECTURES.get(family.model_type)) is None:
         alibi = "alibi positions, which llama.cpp reads in other forms alone" if family in (BLOOM, MPT) else ""
         raise UserError(f"{out}: GGUF is not written of {alibi or family.architecture}; export it as a folder")
-    _check_activation(c, how, out)
+    _check_parts(c, how, hf_config.make_config_json(c, family, found.eos), out)
     weights, _, notes = merge_adapters(found, "GGUF")
     if not found.words:
         raise UserError(f"{out}: GGUF holds the tokenizer, and the training data has none here; give --tokenizer PATH")
@@ -138,8 +138,9 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
     if not how.tied and c.share_embedding_weights:
         tensors["lm_head.weight"] = tensors[f"{family.top[hf.WORDS]}.weight"]
     names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, how.name.upper()), c.num_hidden_layers)
-    arrays, short = {}, 0
-    for theirs, x in tensors.items():
+    arrays, short, total = {}, 0, sum(x.numel() for x in tensors.values())
+    for theirs in list(tensors):
+        x = tensors.pop(theirs)  # one at a time is held twice
         module = theirs.rpartition(".")[0]
         change = next((f for end, f in how.layouts.items() if module.endswith(end)), None)
         x = (x if change is None else change(x, facts)).contiguous()
@@ -171,19 +172,21 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
                 writer.close()
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
-    total = sum(x.numel() for x in tensors.values())
     lines = [f"wrote      {out}: {how.name}, {total:,} numbers, matrices in {DTYPES[dtype]}"]
     lines[0] += f", {format_size(os.path.getsize(out))}"
     lines += [f"           {line}" for line in (*notes, *words.notes)]
     return "\n".join([*lines, f'next       llama-cli --model {out} -no-cnv --prompt "Aspirin lowers"'])
 
 
-def _check_activation(c: GPTConfig, how: Architecture, out: str) -> None:
+def _check_parts(c: GPTConfig, how: Architecture, facts: Mapping[str, Any], out: str) -> None:
+    """Refuse what llama.cpp's graph of the architecture does not compute; names the field."""
     if c.nonlinearity not in how.activations:
         there = " or ".join(how.activations)
         raise UserError(
             f"{out}: nonlinearity: {c.nonlinearity}: llama.cpp's {how.name} has {there}; export it as a folder"
         )
+    if (rope := (facts.get("rope_parameters") or {}).get("rope_type", "default")) not in ("default", "linear"):
+        raise UserError(f"{out}: rope_type: {rope}: is not written as GGUF here; export it as a folder")
 
 
 def _choose_kind(name: str, x: Tensor, wanted: str) -> str:

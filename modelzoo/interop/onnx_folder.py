@@ -57,8 +57,11 @@ def write_onnx(found: Exportable, out: str) -> str:
         check_vocabulary(words, vocabulary_size(parse_tokenizer(read_tokenizer(words), words)), c.vocab_size)
     model = GPTModel(c)
     model.load_state_dict({n: x.float() for n, x in weights.items()}, strict=False)
-    axes = torch.export.Dim("batch", min=1), torch.export.Dim("sequence", min=1, max=c.max_position_embeddings)
-    ids = torch.zeros(2, min(2, c.max_position_embeddings), dtype=torch.int64)
+    context = c.max_position_embeddings
+    ids = torch.zeros(2, min(2, context), dtype=torch.int64)
+    axes = {0: torch.export.Dim("batch", min=1)}
+    if context > 1:  # of one place there is nothing to leave open
+        axes[1] = torch.export.Dim("sequence", min=1, max=context)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
             _Logits(model.model).eval(),
@@ -66,7 +69,7 @@ def write_onnx(found: Exportable, out: str) -> str:
             dynamo=True,
             input_names=["input_ids"],
             output_names=["logits"],
-            dynamic_shapes={"input_ids": dict(enumerate(axes))},
+            dynamic_shapes={"input_ids": axes},
             verbose=False,
         )
     assert program is not None

@@ -372,6 +372,16 @@ def test_a_failure_leaves_nothing(world, tmp_path, capsys, monkeypatch):
     check_refusal(world("gpt2"), tmp_path, capsys, "No space left")
 
 
+def test_a_weight_beyond_float16_is_refused_and_never_infinite(world, tmp_path, capsys):
+    files, state = checkpoint.load(checkpoint.newest(str(world("gpt2") / "checkpoints"))[0])
+    files["model"]["model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"][0, 0] = 1e5
+    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    words = ("--tokenizer", world("gpt2").parent / "data/tokenizer.json")
+    check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16")
+    check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16", name="folder")
+    assert run("export", step, tmp_path / "m.gguf", *words, "--dtype", "bfloat16") == 0
+
+
 def test_a_soft_prompt_has_no_place(world, tmp_path, capsys):
     files, state = checkpoint.load(checkpoint.newest(str(world("gpt2") / "checkpoints"))[0])
     files["model"]["model.embedding_layer.word_embeddings.soft_prompt"] = torch.zeros(3, 32)

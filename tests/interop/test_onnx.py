@@ -42,9 +42,9 @@ def run(*argv) -> int:
     return main([str(a) for a in argv])
 
 
-def train(folder, model):
-    write_shard(folder / "data/output_chunk_0_0.h5", examples(8))
-    write_manifest(folder / "data", eos_id=0, msl=8)
+def train(folder, model, msl=8):
+    write_shard(folder / "data/output_chunk_0_0.h5", examples(8, msl=msl))
+    write_manifest(folder / "data", eos_id=0, msl=msl)
     (folder / "c.yaml").write_text(CONFIG.replace("DATA", str(folder / "data")).replace("MODEL", json.dumps(model)))
     assert run("CPU", "-p", folder / "c.yaml", "-m", "train", "-o", folder / "run") == 0
     return folder / "run"
@@ -82,6 +82,15 @@ def test_onnxruntime_computes_what_the_model_does(kind, tmp_path, capfd):
         weight = (files["model"][name.removesuffix("_mask")] * mask).numpy()
         same = [x for x in stored if np.array_equal(x, weight) or np.array_equal(x, weight.T)]
         assert len(same) == 1 and (same[0] == 0).sum() == int((~mask).sum()), name
+
+
+def test_a_context_of_one_token_is_fixed(tmp_path):
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed (the onnx extra)")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the onnx extra)")
+    folder = train(tmp_path, BASE | {"max_position_embeddings": 1}, 1)
+    assert run("export", folder, tmp_path / "onnx", "--format", "onnx") == 0
+    session = runtime.InferenceSession(tmp_path / "onnx/model.onnx")
+    assert session.run(None, {"input_ids": np.zeros((3, 1), np.int64)})[0].shape == (3, 1, 40)
 
 
 def test_what_onnx_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
