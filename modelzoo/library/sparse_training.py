@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.library.owned import MARK, check_alone, check_owned, check_state, check_types
+from modelzoo.library.regrown import RegrownWeights, replace_weight
 from modelzoo.names import name_mask
 from modelzoo.sparsity.attach import Group, Sparsity
 from modelzoo.sparsity.layers import Layer, describe_layers, format_layers
-from modelzoo.sparsity.modules import Weight, list_weights, unwrap
+from modelzoo.sparsity.modules import list_weights, unwrap
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
-from modelzoo.sparsity.select import select_parameters
-
-_MARK = "_trained_sparsely"  # an attribute of the weights that are
 
 
 class _Seen(NamedTuple):
@@ -84,10 +83,7 @@ class SparseTraining:
         """Draw the first masks and follow `optimizer`; see `sparsify`."""
         if self._optimizer is not None:
             raise UserError("sparsity: has a module and an optimizer already; make another by sparsify or configure")
-        if not isinstance(module, nn.Module):
-            raise UserError(f"module: takes a torch.nn.Module, got {type(module).__name__}")
-        if not hasattr(optimizer, "_optimizer_step_pre_hooks") or not isinstance(optimizer, torch.optim.Optimizer):
-            raise UserError(f"optimizer: takes a torch.optim.Optimizer itself, got {type(optimizer).__name__}")
+        check_types(module, optimizer)
         inner = unwrap(module)
         table = list_weights(inner)
         named = dict(inner.named_parameters())
@@ -95,9 +91,9 @@ class SparseTraining:
             raise UserError(
                 f"sparsity.storage: packed replaces modules; sparsify first, then wrap ({type(module).__name__})"
             )
-        self._refuse_ranks()
+        check_alone(self._groups)
         with naming_keys():
-            self._check_owned(table, named, optimizer)
+            check_owned(table, named, self._groups, optimizer)
             dtype = next((p.dtype for p in named.values() if p.is_floating_point()), torch.float32)
             turned = {n for n, w in table.items() if w.transposed}
             self._sparsity = Sparsity.attach(inner, table, self._groups, self._seed, dtype, transposed=turned)
@@ -105,6 +101,7 @@ class SparseTraining:
         for group in self._sparsity.groups:
             for p in group.parameters:
                 self._follow(group, p, named[p.name])
+        self._regrown = RegrownWeights(optimizer, self._sparsity.groups)
         self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
         self._hooks.append(optimizer.register_step_post_hook(self._after_step))
         self._sparsity.mask_state(optimizer.state)
@@ -114,38 +111,11 @@ class SparseTraining:
     def _follow(self, group: Group, p: SparseParameter, whole: nn.Parameter) -> None:
         """Let the optimizer hold the weight in the form that it has now, and mask its gradients."""
         if p.weight is not whole:
-            _replace(self._require(), whole, p)
-        setattr(p.weight, _MARK, True)
+            replace_weight(self._require(), whole, p)
+        setattr(p.weight, MARK, True)
         if p.weight.requires_grad:
             mask = lambda _: self._mask_gradient(group, p)
             self._hooks.append(p.weight.register_post_accumulate_grad_hook(mask))
-
-    def _check_owned(
-        self, table: Mapping[str, Weight], named: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-    ) -> None:
-        """Refuse weights that are no floats, or that train and are not the optimizer's."""
-        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        for name in (n for names in select_parameters(table, self._groups) for n in names):
-            p = named[name]
-            if hasattr(p, _MARK):
-                raise UserError(f"{name}: is trained sparsely already; call detach() of that training first")
-            if not p.is_floating_point():
-                raise UserError(f"{name}: holds {p.dtype}, not floats; leave it out by param_filter")
-            if p.requires_grad and id(p) not in owned:
-                raise UserError(
-                    f"{name}: the optimizer does not hold it; make it of module.parameters(), or leave this weight out "
-                    "by param_filter"
-                )
-
-    def _refuse_ranks(self) -> None:
-        """Refuse growth by gradients of one process alone, which would give each other masks."""
-        among = torch.distributed
-        alone = not (among.is_available() and among.is_initialized() and among.get_world_size() > 1)
-        if not alone and any(g.algorithm == "rigl" for g in self._groups):
-            raise UserError(
-                "sparsity.algorithm: rigl grows by the gradients of one process here, and there are "
-                f"{among.get_world_size()}; take set, gmp or static, or this package's trainer"
-            )
 
     # --- a step
 
@@ -179,18 +149,16 @@ class SparseTraining:
                 seen = self._seen.get(p.weight)
                 if p.weight.grad is not None and (seen is None or seen.grad is not p.weight.grad):
                     self._mask_gradient(group, p)  # no backward pass put it there
+        self._regrown.before_step()
 
     @torch.no_grad()
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         found = getattr(optimizer, "found_inf", None)  # of a GradScaler, where the optimizer itself passes over a step
         self._taken = not (isinstance(found, Tensor) and bool(found > 0))
+        self._regrown.after_step(self._taken)
         self._sparsity.mask_weights()
         for p in self._sparsity.parameters:
-            for key, x in optimizer.state.get(p.weight, {}).items():
-                if isinstance(x, Tensor) and x.dtype in (torch.uint8, torch.int8) and x.shape == p.weight.shape:
-                    raise UserError(
-                        f"{p.name}: the optimizer's state {key!r} is quantised, and has no zero to mask with"
-                    )
+            check_state(p.name, p.weight, optimizer.state.get(p.weight, {}))
         self._sparsity.mask_state(optimizer.state)
         if self._automatic:
             self.step()
@@ -212,10 +180,12 @@ class SparseTraining:
         if taken:
             self.steps += 1
             if self._sparsity.is_update(self.steps):
-                self._refuse_ranks()
+                check_alone(self._groups)
                 self._check_levels()
                 self._take_dense()
+                self._regrown.before_update()
                 moved = self._sparsity.update(self.steps, optimizer.state)
+                self._regrown.after_update()
         self._sparsity.drop_gradients()
         self._sparsity.watch(self.steps + 1)
         return moved
@@ -280,8 +250,11 @@ class SparseTraining:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs besides the module's and the optimizer's own: steps and masks."""
-        return {"steps": self.steps, "masks": self.masks}
+        """What a resumed training needs besides the module's and the optimizer's own: steps, masks, and births.
+
+        `born` holds the steps at which weights were regrown, where Adam corrects its bias by their own age.
+        """
+        return {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -313,6 +286,7 @@ class SparseTraining:
         self._seen.clear()
         masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
         self._sparsity.load_state_dict(masks, state=optimizer.state)
+        self._regrown.load_state_dict(state.get("born") or {})
         self._sparsity.drop_gradients()
         self._sparsity.watch(self.steps + 1)
 
@@ -322,16 +296,6 @@ class SparseTraining:
             hook.remove()
         self._hooks.clear()
         for p in self._sparsity.parameters:
-            if hasattr(p.weight, _MARK):
-                delattr(p.weight, _MARK)
+            if hasattr(p.weight, MARK):
+                delattr(p.weight, MARK)
         self._sparsity.drop_gradients()
-
-
-def _replace(optimizer: torch.optim.Optimizer, old: nn.Parameter, p: SparseParameter) -> None:
-    """Let the optimizer hold a packed weight in place of the whole one, its state too."""
-    for group in optimizer.param_groups:
-        group["params"] = [p.weight if q is old else q for q in group["params"]]
-    if old in optimizer.state:
-        kept = optimizer.state.pop(old)
-        fits = lambda x: isinstance(x, Tensor) and x.shape == old.shape
-        optimizer.state[p.weight] = {key: p.stored(x) if fits(x) else x for key, x in kept.items()}

@@ -148,25 +148,34 @@ def test_masks_are_those_of_a_reference_in_numpy(group):
         np.testing.assert_array_equal(sparsity.masks["0.weight"].numpy().ravel(), mask)
 
 
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("group", ["static", "gmp", "set", "rigl", "blocks"])
-def test_masks_and_weights_are_the_trainers(group, micro_batches):
-    """For the same seed, names and optimizer; also where gradients add up over micro-batches."""
-    sgd = {"SGD": {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}}
-    run = make_run(sparsity=GROUPS[group], optimizer=sgd)
-    plain = make_run(optimizer=sgd)
-    sparsity = sparsify(plain.model, plain.optimizer, GROUPS[group], seed=7)  # of support.config
-    for group_ in plain.optimizer.param_groups:
-        group_["lr"] = 0.5
-    for number in range(6):
+SECTIONS = {
+    "SGD": {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1},
+    "AdamW": {"lr": 0.02, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1},
+    "Adam": {"lr": 0.02, "betas": [0.8, 0.99], "eps": 1e-8, "weight_decay": 0.01},
+}
+CASES = [(g, "SGD", n) for g in GROUPS for n in (1, 2)] + [
+    (g, o, 1) for g in ("rigl", "set") for o in ("AdamW", "Adam")
+]
+
+
+@pytest.mark.parametrize("group,kind,micro_batches", CASES)
+def test_masks_and_weights_are_the_trainers(group, kind, micro_batches):
+    """For the same seed, names and optimizer; where gradients add up over micro-batches; and where weights regrow."""
+    run = make_run(sparsity=GROUPS[group], optimizer={kind: SECTIONS[kind]})
+    plain = make_run(optimizer={kind: SECTIONS[kind]})
+    groups = [{k: g[k] for k in ("params", "weight_decay")} for g in plain.optimizer.param_groups]
+    settings = {k: v for k, v in SECTIONS[kind].items() if k != "weight_decay"}
+    optimizer = getattr(torch.optim, kind)(groups, **settings, fused=True)
+    sparsity = sparsify(plain.model, optimizer, GROUPS[group], seed=7)  # of support.config
+    for number in range(7):
         found = batch(number, uneven=True)
         churn = train_step(run, found, micro_batches).churn
-        plain.optimizer.zero_grad()
+        optimizer.zero_grad()
         whole = loss_denominator(plain.init.model, found["attention_mask"])
         for part in range(micro_batches):
             rows = slice(part * 4 // micro_batches, (part + 1) * 4 // micro_batches)
             plain.model({name: x[rows] for name, x in found.items()}, whole).backward()
-        plain.optimizer.step()
+        optimizer.step()
         assert sparsity.step() == churn
     assert equal([p.mask for p in run.sparsity.parameters], list(sparsity.masks.values()))
     assert equal(list(run.model.parameters()), list(plain.model.parameters()))
