@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -44,6 +46,9 @@ class Local:
             self.device_class, self.arithmetic = processor.processor_class(), arithmetic.decide_on_cpu(precision)
         self.dtype: torch.dtype = getattr(torch, self.arithmetic.dtype)
         self.notes = [self.arithmetic.note] if self.arithmetic.note else []
+        self.compiles, why = self._decide_compile()
+        if why:
+            self.notes.append(why)
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -58,9 +63,17 @@ class Local:
         model = model.to(self.device) if move else model
         for layer in [m for m in model.modules() if isinstance(m, DecoderLayer)]:
             layer.recompute = self.config.activation_checkpointing
-            if self.config.torch_compile:
+            if self.compiles:
                 layer.compile()  # layer by layer: they share one compilation, and parameter names stay
         return model
+
+    def _decide_compile(self) -> tuple[bool, str]:
+        """Whether layers are compiled, and a note where they would be but cannot be."""
+        if self.config.torch_compile is not None or self.kind == "CPU":
+            return bool(self.config.torch_compile), ""
+        lacking = [] if find_spec("triton") else ["Triton"]
+        lacking += [] if any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))) else ["a C compiler"]
+        return not lacking, f"torch_compile is off: it needs {' and '.join(lacking)}" if lacking else ""
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
