@@ -7,6 +7,7 @@ show is arithmetic and speed of a GPU: tests/gpu does.
 To C++ a tensor of it is on the device `meta`, whose factories and copies all come to `StandIn` as operators.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
@@ -176,6 +177,7 @@ def standing_in() -> Iterator[SimpleNamespace]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **CARD))
         stack.enter_context(mock.patch.object(Local, "place", _place))
+        stack.enter_context(mock.patch.dict(sys.modules, {"triton": None}))  # whose kernels ask for memory of a GPU
         # tensors of inference mode go past the modes here
         stack.enter_context(mock.patch.object(torch.inference_mode, "__enter__", _enter))
         stack.enter_context(_Functions())

@@ -111,18 +111,19 @@ def test_documents_that_do_not_see_each_other(position):
 def test_a_run_goes_on_with_its_bits(tmp_path):
     """Through the command: checkpoints in the background, validation, and a resume."""
     write_shard(tmp_path / "data/a.h5", examples(19, seed=1))
-    loop, sparsity = {"max_steps": 6, "eval_frequency": 2}, {**RULES["rigl"], **BLOCKS}
-    params = write_config(tmp_path / "c.yaml", tmp_path / "data", sparsity=sparsity, loop=loop)
+    init = {"model": {**TINY, "max_position_embeddings": 8}, "sparsity": {**RULES["rigl"], **BLOCKS}}
+    loop = {"max_steps": 4, "eval_frequency": 2, "eval_steps": 2}
+    params = write_config(tmp_path / "c.yaml", tmp_path / "data", loop=loop, **init)
 
     def train(folder: Path, target: str, *more: str) -> int:
         return main([target, "-p", str(params), "-m", "train_and_eval", "-o", str(folder), *more])
 
     with standing_in():
         assert train(tmp_path / "whole", "GPU") == 0
-        assert train(tmp_path / "part", "GPU", "--max_steps", "4") == 0
+        assert train(tmp_path / "part", "GPU", "--max_steps", "2") == 0
         assert train(tmp_path / "part", "GPU") == 0
     assert train(tmp_path / "cpu", "CPU") == 0
-    for name in ("checkpoints/step_6/model.safetensors", "checkpoints/step_6/optimizer.safetensors", "metrics.jsonl"):
+    for name in ("checkpoints/step_4/model.safetensors", "checkpoints/step_4/optimizer.safetensors", "metrics.jsonl"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "part" / name).read_bytes(), name
     logs = [map(json.loads, (tmp_path / n / "metrics.jsonl").read_text().splitlines()) for n in ("whole", "cpu")]
     for a, b in zip(*logs, strict=True):
