@@ -1,6 +1,7 @@
 """What runs on a GPU, walked on a stand-in for one: no tensor is on the wrong device, and results are the CPU's."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -14,11 +15,12 @@ from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
 from modelzoo.kernels import packed, rows
 from modelzoo.train_state import TrainState
-from modelzoo.training import state
+from modelzoo.training import checkpoint, state
 from modelzoo.training.build import build_run
 from tests import support
 from tests.backends.stand_in import GPU, OnGPU, standing_in
 from tests.evaluation_world import words  # noqa: F401 - a fixture
+from tests.finetuning import test_finetune
 from tests.generation.conftest import write_run
 from tests.generation.test_write import PROMPTS, write
 from tests.support import batch, config, examples, write_shard
@@ -153,6 +155,25 @@ def test_texts_and_scores_are_the_cpus(name, fields, words, tmp_path):  # noqa: 
         theirs = found("GPU")
     assert theirs[0] == texts
     assert theirs[1] == pytest.approx(scores, rel=1e-4) and theirs[2] == pytest.approx(likely, rel=1e-4)
+
+
+def test_masks_open_in_fine_tuning(tmp_path):
+    """From a sparse checkpoint, with a soft prompt, and scored on dev examples as it goes."""
+    test_finetune.write_task(tmp_path / "toy", 8)
+    files, facts = state.snapshot(support.make_run(model=test_finetune.MODEL, sparsity=0.75), "d")
+    checkpoint.save(str(tmp_path / "s75/checkpoints"), 0, files, facts, None)
+    test_finetune.byte_tokenizer().save(str(tmp_path / "s75/tokenizer.json"))
+    section = {"masks": {"open": {"steps": 4, "freq": 2}}, "batch_size": 8}
+    init = {"loop": {"max_steps": 4, "eval_frequency": 2}, "soft_prompt": {"tokens": 3, "train": "all"}}
+    params, found = test_finetune.write_config(tmp_path, tmp_path / "c.yaml", section, **init), []
+    for target in ("CPU", "GPU"):
+        out = tmp_path / target
+        argv = [target, "-p", params, "-m", "finetune", "-o", out, "--checkpoint_path", tmp_path / "s75"]
+        with standing_in() if target == "GPU" else nullcontext():
+            assert main([*map(str, argv)]) == 0
+        (log,) = out.rglob("metrics.jsonl")
+        found.append([x["loss"] for x in map(json.loads, log.read_text().splitlines()) if "loss" in x])
+    assert len(found[0]) >= 4 and found[1] == pytest.approx(found[0], rel=1e-4)
 
 
 def test_the_stand_in_finds_mix_ups():
