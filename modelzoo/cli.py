@@ -121,6 +121,9 @@ def _add_score_flags(p: argparse.ArgumentParser) -> None:
     task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
     task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
+    task.add_argument("--shots", type=count, metavar="N", help="solved examples before each question (the task's)")
+    task.add_argument("--shots_seed", type=count, metavar="N", help="of their draws (the task's: 1234)")
+    task.add_argument("--show", type=positive_int, metavar="N", help="print the first N prompts of each task")
 
 
 def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
@@ -390,7 +393,9 @@ def _run_mode(args: argparse.Namespace, config: "Config", options: "Options") ->
         from modelzoo.scoring import score as scoring
 
         names = scoring.split_names(args.tasks)
-        request = scoring.Request(names, args.data_dir, args.split, args.eval_batch_size or 8)
+        request = scoring.Request(
+            names, args.data_dir, args.split, args.eval_batch_size or 8, args.shots, args.shots_seed, args.show or 0
+        )
         scoring.score_checkpoints(config, options, request)
     elif args.mode == "finetune":
         from modelzoo.finetuning.finetune import finetune

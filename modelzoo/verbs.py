@@ -152,6 +152,19 @@ def _search(args: argparse.Namespace) -> None:
     print(search_prompts(request))
 
 
+def _prepare_arguments(p: argparse.ArgumentParser) -> None:
+    names = ("medqa", "medmcqa", "mmlu", "bioasq", "pubmedqa")
+    p.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
+    p.add_argument("source", metavar="SOURCE", help="the official files: a folder, a .zip or a tar file")
+    p.add_argument("out", metavar="OUT", help="the folder to make, for --data_dir")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from modelzoo.evaluation.official.prepare import prepare_task
+
+    print(prepare_task(args.name, args.source, args.out))
+
+
 def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("path", metavar="RUN", help="a run folder, a step folder, a .mdl or an exported folder")
     p.add_argument(
@@ -257,6 +270,14 @@ VERBS = {
         "python run.py prompt-search runs/s75 --task configs/eval/pubmedqa.yaml",
         _search_arguments,
         _search,
+    ),
+    "prepare-task": Verb(
+        "Convert a benchmark's official files into what its bundled task reads.",
+        "python run.py prepare-task medqa data_clean.zip data/medqa\n"
+        "  python run.py prepare-task mmlu data.tar data/mmlu_medical\n"
+        "  python run.py prepare-task pubmedqa pubmedqa/data data/pubmedqa",
+        _prepare_arguments,
+        _prepare,
     ),
     "convert-config": Verb(
         "Write a Model Zoo config of an older release (or today's) in today's format, and report each change.",
