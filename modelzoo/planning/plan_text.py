@@ -154,7 +154,7 @@ def _describe_real(init: Init) -> list[str]:
     blocked = [(g, sizes) for g, sizes in group_sizes(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
     halved = sum(len(sizes) for g, sizes in group_sizes(init) if g.may_compress)
-    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
+    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, and slower)"
     on_gpus = [text] if halved else []
     if not blocked:
         hint = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"
