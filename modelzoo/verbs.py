@@ -58,7 +58,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face GPT-2 folder with safetensors, or FILE.mdl")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder with safetensors, or FILE.mdl")
     p.add_argument("out", metavar="RUN", help="the run folder to make")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the config to go on with (a .mdl needs one)")
     p.add_argument("--weights", action="store_true", help="of a .mdl take weights and masks, not the optimizer's state")
@@ -150,6 +150,19 @@ def _search(args: argparse.Namespace) -> None:
         args.eval_batch_size, args.target,
     )  # fmt: skip
     print(search_prompts(request))
+
+
+def _prepare_arguments(p: argparse.ArgumentParser) -> None:
+    names = ("medqa", "medmcqa", "mmlu", "bioasq", "pubmedqa")
+    p.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
+    p.add_argument("source", metavar="SOURCE", help="the official files: a folder, a .zip or a tar file")
+    p.add_argument("out", metavar="OUT", help="the folder to make, for --data_dir")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from modelzoo.evaluation.official.prepare import prepare_task
+
+    print(prepare_task(args.name, args.source, args.out))
 
 
 def _generate_arguments(p: argparse.ArgumentParser) -> None:
@@ -247,8 +260,8 @@ VERBS = {
         _prompt,
     ),
     "import": Verb(
-        "Import a Hugging Face GPT-2 folder, or Model Zoo's .mdl, as a checkpoint of a new run folder.",
-        "python run.py import gpt2/ runs/gpt2\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
+        "Import a Hugging Face folder (GPT-2, GPT-NeoX, Llama, ...), or Model Zoo's .mdl, as a new run's checkpoint.",
+        "python run.py import pythia/ runs/pythia\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
     ),
@@ -257,6 +270,14 @@ VERBS = {
         "python run.py prompt-search runs/s75 --task configs/eval/pubmedqa.yaml",
         _search_arguments,
         _search,
+    ),
+    "prepare-task": Verb(
+        "Convert a benchmark's official files into what its bundled task reads.",
+        "python run.py prepare-task medqa data_clean.zip data/medqa\n"
+        "  python run.py prepare-task mmlu data.tar data/mmlu_medical\n"
+        "  python run.py prepare-task pubmedqa pubmedqa/data data/pubmedqa",
+        _prepare_arguments,
+        _prepare,
     ),
     "convert-config": Verb(
         "Write a Model Zoo config of an older release (or today's) in today's format, and report each change.",

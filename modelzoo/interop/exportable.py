@@ -14,7 +14,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
-from modelzoo.data.tokenizer_files import find_vocabulary, list_files
+from modelzoo.data.tokenizer_files import list_files
 from modelzoo.interop.adapters import merge_lora
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import name_mask, split_masks
@@ -65,8 +65,8 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     c = saved.model
     eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
-    words = list_files(tokenizer or config.trainer.init.tokenizer, config)
-    words = words or find_vocabulary([RunFolder.containing(path).path])  # of an imported model
+    run = RunFolder.containing(path).path
+    words = list_files(tokenizer or config.trainer.init.tokenizer, config, run)
     return Exportable(path, state, saved, config, weights, masks, words, eos)
 
 
