@@ -14,7 +14,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim tests/test_*.py \
     tests/training tests/interop tests/finetuning
 
-.PHONY: help demo test test-avx2 test-plain check docs env env-test env-csx test-csx test-aarch64 test-ray faults bench clean
+.PHONY: help demo test test-avx2 test-plain check docs env env-test env-csx test-csx test-aarch64 test-gpu test-ray faults bench clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -71,6 +71,9 @@ test-aarch64: env-test ## the C++ kernels compiled for AArch64 and held to float
 	@test "$$(uname -m)" = aarch64 || { command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64; } >/dev/null || \
 	    { echo "error: needs a cross compiler and an emulator; on Debian: apt-get install g++-aarch64-linux-gnu qemu-user"; exit 2; }
 	$(PY) -m pytest tests/kernels/aarch64/check_kernels.py
+
+test-gpu: env-test ## what only a GPU can show: training, kernels, memory and checkpoints on it (two minutes)
+	$(PY) -m pytest tests/gpu --durations=15 $(TESTS)
 
 test-ray: env-test ## `--engine ray` on a cluster of two nodes of this machine, with Ray installed (70 MB)
 	@$(PIP) --no-build-isolation --editable '.[ray]'

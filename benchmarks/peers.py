@@ -99,8 +99,8 @@ def hf_trainer(args):
     return step
 
 
-def nanogpt(args, clone: str):
-    """The body of nanoGPT's train.py on its model.py, uncompiled, as its README advises for CPUs."""
+def nanogpt_model(args, clone: str):
+    """nanoGPT's model of these shapes, on the device."""
     spec = importlib.util.spec_from_file_location("nanogpt_model", os.path.join(clone, "model.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -110,7 +110,12 @@ def nanogpt(args, clone: str):
         block_size=args.length, vocab_size=args.vocab, n_layer=args.layers, n_head=args.heads, n_embd=args.hidden,
         dropout=0.0, bias=True,
     )  # fmt: skip
-    model = module.GPT(made).to(args.device)
+    return module.GPT(made).to(args.device)
+
+
+def nanogpt(args, clone: str):
+    """The body of nanoGPT's train.py on its model.py, uncompiled, as its README advises for CPUs."""
+    model = nanogpt_model(args, clone)
     optimizer = model.configure_optimizers(0.1, 1e-4, (0.9, 0.95), args.device)
     x, y = pairs_of(args)
 

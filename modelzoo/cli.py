@@ -174,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     processes.end_with_launcher()
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
-    return entry.run_command(lambda: _main(words), words, kept, lambda: _only_prints(words), rank)
+    return entry.run_command(lambda: run_words(words), words, kept, lambda: _only_prints(words), rank)
 
 
 def _find_mode(argv: list[str]) -> str | None:
@@ -195,7 +195,12 @@ def _note_alone(what: str) -> None:
         print(f"note       {size} processes were started, and each does the whole of {what}", file=sys.stderr)
 
 
-def _main(argv: list[str]) -> int | None:
+def run_words(argv: list[str]) -> int | None:
+    """Do what a command line asks; returns the exit code of the processes that were started for it, if some were.
+
+    Raises:
+        UserError, OSError: as a caller of one's own has to end on them; `main` prints them.
+    """
     if argv[:1] and argv[0] in verbs.VERBS:
         _note_alone(argv[0])
         verbs.run(argv)

@@ -157,8 +157,6 @@ def _guard(
         if if_interrupted:
             say(f"\nstopped; {if_interrupted}")
         return INTERRUPTED
-    except MemoryError:
-        say(f"error: {NO_MEMORY}")
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
             return _report_fault(e, words, say)
@@ -166,10 +164,15 @@ def _guard(
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
-        if not isinstance(e, RuntimeError) or not _NO_MEMORY.search(str(e)):
+        if not lacks_memory(e):
             return _report_fault(e, words, say)
         say(f"error: {NO_MEMORY}")
     return UserError.exit_code
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an allocation failed: Python's, or torch's on any device."""
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
 def _escape(text: str) -> str:

@@ -2,13 +2,17 @@
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
 from modelzoo.backends import arithmetic, step
 from modelzoo.backends.abilities import ABILITIES
+from modelzoo.backends.base import DENOMINATOR
+from modelzoo.backends.graphs import Graphs
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
@@ -17,7 +21,9 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
-from modelzoo.models.gpt import DecoderLayer, GPTModel
+from modelzoo.models.decoder import DecoderLayer
+from modelzoo.models.gpt import GPTModel
+from modelzoo.sparsity.parameter import PackedParameter
 from modelzoo.train_state import Step, TrainState
 
 
@@ -44,6 +50,10 @@ class Local:
             self.device_class, self.arithmetic = processor.processor_class(), arithmetic.decide_on_cpu(precision)
         self.dtype: torch.dtype = getattr(torch, self.arithmetic.dtype)
         self.notes = [self.arithmetic.note] if self.arithmetic.note else []
+        self.graphs: Graphs | None = None
+        self.compiles, why = self._decide_compile()
+        if why:
+            self.notes.append(why)
         if config.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
@@ -58,9 +68,17 @@ class Local:
         model = model.to(self.device) if move else model
         for layer in [m for m in model.modules() if isinstance(m, DecoderLayer)]:
             layer.recompute = self.config.activation_checkpointing
-            if self.config.torch_compile:
+            if self.compiles:
                 layer.compile()  # layer by layer: they share one compilation, and parameter names stay
         return model
+
+    def _decide_compile(self) -> tuple[bool, str]:
+        """Whether layers are compiled, and a note where they would be but cannot be."""
+        if self.config.torch_compile is not None or self.kind == "CPU":
+            return bool(self.config.torch_compile), ""
+        lacking = [] if find_spec("triton") else ["Triton"]
+        lacking += [] if any(map(shutil.which, (os.environ.get("CC", "cc"), "gcc", "clang"))) else ["a C compiler"]
+        return not lacking, f"torch_compile is off: it needs {' and '.join(lacking)}" if lacking else ""
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.dtype == torch.float32:
@@ -71,6 +89,26 @@ class Local:
         if self.kind == "GPU":  # a copy from memory that is not pinned waits for all work before it
             batch = {name: x.contiguous().pin_memory() if x.is_cpu else x for name, x in batch.items()}
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+    def compute_gradients(self, run: TrainState, micro: dict[str, Tensor]) -> Tensor:
+        batch = self.put(micro)
+        if not self._takes_graphs(run):
+            return self._compute(run, batch)
+        if self.graphs is None or self.graphs.run is not run:
+            self.graphs = Graphs(run, self._compute)
+        return self.graphs.compute_gradients(batch)
+
+    def _compute(self, run: TrainState, batch: dict[str, Tensor]) -> Tensor:
+        with self.autocast():
+            loss = run.model({n: x for n, x in batch.items() if n != DENOMINATOR}, batch[DENOMINATOR])
+        (loss * run.loss_scale.scale).backward()
+        return loss.detach()
+
+    def _takes_graphs(self, run: TrainState) -> bool:
+        """Whether micro-batches are captured: where launches take the host longer than the GPU, if nothing forbids."""
+        alone = self.ranks.size == 1 and run.reduction.slices is None and self.config.activation_checkpointing == "none"
+        packed = any(isinstance(p, PackedParameter) for p in run.sparsity.parameters)
+        return self.kind == "GPU" and alone and packed and not run.loss_scale.dynamic and self.config.cuda_graphs
 
     def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
         return step.train_step(self, run, batch, micro_batches)

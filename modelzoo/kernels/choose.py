@@ -36,7 +36,7 @@ def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> floa
     """The live share up to which `kernel` is known to beat the dense product on this pattern; 0 where nothing is known.
 
     Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more) on processors
-    with AVX2, AVX-512 with and without bf16, and AMX.
+    with AVX2, AVX-512 with and without bf16, and AMX, and by benchmarks/gpu.py (8192 tokens, sides of 2048) on an H200.
     """
     if kernel is native:
         tiles = dtype == torch.bfloat16 and library(native.name_library(layout)).has_tiles()
@@ -46,19 +46,21 @@ def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> floa
             return 0.65 if layout.block[1] % 32 == 0 else 0.3
         # blocks: 1.6x at half, 3x at a quarter; unstructured: 0.9x at 0.4, 1.3x and more at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8
-    return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)  # Triton's kernels have not been measured
+    if kernel.NAME == "Triton, tiles":  # which cannot be imported everywhere
+        return {128: 0.5, 64: 0.35}.get(min(layout.block), 0.15)
+    return {batched: 0.5, gathered: 0.35}.get(kernel, 0.0)
 
 
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:
     """The kernel, and why there is no faster one."""
+    if device.type == "cuda":
+        return _on_gpu(layout, dtype)
     rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
     if copies <= COPIES and rows >= TALL and layout.even:
         plain = batched
     else:
         tall = rows >= (TALL if dtype.itemsize >= 4 else 2 * TALL)
         plain = gathered if device.type == "cpu" and tall else masked
-    if device.type == "cuda":
-        return _on_gpu(layout, dtype, plain)
     if device.type != "cpu":
         return plain, "no kernel for this device"
     if not native.serves(layout, dtype):
@@ -75,14 +77,16 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
     return native, f"computed in float32: no bfloat16 product for {processor.title()}" if widened else ""
 
 
-def _on_gpu(layout: Layout, dtype: torch.dtype, plain: ModuleType) -> tuple[ModuleType, str]:
-    try:
-        from modelzoo.kernels import triton_blocks
-    except ImportError:
-        return plain, "Triton is not installed"
-    if plain is batched and layout.block[0] > 64:  # dense products of that size are the fastest there are
+def _on_gpu(layout: Layout, dtype: torch.dtype) -> tuple[ModuleType, str]:
+    if layout.even and layout.block[1] == 1 and layout.block[0] > 128:  # shared inputs
         return batched, ""
+    try:
+        from modelzoo.kernels import triton_blocks, triton_tiles
+    except ImportError:
+        return masked, "Triton is not installed"
+    if triton_tiles.serves(layout, dtype):
+        return triton_tiles, ""
     if not triton_blocks.serves(layout, dtype):
-        return plain, "Triton's kernels are for blocks of 16, 32, 64 or 128 rows"
+        return masked, "Triton's kernels are for blocks of 16, 32, 64 or 128 rows"
     narrow = layout.block[1] not in (16, 32, 64, 128)
     return triton_blocks, "dX of narrow blocks is dense" if narrow else ""

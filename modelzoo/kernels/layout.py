@@ -29,6 +29,7 @@ class Layout:
         by_column: [nnz] int32, the blocks ordered by column and then row: the transpose permutation.
         col_ptr: [in / C + 1] int32, likewise for columns, in the order of `by_column`.
         col_rows: [nnz] int32, the block row of each block in that order.
+        even: whether every block row has as many live blocks, and at least one.
     """
 
     shape: tuple[int, int]
@@ -39,6 +40,7 @@ class Layout:
     col_ptr: Tensor
     col_rows: Tensor
     by_column: Tensor
+    even: bool
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -61,12 +63,6 @@ class Layout:
         return self.row_ptr.tolist()
 
     @cached_property
-    def even(self) -> bool:
-        """Whether every block row has as many live blocks, and at least one."""
-        live = self.row_ptr.diff()
-        return bool(live.min() == live.max()) and self.nnz > 0
-
-    @cached_property
     def columns(self) -> Tensor:
         """[nnz * C] int64: the inputs that each live block reads, block after block."""
         c = self.block[1]
@@ -74,7 +70,8 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on another device."""
-        return Layout(self.shape, self.block, *(part.to(device) for part in self.parts))
+        rows, cols, row_ptr, col_ptr, col_rows, by_column = (part.to(device) for part in self.parts)
+        return Layout(self.shape, self.block, rows, cols, row_ptr, col_ptr, col_rows, by_column, self.even)
 
     def block_mask(self) -> Tensor:
         """[out / R, in / C] bool: where blocks live."""
@@ -104,7 +101,9 @@ def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
 
     shape = (live.shape[0] * block[0], live.shape[1] * block[1])
     by_row = rows.int(), cols.int(), pointers(live.sum(1))
-    return Layout(shape, (block[0], block[1]), *by_row, pointers(live.sum(0)), rows[by_column].int(), by_column.int())
+    counts, column = live.sum(1), pointers(live.sum(0))
+    even = len(at) > 0 and bool(counts.min() == counts.max())  # found here: a product must not wait for a GPU
+    return Layout(shape, (block[0], block[1]), *by_row, column, rows[by_column].int(), by_column.int(), even)
 
 
 def layout_from_mask(mask: Tensor, block: Sequence[int]) -> Layout:

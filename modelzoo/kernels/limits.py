@@ -12,6 +12,7 @@ def find_longest_plain(dtype: str, dropout: float) -> int:
     return PLAIN_OTHERWISE if dropout else PLAIN_UP_TO.get(dtype, PLAIN_OTHERWISE)
 
 
-def count_head_rows(vocab: int, item: int) -> int:
-    """Rows of logits at a time, of `item` bytes a value."""
-    return max(64, BUFFER_BYTES // (item * vocab))
+def count_head_rows(vocab: int, item: int, gpu: bool = False) -> int:
+    """Rows of logits at a time, of `item` bytes a value. Each time adds to the head's whole gradient once more, which
+    costs a GPU as much as 500 rows."""
+    return max(64, (4 if gpu else 1) * BUFFER_BYTES // (item * vocab))

@@ -19,25 +19,26 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx, hidden, weight, bias, labels, loss_mask, scale, dtype, needs):
         n, vocab = hidden.shape[0], weight.shape[0]
         # The scale goes onto the narrow side [n, d], and so does the mask: the wide side [n, vocab] is touched least.
-        x, w = (hidden.detach() * scale if scale != 1.0 else hidden.detach()).to(dtype), weight.detach().to(dtype)
-        b = None if bias is None else (bias.detach() * scale).to(dtype)
+        x = (hidden.detach() * scale if scale != 1.0 else hidden.detach()).to(dtype)
+        w = _align(weight.detach(), dtype)
+        b = None if bias is None else _align(bias.detach() * scale, dtype)
         losses = torch.empty(n, dtype=torch.float32, device=hidden.device)
         dx = torch.empty_like(x) if needs else None
         dw = db = None
-        rows = count_head_rows(vocab, dtype.itemsize)
+        rows = count_head_rows(vocab, dtype.itemsize, hidden.is_cuda)
         for start in range(0, n, rows):
             part = slice(start, min(start + rows, n))
-            logits = F.linear(x[part], w, b)  # [rows, vocab]
-            cross_entropy_(logits, labels[part], losses[part], needs)
+            logits = F.linear(x[part], w, b)  # [rows, vocab, and zeros to fill]
+            cross_entropy_(logits[:, :vocab], labels[part], losses[part], needs)
             if dx is None:
                 continue
             torch.mm(logits, w, out=dx[part])
             if weight.requires_grad:
                 counted = x[part] * loss_mask[part].unsqueeze(1).to(dtype)
-                part_dw = torch.mm(logits.t(), counted)
+                part_dw = torch.mm(logits.t(), counted)[:vocab]
                 dw = part_dw.float() if dw is None else dw.add_(part_dw)
             if bias is not None and bias.requires_grad:
-                part_db = logits.t().mv(loss_mask[part].to(dtype)).float()
+                part_db = logits.t().mv(loss_mask[part].to(dtype))[:vocab].float()
                 db = part_db if db is None else db.add_(part_db)
         if dx is not None:
             dx *= (loss_mask * scale).unsqueeze(1).to(dtype)
@@ -52,6 +53,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
             db = db * (grad * ctx.scale)
         dw = None if dw is None else dw.mul_(grad).to(ctx.dtypes[1])
         return dx.to(ctx.dtypes[0]) * grad, dw, db, *[None] * 5
+
+
+def _align(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """`weight` [vocab, ...] in `dtype`; on GPUs with zeros below, to a multiple of 64 rows.
+
+    Their matrix units want rows of logits that begin at multiples of 16 bytes: V = 50257 takes several times as long.
+    Logits of the zero rows are zero, and stay so: no gradient is written there.
+    """
+    missing = -len(weight) % 64
+    if not weight.is_cuda or not missing:
+        return weight.to(dtype)
+    wide = weight.new_zeros(len(weight) + missing, *weight.shape[1:], dtype=dtype)
+    wide[: len(weight)] = weight
+    return wide
 
 
 def linear_cross_entropy(

@@ -49,7 +49,7 @@ def linear(
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     if torch.compiler.is_compiling():  # opaque to the compiler, so its neighbours are still fused
-        return _linear_op(x, values, bias, probe, *layout.parts, *layout.block)
+        return _linear_op(x, values, bias, probe, *layout.parts, *layout.block, layout.even)
     if few.takes(x) and (y := few.multiply_packed(x, values, layout, bias)) is not None:
         return y
     return _Linear.apply(x, values, bias, probe, layout)
@@ -99,12 +99,15 @@ class _Linear(torch.autograd.Function):
 # The same for torch.compile: operators that take a layout apart, since an operator's arguments are tensors and numbers.
 
 
-LAYOUT = "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor col_rows, Tensor by_column, int r, int c"
+LAYOUT = (
+    "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor col_rows, Tensor by_column, "
+    "int r, int c, bool even"
+)
 
 
-def _whole(rows, cols, row_ptr, col_ptr, col_rows, by_column, r, c) -> Layout:
+def _whole(rows, cols, row_ptr, col_ptr, col_rows, by_column, r, c, even) -> Layout:
     shape = (row_ptr.shape[0] - 1) * r, (col_ptr.shape[0] - 1) * c
-    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, col_rows, by_column)
+    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, col_rows, by_column, even)
 
 
 @torch.library.custom_op(
@@ -138,15 +141,15 @@ def _(dy, x, values, bias, needs, *parts):
 
 
 def _save(ctx, inputs, output) -> None:
-    x, values, bias, _, *tensors, ctx.r, ctx.c = inputs
+    x, values, bias, _, *tensors, ctx.r, ctx.c, ctx.even = inputs
     ctx.save_for_backward(x, values, bias, *tensors)
 
 
 def _backward_op(ctx, dy):
     x, values, bias, *tensors = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:4])
-    found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c))
-    return *(next(found) if needed else None for needed in needs), *[None] * 8
+    found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c, ctx.even))
+    return *(next(found) if needed else None for needed in needs), *[None] * 9
 
 
 _linear_op.register_autograd(_backward_op, setup_context=_save)

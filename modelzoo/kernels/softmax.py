@@ -1,6 +1,7 @@
 """Cross-entropy of rows of logits, and its gradient in their place: compiled on CPUs, torch's operators elsewhere."""
 
 import ctypes
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
     """losses <- -log softmax(logits)[label], in nats; with `gradient`, logits <- softmax - one-hot, in their place.
 
     Args:
-        logits: [n, vocab], contiguous.
+        logits: [n, vocab]; contiguous on CPUs, elsewhere its rows may be further apart.
         labels: [n] int64, each below vocab.
         losses: [n] float32, written.
     """
@@ -25,6 +26,8 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
             return _compiled(logits, labels.contiguous(), losses, gradient)
         except Unavailable:
             pass
+    if logits.is_cuda and (triton := _find_triton()) is not None:
+        return triton.cross_entropy_(logits, labels, losses, gradient)
     piece = max(16, PIECE_BYTES // (4 * logits.shape[1])) if logits.device.type == "cpu" else max(1, logits.shape[0])
     for g, y, loss in zip(logits.split(piece), labels.split(piece), losses.split(piece), strict=True):
         logp = torch.log_softmax(g, -1, dtype=torch.float32)
@@ -33,6 +36,15 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
         if gradient:
             g.copy_(logp.exp_().scatter_add_(1, at, torch.full_like(at, -1.0, dtype=torch.float32)))
         del logp  # before the next piece's
+
+
+def _find_triton() -> ModuleType | None:
+    """The pass for GPUs, where Triton is installed."""
+    try:
+        from modelzoo.kernels import triton_softmax
+    except ImportError:
+        return None
+    return triton_softmax
 
 
 def _compiled(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:

@@ -5,8 +5,6 @@ high and of any width in forward and dW, whose tiles gather live columns. dX of 
 fill, and takes the dense product. Sums are float32, without atomics: equal bits from run to run.
 """
 
-from itertools import pairwise
-
 import torch
 import triton
 import triton.language as tl
@@ -77,8 +75,10 @@ def _backward_w(
     R: tl.constexpr, C: tl.constexpr, T: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1)
-    r, k = tl.arange(0, R), tl.load(row_ptr + row) * C + tl.program_id(0) * K + tl.arange(0, K)
-    end = tl.load(row_ptr + row + 1) * C
+    begin, end = tl.load(row_ptr + row) * C + tl.program_id(0) * K, tl.load(row_ptr + row + 1) * C
+    if begin >= end:  # a row with fewer live columns than others may have
+        return
+    r, k = tl.arange(0, R), begin + tl.arange(0, K)
     block, c, at = _live(cols, k, end, C)
     total = tl.zeros((R, K), tl.float32)
     for first in range(0, n, T):
@@ -128,7 +128,7 @@ def backward_w(dy: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """dy [n, out], x [n, in] -> the gradient of live blocks, [nnz, R, C] float32."""
     (out, inputs), (r, c), n = layout.shape, layout.block, x.shape[0]
     dvalues = torch.empty(layout.nnz, r, c, device=x.device)
-    most = max(b - a for a, b in pairwise(layout.row_bounds)) * c
+    most = min(layout.nnz * c, inputs)  # live columns of a row; how many they are, the host does not know
     if most:
         _backward_w[triton.cdiv(most, COLUMNS), out // r](
             dy.contiguous(), x.contiguous(), dvalues, layout.row_ptr, layout.cols, n, out, inputs,

@@ -31,7 +31,10 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     if k in (0, n):
         return torch.full_like(scores, bool(k), dtype=torch.bool)
     scores = torch.nan_to_num(scores, nan=torch.finfo(scores.dtype).min, posinf=float("inf"), neginf=DEAD)
-    threshold = scores.kthvalue(n - k + 1, dim=-1, keepdim=True).values
+    if scores.is_cuda:  # where kthvalue looks at a row with one block of threads, and `deterministic` refuses it
+        threshold = scores.sort(dim=-1).values[..., n - k].unsqueeze(-1)
+    else:
+        threshold = scores.kthvalue(n - k + 1, dim=-1, keepdim=True).values
     above, equal = scores > threshold, scores == threshold
     wanted = k - above.sum(-1, keepdim=True)
     if bool((equal.sum(-1, keepdim=True) == wanted).all()):  # no tie at the border: the usual case

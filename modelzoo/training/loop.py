@@ -12,7 +12,7 @@ from modelzoo.backends.step import settle
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.entry import explain_os_error
+from modelzoo.entry import explain_os_error, lacks_memory
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import checkpoint, console, state, trackers
@@ -21,6 +21,7 @@ from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.logs import Logs, NoLogs
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.shortage import explain_shortage
 from modelzoo.training.signals import catch_interrupts
 
 READ_EVERY = 1.0  # seconds after which a step is read from the device for the live line alone
@@ -98,7 +99,7 @@ def fit(
                     break
             saves.finish()
     except Exception as e:
-        saves.save_before(e)
+        saves.save_before(explain_shortage(e, backend, run, config) if lacks_memory(e) else e)
         raise
     finally:
         saves.writer.give_up()  # only where neither of the ways above has waited: Ctrl-C twice

@@ -18,10 +18,10 @@ BFLOAT16 = 8 * 2.0**-8  # factors and results are rounded, sums are not: eight p
 
 
 def values(run: TrainState) -> dict[str, Tensor]:
-    """Weights, masks, moments and kept dense gradients, whole, copied."""
+    """Weights, masks, moments and kept dense gradients, whole, copied to the host."""
     files, _ = state.snapshot(run, "data")
     dense = {f"{p.name}/dense": p.dense_grad for p in run.sparsity.parameters if p.dense_grad is not None}
-    return {n: x.detach().clone() for n, x in (files["model"] | files["optimizer"] | dense).items()}
+    return {n: x.detach().to("cpu", copy=True) for n, x in (files["model"] | files["optimizer"] | dense).items()}
 
 
 def _take(run: TrainState, found: dict[str, Tensor]) -> None:
@@ -48,7 +48,7 @@ def _hold(ours: dict[str, Tensor], theirs: dict[str, Tensor], apart: float, upda
         torch.testing.assert_close(ours[name], x, rtol=0.0, atol=near, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def pair(first: TrainState, second: TrainState, apart: float, update: float):
+def pair(first: TrainState, second: TrainState, apart: float, update: float, take_step=train_step):
     """A function that takes one step with both runs and returns both results; values and masks are then equal.
 
     Args:
@@ -56,6 +56,7 @@ def pair(first: TrainState, second: TrainState, apart: float, update: float):
             norms are held to it too.
         update: how far rounding may part two updates of a weight: Adam's divides the gradient by its size plus eps, so
             2 lr * apart * gradient / eps at most.
+        take_step: takes a run, a batch and a number of micro-batches; default: on the CPU.
     """
     seen: dict[str, Tensor] = {}
     plain, other = first.sparsity.update, second.sparsity.update
@@ -75,7 +76,7 @@ def pair(first: TrainState, second: TrainState, apart: float, update: float):
     first.sparsity.update, second.sparsity.update = look, hold
 
     def step(batch, parts: int = 1) -> tuple[Step, Step]:
-        a, b = (train_step(run, batch, parts) for run in (first, second))
+        a, b = (take_step(run, batch, parts) for run in (first, second))
         assert abs(b.loss - a.loss) <= apart * abs(a.loss) and abs(b.grad_norm - a.grad_norm) <= apart * a.grad_norm
         assert a.churn == b.churn
         if a.churn:

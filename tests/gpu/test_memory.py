@@ -1,0 +1,133 @@
+"""Memory of a GPU: what the plan says of it, what activation checkpointing saves, and what a compiled step computes."""
+
+import gc
+import math
+
+import pytest
+import torch
+
+from modelzoo.backends.select import Choice
+from modelzoo.planning.memory import Layout, count_memory
+from modelzoo.training.build import build_run
+from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run, train_step
+from tests.gpu.test_steps import ADAM, rows
+from tests.support import batch, config
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.fixture(autouse=True)
+def emptied():
+    """Nothing of an earlier test is on the device."""
+    gc.collect()
+    if GPU:
+        torch.cuda.empty_cache()
+
+
+LENGTH, ROWS = (1024, 8) if GPU else (32, 2)
+MIDDLE = {
+    "hidden_size": 768 if GPU else 128, "num_hidden_layers": 12 if GPU else 2, "num_heads": 12 if GPU else 2,
+    "filter_size": 3072 if GPU else 512, "vocab_size": 50257 if GPU else 512, "max_position_embeddings": LENGTH,
+    "dropout_rate": 0.0, "attention_dropout_rate": 0.0,
+}  # fmt: skip
+BFLOAT16 = {"enabled": True, "emulate": True}
+PACKED = {"sparsity": 0.75, "block": [64, 64], "storage": "packed"}
+
+
+def whole_config(**init):
+    backend = {"torch_compile": False, **init.pop("backend", {})}
+    made = config(model=MIDDLE, precision=BFLOAT16, optimizer=ADAM, backend=backend, **init)
+    fit = made.trainer.fit
+    loader = fit.train_dataloader.model_copy(update={"batch_size": ROWS})
+    trainer = made.trainer.model_copy(update={"fit": fit.model_copy(update={"train_dataloader": loader})})
+    return made.model_copy(update={"trainer": trainer})
+
+
+def middle_rows(step: int) -> dict[str, torch.Tensor]:
+    return batch(step, ROWS, LENGTH, MIDDLE["vocab_size"])
+
+
+def run_steps(made, steps: int = 3) -> tuple[list[float], int]:
+    """Losses of some steps, and the bytes that they took at the most, the run's own included."""
+    base = 0
+    if GPU:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        base = torch.cuda.memory_allocated()
+    run = build_run(made, Choice(backend_of(made), "", None))
+    losses = [train_step(run, middle_rows(s)).loss for s in range(steps)]
+    return losses, (torch.cuda.max_memory_allocated() - base) if GPU else 0
+
+
+@pytest.mark.parametrize("sparsity,mode,compiled", [
+    ((), "none", False), ((), "layer", False), ((), "none", GPU), (PACKED, "none", False), (PACKED, "layer", False),
+])  # fmt: skip
+def test_the_plan_is_near_what_is_used(mode, sparsity, compiled, record_property):
+    """Within a tenth, at 12 layers of 768 and 8,192 tokens, whose logits alone would take 0.8 GB."""
+    made = whole_config(sparsity=sparsity, backend={"activation_checkpointing": mode, "torch_compile": compiled})
+    parts = count_memory(made, LENGTH, Layout("GPU"))
+    losses, used = run_steps(made)
+    assert all(map(math.isfinite, losses))
+    planned = sum(parts.values())
+    table = ", ".join(f"{key} {size / 1e9:.3f}" for key, size in parts.items())
+    line = f"planned {planned / 1e9:.3f} GB ({table}), used {used / 1e9:.3f} GB"
+    record_property("memory", line)
+    print(line)
+    if GPU:
+        assert used == pytest.approx(planned, rel=0.1), line
+
+
+def test_checkpointing_takes_less_memory_and_the_same_losses():
+    found = {
+        m: run_steps(whole_config(backend={"activation_checkpointing": m})) for m in ("none", "attention", "layer")
+    }
+    losses, used = zip(*found.values(), strict=True)
+    for other in losses[1:]:  # fused kernels may sum in another order when they run again
+        assert other == pytest.approx(losses[0], rel=1e-3)
+    if GPU:
+        assert used[2] < used[1] < used[0]
+        assert used[2] < 0.7 * used[0]
+
+
+@pytest.mark.parametrize("mode", ["layer", "attention"])
+def test_checkpointing_keeps_the_bits(mode):
+    """In deterministic float32, with dropout, whose draws backward repeats."""
+    model = {**SMALL, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
+    found = []
+    for activation_checkpointing in ("none", mode):
+        backend = {"deterministic": True, "activation_checkpointing": activation_checkpointing}
+        run = make_run(model=model, backend=backend, sparsity={"sparsity": 0.5, "block": [32, 32], "storage": "packed"})
+        found.append(
+            ([train_step(run, rows(s)).loss for s in range(4)], [p.detach().cpu() for p in run.model.parameters()])
+        )
+    assert found[0][0] == found[1][0]
+    assert all(map(torch.equal, found[0][1], found[1][1]))
+
+
+@pytest.mark.parametrize("mode,stored", [("none", "dense"), ("none", "packed"), ("layer", "packed")])
+def test_a_compiled_step_is_the_eager_one(mode, stored):
+    """To rounding, RigL's update on the way included."""
+    sparsity = () if stored == "dense" else {
+        "algorithm": "rigl", "sparsity": 0.5, "block": [32, 32], "storage": "packed", "update": {"freq": 2}
+    }  # fmt: skip
+    model, losses = {**SMALL, "position_embedding_type": "rotary", "rotary_dim": 16}, []
+    for compiled in (False, True) if GPU else (False, False):
+        backend = {"torch_compile": compiled, "activation_checkpointing": mode}
+        run = make_run(model=model, sparsity=sparsity, optimizer=ADAM, backend=backend)
+        losses.append([train_step(run, rows(s)).loss for s in range(3)])
+    torch._dynamo.reset()
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_nothing_of_a_run_stays():
+    """The device is as empty after a run as it was before."""
+    if not GPU:
+        pytest.skip("the CPU's memory is the process's")
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    run = make_run(DEVICE)
+    train_step(run, rows(0))
+    assert torch.cuda.memory_allocated() > before
+    del run
+    gc.collect()
+    assert torch.cuda.memory_allocated() <= before + (64 << 20)  # the libraries' workspaces
