@@ -75,9 +75,13 @@ setup(
             "hypothesis>=6.100",
             "seqeval>=1.2",
             "ruff>=0.9",
+            "sacremoses>=0.1",
+            "sentencepiece>=0.2",
             "basedpyright>=1.31",
             "transformers>=4.57",
         ],
+        "hub": ["huggingface_hub>=0.34"],  # the command hf
+        "tokenizers": ["protobuf>=4", "sacremoses>=0.1", "sentencepiece>=0.2"],  # convert BioGPT's and SentencePiece's
         "eval": ["lm-eval[hf]>=0.4.9"],
         "bench": ["transformers>=4.57", "accelerate>=1.0"],
         "triton": ["triton>=3.0; sys_platform == 'linux'"],  # holds the GPU kernels' arithmetic in tests, without a GPU

@@ -52,7 +52,7 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face GPT-2 folder with safetensors, or FILE.mdl")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder with safetensors, or FILE.mdl")
     p.add_argument("out", metavar="RUN", help="the run folder to make")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the config to go on with (a .mdl needs one)")
     p.add_argument("--weights", action="store_true", help="of a .mdl take weights and masks, not the optimizer's state")
@@ -218,8 +218,8 @@ VERBS = {
         _prompt,
     ),
     "import": Verb(
-        "Import a Hugging Face GPT-2 folder, or Model Zoo's .mdl, as a checkpoint of a new run folder.",
-        "python run.py import gpt2/ runs/gpt2\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
+        "Import a Hugging Face folder (GPT-2, GPT-NeoX, Llama, ...), or Model Zoo's .mdl, as a new run's checkpoint.",
+        "python run.py import pythia/ runs/pythia\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
     ),

@@ -11,7 +11,7 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.interop import peft
-from modelzoo.interop.hf import Family
+from modelzoo.interop.hf_families import Family
 from modelzoo.models import lora
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import LORA_A, SOFT_PROMPT, WORDS_WEIGHT, is_adapter

@@ -89,7 +89,7 @@ def export(
     adapter, weights, masks, notes = adapters.split_adapter(weights, masks, saved, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
-    words = list_files(tokenizer, config)
+    words = list_files(tokenizer, config, RunFolder.containing(path).path)
     eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},

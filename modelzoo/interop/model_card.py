@@ -11,6 +11,7 @@ from modelzoo.data import manifest
 from modelzoo.interop import provenance
 from modelzoo.interop.markdown import escape
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
+from modelzoo.planning.plan_text import describe_heads
 from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_amount
 from modelzoo.sparsity import flops
@@ -118,7 +119,7 @@ def _list_rows(
     m, dense, sparse, covered = config.trainer.init.model, facts.dense, facts.sparse, facts.covered
     tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
     rows = [
-        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads, "
+        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {describe_heads(m)}, "
                          f"ffn {m.filter_size}, {m.position_embedding_type or 'no'} positions"),
         ("Vocabulary, context", f"{m.vocab_size}, {m.max_position_embeddings} tokens"),
         ("Parameters in all", f"{facts.total:,}"),

@@ -35,6 +35,10 @@ CASES = {
     "dense": {"precision": {"enabled": False, "max_gradient_norm": 1.0}},
     "masked": {"sparsity": RIGL, "precision": BFLOAT16},
     "packed": {"sparsity": {**RIGL, "block": [32, 32], "storage": "packed"}, "precision": BFLOAT16},
+    "compiled": {
+        "sparsity": {**RIGL, "block": [32, 32], "storage": "packed"}, "precision": BFLOAT16,
+        "backend": {"deterministic": True, "torch_compile": True},
+    },
     "packed columns": {"sparsity": {**RIGL, "algorithm": "set", "block": [32, 1], "storage": "packed"}},
     "float16": {
         "sparsity": {"sparsity": 0.5},
@@ -116,9 +120,8 @@ def test_reading_seldom_changes_nothing(tmp_path):
 def test_a_lack_of_memory_is_one_line_and_leaves_the_checkpoint(tmp_path, capsys):
     """Room for the model and no more: the line names the keys to lower, and the run goes on where there is room."""
     model = {**SMALL, "hidden_size": 256, "filter_size": 1024, "num_hidden_layers": 8, "max_position_embeddings": 512}
-    params = write_config(
-        tmp_path, model=model, loop={"max_steps": 6}, backend={"torch_compile": False}, checkpoint={"steps": 2}
-    )
+    backend = {"torch_compile": False}
+    params = write_config(tmp_path, model=model, loop={"max_steps": 6}, backend=backend, checkpoint={"steps": 2})
     write_shard(tmp_path / "data" / "a.h5", examples(64, msl=512))
     text = params.read_text().replace("batch_size: 4", "batch_size: 32")
     params.write_text(text)

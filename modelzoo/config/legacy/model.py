@@ -5,7 +5,10 @@ from typing import Any
 
 from modelzoo.config.legacy.base import MODEL, Note, Upgrade, dotted, remark
 from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.model_names import refuse_path
+from modelzoo.config.yaml12 import Document, Path
+
+PLACE: Path = ("trainer", "init", "model")
 
 
 def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
@@ -28,8 +31,13 @@ def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
 
 
 def model_name(doc: Document) -> str:
-    """gpt2 or gpt3, which are one model here: older files leave it to the folder that their run.py lies in."""
+    """gpt2 or gpt3, which are one model here: older files leave it to the folder that their run.py lies in.
+
+    Raises:
+        UserError: that folder, or the file's name, is another model's.
+    """
     file = doc.mark(()).file
+    refuse_path(file)
     folders = os.path.abspath(file).lower().split(os.sep)
     return "gpt2" if any(f in ("gpt2", "gpt-2") for f in folders) or "gpt2" in folders[-1] else "gpt3"
 
@@ -128,19 +136,23 @@ def _divided(init: Any, by: float) -> Any:
     return {**init, **numbers}
 
 
+def find_section(doc: Document) -> dict[str, Any] | None:
+    """The model section of today's format, where there is one."""
+    found = doc.data
+    for key in PLACE:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
 def precision_in_model(doc: Document) -> None:
     """Release 2.4 still wrote mixed_precision and fp16_type in the model, next to `precision`."""
-    try:
-        init = doc.data["trainer"]["init"]
-        section = init["model"]
-    except (KeyError, TypeError):
-        return
-    if not isinstance(section, dict) or not isinstance(init.get("precision", {}), dict):
+    section = find_section(doc)
+    if section is None or not isinstance((init := doc.data["trainer"]["init"]).get("precision", {}), dict):
         return
     for old, new in (("mixed_precision", "enabled"), ("fp16_type", "fp16_type")):
         if old not in section:
             continue
-        path, value = ("trainer", "init", "model", old), section.pop(old)
+        path, value = (*PLACE, old), section.pop(old)
         precision = init.setdefault("precision", {})
         if precision.setdefault(new, value) != value:
             doc.problems.append(
