@@ -56,7 +56,7 @@ def test_equals_cross_entropy(n, vocab, scale, bias):
 
 @pytest.mark.parametrize("trains", [True, False])
 def test_one_part_of_the_logits_is_there_at_a_time(trains, monkeypatch):
-    """64 rows of 4096 float32 logits, of 200; the rest is the width, which is small. The pass is in place, as on GPUs."""
+    """64 rows of 4096 float32 logits, of 200; the width is small, and the pass in place, as on GPUs."""
     monkeypatch.setattr(limits, "BUFFER_BYTES", 1)
     monkeypatch.setattr(kernel, "cross_entropy_", lambda logits, *_: None)
     hidden, weight, labels, _, _ = problem(200, 4096)
