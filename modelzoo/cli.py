@@ -121,6 +121,9 @@ def _add_score_flags(p: argparse.ArgumentParser) -> None:
     task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
     task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
+    task.add_argument("--shots", type=count, metavar="N", help="solved examples before each question (the task's)")
+    task.add_argument("--shots_seed", type=count, metavar="N", help="of their draws (the task's: 1234)")
+    task.add_argument("--show", type=positive_int, metavar="N", help="print the first N prompts of each task")
 
 
 def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
@@ -171,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
     processes.end_with_launcher()
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
-    return entry.run_command(lambda: _main(words), words, kept, lambda: _only_prints(words), rank)
+    return entry.run_command(lambda: run_words(words), words, kept, lambda: _only_prints(words), rank)
 
 
 def _find_mode(argv: list[str]) -> str | None:
@@ -192,7 +195,12 @@ def _note_alone(what: str) -> None:
         print(f"note       {size} processes were started, and each does the whole of {what}", file=sys.stderr)
 
 
-def _main(argv: list[str]) -> int | None:
+def run_words(argv: list[str]) -> int | None:
+    """Do what a command line asks; returns the exit code of the processes that were started for it, if some were.
+
+    Raises:
+        UserError, OSError: as a caller of one's own has to end on them; `main` prints them.
+    """
     if argv[:1] and argv[0] in verbs.VERBS:
         _note_alone(argv[0])
         verbs.run(argv)
@@ -385,7 +393,9 @@ def _run_mode(args: argparse.Namespace, config: "Config", options: "Options") ->
         from modelzoo.scoring import score as scoring
 
         names = scoring.split_names(args.tasks)
-        request = scoring.Request(names, args.data_dir, args.split, args.eval_batch_size or 8)
+        request = scoring.Request(
+            names, args.data_dir, args.split, args.eval_batch_size or 8, args.shots, args.shots_seed, args.show or 0
+        )
         scoring.score_checkpoints(config, options, request)
     elif args.mode == "finetune":
         from modelzoo.finetuning.finetune import finetune

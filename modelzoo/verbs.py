@@ -39,16 +39,22 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder (its newest checkpoint) or a step folder")
-    p.add_argument("out", metavar="OUT", help="the folder to make, or FILE.mdl for Model Zoo's format")
+    p.add_argument("out", metavar="OUT", help="the folder to make, FILE.gguf (llama.cpp), or FILE.mdl (Model Zoo)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the training data's)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "q8_0"],
+        default="float32",
+        help="of weights; q8_0: GGUF's",
+    )
+    p.add_argument("--format", choices=["hf", "gguf", "onnx", "mdl"], help="default: by OUT's name, else hf")
 
 
 def _export(args: argparse.Namespace) -> None:
     from modelzoo.interop.export import export
 
-    print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype))
+    print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype, args.format))
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
@@ -62,6 +68,22 @@ def _import(args: argparse.Namespace) -> None:
     from modelzoo.interop.import_checkpoint import import_checkpoint
 
     print(import_checkpoint(args.checkpoint, args.out, args.params, args.weights))
+
+
+def _push_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", metavar="EXPORT", help="a folder that export wrote")
+    p.add_argument("--repo", metavar="ORG/NAME", help="the repository on the Hub")
+    p.add_argument("--license", metavar="ID", help="of the weights, by the Hub's id (apache-2.0)")
+    p.add_argument("--language", metavar="CODE", action="extend", nargs="+", help="of the texts (the card says en)")
+    p.add_argument("--datasets", metavar="ORG/NAME", action="extend", nargs="+", help="the training data on the Hub")
+    p.add_argument("--base_model", metavar="ORG/NAME", help="the model on the Hub whose weights the run began from")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from modelzoo.interop.push import prepare_push
+
+    given = {key: getattr(args, key) for key in ("license", "language", "datasets", "base_model")}
+    print(prepare_push(args.folder, args.repo, given))
 
 
 def _prompt_arguments(p: argparse.ArgumentParser) -> None:
@@ -128,6 +150,19 @@ def _search(args: argparse.Namespace) -> None:
         args.eval_batch_size, args.target,
     )  # fmt: skip
     print(search_prompts(request))
+
+
+def _prepare_arguments(p: argparse.ArgumentParser) -> None:
+    names = ("medqa", "medmcqa", "mmlu", "bioasq", "pubmedqa")
+    p.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
+    p.add_argument("source", metavar="SOURCE", help="the official files: a folder, a .zip or a tar file")
+    p.add_argument("out", metavar="OUT", help="the folder to make, for --data_dir")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from modelzoo.evaluation.official.prepare import prepare_task
+
+    print(prepare_task(args.name, args.source, args.out))
 
 
 def _generate_arguments(p: argparse.ArgumentParser) -> None:
@@ -206,10 +241,17 @@ VERBS = {
         _report,
     ),
     "export": Verb(
-        "Write a checkpoint as a Hugging Face folder (safetensors, tokenizer, model card), or as Model Zoo's .mdl.",
-        "python run.py export runs/s75 exported/s75\n  python run.py export runs/s75 checkpoint_300.mdl",
+        "Write a checkpoint as a Hugging Face folder (with tokenizer and model card), GGUF, ONNX, or Model Zoo's .mdl.",
+        "python run.py export runs/s75 exported/s75\n  python run.py export runs/s75 s75.gguf --dtype q8_0\n"
+        "  python run.py export runs/s75 onnx/s75 --format onnx\n  python run.py export runs/s75 checkpoint_300.mdl",
         _export_arguments,
         _export,
+    ),
+    "push": Verb(
+        "Make an export ready for the Hugging Face Hub and print the command that uploads it. Nothing is sent.",
+        "python run.py push exported/s75 --repo ORG/s75 --license apache-2.0",
+        _push_arguments,
+        _push,
     ),
     "prompt": Verb(
         "The vocabulary's tokens that each learned soft-prompt vector is nearest to, as a table.",
@@ -228,6 +270,14 @@ VERBS = {
         "python run.py prompt-search runs/s75 --task configs/eval/pubmedqa.yaml",
         _search_arguments,
         _search,
+    ),
+    "prepare-task": Verb(
+        "Convert a benchmark's official files into what its bundled task reads.",
+        "python run.py prepare-task medqa data_clean.zip data/medqa\n"
+        "  python run.py prepare-task mmlu data.tar data/mmlu_medical\n"
+        "  python run.py prepare-task pubmedqa pubmedqa/data data/pubmedqa",
+        _prepare_arguments,
+        _prepare,
     ),
     "convert-config": Verb(
         "Write a Model Zoo config of an older release (or today's) in today's format, and report each change.",

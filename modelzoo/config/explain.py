@@ -73,6 +73,8 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     text = WORDING[kind].format(**ctx) if kind in WORDING else error["msg"].removeprefix("Value error, ")
     if kind in ("value_error", "too_long", "too_short"):
         return f"{dotted}: ", text, ""
+    if kind == "literal_error":
+        return f"{dotted}: ", text, f", got {format_value(value)}{_nearest(value, ctx['expected'])}"
     return f"{dotted}: ", text, f", got {format_value(value)}{_hint(kind, value)}"
 
 
@@ -102,6 +104,13 @@ def _hint(kind: str, value: object) -> str:
     if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"; write {int(value)}"
     return ""
+
+
+def _nearest(value: object, expected: str) -> str:
+    """ "; did you mean 'x'?" for the nearest of the words in `expected`; empty where none is near."""
+    words = [word[1:-1] for word in expected.replace(" or ", ", ").split(", ") if word[:1] == "'"]
+    near = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6) if isinstance(value, str) else []
+    return f"; did you mean '{near[0]}'?" if near else ""
 
 
 def _is_number(text: str) -> bool:

@@ -94,7 +94,7 @@ class RowCaches:
         """Let each row hold its first `lengths` tokens alone."""
         for cache, held, n in zip(self.caches, self.lengths, lengths, strict=True):
             if n < held:
-                cache.crop(n)
+                cache.crop(n - held)  # negative: how many to remove, in every version of transformers
 
     def keep(self, rows: Sequence[int]) -> None:
         """Hold these rows alone, in this order."""

@@ -13,10 +13,8 @@ from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import STDIN, Prompt
 from modelzoo.generation.settings import Settings
 from modelzoo.generation.text import escape_controls
-from modelzoo.generation.write import WHY, Text, write_texts
+from modelzoo.generation.write import WHY, Text, begin_texts, write_batches, write_texts
 from modelzoo.progress import Progress
-
-NAMED = 5  # prompts that are cut, by name; the others are counted
 
 
 class Request(NamedTuple):
@@ -70,17 +68,8 @@ def _say(line: str) -> None:
 
 def _begin(model: LoadedModel, prompts: Sequence[Prompt], request: Request) -> list[Text]:
     """The texts to write, before any token is; prompts that are cut are named, or refused."""
-    texts = [Text(model, p, k, request.settings) for p in prompts for k in range(request.settings.samples)]
-    cut = [t for t in texts if t.cut and t.sample == 0]
-    for text in cut[:NAMED]:
-        whole, room = len(text.words) + text.cut, model.length - model.soft.tokens
-        what = f"{text.prompt.where}: {whole:,} tokens leave no room in the context of {room:,}"
-        if request.refuse_long:
-            raise UserError(f"{what}; shorten the prompt, or let its end be read (without --refuse_long)")
-        _say(f"note       {what}; its last {len(text.words):,} are read")
-    if len(cut) > NAMED:
-        _say(f"note       {len(cut) - NAMED} further prompts are cut in the same way")
-    return texts
+    note = lambda line: _say(f"note       {line}")
+    return begin_texts(model, prompts, request.settings, request.refuse_long, note)
 
 
 def _stream(model: LoadedModel, text: Text) -> None:
@@ -102,13 +91,10 @@ def _stream(model: LoadedModel, text: Text) -> None:
 
 def _write_batches(model: LoadedModel, texts: list[Text], request: Request) -> None:
     """Write all texts, those of like length together, and print or store them in the order of their prompts."""
-    order = sorted(range(len(texts)), key=lambda i: -len(texts[i].begin))
     with _opening(request.out) as file:
         live = Progress(len(texts))
-        for start in range(0, len(order), request.batch_size):
-            batch = order[start : start + request.batch_size]
-            write_texts(model, [texts[i] for i in batch])
-            live.update(start + len(batch), f"{sum(len(t.ids) for t in texts)} tokens")
+        tokens = lambda done: live.update(done, f"{sum(len(t.ids) for t in texts)} tokens")
+        write_batches(model, texts, request.batch_size, tokens)
         live.close()
         for text in texts:
             if file is not None:

@@ -54,7 +54,7 @@ def read_prompts(texts: Sequence[str], file: str | None, field: str | None, whol
     if not found:
         raise UserError(f"{file if file not in (None, STDIN) else 'standard input'}: holds no prompt")
     for prompt in found:
-        _check_text(prompt)
+        check_text(prompt)
     return found
 
 
@@ -94,7 +94,7 @@ def _read_stdin() -> str:
         raise UserError(f"standard input: is not UTF-8 text (byte {e.start})") from None
 
 
-def _check_text(prompt: Prompt) -> None:
+def check_text(prompt: Prompt) -> None:
     """Refuse what the command line's bytes may hold and text may not."""
     try:
         prompt.text.encode()

@@ -13,6 +13,7 @@ from modelzoo.generation.sampling import choose_token
 from modelzoo.generation.settings import Settings
 from modelzoo.generation.text import GrowingText
 
+NAMED = 5  # prompts that are cut, by name; the others are counted
 WHY = {  # how a text ended
     "end": "the model ended the text",
     "stop": "a stop came",
@@ -104,3 +105,47 @@ def write_texts(model: LoadedModel, texts: Sequence[Text], after_token: Callable
                 texts[i].go_on(row)
             open_ = [i for i in open_ if texts[i].end is None]
             after_token()
+
+
+def begin_texts(
+    model: LoadedModel,
+    prompts: Sequence[Prompt],
+    settings: Settings,
+    refuse_long: bool,
+    note: Callable[[str], None],
+) -> list[Text]:
+    """The texts to write, before any token is: `settings.samples` of each prompt.
+
+    Args:
+        refuse_long: refuse a prompt that leaves no room in the context, instead of reading its end.
+        note: takes a line about each prompt that is cut.
+
+    Raises:
+        UserError: a prompt does not fit.
+    """
+    texts = [Text(model, p, k, settings) for p in prompts for k in range(settings.samples)]
+    cut = [t for t in texts if t.cut and t.sample == 0]
+    for text in cut[:NAMED]:
+        whole, room = len(text.words) + text.cut, model.length - model.soft.tokens
+        what = f"{text.prompt.where}: {whole:,} tokens leave no room in the context of {room:,}"
+        if refuse_long:
+            raise UserError(f"{what}; shorten the prompt, or let its end be read (without --refuse_long)")
+        note(f"{what}; its last {len(text.words):,} are read")
+    if len(cut) > NAMED:
+        note(f"{len(cut) - NAMED} further prompts are cut in the same way")
+    return texts
+
+
+def write_batches(
+    model: LoadedModel, texts: Sequence[Text], batch_size: int, after_batch: Callable[[int], None] = lambda done: None
+) -> None:
+    """Write all `texts` to their ends, those of like length together.
+
+    Args:
+        after_batch: called with the number of texts that are written.
+    """
+    order = sorted(range(len(texts)), key=lambda i: -len(texts[i].begin))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        write_texts(model, [texts[i] for i in batch])
+        after_batch(start + len(batch))

@@ -1,17 +1,12 @@
-"""Adam and AdamW on torch's fused kernel, with bias correction by each weight's own age where weights are regrown.
-
-Adam divides its moments by 1 - beta^t because they start at zero. A weight regrown at step t0 starts there again: with
-the global t its second moment is taken at face value while it is still far too small, and the first update is
-6.6 times too large at beta2 = 0.999. So a regrown weight counts its own age: t - t0.
-"""
+"""Adam and AdamW on torch's fused kernel, with bias correction by each weight's own age where weights are regrown."""
 
 import inspect
 import math
-from bisect import bisect_right
-from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
+
+from modelzoo.optim.ages import OwnAges, find_horizon
 
 # 1 - beta^t is exactly 1.0 in float64 from here for any beta below 1 - 1e-5; a float32 counter stays there (2^24 + 1
 # rounds to 2^24). Starting the step count at this value is Adam without bias correction.
@@ -56,37 +51,22 @@ class AgedAdam(torch.optim.Adam):
                 }
                 if id(p) in old:
                     self.state[p]["born"] = torch.zeros_like(p, dtype=torch.int32)
-        self._cohorts: dict[nn.Parameter, tuple] = {}
-        self._counts: dict[nn.Parameter, tuple[Tensor, int, int]] = {}
+        self.ages = OwnAges()
         self.found_inf: Tensor | None = None
-        # From this age on 1 - beta^age is 1.0 in float32, so a weight's own age no longer matters.
-        self.horizon = max(math.ceil(25 * math.log(2) / -math.log(b)) if b else 1 for b in betas)
+        self.horizon = find_horizon(betas)
 
     @torch.no_grad()
     def step(self, closure=None):
         """One step of every parameter with a gradient; young weights are corrected by their own age."""
         if self.raw_eps is not None:  # sqrt(v) + eps, corrected: sqrt(v / c) + eps / sqrt(c) with c = 1 - beta2^t
             for group in self.param_groups:
-                count = self._count(group["params"][0]) + 1
+                count = self.ages.count(self, group["params"][0]) + 1
                 group["eps"] = self.raw_eps / math.sqrt(1 - group["betas"][1] ** count)
         if self.decoupled and not NATIVE:
             return self._step_decayed(closure)
-        young = [
-            (group, p, *found) for group in self.param_groups for p in group["params"] if (found := self._young(p))
-        ]
-        before = [p.view(-1)[at] for _, p, at, _ in young]
-        super().step(closure)  # moments are right for every weight; only the young ones' correction is not
-        for p, (step, _, count) in self._counts.items():
-            if p.grad is not None:
-                self._counts[p] = step, step._version, count + 1
-        for (group, p, at, born), values in zip(young, before, strict=True):
-            state, (beta1, beta2), lr = self.state[p], group["betas"], group["lr"]
-            age = (state["step"] - born).double()
-            m = state["exp_avg"].view(-1)[at].double() / (1 - beta1**age)
-            v = state["exp_avg_sq"].view(-1)[at].double() / (1 - beta2**age)
-            old = values * (1 - lr * group["weight_decay"]) if self.decoupled else values
-            new = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
-            p.view(-1)[at] = new if self.found_inf is None else torch.where(self.found_inf > 0, values, new)
+        self.ages.begin(self, lambda p: self.state[p].get("born"))
+        super().step(closure)
+        self.ages.finish(self, self.decoupled)
 
     def _step_decayed(self, closure):
         """Decoupled decay by hand around L2-free steps, for torch before 2.7."""
@@ -107,34 +87,6 @@ class AgedAdam(torch.optim.Adam):
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
 
-    def _young(self, p: nn.Parameter) -> tuple[Tensor, Tensor] | None:
-        """Flat positions and births of the weights younger than the horizon, or None."""
-        born = self.state[p].get("born")
-        if born is None or p.grad is None:  # without a gradient torch passes the weight over
-            return None
-        oldest = self._count(p) + 1 - self.horizon
-        cached = self._cohorts.get(p)
-        # `_version` counts in-place changes, so the cache follows mask updates and loaded checkpoints.
-        if cached is None or cached[0] is not born or cached[1] != born._version:
-            at = born.view(-1).nonzero().squeeze(1)
-            births = born.view(-1)[at]
-            order = births.argsort(stable=True)
-            cohorts, sizes = births.unique(return_counts=True)
-            ends = [0, *accumulate(sizes.tolist())]
-            cached = self._cohorts[p] = born, born._version, at[order], births[order], cohorts.tolist(), ends
-        _, _, at, births, cohorts, ends = cached
-        if not cohorts or cohorts[-1] <= oldest:
-            return None
-        first = ends[bisect_right(cohorts, oldest)]
-        return at[first:], births[first:]
-
-    def _count(self, p: nn.Parameter) -> int:
-        """How many steps `p` has taken: `state[p]["step"]`, read only where somebody else changed it."""
-        step, known = self.state[p]["step"], self._counts.get(p)
-        if known is None or known[0] is not step or known[1] != step._version:
-            known = self._counts[p] = step, step._version, int(step)
-        return known[2]
-
     def recount(self) -> None:
         """Read the counts anew in the next step: the device passed over some steps (`found_inf`)."""
-        self._counts.clear()
+        self.ages.recount()

@@ -6,7 +6,7 @@ Per optimizer step, in this order:
     sparsity.update(step, optimizer.state)  masks change here, on update steps
 """
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any
 
@@ -19,7 +19,7 @@ from modelzoo.kernels import blocks
 from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
-from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
+from modelzoo.sparsity.parameter import PackedParameter, SparseParameter, TransposedParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select_parameters
 from modelzoo.sparsity.storage import store_group
 
@@ -60,9 +60,14 @@ class Group:
         return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
 
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
-        """The mask [out, in] of `p` after update step `step`, with k live weights."""
+        """The mask [out, in] of `p` after update step `step`, with k live weights.
+
+        It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
+        """
         weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
         grad = p.whole_gradient()
+        if self.algorithm.needs_gradient and grad is None:
+            return p.mask
         grad = None if grad is None else blocks.scores(grad, p.block)
         return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
 
@@ -87,6 +92,7 @@ class Sparsity:
         seed: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | None = None,
+        transposed: Collection[str] = (),
     ) -> "Sparsity":
         """Choose the sparse parameters, draw their first masks, zero what they mask, pack what is faster packed.
 
@@ -99,6 +105,7 @@ class Sparsity:
             seed: for groups without a seed of their own.
             dtype: of activations.
             device: where the model will be; default: where it is.
+            transposed: names of weights that are stored as [in, out].
 
         Raises:
             UserError: a filter matches nothing, or blocks or balanced groups do not divide a weight.
@@ -108,8 +115,10 @@ class Sparsity:
         for config, names in zip(configs, select_parameters(shapes, configs), strict=True):
             rules = compat.ALGORITHMS if config.compat else ALGORITHMS
             algorithm = rules[config.algorithm](config, seed)
-            check_sides(config, {n: tuple(weights[n].shape) for n in names})
-            parameters = [SparseParameter(n, weights[n], block_of(config, tuple(weights[n].shape))) for n in names]
+            sizes = {n: tuple(weights[n].shape)[:: -1 if n in transposed else 1] for n in names}
+            check_sides(config, sizes)
+            kinds = {n: TransposedParameter if n in transposed else SparseParameter for n in names}
+            parameters = [kinds[n](n, weights[n], block_of(config, sizes[n])) for n in names]
             groups.append(Group(algorithm, parameters))
         sparsity = cls(groups)
         sparsity.draw()

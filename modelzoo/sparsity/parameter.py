@@ -17,24 +17,29 @@ class SparseParameter:
     Attributes:
         name: the parameter's name. weight: [out, in], zero where it is dead.
         block: (rows, columns) that live or die together.
-        mask: [out, in] bool. keep: the mask as bits, kept because every step needs it. live: how many weights live.
-        dense_grad: on RigL's update steps, the gradient of dead weights too, [out, in].
+        mask: [out, in] bool. keep: the mask as bits by the weight's axes, kept because every step needs it.
+        live: how many weights live.
+        dense_grad: on RigL's update steps, the gradient of dead weights too, of the weight's form.
     """
 
     def __init__(self, name: str, weight: nn.Parameter, block: Sequence[int] = (1, 1)):
         self.name, self.weight, self.block = name, weight, tuple(block)
         self.dense_grad: Tensor | None = None
-        self.set_mask(torch.ones_like(weight, dtype=torch.bool))
+        self.set_mask(torch.ones(self.shape, dtype=torch.bool, device=weight.device))
+
+    def turned(self, x: Tensor) -> Tensor:
+        """An [out, in] by the axes that the module has for it, or the other way round."""
+        return x
 
     def set_mask(self, mask: Tensor) -> None:
         """Record a mask [out, in]; the weight stays as it is."""
-        self.mask, self.keep, self.live = mask, masks.bits(mask), int(mask.sum())
+        self.mask, self.keep, self.live = mask, masks.bits(self.turned(mask).contiguous()), int(mask.sum())
         self._places: Tensor | None = None
 
     def live_places(self) -> Tensor | None:
         """Flat positions of the live weights, where dead ones are stored; found once a mask, kept for every step."""
         if self._places is None:
-            self._places = self.mask.view(-1).nonzero().squeeze(1)
+            self._places = self.keep.view(-1).nonzero().squeeze(1)
         return self._places
 
     def probe(self) -> Tensor | None:
@@ -82,7 +87,7 @@ class SparseParameter:
         """Zero what is dead in optimizer state."""
         for tensor in state.values():
             if isinstance(tensor, Tensor) and tensor.shape == self.weight.shape:
-                tensor.masked_fill_(~self.mask, 0)
+                tensor.masked_fill_(self.keep == 0, 0)
 
     def watch(self) -> None:
         """Before a forward pass: the dense gradient will be asked for."""
@@ -109,6 +114,26 @@ class SparseParameter:
     def digest(self) -> str:
         """The hash of the mask as this process found it."""
         return masks.digest(self.mask)
+
+
+class TransposedParameter(SparseParameter):
+    """A weight that its module stores as [in, out], as Hugging Face's Conv1D does."""
+
+    @property
+    def shape(self) -> torch.Size:
+        return torch.Size(reversed(self.weight.shape))
+
+    def turned(self, x: Tensor) -> Tensor:
+        return x.t()
+
+    def whole(self, x: Tensor) -> Tensor:
+        return x.t()
+
+    def stored(self, x: Tensor) -> Tensor:
+        return x.t()
+
+    def whole_gradient(self) -> Tensor | None:
+        return None if self.dense_grad is None else self.dense_grad.t()
 
 
 class PackedLinear(nn.Module):

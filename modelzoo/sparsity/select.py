@@ -36,6 +36,8 @@ def select_parameters(shapes: Mapping[str, ShapeLike], groups: Sequence[Sparsity
         key = f"trainer.init.sparsity.{i}.param_filter"
         check_match(key, group.param_filter or (), weights, "weight")
         names = [n for n in weights if n not in taken and _matches(n, shapes[n], group)]
+        if group.param_filter is None and not any(shapes[n].kind == "linear" for n in weights):
+            raise UserError(f"{key}: there are no linear weights to take by default; name others")
         if not names:
             filters = ", ".join(group.param_filter or ("the default: linear weights",))
             raise UserError(f"{key} ({filters}): all it matches belongs to earlier groups; remove the group or reorder")

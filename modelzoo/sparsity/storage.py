@@ -42,13 +42,14 @@ def store_group(
     if not group.may_pack:
         return list(parameters), []
     done, counts = [], Counter()
+    uses = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
         layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
         how = choose.describe_choice(layout, device or p.weight.device, dtype)
         kernel = choose.choose_kernel(layout, device or p.weight.device, dtype)
-        why = _kept_whole(group, linear, last, pays(layout, kernel, dtype))
+        why = _kept_whole(group, linear, last, pays(layout, kernel, dtype)) or _bound(linear, uses[id(p.weight)], path)
         if why is None:
             assert isinstance(linear, nn.Linear)  # `_kept_whole` names a reason for any other
             module = PackedLinear(linear, layout)
@@ -91,6 +92,17 @@ def _kept_whole(group: SparsityGroup, linear: nn.Module, last: str, faster: bool
         return "their sparsity changes; storage: packed packs them even so"
     if not faster:
         return "no gain is known; storage: packed packs them even so"
+    return None
+
+
+def _bound(linear: nn.Module, uses: int, path: str) -> str | None:
+    """Why a linear cannot give way to another module, or None if it can."""
+    if uses > 1:
+        return "used in several places"
+    if not path:
+        return "the linear is the whole model"
+    if linear._forward_hooks or linear._forward_pre_hooks or linear._backward_hooks or linear._backward_pre_hooks:
+        return "the linear has hooks, which another module would not run"
     return None
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 
 # Ctrl-C; what schedulers send; the terminal gone; Slurm's early warnings (sbatch --signal); Ctrl-\\; the processor's
@@ -17,7 +18,8 @@ def catch_interrupts() -> Iterator[list[int]]:
     A second Ctrl-C, SIGTERM or SIGQUIT ends it at once. The first one after a warning does not: a checkpoint may be
     under way.
 
-    A signal that the process was started to ignore (nohup's SIGHUP) stays ignored.
+    A signal that the process was started to ignore (nohup's SIGHUP) stays ignored. None is collected outside of the
+    main thread, where a caller's program has put the run.
     """
     seen: list[int] = []
     at_once = {signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGQUIT", signal.SIGTERM)}
@@ -31,6 +33,8 @@ def catch_interrupts() -> Iterator[list[int]]:
             print(f"\n{signal.Signals(number).name}: stopping after this step; {again}", file=sys.stderr)
 
     known = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        known = []
     before = {s: signal.signal(s, handler) for s in known if signal.getsignal(s) != signal.SIG_IGN}
     try:
         yield seen

@@ -130,7 +130,7 @@ def test_flags_are_flags(page):
         for file in (REPO / room).glob("*.py"):
             known |= set(re.findall(r'"(--[a-z][\w-]*)"', _text(file)))
     for line in _text(page).splitlines():
-        if re.search(r"#SBATCH|sbatch |lm_eval --|tensorboard --|torchrun --|hf download ", line):
+        if re.search(r"#SBATCH|sbatch |lm_eval --|llama-cli --|tensorboard --|torchrun --|hf download ", line):
             continue
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
             assert flag in known, f"{name(page)}: {line}"

@@ -20,6 +20,7 @@ from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.exported import load_exported
 from modelzoo.interop import hf_families, import_checkpoint, mdl, mdl_state, peft
+from modelzoo.interop.card_header import split_card
 from modelzoo.planning.start_checkpoint import complete_model
 from modelzoo.training import checkpoint
 from tests.faults.mutate_bytes import flip_bit
@@ -354,7 +355,8 @@ def test_names_stay_text_in_the_card(world, tmp_path):
     assert run("export", world / "run_prompt", out) == 0
     card = (out / "README.md").read_text()
     assert "<img" not in card and "](javascript" not in card and "\n# Approved" not in card
-    assert card.split("---\n")[1].count("\n") == 4 and "\nlicense" not in card
+    facts, body = split_card(card, "README.md")
+    assert facts.keys() == {"language", "library_name", "pipeline_tag", "tags"} and body.startswith("\n# &#60;img")
 
 
 def test_nothing_of_a_cluster_is_exported(world):

@@ -88,7 +88,8 @@ def test_each_regrown_weight_has_its_own_adam(betas, decoupled):
             for i in again:
                 reference[i] = Weight(0.0, betas, 0.1, decoupled)
     if betas[1] == 0.95:
-        assert steps > optimizer.horizon + 100 and optimizer._young(p) is None  # all grown up by now
+        assert steps > optimizer.horizon + 100  # all grown up by now
+        assert optimizer.ages.find(optimizer, p, state["born"], betas) is None
 
 
 @pytest.mark.parametrize("beta2", [0.95, 0.999])

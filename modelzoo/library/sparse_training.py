@@ -1,0 +1,301 @@
+"""The masks of any torch module in training: they follow its gradients, its optimizer's steps and its state.
+
+Gradients are masked as backward makes them, so that clipping measures live weights alone; weights and optimizer state
+after each optimizer step. `step` counts the steps that the optimizer really took, and changes masks when it is time.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.library.owned import MARK, check_alone, check_owned, check_state, check_types
+from modelzoo.library.regrown import RegrownWeights, replace_weight
+from modelzoo.names import name_mask
+from modelzoo.sparsity.attach import Group, Sparsity
+from modelzoo.sparsity.layers import Layer, describe_layers, format_layers
+from modelzoo.sparsity.modules import list_weights, unwrap
+from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
+
+
+class _Seen(NamedTuple):
+    """A gradient as the hook left it, by which the next one knows whether it was added to or begun anew."""
+
+    grad: Tensor
+    version: int
+
+
+@contextlib.contextmanager
+def naming_keys() -> Iterator[None]:
+    """Name keys as a caller's config has them, which is what a run has under `trainer.init.sparsity`."""
+    try:
+        yield
+    except UserError as e:
+        lines = str(e).replace("trainer.init.sparsity", "sparsity").split("\n")
+        e.args = ("\n".join(line.removeprefix("config: ") for line in lines),)
+        raise
+
+
+class SparseTraining:
+    """The masks of a module in training. Made by `sparsify` or `configure`.
+
+    Attributes:
+        steps: optimizer steps taken: what schedules count. Skipped ones are none.
+        notes: lines about how weights are stored.
+    """
+
+    def __init__(self, groups: tuple[SparsityGroup, ...], seed: int):
+        self._groups, self._seed = groups, seed
+        self._sparsity = Sparsity([])
+        self._module = nn.Module()
+        self._roots: list[nn.Module] = []  # that `apply` was called with, before there is an optimizer
+        self._optimizer: torch.optim.Optimizer | None = None
+        self._hooks: list[Any] = []
+        self._seen: dict[nn.Parameter, _Seen] = {}
+        self._automatic = False
+        self._taken = self._early = False  # whether a step waits for `step`; whether `step` came between the two
+        self.steps = 0
+
+    # --- beginning
+
+    def apply(self, target: nn.Module | torch.optim.Optimizer) -> None:
+        """Take a module, then its optimizer, as cerebras.pytorch has it.
+
+        Raises:
+            UserError: as of `sparsify`; there is no module yet, or more than one.
+        """
+        if isinstance(target, nn.Module):  # Module.apply calls with each part, the whole last
+            inner = set(target.modules())
+            self._roots = [*(r for r in self._roots if r not in inner), target]
+            return
+        if len(self._roots) != 1:
+            raise UserError(f"sparsity: has {len(self._roots) or 'no'} module; call model.apply(sparsity) once, first")
+        self.attach(self._roots.pop(), target)
+        self._automatic = True
+
+    __call__ = apply
+
+    def attach(self, module: nn.Module, optimizer: torch.optim.Optimizer) -> "SparseTraining":
+        """Draw the first masks and follow `optimizer`; see `sparsify`."""
+        if self._optimizer is not None:
+            raise UserError("sparsity: has a module and an optimizer already; make another by sparsify or configure")
+        check_types(module, optimizer)
+        inner = unwrap(module)
+        table = list_weights(inner)
+        named = dict(inner.named_parameters())
+        if inner is not module and any(g.storage == "packed" for g in self._groups):
+            raise UserError(
+                f"sparsity.storage: packed replaces modules; sparsify first, then wrap ({type(module).__name__})"
+            )
+        check_alone(self._groups)
+        with naming_keys():
+            check_owned(table, named, self._groups, optimizer)
+            dtype = next((p.dtype for p in named.values() if p.is_floating_point()), torch.float32)
+            turned = {n for n, w in table.items() if w.transposed}
+            self._sparsity = Sparsity.attach(inner, table, self._groups, self._seed, dtype, transposed=turned)
+        self._module, self._optimizer = inner, optimizer
+        for group in self._sparsity.groups:
+            for p in group.parameters:
+                self._follow(group, p, named[p.name])
+        self._regrown = RegrownWeights(optimizer, self._sparsity.groups)
+        self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+        self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        self._sparsity.mask_state(optimizer.state)
+        self._sparsity.watch(self.steps + 1)
+        return self
+
+    def _follow(self, group: Group, p: SparseParameter, whole: nn.Parameter) -> None:
+        """Let the optimizer hold the weight in the form that it has now, and mask its gradients."""
+        if p.weight is not whole:
+            replace_weight(self._require(), whole, p)
+        setattr(p.weight, MARK, True)
+        if p.weight.requires_grad:
+            mask = lambda _: self._mask_gradient(group, p)
+            self._hooks.append(p.weight.register_post_accumulate_grad_hook(mask))
+
+    # --- a step
+
+    @torch.no_grad()
+    def _mask_gradient(self, group: Group, p: SparseParameter) -> None:
+        """Mask a gradient that backward has added to; before an update that asks for it, add up the dense one too."""
+        self._early = False
+        grad = p.weight.grad
+        if grad is None:
+            return
+        if grad.is_sparse:
+            raise UserError(f"{p.name}: its gradient is a sparse tensor; make its embedding with sparse=False")
+        if isinstance(p, PackedParameter):  # nothing dead is in it, and its dense one adds up by itself
+            self._seen[p.weight] = _Seen(grad, grad._version)
+            return
+        dense = group.algorithm.needs_gradient and group.is_update(self.steps + 1)
+        seen, before = self._seen.get(p.weight), p.dense_grad
+        adds = seen is not None and seen.grad is grad and grad._version == seen.version + 1
+        p.mask_gradient(dense)
+        if dense and adds and before is not None and p.dense_grad is not None:
+            p.dense_grad = torch.where(p.keep == 0, before + p.dense_grad, p.dense_grad)
+        self._seen[p.weight] = _Seen(grad, grad._version)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        if self._taken:
+            raise UserError("sparsity.step(): was not called after the optimizer's last step; call it after each")
+        if self._early:
+            raise UserError("sparsity.step(): was called before optimizer.step(); call it after")
+        for group in self._sparsity.groups:
+            for p in group.parameters:
+                seen = self._seen.get(p.weight)
+                if p.weight.grad is not None and (seen is None or seen.grad is not p.weight.grad):
+                    self._mask_gradient(group, p)  # no backward pass put it there
+        self._regrown.before_step()
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        found = getattr(optimizer, "found_inf", None)  # of a GradScaler, where the optimizer itself passes over a step
+        self._taken = not (isinstance(found, Tensor) and bool(found > 0))
+        self._regrown.after_step(self._taken)
+        self._sparsity.mask_weights()
+        for p in self._sparsity.parameters:
+            check_state(p.name, p.weight, optimizer.state.get(p.weight, {}))
+        self._sparsity.mask_state(optimizer.state)
+        if self._automatic:
+            self.step()
+
+    @torch.no_grad()
+    def step(self) -> int:
+        """Count the optimizer step just taken, and change masks if it is time; nothing, where it was skipped.
+
+        Returns:
+            How many live weights gave up their place.
+
+        Raises:
+            UserError: a schedule leaves its range.
+        """
+        optimizer, taken = self._require(), self._taken
+        self._early, self._taken = not taken and bool(self._seen), False
+        self._seen.clear()
+        moved = 0
+        if taken:
+            self.steps += 1
+            if self._sparsity.is_update(self.steps):
+                check_alone(self._groups)
+                self._check_levels()
+                self._take_dense()
+                self._regrown.before_update()
+                moved = self._sparsity.update(self.steps, optimizer.state)
+                self._regrown.after_update()
+        self._sparsity.drop_gradients()
+        self._sparsity.watch(self.steps + 1)
+        return moved
+
+    def _take_dense(self) -> None:
+        """Take the dense gradients of packed weights, which have added up apart from these."""
+        for group in self._sparsity.groups:
+            for p in (p for p in group.parameters if isinstance(p, PackedParameter)):
+                p.mask_gradient(group.algorithm.needs_gradient and group.is_update(self.steps))
+
+    def _check_levels(self) -> None:
+        for group in self._sparsity.groups:
+            level, most = group.algorithm.target(self.steps), group.algorithm.group.max_sparsity
+            if not 0 <= level <= most:
+                raise UserError(
+                    f"sparsity: its schedule is at {level:.6g} at step {self.steps}; 0 to {most} is allowed"
+                )
+
+    def _require(self) -> torch.optim.Optimizer:
+        if self._optimizer is None:
+            raise UserError(
+                "sparsity: has no optimizer yet; call model.apply(sparsity), then sparsity.apply(optimizer)"
+            )
+        return self._optimizer
+
+    # --- what it holds
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Lines about how weights are stored."""
+        return tuple(self._sparsity.notes)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """The masks by parameter name, bool: True where weights live. By the axes of the module's whole weight."""
+        return {p.name: p.turned(p.mask).clone() for p in self._sparsity.parameters}
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the sparse parameters' weights that is off."""
+        return self._sparsity.actual()
+
+    @property
+    def target(self) -> float:
+        """Share that the schedules want off."""
+        return self._sparsity.target(self.steps)
+
+    def layers(self) -> list[Layer]:
+        """Each sparse weight with its live weights, and its training FLOPs for a row of input where these are known."""
+        return describe_layers(self._module, self._sparsity, self.steps)
+
+    def summary(self) -> str:
+        """`layers` as a table, and lines about how weights are stored."""
+        return "\n".join([format_layers(self.layers()), *self.notes])
+
+    def whole_state_dict(self) -> dict[str, Any]:
+        """The module's `state_dict` with packed weights whole, as a module that was never packed loads it."""
+        found = self._module.state_dict()
+        for p in self._sparsity.parameters:
+            if isinstance(p, PackedParameter):
+                found[p.name] = p.whole(p.weight.detach())
+        return found
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed training needs besides the module's and the optimizer's own: steps, masks, and births.
+
+        `born` holds the steps at which weights were regrown, where Adam corrects its bias by their own age.
+        """
+        return {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`. Load it before the module's and the optimizer's: packed weights take its form.
+
+        Raises:
+            UserError: it is none, or its masks are not those of this module and config.
+        """
+        optimizer = self._require()
+        steps, found = (state.get("steps"), state.get("masks")) if isinstance(state, Mapping) else (None, None)
+        if type(steps) is not int or steps < 0 or not isinstance(found, Mapping):
+            raise UserError("sparsity.load_state_dict: takes what state_dict gave: {'steps': ..., 'masks': ...}")
+        parameters = self._sparsity.parameters
+        if odd := sorted({p.name for p in parameters} ^ set(found)):
+            raise UserError(f"{odd[0]}: is in {'the loaded masks' if odd[0] in found else 'this module'} alone")
+        for group in self._sparsity.groups:
+            counts = None if group.changes or group.algorithm.group.init_method == "from_zeros" else group.counts(0)
+            for p in group.parameters:
+                mask = found[p.name]
+                if not isinstance(mask, Tensor) or mask.dtype != torch.bool or p.turned(mask).shape != p.shape:
+                    raise UserError(f"{p.name}: its loaded mask is no bool tensor of its shape")
+                if not group.fits(p, p.turned(mask).to(p.weight.device)):
+                    raise UserError(f"{p.name}: its loaded mask has not the pattern of the config")
+                if counts is not None and int(mask.sum()) != counts[p.name] and not group.algorithm.group.compat:
+                    raise UserError(
+                        f"{p.name}: {int(mask.sum()):,} live weights are loaded; the config has {counts[p.name]:,}"
+                    )
+        self.steps, self._taken, self._early = steps, False, False
+        self._seen.clear()
+        masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
+        self._sparsity.load_state_dict(masks, state=optimizer.state)
+        self._regrown.load_state_dict(state.get("born") or {})
+        self._sparsity.drop_gradients()
+        self._sparsity.watch(self.steps + 1)
+
+    def detach(self) -> None:
+        """Follow the optimizer no more. Weights stay as they are; the next step may fill their zeros."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
+        for p in self._sparsity.parameters:
+            if hasattr(p.weight, MARK):
+                delattr(p.weight, MARK)
+        self._sparsity.drop_gradients()
