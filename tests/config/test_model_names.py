@@ -1,4 +1,4 @@
-"""Model Zoo's model names: its one GPT class under every name of it, and every other class refused in one line."""
+"""Model Zoo's model names: its GPT and its GPT-J by every name, and every other class refused in one line."""
 
 import pytest
 
@@ -34,17 +34,17 @@ def refused(path, overrides=()):
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_names_of_the_gpt_class_mean_the_same_model(tmp_path, name):
+def test_names_of_one_class_mean_the_same_model(tmp_path, name):
     keys = ", position_embedding_type: rotary, rotary_dim: 8, norm_type: rmsnorm, nonlinearity: swiglu"
     path = written(tmp_path, TODAY.format(name=name, sizes=SIZES, more=keys))
-    same = load(written(tmp_path, TODAY.format(name="gpt3", sizes=SIZES, more=keys), "gpt3.yaml"), Config)
+    same = load(written(tmp_path, TODAY.format(name=SAME[name], sizes=SIZES, more=keys), "same.yaml"), Config)
     assert load(path, Config) == same
     assert any(f":4: trainer.init.model.name: '{name}'" in note.text for note in resolve(path, Config).notes)
 
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_are_refused_by_name(tmp_path, name):
-    more = f", residual_dropout_rate: 0.0, {GPTJ}"
+    more = f", {GPTJ}"
     path = written(tmp_path, TODAY.format(name=name, sizes=SIZES, more=more))
     assert refused(path).startswith(f"{path}:4: trainer.init.model.name: '{name}' is ")
     # what is written over it on the command line does not make it another model
@@ -54,27 +54,45 @@ def test_other_models_are_refused_by_name(tmp_path, name):
     assert not (tmp_path / "new.yaml").exists()
 
 
-@pytest.mark.parametrize("key", ["residual_dropout_rate: 0.0", "use_untied_layer_norm: true"])
-@pytest.mark.parametrize("text", [TODAY, OLDER])
-def test_keys_of_parallel_layers_are_refused_for_what_they_are(tmp_path, text, key):
-    path = written(tmp_path, text.format(name="gpt3", sizes=SIZES, more=f", {GPTJ}, {key}"))
-    assert f"model.{key.partition(':')[0]}: is a key of Model Zoo's GPT-J, GPT-NeoX and Falcon" in refused(path)
+SIDE_BY_SIDE = ["residual_dropout_rate: 0.0", "use_untied_layer_norm: true"]
+
+
+@pytest.mark.parametrize("key", SIDE_BY_SIDE)
+def test_keys_of_parallel_layers_are_refused_under_another_name(tmp_path, key):
+    path = written(tmp_path, TODAY.format(name="gpt3", sizes=SIZES, more=f", {GPTJ}, {key}"))
+    message = refused(path)
+    assert f"{path}:4: trainer.init.model.{key.partition(':')[0]}: is a key of Model Zoo's gptj" in message
+    assert "name here is gpt3" in message
+
+
+@pytest.mark.parametrize("key", SIDE_BY_SIDE)
+def test_an_older_file_without_a_name_is_known_by_its_keys(tmp_path, key):
+    path = written(tmp_path, OLDER.format(sizes=SIZES, more=f", {GPTJ}, {key}"))
+    model = load(path, Config).trainer.init.model
+    assert model.parallel and model.tied_norms == ("norm" not in key) and model.rotary_dim == 4
+    assert model.dropout_rate == (0.0 if "dropout" in key else 0.1)
+    assert any("no name, so gptj" in note.text for note in resolve(path, Config).notes)
 
 
 @pytest.mark.parametrize(
-    "folder,name,found",
+    "folder,name",
     [
-        ("gptj/configs", "params.yaml", "GPT-J"),
-        ("falcon/configs", "params.yaml", "Falcon"),
-        ("my", "params_gptj_6B.yaml", "GPT-J"),
-        ("my", "params_gpt_neox_20B.yaml", "GPT-NeoX"),
+        ("gptj/configs", "params.yaml"),
+        ("falcon/configs", "params.yaml"),
+        ("my", "params_gptj_6B.yaml"),
+        ("my", "params_gpt_neox_20B.yaml"),
     ],
 )
-def test_an_older_file_without_a_name_is_known_by_its_path(tmp_path, folder, name, found):
+def test_an_older_file_without_a_name_is_known_by_its_path(tmp_path, folder, name):
     text = OLDER.format(sizes=SIZES, more=f", {GPTJ}")
     path = written(tmp_path / folder, text, name)
-    assert found in refused(path)
+    assert load(path, Config).trainer.init.model.name == "gptj"
     assert load(path, Config, ["model.name=gpt3"]).trainer.init.model.name == "gpt3"  # a person may know better
+
+
+def test_an_older_gptj_has_no_mup(tmp_path):
+    path = written(tmp_path / "gptj", OLDER.format(sizes=SIZES, more=f", {GPTJ}, output_logits_scale: 0.5"))
+    assert "output_logits_scale" in refused(path)
 
 
 @pytest.mark.parametrize("folder", ["gpt3/configs", "llama/configs", "falcon/gpt3/configs", "falcon/a/b/c"])
@@ -84,9 +102,9 @@ def test_an_older_file_elsewhere_is_a_gpt(tmp_path, folder):
 
 
 def test_a_name_in_a_parent_file_is_refused_too(tmp_path):
-    written(tmp_path, TODAY.format(name="gptj", sizes=SIZES, more=""), "base.yaml")
+    written(tmp_path, TODAY.format(name="bert", sizes=SIZES, more=""), "base.yaml")
     path = written(tmp_path, "extends: base.yaml\ntrainer: {init: {seed: 1}}\n", "child.yaml")
-    assert "base.yaml:4: trainer.init.model.name: 'gptj'" in refused(path)
+    assert "base.yaml:4: trainer.init.model.name: 'bert'" in refused(path)
 
 
 def test_a_config_json_is_no_config(tmp_path):
