@@ -16,7 +16,7 @@ OWN = ("gpt2", "gpt3", "gptj")
 SAME = {
     **dict.fromkeys(("llama", "LlamaModel", "bloom", "btlm", "jais", "mpt", "mistral"), "gpt3"),
     **dict.fromkeys(("starcoder", "santacoder", "mixtral", "gemma2"), "gpt3"),
-    "falcon": "gptj",
+    **dict.fromkeys(("falcon", "gpt-neox", "gpt_neox"), "gptj"),
 }
 _ENCODER = "no decoder-only model"
 _IMAGES = "a model of images"
@@ -60,6 +60,13 @@ def settle_name(doc: Document, path: Path, section: Any) -> None:
     if key := next((k for k in section if k in _KEYS), None):
         at, dotted, whose = doc.mark((*path, key)), ".".join(map(str, (*path, key))), f"Model Zoo's {_KEYS[key]}"
         raise UserError(f"{at}: {dotted}: is a key of {whose}, which this trainer does not have; {_READ}")
+    other = isinstance(section.get("name"), str) and section["name"] != "gptj"
+    if other and (key := next((k for k in _OF_GPTJ if k in section), None)):
+        at, dotted, name = doc.mark((*path, key)), ".".join(map(str, (*path, key))), section["name"]
+        raise UserError(
+            f"{at}: {dotted}: is a key of Model Zoo's gptj (GPT-J, GPT-NeoX, Falcon), whose layers add attention and "
+            f"feed-forward side by side; the name here is {name}"
+        )
 
 
 def find_name(file: str, section: dict[str, Any]) -> tuple[str, str]:
