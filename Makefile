@@ -1,5 +1,5 @@
 # make demo   environment, a small corpus, dense and 75 % sparse pre-training, and the comparison (ten minutes, two cores)
-# make test   the tests (the ones on real data run where ../shared/data lies)
+# make test   the tests (the ones on real data run where MEDISWIFT_SHARED names their folder)
 # make help   the rest
 
 PYTHON ?= python3

@@ -1,4 +1,4 @@
-"""A stranger's way through README: its commands one after another in an empty folder, on an invented corpus, few steps."""
+"""A stranger reads README: its commands one after another in an empty folder, on an invented corpus."""
 
 import json
 import shlex
