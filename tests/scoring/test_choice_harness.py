@@ -176,3 +176,18 @@ def test_shots_of_the_harnesss_own_tasks_are_set_by_the_same_flags(runs, data, t
         assert ours["metrics"]["acc"] == pytest.approx(theirs["metrics"]["acc,none"], abs=1e-4)
         scores.append(ours["metrics"]["acc"])
     assert len(set(scores)) > 1
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("shots", [0, 2])
+def test_pubmedqas_questions_score_as_the_harness_scores_them(runs, shared, tmp_path, shots):
+    folder = shared / "data/pubmedqa"
+    questions = json.loads((folder / "pqal_cv_500.json").read_text())
+    ids = json.loads((folder / "pqal_folds.json").read_text())["pqal_fold0"]
+    docs = {to: [questions[i] for i in ids[split]] for split, to in (("train", "train"), ("dev", "test"))}
+    found, mine = ask_ours(runs[4000], tmp_path, "pubmedqa_choice", folder, "dev", "--shots", shots)
+    metrics, theirs = ask_harness(runs[4000], {"pubmedqa": docs}, shots, 1234)["pubmedqa"]
+    assert len(mine) == len(theirs) == 50
+    for a, b in zip(mine, theirs, strict=True):
+        assert list(a["log_p"].values()) == pytest.approx(b, abs=1e-4)
+    assert found["metrics"]["acc"] == pytest.approx(metrics["acc,none"], abs=1e-4)
