@@ -83,9 +83,9 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
     others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
     if others:
-        harness.require_lm_eval()
         if request.show:
-            raise UserError(f"--show: shows prompts of our own tasks; {LM_EVAL}{others[0]} is the harness's to show")
+            raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
+        harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
     hashes = [hash_checkpoint(path) for path in paths]
