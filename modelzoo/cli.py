@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -364,14 +365,25 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     return doc, config
 
 
+def find_gpu_driver() -> bool:
+    """Whether a GPU may be here, as far as can be known without torch."""
+    return shutil.which("nvidia-smi") is not None
+
+
 def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) -> None:
+    from modelzoo.planning.plan import find_kind, make_plan
     from modelzoo.planning.plan_text import describe_plan
+    from modelzoo.planning.problems import find_problems
     from modelzoo.training.run_folder import RunFolder
 
     init = config.trainer.init
     folder = RunFolder.of(init, args.model_dir or init.model_dir)
     there = "holds a run already, which -m train resumes" if folder.begun else "new"
     print("\n".join([describe_plan(config, args.target, args.devices), f"run        {folder.path}: {there}", *notes]))
+    plan = make_plan(config, args.target)
+    if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not find_gpu_driver()):
+        sys.stdout.flush()
+        raise UserError("\n".join(problems))
 
 
 def _try_step(args: argparse.Namespace, config: "Config", options: "Options") -> None:
