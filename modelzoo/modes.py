@@ -56,7 +56,7 @@ MODES = {
         "learn a task from a checkpoint, over folds and seeds",
         "-p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa",
         (
-            *SHAPE, *LENGTH, "eval_frequency", "checkpoint_path", "disable_strict_checkpoint_loading",
+            *SHAPE, *LENGTH, "eval_frequency", "data_dir", "checkpoint_path", "disable_strict_checkpoint_loading",
             "restart", "devices", *DRY, *WRITES, *CLUSTER,
         ),
     ),

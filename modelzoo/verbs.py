@@ -8,6 +8,7 @@ from modelzoo.config.arguments import (
     Parser,
     Settings,
     count,
+    device,
     nonnegative_float,
     positive_float,
     positive_int,
@@ -139,7 +140,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")
     p.add_argument("--split", choices=["train", "dev"], default="dev", help="dev; never test: it would be used up")
     p.add_argument("--eval_batch_size", type=positive_int, default=8, metavar="N", help="rows at once (8)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -186,7 +187,7 @@ def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _generate(args: argparse.Namespace) -> None:

@@ -66,17 +66,21 @@ class RegrownWeights:
         """Births by parameter name, int32 of its shape; 0 where a weight is as old as its training."""
         return {p.name: p.turned(p.whole(self._born[p.weight])).clone() for p in self._parameters}
 
-    def load_state_dict(self, found: Mapping[str, Tensor]) -> None:
-        """Take births over, under the masks as they are now.
+    def check(self, found: Mapping[str, Tensor]) -> None:
+        """Refuse a state without the births of these weights.
 
         Raises:
-            UserError: some are missing.
+            UserError: names the first that is missing.
         """
         for p in self._parameters:
             born = found.get(p.name)
             if not isinstance(born, Tensor) or p.turned(born).shape != p.shape:
                 raise UserError(f"{p.name}: the loaded state does not hold when its weights were regrown")
-            self._set(p, p.turned(born).to(p.weight.device, torch.int32))
+
+    def load_state_dict(self, found: Mapping[str, Tensor]) -> None:
+        """Take births over that `check` lets pass, under the masks as they are now."""
+        for p in self._parameters:
+            self._set(p, p.turned(found[p.name]).to(p.weight.device, torch.int32))
         self._ages.recount()
 
 

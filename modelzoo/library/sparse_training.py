@@ -282,11 +282,13 @@ class SparseTraining:
                     raise UserError(
                         f"{p.name}: {int(mask.sum()):,} live weights are loaded; the config has {counts[p.name]:,}"
                     )
+        born = state.get("born") or {}
+        self._regrown.check(born)
         self.steps, self._taken, self._early = steps, False, False
         self._seen.clear()
         masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
         self._sparsity.load_state_dict(masks, state=optimizer.state)
-        self._regrown.load_state_dict(state.get("born") or {})
+        self._regrown.load_state_dict(born)
         self._sparsity.drop_gradients()
         self._sparsity.watch(self.steps + 1)
 

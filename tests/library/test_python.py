@@ -231,6 +231,12 @@ def test_a_folder_of_shards_is_a_sequence_of_arrays(tmp_path, rows):
     for bad, match in ((tmp_path / "none", "no such data folder"), (3, "takes a path, got int")):
         with pytest.raises(UserError, match=match):
             modelzoo.shards(bad)
+    write_shard(tmp_path / "plain" / "train" / "a.h5", np.arange(33, dtype=np.int32))
+    with pytest.raises(UserError, match=r"holds no HDF5 shard .*; name .*plain/train"):
+        modelzoo.shards(tmp_path / "plain")
+    with pytest.raises(UserError, match="give msl to cut it"):
+        modelzoo.shards(tmp_path / "plain" / "train")
+    np.testing.assert_array_equal(modelzoo.shards(tmp_path / "plain" / "train", msl=8)[3]["labels"], np.arange(25, 33))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no HDF5 shard"):
         modelzoo.shards(tmp_path / "empty")

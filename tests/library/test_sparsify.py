@@ -114,6 +114,9 @@ def test_conv1d_is_read_as_outputs_by_inputs_and_the_rest_of_gpt2_stays_dense():
     mask = sparsity.masks["transformer.h.0.attn.c_attn.weight"]  # [in, out] = [16, 48]
     tiles = mask.t().reshape(3, 16, 4, 4).transpose(1, 2).reshape(12, -1)
     assert mask.shape == (16, 48) and (tiles.all(1) | ~tiles.any(1)).all() and int(tiles.any(1).sum()) == 6
+    other = gpt2()
+    pairs = sparsify(other, torch.optim.AdamW(other.parameters()), {"nm": [2, 4], "init_method": "topk"}).masks
+    assert all((m.t().reshape(-1, 4).sum(1) == 2).all() for m in pairs.values())
     first = sparsity.layers()[0]
     assert (first.shape, first.flops, first.dense_flops) == ((48, 16), 6 * 384, 6 * 768)
 
@@ -346,6 +349,9 @@ def test_tied_weights_and_parameter_groups():
 
 
 def test_filters_freeze_and_other_dtypes():
+    marked = mlp()
+    marked[3].requires_dense = True
+    assert set(sparsify(marked, torch.optim.SGD(marked.parameters(), 0.1), 0.5).masks) == {"0.weight"}
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 8), nn.Linear(8, 4)).to(torch.bfloat16)
     module[3].weight.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.1, momentum=0.9)
@@ -413,6 +419,10 @@ def test_calls_out_of_order_are_refused():
         sparsity.load_state_dict({"steps": 1, "masks": {"3.weight": masks["3.weight"]}})
     with pytest.raises(UserError, match="no bool tensor"):
         sparsity.load_state_dict({"steps": 1, "masks": {**masks, "0.weight": masks["3.weight"]}})
+    other = mlp()
+    adam = sparsify(other, torch.optim.AdamW(other.parameters()), RIGL)
+    with pytest.raises(UserError, match="does not hold when its weights were regrown"):
+        adam.load_state_dict({"steps": 1, "masks": masks})
     with pytest.raises(UserError, match="no module"):
         configure(0.5).apply(optimizer)
     sparsity.detach()

@@ -1,11 +1,10 @@
 """The `model` section of older dialects: precision that moved out, muP's former fields, defaults that changed."""
 
-import os
 from typing import Any
 
 from modelzoo.config.legacy.base import MODEL, Note, Upgrade, dotted, remark
 from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.model_names import refuse_path
+from modelzoo.config.model_names import find_name
 from modelzoo.config.yaml12 import Document, Path
 
 PLACE: Path = ("trainer", "init", "model")
@@ -22,24 +21,15 @@ def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
     _renamed(up, rest)
     _boolean_like(up, rest)
     if "name" not in rest:
-        rest = {"name": model_name(up.doc), **rest}
-        up.note("assumed", ("model",), f"no name, so {rest['name']} (else --set trainer.init.model.name=gpt2)")
+        name, known = find_name(up.doc.mark(()).file, rest)
+        rest = {"name": name, **rest}
+        other = "gpt2" if name != "gpt2" else "gpt3"
+        known = f" {known}" if known else ""
+        up.note("assumed", ("model",), f"no name, so {name}{known} (else --set trainer.init.model.name={other})")
     if "dropout_rate" in rest and "attention_dropout_rate" not in rest:
         rest["attention_dropout_rate"] = None  # then dropout_rate holds in attention too
     _mup(up, rest, optimizer)
     up.put("init.model", {**up.new.get("init", {}).get("model", {}), **rest}, ("model",))
-
-
-def model_name(doc: Document) -> str:
-    """gpt2 or gpt3, which are one model here: older files leave it to the folder that their run.py lies in.
-
-    Raises:
-        UserError: that folder, or the file's name, is another model's.
-    """
-    file = doc.mark(()).file
-    refuse_path(file)
-    folders = os.path.abspath(file).lower().split(os.sep)
-    return "gpt2" if any(f in ("gpt2", "gpt-2") for f in folders) or "gpt2" in folders[-1] else "gpt3"
 
 
 def _half(up: Upgrade, rest: dict[str, Any]) -> None:
