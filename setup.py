@@ -74,11 +74,18 @@ setup(
             "peft>=0.18",
             "hypothesis>=6.100",
             "seqeval>=1.2",
+            "gguf>=0.17.1",
             "ruff>=0.9",
+            "sacremoses>=0.1",
+            "sentencepiece>=0.2",
             "basedpyright>=1.31",
             "transformers>=4.57",
         ],
+        "hub": ["huggingface_hub>=0.34"],  # the command hf
+        "tokenizers": ["protobuf>=4", "sacremoses>=0.1", "sentencepiece>=0.2"],  # convert BioGPT's and SentencePiece's
         "eval": ["lm-eval[hf]>=0.4.9"],
+        "export": ["gguf>=0.17.1", "huggingface_hub>=0.34"],
+        "onnx": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.22"],
         "bench": ["transformers>=4.57", "accelerate>=1.0"],
         "triton": ["triton>=3.0; sys_platform == 'linux'"],  # holds the GPU kernels' arithmetic in tests, without a GPU
         "ray": ["ray>=2.40"],

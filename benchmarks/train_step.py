@@ -114,7 +114,7 @@ def product(args):
     tokens, d = args.batch * args.length, args.hidden
     dtype = getattr(torch, args.dtype)
     x, w = (torch.randn(*side, device=args.device).to(dtype) for side in ((tokens, d), (4 * d, d)))
-    times = max(1, round(4e10 / (8 * tokens * d * d)))  # long enough to time
+    times = max(1, round((2e13 if args.device == "cuda" else 4e10) / (8 * tokens * d * d)))  # long enough to time
 
     def multiply():
         for _ in range(times):

@@ -109,7 +109,7 @@ def _job_verb(verbs, source: str, text: str, example: str) -> None:
         "--tokenizer",
         dest="tokenizer.path",
         metavar="PATH",
-        help="tokenizer.json, a folder with encoder.json and vocab.bpe, or 'train' (default)",
+        help="tokenizer.json, a folder with a tokenizer, or 'train' (default)",
     )
     key.add_argument(
         "--vocab_size",

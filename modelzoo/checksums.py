@@ -15,6 +15,7 @@ from modelzoo.reading import exists
 from modelzoo.records import Record, is_inside, read_record
 
 NAME = "checksums.json"
+_REMEDY = f"export it again or, if it was changed on purpose, remove {NAME}"
 
 
 class _File(Record):
@@ -37,13 +38,44 @@ def write_checksums(folder: str) -> None:
     Raises:
         OSError: a file cannot be read, or the list not written.
     """
-    found = {n: os.stat(os.path.join(folder, n)) for n in sorted(os.listdir(folder))}
+    found = {n: os.stat(os.path.join(folder, n)) for n in sorted(os.listdir(folder)) if n != NAME}
     files = {
         n: _File(**measure_file(os.path.join(folder, n))._asdict())
         for n, facts in found.items()
         if stat.S_ISREG(facts.st_mode)  # os.path.isfile would leave out a file that cannot be looked at
     }
+    _write(folder, files)
+
+
+def write_sealed(folder: str, name: str, text: str) -> None:
+    """Replace a file of `folder` and its entry in the list. A kill in between leaves a list that does not name it.
+
+    Raises:
+        UserError: the list is damaged.
+        OSError: one of both cannot be written.
+    """
+    others = {n: x for n, x in _read(folder).items() if n != name}
+    _write(folder, others)
+    write_text(os.path.join(folder, name), text, durable=True)
+    measure = _File(**measure_file(os.path.join(folder, name))._asdict())
+    _write(folder, dict(sorted([*others.items(), (name, measure)])))
+
+
+def _write(folder: str, files: dict[str, _File]) -> None:
     write_text(os.path.join(folder, NAME), _List(format=1, files=files).model_dump_json(indent=1) + "\n")
+
+
+def _read(folder: str) -> dict[str, _File]:
+    return read_record(os.path.join(folder, NAME), _List, "missing", f"is not what an export writes; {_REMEDY}").files
+
+
+def list_sealed(folder: str) -> set[str]:
+    """The names in the folder's list, and its own.
+
+    Raises:
+        UserError: there is no list, or it is damaged.
+    """
+    return {NAME, *_read(folder)}
 
 
 def check_checksums(folder: str) -> None:
@@ -55,13 +87,11 @@ def check_checksums(folder: str) -> None:
     path = os.path.join(folder, NAME)
     if not exists(path):
         return
-    remedy = f"export it again or, if it was changed on purpose, remove {NAME}"
-    found = read_record(path, _List, "missing", f"is not what an export writes; {remedy}")
-    for name, expected in found.files.items():
+    for name, expected in _read(folder).items():
         if not is_inside(name):
-            raise UserError(f"{path}: files.{name[:80]!a}: is no file of this folder; {remedy}")
+            raise UserError(f"{path}: files.{name[:80]!a}: is no file of this folder; {_REMEDY}")
         if problem := _find_change(os.path.join(folder, name), expected):
-            raise UserError(f"{os.path.join(folder, name)}: {problem}; {remedy}")
+            raise UserError(f"{os.path.join(folder, name)}: {problem}; {_REMEDY}")
 
 
 def _find_change(path: str, expected: _File) -> str | None:

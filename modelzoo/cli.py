@@ -7,10 +7,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from modelzoo import entry, modes, processes, progress, verbs, version
-from modelzoo.config.arguments import Parser, Settings, count, positive_int
+from modelzoo.config.arguments import DEVICES, Parser, Settings, count, device, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
+from modelzoo.words import complete_words
 
 if TYPE_CHECKING:
     from modelzoo.config.trainer import Config
@@ -49,7 +50,8 @@ def parser() -> argparse.ArgumentParser:
         "target",
         nargs="?",
         default="auto",
-        choices=["CSX", "GPU", "CPU", "auto"],
+        type=device,
+        choices=DEVICES,
         help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
     )
     _add_run_flags(p)
@@ -118,9 +120,12 @@ def _add_score_flags(p: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
     )
-    task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
+    task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own; finetune's too")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
     task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
+    task.add_argument("--shots", type=count, metavar="N", help="solved examples before each question (the task's)")
+    task.add_argument("--shots_seed", type=count, metavar="N", help="of their draws (the task's: 1234)")
+    task.add_argument("--show", type=positive_int, metavar="N", help="print the first N prompts of each task")
 
 
 def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
@@ -143,6 +148,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
     for key in (*lengths, "eval_steps", "eval_frequency"):
         if (value := getattr(args, key)) is not None:
             found.append(f"trainer.init.loop.{key}={value}")
+    if args.mode == "finetune" and args.data_dir is not None:
+        found.append(f"trainer.finetune.data_dir={json.dumps(args.data_dir)}")
     if args.seed is not None:
         found.append(f"trainer.init.seed={args.seed}")
     if args.logging is not None:
@@ -167,8 +174,12 @@ def states(text: str | None) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
     processes.end_with_launcher()
+    try:
+        words = complete_words(given)
+    except UserError:
+        words = list(given)  # `run_words` raises it again, and the command ends on it as on any other
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
     return entry.run_command(lambda: run_words(words), words, kept, lambda: _only_prints(words), rank)
@@ -198,6 +209,7 @@ def run_words(argv: list[str]) -> int | None:
     Raises:
         UserError, OSError: as a caller of one's own has to end on them; `main` prints them.
     """
+    argv = complete_words(argv)
     if argv[:1] and argv[0] in verbs.VERBS:
         _note_alone(argv[0])
         verbs.run(argv)
@@ -390,7 +402,9 @@ def _run_mode(args: argparse.Namespace, config: "Config", options: "Options") ->
         from modelzoo.scoring import score as scoring
 
         names = scoring.split_names(args.tasks)
-        request = scoring.Request(names, args.data_dir, args.split, args.eval_batch_size or 8)
+        request = scoring.Request(
+            names, args.data_dir, args.split, args.eval_batch_size or 8, args.shots, args.shots_seed, args.show or 0
+        )
         scoring.score_checkpoints(config, options, request)
     elif args.mode == "finetune":
         from modelzoo.finetuning.finetune import finetune

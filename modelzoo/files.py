@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -136,6 +137,25 @@ def _is_left(name: str) -> bool:
     """Whether the process that made a temporary name was one of this machine, and has ended."""
     writer = _WRITER.fullmatch(name)
     return bool(writer) and writer[1] == host.machine_id() and not host.is_alive(int(writer[2]), writer[3])
+
+
+def apply_umask(path: str) -> None:
+    """Give `path`, which a library made for its owner alone, the permissions that a new file of this process has there.
+
+    They are read off a new file: to ask for the umask is to change it, for all threads.
+
+    Raises:
+        OSError: the folder cannot be written, or does not let permissions change.
+    """
+    probe = _temporary(path)
+    fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        mode = stat.S_IMODE(os.fstat(fd).st_mode)
+    finally:
+        os.close(fd)
+        os.remove(probe)
+    if stat.S_IMODE(os.stat(path).st_mode) != mode:
+        os.chmod(path, mode)
 
 
 def write_bytes(path: str, data: bytes, durable: bool = False) -> None:

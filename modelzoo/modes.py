@@ -10,7 +10,7 @@ LENGTH = ("max_steps", "num_steps", "num_epochs")
 ASSESS = ("eval_steps", "eval_frequency")
 LOAD = ("checkpoint_path", "load_checkpoint_states", "disable_strict_checkpoint_loading")
 DRY = ("validate_only", "compile_only")
-SCORE = ("tasks", "data_dir", "split", "eval_batch_size")
+SCORE = ("tasks", "data_dir", "split", "eval_batch_size", "shots", "shots_seed", "show")
 CLUSTER = (
     *("num_csx", "num_workers_per_csx", "compile_dir", "job_time_sec", "job_priority", "credentials_path"),
     *("mgmt_address", "job_labels", "mount_dirs", "python_paths", "disable_version_check"),
@@ -56,7 +56,7 @@ MODES = {
         "learn a task from a checkpoint, over folds and seeds",
         "-p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa",
         (
-            *SHAPE, *LENGTH, "eval_frequency", "checkpoint_path", "disable_strict_checkpoint_loading",
+            *SHAPE, *LENGTH, "eval_frequency", "data_dir", "checkpoint_path", "disable_strict_checkpoint_loading",
             "restart", "devices", *DRY, *WRITES, *CLUSTER,
         ),
     ),

@@ -8,6 +8,7 @@ from modelzoo.config.arguments import (
     Parser,
     Settings,
     count,
+    device,
     nonnegative_float,
     positive_float,
     positive_int,
@@ -39,20 +40,26 @@ def _convert(args: argparse.Namespace) -> None:
 
 def _export_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("checkpoint", metavar="CHECKPOINT", help="a run folder (its newest checkpoint) or a step folder")
-    p.add_argument("out", metavar="OUT", help="the folder to make, or FILE.mdl for Model Zoo's format")
+    p.add_argument("out", metavar="OUT", help="the folder to make, FILE.gguf (llama.cpp), or FILE.mdl (Model Zoo)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the training data's)")
-    p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32", help="of the weights")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16", "float16", "q8_0"],
+        default="float32",
+        help="of weights; q8_0: GGUF's",
+    )
+    p.add_argument("--format", choices=["hf", "gguf", "onnx", "mdl"], help="default: by OUT's name, else hf")
 
 
 def _export(args: argparse.Namespace) -> None:
     from modelzoo.interop.export import export
 
-    print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype))
+    print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype, args.format))
 
 
 def _import_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face GPT-2 folder with safetensors, or FILE.mdl")
+    p.add_argument("checkpoint", metavar="CHECKPOINT", help="a Hugging Face folder with safetensors, or FILE.mdl")
     p.add_argument("out", metavar="RUN", help="the run folder to make")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the config to go on with (a .mdl needs one)")
     p.add_argument("--weights", action="store_true", help="of a .mdl take weights and masks, not the optimizer's state")
@@ -62,6 +69,22 @@ def _import(args: argparse.Namespace) -> None:
     from modelzoo.interop.import_checkpoint import import_checkpoint
 
     print(import_checkpoint(args.checkpoint, args.out, args.params, args.weights))
+
+
+def _push_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", metavar="EXPORT", help="a folder that export wrote")
+    p.add_argument("--repo", metavar="ORG/NAME", help="the repository on the Hub")
+    p.add_argument("--license", metavar="ID", help="of the weights, by the Hub's id (apache-2.0)")
+    p.add_argument("--language", metavar="CODE", action="extend", nargs="+", help="of the texts (the card says en)")
+    p.add_argument("--datasets", metavar="ORG/NAME", action="extend", nargs="+", help="the training data on the Hub")
+    p.add_argument("--base_model", metavar="ORG/NAME", help="the model on the Hub whose weights the run began from")
+
+
+def _push(args: argparse.Namespace) -> None:
+    from modelzoo.interop.push import prepare_push
+
+    given = {key: getattr(args, key) for key in ("license", "language", "datasets", "base_model")}
+    print(prepare_push(args.folder, args.repo, given))
 
 
 def _prompt_arguments(p: argparse.ArgumentParser) -> None:
@@ -117,7 +140,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")
     p.add_argument("--split", choices=["train", "dev"], default="dev", help="dev; never test: it would be used up")
     p.add_argument("--eval_batch_size", type=positive_int, default=8, metavar="N", help="rows at once (8)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -128,6 +151,19 @@ def _search(args: argparse.Namespace) -> None:
         args.eval_batch_size, args.target,
     )  # fmt: skip
     print(search_prompts(request))
+
+
+def _prepare_arguments(p: argparse.ArgumentParser) -> None:
+    names = ("medqa", "medmcqa", "mmlu", "bioasq", "pubmedqa")
+    p.add_argument("name", metavar="NAME", choices=names, help=", ".join(names))
+    p.add_argument("source", metavar="SOURCE", help="the official files: a folder, a .zip or a tar file")
+    p.add_argument("out", metavar="OUT", help="the folder to make, for --data_dir")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    from modelzoo.evaluation.official.prepare import prepare_task
+
+    print(prepare_task(args.name, args.source, args.out))
 
 
 def _generate_arguments(p: argparse.ArgumentParser) -> None:
@@ -151,7 +187,7 @@ def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -206,10 +242,17 @@ VERBS = {
         _report,
     ),
     "export": Verb(
-        "Write a checkpoint as a Hugging Face folder (safetensors, tokenizer, model card), or as Model Zoo's .mdl.",
-        "python run.py export runs/s75 exported/s75\n  python run.py export runs/s75 checkpoint_300.mdl",
+        "Write a checkpoint as a Hugging Face folder (with tokenizer and model card), GGUF, ONNX, or Model Zoo's .mdl.",
+        "python run.py export runs/s75 exported/s75\n  python run.py export runs/s75 s75.gguf --dtype q8_0\n"
+        "  python run.py export runs/s75 onnx/s75 --format onnx\n  python run.py export runs/s75 checkpoint_300.mdl",
         _export_arguments,
         _export,
+    ),
+    "push": Verb(
+        "Make an export ready for the Hugging Face Hub and print the command that uploads it. Nothing is sent.",
+        "python run.py push exported/s75 --repo ORG/s75 --license apache-2.0",
+        _push_arguments,
+        _push,
     ),
     "prompt": Verb(
         "The vocabulary's tokens that each learned soft-prompt vector is nearest to, as a table.",
@@ -218,8 +261,8 @@ VERBS = {
         _prompt,
     ),
     "import": Verb(
-        "Import a Hugging Face GPT-2 folder, or Model Zoo's .mdl, as a checkpoint of a new run folder.",
-        "python run.py import gpt2/ runs/gpt2\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
+        "Import a Hugging Face folder (GPT-2, GPT-NeoX, Llama, ...), or Model Zoo's .mdl, as a new run's checkpoint.",
+        "python run.py import pythia/ runs/pythia\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
     ),
@@ -228,6 +271,14 @@ VERBS = {
         "python run.py prompt-search runs/s75 --task configs/eval/pubmedqa.yaml",
         _search_arguments,
         _search,
+    ),
+    "prepare-task": Verb(
+        "Convert a benchmark's official files into what its bundled task reads.",
+        "python run.py prepare-task medqa data_clean.zip data/medqa\n"
+        "  python run.py prepare-task mmlu data.tar data/mmlu_medical\n"
+        "  python run.py prepare-task pubmedqa pubmedqa/data data/pubmedqa",
+        _prepare_arguments,
+        _prepare,
     ),
     "convert-config": Verb(
         "Write a Model Zoo config of an older release (or today's) in today's format, and report each change.",

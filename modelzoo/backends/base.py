@@ -14,6 +14,8 @@ from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.train_state import Step, TrainState
 
+DENOMINATOR = "denominator"  # of a batch's summed loss: it travels with the micro-batch
+
 
 class Backend(Protocol):
     """A place to train."""
@@ -94,4 +96,16 @@ class Backend(Protocol):
 
     def memory(self) -> int | None:
         """Peak bytes used on the device, if it can tell."""
+        ...
+
+
+class TorchBackend(Backend, Protocol):
+    """A place where torch takes the step as it is written, one micro-batch after another."""
+
+    def compute_gradients(self, run: TrainState, micro: dict[str, Tensor]) -> Tensor:
+        """Forward and backward of a micro-batch on the host, which has its `DENOMINATOR`; gradients add up in `.grad`.
+
+        Returns:
+            Its loss, on the device.
+        """
         ...

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from modelzoo.backends import arithmetic, step
 from modelzoo.backends.abilities import ABILITIES
+from modelzoo.backends.base import DENOMINATOR
+from modelzoo.backends.graphs import Graphs
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.config.trainer import Precision
@@ -19,7 +21,9 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
-from modelzoo.models.gpt import DecoderLayer, GPTModel
+from modelzoo.models.decoder import DecoderLayer
+from modelzoo.models.gpt import GPTModel
+from modelzoo.sparsity.parameter import PackedParameter
 from modelzoo.train_state import Step, TrainState
 
 
@@ -46,6 +50,7 @@ class Local:
             self.device_class, self.arithmetic = processor.processor_class(), arithmetic.decide_on_cpu(precision)
         self.dtype: torch.dtype = getattr(torch, self.arithmetic.dtype)
         self.notes = [self.arithmetic.note] if self.arithmetic.note else []
+        self.graphs: Graphs | None = None
         self.compiles, why = self._decide_compile()
         if why:
             self.notes.append(why)
@@ -84,6 +89,26 @@ class Local:
         if self.kind == "GPU":  # a copy from memory that is not pinned waits for all work before it
             batch = {name: x.contiguous().pin_memory() if x.is_cpu else x for name, x in batch.items()}
         return {name: x.to(self.device, non_blocking=True) for name, x in batch.items()}
+
+    def compute_gradients(self, run: TrainState, micro: dict[str, Tensor]) -> Tensor:
+        batch = self.put(micro)
+        if not self._takes_graphs(run):
+            return self._compute(run, batch)
+        if self.graphs is None or self.graphs.run is not run:
+            self.graphs = Graphs(run, self._compute)
+        return self.graphs.compute_gradients(batch)
+
+    def _compute(self, run: TrainState, batch: dict[str, Tensor]) -> Tensor:
+        with self.autocast():
+            loss = run.model({n: x for n, x in batch.items() if n != DENOMINATOR}, batch[DENOMINATOR])
+        (loss * run.loss_scale.scale).backward()
+        return loss.detach()
+
+    def _takes_graphs(self, run: TrainState) -> bool:
+        """Whether micro-batches are captured: where launches take the host longer than the GPU, if nothing forbids."""
+        alone = self.ranks.size == 1 and run.reduction.slices is None and self.config.activation_checkpointing == "none"
+        packed = any(isinstance(p, PackedParameter) for p in run.sparsity.parameters)
+        return self.kind == "GPU" and alone and packed and not run.loss_scale.dynamic and self.config.cuda_graphs
 
     def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
         return step.train_step(self, run, batch, micro_batches)

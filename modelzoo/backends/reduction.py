@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modelzoo.backends.base import Backend
+from modelzoo.backends.base import DENOMINATOR, TorchBackend
 from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
 from modelzoo.config.trainer import Backend as Config
 from modelzoo.distributed import Ranks
@@ -59,7 +59,7 @@ def decide_reduction(
 
 
 def accumulate(
-    backend: Backend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
+    backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
 ) -> Tensor:
     """Leave in `.grad` of each trained parameter (and of packed weights' probes) the gradient of the whole batch.
 
@@ -81,11 +81,8 @@ def accumulate(
     return _sum_fast(backend, run, batch, denominator, micro_batches)
 
 
-def _backward(backend: Backend, run: TrainState, micro: dict[str, Tensor], denominator: Tensor) -> Tensor:
-    with backend.autocast():
-        loss = run.model(backend.put(micro), denominator)
-    (loss * run.loss_scale.scale).backward()
-    return loss.detach()
+def _backward(backend: TorchBackend, run: TrainState, micro: dict[str, Tensor], denominator: Tensor) -> Tensor:
+    return backend.compute_gradients(run, micro | {DENOMINATOR: denominator})
 
 
 def cut(batch: Mapping[str, Tensor], parts: int) -> Iterator[dict[str, Tensor]]:
@@ -115,7 +112,7 @@ class _Sums(NamedTuple):
 
 
 def _sum_exactly(
-    backend: Backend,
+    backend: TorchBackend,
     run: TrainState,
     batch: Mapping[str, Tensor],
     denominator: Tensor,
@@ -203,7 +200,7 @@ def _share_batch(
 
 
 def _sum_shares(
-    backend: Backend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
+    backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
 ) -> Tensor:
     """Each micro-batch's gradients are summed at once into the shares: no rank ever holds the whole gradient."""
     assert run.shares is not None
@@ -215,7 +212,7 @@ def _sum_shares(
 
 
 def _sum_fast(
-    backend: Backend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
+    backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
 ) -> Tensor:
     ranks, leaves = backend.ranks, list_leaves(run)
     pieces = _share_batch(ranks, run, batch, micro_batches)

@@ -17,7 +17,8 @@ from modelzoo.config.sparsity import Constant
 from modelzoo.config.trainer import Init
 from modelzoo.distributed import Ranks
 from modelzoo.kernels import blocks, packed
-from modelzoo.models.gpt import DecoderLayer, GPTModel
+from modelzoo.models.decoder import DecoderLayer
+from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity import masks
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter

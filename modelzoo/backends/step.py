@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends import reduction, sharding
-from modelzoo.backends.base import Backend
+from modelzoo.backends.base import TorchBackend
 from modelzoo.distributed import Ranks
 from modelzoo.models.gpt import loss_denominator
 from modelzoo.optim.adam import AgedAdam
@@ -16,7 +16,7 @@ from modelzoo.optim.groups import set_lr
 from modelzoo.train_state import Step, TrainState, Unread
 
 
-def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
+def train_step(backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
     """One optimizer step on one global batch, cut into `micro_batches`, and its values read.
 
     A step whose loss or gradient is not finite leaves weights, moments, masks and learning rate as they were. Where
@@ -48,7 +48,7 @@ def train_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], m
     return Step(loss, norm, at.lr, at.batch_tokens, churn, not finite)
 
 
-def queue_step(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
+def queue_step(backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step | None:
     """`train_step`, but where the host can go on without the step's values they stay on the device: then None.
 
     The device itself passes over a step that is not finite, and over all that follow until the values are read. So this
@@ -84,7 +84,7 @@ def settle(run: TrainState) -> None:
             return
 
 
-def _backward(backend: Backend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Unread:
+def _backward(backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Unread:
     """Loss and clipped gradients of a batch, with nothing read back."""
     run.model.train()
     batch = trim_padding(batch)
@@ -111,7 +111,7 @@ def _compare_masks(ranks: Ranks, run: TrainState) -> None:
     ranks.require_same({f"step {run.step}: the mask of {n}": h for n, h in hashes.items()}, remedy)
 
 
-def _take(backend: Backend, run: TrainState, at: Unread) -> int:
+def _take(backend: TorchBackend, run: TrainState, at: Unread) -> int:
     """Change weights, and masks where it is their step; returns how many weights gave up their place."""
     count = run.optimizer_step + 1
     set_lr(run.optimizer, at.lr)

@@ -1,8 +1,8 @@
-"""The `model` section: every field of Model Zoo's gpt2/gpt3 config, honoured or refused by name."""
+"""The `model` section: every field of Model Zoo's gpt2/gpt3 and gptj configs, honoured or refused by name."""
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from modelzoo.config.base import (
     Bool,
@@ -17,123 +17,15 @@ from modelzoo.config.base import (
     Str,
     Width,
 )
+from modelzoo.config.initializer import Initializer
+from modelzoo.config.not_supported import NOT_SUPPORTED
 from modelzoo.config.patterns import check_syntax
-
-# Fields of the zoo's config that ask for something outside this trainer: (the value that asks for nothing, what it is).
-NOT_SUPPORTED = {
-    "num_extra_input_vocab_tokens": (0, "extra input tokens of vision models"),
-    "constant_pos_embedding": (None, "constant positions of vision models"),
-    "num_relative_attention_buckets": (32, "relative (bucketed) position embeddings"),
-    "attention_module": ("aiayn_attention", "multi-query attention"),
-    "extra_attention_params": ({}, "multi-query attention"),
-    "extra_ffn_params": ({}, "feed-forward variants"),
-    "attention_sliding_window_length": (None, "sliding-window attention"),
-    "sliding_window_every_other_decoder_layer": (False, "sliding-window attention"),
-    "sliding_window_every_other_decoder_layer_pattern": ("full_attention_first", "sliding-window attention"),
-    "attention_sink_tokens": (None, "attention sinks"),
-    "attention_vertical_column_spacing": (None, "vertical-column attention"),
-    "attention_vertical_column_width": (None, "vertical-column attention"),
-    "attention_chunk_size": (None, "chunked attention"),
-    "attention_qk_norm_layer": (None, "query-key normalisation"),
-    "attention_qk_norm_eps": (1e-5, "query-key normalisation"),
-    "attention_logit_softcapping": (None, "logit soft-capping"),
-    "final_logit_softcapping": (None, "logit soft-capping"),
-    "fixed_sparse_attention": (None, "fixed sparse attention (GPT-3's banded layers)"),
-    "memory_tokens": (None, "memory tokens"),
-    "memory_tokens_config": (None, "memory tokens"),
-    "use_experimental_flex_api": (False, "FlexAttention masks"),
-    "use_sink_token": (False, "attention sinks"),
-    "alibi_trainable_slopes": (False, "trainable ALiBi slopes"),
-    "pos_scaling_type": ("linear", "YaRN, LongRoPE and Llama-3 position scaling"),
-    "pos_scaling_extra_args": (None, "YaRN, LongRoPE and Llama-3 position scaling"),
-    "cross_attention_layers": ([], "cross-attention"),
-    "rel_distance_mode": ("default", "capped and grouped rotary distances"),
-    "rel_distance_extra_args": (None, "capped and grouped rotary distances"),
-    "norm_first_sandwich": (False, "sandwich normalisation"),
-    "output_logits_scale": (None, "release 2.2's muP field (use mup_base_hidden_size and output_logits_alpha)"),
-    "moe": (None, "mixtures of experts"),
-    "moe_params": (None, "mixtures of experts"),
-    "dtype": (None, "a dtype for the embeddings alone (use trainer.init.precision)"),
-    "boundary_casting": (False, "boundary casting"),
-    "start_token": (None, "generation during training runs"),
-    "loop_dim": (1, "generation during training runs"),
-    "stop_sequences": (None, "generation during training runs"),
-    "max_tokens": (None, "generation during training runs"),
-    "temperature": (None, "generation during training runs"),
-    "top_k": (None, "generation during training runs"),
-    "top_p": (None, "generation during training runs"),
-}
 
 
 def _idle(key: str, value: Any) -> bool:
     """Whether a field of NOT_SUPPORTED asks for nothing."""
     one_expert = key in ("moe", "moe_params") and value == {"num_experts": 1}
     return value is None or value == {} or value == NOT_SUPPORTED[key][0] or one_expert
-
-
-class Initializer(Section):
-    """How a weight is drawn, by Model Zoo's names. Fields beyond those of the named distribution are refused."""
-
-    name: Literal[
-        "constant",
-        "ones",
-        "zeros",
-        "eye",
-        "uniform",
-        "normal",
-        "truncated_normal",
-        "xavier_normal",
-        "glorot_normal",
-        "xavier_uniform",
-        "glorot_uniform",
-        "kaiming_normal",
-        "kaiming_uniform",
-        "variance_scaling",
-        "lecun_normal",
-        "lecun_uniform",
-    ]
-    val: Float | None = None  # of constant
-    mean: Float = 0.0
-    std: PositiveFloat = 0.05
-    a: Float | None = None  # truncated_normal: lower cut, default -2 std; uniform: lower end; kaiming: negative slope
-    b: Float | None = None
-    gain: PositiveFloat = 1.0  # of xavier
-    scale: PositiveFloat = 1.0  # of variance_scaling and lecun
-    mode: Literal["fan_in", "fan_out", "fan_avg"] = "fan_in"
-    distribution: Literal["uniform", "normal", "truncated_normal"] | None = None
-    nonlinearity: Literal["leaky_relu", "relu"] = "leaky_relu"
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
-
-    @model_validator(mode="after")
-    def _own_fields(self):
-        kind = self.name.replace("glorot", "xavier")
-        allowed = {
-            "constant": {"val"},
-            "uniform": {"a", "b"},
-            "normal": {"mean", "std"},
-            "truncated_normal": {"mean", "std", "a", "b"},
-            "xavier_normal": {"gain"},
-            "xavier_uniform": {"gain"},
-            "kaiming_normal": {"a", "mode", "nonlinearity"},
-            "kaiming_uniform": {"a", "mode", "nonlinearity"},
-            "variance_scaling": {"scale", "mode", "distribution"},
-            "lecun_normal": {"scale", "mode"},
-            "lecun_uniform": {"scale", "mode"},
-        }.get(kind, set())
-        given = {
-            k
-            for k in self.model_fields_set
-            if getattr(self, k) is not None and getattr(self, k) != type(self).model_fields[k].default
-        }
-        if extra := given - {"name"} - allowed:
-            raise ValueError(f"{self.name} does not take {', '.join(sorted(extra))}")
-        if self.name == "constant" and self.val is None:
-            raise ValueError("constant needs val")
-        return self
 
 
 class LRAdjustmentGroup(Section):
@@ -153,10 +45,32 @@ class LRAdjustmentGroup(Section):
         return self
 
 
-class GPTConfig(Section):
-    """A GPT-2/GPT-3 decoder as Model Zoo describes it (`name: gpt2` and `gpt3` are the same model)."""
+class ExtraAttentionParams(Section):
+    """What `attention_module: multiquery_attention` takes."""
 
-    name: Literal["gpt2", "gpt3"] = "gpt3"
+    num_kv_groups: Width | None = None  # heads of keys and values; must divide num_heads
+
+
+class PosScalingExtraArgs(Section):
+    """What `pos_scaling_type: llama3` takes: waves between two lengths are stretched by a part of the factor."""
+
+    low_freq_factor: PositiveFloat = 1.0  # original_max_position_embeddings over the longest such wave
+    high_freq_factor: PositiveFloat = 4.0  # and over the shortest; shorter waves stay as they are
+    original_max_position_embeddings: Width = 8192
+
+
+# Defaults of the zoo's `gptj` that differ from those of its `gpt2`.
+GPTJ = {"position_embedding_type": "rotary", "embd_pdrop": 0.1, "use_ffn_bias": False, "scale_qk_dot_by_d": False}
+
+
+class GPTConfig(Section):
+    """A decoder as Model Zoo describes it.
+
+    The names `gpt2` and `gpt3` are the same model. In `gptj` attention and feed-forward of a layer read the same input,
+    and their outputs are added together (GPT-J; with `use_untied_layer_norm`, GPT-NeoX).
+    """
+
+    name: Literal["gpt2", "gpt3", "gptj"] = "gpt3"
 
     vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257  # at least the tokenizer's
     max_position_embeddings: Width = 1024  # longest sequence, tokens
@@ -170,13 +84,18 @@ class GPTConfig(Section):
     rope_theta: PositiveFloat = 10000.0  # base of rotary frequencies
     fold_rope_consts: Bool = False  # no effect: a compile hint
     pos_scaling_factor: PositiveFloat = 1.0
+    pos_scaling_type: Literal["linear", "llama3"] = "linear"
+    pos_scaling_extra_args: PosScalingExtraArgs | None = None  # of llama3
 
     num_hidden_layers: Many = 12  # decoder layers
     dropout_rate: Rate = 0.1  # of residual branches
     norm_type: Literal["layernorm", "biasless-layernorm", "rmsnorm"] = "layernorm"  # before each branch and the head
     layer_norm_epsilon: PositiveFloat = 1e-5  # added to the variance
+    use_untied_layer_norm: Bool = False  # of gptj: a second norm, the feed-forward's (GPT-NeoX)
 
     num_heads: Width = 12  # must divide the attention's width
+    attention_module: Literal["aiayn_attention", "multiquery_attention"] = "aiayn_attention"
+    extra_attention_params: ExtraAttentionParams = ExtraAttentionParams()  # of multiquery_attention
     attention_type: Literal["dot_product", "scaled_dot_product"] = "scaled_dot_product"
     attention_inner_dim: Width | None = None  # width over all heads; default: hidden_size
     use_projection_bias_in_attention: Bool = True
@@ -235,10 +154,40 @@ class GPTConfig(Section):
             return value
         return {k: v for k, v in value.items() if k not in NOT_SUPPORTED or not _idle(k, v)}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_of_gptj(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("name") != "gptj":
+            return value
+        if "residual_dropout_rate" in value:  # its name of the same
+            if value.get("dropout_rate", value["residual_dropout_rate"]) != value["residual_dropout_rate"]:
+                raise ValueError("residual_dropout_rate is gptj's name of dropout_rate; give one of them")
+            value = {**value, "dropout_rate": value["residual_dropout_rate"]}
+            del value["residual_dropout_rate"]
+        missing = {k: v for k, v in GPTJ.items() if k not in value}
+        if "embedding_dropout_rate" in value:
+            missing.pop("embd_pdrop", None)
+        return {**value, **missing}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the keys of later architectures where they are idle: files of other models are as they were."""
+        idle = {k for k in LATER if getattr(self, k) == type(self).model_fields[k].default}
+        return {k: v for k, v in handler(self).items() if k not in idle}
+
     @model_validator(mode="after")
     def _consistent(self):
         if self.inner_dim % self.num_heads:
             raise ValueError(f"num_heads {self.num_heads} must divide the attention width {self.inner_dim}")
+        groups, multiquery = self.extra_attention_params.num_kv_groups, self.attention_module == "multiquery_attention"
+        if multiquery and groups is None:
+            raise ValueError("multiquery_attention needs extra_attention_params.num_kv_groups (1: one for all heads)")
+        if groups is not None and not multiquery:
+            raise ValueError("extra_attention_params.num_kv_groups is for attention_module: multiquery_attention")
+        if self.num_heads % self.kv_heads:
+            raise ValueError(f"extra_attention_params.num_kv_groups {groups} must divide num_heads {self.num_heads}")
+        if self.use_untied_layer_norm and not self.parallel:
+            raise ValueError("use_untied_layer_norm is for name: gptj; other models have two norms in a layer always")
         rotated = self.rotary_width
         if self.position_embedding_type == "rotary" and not (0 < rotated <= self.head_dim and rotated % 2 == 0):
             raise ValueError(f"rotary_dim {rotated} must be even, above 0 and at most the head's {self.head_dim}")
@@ -246,6 +195,12 @@ class GPTConfig(Section):
             raise ValueError("position_embedding_offset is for learned positions")
         if self.pos_scaling_factor != 1.0 and self.position_embedding_type not in ("rotary", "alibi"):
             raise ValueError("pos_scaling_factor is for rotary and alibi positions")
+        if self.pos_scaling_type == "llama3" and self.position_embedding_type != "rotary":
+            raise ValueError("pos_scaling_type llama3 is for rotary positions")
+        if self.pos_scaling_extra_args is not None and self.pos_scaling_type != "llama3":
+            raise ValueError("pos_scaling_extra_args is for pos_scaling_type: llama3")
+        if self.waves.low_freq_factor >= self.waves.high_freq_factor:
+            raise ValueError("pos_scaling_extra_args.low_freq_factor must be below high_freq_factor")
         if self.position_embedding_type == "fixed" and self.hidden_size % 2:
             raise ValueError(f"fixed positions need an even hidden_size, got {self.hidden_size}")
         if (self.mup_base_hidden_size is None) != (self.mup_base_filter_size is None):
@@ -270,15 +225,50 @@ class GPTConfig(Section):
         return self.inner_dim // self.num_heads
 
     @property
+    def kv_heads(self) -> Int:
+        """Heads of keys and values; each serves num_heads / kv_heads heads of queries (arXiv 2305.13245)."""
+        groups = self.extra_attention_params.num_kv_groups
+        return groups if self.attention_module == "multiquery_attention" and groups else self.num_heads
+
+    @property
+    def kv_dim(self) -> Int:
+        """Width of keys, and of values, over all their heads."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def parallel(self) -> Bool:
+        """Whether attention and feed-forward of a layer read the same input."""
+        return self.name == "gptj"
+
+    @property
+    def tied_norms(self) -> Bool:
+        """Whether a layer has one norm, which attention and feed-forward share."""
+        return self.parallel and not self.use_untied_layer_norm
+
+    @property
     def rotary_width(self) -> Int:
         """Rotated dimensions of each head: by default a quarter of the head (as in GPT-NeoX and the zoo)."""
         return self.rotary_dim or int(self.hidden_size // self.num_heads * 0.25)
+
+    @property
+    def pos_stretch(self) -> Float:
+        """What positions are divided by, of all waves alike."""
+        return self.pos_scaling_factor if self.pos_scaling_type == "linear" else 1.0
+
+    @property
+    def waves(self) -> PosScalingExtraArgs:
+        """Which waves llama3's scaling stretches."""
+        return self.pos_scaling_extra_args or PosScalingExtraArgs()
 
     @property
     def mup(self) -> Bool:
         return self.mup_base_hidden_size is not None
 
 
+LATER = (
+    *("attention_module", "extra_attention_params", "use_untied_layer_norm"),
+    *("pos_scaling_type", "pos_scaling_extra_args"),
+)
 # Model Zoo's learning-rate groups and the parameters they hold (globs over our parameter names, which are the zoo's).
 MUP_GROUPS = {
     "embedding": ("*embedding*weight",),

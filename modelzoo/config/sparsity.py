@@ -135,7 +135,7 @@ class SparsityGroup(Section):
     block: tuple[Width, Width] = (1, 1)  # rows x columns that live or die together
     shared_inputs: Width | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[Width, Width] | None = None  # N of every M weights along the inputs
-    storage: Literal["auto", "packed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, 2:4 compressed, if faster
+    storage: Literal["auto", "packed", "compressed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, if faster
     renamed: ClassVar = (Renamed("storage", "storage", lambda v: "masked" if v == "dense" else v),)
 
     @property
@@ -155,7 +155,7 @@ class SparsityGroup(Section):
     @property
     def may_compress(self) -> bool:
         """Whether sparse tensor cores may multiply by the weights, which are 2:4."""
-        return self.nm == (2, 4) and self.storage != "masked"
+        return self.storage == "compressed"
 
     @model_validator(mode="before")
     @classmethod
@@ -217,6 +217,8 @@ class SparsityGroup(Section):
         given = [k for k in ("block", "shared_inputs", "nm") if getattr(self, k) not in (None, (1, 1))]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both")
+        if self.storage == "compressed" and self.nm != (2, 4):
+            raise ValueError("storage: compressed is for nm: [2, 4], which sparse tensor cores multiply by")
         if self.storage == "packed" and self.nm:
             raise ValueError("storage: packed holds blocks and single weights; nm is kept whole")
         if not given:

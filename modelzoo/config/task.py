@@ -7,7 +7,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from modelzoo.config.base import Bool, Float, NonNegativeInt, PositiveInt, Section, Str
 
-Form = Literal["pubmedqa", "hoc", "classification", "multilabel", "ner", "relations", "similarity"]
+Form = Literal[
+    "pubmedqa", "hoc", "classification", "multilabel", "ner", "relations", "similarity", "choice", "pubmedqa_choice"
+]
+CHOICE_FORMS = ("choice", "pubmedqa_choice")  # those scored as lm-evaluation-harness scores multiple choice
 
 
 def placeholders(text: str) -> list[str]:
@@ -36,6 +39,8 @@ class Template(Section):
     separator: Str = "|"  # between the labels of a multi-label target
     empty: Str = "none"  # words for "no label at all", in multi-label targets
     item: Format = " {word}{label}"  # ner: one word with its tag; `labels` then give the tags' words
+    description: Format = ""  # multiple choice: comes first, before the solved examples; over the asked one's fields
+    between: Str = "\n\n"  # multiple choice: after each solved example (two line breaks)
 
     @model_validator(mode="after")
     def _one_label(self):
@@ -54,6 +59,24 @@ class Published(Section):
     score: Float
     split: Literal["dev", "test"] = "test"
     source: Str
+
+
+class Origin(Section):
+    """Where a task's files come from."""
+
+    url: Str
+    licence: Str
+    command: Str  # that makes the layout which the task reads
+
+
+class Shots(Section):
+    """Solved examples before each question (few-shot), of multiple choice."""
+
+    count: NonNegativeInt = 0
+    split: Literal["train", "dev", "test"] = "train"  # whence; what is asked is never among its own
+    order: Literal["random", "first"] = "random"  # drawn anew for each question, or the first ones of the split
+    seed: NonNegativeInt = 1234  # of the draws; the default of lm-evaluation-harness
+    same_group: Bool = False  # of the asked question's group alone (`group_field`)
 
 
 class Task(Section):
@@ -77,10 +100,25 @@ class Task(Section):
     types: dict[Str, Str] = Field({})  # ner: a type in the files: the template's type that it counts as
     sentences: Bool = True  # ner from PubTator: one example a sentence, not one a document
     published: tuple[Published, ...] = ()
+    shots: Shots = Shots()  # choice, pubmedqa_choice
+    group_field: Str | None = None  # choice: the column by which scores are shown too, as the subjects of MMLU
+    origin: Origin | None = None  # shown where files are missing, and stored with scores
     max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (results record it)
 
     @model_validator(mode="after")
     def _protocol_given(self):
         if self.form == "hoc" and self.protocol is None:
             raise ValueError("protocol: hoc has three that do not compare; choose BLUE, BLURB or BioGPT")
+        return self
+
+    @model_validator(mode="after")
+    def _choice_alone(self):
+        if self.form not in CHOICE_FORMS and self.shots != Shots():
+            raise ValueError(f"shots are for multiple choice: {', '.join(CHOICE_FORMS)}")
+        if self.form != "choice" and self.group_field:
+            raise ValueError("group_field is for form: choice")
+        if self.form in CHOICE_FORMS and (self.decoding != "likelihood" or self.normalize != "none"):
+            raise ValueError("multiple choice compares likelihoods, plain and normalised: no decoding, no normalize")
+        if self.shots.same_group and not self.group_field:
+            raise ValueError("shots.same_group: needs group_field, the column that names the group")
         return self

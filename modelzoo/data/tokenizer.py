@@ -1,51 +1,26 @@
-"""Tokenizers as files: tokenizer.json, or a GPT-2 style vocabulary. No torch."""
+"""Tokenizers as files: tokenizer.json, or what is converted to one. No torch."""
 
 import codecs
 import functools
 import json
 import os
-import re
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
+from modelzoo.data import hub
 from modelzoo.data import tokenizer_kinds as kinds
 from modelzoo.data.folder import read_manifest
-from modelzoo.reading import MIB, exists, parse_json, read_bytes
+from modelzoo.data.vocabularies import Id, Model, convert_folder, convert_sentencepiece, parse_words, read_words
+from modelzoo.reading import exists, parse_json, read_bytes
 from modelzoo.records import Record, check_record
 
 if TYPE_CHECKING:
     import tokenizers
 
 END_OF_TEXT = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
-MAX_BYTES = 256 * MIB  # of a tokenizer.json; the largest known have a tenth of it
 VERSION = "1.0"  # of the format of tokenizer.json, the only one there is
-MERGES_VERSION = (0, 2)  # of merges.txt
-Id = Annotated[int, Field(ge=0, le=f.MAX_ID)]
-
-
-class Model(Record):
-    """The `model` of a tokenizer.json: a vocabulary of ids by token, or, Unigram's, of tokens with scores in order."""
-
-    vocab: dict[str, Id] | list[Any]
-    merges: list[str | list[str]] | None = None
-    dropout: float | None = None  # BPE's: the share of merges that is left out, other ones each time
-
-    def check_ids(self, path: str) -> None:
-        """Refuse two tokens of one id: text would not come back from it.
-
-        Raises:
-            UserError: names both tokens.
-        """
-        if isinstance(self.vocab, dict) and len(set(self.vocab.values())) < len(self.vocab):
-            seen: dict[int, str] = {}
-            for token, number in self.vocab.items():
-                if number in seen:
-                    raise UserError(f"{path}: vocab: {seen[number]!a} and {token!a} have the same id {number}")
-                seen[number] = token
 
 
 class Added(Record):
@@ -75,25 +50,29 @@ class TokenizerFile(Record):
 
 
 def read_tokenizer(path: str) -> str:
-    """A tokenizer.json's text, from such a file or a folder with a tokenizer.json or a GPT-2 style vocabulary.
+    """A tokenizer.json's text, from such a file or a folder with one, or of what is converted to one.
 
-    BPE dropout, with which a text has other ids each time, is switched off, and reported.
+    Converted are vocabularies with merges (GPT-2's, BioGPT's) and SentencePiece models. BPE dropout, with which a text
+    has other ids each time, is switched off, and reported.
 
     Raises:
         UserError: no tokenizer that is read here, of another kind (with what converts it), or of a newer version.
     """
+    if not exists(path):
+        raise UserError(hub.explain_missing(path, "a tokenizer.json, or a folder with a tokenizer", hub.TOKENIZER))
     if os.path.isdir(path):
-        for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
-            if exists(os.path.join(path, vocab)) and exists(os.path.join(path, merges)):
-                return _from_bpe(os.path.join(path, vocab), os.path.join(path, merges))
-        if not exists(os.path.join(path, "tokenizer.json")):
-            missing = f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe"
+        if not exists(os.path.join(path, f.TOKENIZER)):
+            if (found := convert_folder(path)) is not None:
+                return found.to_str()
+            missing = f"{path}: holds neither tokenizer.json nor encoder.json with vocab.bpe (or another tokenizer)"
             raise UserError(kinds.explain_folder(path) or missing)
-        path = os.path.join(path, "tokenizer.json")
+        path = os.path.join(path, f.TOKENIZER)
     elif other := kinds.explain_file(path):
         raise UserError(other)
-    text = _read(path)
-    found = _parse(text, path)
+    elif path.endswith(".model"):
+        return convert_sentencepiece(path).to_str()
+    text = read_words(path)
+    found = parse_words(text, path)
     file = check_record(found, TokenizerFile, path, "is not a Hugging Face tokenizer.json")
     if file.version != VERSION:
         raise UserError(f"{path}: version: {file.version[:20]!r}, where {VERSION} is read; {_newer()}")
@@ -141,22 +120,6 @@ def _newer() -> str:
     return f"if a newer version wrote it, pip install tokenizers --upgrade (this is {tokenizers.__version__})"
 
 
-def _read(path: str) -> str:
-    try:
-        return read_bytes(path, MAX_BYTES).decode("utf-8-sig")
-    except OSError as e:
-        raise UserError(f"{path}: tokenizer cannot be read: {e.strerror}") from None
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}: tokenizer cannot be read: is not UTF-8 text (byte {e.start})") from None
-
-
-def _parse(text: str, path: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as e:
-        raise UserError(f"{path}: is not a Hugging Face tokenizer.json ({' '.join(str(e).split())[:120]})") from None
-
-
 def parse_tokenizer(text: str, name: str):
     """A tokenizers.Tokenizer that treats special tokens in documents as plain text: text never becomes control."""
     from tokenizers import Tokenizer
@@ -174,31 +137,6 @@ def parse_tokenizer(text: str, name: str):
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _from_bpe(vocab_path: str, merges_path: str) -> str:
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-
-    vocab = _parse(_read(vocab_path), vocab_path)
-    check_record({"vocab": vocab}, Model, vocab_path, "is not a byte-level BPE vocabulary").check_ids(vocab_path)
-    if other := kinds.explain_vocabulary(vocab_path, vocab):
-        raise UserError(other)
-    lines = [line.removesuffix("\r") for line in _read(merges_path).split("\n")]
-    version = re.match(r"#version: *(\d+)\.(\d+)", lines[0])
-    if version and (int(version[1]), int(version[2])) > MERGES_VERSION:
-        raise UserError(f"{merges_path}:1: {version[0][1:]}, where up to {'.'.join(map(str, MERGES_VERSION))} is read")
-    merges: list[Any] = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    try:
-        tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    except BaseException as e:
-        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        reason = " ".join(str(e).split())[:120]
-        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({reason})") from None
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
-    return tokenizer.to_str()
 
 
 def vocabulary_size(backend) -> int:

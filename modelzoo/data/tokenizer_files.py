@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
-from modelzoo.data import manifest
-from modelzoo.data.tokenizer import read_clean
-from modelzoo.data.tokenizer_kinds import explain_folder
+from modelzoo.data import hub, manifest
+from modelzoo.data import tokenizer_kinds as kinds
+from modelzoo.data.tokenizer import read_clean, read_tokenizer
 from modelzoo.files import write_bytes
 from modelzoo.reading import exists, read_bytes
 
-VOCABULARIES = (f.TOKENIZER, "vocab.json", "merges.txt", "encoder.json", "vocab.bpe")
+SETS = ((f.TOKENIZER,), kinds.PAIRS[1], kinds.PAIRS[0], kinds.FAIRSEQ, (kinds.PIECES,))  # files of one tokenizer
 
 
 def list_places(config: Config) -> list[str]:
@@ -24,12 +24,15 @@ def list_places(config: Config) -> list[str]:
 
 def find_vocabulary(places: Iterable[str]) -> list[str]:
     """The tokenizer's files in the first of some folders that has any; tokenizer.json before the others."""
-    found = ([os.path.join(p, v) for v in VOCABULARIES if exists(os.path.join(p, v))] for p in places)
-    return next(filter(None, found), [])
+    for place in places:
+        whole = [s for s in SETS if all(exists(os.path.join(place, name)) for name in s)]
+        if whole:
+            return [os.path.join(place, name) for names in whole for name in names]
+    return []
 
 
 def tokenizer_in(places: Iterable[str]) -> str | None:
-    """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder with a GPT-2 vocabulary."""
+    """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder that is converted."""
     first = next(iter(find_vocabulary(places)), None)
     return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)
 
@@ -48,27 +51,37 @@ def require_tokenizer(init: Init, places: Sequence[str], who: str) -> str:
     return found
 
 
-def list_files(named: str | None, config: Config) -> list[str]:
+def list_files(named: str | None, config: Config, run: str | None = None) -> list[str]:
     """The files of the tokenizer `named` (a file, or a folder that holds them), else of the training data's; or none.
+
+    Args:
+        run: a run's folder, which is asked after the training data's.
 
     Raises:
         UserError: nothing is there by that name.
     """
     if named is None:
-        return find_vocabulary(list_places(config))
+        return find_vocabulary([*list_places(config), *([run] if run else [])])
+    if not exists(named):
+        raise UserError(hub.explain_missing(named, "a tokenizer.json, or a folder with a tokenizer", hub.TOKENIZER))
     found = [named] if os.path.isfile(named) else find_vocabulary([named])
     if not found:
-        raise UserError(explain_folder(named) or f"{named}: holds no tokenizer ({', '.join(VOCABULARIES)})")
+        known = ", ".join(" with ".join(names) for names in SETS)
+        raise UserError(kinds.explain_folder(named) or f"{named}: holds no tokenizer ({known})")
     return found
 
 
-def copy_files(paths: Iterable[str], folder: str) -> None:
-    """Copy a tokenizer's files into `folder`, a tokenizer.json as it is read here: without BPE dropout.
+def copy_files(paths: Sequence[str], folder: str) -> None:
+    """Copy a tokenizer's files into `folder` as they are read here: without BPE dropout, and as a tokenizer.json.
 
     Raises:
-        UserError: one cannot be read, is no regular file, or is too large.
+        UserError: one cannot be read, is no regular file, or is too large; or the tokenizer cannot be converted.
         OSError: one cannot be written.
     """
+    if paths and not any(os.path.basename(p) == f.TOKENIZER for p in paths):
+        whole = paths[0] if len(paths) == 1 else os.path.dirname(paths[0])
+        write_bytes(os.path.join(folder, f.TOKENIZER), read_tokenizer(whole).encode())
+        return
     for path in paths:
         try:
             data = read_clean(path) if os.path.basename(path) == f.TOKENIZER else read_bytes(path)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.task import Shots
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import predict
+from modelzoo.evaluation.choice import Choices
 from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.task import SingleLabel, Task
 
 
 def require_lm_eval() -> None:
@@ -79,25 +81,30 @@ def convert_task(task: Task, split: str):
     from lm_eval.api.task import ConfigurableTask
 
     examples = task.labelled(task.examples(split), split)
-    choices = task.choices(examples[0])
-    if choices is None or task.config.form == "similarity":
+    if not isinstance(task, SingleLabel) or task.config.form == "similarity":
         raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")
-    labels = list(choices)
+    labels, delimiter = list(task.labels), task.head
     rows = [
-        {"text": task.source(e).text, "choices": list((task.choices(e) or {}).values()), "gold": labels.index(e.gold)}
-        for e in examples
+        {
+            "text": prompt,
+            "choices": [text.removeprefix(delimiter) for text in task.choices(e).values()],
+            "gold": labels.index(e.gold),
+        }
+        for e, prompt in zip(examples, task.prompts(examples, split), strict=True)
     ]
+    names = ["acc", "acc_norm"] if isinstance(task, Choices) else ["acc"]
     return ConfigurableTask(
         config={
             "task": task.name,
             "custom_dataset": lambda **_: {split: Dataset.from_list(rows)},
             "test_split": split,
             "output_type": "multiple_choice",
-            "doc_to_text": "{{text}}",
-            "doc_to_choice": "{{choices}}",
-            "doc_to_target": "{{gold}}",
-            "target_delimiter": "",
-            "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+            "doc_to_text": "text",
+            "doc_to_choice": "choices",
+            "doc_to_target": "gold",
+            "target_delimiter": delimiter,
+            "num_fewshot": 0,  # the texts hold them already
+            "metric_list": [{"metric": n, "aggregation": "mean", "higher_is_better": True} for n in names],
             "metadata": {"version": 1.0},
         }
     )
@@ -110,15 +117,19 @@ def run_lm_eval(
     length: int,
     names: Sequence[str],
     batch_size: int,
-    data_dir: str | None = None,
+    overrides: Sequence[str] = (),
     split: str = "dev",
     limit: int | None = None,
+    shots: int | None = None,
+    shots_seed: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """The harness's metrics ("acc,none", "acc_stderr,none", ...) by name.
 
     Args:
         names: its task names, or files of ours (configs/eval/*.yaml), which need no network; a folder's name makes the
             harness's own YAML files in it known.
+        overrides: "key=value" over files of ours.
+        shots: solved examples before each question of the harness's own tasks (None: theirs), drawn with `shots_seed`.
 
     Raises:
         UserError: the harness knows no such task, or cannot get its data.
@@ -129,7 +140,6 @@ def run_lm_eval(
     from lm_eval.tasks import TaskManager
 
     folders = [n for n in names if os.path.isdir(n)]
-    overrides = [f"data_dir={data_dir}"] if data_dir else []
     files = {n: load_task(n, overrides) for n in names if n.endswith(".yaml")}
     tasks = [convert_task(files[n], split) if n in files else n for n in names if n not in folders]
     was = model.training
@@ -138,7 +148,8 @@ def run_lm_eval(
         manager = TaskManager(include_path=folders or None)
         found = lm_eval.simple_evaluate(
             model=wrap_model(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
-            batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False,
+            batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False, num_fewshot=shots,
+            fewshot_random_seed=Shots().seed if shots_seed is None else shots_seed,
         )  # fmt: skip
     except (ConnectionError, OSError, KeyError, ValueError) as e:
         raise UserError(

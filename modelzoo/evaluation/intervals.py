@@ -24,7 +24,7 @@ def bootstrap(
 ) -> dict[str, tuple[float, float]]:
     """95 % percentile intervals of each metric over resampled examples (Efron 1979)."""
     values = metrics(golds, predictions, draw_weights(len(golds), resamples, seed))
-    return {name: _middle(x) for name, x in values.items()}
+    return {name: find_middle(x) for name, x in values.items()}
 
 
 def compare_paired(
@@ -40,10 +40,11 @@ def compare_paired(
     w = draw_weights(len(golds), resamples, seed)
     once = np.ones((1, len(golds)))
     differences, (whole,) = (metrics(golds, ours, x)[name] - metrics(golds, theirs, x)[name] for x in (w, once))
-    return float(whole), *_middle(differences)
+    return float(whole), *find_middle(differences)
 
 
-def _middle(values: ArrayLike) -> tuple[float, float]:
+def find_middle(values: ArrayLike) -> tuple[float, float]:
+    """The ends of what holds the middle 95 % of resampled values."""
     finite = np.asarray(values, float)
     finite = finite[np.isfinite(finite)]  # a resample may leave a correlation undefined
     if not len(finite):

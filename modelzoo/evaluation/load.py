@@ -9,6 +9,7 @@ from modelzoo.config import load as config
 from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
+from modelzoo.evaluation.choice import Choice, PubMedQAChoice
 from modelzoo.evaluation.classification import Classification
 from modelzoo.evaluation.hoc import HoC
 from modelzoo.evaluation.multilabel import MultiLabelFile
@@ -26,6 +27,8 @@ FORMS: dict[str, type[Task]] = {
     "ner": NER,
     "relations": Relations,
     "similarity": Similarity,
+    "choice": Choice,
+    "pubmedqa_choice": PubMedQAChoice,
 }
 
 

@@ -186,26 +186,29 @@ def _logits(model, backend, rows: Sequence[list[int]], places: Sequence[tuple[in
 def continuations(
     model, backend, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int, progress: Progress | None = None
 ) -> list[tuple[float, bool]]:
-    """Of each (context, continuation): log p(continuation | context), and whether greedy decoding would write it."""
-    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+    """Of each (context, continuation): log p(continuation | context), and whether greedy decoding would write it.
+
+    Pairs that differ in their last token alone, as the letters of multiple choice, run as one row.
+    """
+    rows: dict[tuple[int, ...], list[int]] = {}  # what runs, to the pairs that it answers
     results: list[tuple[float, bool]] = [(0.0, True)] * len(pairs)
+    for i, (context, continuation) in enumerate(pairs):
+        if continuation:
+            rows.setdefault((*context, *continuation[:-1]), []).append(i)
 
-    def run(part: list[int]) -> list:
-        batch = [i for i in part if pairs[i][1]]
-        places, tokens, spans = [], [], []
-        for r, i in enumerate(batch):
-            context, continuation = pairs[i]
-            spans.append((len(places), len(places) + len(continuation)))
-            places += [(r, len(context) - 1 + k) for k in range(len(continuation))]
-            tokens += continuation
-        if not batch:
-            return []
-        log_p = torch.log_softmax(_logits(model, backend, [pairs[i][0] + pairs[i][1][:-1] for i in batch], places), -1)
-        chosen = log_p[range(len(tokens)), tokens].double().cpu()
-        greedy = (log_p.argmax(-1).cpu() == torch.tensor(tokens)).cpu()
-        return [[i, float(chosen[a:b].sum()), bool(greedy[a:b].all())] for i, (a, b) in zip(batch, spans, strict=True)]
+    def run(batch: list[tuple[int, ...]]) -> list:
+        asked = [(r, i, len(row) - len(pairs[i][1])) for r, row in enumerate(batch) for i in rows[row]]
+        places = sorted({(r, first + k) for r, i, first in asked for k in range(len(pairs[i][1]))})
+        where = {place: n for n, place in enumerate(places)}
+        log_p = torch.log_softmax(_logits(model, backend, [list(row) for row in batch], places), -1)
+        best, found = log_p.argmax(-1).tolist(), []
+        for r, i, first in asked:
+            at = [where[r, first + k] for k in range(len(pairs[i][1]))]
+            value = float(log_p[at, pairs[i][1]].double().sum())
+            found.append([i, value, [best[n] for n in at] == list(pairs[i][1])])
+        return found
 
-    for found in share_batches(order, batch_size, backend.ranks, run, progress):
+    for found in share_batches(sorted(rows, key=lambda row: -len(row)), batch_size, backend.ranks, run, progress):
         for i, value, is_greedy in found:
             results[i] = value, is_greedy
     return results

@@ -26,6 +26,7 @@ class Question(Record):
     QUESTION: str
     CONTEXTS: list[str]
     LABELS: list[str] = Field(default=[])
+    LONG_ANSWER: str | None = None
     final_decision: str | None = None
 
 
@@ -39,7 +40,8 @@ class PubMedQA(SingleLabel):
         if split == "test":
             return self._test()
         path, key = os.path.join(self.folder(), FOLDS), f"pqal_fold{fold}"
-        folds = read_json(path, " (the ten official folds); give the folder that holds it by --data_dir")
+        made = f"; {self.remake()}" if self.config.origin else ""
+        folds = read_json(path, f" (the ten official folds); give the folder that holds it by --data_dir{made}")
         if not isinstance(folds, dict) or not isinstance(folds.get(key), dict) or split not in folds[key]:
             raise UserError(f"{path}: has no {split} ids for {key}")
         return self._pick(os.path.join(self.folder(), QUESTIONS), _ids(folds[key][split], f"{path}: {key}.{split}"))
@@ -67,16 +69,19 @@ class PubMedQA(SingleLabel):
 
     def _example(self, path: str, pmid: str, value: Any) -> Example:
         q = check_record(value, Question, f"{path}: {pmid}", "has no QUESTION with CONTEXTS")
-        contexts = [" ".join(c.split()) for c in q.CONTEXTS]
-        headings = [*q.LABELS, *[""] * len(contexts)]
+        gold = q.final_decision
+        return Example(pmid, self.make_fields(q), None if gold is None else self.known(gold, f"{path}: {pmid}"))
+
+    def make_fields(self, question: Question) -> dict[str, str]:
+        """What templates may name."""
+        contexts = [" ".join(c.split()) for c in question.CONTEXTS]
+        headings = [*question.LABELS, *[""] * len(contexts)]
         sections = [f"{h.capitalize()}: {c}" if h else c for h, c in zip(headings, contexts, strict=False)]
-        fields = {
-            "question": " ".join(q.QUESTION.split()),
+        return {
+            "question": " ".join(question.QUESTION.split()),
             "context": " ".join(contexts),
             "sections": "\n".join(sections),
         }
-        gold = q.final_decision
-        return Example(pmid, fields, None if gold is None else self.known(gold, f"{path}: {pmid}"))
 
     def metrics(self, golds: Sequence[str], predictions: Sequence[str], weights: Weights = None) -> Values:
         """Accuracy and macro-F1, as the official evaluation.py."""

@@ -53,8 +53,12 @@ def hash_checkpoint(path: str) -> str:
 
 def hash_task(task: Task) -> str:
     """Of a task's settings and template, but not of where its files are."""
-    own = task.config.model_dump(mode="json", exclude_defaults=True, exclude={"data_dir", "template", "published"})
-    return hash_value([own, task.template.model_dump(mode="json")])
+    own = task.config.model_dump(
+        mode="json", exclude_defaults=True, exclude={"data_dir", "template", "published", "origin"}
+    )
+    template = task.template.model_dump(mode="json")
+    later = {"description", "between"} - task.template.model_fields_set  # older results know nothing of these keys
+    return hash_value([own, {k: v for k, v in template.items() if k not in later}])
 
 
 def hash_examples(examples: Sequence[Example]) -> str:

@@ -1,14 +1,17 @@
 """A model's scores on a task: predictions, metrics, intervals."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import intervals, predict
+from modelzoo.evaluation.choice import Choices
 from modelzoo.evaluation.encode import NONE, Counts, Soft, count, encode_prompt
 from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.few_shot import ChoiceCounts, count_cut, encode_questions
 from modelzoo.evaluation.grammar import Answer
 from modelzoo.evaluation.task import Task
 
@@ -22,6 +25,14 @@ class Prediction(NamedTuple):
     log_p: dict[str, float] | None = None
 
 
+class Group(NamedTuple):
+    """Scores of a part of a test, as one of the subjects of MMLU."""
+
+    n: int
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+
+
 class Scores(NamedTuple):
     """Metrics by name, their 95 % bootstrap intervals, and what they come from."""
 
@@ -29,7 +40,11 @@ class Scores(NamedTuple):
     intervals: dict[str, tuple[float, float]]
     predictions: list[Prediction]
     n: int
-    counts: Counts
+    counts: Counts | ChoiceCounts
+    groups: Mapping[str, Group] = MappingProxyType({})  # by name, where the task has groups; and their MEAN
+
+
+MEAN = "mean over groups"  # each of which weighs alike
 
 
 def evaluate_task(
@@ -43,6 +58,7 @@ def evaluate_task(
     batch_size: int = 8,
     progress: predict.Progress | None = None,
     resamples: int = intervals.RESAMPLES,
+    split: str = "test",
 ) -> Scores:
     """Score `model` on `examples`. Examples without gold are predicted, and left out of the metrics.
 
@@ -53,10 +69,17 @@ def evaluate_task(
         soft: the model's soft prompt.
         progress: called with (rows done, rows in all).
         resamples: of the bootstrap; 0 leaves intervals out.
+        split: that the examples are of; multiple choice keeps a question out of its own solved examples.
     """
     was = model.training
     model.eval()
     try:
+        if isinstance(task, Choices):
+            asked = encode_questions(task, examples, split, tokenizer, length, soft)
+            pairs = [pair for a in asked for pair in a.pairs]
+            values = iter(predict.continuations(model, backend, pairs, batch_size, progress))
+            found = [_pick(task, e, [next(values)[0] for _ in a.pairs]) for e, a in zip(examples, asked, strict=True)]
+            return score_groups(task, examples, score_predictions(task, found, count_cut(asked), resamples), resamples)
         prompts = [encode_prompt(task, e, tokenizer, length, soft) for e in examples]
         ids = [p.ids for p in prompts]
         if task.config.decoding == "likelihood" and task.choices(examples[0]) is not None:
@@ -72,8 +95,40 @@ def evaluate_task(
     return score_predictions(task, found, count(prompts, soft), resamples)
 
 
+def _pick(task: Choices, example: Example, log_p: list[float]) -> Prediction:
+    by_label = dict(zip(task.labels, log_p, strict=True))
+    return Prediction(example.id, example.gold, task.pick(example, log_p), by_label)
+
+
+def score_groups(task: Choices, examples: Sequence[Example], whole: Scores, resamples: int) -> Scores:
+    """`whole` with the scores of each group, in the files' order, and their mean, in which groups weigh alike.
+
+    The mean's interval is of resamples drawn in each group by itself.
+    """
+    if task.config.group_field is None:
+        return whole
+    parts: dict[str, list[Prediction]] = {}
+    for e, p in zip(examples, whole.predictions, strict=True):
+        if p.gold is not None:
+            parts.setdefault(task.group(e) or "(none)", []).append(p)
+    groups, drawn = {}, []
+    for seed, (name, found) in enumerate(parts.items()):
+        golds, predictions = [p.gold for p in found], [p.prediction for p in found]
+        around = {}
+        if resamples:
+            values = task.metrics(golds, predictions, intervals.draw_weights(len(found), resamples, seed))
+            around = {k: intervals.find_middle(v) for k, v in values.items()}
+            drawn.append(values)
+        groups[name] = Group(len(found), task.metrics(golds, predictions), around)
+    if len(groups) > 1:
+        mean = {k: float(np.mean([g.metrics[k] for g in groups.values()])) for k in whole.metrics}
+        around = {k: intervals.find_middle(np.mean([v[k] for v in drawn], 0)) for k in whole.metrics} if drawn else {}
+        groups[MEAN] = Group(whole.n, mean, around)
+    return whole._replace(groups=groups)
+
+
 def score_predictions(
-    task: Task, found: list[Prediction], counts: Counts, resamples: int = intervals.RESAMPLES
+    task: Task, found: list[Prediction], counts: Counts | ChoiceCounts, resamples: int = intervals.RESAMPLES
 ) -> Scores:
     """Metrics and intervals of predictions."""
     known = [p for p in found if p.gold is not None]

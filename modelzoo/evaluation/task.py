@@ -13,6 +13,7 @@ from modelzoo.config.task import Template
 from modelzoo.evaluation import templates
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.metrics import Values, Weights
+from modelzoo.reading import exists
 
 SPLITS = ("train", "dev", "test")
 
@@ -84,6 +85,14 @@ class Task:
         """The text before the answer, with what may be cut from it."""
         return templates.render(self.template.source, example, self.config.long_fields or self.long_fields, self)
 
+    def shot_pool(self) -> list[Example]:
+        """The examples that solved ones are drawn from; none where a task has no such."""
+        return []
+
+    def prompts(self, examples: Sequence[Example], split: str) -> list[str]:
+        """The texts that come before the answers of examples of `split`, nothing cut."""
+        return [self.source(e).text for e in examples]
+
     def pieces(self, example: Example) -> list[str]:
         """The gold answer as pieces that are tokenized one by one, as `options` writes them."""
         raise NotImplementedError
@@ -131,15 +140,24 @@ class Task:
         if self.config.data_dir is None:
             raise UserError(f"{self.name}: no data_dir; give it in the task's file or by --data_dir")
         if not os.path.isdir(self.config.data_dir):
-            raise UserError(f"{self.config.data_dir}: no such folder (the data of {self.name}); give --data_dir")
+            made = f"; {self.remake()}" if self.config.origin else ""
+            raise UserError(f"{self.config.data_dir}: no such folder (the data of {self.name}); give --data_dir{made}")
         return self.config.data_dir
+
+    def remake(self) -> str:
+        """How to get the task's files, where the task says it."""
+        origin = self.config.origin
+        return "give another file" if origin is None else f"`{origin.command}` makes the files from {origin.url}"
 
     def path(self, split: str) -> str:
         """The file of a split that the task names."""
         name = getattr(self.config, split)
         if name is None:
             raise UserError(f"{self.name}: names no file for the {split} split; add `{split}: FILE` to the task")
-        return os.path.join(self.folder(), name)
+        path = os.path.join(self.folder(), name)
+        if self.config.origin is not None and not exists(path):
+            raise UserError(f"{path}: no such file; {self.remake()}")
+        return path
 
     def known(self, label: str, where: str) -> str:
         """`label`, if the template has words for it."""
@@ -159,7 +177,7 @@ class SingleLabel(Task):
     def text(self, label: str) -> str:
         return self.head + self.labels[label] + self.tail
 
-    def choices(self, example: Example) -> dict[str, str] | None:
+    def choices(self, example: Example) -> dict[str, str]:
         return {label: self.text(label) for label in self.labels}
 
     def pieces(self, example: Example) -> list[str]:

@@ -99,7 +99,7 @@ class FinetuneTask:
         found = self.examples(split, fold)
         return evaluate_task(
             run.model, backend, self.task, found, self.tokenizer, self.length, self.soft,
-            batch_size=self.batch_size, resamples=resamples,
+            batch_size=self.batch_size, resamples=resamples, split=split,
         )  # fmt: skip
 
     def score_constant(self, split: str, fold: int) -> dict[str, float]:

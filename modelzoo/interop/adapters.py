@@ -6,12 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.interop import peft
-from modelzoo.interop.hf import Family
+from modelzoo.interop.hf_families import Family
 from modelzoo.models import lora
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import LORA_A, SOFT_PROMPT, WORDS_WEIGHT, is_adapter
@@ -43,12 +44,8 @@ def split_adapter(
         return (peft.PEFT_FILES, files), base, masks, [f"{FOLDER}/: LoRA in PEFT's layout; {_peft(here)}"]
     notes = []
     if low is not None:
-        base = lora.merge({n: x for n, x in weights.items() if n != SOFT_PROMPT}, low)
-        changed = {f"{n.removesuffix(LORA_A)}.weight" for n in weights if n.endswith(LORA_A)}
-        dense = sorted(changed & masks.keys())
-        masks = {n: x for n, x in masks.items() if n not in changed}
-        notes.append("LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt")
-        notes += [f"{len(dense)} weights that had masks are dense now"] if dense else []
+        base, masks, dense = merge_lora({n: x for n, x in weights.items() if n != SOFT_PROMPT}, masks, low)
+        notes += ["LoRA is merged into the weights: PEFT loads one adapter, and that is the prompt", *dense]
     names, files = peft.make_prompt_files(weights[SOFT_PROMPT], prompt, c, out)
     if names == peft.PEFT_FILES:
         notes.append(f"{FOLDER}/: the soft prompt as PEFT's prompt tuning; {_peft(here)}")
@@ -56,6 +53,14 @@ def split_adapter(
         notes.append(f"{FOLDER}/: the soft prompt in our own layout; PEFT has no prompt between source and target. Put")
         notes.append("its rows between their embeddings, as inputs_embeds (docs/soft_prompts.md)")
     return (names, files), base, masks, notes
+
+
+def merge_lora(weights: Tensors, masks: Tensors, config: LoRA) -> tuple[Tensors, Tensors, list[str]]:
+    """Weights with LoRA's updates in them, the masks that are left, and a line about those that are not."""
+    changed = {f"{n.removesuffix(LORA_A)}.weight" for n in weights if n.endswith(LORA_A)}
+    dense = len(changed & masks.keys())
+    left = {n: x for n, x in masks.items() if n not in changed}
+    return lora.merge(weights, config), left, [f"{dense} weights that had masks are dense now"] if dense else []
 
 
 def _peft(folder: str) -> str:

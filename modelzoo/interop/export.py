@@ -1,14 +1,12 @@
-"""`run.py export`: a checkpoint as a plain Hugging Face folder, or as Model Zoo's `.mdl`."""
+"""`run.py export`: a checkpoint as a Hugging Face folder, as GGUF, as ONNX, or as Model Zoo's `.mdl`."""
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from modelzoo.checksums import write_checksums
 from modelzoo.config.errors import UserError
@@ -16,25 +14,24 @@ from modelzoo.config.load import load
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
-from modelzoo.data import manifest
-from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import check_vocabulary
-from modelzoo.data.tokenizer_files import copy_files, list_files
+from modelzoo.data.tokenizer_files import copy_files
 from modelzoo.files import making_folder, write_text
-from modelzoo.interop import adapters, hf, hf_config, mdl, mdl_state
+from modelzoo.interop import adapters, gguf_file, hf, hf_config, mdl, mdl_state, onnx_folder
+from modelzoo.interop.exportable import Exportable, find_config_beside, note_unread, read_exportable, require_finite
 from modelzoo.interop.markdown import escape
 from modelzoo.interop.model_card import render_card
 from modelzoo.interop.tensors import write_tensors
-from modelzoo.models.shapes import check_weights
-from modelzoo.names import is_mask, name_mask, split_masks
+from modelzoo.names import is_mask
 from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
 from modelzoo.reading import exists
-from modelzoo.records import Record, check_record, read_record
+from modelzoo.records import Record, read_record
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder
 
 MASKS = "masks.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ENDINGS = {"gguf": ".gguf", "mdl": ".mdl"}  # of the formats that are a file; the others are a folder
 
 
 class _Added(Record):
@@ -54,43 +51,63 @@ class _Tokenizer(Record):
 
 
 def export(
-    source: str, out: str, params: str | None = None, tokenizer: str | None = None, dtype: str = "float32"
+    source: str,
+    out: str,
+    params: str | None = None,
+    tokenizer: str | None = None,
+    dtype: str = "float32",
+    form: str | None = None,
 ) -> str:
     """Write the checkpoint `source` (a step folder, or a run folder: its newest) as `out`.
 
     Args:
-        out: a folder to make, or a file name that ends in .mdl.
+        out: a folder to make, or a file name that ends in .mdl or .gguf.
         params: the run's config; default: config.yaml of the run folder.
         tokenizer: a tokenizer.json or a folder with one; default: the training data's.
-        dtype: of the Hugging Face weights.
+        dtype: of the weights.
+        form: hf, gguf, onnx or mdl; default: what `out` ends in, else hf.
 
     Returns:
         What was written, as text for the user.
 
     Raises:
-        UserError: no whole checkpoint, a model that no architecture expresses, or `out` exists.
+        UserError: no whole checkpoint, a model that the format cannot express, or `out` exists.
     """
+    form = _choose_format(out, dtype, form)
     path = find_checkpoint(source)
     if exists(out):
         raise UserError(f"{out}: exists; give another name, or remove it first")
-    config_file = params or _config_beside(path)
-    if out.endswith(".mdl"):
+    config_file = params or find_config_beside(path)
+    if form == "mdl":
         return _mdl(path, out, config_file)
-    files, state = checkpoint.load(path)
-    saved = check_state(state, path)
-    c = saved.model
+    found = read_exportable(path, config_file, tokenizer)
+    if form == "gguf":
+        return gguf_file.write_gguf(found, out, dtype)
+    if form == "onnx":
+        return onnx_folder.write_onnx(found, out)
+    return _folder(found, out, dtype)
+
+
+def _choose_format(out: str, dtype: str, form: str | None) -> str:
+    by_name = next((f for f, ending in ENDINGS.items() if out.endswith(ending)), None)
+    chosen = form or by_name or "hf"
+    if chosen != (by_name or chosen) or chosen in ENDINGS and by_name is None:
+        wanted = f"a name that ends in {ENDINGS[chosen]}" if chosen in ENDINGS else "the name of a folder"
+        raise UserError(f"--format {chosen}: {out} is to be {wanted}")
+    if dtype == "q8_0" and chosen != "gguf":
+        raise UserError("--dtype q8_0: is GGUF's alone; name OUT something that ends in .gguf")
+    if dtype != "float32" and chosen in ("onnx", "mdl"):
+        raise UserError(f"--dtype {dtype}: {chosen} is written in float32")
+    return chosen
+
+
+def _folder(found: Exportable, out: str, dtype: str) -> str:
+    """The folder that transformers, lm-eval and PEFT load."""
+    c, eos, words = found.model, found.eos, found.words
     family = hf_config.choose_family(c)
-    if not saved.finite:
-        raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
-    config = load(config_file, Config) if config_file else _config_of(state, path)
-    weights, masks = split_masks(files.get("model", {}))
-    check_weights({n: x.shape for n, x in weights.items()}, c, path)
-    _check_masks(masks, weights, path)
-    adapter, weights, masks, notes = adapters.split_adapter(weights, masks, saved, family, out)
+    adapter, weights, masks, notes = adapters.split_adapter(found.weights, found.masks, found.saved, family, out)
     tensors = {n: x.to(DTYPES[dtype]) for n, x in hf.convert_to_hf(hf.fold_scales(weights, c), c, family).items()}
-    folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
-    words = list_files(tokenizer, config)
-    eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
+    require_finite(tensors, dtype, out)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
@@ -98,8 +115,8 @@ def export(
     if f.TOKENIZER in {os.path.basename(v) for v in words}:
         texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
     name = os.path.basename(os.path.abspath(out))
-    run = RunFolder.containing(path).path
-    readme = render_card(name, family.architecture, config, state, masks, run, _note_unread)
+    run = RunFolder.containing(found.path).path
+    readme = render_card(name, family.architecture, found.config, found.state, masks, run, note_unread)
     if notes:
         readme += "\n## Adapter\n\n" + "".join(f"{escape(line, 2000)}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
@@ -113,37 +130,6 @@ def export(
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
     lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
     return "\n".join(lines)
-
-
-def _note_unread(line: str) -> None:
-    print(f"note       {line}; the card leaves it out", file=sys.stderr)
-
-
-def _find_end(folder: str) -> int | None:
-    """The id of the end of a text by the manifest of a data folder; a manifest that cannot be read is named."""
-    try:
-        return read_manifest(folder).get("eos_id")
-    except UserError as e:
-        print(f"note       {e}; the export takes nothing from it", file=sys.stderr)
-        return None
-
-
-def _check_masks(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str) -> None:
-    for name, x in masks.items():
-        if name not in weights or x.dtype != torch.bool or x.shape != weights[name].shape:
-            raise UserError(f"{path}: {name_mask(name)} is no mask of a weight that is there")
-
-
-def _config_beside(path: str) -> str | None:
-    """config.yaml of the run that the step folder `<run>/checkpoints/step_N` belongs to."""
-    found = RunFolder.containing(path).config
-    return found if exists(found) else None
-
-
-def _config_of(state: Mapping[str, Any], path: str) -> Config:
-    """The config that a checkpoint alone holds: enough for the card."""
-    init = {"model": state["model"], "sparsity": state.get("sparsity", [])}
-    return check_record({"trainer": {"init": init}}, Config, path, "its state is not what this trainer writes")
 
 
 def _mdl(path: str, out: str, config_file: str | None) -> str:

@@ -1,102 +1,22 @@
-"""Our parameters under Hugging Face's names, both ways: one table of name pairs for each architecture that fits.
+"""Our tensors under Hugging Face's names and in its layouts, both ways.
 
 A Hugging Face model computes what ours does if its architecture has every part that the config asks for
-(`hf_config.choose`); scalars that it has no place for (muP's, attention scales) are multiplied into weights by `fold`.
+(`hf_config.choose_family`); scalars that it has no place for (muP's, attention scales) are multiplied into weights by
+`fold_scales`.
 """
 
 import math
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.models.gpt import GPT, Attention, EmbeddingLayer
+from modelzoo.interop.hf_families import LAYER, LINEAR, QKV, Family
+from modelzoo.models.decoder import Attention
+from modelzoo.models.gpt import GPT, EmbeddingLayer
 from modelzoo.names import HEAD, POSITIONS, WORDS
-
-LAYER = "model.transformer_decoder.layers.{}."
-QKV = tuple(f"self_attn.proj_{p}_dense_layer" for p in "qkv")
-OUTPUT, FFN_IN, FFN_OUT = "self_attn.proj_output_dense_layer", "ffn.ffn.0.linear_layer", "ffn.ffn.1.linear_layer"
-FFN_GATE = "ffn.ffn.0.linear_layer_for_glu"
-LINEAR = (*QKV, OUTPUT, FFN_IN, FFN_GATE, FFN_OUT)
-
-
-class Family(NamedTuple):
-    """A Hugging Face architecture: module names (ours to theirs) and the layout of its tensors.
-
-    packed: their module that holds queries, keys and values together: all queries first ("thirds"), or head by head
-    ("heads"). biases: whether their linears and norms always have biases (absent ones of ours become zeros), where
-    None leaves it to the config. transposed: linears are [in, out]. half: rotary pairs (i, i + dim/2), ours (2i, 2i+1).
-    """
-
-    model_type: str
-    architecture: str
-    layer: str
-    top: dict[str, str]
-    within: dict[str, str]
-    packed: tuple[str, str] | None = None
-    biases: bool | None = True
-    transposed: bool = False
-    half: bool = False
-
-
-_GPT2_LAYER = {"norm1": "ln_1", "norm3": "ln_2", OUTPUT: "attn.c_proj", FFN_IN: "mlp.c_fc", FFN_OUT: "mlp.c_proj"}
-GPT2 = Family(
-    "gpt2",
-    "GPT2LMHeadModel",
-    "transformer.h.{}.",
-    {WORDS: "transformer.wte", POSITIONS: "transformer.wpe", "model.ln_f": "transformer.ln_f"},
-    _GPT2_LAYER,
-    packed=("attn.c_attn", "thirds"),
-    transposed=True,
-)
-_FFN = {FFN_IN: "mlp.dense_h_to_4h", FFN_OUT: "mlp.dense_4h_to_h"}
-_NORMS = {"norm1": "input_layernorm", "norm3": "post_attention_layernorm"}
-NEOX = Family(
-    "gpt_neox",
-    "GPTNeoXForCausalLM",
-    "gpt_neox.layers.{}.",
-    {WORDS: "gpt_neox.embed_in", "model.ln_f": "gpt_neox.final_layer_norm"},
-    {**_NORMS, OUTPUT: "attention.dense", **_FFN},
-    packed=("attention.query_key_value", "heads"),
-    half=True,
-)
-LLAMA = Family(
-    "llama",
-    "LlamaForCausalLM",
-    "model.layers.{}.",
-    {WORDS: "model.embed_tokens", "model.ln_f": "model.norm"},
-    {
-        **_NORMS,
-        **{ours: f"self_attn.{p}_proj" for ours, p in zip(QKV, "qkv", strict=True)},
-        **{OUTPUT: "self_attn.o_proj", FFN_IN: "mlp.up_proj", FFN_GATE: "mlp.gate_proj", FFN_OUT: "mlp.down_proj"},
-    },
-    biases=None,
-    half=True,
-)
-BLOOM = Family(
-    "bloom",
-    "BloomForCausalLM",
-    "transformer.h.{}.",
-    {
-        WORDS: "transformer.word_embeddings",
-        "model.embedding_ln_f": "transformer.word_embeddings_layernorm",
-        "model.ln_f": "transformer.ln_f",
-    },
-    {**_NORMS, OUTPUT: "self_attention.dense", **_FFN},
-    packed=("self_attention.query_key_value", "heads"),
-)
-MPT = Family(
-    "mpt",
-    "MptForCausalLM",
-    "transformer.blocks.{}.",
-    {WORDS: "transformer.wte", "model.ln_f": "transformer.norm_f"},
-    {"norm1": "norm_1", "norm3": "norm_2", OUTPUT: "attn.out_proj", FFN_IN: "ffn.up_proj", FFN_OUT: "ffn.down_proj"},
-    packed=("attn.Wqkv", "thirds"),
-    biases=False,
-)
 
 
 @torch.no_grad()
@@ -114,6 +34,8 @@ def fold_scales(weights: Mapping[str, Tensor], c: GPTConfig) -> dict[str, Tensor
     table = _positions(out, c)
     if table is not None:
         out[f"{POSITIONS}.weight"] = table
+    if f"{HEAD}.bias" in out:
+        out[f"{HEAD}.bias"] = out[f"{HEAD}.bias"] * output
     e = c.embeddings_scale
     if c.embedding_layer_norm:
         _scale(out, "model.embedding_ln_f", e)
@@ -177,16 +99,16 @@ def convert_to_hf(
         if family.packed:
             module, order = family.packed
             _pack(tensors, out, ours, theirs + module, order, c, family, masks)
-    if not c.share_embedding_weights:
-        head = "embed_out" if family is NEOX else "lm_head"
-        put(HEAD, head, False)
+    put(HEAD, family.head, False)
+    if not masks and HEAD in (family.biases or ()):  # also of a tied head, whose weight is the embedding's
+        out.setdefault(f"{family.head}.bias", torch.zeros(c.vocab_size))
     return {n: x.contiguous() for n, x in out.items()}
 
 
 def _biased(c: GPTConfig, family: Family, ours: str) -> bool:
     """Whether their module has a bias although ours may have none."""
     if family.biases is not None:
-        return family.biases and not ours.endswith(("embeddings", "embed", "lm_head"))
+        return any(part in ours for part in family.biases)
     attention = c.use_projection_bias_in_attention or c.use_ffn_bias_in_attention
     return attention if "self_attn" in ours else c.use_ffn_bias if ".ffn." in ours else False
 
@@ -211,64 +133,89 @@ def _pack(tensors, out, ours: str, theirs: str, order: str, c: GPTConfig, family
         out[f"{theirs}.{kind}"] = x.t() if kind == "weight" and family.transposed else x
 
 
-def _halve(x: Tensor, c: GPTConfig) -> Tensor:
-    """Rows of a query or key projection [inner, ...] with rotary pairs (2i, 2i+1) moved to (i, i + dim/2)."""
+def _halve(x: Tensor, c: GPTConfig, back: bool = False) -> Tensor:
+    """Rows of a query or key projection [heads * head_dim, ...] with rotary pairs (2i, 2i+1) moved to (i, i + dim/2).
+
+    Args:
+        back: the other way round.
+    """
     r = c.rotary_width
-    order = [*range(0, r, 2), *range(1, r, 2), *range(r, c.head_dim)]
-    return x.unflatten(0, (c.num_heads, c.head_dim))[:, order].flatten(0, 1)
+    order = torch.tensor([*range(0, r, 2), *range(1, r, 2), *range(r, c.head_dim)])
+    return x.unflatten(0, (-1, c.head_dim))[:, order.argsort() if back else order].flatten(0, 1)
 
 
-def convert_from_gpt2(tensors: Mapping[str, Tensor], c: GPTConfig, masks: bool = False) -> dict[str, Tensor]:
-    """A GPT-2 checkpoint's tensors (or masks) under our names and layout: `to_hf` turned round.
+def convert_from_hf(tensors: Mapping[str, Tensor], c: GPTConfig, family: Family) -> dict[str, Tensor]:
+    """A checkpoint's tensors (or masks) under our names and in our layout: `convert_to_hf` turned round.
 
     Raises:
-        UserError: a tensor is missing, or one is there that a GPT-2 does not have.
+        UserError: a tensor has another number of dimensions, or is there although the architecture has none such.
     """
-    prefix = "transformer."
-    theirs: dict[str, Tensor] = {}
-    for n, x in tensors.items():
-        name = n if n.startswith((prefix, "lm_head")) else prefix + n
-        if name.endswith((".attn.bias", ".attn.masked_bias")):  # causal masks
-            continue
-        if name in theirs:
-            raise UserError(f"{n}: is there twice, with and without `{prefix}`")
-        theirs[name] = x
-    tied = theirs.pop("lm_head.weight", None) if c.share_embedding_weights else None
-    words = theirs.get(f"{GPT2.top[WORDS]}.weight")
+    theirs = _name_whole(tensors, family)
+    tied = theirs.pop(f"{family.head}.weight", None) if c.share_embedding_weights else None
+    words = theirs.get(f"{family.top[WORDS]}.weight")
     if tied is not None and (words is None or not torch.equal(tied, words)):
-        raise UserError("lm_head.weight differs from transformer.wte.weight, yet the config ties them")
-    assert GPT2.packed is not None
-    names = {ours: other for ours, other in GPT2.top.items()}
-    if not c.share_embedding_weights:
-        names[HEAD] = "lm_head"
+        raise UserError(f"{family.head}.weight differs from {family.top[WORDS]}.weight, yet the config ties them")
     out: dict[str, Tensor] = {}
 
     def take(ours: str, other: str, linear: bool) -> None:
         for kind in ("weight", "bias"):
-            x = theirs.pop(f"{other}.{kind}", None)
-            if x is not None:
-                _check_dim(f"{other}.{kind}", x, 2 if linear and kind == "weight" else x.dim())
-                out[f"{ours}.{kind}"] = (x.t() if linear and kind == "weight" else x).contiguous()
+            if (x := theirs.pop(f"{other}.{kind}", None)) is not None:
+                _check_dim(f"{other}.{kind}", x, 2 if linear and kind == "weight" else x.dim(), family)
+                x = x.t() if linear and family.transposed and kind == "weight" else x
+                out[f"{ours}.{kind}"] = _unhalve(f"{other}.{kind}", x, ours, c, family).contiguous()
 
-    for ours, other in names.items():
+    for ours, other in {**family.top, HEAD: family.head}.items():
         take(ours, other, False)
     for i in range(c.num_hidden_layers):
-        ours, at = LAYER.format(i), GPT2.layer.format(i)
-        for name, other in GPT2.within.items():
+        ours, at = LAYER.format(i), family.layer.format(i)
+        for name, other in family.within.items():
             take(ours + name, at + other, name in LINEAR)
-        for kind in ("weight", "bias"):
-            x = theirs.pop(f"{at}{GPT2.packed[0]}.{kind}", None)
-            if x is not None:
-                _check_dim(f"{at}{GPT2.packed[0]}.{kind}", x, 2 if kind == "weight" else 1)
-                if x.shape[-1] % 3:
-                    raise UserError(f"{at}{GPT2.packed[0]}.{kind}: is {list(x.shape)}; three parts do not fit in it")
-                for name, part in zip(QKV, (x.t() if kind == "weight" else x).chunk(3), strict=True):
-                    out[f"{ours}{name}.{kind}"] = part.contiguous()
+        for kind in ("weight", "bias") if family.packed else ():
+            assert family.packed is not None
+            packed = f"{at}{family.packed[0]}.{kind}"
+            if (x := theirs.pop(packed, None)) is not None:
+                _check_dim(packed, x, 2 if kind == "weight" else 1, family)
+                for name, part in zip(QKV, _unpack(packed, x, c, family), strict=True):
+                    out[f"{ours}{name}.{kind}"] = _unhalve(packed, part, name, c, family).contiguous()
     if theirs:
-        raise UserError(f"{sorted(theirs)[0]}: is no tensor of a GPT-2 with these sizes")
+        raise UserError(f"{sorted(theirs)[0]}: is no tensor of a {family.architecture} with these sizes")
     return out
 
 
-def _check_dim(name: str, x: Tensor, dim: int) -> None:
+def _name_whole(tensors: Mapping[str, Tensor], family: Family) -> dict[str, Tensor]:
+    """Tensors by their whole names, which models that were saved without their head shorten; buffers are left out."""
+    found: dict[str, Tensor] = {}
+    for n, x in tensors.items():
+        name = n.replace("lm_head.", f"{family.head}.") if n.startswith("lm_head.") else n  # transformers 5's name
+        name = name if name.startswith((family.base, f"{family.head}.")) else family.base + name
+        if name.endswith(family.buffers):
+            continue
+        if name in found:
+            raise UserError(f"{n}: is there twice, the other time as {name}")
+        found[name] = x
+    return found
+
+
+def _unpack(name: str, x: Tensor, c: GPTConfig, family: Family) -> tuple[Tensor, ...]:
+    """Queries, keys and values [out, ...] of a packed weight or bias."""
+    x = x.t() if family.transposed and x.dim() == 2 else x
+    by_head = family.packed is not None and family.packed[1] == "heads"
+    parts = 3 * c.num_heads if by_head else 3
+    if len(x) % parts:
+        raise UserError(f"{name}: has {len(x)} outputs; {parts} equal parts do not fit in it")
+    if by_head:
+        return tuple(p.flatten(0, 1) for p in x.unflatten(0, (c.num_heads, 3, -1)).unbind(1))
+    return x.chunk(3)
+
+
+def _unhalve(name: str, x: Tensor, ours: str, c: GPTConfig, family: Family) -> Tensor:
+    if not (family.half and ours.endswith(QKV[:2])):
+        return x
+    if x.dim() == 0 or len(x) % c.head_dim:
+        raise UserError(f"{name}: is {list(x.shape)}; heads of {c.head_dim} do not fit in it")
+    return _halve(x, c, back=True)
+
+
+def _check_dim(name: str, x: Tensor, dim: int, family: Family) -> None:
     if x.dim() != dim:
-        raise UserError(f"{name}: is {list(x.shape)}; a GPT-2 has {dim} dimensions there")
+        raise UserError(f"{name}: is {list(x.shape)}; a {family.architecture} has {dim} dimensions there")

@@ -1,7 +1,8 @@
-"""`run.py import`: a Hugging Face GPT-2 folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
+"""`run.py import`: a Hugging Face folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +13,14 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load, resolve, validate
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
-from modelzoo.data.tokenizer_files import VOCABULARIES, copy_files
-from modelzoo.data.tokenizer_kinds import explain_folder
+from modelzoo.data import format as f
+from modelzoo.data import hub
 from modelzoo.evaluation.exported import PICKLED, read_index
-from modelzoo.files import making_folder, write_guarded
-from modelzoo.interop import hf, hf_config, mdl, mdl_state
+from modelzoo.files import making_folder, write_guarded, write_text
+from modelzoo.interop import biogpt, hf, hf_sections, mdl, mdl_state
 from modelzoo.interop.export import MASKS
+from modelzoo.interop.imported_tokenizer import compare_with_data, take_tokenizer
+from modelzoo.interop.masks_ahead import describe_loss
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
@@ -35,16 +38,20 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     """Write `<out>/checkpoints/step_N` and `<out>/config.yaml` from `source`.
 
     Args:
-        source: a GPT-2 folder with safetensors, or a .mdl file.
-        params: the config to train on with; a .mdl needs one, a GPT-2 folder replaces its model section.
+        source: a model's folder with safetensors, or a .mdl file.
+        params: the config to train on with; a .mdl needs one, a folder replaces its model section.
         weights_only: leave optimizer state out (.mdl).
 
     Raises:
         UserError: what the source has and a run of ours cannot take, by name; or `out` holds a run already.
     """
     _require_empty(out)
+    if not exists(source):
+        raise UserError(hub.explain_missing(source, "a Hugging Face model's folder, or a .mdl", hub.MODEL))
     if os.path.isdir(source):
         return _hf(source, out, params)
+    if source.endswith((".safetensors", ".json")):
+        raise UserError(f"{source}: is a part of a model; name its folder: {os.path.dirname(source) or '.'}")
     if source.endswith(PICKLED):
         raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
     return _mdl(source, out, params, weights_only)
@@ -101,13 +108,21 @@ def _dataset(config: Config) -> tuple[str | None, str]:
 def _hf(source: str, out: str, params: str | None) -> str:
     check_checksums(source)
     file = os.path.join(source, "config.json")
-    section = hf_config.read_model_section(read_json(file, "missing; a Hugging Face model folder has one"), file)
+    described = read_json(file, "missing; a Hugging Face model folder has one")
+    if isinstance(described, dict) and described.get("model_type") == biogpt.KIND:
+        section, notes, kind = biogpt.read_model_section(described, file), [], "BioGPT"
+        convert = biogpt.convert_weights
+    else:
+        theirs = hf_sections.read_model(described, file)
+        section, notes, kind = theirs.section, theirs.notes, theirs.family.architecture
+        convert = partial(hf.convert_from_hf, family=theirs.family)
     c = GPTConfig.model_validate(section)
+    words, about_words = take_tokenizer(source, c.vocab_size)
     try:
         tensors = _tensors(source)
         require_floats(tensors, source)
-        weights = hf.convert_from_gpt2(tensors, c)
-        found = hf.convert_from_gpt2(masks, c) if (masks := _masks(source)) else {}
+        weights = convert(tensors, c)
+        found = convert(masks, c) if (masks := _masks(source)) else {}
     except UserError as e:
         raise UserError(f"{source}: {str(e).removeprefix(f'{source}: ')}") from None
     check_weights({n: x.shape for n, x in weights.items()}, c, source)
@@ -124,12 +139,14 @@ def _hf(source: str, out: str, params: str | None) -> str:
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
-    copied = [v for v in VOCABULARIES if exists(os.path.join(source, v))]
-    path = _write(out, {"model": model, "optimizer": {}}, state, config, [os.path.join(source, v) for v in copied])
-    lines = [f"wrote      {path}: {len(weights)} weights of a GPT-2, {len(model) - len(weights)} masks"]
-    lines += [f"           {out}: config.yaml{''.join(', ' + v for v in copied)}"]
-    if not copied and (other := explain_folder(source)):
-        lines.append(f"           no tokenizer was taken: {other}")
+    if config.trainer.init.sparsity and len(model) == len(weights):
+        print("\n".join(describe_loss(config.trainer.init, weights)), flush=True)
+    path = _write(out, {"model": model, "optimizer": {}}, state, config, words)
+    lines = [f"wrote      {path}: {len(weights)} weights of a {kind}, {len(model) - len(weights)} masks"]
+    lines += [f"note       {note}" for note in notes]
+    lines += [f"           {out}: config.yaml{f', {f.TOKENIZER}' if words is not None else ''}"]
+    about_words += compare_with_data(words, config) if words is not None else []
+    lines += [f"           {line}" for line in about_words]
     if config.trainer.fit is None:
         lines.append(
             "           config.yaml has no data yet: add trainer.fit.train_dataloader, or import with -p CONFIG"
@@ -152,7 +169,7 @@ def _load_with_model(params: str, section: Mapping[str, Any]) -> Config:
     return validate(doc, Config)
 
 
-def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequence[str] = ()) -> str:
+def _write(out: str, files, state: dict[str, Any], config: Config, words: str | None = None) -> str:
     """The whole run folder or nothing; returns its checkpoint.
 
     Raises:
@@ -167,7 +184,8 @@ def _write(out: str, files, state: dict[str, Any], config: Config, words: Sequen
             except UserError as e:
                 raise UserError(str(e).replace(temporary, out)) from None
             write_guarded(folder.config, dump(config, "imported by `run.py import`"))
-            copy_files(words, temporary)
+            if words is not None:
+                write_text(os.path.join(temporary, f.TOKENIZER), words)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
     return os.path.join(out, os.path.relpath(path, temporary))

@@ -8,16 +8,29 @@ from torch import Tensor
 
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.interop import provenance
+from modelzoo.interop import card_header, provenance
 from modelzoo.interop.markdown import escape
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
+from modelzoo.planning.plan_text import describe_heads
 from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_amount
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
 from modelzoo.training.run_length import total_steps
 
-_CLOSING = """## Use
+
+class Form(NamedTuple):
+    """What a card says of its format: the Hub's name of the library, where weights are, and how to use them."""
+
+    library: str
+    weights: str
+    use: str
+
+
+TRANSFORMERS = Form(
+    "transformers",
+    "`model.safetensors` holds masked weights as zeros.",
+    """## Use
 
 ```python
 from transformers import AutoModelForCausalLM
@@ -25,8 +38,24 @@ model = AutoModelForCausalLM.from_pretrained("this-folder")
 ```
 
 The logits equal the trainer's; scalars that the architecture has no place for are multiplied into the weights.
+""",
+)
+ONNX = Form(
+    "onnx",
+    "`model.onnx` holds masked weights as zeros.",
+    """## Use
 
-## Limits
+```python
+import numpy, onnxruntime, tokenizers
+model = onnxruntime.InferenceSession("this-folder/model.onnx")
+ids = tokenizers.Tokenizer.from_file("this-folder/tokenizer.json").encode("Aspirin lowers").ids
+(logits,) = model.run(None, {"input_ids": numpy.array([ids])})  # [batch, sequence, vocabulary], float32
+```
+
+Any batch and any sequence up to the context. The logits equal the trainer's. There is no cache: a token costs a pass.
+""",
+)
+_CLOSING = """## Limits
 
 What the training text does not say, the model does not know; what it says wrongly, the model repeats. Abstracts and
 articles over-represent some populations, journals and languages. Before any use, evaluate on your own task and data.
@@ -47,6 +76,7 @@ def render_card(
     masks: Mapping[str, Tensor],
     run: str | None = None,
     note: provenance.Note = lambda line: None,
+    form: Form = TRANSFORMERS,
 ) -> str:
     """Markdown with Hugging Face's YAML header.
 
@@ -56,13 +86,14 @@ def render_card(
         masks: bool masks by the names of our weights; their counts are what the card states.
         run: the run's folder, which records data, commands and scores.
         note: is called with a line about each of these records that cannot be read.
+        form: the format that the card is in.
     """
     facts = _count_facts(config, masks)
     context = facts.context
     sparsity = [f"- {line}" for line in _recipe(config)] or ["- dense: no masks"]
     rows = _list_rows(architecture, config, state, masks, facts)
-    header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\nlanguage: en\n"
-    header += "tags: [biomedical, sparse, mediswift]\n---\n"
+    tags = ["biomedical", *["sparse"] * bool(masks), "mediswift"]
+    header = card_header.render_header(card_header.describe(form.library, tags))
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])
     return f"""{header}
 # {escape(name)}
@@ -82,10 +113,11 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 {chr(10).join(sparsity)}
 
-`model.safetensors` holds masked weights as zeros. {_side_file(masks)}
+{form.weights} {_side_file(masks, form)}
 
 {chr(10).join(provenance.describe_provenance(config, run, note))}
 
+{form.use}
 {_CLOSING}"""
 
 
@@ -118,7 +150,7 @@ def _list_rows(
     m, dense, sparse, covered = config.trainer.init.model, facts.dense, facts.sparse, facts.covered
     tokens, step = state.get("tokens") or 0, state.get("global_step") or 0
     rows = [
-        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads, "
+        ("Architecture", f"{architecture}: {m.num_hidden_layers} layers x {m.hidden_size}, {describe_heads(m)}, "
                          f"ffn {m.filter_size}, {m.position_embedding_type or 'no'} positions"),
         ("Vocabulary, context", f"{m.vocab_size}, {m.max_position_embeddings} tokens"),
         ("Parameters in all", f"{facts.total:,}"),
@@ -135,9 +167,11 @@ def _list_rows(
     return rows
 
 
-def _side_file(masks: Mapping[str, Tensor]) -> str:
+def _side_file(masks: Mapping[str, Tensor], form: Form) -> str:
     if not masks:
         return "There are no masks."
+    if form is not TRANSFORMERS:
+        return "The masks themselves are not in it."
     return (
         "`masks.safetensors` holds the masks (bool, under the names and in the layout of the weights):\n"
         "zero what a mask says is off after each update to keep the model sparse in further training."

@@ -20,7 +20,8 @@ from modelzoo.checksums import check_checksums
 from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.interop.hf import LAYER, LINEAR, QKV, Family, convert_to_hf, query_scales
+from modelzoo.interop.hf import convert_to_hf, query_scales
+from modelzoo.interop.hf_families import LAYER, LINEAR, QKV, Family
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.names import LORA_A, LORA_B
 from modelzoo.reading import exists

@@ -7,6 +7,7 @@ import safetensors.torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
+from modelzoo.files import apply_umask
 from modelzoo.reading import open_regular
 
 
@@ -43,6 +44,7 @@ def write_tensors(path: str, tensors: Mapping[str, Tensor]) -> None:
     """
     try:
         safetensors.torch.save_file({n: x.contiguous() for n, x in tensors.items()}, path, metadata={"format": "pt"})
+        apply_umask(path)
     except safetensors.SafetensorError as e:  # an error of the file system, in words
         raise OSError(None, _one_line(e), path) from None
 

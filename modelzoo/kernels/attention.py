@@ -12,8 +12,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
     """softmax(scale * q k^T + mask) v.
 
     Args:
-        q: [b, heads, t, head_dim], any strides. k, v: [b, heads, n, head_dim]; n is t but for generation, where
-            earlier tokens' are cached.
+        q: [b, heads, t, head_dim], any strides. k, v: [b, groups, n, head_dim], of which each group serves heads /
+            groups heads next to each other; n is t but for generation, where earlier tokens' are cached.
         mask: additive [1 or b, 1 or heads, t, n]. None: causal where n is t; else every query sees all keys.
         dropout: on the probabilities.
 
@@ -23,6 +23,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
     b, h, t, d = q.shape
     if k.shape[2] != t:
         return _attend_cached(q, k, v, mask, scale)
+    k, v = _share(k, h), _share(v, h)
     longest = 0 if torch.compiler.is_compiling() else find_longest_plain(str(q.dtype).removeprefix("torch."), dropout)
     if q.device.type != "cpu" or t > longest:
         return F.scaled_dot_product_attention(
@@ -41,12 +42,22 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: flo
 def _attend_cached(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """`attention` of a few new tokens to many cached ones: plain products, which read each key and value once."""
     b, h, t, d = q.shape
-    n = k.shape[2]
+    n, groups = k.shape[2], k.shape[1]
     if q.device.type != "cpu":
+        k, v = _share(k, h), _share(v, h)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
     if (y := few.attend(q, k, v, mask, scale)) is not None:
         return y
-    q, k, v = q.reshape(b * h, t, d), k.reshape(b * h, n, d), v.reshape(b * h, n, d)  # of a cache a view, no copy
+    # of a cache a view, no copy; the heads of a group are further queries of its keys
+    q, k, v = q.reshape(b * groups, -1, d), k.reshape(b * groups, n, d), v.reshape(b * groups, n, d)
     scores = torch.bmm(q, k.transpose(1, 2)).view(b, h, t, n).mul_(scale)
     weights = torch.softmax(scores if mask is None else scores.add_(mask), -1)
-    return torch.bmm(weights.view(b * h, t, n), v).view(b, h, t, d)
+    return torch.bmm(weights.view(b * groups, -1, n), v).view(b, h, t, d)
+
+
+def _share(x: Tensor, heads: int) -> Tensor:
+    """[b, groups, n, head_dim] to [b, heads, n, head_dim]: each group's once for each of its heads."""
+    b, groups, n, d = x.shape
+    if groups == heads:
+        return x
+    return x.unsqueeze(2).expand(b, groups, heads // groups, n, d).reshape(b, heads, n, d)

@@ -73,7 +73,7 @@ class _Attend(ctypes.Structure):
     """`struct Attend` of csrc/few.cpp."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("b", "heads", "t", "n", "d")),
+        *((name, ctypes.c_int64) for name in ("b", "heads", "groups", "t", "n", "d")),
         *((name, ctypes.c_int64 * 3) for name in ("q", "k", "v", "mask")),
         ("scale", ctypes.c_float),
     ]
@@ -95,7 +95,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
         [0, 0, 0] if mask is None else [s if x > 1 else 0 for s, x in zip(mask.stride(), mask.shape[:3], strict=False)]
     )
     strides = [(ctypes.c_int64 * 3)(*x) for x in (*(x.stride()[:3] for x in (q, k, v)), sizes)]
-    shape = _Attend(b, h, t, n, d, *strides, scale)
+    shape = _Attend(b, h, k.shape[1], t, n, d, *strides, scale)
     kernels.few_attend(ctypes.byref(shape), torch.get_num_threads(), *map(pointer, (q, k, v, mask, y)))
     return y.transpose(1, 2)
 

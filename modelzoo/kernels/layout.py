@@ -70,7 +70,8 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on another device."""
-        return Layout(self.shape, self.block, *(part.to(device) for part in self.parts), self.even)
+        rows, cols, row_ptr, col_ptr, col_rows, by_column = (part.to(device) for part in self.parts)
+        return Layout(self.shape, self.block, rows, cols, row_ptr, col_ptr, col_rows, by_column, self.even)
 
     def block_mask(self) -> Tensor:
         """[out / R, in / C] bool: where blocks live."""

@@ -9,9 +9,13 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from modelzoo.kernels.layout import Layout
+
+try:
+    from triton.tools.tensor_descriptor import TensorDescriptor  # pyright: ignore[reportMissingImports]
+except ImportError:  # before Triton 3.4
+    TensorDescriptor = None
 
 NAME = "Triton, tiles"
 SIDES = (32, 64, 128)
@@ -86,12 +90,12 @@ def _gradient(
 
 def _fetches(x: Tensor) -> bool:
     """Whether the GPU fetches tiles by itself."""
-    return x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)
+    return TensorDescriptor is not None and x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)
 
 
-def _tiled(x: Tensor, tma: bool, *tile: int) -> Tensor | TensorDescriptor:
+def _tiled(x: Tensor, tma: bool, *tile: int):
     """A matrix as the kernels read it, `tile` at a time."""
-    return TensorDescriptor.from_tensor(x, [*tile]) if tma else x
+    return TensorDescriptor.from_tensor(x, [*tile]) if tma and TensorDescriptor is not None else x
 
 
 def _multiply(a: Tensor, values: Tensor, bias: Tensor | None, layout: Layout, transposed: bool) -> Tensor:

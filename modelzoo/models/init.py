@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig, Initializer
+from modelzoo.config.initializer import Initializer
+from modelzoo.config.model import GPTConfig
 
 
 @torch.no_grad()
@@ -70,7 +71,13 @@ def initialize(model: nn.Module, c: GPTConfig) -> None:
     attention = c.initializer or default
     ffn = c.ffn_initializer or c.initializer or default
     output = c.output_layer_initializer
-    if c.mup:
+    if c.parallel:  # the zoo's gptj has other defaults (GPTJModel.__init__)
+        output = output or default
+        ffn, ffn_output = c.ffn_initializer or output, c.ffn_output_layer_initializer or output
+        if c.mup:
+            attention, ffn = _scaled(attention, width), _scaled(ffn, width)
+            output, ffn_output = _scaled(output, width * depth), _scaled(ffn_output, ffn_width * depth)
+    elif c.mup:
         attention, ffn = _scaled(attention, width), _scaled(ffn, width)
         output = _scaled(output or default, width * depth)
         ffn_output = _scaled(c.ffn_output_layer_initializer or default, ffn_width * depth)

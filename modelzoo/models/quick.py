@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from modelzoo.kernels import few
 from modelzoo.kernels.attention import attention
 from modelzoo.models.cache import Cache
-from modelzoo.models.gpt import DecoderLayer, FeedForwardLayer, GPTModel, rotate
+from modelzoo.models.decoder import DecoderLayer, FeedForwardLayer, rotate
+from modelzoo.models.gpt import GPTModel
 
 
 class QuickLayer(nn.Module):
@@ -23,9 +24,10 @@ class QuickLayer(nn.Module):
         assert isinstance(first, FeedForwardLayer) and isinstance(second, FeedForwardLayer)
         qkv = (attn.proj_q_dense_layer, attn.proj_k_dense_layer, attn.proj_v_dense_layer)
         gate: Callable[[Tensor], Tensor] | None = first.linear_layer_for_glu.forward if first.gated else None
-        self.attends = attn.layer, attn.heads, attn.scale
+        self.attends = attn.layer, attn.head_dim, attn.scale, layer.parallel
         self.calls = (
-            layer.norm1.forward, [p.forward for p in qkv], attn.proj_output_dense_layer.forward, layer.norm3.forward,
+            layer.norm1.forward, [p.forward for p in qkv], attn.proj_output_dense_layer.forward,
+            None if layer.norm3 is None else layer.norm3.forward,
             first.linear_layer.forward, gate, first.activation, second.linear_layer.forward,
         )  # fmt: skip
 
@@ -36,16 +38,17 @@ class QuickLayer(nn.Module):
         if past is None or not few.takes(x):
             return self.layer(x, rope, mask, past)
         b, t, _ = x.shape
-        number, heads, scale = self.attends
+        number, head_dim, scale, parallel = self.attends
         norm1, qkv, output, norm3, into, gate, activation, out = self.calls
         normed = norm1(x)
-        q, k, v = (p(normed).view(b, t, heads, -1).transpose(1, 2) for p in qkv)
+        q, k, v = (p(normed).view(b, t, -1, head_dim).transpose(1, 2) for p in qkv)
         if rope is not None:
             q, k = rotate(q, *rope), rotate(k, *rope)
         k, v = past.layers[number].append(k, v, past)
         y = attention(q, k, v, mask, 0.0, scale)
-        x = x + output(y.transpose(1, 2).reshape(b, t, -1))
-        normed = norm3(x)
+        before, x = x, x + output(y.transpose(1, 2).reshape(b, t, -1))
+        if norm3 is not None:
+            normed = norm3(before if parallel else x)
         inner = into(normed)
         inner = activation(inner) if gate is None else inner * activation(gate(normed))
         return x + out(inner)

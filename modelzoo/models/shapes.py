@@ -52,11 +52,12 @@ def list_parameters(config: GPTConfig) -> dict[str, Shape]:
         norm("model.embedding_ln_f")
     for i in range(config.num_hidden_layers):
         layer = f"model.transformer_decoder.layers.{i}"
-        for proj in "qkv":
-            linear(f"{layer}.self_attn.proj_{proj}_dense_layer", inner, d, config.use_projection_bias_in_attention)
+        for proj, out in (("q", inner), ("k", config.kv_dim), ("v", config.kv_dim)):
+            linear(f"{layer}.self_attn.proj_{proj}_dense_layer", out, d, config.use_projection_bias_in_attention)
         linear(f"{layer}.self_attn.proj_output_dense_layer", d, inner, config.use_ffn_bias_in_attention)
         norm(f"{layer}.norm1")
-        norm(f"{layer}.norm3")
+        if not config.tied_norms:
+            norm(f"{layer}.norm3")
         linear(f"{layer}.ffn.ffn.0.linear_layer", ffn, d, config.use_ffn_bias)
         if config.nonlinearity in GLU:
             linear(f"{layer}.ffn.ffn.0.linear_layer_for_glu", ffn, d, config.use_ffn_bias)

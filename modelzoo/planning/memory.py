@@ -62,8 +62,11 @@ def count_memory(
     gone, masks = count_stored(init, ("packed",))
     kept = trained if init.base_frozen else trained - gone
     share, indices = layout.devices if layout.sharded else 1, count_indices(init, ("packed",))
+    times = 2 if rows is not None else share_rows(config, layout).times
     rows = share_rows(config, layout).at_once if rows is None else rows
     activations, work = count_activations(init, layout.kind, rows, msl, mode or init.backend.activation_checkpointing)
+    if layout.kind == "GPU" and layout.devices == times == 1:  # activations go as gradients come
+        work = max(work - 4 * kept, 0)
     return {
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
@@ -108,9 +111,11 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> 
         mode: none, layer or attention: what backward computes again.
     """
     m, item, tokens = init.model, count_item(init, kind), rows * msl
-    attention = 5 * item * m.inner_dim + _count_scores(init, kind, msl)  # q, k, v, the output twice
+    # q, k and v as each head reads them, and the output, which a GPU's fused kernel leaves as the next linear reads it
+    attention = (4 if kind == "GPU" else 5) * item * m.inner_dim + _count_scores(init, kind, msl)
     ffn = item * m.filter_size * (4 if m.nonlinearity in GLU else 2)
-    norms = (8 + 2 * item) * m.hidden_size + (2 * m.hidden_size if m.dropout_rate else 0)
+    inputs = 4 if m.parallel else 8  # of the norms; in parallel they have one
+    norms = (inputs + item * (1 if m.tied_norms else 2)) * m.hidden_size + (2 * m.hidden_size if m.dropout_rate else 0)
     whole = norms + attention + ffn
     per_layer = {"none": whole, "layer": 4 * m.hidden_size, "attention": whole - attention}[mode]
     again = {"none": 0, "layer": whole, "attention": attention}[mode]  # of the layer whose turn it is
@@ -121,10 +126,12 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> 
     linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",))[0]
     casts = item * max(linear, 0) if item == 2 else 0
     head = m.vocab_size * m.hidden_size
-    parts = count_head_rows(m.vocab_size, item)
-    logits = min(tokens, parts) * item * m.vocab_size
+    gpu = kind == "GPU"
+    parts = count_head_rows(m.vocab_size, item, gpu)
+    copied = item == 2 or (gpu and m.vocab_size % 64 > 0)  # the head's weight: cast, or filled up
+    logits = min(tokens, parts) * item * (-(-m.vocab_size // 64) * 64 if gpu else m.vocab_size)
     gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
-    crossing = logits + gradient + (item * head if item == 2 else 0) + tokens * item * m.hidden_size
+    crossing = logits + gradient + (item * head if copied else 0) + tokens * item * m.hidden_size
     backward = tokens * (again + item * m.filter_size + 4 * m.hidden_size)
     return tokens * (m.num_hidden_layers * per_layer + last), max(casts + crossing, backward)
 

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Mapping
 
 from modelzoo.backends import arithmetic
+from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.files import check_some
@@ -42,13 +43,18 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
     return "\n".join(lines)
 
 
+def describe_heads(m: GPTConfig) -> str:
+    """How many heads a model has, and how many of keys and values if these are fewer."""
+    return f"{m.num_heads} heads" + (f" ({m.kv_heads} of keys and values)" if m.kv_heads != m.num_heads else "")
+
+
 def _describe_model(config: Config, p: Plan) -> list[str]:
     """The model and its parameters, and what of them trains on what."""
     init, m = config.trainer.init, config.trainer.init.model
     live = p.sparse_total - p.total + p.live
     masked = f"{p.live:,} live at the start ({p.sparse_total:,} under masks, {live:,} of them live)"
     lines = [
-        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {m.num_heads} heads of {m.head_dim}, "
+        f"model      {m.name}: {m.num_hidden_layers} layers x {m.hidden_size}, {describe_heads(m)} of {m.head_dim}, "
         f"ffn {m.filter_size}, vocabulary {m.vocab_size}, {m.position_embedding_type or 'no'} positions",
         f"parameters {p.total:,} in all, {masked if init.sparsity else 'dense'}",
     ]
@@ -148,7 +154,7 @@ def _describe_real(init: Init) -> list[str]:
     blocked = [(g, sizes) for g, sizes in group_sizes(init) if g.may_pack]
     counted = "           counted, not measured: off the CS-2, "
     halved = sum(len(sizes) for g, sizes in group_sizes(init) if g.may_compress)
-    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, in 16 bits)"
+    text = f"           ({halved} weights are 2:4: NVIDIA GPUs from Ampere on multiply them compressed, and slower)"
     on_gpus = [text] if halved else []
     if not blocked:
         hint = "           (storage: packed computes the live ones alone; -m bench times both on this machine)"

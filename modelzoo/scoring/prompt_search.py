@@ -147,12 +147,15 @@ def _score_candidate(
         "tokenizer": hash_value(read_tokenizer(model.tokenizer.name)),
         "dtype": str(getattr(model.backend, "dtype", None)),
     }
+    if shots := task.shot_pool():
+        question["shots"] = hash_examples(shots)
     key = hash_value(question)[:16]
     path = os.path.join(out, "candidates", f"{key}.json")
     if (stored := _read_candidate(path, task, len(examples))) is not None:
         return {**stored, "name": candidate.name}
     scores = evaluate_task(
-        model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size
+        model.model, model.backend, task, examples, model.tokenizer, model.length, model.soft, request.batch_size,
+        split=request.split,
     )  # fmt: skip
     result = {
         "name": candidate.name,

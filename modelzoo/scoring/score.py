@@ -50,6 +50,14 @@ class Request(NamedTuple):
     data_dir: str | None = None
     split: str | None = None  # default: test where its texts are at hand, else dev
     batch_size: int = 8
+    shots: int | None = None  # default: the task's; likewise the seed
+    shots_seed: int | None = None
+    show: int = 0  # prompts of each task to print
+
+    def overrides(self) -> list[str]:
+        """What is said over the tasks' files."""
+        said = {"data_dir": self.data_dir, "shots.count": self.shots, "shots.seed": self.shots_seed}
+        return [f"{key}={value}" for key, value in said.items() if value is not None]
 
 
 class Job(NamedTuple):
@@ -75,6 +83,8 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
     others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
     if others:
+        if request.show:
+            raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
@@ -86,6 +96,8 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
         results = _score_all(list(zip(paths, hashes, strict=True)), jobs, others, config, options, request, ranks)
     for job in jobs:
         print(score_table.format_task(job.task, job.note, results[job.task.name]))
+        if request.show:
+            print(score_table.format_prompts(job.task, job.examples[: request.show], job.split))
     for name in results:
         if name.startswith(LM_EVAL):
             print(score_table.format_lm_eval(name, results[name]))
@@ -120,7 +132,7 @@ def _score_all(
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
-                request.data_dir, request.split or "dev",
+                request.overrides(), request.split or "dev", shots=request.shots, shots_seed=request.shots_seed,
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})
@@ -143,7 +155,7 @@ def _finetune_command(task: Task, name: str, path: str) -> str:
 
 
 def _job(name: str, request: Request) -> Job:
-    task = load_task(name, [f"data_dir={request.data_dir}"] if request.data_dir else [])
+    task = load_task(name, request.overrides())
     split, note = request.split or "test", None
     try:
         examples = task.examples(split)
@@ -172,7 +184,7 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
 
     found = score(
         model.model, model.backend, task, job.examples, model.tokenizer, model.length, model.soft,
-        batch_size=batch_size, progress=progress,
+        batch_size=batch_size, progress=progress, split=job.split,
     )  # fmt: skip
     live.close()
     name = os.path.join(folder, f"{task.name}_{job.split}{suffix}")
@@ -196,6 +208,8 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
         "counts": found.counts._asdict(),
         "metrics": found.metrics,
         "intervals": found.intervals,
+        **({"groups": {k: g._asdict() for k, g in found.groups.items()}} if found.groups else {}),
+        **({"origin": task.config.origin.model_dump()} if task.config.origin else {}),
         "baseline": _baseline(job),
         "predictions": f"{name}.json",
     }
@@ -215,7 +229,9 @@ def _origin(config: Config, checkpoint: str, job: Job) -> dict[str, Any]:
 
 
 def _hash_data(job: Job) -> dict[str, str]:
-    return {"task": hash_task(job.task), job.split: hash_examples(job.examples)}
+    shots = job.task.shot_pool()
+    drawn = {"shots": hash_examples(shots)} if shots else {}
+    return {"task": hash_task(job.task), job.split: hash_examples(job.examples), **drawn}
 
 
 class Earlier(Record):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelzoo.evaluation import intervals
+from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.task import Task
 from modelzoo.progress import format_amount
 
@@ -16,16 +17,21 @@ def format_task(task: Task, note: str | None, results: Sequence[Mapping[str, Any
     first = results[0]
     names = list(first["metrics"])
     lines = [f"\n{task.name}: {first['protocol']}", f"  {_what(first)}"]
+    if origin := task.config.origin:
+        lines.append(f"  data: {origin.url}; {origin.licence}")
     if note:
         lines.append(f"  {note}")
-    if cut := first["counts"]["truncated"]:
-        lines.append(f"  {cut} of {first['counts']['examples']} texts were cut to the context, questions never")
+    if first["counts"]["truncated"]:
+        lines.append(f"  {_cut(first['counts'])}")
     if not names:
         return "\n".join([*lines, "  no gold answers: predictions were written, nothing was scored"])
     lines.append(_row("", names))
     for r in results:
         cells = [_cell(r["metrics"][n], r["intervals"].get(n)) for n in names]
         lines.append(_row(_name(r), cells))
+        for name, g in r.get("groups", {}).items():
+            cells = [_cell(g["metrics"][n], g["intervals"].get(n)) for n in names]
+            lines.append(_row(f"  {name} ({g['n']})"[:WIDTH], cells))
     if len(results) > 1:
         lines.append(
             _row(f"mean of {len(results)} checkpoints", [_spread([r["metrics"][n] for r in results]) for n in names])
@@ -39,6 +45,16 @@ def format_task(task: Task, note: str | None, results: Sequence[Mapping[str, Any
         )
         lines += [f"    {p.name:<{WIDTH - 2}}  {p.metric} {p.score:.3f} on {p.split} ({p.source})" for p in published]
     lines.append(f"  test sets kept out of the training data: {_contamination(first.get('decontamination'))}")
+    return "\n".join(lines)
+
+
+def format_prompts(task: Task, examples: Sequence[Example], split: str) -> str:
+    """Prompts as they are put to a model, before any cut, and the right answers."""
+    lines = []
+    for e, prompt in zip(examples, task.prompts(examples, split), strict=True):
+        answer = "not known" if e.gold is None else repr(task.target(e))
+        lines.append(f"\n{task.name}, {split}, example {e.id}; the answer: {answer}")
+        lines += [f"  | {line}" for line in prompt.split("\n")]
     return "\n".join(lines)
 
 
@@ -60,6 +76,16 @@ def _what(r: Mapping[str, Any]) -> str:
     part = f" (the first {r['max_examples']} only)" if r["max_examples"] else ""
     normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
     return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
+
+
+def _cut(counts: Mapping[str, Any]) -> str:
+    of = f"{counts['truncated']} of {counts['examples']}"
+    if (questions := counts.get("questions_cut")) is None:
+        return f"{of} texts were cut to the context, questions never"
+    return (
+        f"{of} prompts exceed the context and lost their beginning, as lm-evaluation-harness cuts them "
+        f"({counts['tokens_cut']:,} tokens), {questions} of them a part of the question too"
+    )
 
 
 def _comparable(r: Mapping[str, Any]) -> str:

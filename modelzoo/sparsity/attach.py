@@ -19,7 +19,7 @@ from modelzoo.kernels import blocks
 from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
-from modelzoo.sparsity.parameter import SparseParameter, TransposedParameter
+from modelzoo.sparsity.parameter import PackedParameter, SparseParameter, TransposedParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select_parameters
 from modelzoo.sparsity.storage import store_group
 
@@ -244,6 +244,11 @@ class Sparsity:
     def is_update(self, step: int) -> bool:
         """Whether `update` changes any mask after `step`."""
         return any(group.is_update(step) for group in self.groups)
+
+    @property
+    def moves(self) -> int:
+        """How often packed weights were laid out anew: their addresses and sizes are others then."""
+        return sum(p.moves for p in self.parameters if isinstance(p, PackedParameter))
 
     def probes(self) -> list[Tensor]:
         """Tensors [out, in] whose gradients are packed weights' dense ones: on RigL's update steps, after `watch`."""

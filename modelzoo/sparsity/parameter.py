@@ -171,7 +171,7 @@ class PackedParameter(SparseParameter):
 
     def __init__(self, masked: SparseParameter, module: PackedLinear):
         self.name, self.weight, self.block = masked.name, module.weight, masked.block
-        self.module, self.dense_grad = module, None
+        self.module, self.dense_grad, self.moves = module, None, 0
 
     @property
     def layout(self) -> packed.Layout:
@@ -200,6 +200,7 @@ class PackedParameter(SparseParameter):
         kept = {k: self.whole(x) for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape}
         weight = self.whole(self.weight.detach()) if weight is None else weight
         self.module.layout = packed.layout_of(blocks.gathered(mask, self.block), self.block)
+        self.moves += 1
         # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
         self.weight.data, self.weight.grad = self.stored(weight.to(self.weight.dtype)), None
         state.update({k: self.stored(x) for k, x in kept.items()})

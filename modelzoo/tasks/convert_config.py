@@ -8,7 +8,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.idle import idle
 from modelzoo.config.legacy import upgrade
 from modelzoo.config.load import load, resolve, validate
-from modelzoo.config.model import NOT_SUPPORTED
+from modelzoo.config.not_supported import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
 from modelzoo.files import choose_mode, replacing

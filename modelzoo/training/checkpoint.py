@@ -22,7 +22,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.files import measure_file, sync
+from modelzoo.files import apply_umask, measure_file, sync
 from modelzoo.reading import look
 from modelzoo.records import Record, check_record, is_inside, read_json, read_record
 
@@ -89,10 +89,9 @@ def save(
         os.makedirs(temporary)
         for stem, tensors in files.items():
             # contiguous copies on the CPU: safetensors writes bytes as they are in memory
-            safetensors.torch.save_file(
-                {n: t.detach().cpu().contiguous() for n, t in tensors.items()},
-                os.path.join(temporary, f"{stem}.safetensors"),
-            )
+            path = os.path.join(temporary, f"{stem}.safetensors")
+            safetensors.torch.save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
+            apply_umask(path)
         _write_json(os.path.join(temporary, STATE), state)
         names = sorted(os.listdir(temporary))
         found = {n: measure_file(os.path.join(temporary, n)) for n in names}

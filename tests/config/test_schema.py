@@ -8,11 +8,14 @@ from pydantic import BaseModel, ValidationError
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, validate
-from modelzoo.config.model import NOT_SUPPORTED
+from modelzoo.config.model import GPTConfig
+from modelzoo.config.not_supported import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
 
 MODEL = {"hidden_size": 8, "num_heads": 2, "num_hidden_layers": 1, "filter_size": 16, "vocab_size": 9}
+TURNED = {"position_embedding_type": "rotary", "rotary_dim": 4}
+GROUPED = {"attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 1}}
 
 
 def build(**init) -> Config:
@@ -115,10 +118,43 @@ def test_relative_positions_are_refused():
         ({"initializer": "constant"}, "constant needs val"),
         ({"initializer": "nrmal"}, "initializer"),
         ({"vocab_size": 512_001}, "at most 512000"),
+        ({"attention_module": "multiquery_attention"}, "num_kv_groups"),
+        ({"extra_attention_params": {"num_kv_groups": 1}}, "multiquery_attention"),
+        ({"extra_attention_params": {"groups": 1}}, "groups"),
+        ({**GROUPED, "extra_attention_params": {"num_kv_groups": 4}}, "must divide num_heads"),
+        ({"use_untied_layer_norm": True}, "gptj"),
+        ({"residual_dropout_rate": 0.1}, "residual_dropout_rate"),
+        ({"name": "gptj", "rotary_dim": 2, "residual_dropout_rate": 0.1, "dropout_rate": 0.2}, "give one of them"),
+        ({"pos_scaling_type": "llama3"}, "llama3 is for rotary"),
+        ({**TURNED, "pos_scaling_type": "YaRN"}, "'YaRN'"),
+        ({**TURNED, "pos_scaling_extra_args": {"low_freq_factor": 2.0}}, "pos_scaling_type: llama3"),
+        ({**TURNED, "pos_scaling_type": "llama3", "pos_scaling_extra_args": {"low_freq_factor": 4.0}}, "must be below"),
     ],
 )
 def test_models_that_contradict_themselves(fields, words):
     assert words in refused(model={**MODEL, **fields})
+
+
+def test_a_gptj_has_the_zoos_defaults_and_others_theirs():
+    found = model(name="gptj", rotary_dim=2)
+    assert found.position_embedding_type == "rotary" and not found.use_ffn_bias and found.embedding_dropout_rate == 0.1
+    assert found.parallel and found.tied_norms and found.scale_qk_dot_by_d is False
+    asked = model(name="gptj", position_embedding_type="learned", use_ffn_bias=True, embedding_dropout_rate=0.3)
+    assert asked.position_embedding_type == "learned" and asked.use_ffn_bias and asked.embedding_dropout_rate == 0.3
+    ours, zoos = (model(name="gptj", rotary_dim=2, **{key: 0.25}) for key in ("dropout_rate", "residual_dropout_rate"))
+    assert ours == zoos and ours.dropout_rate == 0.25 and not model().parallel
+
+
+def test_a_model_without_later_parts_is_written_as_before():
+    """Checkpoints and configs of it have the bytes that they had, and older trainers read them."""
+    idle = {
+        "attention_module": "aiayn_attention", "extra_attention_params": {}, "use_untied_layer_norm": False,
+        "pos_scaling_type": "linear", "pos_scaling_extra_args": None,
+    }  # fmt: skip
+    assert not model(**idle).model_dump().keys() & idle.keys()
+    waves = {"pos_scaling_type": "llama3", "pos_scaling_extra_args": {"low_freq_factor": 2.0}}
+    shared = model(**GROUPED, **waves, name="gptj", use_untied_layer_norm=True, rotary_dim=2)
+    assert shared.model_dump().keys() >= idle.keys() and GPTConfig.model_validate(shared.model_dump()) == shared
 
 
 def test_both_names_of_embedding_dropout():

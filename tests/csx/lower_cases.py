@@ -13,7 +13,7 @@ import time
 import torch
 
 import modelzoo.backends.csx_backend  # noqa: F401  imported once, before the forks
-import modelzoo.models.gpt as gpt
+import modelzoo.models.decoder as decoder
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
@@ -28,7 +28,7 @@ ACTIVATIONS = {"erfinv": torch.special.erfinv, "lgamma": torch.lgamma, "branch":
 def one(name: str, file: str, overrides: list[str], activation: str | None, folder: str) -> dict:
     begin = time.perf_counter()
     if activation:
-        gpt.ACTIVATIONS["gelu"] = ACTIVATIONS[activation]
+        decoder.ACTIVATIONS["gelu"] = ACTIVATIONS[activation]
     out = io.StringIO()
     try:
         config = load(file, Config, overrides)

@@ -35,6 +35,10 @@ CHOICES = {
     "rotary, swiglu, rmsnorm, static": [
         M + "position_embedding_type=rotary", M + "nonlinearity=swiglu", M + "norm_type=rmsnorm",
         INIT + "sparsity=0.5"],
+    "shared keys and values": [
+        M + "attention_module=multiquery_attention", M + "extra_attention_params={num_kv_groups: 1}",
+        M + "position_embedding_type=rotary", M + "norm_type=rmsnorm", INIT + "sparsity=0.5"],
+    "parallel": [M + "name=gptj", M + "use_untied_layer_norm=true"],
     "alibi, dropout, set": [
         M + "position_embedding_type=alibi", M + "dropout_rate=0.1", M + "attention_dropout_rate=0.1",
         INIT + "sparsity={algorithm: set, sparsity: [0.3, 0.5], "

@@ -37,6 +37,14 @@ def test_links_and_anchors_lead_somewhere(page):
             assert anchor in pages.anchors(target), f"{name(page)}: {link}: no such heading in {name(target)}"
 
 
+def test_what_users_read_names_no_folder_of_ours():
+    """Data is where the user has it: configs, scripts and pages point to nothing outside the folder they work in."""
+    rooms = [REPO / room for room in ("configs", "docs", "scripts", "benchmarks", "modelzoo", "data_preprocessing")]
+    texts = [p for room in rooms for p in room.rglob("*") if p.suffix in (".yaml", ".md", ".sh", ".py", ".ipynb")]
+    found = [name(p) for p in (*texts, *pages.TOP, REPO / "Makefile") if "../shared" in _text(p)]
+    assert len(texts) > 300 and found == []
+
+
 def test_every_page_is_reached_from_the_readme():
     seen, todo = set(), [REPO / "README.md"]
     while todo:
@@ -130,7 +138,7 @@ def test_flags_are_flags(page):
         for file in (REPO / room).glob("*.py"):
             known |= set(re.findall(r'"(--[a-z][\w-]*)"', _text(file)))
     for line in _text(page).splitlines():
-        if re.search(r"#SBATCH|sbatch |lm_eval --|tensorboard --|torchrun --", line):
+        if re.search(r"#SBATCH|sbatch |lm_eval --|llama-cli --|tensorboard --|torchrun --|hf download ", line):
             continue
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
             assert flag in known, f"{name(page)}: {line}"

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -73,10 +74,12 @@ COMMANDS = {
     "report": _zoo("report", "{w}/run", "{w}/half", "-o", "report.html"),
     "export": _zoo("export", "{w}/run", "exported"),
     "export-mdl": _zoo("export", "{w}/run", "model.mdl"),
+    **({"export-gguf": _zoo("export", "{w}/run", "model.gguf")} if find_spec("gguf") else {}),
     "generate": _zoo(
         "generate", "{w}/run", "--prompt", "Patients", "--prompt", "Signalling of", "--max_new_tokens", "6", "-o",
         "texts.jsonl",
     ),
+    "prepare-task": _zoo("prepare-task", "bioasq", "{w}/bioasq", "prepared"),
     "import": _zoo("import", "{w}/export", "imported"),
     "import-mdl": _zoo("import", "{w}/model.mdl", "imported", "-p", "{w}/train.yaml"),
     "synthetic": _data("synthetic", "--output", "xml", "--documents", "20"),

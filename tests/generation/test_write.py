@@ -25,6 +25,14 @@ MODELS = {
     "fixed": {"position_embedding_type": "fixed"},
     "rotary": ROTARY,
     "llama": {**ROTARY, **NO_BIAS, "rotary_dim": 8, "norm_type": "rmsnorm", "nonlinearity": "swiglu"},
+    "llama, shared keys": {
+        **ROTARY, **NO_BIAS, "norm_type": "rmsnorm", "nonlinearity": "swiglu", "num_heads": 4,
+        "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 2},
+    },
+    "pythia": {**ROTARY, "name": "gptj", "use_untied_layer_norm": True, "use_ffn_bias": True},
+    "gptj": {
+        **ROTARY, "name": "gptj", "use_projection_bias_in_attention": False, "use_ffn_bias_in_attention": False,
+    },
     "bloom": {
         "position_embedding_type": "alibi", "filter_size": 64, "embedding_layer_norm": True, "nonlinearity": "gelu_new"
     },

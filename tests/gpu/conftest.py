@@ -1,6 +1,5 @@
-"""Tests marked `gpu` skip where there is none; each leaves the device, and torch's switches, as it found them."""
+"""Tests marked `gpu` skip where there is none; each leaves torch's switches as it found them."""
 
-import gc
 import os
 
 # Before the first product: torch asks once whether sums on the GPU can be repeatable.
@@ -14,7 +13,7 @@ from tests.gpu.device import DEVICE, GPU
 
 @pytest.fixture(autouse=True)
 def device(request):
-    """The device, with nothing of an earlier test on it."""
+    """The device, where the test may use it."""
     marked = request.node.get_closest_marker("gpu") is not None
     if marked and GPU and not torch.cuda.is_available():
         pytest.skip("no NVIDIA GPU on this machine")
@@ -22,6 +21,3 @@ def device(request):
     yield DEVICE
     torch.use_deterministic_algorithms(False)
     torch.backends.cuda.matmul.allow_tf32 = tf32
-    gc.collect()
-    if marked and GPU:
-        torch.cuda.empty_cache()

@@ -28,8 +28,11 @@ def backend_of(whole: Config, device: torch.device = DEVICE) -> Local:
 
 
 def make_run(device: torch.device = DEVICE, **init) -> TrainState:
-    """A run of `support.config(**init)`, of the small model unless another is given, freshly initialised."""
-    whole = config(**{"model": SMALL, **init})
+    """A run of `support.config(**init)`, of the small model unless another is given, freshly initialised.
+
+    Its layers are not compiled: most of these tests would wait for the compiler, and one of them is about it.
+    """
+    whole = config(**{"model": SMALL, **init, "backend": {"torch_compile": False, **init.get("backend", {})}})
     return build_run(whole, Choice(backend_of(whole, device), "", None))
 
 

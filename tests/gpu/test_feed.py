@@ -75,13 +75,12 @@ def test_a_busy_device_is_not_waited_for():
     run = make_run(precision={"enabled": True})
     there = backend_of(run.config)
     train_step(run, rows(0))
-    x = torch.ones(8192, 8192, device=DEVICE)
+    there.queue_step(run, rows(1), 1)  # kernels are loaded here
     torch.cuda.synchronize()
-    for _ in range(200):
-        x = x @ x * 1e-4  # half a second in all
+    torch.cuda._sleep(4_000_000_000)  # cycles: two seconds
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert there.queue_step(run, rows(1), 1) is None
+        assert there.queue_step(run, rows(2), 1) is None
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not torch.cuda.current_stream().query()

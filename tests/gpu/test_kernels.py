@@ -1,7 +1,5 @@
 """Every product and every pass of a training step on a GPU against float64 on the host."""
 
-import itertools
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -46,19 +44,34 @@ def hold(got: torch.Tensor, want: torch.Tensor, near: float, what: object = "") 
         assert float(apart.max()) < near, (what, float(apart.max()))
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize(
+    "block,dtype",
+    [(b, d) for b in BLOCKS for d in DTYPES if d == torch.bfloat16 or b in ((16, 16), (32, 32), (32, 1), (64, 3))],
+    ids=str,
+)
 def test_packed_products(block, dtype):
-    """Forward, dX and dW of each pattern, at few and at odd numbers of tokens, with rows that have no live block."""
-    for number, (density, tokens) in enumerate(itertools.product((0.0, 0.3, 1.0), (1, 97, 256))):
-        many = max(3, 192 // block[1])
-        live = torch.rand(4, many, generator=torch.Generator().manual_seed(number)) < density
-        live[1] = density == 1.0  # a row of blocks without any
-        hold_packed(block, dtype, layout_of(live, block), tokens, number)
+    """Forward, dX and dW of each pattern, at an odd number of tokens, with rows that have no live block."""
+    for seed, density in enumerate((0.0, 0.3, 1.0)):
+        hold_packed(block, dtype, layout_of(draw_blocks(block, density, seed), block), 97, seed)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("block", [(32, 32), (128, 128), (64, 1), (128, 1)], ids=str)
+@pytest.mark.parametrize("block", [(64, 64), (128, 32), (32, 1)], ids=str)
+def test_packed_products_of_few_and_of_many_tokens(block):
+    """More than one tile of tokens, and than one part of dW's sum; few, and none."""
+    layout = layout_of(draw_blocks(block, 0.3, 5), block)
+    for tokens in (0, 1, 7, 256, 3001):
+        hold_packed(block, torch.bfloat16, layout, tokens, tokens)
+
+
+def draw_blocks(block: tuple[int, int], density: float, seed: int) -> torch.Tensor:
+    """Four rows of live blocks, one of them without any unless all are live."""
+    live = torch.rand(4, max(3, 192 // block[1]), generator=torch.Generator().manual_seed(seed)) < density
+    live[1] = density == 1.0
+    return live
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("block", [(64, 64), (128, 1), (256, 1)], ids=str)
 def test_packed_products_of_shared_inputs(block, dtype):
     """As many live blocks in each row: dense products of that size, batched, where they are quicker."""
     many = max(4, 192 // block[1])
@@ -91,7 +104,7 @@ def hold_packed(block, dtype, layout, tokens: int, seed: int) -> None:
 
 def test_packed_products_repeat_their_bits():
     layout = layout_of(torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.4, (64, 64)).to(DEVICE)
-    values, x = draw(layout.nnz, 64, 64).to(DEVICE), draw(333, 512, dtype=torch.float16).to(DEVICE)
+    values, x = draw(layout.nnz, 64, 64).to(DEVICE), draw(333, 512, dtype=torch.bfloat16).to(DEVICE)
     first = packed.linear(x, values, layout)
     assert all(torch.equal(first, packed.linear(x, values, layout)) for _ in range(3))
 

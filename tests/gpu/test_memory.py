@@ -1,6 +1,7 @@
 """Memory of a GPU: what the plan says of it, what activation checkpointing saves, and what a compiled step computes."""
 
 import gc
+import math
 
 import pytest
 import torch
@@ -14,6 +15,15 @@ from tests.support import batch, config
 
 pytestmark = pytest.mark.gpu
 
+
+@pytest.fixture(autouse=True)
+def emptied():
+    """Nothing of an earlier test is on the device."""
+    gc.collect()
+    if GPU:
+        torch.cuda.empty_cache()
+
+
 LENGTH, ROWS = (1024, 8) if GPU else (32, 2)
 MIDDLE = {
     "hidden_size": 768 if GPU else 128, "num_hidden_layers": 12 if GPU else 2, "num_heads": 12 if GPU else 2,
@@ -25,7 +35,8 @@ PACKED = {"sparsity": 0.75, "block": [64, 64], "storage": "packed"}
 
 
 def whole_config(**init):
-    made = config(model=MIDDLE, precision=BFLOAT16, optimizer=ADAM, **init)
+    backend = {"torch_compile": False, **init.pop("backend", {})}
+    made = config(model=MIDDLE, precision=BFLOAT16, optimizer=ADAM, backend=backend, **init)
     fit = made.trainer.fit
     loader = fit.train_dataloader.model_copy(update={"batch_size": ROWS})
     trainer = made.trainer.model_copy(update={"fit": fit.model_copy(update={"train_dataloader": loader})})
@@ -48,14 +59,15 @@ def run_steps(made, steps: int = 3) -> tuple[list[float], int]:
     return losses, (torch.cuda.max_memory_allocated() - base) if GPU else 0
 
 
-@pytest.mark.parametrize("sparsity", [(), PACKED], ids=["dense", "packed"])
-@pytest.mark.parametrize("mode", ["none", "layer"])
-def test_the_plan_is_near_what_is_used(mode, sparsity, record_property):
+@pytest.mark.parametrize("sparsity,mode,compiled", [
+    ((), "none", False), ((), "layer", False), ((), "none", GPU), (PACKED, "none", False), (PACKED, "layer", False),
+])  # fmt: skip
+def test_the_plan_is_near_what_is_used(mode, sparsity, compiled, record_property):
     """Within a tenth, at 12 layers of 768 and 8,192 tokens, whose logits alone would take 0.8 GB."""
-    made = whole_config(sparsity=sparsity, backend={"activation_checkpointing": mode})
+    made = whole_config(sparsity=sparsity, backend={"activation_checkpointing": mode, "torch_compile": compiled})
     parts = count_memory(made, LENGTH, Layout("GPU"))
     losses, used = run_steps(made)
-    assert losses[-1] < losses[0] + 1
+    assert all(map(math.isfinite, losses))
     planned = sum(parts.values())
     table = ", ".join(f"{key} {size / 1e9:.3f}" for key, size in parts.items())
     line = f"planned {planned / 1e9:.3f} GB ({table}), used {used / 1e9:.3f} GB"
@@ -92,8 +104,7 @@ def test_checkpointing_keeps_the_bits(mode):
     assert all(map(torch.equal, found[0][1], found[1][1]))
 
 
-@pytest.mark.parametrize("stored", ["dense", "packed"])
-@pytest.mark.parametrize("mode", ["none", "layer"])
+@pytest.mark.parametrize("mode,stored", [("none", "dense"), ("none", "packed"), ("layer", "packed")])
 def test_a_compiled_step_is_the_eager_one(mode, stored):
     """To rounding, RigL's update on the way included."""
     sparsity = () if stored == "dense" else {

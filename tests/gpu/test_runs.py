@@ -1,5 +1,6 @@
 """Whole runs on a GPU: resuming is exact, a lack of memory costs no checkpoint, what they leave is read anywhere."""
 
+import gc
 import json
 import os
 import shutil
@@ -16,10 +17,12 @@ from modelzoo.config.yaml12 import dump
 from modelzoo.evaluation import exported, predict
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
+from modelzoo.training import checkpoint, state
 from tests.evaluation_world import words  # noqa: F401 - a fixture
+from tests.finetuning import test_finetune
 from tests.generation.conftest import write_run
 from tests.generation.test_write import PROMPTS, write
-from tests.gpu.device import DEVICE, GPU, SMALL, TARGET
+from tests.gpu.device import CPU, DEVICE, GPU, SMALL, TARGET, make_run
 from tests.support import examples, write_manifest, write_shard
 
 pytestmark = pytest.mark.gpu
@@ -32,6 +35,10 @@ CASES = {
     "dense": {"precision": {"enabled": False, "max_gradient_norm": 1.0}},
     "masked": {"sparsity": RIGL, "precision": BFLOAT16},
     "packed": {"sparsity": {**RIGL, "block": [32, 32], "storage": "packed"}, "precision": BFLOAT16},
+    "compiled": {
+        "sparsity": {**RIGL, "block": [32, 32], "storage": "packed"}, "precision": BFLOAT16,
+        "backend": {"deterministic": True, "torch_compile": True},
+    },
     "packed columns": {"sparsity": {**RIGL, "algorithm": "set", "block": [32, 1], "storage": "packed"}},
     "float16": {
         "sparsity": {"sparsity": 0.5},
@@ -51,7 +58,7 @@ def write_config(folder: Path, **init) -> Path:
         "model": {**SMALL, "dropout_rate": 0.1, "attention_dropout_rate": 0.1},
         "optimizer": {"AdamW": {"lr": 1e-3}},
         "loop": {"max_steps": STEPS, "grad_accum_steps": 2},
-        "backend": {"deterministic": True},
+        "backend": {"deterministic": True, "torch_compile": False},
         "checkpoint": {"steps": 4, "keep": None},
         "loggers": ["ProgressLogger"],
         **init,
@@ -113,13 +120,15 @@ def test_reading_seldom_changes_nothing(tmp_path):
 def test_a_lack_of_memory_is_one_line_and_leaves_the_checkpoint(tmp_path, capsys):
     """Room for the model and no more: the line names the keys to lower, and the run goes on where there is room."""
     model = {**SMALL, "hidden_size": 256, "filter_size": 1024, "num_hidden_layers": 8, "max_position_embeddings": 512}
-    params = write_config(tmp_path, model=model, loop={"max_steps": 6}, backend={}, checkpoint={"steps": 2})
+    backend = {"torch_compile": False}
+    params = write_config(tmp_path, model=model, loop={"max_steps": 6}, backend=backend, checkpoint={"steps": 2})
     write_shard(tmp_path / "data" / "a.h5", examples(64, msl=512))
     text = params.read_text().replace("batch_size: 4", "batch_size: 32")
     params.write_text(text)
     assert "batch_size: 32" in text
     assert train(params, tmp_path / "run", "--max_steps", 2) == 0
     kept = (tmp_path / "run/checkpoints/step_2/model.safetensors").read_bytes()
+    gc.collect()
     torch.cuda.empty_cache()
     room = torch.cuda.memory_reserved() + (256 << 20)
     capsys.readouterr()
@@ -203,3 +212,22 @@ def test_an_export_of_a_run_on_the_device_loads(words, tmp_path):  # noqa: F811
     with torch.no_grad():
         a, b = (m.model.logits(m.model.hidden(ids)) for m in (theirs, ours.model))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("masks", ["keep", {"open": {"steps": 4, "freq": 2}}], ids=str)
+def test_fine_tuning_is_the_cpus(masks, tmp_path):
+    """The losses of a few steps from one sparse checkpoint, whose masks stay or open on the way, and the dev scores."""
+    test_finetune.write_task(tmp_path / "toy", 8)
+    start = make_run(CPU, model=test_finetune.MODEL, sparsity=0.75)
+    checkpoint.save(str(tmp_path / "s75/checkpoints"), 0, *state.snapshot(start, "d"), None)
+    test_finetune.byte_tokenizer().save(str(tmp_path / "s75/tokenizer.json"))
+    section, init = {"masks": masks, "batch_size": 8}, {"loop": {"max_steps": 6, "eval_frequency": 3}}
+    init["backend"] = {"torch_compile": False}
+    params, found = test_finetune.write_config(tmp_path, tmp_path / "c.yaml", section, **init), []
+    for number, target in enumerate(("CPU", TARGET)):
+        out = tmp_path / f"ft{number}"
+        argv = [target, "-p", params, "-m", "finetune", "-o", out, "--checkpoint_path", tmp_path / "s75"]
+        assert main([*map(str, argv)]) == 0
+        (log,) = out.rglob("metrics.jsonl")
+        found.append([x["loss"] for x in map(json.loads, log.read_text().splitlines()) if "loss" in x])
+    assert len(found[0]) >= 6 and found[1] == pytest.approx(found[0], rel=1e-3)

@@ -19,7 +19,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.exported import load_exported
-from modelzoo.interop import hf, import_checkpoint, mdl, mdl_state, peft
+from modelzoo.interop import hf_families, import_checkpoint, mdl, mdl_state, peft
+from modelzoo.interop.card_header import split_card
 from modelzoo.planning.start_checkpoint import complete_model
 from modelzoo.training import checkpoint
 from tests.faults.mutate_bytes import flip_bit
@@ -157,7 +158,7 @@ def model_of(folder: Path):
 
 
 def read_lora(folder: Path) -> object:
-    return peft.read_lora(str(folder / "adapter"), model_of(folder), hf.GPT2)
+    return peft.read_lora(str(folder / "adapter"), model_of(folder), hf_families.GPT2)
 
 
 def read_prompt(folder: Path) -> object:
@@ -212,7 +213,7 @@ SIZES = {
     "n_layer": (2**32, True, -1, 0, 1.5, "2", [2]), "n_embd": (10**9, "8", float("nan"), 9),
     "n_head": (3, 0, -2), "activation_function": ("magic", 1), "vocab_size": (10**12, [], 41),
     "layer_norm_epsilon": (-1e-5, "x", True), "tie_word_embeddings": (1, "yes"), "n_positions": (2**40, 0),
-    "resid_pdrop": (1.5, -0.1), "model_type": (None, 3, "llama"),
+    "resid_pdrop": (1.5, -0.1), "model_type": (None, 3, "bloom"),
 }  # fmt: skip
 
 
@@ -279,7 +280,7 @@ def test_pickles_are_refused_and_never_run(world, tmp_path, name, capsys):
     with pytest.raises(UserError, match="pickled and could run code"):
         load_exported(str(folder), torch.device("cpu"))
     with pytest.raises(UserError, match="pickled and could run code"):
-        peft.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, hf.GPT2)
+        peft.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, hf_families.GPT2)
     assert not (tmp_path / "trap").exists() and not (tmp_path / "out").exists()
 
 
@@ -331,9 +332,13 @@ def test_an_import_goes_into_a_folder_of_its_own(world, tmp_path, capsys):
 def test_a_tokenizer_that_never_ends_is_refused(world, tmp_path, capsys):
     folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
     os.mkfifo(folder / "vocab.json")
+    assert run("import", folder, tmp_path / "half") == 0
+    assert "vocab.json: is half of a tokenizer; merges.txt is not there" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "half")
+    os.mkfifo(folder / "merges.txt")
     assert run("import", folder, tmp_path / "out") == 2
     error = capsys.readouterr().err
-    assert "vocab.json: cannot be read (is not a regular file" in error and not (tmp_path / "out").exists()
+    assert "vocab.json: tokenizer cannot be read: is not a regular file" in error and not (tmp_path / "out").exists()
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
 
 
@@ -350,7 +355,8 @@ def test_names_stay_text_in_the_card(world, tmp_path):
     assert run("export", world / "run_prompt", out) == 0
     card = (out / "README.md").read_text()
     assert "<img" not in card and "](javascript" not in card and "\n# Approved" not in card
-    assert card.split("---\n")[1].count("\n") == 4 and "\nlicense" not in card
+    facts, body = split_card(card, "README.md")
+    assert facts.keys() == {"language", "library_name", "pipeline_tag", "tags"} and body.startswith("\n# &#60;img")
 
 
 def test_nothing_of_a_cluster_is_exported(world):
@@ -383,6 +389,6 @@ def test_a_tokenizer_of_another_kind_is_not_left_out_in_silence(world, tmp_path,
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):
         (folder / name).unlink(missing_ok=True)
     (folder / "checksums.json").unlink(missing_ok=True)
-    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
+    (folder / "spiece.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00")
     assert run("import", folder, tmp_path / "out") == 0
-    assert re.search(r"no tokenizer was taken: .*tokenizer\.model: is a SentencePiece model", capsys.readouterr().out)
+    assert re.search(r"no tokenizer was taken: .*spiece\.model: is a SentencePiece model", capsys.readouterr().out)

@@ -132,6 +132,23 @@ def test_a_folder_goes_out_and_comes_back(trained, exported, tmp_path, capsys):
     assert "weights    from" in capsys.readouterr().err
 
 
+def test_an_imported_run_keeps_its_tokenizer_on_the_way_out(exported, tmp_path):
+    assert run("import", exported, tmp_path / "run") == 0
+    assert run("export", tmp_path / "run", tmp_path / "again") == 0
+    for name in ("model.safetensors", "masks.safetensors", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_the_configs_own_tokenizer_goes_before_the_datas(trained, words, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(words + "\n")
+    own = tmp_path / "c.yaml"
+    own.write_text(
+        (trained.parent / "c.yaml").read_text().replace("  init:\n", f"  init:\n    tokenizer: {tmp_path}\n")
+    )
+    assert run("export", trained, tmp_path / "out", "-p", own) == 0
+    assert (tmp_path / "out/tokenizer.json").read_text() == words + "\n"
+
+
 def test_a_gpt2_of_transformers_trains_here(trained, tmp_path, capsys):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(
@@ -181,6 +198,49 @@ def test_a_gpt2_of_transformers_trains_here(trained, tmp_path, capsys):
     assert first == pytest.approx(float(expected), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["GPTNeoX", "Llama", "GPTJ"])
+def test_models_of_transformers_come_in_train_sparsely_and_go_out(trained, tmp_path, kind, capsys):
+    """The logits are those of transformers at both ends; a run that was cut in the middle ends with the same bits."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    if kind == "Llama":
+        sizes = {**sizes, "num_attention_heads": 4, "num_key_value_heads": 2}
+    old = {"n_embd": 16, "n_layer": 2, "n_head": 2, "rotary_dim": 4}
+    config = getattr(transformers, f"{kind}Config")(
+        **(old if kind == "GPTJ" else sizes), vocab_size=300, initializer_range=0.2, bos_token_id=0, eos_token_id=0
+    )
+    torch.manual_seed(0)
+    theirs = transformers.AutoModelForCausalLM.from_config(config).eval()
+    theirs.save_pretrained(tmp_path / "theirs")
+    yaml = trained.parent / "c.yaml"
+    assert run("import", tmp_path / "theirs", tmp_path / "run", "-p", yaml) == 0
+    ids = torch.randint(0, 300, (2, 8), generator=torch.Generator().manual_seed(1))
+    command = re.search(r"next +python run\.py (.*)", capsys.readouterr().out)[1].split()
+    model = ours(tmp_path / "run")
+    with torch.no_grad():
+        found, wanted = model.model.logits(model.model.hidden(ids)), theirs(ids).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert run("export", tmp_path / "run", tmp_path / "again") == 0
+    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "again")
+    assert type(again) is type(theirs)
+    for name, x in theirs.state_dict().items():
+        assert torch.equal(again.state_dict()[name], x), name
+    command = ["CPU", *command[:-4], "--checkpoint_path", command[-3], "--load_checkpoint_states", "model"]
+    command = [str(tmp_path / "whole") if x == str(tmp_path / "run") else x for x in command]
+    assert run(*command, "--max_steps", "4") == 0
+    parts = [str(tmp_path / "parts") if x == str(tmp_path / "whole") else x for x in command]
+    assert run(*parts, "--max_steps", "2") == 0 and run(*parts[:-4], "--max_steps", "4") == 0
+    one, other = (checkpoint.load(str(tmp_path / n / "checkpoints/step_4"))[0] for n in ("whole", "parts"))
+    assert one["model"].keys() == other["model"].keys() and any(n.endswith("_mask") for n in one["model"])
+    for part in one:
+        for name, x in one[part].items():
+            assert torch.equal(x, other[part][name]), (part, name)
+    assert run("export", tmp_path / "whole", tmp_path / "sparse") == 0
+    sparse, model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "sparse"), ours(tmp_path / "whole")
+    with torch.no_grad():
+        found, wanted = sparse(ids).logits, model.model.logits(model.model.hidden(ids))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_other_dtypes(trained, tmp_path):
     assert run("export", trained, tmp_path / "half", "--dtype", "bfloat16") == 0
     assert {x.dtype for x in load_file(tmp_path / "half/model.safetensors").values()} == {torch.bfloat16}
@@ -210,8 +270,8 @@ def test_refusals_leave_nothing(trained, exported, tmp_path, capsys):
             tmp_path / "x")  # fmt: skip
     (tmp_path / "bad/checksums.json").unlink()
     refused(r"bad: its config asks for .* \[300, 32\]", "import", tmp_path / "bad", tmp_path / "x")
-    (tmp_path / "bad/config.json").write_text(json.dumps({**config, "model_type": "llama"}))
-    refused("only gpt2", "import", tmp_path / "bad", tmp_path / "x")
+    (tmp_path / "bad/config.json").write_text(json.dumps({**config, "model_type": "bloom"}))
+    refused("model_type 'bloom'; can be imported: gpt2", "import", tmp_path / "bad", tmp_path / "x")
     (tmp_path / "bad/config.json").write_text(json.dumps(config))
     (tmp_path / "bad/model.safetensors").rename(tmp_path / "bad/pytorch_model.bin")
     refused("pickled", "import", tmp_path / "bad", tmp_path / "x")

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.interop import hf, hf_config, peft
+from modelzoo.interop import hf, hf_config, hf_families, peft
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
@@ -26,6 +26,14 @@ FAMILIES = {
     "gpt2, mup, by layer": {**MUP, "scale_qk_dot_by_layer_idx": True},
     "gpt_neox": {**ROTARY, **MUP},
     "llama": {**ROTARY, "rotary_dim": 8, "norm_type": "rmsnorm", "nonlinearity": "swiglu", "attention_inner_dim": 16},
+    "llama, shared keys": {
+        **ROTARY, "norm_type": "rmsnorm", "nonlinearity": "swiglu", "num_heads": 4,
+        "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 2},
+    },
+    "pythia": {**ROTARY, "name": "gptj", "use_untied_layer_norm": True, "use_ffn_bias": True},
+    "gptj": {
+        **ROTARY, "name": "gptj", "use_projection_bias_in_attention": False, "use_ffn_bias_in_attention": False,
+    },
     "bloom": {**ALIBI, "filter_size": 64, "embedding_layer_norm": True, "nonlinearity": "gelu_new",
               "embeddings_scale": 3.0},
     "mpt": {**ALIBI, **BARE, "filter_size": 64, "norm_type": "biasless-layernorm"},
@@ -104,7 +112,7 @@ def test_lora_made_by_peft(tmp_path, fields):
     model, _ = adapted(fields)
     theirs, family = base(model)
     packed = family.packed[0] if family.packed else "self_attn.k_proj"
-    down = family.within[hf.FFN_OUT]
+    down = family.within[hf_families.FFN_OUT]
     config = library.LoraConfig(
         r=3, lora_alpha=4, target_modules=[packed, down], rank_pattern={down: 2}, alpha_pattern={f"0.{down}": 7},
         use_rslora=True, fan_in_fan_out=family.transposed, task_type="CAUSAL_LM",
@@ -174,10 +182,10 @@ def test_between_source_and_target_is_our_own_layout(tmp_path):
 def test_adapters_that_have_no_place_here(tmp_path, change, what):
     model, init = adapted({}, lora={})
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    config, tensors = peft.make_lora_files(weights, init.lora, init.model, hf.GPT2, "base")
+    config, tensors = peft.make_lora_files(weights, init.lora, init.model, hf_families.GPT2, "base")
     folder = written(tmp_path / "a", peft.PEFT_FILES, ({**config, **change}, tensors))
     with pytest.raises(UserError, match=what):
-        peft.read_lora(folder, init.model, hf.GPT2)
+        peft.read_lora(folder, init.model, hf_families.GPT2)
 
 
 def test_folders_that_hold_no_adapter_of_this_model(tmp_path):
@@ -185,12 +193,12 @@ def test_folders_that_hold_no_adapter_of_this_model(tmp_path):
     with pytest.raises(UserError, match=r"holds neither adapter_config\.json"):
         peft.read_prompt(str(tmp_path), init.model)
     weights = {n: p.detach() for n, p in model.named_parameters()}
-    other = peft.make_lora_files(weights, init.lora, init.model, hf.GPT2, "base")
+    other = peft.make_lora_files(weights, init.lora, init.model, hf_families.GPT2, "base")
     folder = written(tmp_path / "lora", peft.PEFT_FILES, other)
     with pytest.raises(UserError, match="is a LORA adapter, not PROMPT_TUNING"):
         peft.read_prompt(folder, init.model)
     with pytest.raises(UserError, match="nothing of a GPTNeoXForCausalLM"):
-        peft.read_lora(folder, init.model, hf.NEOX)
+        peft.read_lora(folder, init.model, hf_families.NEOX)
     names, files = peft.make_prompt_files(weights[SOFT_PROMPT][:, :8], init.soft_prompt, init.model, "base")
     with pytest.raises(UserError, match=r"prompt_embeddings \[2, 8\]; the model's width is 16"):
         peft.read_prompt(written(tmp_path / "prompt", names, files), init.model)

@@ -90,6 +90,17 @@ def test_attention_to_cached_tokens(b, h, t, n, d, masked):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_heads_that_share_keys_and_values(groups):
+    """As many bits as where each head has a copy of its own."""
+    q, k, v = drawn(2, 3, 6, 20).transpose(1, 2), drawn(2, groups, 40, 20)[:, :, :33], drawn(2, groups, 33, 20)
+    mask = drawn(2, 6, 3, 33)
+    copies = (x.repeat_interleave(6 // groups, 1) for x in (k, v))
+    found, wanted = few.attend(q, k, v, mask, 0.3), few.attend(q, *copies, mask, 0.3)
+    assert found is not None and wanted is not None and torch.equal(found, wanted)
+
+
+@torch.no_grad()
 def test_attention_hides_no_nan():
     q, k, v = drawn(1, 1, 1, 8), drawn(1, 1, 5, 8), drawn(1, 1, 5, 8)
     k[0, 0, 2, 3] = float("nan")

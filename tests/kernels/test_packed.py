@@ -182,6 +182,5 @@ def test_compiled_by_torch_it_stays_one_graph_with_the_same_gradients():
 def test_the_operators_keep_torchs_rules():
     layout = layout_of(live_blocks(2, 3, 0.5), (4, 2))
     x, values = torch.randn(5, 6, requires_grad=True), torch.randn(layout.nnz, 4, 2, requires_grad=True)
-    torch.library.opcheck(
-        torch.ops.mediswift.packed_linear.default, (x, values, None, None, *layout.parts, 4, 2, False)
-    )
+    arguments = x, values, None, None, *layout.parts, 4, 2, False
+    torch.library.opcheck(torch.ops.mediswift.packed_linear.default, arguments)

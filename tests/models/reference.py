@@ -38,11 +38,29 @@ def slopes(heads: int) -> list[float]:
     return slopes(below) + slopes(2 * below)[::2][: heads - below]
 
 
-def rotary(x: np.ndarray, positions: np.ndarray, width: int, theta: float, scaling: float) -> np.ndarray:
+def llama3(rate: float, factor: float, low: float, high: float, original: int) -> float:
+    """Llama 3.1's change of a rate of rotation, from its reference code."""
+    wave = 2 * math.pi / rate
+    if wave < original / high:
+        return rate
+    if wave > original / low:
+        return rate / factor
+    smooth = (original / wave - low) / (high - low)
+    return (1 - smooth) * rate / factor + smooth * rate
+
+
+def rotary(x: np.ndarray, positions: np.ndarray, width: int, c) -> np.ndarray:
     """x [t, head_dim]: dimensions 2i, 2i+1 below `width` as a complex number, turned by position theta^(-2i/width)."""
     out = x.copy()
     z = x[:, :width:2] + 1j * x[:, 1:width:2]
-    angle = positions[:, None] / scaling * theta ** (-np.arange(0, width, 2) / width)
+    rates = c.rope_theta ** (-np.arange(0, width, 2) / width)
+    if c.pos_scaling_type == "llama3":
+        more = c.pos_scaling_extra_args
+        limits = (more.low_freq_factor, more.high_freq_factor, more.original_max_position_embeddings)
+        rates = np.array([llama3(r, c.pos_scaling_factor, *limits) for r in rates])
+    else:
+        rates = rates / c.pos_scaling_factor
+    angle = positions[:, None] * rates
     z = z * np.exp(1j * angle)
     out[:, :width:2], out[:, 1:width:2] = z.real, z.imag
     return out
@@ -70,13 +88,15 @@ def linear(w, name, x):
 def attention(c, w, name, x, positions, seen, layer):
     d = (c.attention_inner_dim or c.hidden_size) // c.num_heads
     q, k, v = (linear(w, f"{name}.proj_{p}_dense_layer", x) for p in "qkv")
+    share = q.shape[1] // k.shape[1]  # heads of queries next to each other that share keys and values
     out = np.zeros_like(q)
     for h in range(c.num_heads):
         part = slice(h * d, (h + 1) * d)
-        qh, kh = q[:, part], k[:, part]
+        shared = slice(h // share * d, (h // share + 1) * d)
+        qh, kh = q[:, part], k[:, shared]
         if c.position_embedding_type == "rotary":
             width = c.rotary_dim or int(c.hidden_size // c.num_heads * 0.25)
-            qh, kh = (rotary(z, positions, width, c.rope_theta, c.pos_scaling_factor) for z in (qh, kh))
+            qh, kh = (rotary(z, positions, width, c) for z in (qh, kh))
         by_d = c.scale_qk_dot_by_d if c.scale_qk_dot_by_d is not None else c.mup_base_hidden_size is not None
         scores = c.attention_logits_alpha * qh @ kh.T
         if c.attention_type == "scaled_dot_product":
@@ -88,7 +108,7 @@ def attention(c, w, name, x, positions, seen, layer):
             scores = scores - slopes(c.num_heads)[h] / c.pos_scaling_factor * behind
         scores = np.where(seen, scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, part]
+        out[:, part] = weights / weights.sum(-1, keepdims=True) @ v[:, shared]
     return linear(w, f"{name}.proj_output_dense_layer", out)
 
 
@@ -109,8 +129,12 @@ def logits(c, w, ids, positions=None, spans=None) -> np.ndarray:
     x = x * c.embeddings_scale
     for i in range(c.num_hidden_layers):
         name = f"model.transformer_decoder.layers.{i}"
-        x = x + attention(c, w, f"{name}.self_attn", normed(c, w, f"{name}.norm1", x), positions, seen, i)
-        y = normed(c, w, f"{name}.norm3", x)
+        y = normed(c, w, f"{name}.norm1", x)
+        before, x = x, x + attention(c, w, f"{name}.self_attn", y, positions, seen, i)
+        if c.name != "gptj":
+            y = normed(c, w, f"{name}.norm3", x)
+        elif c.use_untied_layer_norm:  # GPT-NeoX; a GPT-J has one norm
+            y = normed(c, w, f"{name}.norm3", before)
         inner = linear(w, f"{name}.ffn.ffn.0.linear_layer", y)
         if c.nonlinearity in GATED:
             inner = inner * GATED[c.nonlinearity](linear(w, f"{name}.ffn.ffn.0.linear_layer_for_glu", y))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modelzoo.models.gpt import GPTModel
+from modelzoo.models.quick import use_quick
 from tests.support import tiny
 
 ROTARY = {"position_embedding_type": "rotary", "rotary_dim": 4}
@@ -19,6 +20,19 @@ KINDS = {
     "unscaled": {"attention_type": "dot_product"},
     "by layer, wide": {"scale_qk_dot_by_layer_idx": True, "attention_inner_dim": 24},
     "llama": {**ROTARY, "norm_type": "rmsnorm", "nonlinearity": "swiglu", "embedding_layer_norm": True},
+    "shared keys and values": {
+        **ROTARY,
+        "attention_module": "multiquery_attention",
+        "extra_attention_params": {"num_kv_groups": 2},
+        "num_heads": 4,
+    },
+    "shared keys and values, alibi": {
+        "attention_module": "multiquery_attention",
+        "extra_attention_params": {"num_kv_groups": 1},
+        "position_embedding_type": "alibi",
+    },
+    "parallel": {"name": "gptj", "rotary_dim": 4},
+    "parallel, two norms": {"name": "gptj", "use_untied_layer_norm": True},
     "mup": {"mup_base_hidden_size": 8, "mup_base_filter_size": 24, "embeddings_scale": 7.0},
 }
 
@@ -39,14 +53,17 @@ def whole(model: GPTModel, ids: list[int]) -> torch.Tensor:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("quick", [False, True])
 @pytest.mark.parametrize("name", KINDS)
-def test_stretches_of_any_length_are_the_whole_text(name):
+def test_stretches_of_any_length_are_the_whole_text(name, quick):
     """Rows of unlike lengths take unlike stretches, padded on the right; one leaves; all ends at the context's end."""
     model = draw(**KINDS[name])
     generator = torch.Generator().manual_seed(2)
     texts = [torch.randint(0, 37, (12,), generator=generator).tolist() for _ in range(3)]
     expected = [whole(model, ids) for ids in texts]
     assert expected[0].std() > 0.1
+    if quick:
+        use_quick(model)
     rows, cache, taken = [0, 1, 2], model.model.make_cache(3), [0, 0, 0]
     stretches = [(3, 1, 5), (1, 1, 1), (2, 4, 1), (1, 1, None), (1, 1, None), (4, 4, None)]
     for counts in stretches:

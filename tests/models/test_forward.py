@@ -10,6 +10,13 @@ from tests.models import reference
 from tests.support import tiny
 
 MUP = {"mup_base_hidden_size": 4, "mup_base_filter_size": 8}
+
+
+def grouped(heads: int) -> dict:
+    """The config of so many heads of keys and values."""
+    return {"attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": heads}}
+
+
 VARIANTS = {
     "learned": {},
     "offset": {"position_embedding_offset": 3},
@@ -19,6 +26,12 @@ VARIANTS = {
     "rotary, whole head": {"position_embedding_type": "rotary", "rotary_dim": 8},
     "rotary, scaled, other base": {
         "position_embedding_type": "rotary", "rotary_dim": 6, "rope_theta": 500.0, "pos_scaling_factor": 4.0,
+    },
+    "rotary, llama3's scaling": {  # of the four rates one stays, two are between, and one is divided
+        "position_embedding_type": "rotary", "rotary_dim": 8, "rope_theta": 500.0, "pos_scaling_factor": 8.0,
+        "pos_scaling_type": "llama3", "pos_scaling_extra_args": {
+            "low_freq_factor": 0.5, "high_freq_factor": 8.0, "original_max_position_embeddings": 64,
+        },
     },
     "alibi": {"position_embedding_type": "alibi"},
     "alibi, heads no power of two": {
@@ -48,6 +61,16 @@ VARIANTS = {
     },
     "mup, qk by sqrt d": {**MUP, "scale_qk_dot_by_d": False},
     **{name: {"nonlinearity": name} for name in (*reference.PLAIN, *reference.GATED)},
+    "keys and values of two heads for four": {**grouped(2), "num_heads": 4},
+    "keys and values of one head, rotary, wide": {
+        **grouped(1), "num_heads": 3, "attention_inner_dim": 24, "position_embedding_type": "rotary", "rotary_dim": 6,
+    },
+    "keys and values of two heads, alibi": {**grouped(2), "num_heads": 4, "position_embedding_type": "alibi"},
+    "gptj": {"name": "gptj", "rotary_dim": 4},
+    "gptj, two norms, grouped": {
+        "name": "gptj", "use_untied_layer_norm": True, "num_heads": 4, "rotary_dim": 2, **grouped(2),
+    },
+    "gptj, mup": {"name": "gptj", **MUP},
     "swiglu without bias": {"nonlinearity": "swiglu", "use_ffn_bias": False},
 }  # fmt: skip
 
@@ -151,6 +174,8 @@ GRID = [
     for tie in ({}, {"share_embedding_weights": False}, {"share_embedding_weights": False, "use_bias_in_output": True})
     for activation in ("gelu", "swiglu")
     for bias in (True, False)
+] + [
+    {**grouped(1), "name": "gptj", "use_untied_layer_norm": untied} for untied in (False, True)
 ]  # fmt: skip
 
 
@@ -180,3 +205,27 @@ def test_names_are_model_zoos():
         *(f"{layer}.{n}.{k}" for n in ("norm1", "norm3") for k in ("weight", "bias")),
         "model.ln_f.weight", "model.ln_f.bias", "model.lm_head.weight", "model.lm_head.bias",
     } <= names.keys()  # fmt: skip
+
+
+LLAMA = {
+    "position_embedding_type": "rotary", "norm_type": "rmsnorm", "nonlinearity": "swiglu", "rotary_dim": 128,
+    "share_embedding_weights": False, **dict.fromkeys(BIASES, False),
+}  # fmt: skip
+NEOX = {"name": "gptj", "use_untied_layer_norm": True, "use_ffn_bias": True, "share_embedding_weights": False}
+
+
+@pytest.mark.parametrize(
+    "layers,width,heads,filter_size,vocab,fields,published",
+    [
+        (32, 4096, 32, 11008, 32000, LLAMA, 6_738_415_616),  # Llama 2 7B
+        (80, 8192, 64, 28672, 32000, {**LLAMA, **grouped(8)}, 68_976_648_192),  # Llama 2 70B
+        (12, 768, 12, 3072, 50304, NEOX, 162_322_944),  # Pythia 160M
+        (28, 4096, 16, 16384, 50400, {  # GPT-J 6B
+            "name": "gptj", "use_ffn_bias": True, "use_bias_in_output": True, "share_embedding_weights": False,
+            "use_projection_bias_in_attention": False, "use_ffn_bias_in_attention": False,
+        }, 6_050_882_784),
+    ],
+)  # fmt: skip
+def test_published_models_have_as_many_parameters(layers, width, heads, filter_size, vocab, fields, published):
+    sizes = {"num_hidden_layers": layers, "hidden_size": width, "num_heads": heads, "filter_size": filter_size}
+    assert sum(s.numel for s in list_parameters(tiny(**sizes, vocab_size=vocab, **fields)).values()) == published

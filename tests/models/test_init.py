@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import Initializer
+from modelzoo.config.initializer import Initializer
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.init import fill_parameter
 from tests.support import tiny
@@ -107,6 +107,14 @@ RULES = {
         {"mup_base_hidden_size": 24, "mup_base_filter_size": 12, "initializer": NORMAL(0.3),
          "output_layer_initializer": NORMAL(0.4), "ffn_output_layer_initializer": NORMAL(0.8)},
         {"q": 0.15, "ffn0": 0.15, "out": 0.2 * DEEP, "ffn1": 0.2 * DEEP}),
+    # GPTJModel.__init__: no depth, and the feed-forward follows the output layers
+    "gptj": ({"name": "gptj"}, dict.fromkeys(("words", "q", "v", "out", "ffn0", "ffn1"), 0.02 * CUT)),
+    "gptj with its own initializers": (
+        {"name": "gptj", "initializer": NORMAL(0.1), "output_layer_initializer": NORMAL(0.3)},
+        {"q": 0.1, "out": 0.3, "ffn0": 0.3, "ffn1": 0.3}),
+    "gptj, mup": (
+        {"name": "gptj", "mup_base_hidden_size": 24, "mup_base_filter_size": 12},
+        {"q": 0.01 * CUT, "ffn0": 0.01 * CUT, "out": 0.01 * CUT * DEEP, "ffn1": 0.02 / 4 * CUT * DEEP}),
 }  # fmt: skip
 
 

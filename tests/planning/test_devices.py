@@ -75,6 +75,9 @@ def step_config(mode: str, item: int, **sizes) -> Config:
 @pytest.mark.parametrize("sizes", [
     {}, {"num_hidden_layers": 8}, {"vocab_size": 4096}, {"max_position_embeddings": 640}, {"dropout_rate": 0.1},
     {"nonlinearity": "swiglu"},
+    {"nonlinearity": "swiglu", "norm_type": "rmsnorm", "position_embedding_type": "rotary", "rotary_dim": 16,
+     "num_heads": 4, "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 1}},
+    {"name": "gptj", "use_untied_layer_norm": True}, {"name": "gptj"},
 ], ids=str)  # fmt: skip
 @pytest.mark.parametrize("item", [4, 2])
 @pytest.mark.parametrize("mode", ["none", "attention", "layer"])

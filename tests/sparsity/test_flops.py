@@ -33,6 +33,18 @@ def test_the_closed_formula(layers, heads, context, vocab, quarters):
     assert cost.total == cost.linear + cost.attention + cost.head
 
 
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 8), st.integers(1, 4096), st.integers(1, 999))
+def test_the_closed_formula_of_shared_keys_and_gates(layers, groups, share, context, filter_size):
+    """Queries and output d x d, keys and values d x (d / share), three feed-forward matrices; every head has scores."""
+    heads = groups * share
+    width, shared = heads * 4, {"attention_module": "multiquery_attention"}
+    grouped = {**shared, "extra_attention_params": {"num_kv_groups": groups}}
+    model = gpt(layers, heads, width, 1000, filter_size=filter_size, nonlinearity="swiglu", **grouped)
+    matrices = 2 * width**2 + 2 * width * width // share + 3 * width * filter_size
+    cost = flops.count_per_token(model, list_parameters(model), context)
+    assert cost == (6 * layers * matrices, 12 * layers * context * width, 6 * width * 1000)
+
+
 # arXiv 2403.00952's models, their shapes inferred from the published sizes: layers, heads, width, and the ratios of
 # training FLOPs, dense over sparse, at 50 % and 75 %
 MEDISWIFT = {

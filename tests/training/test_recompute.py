@@ -6,7 +6,7 @@ from torch import nn
 
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
-from modelzoo.models.gpt import DecoderLayer
+from modelzoo.models.decoder import DecoderLayer
 from modelzoo.training.build import build_run
 from tests.support import batch, config
 

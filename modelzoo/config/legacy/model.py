@@ -1,11 +1,13 @@
 """The `model` section of older dialects: precision that moved out, muP's former fields, defaults that changed."""
 
-import os
 from typing import Any
 
 from modelzoo.config.legacy.base import MODEL, Note, Upgrade, dotted, remark
 from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.model_names import find_name
+from modelzoo.config.yaml12 import Document, Path
+
+PLACE: Path = ("trainer", "init", "model")
 
 
 def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
@@ -19,19 +21,15 @@ def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
     _renamed(up, rest)
     _boolean_like(up, rest)
     if "name" not in rest:
-        rest = {"name": model_name(up.doc), **rest}
-        up.note("assumed", ("model",), f"no name, so {rest['name']} (else --set trainer.init.model.name=gpt2)")
+        name, known = find_name(up.doc.mark(()).file, rest)
+        rest = {"name": name, **rest}
+        other = "gpt2" if name != "gpt2" else "gpt3"
+        known = f" {known}" if known else ""
+        up.note("assumed", ("model",), f"no name, so {name}{known} (else --set trainer.init.model.name={other})")
     if "dropout_rate" in rest and "attention_dropout_rate" not in rest:
         rest["attention_dropout_rate"] = None  # then dropout_rate holds in attention too
     _mup(up, rest, optimizer)
     up.put("init.model", {**up.new.get("init", {}).get("model", {}), **rest}, ("model",))
-
-
-def model_name(doc: Document) -> str:
-    """gpt2 or gpt3, which are one model here: older files leave it to the folder that their run.py lies in."""
-    file = doc.mark(()).file
-    folders = os.path.abspath(file).lower().split(os.sep)
-    return "gpt2" if any(f in ("gpt2", "gpt-2") for f in folders) or "gpt2" in folders[-1] else "gpt3"
 
 
 def _half(up: Upgrade, rest: dict[str, Any]) -> None:
@@ -128,19 +126,23 @@ def _divided(init: Any, by: float) -> Any:
     return {**init, **numbers}
 
 
+def find_section(doc: Document) -> dict[str, Any] | None:
+    """The model section of today's format, where there is one."""
+    found = doc.data
+    for key in PLACE:
+        found = found.get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, dict) else None
+
+
 def precision_in_model(doc: Document) -> None:
     """Release 2.4 still wrote mixed_precision and fp16_type in the model, next to `precision`."""
-    try:
-        init = doc.data["trainer"]["init"]
-        section = init["model"]
-    except (KeyError, TypeError):
-        return
-    if not isinstance(section, dict) or not isinstance(init.get("precision", {}), dict):
+    section = find_section(doc)
+    if section is None or not isinstance((init := doc.data["trainer"]["init"]).get("precision", {}), dict):
         return
     for old, new in (("mixed_precision", "enabled"), ("fp16_type", "fp16_type")):
         if old not in section:
             continue
-        path, value = ("trainer", "init", "model", old), section.pop(old)
+        path, value = (*PLACE, old), section.pop(old)
         precision = init.setdefault("precision", {})
         if precision.setdefault(new, value) != value:
             doc.problems.append(

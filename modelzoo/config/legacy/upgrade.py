@@ -7,6 +7,7 @@ silently. The marks move along, so a problem found later in the new key still na
 from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy import model, optim
 from modelzoo.config.legacy.base import IDLE, ONLY, RUNCONFIG, Upgrade, dotted
+from modelzoo.config.model_names import refuse_config_json, settle_name
 from modelzoo.config.yaml12 import Document, Note
 
 SECTIONS = ("train_input", "eval_input", "model", "optimizer", "sparsity", "runconfig")
@@ -17,10 +18,18 @@ def is_older(doc: Document) -> bool:
 
 
 def upgrade_config(doc: Document) -> None:
-    """Turn `doc` (in place) into the trainer format and note what was done; today's format is left alone."""
+    """Turn `doc` (in place) into the trainer format and note what was done; of today's only a model's name changes.
+
+    Raises:
+        UserError: it is the config of another model (see `model_names`).
+    """
+    refuse_config_json(doc)
     if not is_older(doc):
+        settle_name(doc, model.PLACE, model.find_section(doc))
         model.precision_in_model(doc)
+        optim.spell_class(doc)
         return
+    settle_name(doc, ("model",), doc.data.get("model"))
     keep_last(doc)
     up = Upgrade(doc)
     for name in sorted(doc.data.keys() - set(SECTIONS)):

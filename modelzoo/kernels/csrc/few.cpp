@@ -172,11 +172,12 @@ static inline V exponential(V x) {
 }
 
 struct Attend {  // strides in floats, of rows, heads and tokens; the last dimension is contiguous
-    int64_t b, heads, t, n, d, q[3], k[3], v[3], mask[3];
+    int64_t b, heads, groups, t, n, d, q[3], k[3], v[3], mask[3];
     float scale;
 };
 
 // y [b, t, heads, d] = softmax(scale q k^T + mask) v, for few new tokens t and n cached ones. `mask` may be null.
+// k and v have `groups` heads, each for heads / groups heads of q.
 extern "C" void few_attend(const Attend* a, int threads, const float* q, const float* k, const float* v,
                            const float* mask, float* y) {
     int64_t whole = a->d / LANES * LANES, rest = a->d - whole, parts = up(a->d, LANES) / LANES;
@@ -184,13 +185,15 @@ extern "C" void few_attend(const Attend* a, int threads, const float* q, const f
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (a->b * a->heads * a->t * a->n * a->d > 1 << 15)
     for (int64_t i = 0; i < a->b * a->heads * a->t; i++) {
         int64_t at[3] = {i / a->t / a->heads, i / a->t % a->heads, i % a->t};
-        auto place = [&](const int64_t* strides, int dims) {
+        auto place = [&](const int64_t* strides) {
             int64_t sum = 0;
-            for (int s = 0; s < dims; s++) sum += at[s] * strides[s];
+            for (int s = 0; s < 3; s++) sum += at[s] * strides[s];
             return sum;
         };
-        const float *query = q + place(a->q, 3), *keys = k + place(a->k, 2), *values = v + place(a->v, 2);
-        const float* add = mask ? mask + place(a->mask, 3) : nullptr;
+        int64_t group = at[1] / (a->heads / a->groups);
+        const float *query = q + place(a->q);
+        const float *keys = k + at[0] * a->k[0] + group * a->k[1], *values = v + at[0] * a->v[0] + group * a->v[1];
+        const float* add = mask ? mask + place(a->mask) : nullptr;
         int64_t padded = up(a->n, LANES);
         float* scores = (float*)scratch<2>(padded);
         float most = -INFINITY;

@@ -1,0 +1,47 @@
+"""The tokenizer that an imported model comes with: read, held to the model's vocabulary, and written next to it."""
+
+from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
+from modelzoo.data import tokenizer
+from modelzoo.data.tokenizer_files import find_vocabulary, list_places, tokenizer_in
+from modelzoo.data.tokenizer_kinds import explain_folder
+
+
+def take_tokenizer(source: str, vocab_size: int) -> tuple[str | None, list[str]]:
+    """The tokenizer.json of a model's folder, and lines about it; None where the folder has none that is read.
+
+    Raises:
+        UserError: it is damaged, needs a package, or has ids that the model has no row for.
+    """
+    if not find_vocabulary([source]):
+        return None, [f"no tokenizer was taken: {explain_folder(source) or 'the folder has none'}"]
+    text = tokenizer.read_tokenizer(source)
+    backend = tokenizer.parse_tokenizer(text, source)
+    size = tokenizer.vocabulary_size(backend)
+    tokenizer.check_vocabulary(source, size, vocab_size)
+    lines = []
+    if size < vocab_size:
+        much = "; is it this model's?" if size < 0.9 * vocab_size else ""
+        lines.append(f"the tokenizer has {size:,} ids, the model {vocab_size:,} rows: the last are no token{much}")
+    if not any(backend.token_to_id(t) is not None for t in tokenizer.END_OF_TEXT):
+        lines.append(
+            f"the tokenizer has no end of text ({', '.join(tokenizer.END_OF_TEXT)}): generate and score need one"
+        )
+    return text, lines
+
+
+def compare_with_data(text: str, config: Config) -> list[str]:
+    """A line where the config's training data was made with another tokenizer than `text`, a tokenizer.json."""
+    path = tokenizer_in(list_places(config))
+    if path is None:
+        return []
+    try:
+        data = tokenizer.parse_tokenizer(tokenizer.read_tokenizer(path), path).get_vocab()
+    except UserError as e:
+        return [f"the data's tokenizer cannot be compared: {e}"]
+    own = tokenizer.parse_tokenizer(text, "the model's").get_vocab()
+    if data == own:
+        return []
+    odd = next((t for t, i in sorted(data.items(), key=lambda item: item[1]) if own.get(t) != i), None)
+    which = "fewer tokens" if odd is None else f"{odd[:40]!a} is {data[odd]} there, {own.get(odd, 'none')} here"
+    return [f"{path}: the training data was made with another tokenizer than this model's ({which})"]
