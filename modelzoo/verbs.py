@@ -255,6 +255,16 @@ def _init(args: argparse.Namespace) -> None:
     print("\n".join(write_first_config(args.folder, args.data, args.size, args.sparsity)))
 
 
+def _completion_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("shell", choices=["bash", "zsh"], help="which shell's")
+
+
+def _completion(args: argparse.Namespace) -> None:
+    from modelzoo.starting.completion import write_completion
+
+    print(write_completion(args.shell, list(VERBS)))
+
+
 VERBS = {
     "init": Verb(
         "Write a commented config for the data that is here; it asks nothing.",
@@ -270,9 +280,15 @@ VERBS = {
     ),
     "doctor": Verb(
         "What this machine has, and what would run how: processor, kernels, GPU, packages, disk.",
-        "python run.py doctor",
+        "python run.py doctor runs",
         _doctor_arguments,
         _doctor,
+    ),
+    "completion": Verb(
+        "A line for a shell's start-up file that completes modes, verbs and flags.",
+        "python run.py completion bash",
+        _completion_arguments,
+        _completion,
     ),
     "generate": Verb(
         "Write texts with a run or an export: from prompts given here, in a file, on standard input, or at a terminal.",

@@ -1,9 +1,10 @@
 """The plan as a person reads it. No torch."""
 
+import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelzoo.backends import arithmetic
 from modelzoo.config.model import GPTConfig
@@ -40,6 +41,20 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
         *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
     ]
     return "\n".join(lines)
+
+
+def describe_as_json(config: Config, p: Plan, notes: Sequence[str]) -> str:
+    """The plan's figures for a program: FLOPs are training FLOPs, memory is in bytes; null where nothing is known."""
+    notes = [note.removeprefix("note").strip() for note in notes]
+    notes += lengths.note_lengths(config.trainer.init, p.steps) if p.steps else ()
+    paths = [{"use": use, "path": path, "found": os.path.exists(path)} for use, path in _list_paths(config)]
+    found = {
+        "parameters": {"total": p.total, "live": p.live, "masked": p.sparse_total, "trained": p.trained},
+        "flops_per_token": {"dense": p.dense.total, "first_masks": p.start.total, "mean": p.mean},
+        "flops": {"dense": p.tokens * p.dense.total, "as_scheduled": p.tokens * p.mean} if p.tokens else None,
+        "steps": p.steps, "tokens": p.tokens, "context": p.context, "memory": p.bytes, "data": paths, "notes": notes,
+    }  # fmt: skip
+    return json.dumps(found, indent=2)
 
 
 def describe_heads(m: GPTConfig) -> str:

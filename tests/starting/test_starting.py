@@ -1,5 +1,6 @@
 """The verbs for a beginner: what they write can be run, and what they name is there."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,3 +91,12 @@ def test_they_need_no_torch(words):
         f"import sys; from modelzoo.cli import main; c = main({list(words)!r}); sys.exit(c or 'torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_a_completion_names_every_mode_verb_and_flag(shell, capsys):
+    assert main(["completion", shell]) == 0
+    line = capsys.readouterr().out
+    assert {"CPU", "train_and_eval", "generate", "--checkpoint_path"} <= set(line.replace('"', " ").split())
+    if shell == "bash" and shutil.which("bash"):
+        assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0
