@@ -87,13 +87,20 @@ def find_name(file: str, section: dict[str, Any]) -> tuple[str, str]:
     return ("gpt2" if {"gpt2", "gpt-2"} & set(folders) else "gpt3"), ""
 
 
-def refuse_config_json(doc: Document) -> None:
-    """Refuse a Hugging Face config.json that is given in place of a config.
+def refuse_other_files(doc: Document) -> None:
+    """Refuse a study, a task or a Hugging Face config.json that is given in place of a run's config.
 
     Raises:
-        UserError: names the verb that reads its folder.
+        UserError: names the command that reads it.
     """
-    data = doc.data
+    data, name = doc.data, doc.mark(()).file
+    if isinstance(data, dict) and "trainer" not in data:
+        if isinstance(data.get("study"), dict):
+            base = data["study"].get("base")
+            also = f"; its runs follow from {base}" if isinstance(base, str) else ""
+            raise UserError(f"{name}: is a study, not the config of one run; run.py -p {name} -m study reads it{also}")
+        if isinstance(data.get("form"), str):
+            raise UserError(f"{name}: is a task, not the config of a run; run.py ... -m score --tasks {name} reads it")
     kind = data.get("model_type") if isinstance(data, dict) and "trainer" not in data else None
     if isinstance(kind, str):
         file = doc.mark(()).file

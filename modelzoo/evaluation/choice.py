@@ -15,6 +15,7 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
+from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.metrics import Values, Weights
@@ -80,12 +81,17 @@ class Choices(SingleLabel):
         return [self.answer([gold]) for gold in super().constants(golds)]
 
     def metrics(self, golds: Sequence[str], predictions: Sequence[Any], weights: Weights = None) -> Values:
-        right = np.array(
-            [[p[i] == g for i in range(len(Picked._fields))] for g, p in zip(golds, predictions, strict=True)]
+        """Accuracies, and where labels are answers themselves (yes, no), not letters of options, macro-F1 of `acc`."""
+        ways = range(len(Picked._fields))
+        right = np.array([[p[i] == g for i in ways] for g, p in zip(golds, predictions, strict=True)])
+        w = np.ones((1, len(golds))) if weights is None else weights
+        values = (w @ right / w.sum(1, keepdims=True)).T
+        found: Values = dict(
+            zip(Picked._fields, values if weights is not None else map(float, values[:, 0]), strict=True)
         )
-        if weights is None:
-            return dict(zip(Picked._fields, map(float, right.mean(0)), strict=True))
-        return dict(zip(Picked._fields, (weights @ right / weights.sum(1, keepdims=True)).T, strict=True))
+        if not set(self.labels) & set(self.used):
+            found["macro_f1"] = metrics.classification(golds, [p[0] for p in predictions], weights)["macro_f1"]
+        return found
 
     def source(self, example: Example) -> Rendered:
         """The question after the description, as fine-tuning shows it: without solved examples."""

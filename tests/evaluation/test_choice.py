@@ -87,6 +87,16 @@ def test_lengths_are_characters_and_bytes_without_the_delimiter(tmp_path):
     assert {k: list(v) for k, v in drawn.items()} == {"acc": [1, 1], "acc_norm": [0.5, 0.25], "acc_bytes": [0.5, 0.75]}
 
 
+def test_yes_and_no_have_the_macro_f1_of_scikit_learn(tmp_path):
+    from sklearn.metrics import f1_score
+
+    task = make(tmp_path, "choice", SINGLE, {})
+    golds, picked = ["yes", "no", "no", "maybe"], ["yes", "no", "yes", "yes"]
+    found = task.metrics(golds, [Picked(p, "no", "no") for p in picked])
+    assert found["macro_f1"] == pytest.approx(f1_score(golds, picked, average="macro"))
+    assert found["acc"] == found["acc_norm"] == 0.5 and "macro_f1" not in choice(tmp_path).metrics(["A"], [("A",) * 3])
+
+
 def test_prompts_are_cut_at_their_beginning_and_counted(tmp_path, tokenizer):
     task = choice(tmp_path, shots="{count: 2}")
     examples = task.examples("test")
