@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity.modules import Weight
-from modelzoo.sparsity.select import select_parameters
+from modelzoo.sparsity.schedules import held
+from modelzoo.sparsity.select import check_sides, group_counts, select_parameters
 
 MARK = "_trained_sparsely"  # an attribute of the weights that are
 
@@ -48,6 +49,20 @@ def check_owned(
                 f"{name}: the optimizer does not hold it; make it of module.parameters(), or leave this weight out "
                 "by param_filter"
             )
+
+
+def check_counts(table: Mapping[str, Weight], groups: Sequence[SparsityGroup]) -> None:
+    """Refuse patterns that do not divide a weight, and weights of which none would live.
+
+    Raises:
+        UserError: names the weight.
+    """
+    for group, names in zip(groups, select_parameters(table, groups), strict=True):
+        sizes = {name: table[name].size for name in names}
+        check_sides(group, sizes)
+        for name, live in group_counts(group, sizes, held(group, 0)).items():
+            if not live and group.init_method != "from_zeros" and not group.compat:
+                raise UserError(f"sparsity: no live weight is left in {name} {sizes[name]}")
 
 
 def check_alone(groups: Sequence[SparsityGroup]) -> None:
