@@ -66,17 +66,18 @@ def check_counts(table: Mapping[str, Weight], groups: Sequence[SparsityGroup]) -
 
 
 def check_alone(groups: Sequence[SparsityGroup]) -> None:
-    """Refuse growth by gradients of one process among several: each would have masks of its own.
+    """Refuse masks by the gradients of one process among several: each would have masks of its own.
 
     Raises:
-        UserError: there are several processes, and a group grows so.
+        UserError: there are several processes, and a group changes masks so.
     """
     among = torch.distributed
     size = among.get_world_size() if among.is_available() and among.is_initialized() else 1
-    if size > 1 and any(g.algorithm == "rigl" for g in groups):
+    name = next((g.algorithm for g in groups if g.needs_dense_gradient or g.algorithm == "mest"), None)
+    if size > 1 and name is not None:
         raise UserError(
-            f"sparsity.algorithm: rigl grows by the gradients of one process here, and there are {size}; take set, "
-            "gmp or static, or this package's trainer"
+            f"sparsity.algorithm: {name} grows or drops by the gradients of one process here, and there are {size}; "
+            "take set, gmp or static, or this package's trainer"
         )
 
 

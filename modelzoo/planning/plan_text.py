@@ -18,6 +18,7 @@ from modelzoo.planning import lengths
 from modelzoo.planning.devices_text import describe_devices
 from modelzoo.planning.plan import Plan, make_plan
 from modelzoo.planning.stored import count_stored, group_sizes
+from modelzoo.planning.traffic import name_asking
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
@@ -95,6 +96,8 @@ def _describe_group(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], 
         + (f" to {end:.4g}" if end != start else "")
         + f" over {len(sizes)} weights"
     ]
+    if group.regrow_warmup:
+        lines.append(f"           regrown weights warm up over {group.regrow_warmup:,} steps of their own")
     if group.mup_base_density is not None:
         lines.append(f"           mup_base_density {group.mup_base_density:g}: {_describe_mup(group, sizes)}")
     return lines
@@ -122,9 +125,10 @@ def _describe_flops(init: Init, p: Plan) -> list[str]:
 def _describe_memory(init: Init, p: Plan) -> list[str]:
     needs = ", ".join(f"{k} {format_size(v)}" for k, v in p.bytes.items() if v)
     lines = [f"memory     {format_size(sum(p.bytes.values()))}: {needs}"]
-    rigl = sum(math.prod(s) for g, sizes in group_sizes(init) if g.algorithm == "rigl" for s in sizes.values())
-    if rigl and not init.base_frozen:
-        lines.append(f"           and {format_size(4 * rigl)} on RigL's update steps, for dense gradients")
+    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.needs_dense_gradient for s in sizes.values())
+    if asked and not init.base_frozen:
+        whose = name_asking(init)
+        lines.append(f"           and {format_size(4 * asked)} on {whose} update steps, for dense gradients")
     return lines
 
 

@@ -199,7 +199,23 @@ def test_schedule_forms():
         ({"sparsity": {"type": "linear", "init": 0, "slope": 1}}, "static sparsity is one number"),
         ({"sparsity": 0.5, "update": {"freq": 1}}, "never change"),
         ({"algorithm": "gmp", "sparsity": 0.5}, "algorithm: static"),
-        ({"sparsity": 0.5, "drop_fraction": 0.3}, "belongs to set and rigl"),
+        ({"sparsity": 0.5, "drop_fraction": 0.3}, "drop_fraction belongs to set, rigl, "),
+        ({"sparsity": 0.5, "regrow_warmup": 10}, "regrow_warmup belongs to set, rigl, "),
+        ({"algorithm": "gmp", "sparsity": [0.1, 0.5], "regrow_warmup": True}, "mest, chts, chtss, not gmp"),
+        ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": -1}, "above 0"),
+        ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 9, "compat": "cstorch"}, "remove regrow_warmup"),
+        ({"algorithm": "set", "sparsity": 0.5, "gamma": 0.1}, "gamma belongs to mest, not set"),
+        ({"algorithm": "mest", "sparsity": 0.5, "link_predictor": "ch2_l3n"}, "belongs to chts, chtss, not mest"),
+        ({"algorithm": "smet", "sparsity": 0.5, "compat": "cstorch"}, "knows static, gmp, set, rigl, not smet"),
+        (
+            {"algorithm": "granet", "sparsity": 0.5},
+            "granet prunes along a schedule; for one level use `algorithm: rigl`",
+        ),
+        ({"algorithm": "chtss", "nm": [2, 4]}, "for one level use `algorithm: chts`"),
+        (
+            {"algorithm": "gmp", "sparsity": {"type": "sigmoid", "final": 0.5, "end": 5}, "compat": "cstorch"},
+            "use cubic",
+        ),
         ({"algorithm": "set", "sparsity": 0.5, "balance_in_groups": 2}, "belong to rigl"),
         ({"algorithm": "rigl", "sparsity": 0.5, "balance_in_groups": 2, "balance_out_groups": 2}, "not both"),
         ({"algorithm": "rigl", "sparsity": 0.5, "balance_in_groups": 2, "distribution": "erk"}, "uniform"),
@@ -236,6 +252,17 @@ def test_sparsity_that_makes_no_sense(value, words):
     assert words in refused(sparsity=value)
 
 
+def test_a_preset_is_what_is_not_given():
+    (smet,) = group({"algorithm": "smet", "sparsity": 0.5})
+    assert (smet.update.freq, smet.drop_fraction.value, smet.regrow_warmup) == (100, 0.2, 100)
+    own = {"update": {"freq": 7}, "drop_fraction": 0.1, "regrow_warmup": None}
+    (smet,) = group({"algorithm": "smet", "sparsity": 0.5, **own})
+    assert (smet.update.freq, smet.drop_fraction.value, smet.regrow_warmup) == (7, 0.1, None)
+    assert group(smet.model_dump(mode="json")) == (smet,)
+    for written, meant in ((True, 100), (False, None), (0, None), (30, 30)):
+        assert group({"algorithm": "rigl", "sparsity": 0.5, "regrow_warmup": written})[0].regrow_warmup == meant
+
+
 def test_patterns_are_named_in_the_configs_words():
     assert group(0.5)[0].pattern is None and group({"sparsity": 0.5, "block": [1, 1]})[0].pattern is None
     assert group({"sparsity": 0.5, "block": [32, 2]})[0].pattern == "block: [32, 2]"
@@ -260,6 +287,14 @@ CONSTANT = {"ConstantLR": {"learning_rate": 1e-3}}
         ({"optimizer": {"Lion": {}}}, "unknown key 'trainer.init.optimizer.Lion'"),
         ({"optimizer": {"SGD": {"nesterov": True}}}, "momentum above 0"),
         ({"optimizer": {"AdamW": {"betas": [0.9, 1.0]}}}, "below 1"),
+        ({"optimizer": {"SGD": {}}, "sparsity": {"algorithm": "smet", "sparsity": 0.5}}, "SGD counts no ages"),
+        (
+            {
+                "optimizer": {"Adam": {"correct_bias": False}},
+                "sparsity": [0.5, {"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 3}],
+            },
+            "goes with Adam's correct_bias",
+        ),
         ({"optimizer": {"AdamW": {"amsgrad": True}}}, "amsgrad"),
         ({"optimizer": {"AdamW": {"lr": 1e-3}}, "schedulers": [LINEAR]}, "learning rate once"),
         ({"schedulers": [LINEAR, LINEAR]}, "SequentialLR"),
