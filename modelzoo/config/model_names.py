@@ -1,26 +1,23 @@
-"""Model Zoo's model names: those that mean its GPT or its GPT-J, and those of other models, refused by name.
+"""Model Zoo's model names: those that mean one of the two classes that are read, and those of others, refused by name.
 
 Model Zoo has one GPT class under many names: `models/nlp/NAME/model.py` of releases 2.4 to 2.10 derives each of them
-from `Gpt2Model` or, where attention and feed-forward are side by side, from `GptjModel`, and changes nothing; before,
-their run.py called that class itself. `OTHERS` are other classes; what a key of theirs means is not what the same key
-means here, so not one of them is read.
+from `Gpt2Model` (falcon and gpt-neox from `GptjModel`) and changes nothing, and before, their run.py called that class
+itself. `OTHERS` are other classes; what a key of theirs means is not what the same key means here, so not one is read.
 """
 
 import os
 import re
-from collections.abc import Mapping
 from typing import Any
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import Document, Note, Path
 
 OWN = ("gpt2", "gpt3", "gptj")
-_GPT = (
-    *("llama", "LlamaModel", "bloom", "btlm", "jais", "mpt", "mistral", "starcoder", "santacoder"),
-    *("mixtral", "gemma2"),
-)
-_GPTJ = ("gpt-neox", "falcon")
-SAME = {**dict.fromkeys(_GPT, "gpt3"), **dict.fromkeys(_GPTJ, "gptj")}
+SAME = {
+    **dict.fromkeys(("llama", "LlamaModel", "bloom", "btlm", "jais", "mpt", "mistral"), "gpt3"),
+    **dict.fromkeys(("starcoder", "santacoder", "mixtral", "gemma2"), "gpt3"),
+    **dict.fromkeys(("gpt-neox", "falcon"), "gptj"),
+}
 _ENCODER = "no decoder-only model"
 _IMAGES = "a model of images"
 OTHERS = {
@@ -30,23 +27,23 @@ OTHERS = {
     **dict.fromkeys(("llava", "multimodal_simple", "vision_transformer", "ViTModel"), _IMAGES),
     **dict.fromkeys(("dit", "dino", "fc_mnist"), _IMAGES),
 }
-# Keys that only another class of Model Zoo's has. Releases before 2.4 wrote no name into the file.
+# Keys that one class of Model Zoo's alone has. Releases before 2.4 wrote no name into the file.
 _KEYS = {
     **dict.fromkeys(("encoder_num_hidden_layers", "src_vocab_size"), "T5 and Transformer, which have an encoder"),
     **dict.fromkeys(("encoder_nonlinearity", "mlm_loss_weight", "q_encoder"), "encoders (BERT, ESM-2, DPR)"),
     "dpo": OTHERS["dpo"],
     **dict.fromkeys(("image_model", "image_model_list", "num_classes", "frequency_embedding_size"), "models of images"),
 }
-_SIDE_BY_SIDE = ("residual_dropout_rate", "use_untied_layer_norm")  # keys that `GptjModel` alone has
-_IN_PATH = ("gptj", "gpt-j", "gptneox", "gpt-neox", "falcon")  # what a path calls it: folder or part of the file's name
+_OF_GPTJ = ("use_untied_layer_norm", "residual_dropout_rate")
+_IN_PATH = ("gptj", "gpt-j", "gptneox", "gpt-neox", "gpt_neox", "falcon")  # folders, and parts of a file's name
 _READ = f"those that are read: {', '.join(n for n in (*OWN, *SAME) if n.islower())}"
 
 
 def settle_name(doc: Document, path: Path, section: Any) -> None:
     """Let the model `section` of `doc` (at `path`) have a name of ours, or refuse it.
 
-    Another name of Model Zoo's for its GPT becomes gpt3, one for its GPT-J gptj, in place, with a note. A name that the
-    schema does not know either is left to it.
+    Another name of Model Zoo's for one of the two classes is replaced, with a note. A name that is known neither here
+    nor there is left to the schema.
 
     Raises:
         UserError: the name, or a key, belongs to another model.
@@ -58,33 +55,29 @@ def settle_name(doc: Document, path: Path, section: Any) -> None:
     if isinstance(name, str) and name in OTHERS:
         raise UserError(f"{at}: {dotted}: {name!r} is {OTHERS[name]}, which this trainer does not have; {_READ}")
     if isinstance(name, str) and name in SAME:
-        section["name"], whose = SAME[name], {"gpt3": "GPT", "gptj": "GPT-J"}[SAME[name]]
-        text = f"{at}: {dotted}: {name!r} is Model Zoo's {whose} by another name; read as {SAME[name]}"
-        doc.notes.append(Note("changed", text))
+        section["name"] = SAME[name]
+        doc.notes.append(Note("changed", f"{at}: {dotted}: {name!r} is the class of {SAME[name]}, and read as that"))
     if key := next((k for k in section if k in _KEYS), None):
         at, dotted, whose = doc.mark((*path, key)), ".".join(map(str, (*path, key))), f"Model Zoo's {_KEYS[key]}"
         raise UserError(f"{at}: {dotted}: is a key of {whose}, which this trainer does not have; {_READ}")
-    other = isinstance(section.get("name"), str) and section["name"] != "gptj"
-    if other and (key := next((k for k in _SIDE_BY_SIDE if k in section), None)):
-        at, dotted, name = doc.mark((*path, key)), ".".join(map(str, (*path, key))), section["name"]
-        raise UserError(
-            f"{at}: {dotted}: is a key of Model Zoo's gptj (GPT-J, GPT-NeoX, Falcon), whose layers add attention and "
-            f"feed-forward side by side; the name here is {name}"
-        )
 
 
-def find_name(file: str, section: Mapping[str, Any]) -> str:
-    """The name of the model in a config without one: by keys that gptj alone has, else by where Model Zoo keeps it."""
+def find_name(file: str, section: dict[str, Any]) -> tuple[str, str]:
+    """The name of a model section that has none, in the older file `file`, and how it is known.
+
+    Older files leave it to the folder that their run.py lies in, NAME/configs/FILE.
+    """
+    if key := next((k for k in _OF_GPTJ if k in section), None):
+        return "gptj", f"by its {key}"
     parts = os.path.abspath(file).lower().split(os.sep)
-    if any(key in section for key in _SIDE_BY_SIDE):
-        return "gptj"
     words = re.split(r"[_.]", parts[-1].replace("gpt_neox", "gptneox"))
-    for part in [*words, *parts[-2:-4:-1]]:  # NAME/configs/FILE
-        if part in _IN_PATH:
-            return "gptj"
-        if part in OWN or part in SAME or part in ("gpt-2", "gpt-3"):
+    for part in [*words, *parts[-2:-4:-1]]:
+        if part in ("gpt2", "gpt-2", "gpt3", "gpt-3") or SAME.get(part) == "gpt3":
             break
-    return "gpt2" if any(f in ("gpt2", "gpt-2") for f in parts) or "gpt2" in parts[-1] else "gpt3"
+        if part in _IN_PATH:
+            return "gptj", f"by its path ({part})"
+    folders = [*parts[:-1], *(["gpt2"] if "gpt2" in parts[-1] else [])]
+    return ("gpt2" if {"gpt2", "gpt-2"} & set(folders) else "gpt3"), ""
 
 
 def refuse_config_json(doc: Document) -> None:

@@ -27,12 +27,12 @@ def take_new_names(data: dict, table: tuple[Renamed, ...]) -> dict:
     """`data` with today's keys and values.
 
     Raises:
-        ValueError: a key under both its names.
+        ValueError: a key under both its names, with two values.
     """
     for old, new, value in table:
         if old not in data:
             continue
-        if old != new and data[old] is not None and data.get(new) is not None:
+        if old != new and data[old] is not None and data.get(new) not in (None, value(data[old])):
             raise ValueError(f"`{old}` is the old name of `{new}`; give one of them")
         found = data[old] if data[old] is not None else data.get(new)
         data = {**{k: v for k, v in data.items() if k != old}, new: value(found)}
@@ -55,8 +55,8 @@ def rename_old(doc: Document, schema: type[BaseModel], written: Path = ()) -> No
             if old != new and new in data:
                 if written[: len(was)] == was:
                     after = merge(data[new], after)
-                elif before is not None and data[new] is not None:
-                    continue  # one file gives both: validation refuses it
+                elif before is not None and data[new] not in (None, after):
+                    continue  # one file gives both, and two values: validation refuses it
             mark = doc.mark(was)
             del data[old]
             data[new] = after

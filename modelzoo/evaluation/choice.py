@@ -15,7 +15,6 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
-from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.metrics import Values, Weights
@@ -81,10 +80,12 @@ class Choices(SingleLabel):
         return [self.answer([gold]) for gold in super().constants(golds)]
 
     def metrics(self, golds: Sequence[str], predictions: Sequence[Any], weights: Weights = None) -> Values:
-        found: Values = {}
-        for i, name in enumerate(Picked._fields):
-            found[name] = metrics.classification(golds, [p[i] for p in predictions], weights)["accuracy"]
-        return found
+        right = np.array(
+            [[p[i] == g for i in range(len(Picked._fields))] for g, p in zip(golds, predictions, strict=True)]
+        )
+        if weights is None:
+            return dict(zip(Picked._fields, map(float, right.mean(0)), strict=True))
+        return dict(zip(Picked._fields, (weights @ right / weights.sum(1, keepdims=True)).T, strict=True))
 
     def source(self, example: Example) -> Rendered:
         """The question after the description, as fine-tuning shows it: without solved examples."""
@@ -104,8 +105,12 @@ class Choices(SingleLabel):
         return self.question(example) + self.target(example) + self.template.between
 
     def shot_pool(self) -> list[Example]:
-        how = self.config.shots
-        return self.labelled(self.read(how.split, self.config.fold), how.split) if how.count else []
+        return self._known if self.config.shots.count else []
+
+    @cached_property
+    def _known(self) -> list[Example]:
+        split = self.config.shots.split
+        return self.labelled(self.read(split, self.config.fold), split)
 
     def draw_shots(self, examples: Sequence[Example], split: str) -> list[list[Example]]:
         """Solved examples for each of the examples, which are of `split`: those that lm-evaluation-harness draws.

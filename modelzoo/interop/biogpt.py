@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.interop.hf import FFN_IN, FFN_OUT, LAYER, OUTPUT, QKV
+from modelzoo.interop.hf_families import FFN_IN, FFN_OUT, LAYER, OUTPUT, QKV
 from modelzoo.names import HEAD, POSITIONS, WORDS
 from modelzoo.records import Record, check_record
 

@@ -15,7 +15,7 @@ from modelzoo.files import replacing
 from modelzoo.interop import hf, hf_config
 from modelzoo.interop.exportable import Exportable, merge_adapters, name_tokenizer, require_finite
 from modelzoo.interop.gguf_words import Words, read_words
-from modelzoo.interop.hf import BLOOM, GPT2, LLAMA, MPT, NEOX
+from modelzoo.interop.hf_families import BLOOM, GPT2, LLAMA, MPT, NEOX
 from modelzoo.progress import format_size
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # ours to ggml's

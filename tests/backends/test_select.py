@@ -160,7 +160,7 @@ def gpu(monkeypatch, device, bf16=True) -> local.Local:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch._C, "_set_cublas_allow_tf32", lambda allowed: None)
-    return local.Local(device, Backend(), Precision())
+    return local.Local(device, Backend(torch_compile=False), Precision())
 
 
 @pytest.mark.parametrize("name,chosen", [("cuda", []), ("cuda:1", [torch.device("cuda:1")])])
@@ -248,3 +248,19 @@ def test_a_pattern_is_refused_before_it_is_lowered():
             UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; leave the pattern out"
         ):
             select.csx(config(sparsity=BLOCKS).trainer.init, ".", only)
+
+
+@pytest.mark.parametrize("found,lacking", [((), "Triton and a C compiler"), (("triton",), "a C compiler"), (None, "")])
+def test_layers_are_compiled_on_a_gpu_where_that_can_be(monkeypatch, found, lacking):
+    """The default there; where it cannot be, the run says why. A CPU compiles when it is asked to."""
+    monkeypatch.setattr(local, "find_spec", lambda name: found is None or name in found)
+    monkeypatch.setattr(local.shutil, "which", lambda name: "/usr/bin/cc" if found is None else None)
+    gpu(monkeypatch, torch.device("cuda"))  # stands in for the device
+    made = local.Local(torch.device("cuda"), Backend(), Precision())
+    assert (
+        made.compiles is (found is None)
+        and [lacking in n for n in made.notes if "torch_compile" in n] == [True][: bool(lacking)]
+    )
+    assert (
+        not cpu().compiles and not local.Local(torch.device("cuda"), Backend(torch_compile=False), Precision()).compiles
+    )

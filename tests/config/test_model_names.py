@@ -1,4 +1,4 @@
-"""Model Zoo's model names: its GPT and its GPT-J by every name, and every other class refused in one line."""
+"""Model Zoo's model names: its one GPT class under every name of it, and every other class refused in one line."""
 
 import pytest
 
@@ -34,7 +34,7 @@ def refused(path, overrides=()):
 
 
 @pytest.mark.parametrize("name", SAME)
-def test_names_of_one_class_mean_the_same_model(tmp_path, name):
+def test_names_of_a_class_mean_the_same_model(tmp_path, name):
     keys = ", position_embedding_type: rotary, rotary_dim: 8, norm_type: rmsnorm, nonlinearity: swiglu"
     path = written(tmp_path, TODAY.format(name=name, sizes=SIZES, more=keys))
     same = load(written(tmp_path, TODAY.format(name=SAME[name], sizes=SIZES, more=keys), "same.yaml"), Config)
@@ -44,8 +44,7 @@ def test_names_of_one_class_mean_the_same_model(tmp_path, name):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_models_are_refused_by_name(tmp_path, name):
-    more = f", {GPTJ}"
-    path = written(tmp_path, TODAY.format(name=name, sizes=SIZES, more=more))
+    path = written(tmp_path, TODAY.format(name=name, sizes=SIZES, more=", encoder_nonlinearity: gelu"))
     assert refused(path).startswith(f"{path}:4: trainer.init.model.name: '{name}' is ")
     # what is written over it on the command line does not make it another model
     assert f"'{name}'" in refused(path, ["trainer.init.model.name=gpt3"])
@@ -54,45 +53,48 @@ def test_other_models_are_refused_by_name(tmp_path, name):
     assert not (tmp_path / "new.yaml").exists()
 
 
-SIDE_BY_SIDE = ["residual_dropout_rate: 0.0", "use_untied_layer_norm: true"]
+@pytest.mark.parametrize("key", ["encoder_num_hidden_layers: 2", "encoder_nonlinearity: gelu", "image_model: {}"])
+@pytest.mark.parametrize("text", [TODAY, OLDER])
+def test_keys_of_other_models_are_refused_for_what_they_are(tmp_path, text, key):
+    path = written(tmp_path, text.format(name="gpt3", sizes=SIZES, more=f", {key}"))
+    assert f"model.{key.partition(':')[0]}: is a key of Model Zoo's " in refused(path)
 
 
-@pytest.mark.parametrize("key", SIDE_BY_SIDE)
-def test_keys_of_parallel_layers_are_refused_under_another_name(tmp_path, key):
-    path = written(tmp_path, TODAY.format(name="gpt3", sizes=SIZES, more=f", {GPTJ}, {key}"))
-    message = refused(path)
-    assert f"{path}:4: trainer.init.model.{key.partition(':')[0]}: is a key of Model Zoo's gptj" in message
-    assert "name here is gpt3" in message
-
-
-@pytest.mark.parametrize("key", SIDE_BY_SIDE)
-def test_an_older_file_without_a_name_is_known_by_its_keys(tmp_path, key):
-    path = written(tmp_path, OLDER.format(sizes=SIZES, more=f", {GPTJ}, {key}"))
-    model = load(path, Config).trainer.init.model
-    assert model.parallel and model.tied_norms == ("norm" not in key) and model.rotary_dim == 4
-    assert model.dropout_rate == (0.0 if "dropout" in key else 0.1)
-    assert any("no name, so gptj" in note.text for note in resolve(path, Config).notes)
+def test_gptj_stays_gptj_through_every_dialect(tmp_path):
+    """Its layers are parallel: read as a GPT-3, such a file gives another model."""
+    today = load(written(tmp_path, TODAY.format(name="gptj", sizes=SIZES, more=f", {GPTJ}")), Config)
+    assert today.trainer.init.model.parallel
+    for more in ("residual_dropout_rate: 0.1", "residual_dropout_rate: 0.1, dropout_rate: 0.1"):
+        path = written(tmp_path, OLDER.format(sizes=SIZES, more=f", {GPTJ}, {more}"), "a.yaml")
+        old = load(path, Config).trainer.init.model
+        assert old.parallel and old.dropout_rate == 0.1 and old.position_embedding_type == "rotary"
+        assert any("so gptj by its residual_dropout_rate" in note.text for note in resolve(path, Config).notes)
+        convert_config(path, str(tmp_path / "new.yaml"), force=True)
+        assert load(str(tmp_path / "new.yaml"), Config).trainer.init.model == old
+    path = written(
+        tmp_path, OLDER.format(sizes=SIZES, more=", residual_dropout_rate: 0.1, dropout_rate: 0.2"), "b.yaml"
+    )
+    with pytest.raises(UserError, match="give one of them"):
+        load(path, Config)
+    neox = written(tmp_path, OLDER.format(sizes=SIZES, more=", use_untied_layer_norm: true"), "c.yaml")
+    model = load(neox, Config).trainer.init.model
+    assert model.parallel and not model.tied_norms
 
 
 @pytest.mark.parametrize(
     "folder,name",
     [
-        ("gptj/configs", "params.yaml"),
-        ("falcon/configs", "params.yaml"),
+        ("gptj/configs", "p.yaml"),
+        ("falcon/configs", "p.yaml"),
         ("my", "params_gptj_6B.yaml"),
-        ("my", "params_gpt_neox_20B.yaml"),
+        ("a", "gpt_neox_20B.yaml"),
     ],
 )
 def test_an_older_file_without_a_name_is_known_by_its_path(tmp_path, folder, name):
-    text = OLDER.format(sizes=SIZES, more=f", {GPTJ}")
-    path = written(tmp_path / folder, text, name)
+    path = written(tmp_path / folder, OLDER.format(sizes=SIZES, more=f", {GPTJ}"), name)
     assert load(path, Config).trainer.init.model.name == "gptj"
+    assert any("so gptj by its path" in note.text for note in resolve(path, Config).notes)
     assert load(path, Config, ["model.name=gpt3"]).trainer.init.model.name == "gpt3"  # a person may know better
-
-
-def test_an_older_gptj_has_no_mup(tmp_path):
-    path = written(tmp_path / "gptj", OLDER.format(sizes=SIZES, more=f", {GPTJ}, output_logits_scale: 0.5"))
-    assert "output_logits_scale" in refused(path)
 
 
 @pytest.mark.parametrize("folder", ["gpt3/configs", "llama/configs", "falcon/gpt3/configs", "falcon/a/b/c"])
@@ -102,9 +104,19 @@ def test_an_older_file_elsewhere_is_a_gpt(tmp_path, folder):
 
 
 def test_a_name_in_a_parent_file_is_refused_too(tmp_path):
-    written(tmp_path, TODAY.format(name="bert", sizes=SIZES, more=""), "base.yaml")
+    written(tmp_path, TODAY.format(name="t5", sizes=SIZES, more=""), "base.yaml")
     path = written(tmp_path, "extends: base.yaml\ntrainer: {init: {seed: 1}}\n", "child.yaml")
-    assert "base.yaml:4: trainer.init.model.name: 'bert'" in refused(path)
+    assert "base.yaml:4: trainer.init.model.name: 't5'" in refused(path)
+
+
+def test_optimizers_are_known_without_their_capitals(tmp_path):
+    """As Model Zoo's own files of 2.10 write them."""
+    text = TODAY.format(name="gpt3", sizes=SIZES, more="")
+    path = written(tmp_path, text.replace("AdamW: {lr: 1e-3}", "adamw: {lr: 1e-3, eps: 0}"))
+    with pytest.raises(UserError, match=r":5: trainer\.init\.optimizer\.AdamW\.eps: "):  # the line stays known
+        load(path, Config)
+    path = written(tmp_path, text.replace("AdamW", "adamw"))
+    assert load(path, Config) == load(written(tmp_path, text, "same.yaml"), Config)
 
 
 def test_a_config_json_is_no_config(tmp_path):

@@ -37,6 +37,14 @@ def test_links_and_anchors_lead_somewhere(page):
             assert anchor in pages.anchors(target), f"{name(page)}: {link}: no such heading in {name(target)}"
 
 
+def test_what_users_read_names_no_folder_of_ours():
+    """Data is where the user has it: configs, scripts and pages point to nothing outside the folder they work in."""
+    rooms = [REPO / room for room in ("configs", "docs", "scripts", "benchmarks", "modelzoo", "data_preprocessing")]
+    texts = [p for room in rooms for p in room.rglob("*") if p.suffix in (".yaml", ".md", ".sh", ".py", ".ipynb")]
+    found = [name(p) for p in (*texts, *pages.TOP, REPO / "Makefile") if "../shared" in _text(p)]
+    assert len(texts) > 300 and found == []
+
+
 def test_every_page_is_reached_from_the_readme():
     seen, todo = set(), [REPO / "README.md"]
     while todo:

@@ -21,8 +21,11 @@ def model(up: Upgrade, optimizer: dict[str, Any]) -> None:
     _renamed(up, rest)
     _boolean_like(up, rest)
     if "name" not in rest:
-        rest = {"name": find_name(up.doc.mark(()).file, rest), **rest}
-        up.note("assumed", ("model",), f"no name, so {rest['name']} (else --set trainer.init.model.name=gpt2)")
+        name, known = find_name(up.doc.mark(()).file, rest)
+        rest = {"name": name, **rest}
+        other = "gpt2" if name != "gpt2" else "gpt3"
+        known = f" {known}" if known else ""
+        up.note("assumed", ("model",), f"no name, so {name}{known} (else --set trainer.init.model.name={other})")
     if "dropout_rate" in rest and "attention_dropout_rate" not in rest:
         rest["attention_dropout_rate"] = None  # then dropout_rate holds in attention too
     _mup(up, rest, optimizer)
@@ -72,9 +75,6 @@ def _mup(up: Upgrade, rest: dict[str, Any], optimizer: dict[str, Any]) -> None:
     adjust = optimizer.get("adjust_learning_rate") or {}
     scale = rest.pop("output_logits_scale", None)
     path = ("model", "output_logits_scale")
-    if scale is not None and rest["name"] == "gptj":
-        up.refuse(path, "is muP's field of GPT; a GPT-J of these releases had no muP")
-        return
     if scale is not None and not (isinstance(scale, int | float) and scale > 0):
         up.refuse(path, f"takes a positive number, got {scale!r}")
         return

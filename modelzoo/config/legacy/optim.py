@@ -6,6 +6,7 @@ from typing import Any
 from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy.base import Upgrade, remark
 from modelzoo.config.patterns import REGULAR
+from modelzoo.config.yaml12 import Document, Note
 
 CLASSES = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 NAMES = {  # older names of optimizer arguments
@@ -53,6 +54,21 @@ SCHEDULE_NAMES = {
     "t_0": "T_0",
     "t_mult": "T_mult",
 }
+
+
+def spell_class(doc: Document) -> None:
+    """Read `adamw` as `AdamW`, which some of Model Zoo's files of releases 2.4 to 2.10 write so."""
+    init = doc.data.get("trainer", {}) if isinstance(doc.data, dict) else {}
+    init = init.get("init") if isinstance(init, dict) else None
+    found = init.get("optimizer") if isinstance(init, dict) else None
+    if not isinstance(found, dict) or len(found) != 1:
+        return
+    (given,) = found
+    if isinstance(given, str) and (name := CLASSES.get(given)) is not None:
+        path = ("trainer", "init", "optimizer")
+        found[name] = found.pop(given)
+        remark(doc, (*path, given), (*path, name))
+        doc.notes.append(Note("moved", f"{doc.mark((*path, given))}: {'.'.join(path)}.{given}: is now {name}"))
 
 
 def optimizer(up: Upgrade) -> None:

@@ -27,6 +27,7 @@ def upgrade_config(doc: Document) -> None:
     if not is_older(doc):
         settle_name(doc, model.PLACE, model.find_section(doc))
         model.precision_in_model(doc)
+        optim.spell_class(doc)
         return
     settle_name(doc, ("model",), doc.data.get("model"))
     keep_last(doc)
