@@ -123,8 +123,6 @@ def test_relative_positions_are_refused():
         ({"extra_attention_params": {"groups": 1}}, "groups"),
         ({**GROUPED, "extra_attention_params": {"num_kv_groups": 4}}, "must divide num_heads"),
         ({"use_untied_layer_norm": True}, "gptj"),
-        ({"residual_dropout_rate": 0.1}, "residual_dropout_rate"),
-        ({"name": "gptj", "rotary_dim": 2, "residual_dropout_rate": 0.1, "dropout_rate": 0.2}, "give one of them"),
         ({"pos_scaling_type": "llama3"}, "llama3 is for rotary"),
         ({**TURNED, "pos_scaling_type": "YaRN"}, "'YaRN'"),
         ({**TURNED, "pos_scaling_extra_args": {"low_freq_factor": 2.0}}, "pos_scaling_type: llama3"),
@@ -141,8 +139,7 @@ def test_a_gptj_has_the_zoos_defaults_and_others_theirs():
     assert found.parallel and found.tied_norms and found.scale_qk_dot_by_d is False
     asked = model(name="gptj", position_embedding_type="learned", use_ffn_bias=True, embedding_dropout_rate=0.3)
     assert asked.position_embedding_type == "learned" and asked.use_ffn_bias and asked.embedding_dropout_rate == 0.3
-    ours, zoos = (model(name="gptj", rotary_dim=2, **{key: 0.25}) for key in ("dropout_rate", "residual_dropout_rate"))
-    assert ours == zoos and ours.dropout_rate == 0.25 and not model().parallel
+    assert model(residual_dropout_rate=0.25) == model(dropout_rate=0.25) and not model().parallel
 
 
 def test_a_model_without_later_parts_is_written_as_before():
