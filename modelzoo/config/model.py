@@ -1,5 +1,6 @@
 """The `model` section: every field of Model Zoo's gpt2/gpt3 and gptj configs, honoured or refused by name."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -263,7 +264,7 @@ class GPTConfig(Section):
         return self.mup_base_hidden_size is not None
 
 
-LATER = (
+LATER = (  # left out of what is written, where idle
     *("attention_module", "extra_attention_params", "use_untied_layer_norm"),
     *("pos_scaling_type", "pos_scaling_extra_args"),
 )
@@ -275,3 +276,28 @@ MUP_GROUPS = {
     "decoder_input_ffn": ("*decoder*ffn.ffn.[!1]*weight",),
     "decoder_output_ffn": ("*decoder*ffn.ffn.[1]*weight",),
 }
+# Model fields that a resumed run may change: they act on training alone, or not on the values.
+TRAINING_ONLY = {
+    *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
+    *("lr_adjustment_groups", "compute_eval_metrics", "initializer_range", "max_position_embeddings"),
+    *("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
+}
+
+
+def find_difference(saved: Mapping[str, Any], model: GPTConfig) -> tuple[str, Any, Any] | None:
+    """The first key, with both values, by which a written model section computes something else than `model`.
+
+    Keys that `saved` does not name are as `model` has them, but for those of later architectures, which are left out
+    where idle.
+    """
+    idle: dict[str, Any] = {}
+    for key in LATER:
+        default = GPTConfig.model_fields[key].default
+        idle[key] = default.model_dump(mode="json") if isinstance(default, Section) else default
+    theirs, ours = {**idle, **saved}, model.model_dump(mode="json")
+    if "name" in saved and (saved["name"] == "gptj") != model.parallel:  # gpt2 and gpt3 are one
+        return "name", saved["name"], model.name
+    for key, value in {**ours, **{k: v for k, v in idle.items() if k not in ours}}.items():
+        if key in theirs and theirs[key] != value and key not in TRAINING_ONLY and "initializer" not in key:
+            return key, theirs[key], value
+    return None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.model import GPTConfig, find_difference
 from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
 from modelzoo.models.shapes import list_parameters, list_with_adapters
@@ -75,14 +75,6 @@ def _keep(run: TrainState, x: Tensor) -> Tensor:
     if run.shares is None:
         return x
     return x.cpu() if run.shares.ranks.first else x.new_empty(0, device="cpu")
-
-
-# Model fields that a resumed run may change: they act on training alone, or not on the values.
-TRAINING_ONLY = {
-    *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
-    *("lr_adjustment_groups", "compute_eval_metrics", "initializer_range", "max_position_embeddings"),
-    *("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
-}
 
 
 @torch.no_grad()
@@ -224,12 +216,12 @@ def _check_shapes(path: str, shapes: Mapping[str, torch.Size], saved: Mapping[st
 
 def _check_config(path: str, saved: Mapping[str, Any], model: GPTConfig) -> None:
     """The same shapes may still be another function: other heads, another activation, other positions."""
-    for key, ours in model.model_dump(mode="json").items():
-        if key in saved and saved[key] != ours and key not in TRAINING_ONLY and "initializer" not in key:
-            raise UserError(
-                f"{path}: was trained with model.{key} {saved[key]}, the config says {ours}; take the checkpoint's "
-                "value, or keep yours with --disable_strict_checkpoint_loading"
-            )
+    if different := find_difference(saved, model):
+        key, theirs, ours = different
+        raise UserError(
+            f"{path}: was trained with model.{key} {theirs}, the config says {ours}; take the checkpoint's value, or "
+            "keep yours with --disable_strict_checkpoint_loading"
+        )
 
 
 def _check_scale(path: str, saved: LoRAFacts | None, init: Init) -> None:
