@@ -114,6 +114,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
+    p.add_argument("--json", action="store_true", help="plan: the figures as JSON")
     p.add_argument("--engine", choices=["local", "ray"], help="study: where its runs go (local)")
 
 
@@ -373,15 +374,19 @@ def find_gpu_driver() -> bool:
 
 def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) -> None:
     from modelzoo.planning.plan import find_kind, make_plan
-    from modelzoo.planning.plan_text import describe_plan
+    from modelzoo.planning.plan_text import describe_as_json, describe_plan
     from modelzoo.planning.problems import find_problems
     from modelzoo.training.run_folder import RunFolder
 
     init = config.trainer.init
     folder = RunFolder.of(init, args.model_dir or init.model_dir)
     there = "holds a run already, which -m train resumes" if folder.begun else "new"
-    print("\n".join([describe_plan(config, args.target, args.devices), f"run        {folder.path}: {there}", *notes]))
     plan = make_plan(config, args.target)
+    if args.json:
+        print(describe_as_json(config, plan, notes))
+    else:
+        text = describe_plan(config, args.target, args.devices)
+        print("\n".join([text, f"run        {folder.path}: {there}", *notes]))
     if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not find_gpu_driver()):
         sys.stdout.flush()
         raise UserError("\n".join(problems))

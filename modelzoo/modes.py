@@ -30,7 +30,7 @@ MODES = {
     "plan": Mode(
         "what a config means: parameters, masks, FLOPs, memory, arithmetic, and what would stop the run; no torch",
         "-p configs/quickstart/s75.yaml -m plan",
-        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "devices", "model_dir", *CLUSTER),
+        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "devices", "model_dir", "json", *CLUSTER),
     ),
     "train": Mode(
         "pre-train, or resume a run",

@@ -12,6 +12,7 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("modelzoo.verbs", 11), ("modelzoo.tasks", 10),
     ("modelzoo.study", 9), ("modelzoo.finetuning", 9), ("modelzoo.scoring", 9),
     ("modelzoo.generation", 9),
+    ("modelzoo.starting", 8),
     ("modelzoo.interop", 8), ("modelzoo.planning", 7), ("modelzoo.training", 6), ("modelzoo.backends", 5),
     ("modelzoo.evaluation", 4), ("modelzoo.train_state", 4),
     ("modelzoo.models", 3), ("modelzoo.data", 3), ("modelzoo.optim", 3), ("modelzoo.sparsity", 3),

@@ -55,7 +55,7 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     kind, loc, value, ctx = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
     dotted = ".".join(map(str, path)) or "config"
     if kind == "extra_forbidden":
-        here, key = _models_at(schema, loc[:-1]), str(loc[-1])
+        here, key = models_at(schema, loc[:-1]), str(loc[-1])
         if refused := next((why for m in here if (why := getattr(m, "refused", {}).get(key))), None):
             return f"{dotted}: ", f"{format_value(value)} asks for {refused}, which this trainer does not have", ""
         known = sorted({f.alias or n for m in here for n, f in m.model_fields.items()})
@@ -151,7 +151,7 @@ def _path_in_data(loc: tuple, data: object) -> Path:
     return tuple(path)
 
 
-def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
+def models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
     """The models that `loc` may hold (pydantic's path, union tags included)."""
     candidates: list = [schema]
     for part in loc:

@@ -1,5 +1,6 @@
 """The `model` section: every field of Model Zoo's gpt2/gpt3 and gptj configs, honoured or refused by name."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -20,6 +21,7 @@ from modelzoo.config.base import (
 from modelzoo.config.initializer import Initializer
 from modelzoo.config.not_supported import NOT_SUPPORTED
 from modelzoo.config.patterns import check_syntax
+from modelzoo.config.renamed import Renamed
 
 
 def _idle(key: str, value: Any) -> bool:
@@ -69,6 +71,8 @@ class GPTConfig(Section):
     The names `gpt2` and `gpt3` are the same model. In `gptj` attention and feed-forward of a layer read the same input,
     and their outputs are added together (GPT-J; with `use_untied_layer_norm`, GPT-NeoX).
     """
+
+    renamed: ClassVar[tuple[Renamed, ...]] = (Renamed("residual_dropout_rate", "dropout_rate", lambda v: v),)
 
     name: Literal["gpt2", "gpt3", "gptj"] = "gpt3"
 
@@ -156,14 +160,9 @@ class GPTConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _keys_of_gptj(cls, value: Any) -> Any:
+    def _defaults_of_gptj(cls, value: Any) -> Any:
         if not isinstance(value, dict) or value.get("name") != "gptj":
             return value
-        if "residual_dropout_rate" in value:  # its name of the same
-            if value.get("dropout_rate", value["residual_dropout_rate"]) != value["residual_dropout_rate"]:
-                raise ValueError("residual_dropout_rate is gptj's name of dropout_rate; give one of them")
-            value = {**value, "dropout_rate": value["residual_dropout_rate"]}
-            del value["residual_dropout_rate"]
         missing = {k: v for k, v in GPTJ.items() if k not in value}
         if "embedding_dropout_rate" in value:
             missing.pop("embd_pdrop", None)
@@ -265,7 +264,7 @@ class GPTConfig(Section):
         return self.mup_base_hidden_size is not None
 
 
-LATER = (
+LATER = (  # left out of what is written, where idle
     *("attention_module", "extra_attention_params", "use_untied_layer_norm"),
     *("pos_scaling_type", "pos_scaling_extra_args"),
 )
@@ -277,3 +276,28 @@ MUP_GROUPS = {
     "decoder_input_ffn": ("*decoder*ffn.ffn.[!1]*weight",),
     "decoder_output_ffn": ("*decoder*ffn.ffn.[1]*weight",),
 }
+# Model fields that a resumed run may change: they act on training alone, or not on the values.
+TRAINING_ONLY = {
+    *("name", "dropout_rate", "embedding_dropout_rate", "attention_dropout_rate", "loss_scaling", "loss_weight"),
+    *("lr_adjustment_groups", "compute_eval_metrics", "initializer_range", "max_position_embeddings"),
+    *("fold_rope_consts", "attention_kernel", "attention_softmax_fp32"),
+}
+
+
+def find_difference(saved: Mapping[str, Any], model: GPTConfig) -> tuple[str, Any, Any] | None:
+    """The first key, with both values, by which a written model section computes something else than `model`.
+
+    Keys that `saved` does not name are as `model` has them, but for those of later architectures, which are left out
+    where idle.
+    """
+    idle: dict[str, Any] = {}
+    for key in LATER:
+        default = GPTConfig.model_fields[key].default
+        idle[key] = default.model_dump(mode="json") if isinstance(default, Section) else default
+    theirs, ours = {**idle, **saved}, model.model_dump(mode="json")
+    if "name" in saved and (saved["name"] == "gptj") != model.parallel:  # gpt2 and gpt3 are one
+        return "name", saved["name"], model.name
+    for key, value in {**ours, **{k: v for k, v in idle.items() if k not in ours}}.items():
+        if key in theirs and theirs[key] != value and key not in TRAINING_ONLY and "initializer" not in key:
+            return key, theirs[key], value
+    return None

@@ -1,8 +1,8 @@
 """Model Zoo's model names: those that mean one of the two classes that are read, and those of others, refused by name.
 
 Model Zoo has one GPT class under many names: `models/nlp/NAME/model.py` of releases 2.4 to 2.10 derives each of them
-from `Gpt2Model` (falcon from `GptjModel`) and changes nothing, and before, their run.py called that class itself.
-`OTHERS` are other classes; what a key of theirs means is not what the same key means here, so not one of them is read.
+from `Gpt2Model` (falcon and gpt-neox from `GptjModel`) and changes nothing, and before, their run.py called that class
+itself. `OTHERS` are other classes; what a key of theirs means is not what the same key means here, so not one is read.
 """
 
 import os

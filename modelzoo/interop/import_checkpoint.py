@@ -12,7 +12,7 @@ from torch import Tensor
 from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load, resolve, validate
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.model import GPTConfig, find_difference
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import hub
@@ -76,6 +76,9 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
     sections = [s for s in mdl_state.SECTIONS if not (weights_only and s == "optimizer")]
     dataset, why = _dataset(config)
     files, state = mdl_state.convert_from_zoo(source, mdl.read(source, sections), init, dataset)
+    if different := find_difference(state["model"], init.model):
+        key, theirs, ours = different
+        raise UserError(f"{source}: was trained with model.{key} {theirs}, {params} says {ours}; take the file's value")
     if weights_only:
         files = {"model": files["model"], "optimizer": {}}
     path = _write(out, files, state, config)
@@ -126,7 +129,7 @@ def _hf(source: str, out: str, params: str | None) -> str:
         weights = convert(tensors, c)
         found = convert(masks, c) if (masks := _masks(source)) else {}
     except UserError as e:
-        raise UserError(f"{source}: {str(e).removeprefix(f'{source}: ')}") from None
+        raise (e if str(e).startswith(source) else UserError(f"{source}: {e}")) from None
     check_weights({n: x.shape for n, x in weights.items()}, c, source)
     for name, x in found.items():
         if name not in weights or x.shape != weights[name].shape:

@@ -20,11 +20,21 @@ def corrects_bias(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class RegrownWeights:
-    """The births of regrown weights, and Adam's bias correction by their own age (`optim.ages`), as in a run."""
+    """The births of regrown weights, and Adam's bias correction by their own age (`optim.ages`), as in a run.
+
+    Raises:
+        UserError: a group asks for a warm-up of regrown weights, and the optimizer is another.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, groups: Iterable[Group]):
-        self._optimizer, self._ages = optimizer, OwnAges()
-        known = corrects_bias(optimizer)
+        groups, known = list(groups), corrects_bias(optimizer)
+        warmup = {p.weight: n for g in groups if (n := g.algorithm.warmup) for p in g.parameters}
+        if warmup and not known:
+            raise UserError(
+                f"sparsity.regrow_warmup: {type(optimizer).__name__} is not torch's Adam or AdamW, whose moments it "
+                "scales; leave it out"
+            )
+        self._optimizer, self._ages = optimizer, OwnAges(warmup)
         self._parameters = [p for g in groups if known and g.algorithm.ages for p in g.parameters]
         self._parameters = [p for p in self._parameters if p.weight.requires_grad and p.weight.is_contiguous()]
         self._born = {p.weight: torch.zeros_like(p.weight, dtype=torch.int32) for p in self._parameters}

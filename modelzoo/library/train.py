@@ -50,6 +50,8 @@ def train(
     """
     if not isinstance(config, str | os.PathLike | Mapping):
         raise UserError(f"config: takes a YAML file or a mapping, got {type(config).__name__}")
+    if target not in ("CSX", "GPU", "CPU", "auto"):
+        raise UserError(f"target: takes CSX, GPU, CPU or auto, got {target!r}")
     with tempfile.TemporaryDirectory(prefix="mediswift-") as folder:
         path = _write_config(config, folder) if isinstance(config, Mapping) else os.fspath(config)
         settings = _list_settings(set)

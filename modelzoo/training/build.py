@@ -78,11 +78,12 @@ def build_run(config: Config, choice: Choice, may_shard: bool = False) -> TrainS
         why = "there is but one" if backend.ranks.size == 1 else "parallel: shard is for pre-training"
         sparsity.notes.append(f"storage    each process holds all: {why}")
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
+    warmup = sparsity.list_warmups()
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct_rates(sparsity, ratios)
     kinds = {n: s.kind for n, s in shapes.items()}
     held = model if shares is None else shares.parameters
-    optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios)
+    optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios, warmup)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, shares, config=config)
 

@@ -238,15 +238,28 @@ def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
     assert select.select_device("auto", init, trains_alone=True).fallback == f"CSX: {words}; running on GPU"
     with pytest.raises(UserError) as e:
         select.select_device("CSX", init)
-    assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"
+    assert str(e.value) == f"CSX: {words}; change it, or train with GPU or CPU"
+
+
+@pytest.mark.parametrize("section,name", [
+    ({"algorithm": "chts", "sparsity": 0.5}, "trainer.init.sparsity.algorithm: chts"),
+    ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 5}, "trainer.init.sparsity.regrow_warmup"),
+    ({"algorithm": "gmp", "sparsity": {"type": "sigmoid", "final": 0.5, "end": 5}}, "of type sigmoid"),
+])  # fmt: skip
+def test_the_wafer_takes_cerebras_pytorchs_own_algorithms_alone(machine, section, name):
+    machine(csx=True, gpu=True)
+    init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
+    why = select.explain_structured(init)
+    assert why is not None and name in why
+    assert select.select_device("auto", init, trains_alone=True).fallback is not None
+    with pytest.raises(UserError, match=r"CSX: cerebras\.pytorch.*; change it, or train with GPU or CPU"):
+        select.select_device("CSX", init)
 
 
 def test_a_pattern_is_refused_before_it_is_lowered():
     """With or without the client library at hand."""
     for only in ("validate", "compile"):
-        with pytest.raises(
-            UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; leave the pattern out"
-        ):
+        with pytest.raises(UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; change it"):
             select.csx(config(sparsity=BLOCKS).trainer.init, ".", only)
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve
+from modelzoo.config.model import GPTConfig, find_difference
 from modelzoo.config.model_names import OTHERS, SAME
 from modelzoo.config.trainer import Config
 from modelzoo.tasks.convert_config import convert_config
@@ -115,6 +116,29 @@ def test_a_name_in_a_parent_file_is_refused_too(tmp_path):
     written(tmp_path, TODAY.format(name="t5", sizes=SIZES, more=""), "base.yaml")
     path = written(tmp_path, "extends: base.yaml\ntrainer: {init: {seed: 1}}\n", "child.yaml")
     assert "base.yaml:4: trainer.init.model.name: 't5'" in refused(path)
+
+
+ROTARY = {"position_embedding_type": "rotary", "scale_qk_dot_by_d": False, "embd_pdrop": 0.1, "hidden_size": 96}
+
+
+@pytest.mark.parametrize(
+    "saved,ours,key",
+    [
+        ({"name": "gptj", "use_untied_layer_norm": True}, {"name": "gpt3"}, "name"),
+        ({"name": "gptj"}, {"name": "gptj", "use_untied_layer_norm": True}, "use_untied_layer_norm"),
+        ({"pos_scaling_type": "llama3", "pos_scaling_factor": 8.0}, {"pos_scaling_factor": 8.0}, "pos_scaling_type"),
+        ({"num_heads": 6}, {"num_heads": 12}, "num_heads"),
+        ({"name": "gpt2", "dropout_rate": 0.2}, {"name": "gpt3"}, None),
+        ({}, {"initializer": {"name": "normal", "std": 0.1}}, None),
+    ],
+)
+def test_what_computes_something_else_is_found_both_ways(saved, ours, key):
+    """Keys of later architectures are not written where idle, and count all the same."""
+    a, b = (GPTConfig.model_validate({**ROTARY, "use_ffn_bias": True, **fields}) for fields in (saved, ours))
+    for first, second in ((a, b), (b, a)):
+        found = find_difference(first.model_dump(mode="json"), second)
+        assert (found and found[0]) == key
+    assert find_difference({}, GPTConfig()) is None  # what an older file does not name is as it was
 
 
 def test_optimizers_are_known_without_their_capitals(tmp_path):

@@ -1,6 +1,8 @@
 """What the how-to pages show works as shown."""
 
 import re
+import subprocess
+import sys
 import textwrap
 
 import torch
@@ -52,3 +54,11 @@ def test_the_task_and_the_template_of_the_page_are_the_files():
     assert task == on_disk and Task.model_validate(task)
     path = (REPO / "configs" / "eval" / on_disk["template"]).resolve()
     assert template == yaml.safe_load(path.read_text()) and Template.model_validate(template)
+
+
+def test_the_drawing_is_the_codes_and_the_nine_files_are_there():
+    page = (REPO / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    assert subprocess.run([sys.executable, REPO / "scripts" / "drawing.py", "--check"], check=False).returncode == 0
+    named = set(re.findall(r"`(\w+/\w+\.py)`", page)) - {"scripts/drawing.py"}
+    assert len(re.findall(r"^\d\. \*\*`", page, re.M)) == 9
+    assert [f for f in named if not (REPO / "modelzoo" / f).exists() and not (REPO / f).exists()] == []

@@ -55,7 +55,11 @@ def test_readme_works_line_by_line(tmp_path, monkeypatch, capsys):
         words = ["CPU" if w == "GPU" else w for w in words if w != STEPS]
         words = [w for w, after in zip(words, [*words[1:], ""]) if not (w == after == "--set")]
         code = data_cli.main(words[3:]) if words[1] == "-m" else cli.main(words[2:])
-        assert not code, (command.text, capsys.readouterr().err)
+        errors = [e for e in capsys.readouterr().err.splitlines() if e.startswith("error: ")]
+        if "configs/mediswift" in line:  # whose data nobody has here: a plan says so
+            assert code == 2 and all("no such data folder" in e for e in errors)
+            continue
+        assert not code, (command.text, errors)
         ran.append(line)
     assert len(ran) > 12
     assert {"s75", "dense", "rigl75", "pubmedqa"} <= {p.name for p in (tmp_path / "runs").iterdir()}

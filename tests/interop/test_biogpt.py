@@ -109,6 +109,16 @@ def test_a_config_that_lies_is_refused_in_one_line(folder, tmp_path, capsys, cha
     assert [p.name for p in tmp_path.iterdir()] == ["in"]
 
 
+def test_a_shard_that_lacks_is_named_once(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "in")
+    (tmp_path / "in/model.safetensors").unlink()
+    index = {"weight_map": dict.fromkeys(load_file(folder / "model.safetensors"), "model-1.safetensors")}
+    (tmp_path / "in/model.safetensors.index.json").write_text(json.dumps(index))
+    assert run("import", tmp_path / "in", tmp_path / "run") == 2
+    assert capsys.readouterr().err == f"error: {tmp_path}/in/model-1.safetensors: missing\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_do_not_fit_are_refused(folder, tmp_path, capsys):
     shutil.copytree(folder, tmp_path / "in")
     weights = load_file(folder / "model.safetensors")

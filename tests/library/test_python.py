@@ -136,7 +136,7 @@ def test_what_is_wrong_with_a_run_is_raised(world):
     refused("set: takes a mapping", mapping, "trainer.init.seed=1")
     refused("set: holds what YAML does not", mapping, {"trainer.init.seed": object()})
     refused("no such data folder", mapping, {"trainer.fit.train_dataloader.data_dir": str(world / "nowhere")})
-    refused("takes CPU|invalid choice: 'TPU'", mapping, target="TPU")
+    refused("target: takes CSX, GPU, CPU or auto, got 'TPU'", mapping, target="TPU")
 
 
 # --- load

@@ -1,5 +1,7 @@
 """A plan ends on the lines on which the run would end, and on none where it would go on."""
 
+import json
+
 import pytest
 
 from modelzoo import host
@@ -74,3 +76,13 @@ def test_a_rate_that_no_adam_trains_with_is_noted(run):
 def test_another_kind_of_file_is_named(file, words, mode, capsys):
     assert main(["-p", file, "-m", mode]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_json_has_the_figures_of_the_plan(run, capsys):
+    run("plan", init={"sparsity": 0.5})
+    assert main(["CPU", "plan", "c.yaml", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["parameters"]["masked"] == 2 * (4 * 16 * 16 + 2 * 16 * 32)
+    assert found["parameters"]["total"] - found["parameters"]["live"] == found["parameters"]["masked"] // 2
+    assert found["steps"] == 1 and found["tokens"] == 4 * 12 and {d["found"] for d in found["data"]} == {True}
+    assert found["flops"]["as_scheduled"] < found["flops"]["dense"] and sum(found["memory"].values()) > 0

@@ -46,6 +46,8 @@ KINDS = {
     "packed": {"sparsity": {"sparsity": 0.75, "block": [4, 4], "storage": "packed"}},
     "packed_rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "storage": "packed",
                                  "update": {"freq": 9}}},
+    "mest": {"sparsity": {"algorithm": "mest", "sparsity": 0.5, "update": {"freq": 9}, "gamma": 1.0,
+                          "regrow_warmup": 12}},
 }  # fmt: skip
 
 
@@ -68,7 +70,8 @@ def write_config(data: Path, path: Path, **init) -> Path:
 
 def read_checkpoint(folder: Path, step: int = STEPS) -> dict[str, torch.Tensor]:
     found = {}
-    for stem in ("model", "optimizer"):
+    files = (folder / f"checkpoints/step_{step}").glob("*.safetensors")
+    for stem in sorted(f.stem for f in files):
         for name, x in safetensors.torch.load_file(folder / f"checkpoints/step_{step}/{stem}.safetensors").items():
             found[f"{stem}/{name}"] = x
     return found
