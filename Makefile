@@ -1,5 +1,5 @@
 # make demo   environment, a small corpus, dense and 75 % sparse pre-training, and the comparison (ten minutes, two cores)
-# make test   the tests (the ones on real data run where ../shared/data lies)
+# make test   the tests (the ones on real data run where MEDISWIFT_SHARED names their folder)
 # make help   the rest
 
 PYTHON ?= python3
@@ -73,7 +73,7 @@ test-aarch64: env-test ## the C++ kernels compiled for AArch64 and held to float
 	$(PY) -m pytest tests/kernels/aarch64/check_kernels.py
 
 test-gpu: env-test ## what only a GPU can show: training, kernels, memory and checkpoints on it (two minutes)
-	$(PY) -m pytest tests/gpu --durations=15 $(TESTS)
+	$(PY) -m pytest $(or $(TESTS),tests/gpu) --durations=15
 
 test-ray: env-test ## `--engine ray` on a cluster of two nodes of this machine, with Ray installed (70 MB)
 	@$(PIP) --no-build-isolation --editable '.[ray]'

@@ -1,6 +1,6 @@
 """How fast PubMed XML becomes HDF5, per CPU-second, against the parts that people put together for it today.
 
-    python benchmarks/preprocess.py --data ../shared/data --rounds 5
+    python benchmarks/preprocess.py --data biomedical --rounds 5
 
 Three corpora without a repeated text: `as-is` (the wrapped abstracts: mostly text), `baseline` (each abstract, and
 paragraphs of full texts, inside the metadata of a real citation, about 8 kB a record as in NLM's baseline) and `jats`

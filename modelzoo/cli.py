@@ -3,14 +3,16 @@
 import argparse
 import difflib
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
 from modelzoo import entry, modes, processes, progress, verbs, version
-from modelzoo.config.arguments import Parser, Settings, count, positive_int
+from modelzoo.config.arguments import DEVICES, Parser, Settings, count, device, positive_int
 from modelzoo.config.errors import UserError
 from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
+from modelzoo.words import complete_words
 
 if TYPE_CHECKING:
     from modelzoo.config.trainer import Config
@@ -49,7 +51,8 @@ def parser() -> argparse.ArgumentParser:
         "target",
         nargs="?",
         default="auto",
-        choices=["CSX", "GPU", "CPU", "auto"],
+        type=device,
+        choices=DEVICES,
         help="device; auto (default) takes the config's and falls back CSX, GPU, CPU, saying so",
     )
     _add_run_flags(p)
@@ -110,6 +113,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="study: run share I of N (default: what a Slurm array or torchrun says, else all)",
     )
+    p.add_argument("--json", action="store_true", help="plan: the figures as JSON")
     p.add_argument("--engine", choices=["local", "ray"], help="study: where its runs go (local)")
 
 
@@ -118,7 +122,7 @@ def _add_score_flags(p: argparse.ArgumentParser) -> None:
     task.add_argument(
         "--tasks", metavar="A,B", help="files like configs/eval/pubmedqa.yaml, their bare names, or lm_eval:TASK"
     )
-    task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own")
+    task.add_argument("--data_dir", metavar="DIR", help="the tasks' data, instead of their files' own; finetune's too")
     task.add_argument("--split", choices=["train", "dev", "test"], help="default: test where it is at hand, else dev")
     task.add_argument("--eval_batch_size", type=positive_int, metavar="N", help="rows at once (8)")
     task.add_argument("--shots", type=count, metavar="N", help="solved examples before each question (the task's)")
@@ -146,6 +150,8 @@ def overrides(args: argparse.Namespace) -> list[str]:
     for key in (*lengths, "eval_steps", "eval_frequency"):
         if (value := getattr(args, key)) is not None:
             found.append(f"trainer.init.loop.{key}={value}")
+    if args.mode == "finetune" and args.data_dir is not None:
+        found.append(f"trainer.finetune.data_dir={json.dumps(args.data_dir)}")
     if args.seed is not None:
         found.append(f"trainer.init.seed={args.seed}")
     if args.logging is not None:
@@ -170,8 +176,12 @@ def states(text: str | None) -> tuple[str, ...]:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    words = sys.argv[1:] if argv is None else argv
+    given = sys.argv[1:] if argv is None else argv
     processes.end_with_launcher()
+    try:
+        words = complete_words(given)
+    except UserError:
+        words = list(given)  # `run_words` raises it again, and the command ends on it as on any other
     rank = processes.find_rank()[0] if _find_mode(words) in modes.JOINED else 0
     kept = "nothing was stored" if words[:1] == ["generate"] else "the last checkpoint is whole"
     return entry.run_command(lambda: run_words(words), words, kept, lambda: _only_prints(words), rank)
@@ -201,6 +211,7 @@ def run_words(argv: list[str]) -> int | None:
     Raises:
         UserError, OSError: as a caller of one's own has to end on them; `main` prints them.
     """
+    argv = complete_words(argv)
     if argv[:1] and argv[0] in verbs.VERBS:
         _note_alone(argv[0])
         verbs.run(argv)
@@ -355,14 +366,29 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     return doc, config
 
 
+def find_gpu_driver() -> bool:
+    """Whether a GPU may be here, as far as can be known without torch."""
+    return shutil.which("nvidia-smi") is not None
+
+
 def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) -> None:
-    from modelzoo.planning.plan_text import describe_plan
+    from modelzoo.planning.plan import find_kind, make_plan
+    from modelzoo.planning.plan_text import describe_as_json, describe_plan
+    from modelzoo.planning.problems import find_problems
     from modelzoo.training.run_folder import RunFolder
 
     init = config.trainer.init
     folder = RunFolder.of(init, args.model_dir or init.model_dir)
     there = "holds a run already, which -m train resumes" if folder.begun else "new"
-    print("\n".join([describe_plan(config, args.target, args.devices), f"run        {folder.path}: {there}", *notes]))
+    plan = make_plan(config, args.target)
+    if args.json:
+        print(describe_as_json(config, plan, notes))
+    else:
+        text = describe_plan(config, args.target, args.devices)
+        print("\n".join([text, f"run        {folder.path}: {there}", *notes]))
+    if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not find_gpu_driver()):
+        sys.stdout.flush()
+        raise UserError("\n".join(problems))
 
 
 def _try_step(args: argparse.Namespace, config: "Config", options: "Options") -> None:

@@ -28,9 +28,9 @@ class Mode(NamedTuple):
 
 MODES = {
     "plan": Mode(
-        "what a config means: parameters, masks, FLOPs, memory, arithmetic; needs neither torch nor data",
+        "what a config means: parameters, masks, FLOPs, memory, arithmetic, and what would stop the run; no torch",
         "-p configs/quickstart/s75.yaml -m plan",
-        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "devices", "model_dir", *CLUSTER),
+        (*SHAPE, *LENGTH, *ASSESS, "checkpoint_path", "devices", "model_dir", "json", *CLUSTER),
     ),
     "train": Mode(
         "pre-train, or resume a run",
@@ -56,7 +56,7 @@ MODES = {
         "learn a task from a checkpoint, over folds and seeds",
         "-p configs/finetune/pubmedqa.yaml -m finetune --checkpoint_path runs/s75 -o runs/pubmedqa",
         (
-            *SHAPE, *LENGTH, "eval_frequency", "checkpoint_path", "disable_strict_checkpoint_loading",
+            *SHAPE, *LENGTH, "eval_frequency", "data_dir", "checkpoint_path", "disable_strict_checkpoint_loading",
             "restart", "devices", *DRY, *WRITES, *CLUSTER,
         ),
     ),

@@ -8,6 +8,7 @@ from modelzoo.config.arguments import (
     Parser,
     Settings,
     count,
+    device,
     nonnegative_float,
     positive_float,
     positive_int,
@@ -139,7 +140,7 @@ def _search_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--data_dir", metavar="DIR", help="the task's data, instead of its file's own")
     p.add_argument("--split", choices=["train", "dev"], default="dev", help="dev; never test: it would be used up")
     p.add_argument("--eval_batch_size", type=positive_int, default=8, metavar="N", help="rows at once (8)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _search(args: argparse.Namespace) -> None:
@@ -186,7 +187,7 @@ def _generate_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
-    p.add_argument("--target", choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
 
 
 def _generate(args: argparse.Namespace) -> None:
@@ -220,7 +221,75 @@ def _generate(args: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def _doctor_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", nargs="?", default=".", metavar="DIR", help="where runs would be written (here)")
+
+
+def _doctor(args: argparse.Namespace) -> None:
+    from modelzoo.starting.doctor import describe_machine
+
+    print("\n".join(describe_machine(args.folder)))
+
+
+def _list_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("what", metavar="WHAT", help="algorithms, schedules, optimizers, tasks, configs or keys")
+    p.add_argument("pattern", nargs="?", metavar="TEXT", help="only lines that have it")
+
+
+def _list(args: argparse.Namespace) -> None:
+    from modelzoo.starting.listing import describe_list
+
+    print("\n".join(describe_list(args.what, args.pattern)))
+
+
+def _init_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", metavar="DIR", help="the folder to make")
+    p.add_argument("--data", metavar="FOLDER", help="of shards (default: the one that is below this folder)")
+    p.add_argument("--size", choices=["tiny", "small", "medium", "med"], help="of the model (by this machine)")
+    p.add_argument("--sparsity", type=share, default=0.75, help="share of the matrices' weights that is off (0.75)")
+
+
+def _init(args: argparse.Namespace) -> None:
+    from modelzoo.starting.first_config import write_first_config
+
+    print("\n".join(write_first_config(args.folder, args.data, args.size, args.sparsity)))
+
+
+def _completion_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("shell", choices=["bash", "zsh"], help="which shell's")
+
+
+def _completion(args: argparse.Namespace) -> None:
+    from modelzoo.starting.completion import write_completion
+
+    print(write_completion(args.shell, list(VERBS)))
+
+
 VERBS = {
+    "init": Verb(
+        "Write a commented config for the data that is here; it asks nothing.",
+        "python run.py init first --data data/quickstart",
+        _init_arguments,
+        _init,
+    ),
+    "list": Verb(
+        "Names that configs and commands take: algorithms, schedules, optimizers, tasks, configs, keys.",
+        "python run.py list algorithms\n  python run.py list keys checkpoint",
+        _list_arguments,
+        _list,
+    ),
+    "doctor": Verb(
+        "What this machine has, and what would run how: processor, kernels, GPU, packages, disk.",
+        "python run.py doctor runs",
+        _doctor_arguments,
+        _doctor,
+    ),
+    "completion": Verb(
+        "A line for a shell's start-up file that completes modes, verbs and flags.",
+        "python run.py completion bash",
+        _completion_arguments,
+        _completion,
+    ),
     "generate": Verb(
         "Write texts with a run or an export: from prompts given here, in a file, on standard input, or at a terminal.",
         'python run.py generate runs/s75 --prompt "Aspirin lowers" --temperature 0.8 --top_p 0.9\n'

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # The second half of MediSwift in small: pre-train at 0, 50 and 75 % sparsity on PubMed abstracts, fine-tune each dense
 # (masks lifted) and sparse (masks kept), with and without a soft prompt, on PubMedQA (fold 0) and HoC, three seeds each.
-#   scripts/transfer_small.sh ../shared/data
+#   scripts/transfer_small.sh biomedical
 # That folder holds pubmed_wrapped/, pubmed_real/, pubmedqa/ and hoc/. Two runs at a time, one thread each; killed, the
 # same command goes on. Shorter, to see it work:
-#   WAYS="s75 lift" SEEDS=[1] STEPS=2 TUNING_STEPS=2 EXAMPLES=16 scripts/transfer_small.sh ../shared/data
+#   WAYS="s75 lift" SEEDS=[1] STEPS=2 TUNING_STEPS=2 EXAMPLES=16 scripts/transfer_small.sh biomedical
 set -euo pipefail
-[ $# -eq 1 ] || { echo "error: name the folder of the data, for example ../shared/data" >&2; exit 2; }
+[ $# -eq 1 ] || { echo "error: name the folder of the data, for example biomedical" >&2; exit 2; }
 export DATA=$1 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-[1, 2, 3]} STEPS=${STEPS:-400} TUNING_STEPS=${TUNING_STEPS:-}
 export EXAMPLES=${EXAMPLES:-null} OMP_NUM_THREADS=1
 mkdir -p runs/transfer

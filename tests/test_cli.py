@@ -60,10 +60,12 @@ print("light")
 # --- exit codes, as a shell sees them
 
 
-def test_a_plan_ends_with_0():
-    done = run("-p", S75, "-m", "plan")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "3,145,728 under masks, 786,432 of them live" in done.stdout
+def test_a_plan_ends_as_the_run_would(tmp_path):
+    """Whole, and then with what would stop the run: here, the data that nobody has made yet."""
+    done = run("-p", S75, "-m", "plan", cwd=tmp_path)
+    assert "3,145,728 under masks, 786,432 of them live" in done.stdout and done.returncode == 2
+    places = [line.removeprefix("error: ").partition(":")[0] for line in done.stderr.splitlines()]
+    assert places[-2:] == ["./data/quickstart/train", "./data/quickstart/val"]
 
 
 def test_a_missing_config_ends_with_2_and_one_line(tmp_path):
@@ -94,7 +96,7 @@ def test_training_without_data_ends_with_2_and_writes_nothing(tmp_path):
 
 
 def test_it_runs_from_anywhere(tmp_path):
-    assert run("-p", S75, "-m", "plan", cwd=tmp_path).returncode == 0
+    assert "3,145,728 under masks" in run("-p", S75, "-m", "plan", cwd=tmp_path).stdout
 
 
 # --- messages

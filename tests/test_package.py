@@ -132,7 +132,7 @@ def test_an_installed_package_plans_from_an_empty_folder(installed, empty):
         return subprocess.run(command, cwd=empty, env=env, capture_output=True, text=True, timeout=120)
 
     done = run("-p", "configs/mediswift/xl_s75.yaml", "-m", "plan")
-    assert done.returncode == 0 and "2.494x" in done.stdout
+    assert done.returncode == 2 and "2.494x" in done.stdout and "no such data folder" in done.stderr
     assert str(installed / "modelzoo/configs/mediswift/xl_s75.yaml") in done.stderr
     assert run("--version").stdout == f"mediswift-trainer {version.VERSION}\n"
 

@@ -229,6 +229,7 @@ class CSX:
         """Ship `run` and go through its steps: the executor's batches, one a step."""
         start = run.step
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
+        run.sparsity.explored.forget()
         self.start = start
         _cut(shards.config.micro_batch_size)
         loader = cstorch.utils.data.DataLoader(
@@ -298,6 +299,7 @@ class CSX:
             if "step" in run.optimizer.state[p] and parts.require_optimizer(self.init).value.correct_bias:
                 run.optimizer.state[p]["step"].fill_(run.optimizer_step)
         run.sparsity.load_state_dict({name_mask(name): mask for name, mask in found["masks"].items()})
+        run.sparsity.explored.forget()  # it changes masks where nobody looks
         return True
 
     def lower(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelzoo.backends import csx_preflight
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.config.errors import UserError
+from modelzoo.config.sparsity import CSTORCH, Sigmoid
 from modelzoo.config.trainer import Config, Init
 
 if TYPE_CHECKING:
@@ -73,9 +74,20 @@ def explain_missing(kind: str, init: Init) -> str | None:
 
 
 def explain_structured(init: Init) -> str | None:
-    """Why the CS-2 cannot hold the config's masks, or None: it takes each weight for itself."""
-    pattern = next((g.pattern for g in init.sparsity if g.pattern), None)
-    return pattern and f"its masks are unstructured, not trainer.init.sparsity's {pattern}"
+    """Why the CS-2 cannot train with the config's masks, or None.
+
+    It takes each weight for itself, by cerebras.pytorch's own algorithms and optimizers.
+    """
+    for g in init.sparsity:
+        if g.pattern:
+            return f"its masks are unstructured, not trainer.init.sparsity's {g.pattern}"
+        if g.algorithm not in CSTORCH:
+            return f"cerebras.pytorch has no trainer.init.sparsity.algorithm: {g.algorithm}"
+        if g.regrow_warmup:
+            return "cerebras.pytorch's optimizers have no trainer.init.sparsity.regrow_warmup"
+        if isinstance(g.sparsity, Sigmoid) or isinstance(g.drop_fraction, Sigmoid):
+            return "cerebras.pytorch has no trainer.init.sparsity schedule of type sigmoid"
+    return None
 
 
 def finds_gpu(target: str, init: Init) -> bool:
@@ -176,7 +188,7 @@ def _does_less(kind: str, trains_alone: bool) -> str | None:
 
 def _require_unstructured(init: Init) -> None:
     if why := explain_structured(init):
-        raise UserError(f"CSX: {why}; leave the pattern out, or train it with GPU or CPU")
+        raise UserError(f"CSX: {why}; change it, or train with GPU or CPU")
 
 
 def _make(kind: str, init: Init, folder: str, ranks: "Ranks | None") -> "Backend":

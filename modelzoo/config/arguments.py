@@ -7,6 +7,13 @@ from typing import Any, NoReturn
 
 from modelzoo.config.errors import UserError
 
+DEVICES = ("CSX", "GPU", "CPU", "auto")
+
+
+def device(text: str) -> str:
+    """A device as it is spelled here, for argparse: `cpu` is CPU. Another word stays, for `choices` to refuse."""
+    return {name.lower(): name for name in DEVICES}.get(text.lower(), text)
+
 
 class _Once(argparse._StoreAction):
     """Stores a flag's value, and refuses a second one: argparse would keep the last in silence."""

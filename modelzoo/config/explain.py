@@ -1,6 +1,7 @@
 """What is wrong with a config, one line per problem: file, line, key, allowed values, and the nearest known name."""
 
 import difflib
+import itertools
 import json
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from modelzoo.config.shares import PERCENT
-from modelzoo.config.walk import models
+from modelzoo.config.walk import find_key, models
 from modelzoo.config.yaml12 import Document, Path, scalar
 
 LONGEST = 200  # characters of a value in a message
@@ -54,12 +55,15 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     kind, loc, value, ctx = error["type"], error["loc"], error.get("input"), error.get("ctx", {})
     dotted = ".".join(map(str, path)) or "config"
     if kind == "extra_forbidden":
-        here, key = _models_at(schema, loc[:-1]), str(loc[-1])
+        here, key = models_at(schema, loc[:-1]), str(loc[-1])
         if refused := next((why for m in here if (why := getattr(m, "refused", {}).get(key))), None):
             return f"{dotted}: ", f"{format_value(value)} asks for {refused}, which this trainer does not have", ""
         known = sorted({f.alias or n for m in here for n, f in m.model_fields.items()})
         if path and path[-1] == loc[-1]:
-            return "", f"unknown key '{dotted}'", did_you_mean(key, known)
+            there, near = _find_elsewhere(key, path, schema), did_you_mean(key, known)
+            if there and near.endswith("?"):
+                return "", f"unknown key '{dotted}'", f"{near[:-1]}, or {there}?"
+            return "", f"unknown key '{dotted}'", f"; it is {there}" if there else near
         return f"{dotted}: ", f"unknown name '{key}'", did_you_mean(key, known)  # a bare one: `callbacks: [Foo]`
     if kind == "missing":
         return "", f"missing key '{dotted}'", ""
@@ -76,6 +80,18 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
     if kind == "literal_error":
         return f"{dotted}: ", text, f", got {format_value(value)}{_nearest(value, ctx['expected'])}"
     return f"{dotted}: ", text, f", got {format_value(value)}{_hint(kind, value)}"
+
+
+def _find_elsewhere(key: str, path: Path, schema: type[BaseModel]) -> str:
+    """The other places where the schema has the key, or those nearest to `path`; empty where there is none."""
+
+    def shared(place: str) -> int:
+        return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == str(pair[1]), zip(place.split("."), path)))
+
+    places = [p for p in find_key(schema, key) if p != ".".join(map(str, path))]
+    nearest = [p for p in places if shared(p) == max(map(shared, places))]
+    nearest = [p for p in nearest if p.count(".") == nearest[0].count(".")]
+    return " or ".join(nearest[:3])
 
 
 def format_value(value: object) -> str:
@@ -135,7 +151,7 @@ def _path_in_data(loc: tuple, data: object) -> Path:
     return tuple(path)
 
 
-def _models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
+def models_at(schema: type[BaseModel], loc: tuple) -> list[type[BaseModel]]:
     """The models that `loc` may hold (pydantic's path, union tags included)."""
     candidates: list = [schema]
     for part in loc:

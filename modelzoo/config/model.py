@@ -21,7 +21,6 @@ from modelzoo.config.base import (
 from modelzoo.config.initializer import Initializer
 from modelzoo.config.not_supported import NOT_SUPPORTED
 from modelzoo.config.patterns import check_syntax
-from modelzoo.config.renamed import Renamed
 
 
 def _idle(key: str, value: Any) -> bool:
@@ -71,8 +70,6 @@ class GPTConfig(Section):
     The names `gpt2` and `gpt3` are the same model. In `gptj` attention and feed-forward of a layer read the same input,
     and their outputs are added together (GPT-J; with `use_untied_layer_norm`, GPT-NeoX).
     """
-
-    renamed: ClassVar[tuple[Renamed, ...]] = (Renamed("residual_dropout_rate", "dropout_rate", lambda v: v),)
 
     name: Literal["gpt2", "gpt3", "gptj"] = "gpt3"
 
@@ -160,9 +157,14 @@ class GPTConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _defaults_of_gptj(cls, value: Any) -> Any:
+    def _keys_of_gptj(cls, value: Any) -> Any:
         if not isinstance(value, dict) or value.get("name") != "gptj":
             return value
+        if "residual_dropout_rate" in value:  # its name of the same
+            if value.get("dropout_rate", value["residual_dropout_rate"]) != value["residual_dropout_rate"]:
+                raise ValueError("residual_dropout_rate is gptj's name of dropout_rate; give one of them")
+            value = {**value, "dropout_rate": value["residual_dropout_rate"]}
+            del value["residual_dropout_rate"]
         missing = {k: v for k, v in GPTJ.items() if k not in value}
         if "embedding_dropout_rate" in value:
             missing.pop("embd_pdrop", None)

@@ -16,7 +16,7 @@ OWN = ("gpt2", "gpt3", "gptj")
 SAME = {
     **dict.fromkeys(("llama", "LlamaModel", "bloom", "btlm", "jais", "mpt", "mistral"), "gpt3"),
     **dict.fromkeys(("starcoder", "santacoder", "mixtral", "gemma2"), "gpt3"),
-    "falcon": "gptj",
+    **dict.fromkeys(("falcon", "gpt-neox", "gpt_neox"), "gptj"),
 }
 _ENCODER = "no decoder-only model"
 _IMAGES = "a model of images"
@@ -60,6 +60,13 @@ def settle_name(doc: Document, path: Path, section: Any) -> None:
     if key := next((k for k in section if k in _KEYS), None):
         at, dotted, whose = doc.mark((*path, key)), ".".join(map(str, (*path, key))), f"Model Zoo's {_KEYS[key]}"
         raise UserError(f"{at}: {dotted}: is a key of {whose}, which this trainer does not have; {_READ}")
+    other = isinstance(section.get("name"), str) and section["name"] != "gptj"
+    if other and (key := next((k for k in _OF_GPTJ if k in section), None)):
+        at, dotted, name = doc.mark((*path, key)), ".".join(map(str, (*path, key))), section["name"]
+        raise UserError(
+            f"{at}: {dotted}: is a key of Model Zoo's gptj (GPT-J, GPT-NeoX, Falcon), whose layers add attention and "
+            f"feed-forward side by side; the name here is {name}"
+        )
 
 
 def find_name(file: str, section: dict[str, Any]) -> tuple[str, str]:
@@ -80,13 +87,20 @@ def find_name(file: str, section: dict[str, Any]) -> tuple[str, str]:
     return ("gpt2" if {"gpt2", "gpt-2"} & set(folders) else "gpt3"), ""
 
 
-def refuse_config_json(doc: Document) -> None:
-    """Refuse a Hugging Face config.json that is given in place of a config.
+def refuse_other_files(doc: Document) -> None:
+    """Refuse a study, a task or a Hugging Face config.json that is given in place of a run's config.
 
     Raises:
-        UserError: names the verb that reads its folder.
+        UserError: names the command that reads it.
     """
-    data = doc.data
+    data, name = doc.data, doc.mark(()).file
+    if isinstance(data, dict) and "trainer" not in data:
+        if isinstance(data.get("study"), dict):
+            base = data["study"].get("base")
+            also = f"; its runs follow from {base}" if isinstance(base, str) else ""
+            raise UserError(f"{name}: is a study, not the config of one run; run.py -p {name} -m study reads it{also}")
+        if isinstance(data.get("form"), str):
+            raise UserError(f"{name}: is a task, not the config of a run; run.py ... -m score --tasks {name} reads it")
     kind = data.get("model_type") if isinstance(data, dict) and "trainer" not in data else None
     if isinstance(kind, str):
         file = doc.mark(()).file

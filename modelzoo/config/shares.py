@@ -5,7 +5,7 @@ from typing import Any
 
 PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)%")
 LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of them
-    "freq", "start", "stop", "steps",  # sparsity.update, checkpoint.steps, finetune's gradual opening
+    "freq", "start", "stop", "steps", "regrow_warmup",  # sparsity.update, checkpoint.steps, finetune's gradual opening
     "begin", "end", "half_period",  # sparsity schedules
     "total_iters", "milestones", "T_max", "T_0", "step_size", "warmup_steps",  # learning-rate schedules
     "step_size_up", "step_size_down", "total_steps",

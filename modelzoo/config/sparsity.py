@@ -4,7 +4,18 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import Float, NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, Width, listed
+from modelzoo.config.base import (
+    Float,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Rate,
+    Section,
+    Str,
+    Width,
+    listed,
+)
 from modelzoo.config.explain import format_value
 from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
@@ -73,6 +84,23 @@ class Cubic(Section):
         return self
 
 
+class Sigmoid(Section):
+    """An S from init (step begin) to final (step end), whose slope is steepest halfway (arXiv 2501.19107, eq. 4)."""
+
+    type: Literal["sigmoid"] = "sigmoid"
+    init: Float = 0.0
+    final: Float
+    begin: NonNegativeInt = 0
+    end: PositiveInt
+    steepness: PositiveFloat = 6.0
+
+    @model_validator(mode="after")
+    def _forward(self):
+        if self.end <= self.begin:
+            raise ValueError(f"end {self.end} must come after begin {self.begin}")
+        return self
+
+
 def _schedule_form(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"type": "constant", "value": value}
@@ -84,12 +112,12 @@ def _schedule_form(value: Any) -> Any:
         return value
     raise ValueError(
         "takes a number, a list to cycle through, or a mapping with `type`: "
-        f"constant, linear, exp, power, cosine, cycling or cubic; got {format_value(value)}"
+        f"constant, linear, exp, power, cosine, cycling, cubic or sigmoid; got {format_value(value)}"
     )
 
 
 Schedule = Annotated[
-    Annotated[Constant | Linear | Exp | Power | Cosine | Cycling | Cubic, Field(discriminator="type")],
+    Annotated[Constant | Linear | Exp | Power | Cosine | Cycling | Cubic | Sigmoid, Field(discriminator="type")],
     BeforeValidator(_schedule_form),
 ]
 
@@ -115,16 +143,38 @@ class Update(Section):
         return {k for k, f in type(self).model_fields.items() if getattr(self, k) == f.default}
 
 
+REGROWING = ("set", "rigl", "smet", "granet", "mest", "chts", "chtss")  # algorithms whose masks move
+GRADUAL = ("gmp", "granet", "chtss")  # those that prune along a schedule
+TOPOLOGICAL = ("chts", "chtss")
+CSTORCH = ("static", "gmp", "set", "rigl")  # those of cerebras.pytorch
+SMET = {"update": {"freq": 100}, "drop_fraction": 0.2, "regrow_warmup": 100}  # what `smet` sets unless it is given
+WARMUP = 100  # of `regrow_warmup: true`
+
+
+def _warmup_form(value: Any) -> Any:
+    if isinstance(value, bool) or value == 0:
+        return WARMUP if value else None
+    return value
+
+
 class SparsityGroup(Section):
     """One sparsity algorithm and the parameters it acts on."""
 
-    algorithm: Literal["static", "gmp", "set", "rigl"] = "static"  # masks that stay, prune, or move (set, rigl)
+    # masks that stay (static), prune (gmp), move (set, rigl, smet, mest, chts), or both (granet, chtss)
+    algorithm: Literal["static", "gmp", "set", "rigl", "smet", "granet", "mest", "chts", "chtss"] = "static"
     sparsity: Schedule  # share of weights off; a number or a schedule
     init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"  # which weights live at the start
     # globs over parameter names, or re:EXPRESSION, each of which must match; default: linear weights
     param_filter: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None
     update: Update | None = None  # when masks change; default: every step
-    drop_fraction: Schedule | None = None  # share of live weights that gives up its place (set, rigl); default 0.3
+    # share of live weights that gives up its place at an update; default 0.3 (granet 0.5, smet 0.2)
+    drop_fraction: Schedule | None = None
+    # own steps over which Adam's updates of a regrown weight rise to full size; true: 100; smet's default is 100
+    regrow_warmup: Annotated[PositiveInt | None, BeforeValidator(_warmup_form)] = None
+    gamma: NonNegativeFloat | None = None  # of mest, which drops the smallest |w| + gamma |gradient|; default 0.01
+    link_predictor: Literal["ch2_l3n", "ch3_l3n"] | None = None  # by which chts and chtss grow; default ch2_l3n
+    # of chts and chtss: a weight stays with odds |w| ** temperature; a number or a schedule; default 1
+    temperature: Schedule | None = None
     balance_in_groups: Width | None = None
     balance_out_groups: Width | None = None
     distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"  # over the matrices: each alike, or by sides
@@ -137,6 +187,11 @@ class SparsityGroup(Section):
     nm: tuple[Width, Width] | None = None  # N of every M weights along the inputs
     storage: Literal["auto", "packed", "compressed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, if faster
     renamed: ClassVar = (Renamed("storage", "storage", lambda v: "masked" if v == "dense" else v),)
+
+    @property
+    def needs_dense_gradient(self) -> bool:
+        """Whether an update wants the gradient of dead weights too."""
+        return self.algorithm in ("rigl", "granet")
 
     @property
     def pattern(self) -> str | None:
@@ -176,7 +231,7 @@ class SparsityGroup(Section):
             value["algorithm"] = value["algorithm"].lower()
         if (level := _nm_level(value.get("nm"))) is not None:
             value.setdefault("sparsity", level)
-        return value
+        return {**SMET, **value} if value.get("algorithm") == "smet" else value
 
     @model_validator(mode="after")
     def _patterns_parse(self):
@@ -194,16 +249,22 @@ class SparsityGroup(Section):
                 raise ValueError("static sparsity is one number; for a schedule use gmp, set or rigl")
             if self.update is not None:
                 raise ValueError("static masks never change: remove `update`, or use gmp, set or rigl")
-        if name == "gmp" and constant:
-            raise ValueError("gmp prunes along a schedule; for one level use `algorithm: static`")
-        if self.drop_fraction is not None and name not in ("set", "rigl"):
-            raise ValueError(f"drop_fraction belongs to set and rigl, not {name}")
+        if name in GRADUAL and constant:
+            instead = {"gmp": "static", "granet": "rigl", "chtss": "chts"}[name]
+            raise ValueError(f"{name} prunes along a schedule; for one level use `algorithm: {instead}`")
+        self._own_keys(name)
         if self.balance_in_groups and self.balance_out_groups:
             raise ValueError("give balance_in_groups or balance_out_groups, not both")
         if (self.balance_in_groups or self.balance_out_groups) and name != "rigl":
             raise ValueError(f"balance_in_groups and balance_out_groups belong to rigl, not {name}")
         if (self.balance_in_groups or self.balance_out_groups) and self.distribution != "uniform":
             raise ValueError("balanced groups need `distribution: uniform`")
+        if self.compat and name not in CSTORCH:
+            raise ValueError(f"compat: cstorch knows {', '.join(CSTORCH)}, not {name}")
+        if self.compat and self.regrow_warmup:
+            raise ValueError("compat: cstorch counts no ages of regrown weights; remove regrow_warmup")
+        if self.compat and isinstance(self.sparsity, Sigmoid):
+            raise ValueError("compat: cstorch knows no sigmoid; use cubic")
         if self.compat and self.distribution != "uniform":
             raise ValueError("compat: cstorch knows `distribution: uniform` alone")
         if self.init_method == "from_zeros" and not constant:
@@ -211,6 +272,12 @@ class SparsityGroup(Section):
         if self.mup_base_density is not None and (not constant or self.init_method == "from_zeros"):
             raise ValueError("mup_base_density corrects for one density: it takes a constant sparsity, no from_zeros")
         return self
+
+    def _own_keys(self, name: str) -> None:
+        keys = {"drop_fraction": REGROWING, "regrow_warmup": REGROWING, "gamma": ("mest",)}
+        for key, owners in (keys | dict.fromkeys(("link_predictor", "temperature"), TOPOLOGICAL)).items():
+            if getattr(self, key) is not None and name not in owners:
+                raise ValueError(f"{key} belongs to {', '.join(owners)}, not {name}")
 
     @model_validator(mode="after")
     def _fits_pattern(self):

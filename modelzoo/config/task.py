@@ -113,8 +113,10 @@ class Task(Section):
 
     @model_validator(mode="after")
     def _choice_alone(self):
-        if self.form not in CHOICE_FORMS and (self.shots != Shots() or self.group_field):
-            raise ValueError(f"shots and group_field are for multiple choice: {', '.join(CHOICE_FORMS)}")
+        if self.form not in CHOICE_FORMS and self.shots != Shots():
+            raise ValueError(f"shots are for multiple choice: {', '.join(CHOICE_FORMS)}")
+        if self.form != "choice" and self.group_field:
+            raise ValueError("group_field is for form: choice")
         if self.form in CHOICE_FORMS and (self.decoding != "likelihood" or self.normalize != "none"):
             raise ValueError("multiple choice compares likelihoods, plain and normalised: no decoding, no normalize")
         if self.shots.same_group and not self.group_field:

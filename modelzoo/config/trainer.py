@@ -294,6 +294,21 @@ class Init(Section):
         return self
 
     @model_validator(mode="after")
+    def _warmup_has_moments(self):
+        if self.optimizer is not None and any(g.regrow_warmup for g in self.sparsity):
+            if self.optimizer.name == "SGD":
+                raise ValueError(
+                    "sparsity.regrow_warmup: scales Adam's first moment by a regrown weight's age, and SGD counts no "
+                    "ages; use Adam or AdamW, or set it to null"
+                )
+            if not self.optimizer.value.correct_bias:
+                raise ValueError(
+                    "sparsity.regrow_warmup: goes with Adam's correct_bias, without which no ages are counted; set it "
+                    "to true, or regrow_warmup to null"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_trained_part(self):
         if self.lora is not None and self.soft_prompt is not None and self.soft_prompt.train == "all":
             raise ValueError("lora freezes the model: with it, soft_prompt.train must be `prompt`, not `all`")

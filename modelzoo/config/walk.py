@@ -17,6 +17,22 @@ def models(annotation: object) -> list[type[BaseModel]]:
     return [m for arg in typing.get_args(annotation) for m in models(arg)]
 
 
+def find_key(schema: type[BaseModel], key: str) -> list[str]:
+    """Where the schema has `key`: dotted paths, the shortest first. Items of lists have no part of their own."""
+    found, todo, seen = [], [(schema, ())], set()
+    while todo:
+        model, path = todo.pop(0)
+        if (model, path[-2:]) in seen:  # a section may hold its own kind
+            continue
+        seen.add((model, path[-2:]))
+        for name, field in model.model_fields.items():
+            below = (*path, field.alias or name)
+            if key in (name, field.alias):
+                found.append(".".join(below))
+            todo += [(m, below) for m in models(field.annotation)]
+    return found
+
+
 def sections(data: Any, annotation: Any, path: Path = ()) -> Iterator[tuple[Path, type[BaseModel], dict]]:
     """Each mapping in `data` with each section of the schema that it may be, parents first.
 

@@ -30,6 +30,11 @@ class Shard(NamedTuple):
     stamp: Stamp  # of the file that was checked
 
 
+def list_shards_below(folder: str) -> list[str]:
+    """The shards of a folder that may not be there."""
+    return list_shards(folder) if os.path.isdir(folder) else []
+
+
 def find_shards(data_dir: Sequence[str]) -> list[str]:
     """The shard files of the folders, sorted by name within each folder.
 
@@ -43,7 +48,9 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
             continue
         found = list_shards(folder)
         if not found:
-            raise UserError(f"{folder}: holds no HDF5 shard ({', '.join(f.SHARD_SUFFIXES)})")
+            below = next((d for part in ("train", "val") if list_shards_below(d := os.path.join(folder, part))), None)
+            near = f"; did you mean {below}?" if below else ""
+            raise UserError(f"{folder}: holds no HDF5 shard ({', '.join(f.SHARD_SUFFIXES)}){near}")
         if missing := sorted({s.file for s in read_shards(folder)} - set(map(os.path.basename, found))):
             raise UserError(
                 f"{os.path.join(folder, missing[0])}: missing ({f.MANIFEST} lists it); restore it, or name the shards "

@@ -22,8 +22,9 @@ from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.files import Shard, find_shards, inspect_shards, list_recorded, take_stamp
-from modelzoo.data.folder import NEGATIVE, open_shard, read_manifest
+from modelzoo.data.folder import NEGATIVE, open_shard
 from modelzoo.data.holding import AT_ONCE, Holding, check_hash
+from modelzoo.data.manifest import require_positions, require_vocabulary
 from modelzoo.data.order import draw_permutation, mix_datasets
 from modelzoo.reading import MIB, open_regular
 
@@ -79,19 +80,13 @@ class Shards:
                     f"{s.path}: [{s.rows}, {s.msl}] but {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
                     "shards of one run must agree in rows and sequence length"
                 )
-        if max_positions is not None and files[0].msl > max_positions:
-            raise UserError(
-                f"{files[0].path}: sequences of {files[0].msl} tokens, but model.max_position_embeddings is "
-                f"{max_positions}; raise it, or pack with --msl {max_positions}"
-            )
+        require_positions(files[0].path, files[0].msl, max_positions)
         if config.use_vsl and files[0].rows != len(f.VSL_ROWS):
             raise UserError(
                 f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --objective vsl"
             )
         for folder in {os.path.dirname(s.path) for s in files}:
-            known = read_manifest(folder).get("vocab_size")
-            if isinstance(known, int) and known > vocab_size:
-                raise UserError(f"{folder}: tokens of a vocabulary of {known}, but model.vocab_size is {vocab_size}")
+            require_vocabulary(folder, vocab_size)
         return cls(parts, [m.weight for m in mixed] if mixed else None, config, vocab_size, prompt_tokens)
 
     def __len__(self) -> int:

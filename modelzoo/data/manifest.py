@@ -1,5 +1,7 @@
 """The data folders that a config reads, and the examples and lengths that their manifests record. No torch."""
 
+from modelzoo.config.errors import UserError
+from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config, DataLoader
 from modelzoo.data.folder import read_manifest
 
@@ -28,3 +30,32 @@ def find_context(config: Config) -> int:
         if known and isinstance(known[0], int):
             return known[0]
     return config.trainer.init.model.max_position_embeddings
+
+
+def require_vocabulary(folder: str, vocab_size: int) -> None:
+    """Refuse data of a larger vocabulary than the model's, by the folder's manifest.
+
+    Raises:
+        UserError: names both sizes.
+    """
+    known = read_manifest(folder).get("vocab_size")
+    if isinstance(known, int) and known > vocab_size:
+        raise UserError(f"{folder}: tokens of a vocabulary of {known}, but model.vocab_size is {vocab_size}")
+
+
+def count_positions(m: GPTConfig) -> int | None:
+    """The longest sequence that the model has positions for; None: rotary, ALiBi and none have no table."""
+    return m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
+
+
+def require_positions(path: str, length: int, positions: int | None) -> None:
+    """Refuse sequences of `length` tokens in `path` that are longer than the model's table of positions.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{path}: sequences of {length} tokens, but model.max_position_embeddings is {positions}; raise it, or "
+            f"pack with --msl {positions}"
+        )

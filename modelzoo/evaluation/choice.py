@@ -81,9 +81,16 @@ class Choices(SingleLabel):
         return [self.answer([gold]) for gold in super().constants(golds)]
 
     def metrics(self, golds: Sequence[str], predictions: Sequence[Any], weights: Weights = None) -> Values:
-        found: Values = {}
-        for i, name in enumerate(Picked._fields):
-            found[name] = metrics.classification(golds, [p[i] for p in predictions], weights)["accuracy"]
+        """Accuracies, and where labels are answers themselves (yes, no), not letters of options, macro-F1 of `acc`."""
+        ways = range(len(Picked._fields))
+        right = np.array([[p[i] == g for i in ways] for g, p in zip(golds, predictions, strict=True)])
+        w = np.ones((1, len(golds))) if weights is None else weights
+        values = (w @ right / w.sum(1, keepdims=True)).T
+        found: Values = dict(
+            zip(Picked._fields, values if weights is not None else map(float, values[:, 0]), strict=True)
+        )
+        if not set(self.labels) & set(self.used):
+            found["macro_f1"] = metrics.classification(golds, [p[0] for p in predictions], weights)["macro_f1"]
         return found
 
     def source(self, example: Example) -> Rendered:
@@ -104,8 +111,12 @@ class Choices(SingleLabel):
         return self.question(example) + self.target(example) + self.template.between
 
     def shot_pool(self) -> list[Example]:
-        how = self.config.shots
-        return self.labelled(self.read(how.split, self.config.fold), how.split) if how.count else []
+        return self._known if self.config.shots.count else []
+
+    @cached_property
+    def _known(self) -> list[Example]:
+        split = self.config.shots.split
+        return self.labelled(self.read(split, self.config.fold), split)
 
     def draw_shots(self, examples: Sequence[Example], split: str) -> list[list[Example]]:
         """Solved examples for each of the examples, which are of `split`: those that lm-evaluation-harness draws.

@@ -45,10 +45,9 @@ def encode_questions(
     found = []
     for example, prompt in zip(examples, task.prompts(examples, split), strict=True):
         pairs, left, cut = [], [], []
-        context, spaces = prompt.rstrip(), prompt[len(prompt.rstrip()) :]
-        before = tokenizer.encode(context)
-        for label, text in task.choices(example).items():
-            after = tokenizer.encode(context + spaces + text)[len(before) :]
+        choices = task.choices(example)
+        before, behind = encode_choices(prompt, list(choices.values()), tokenizer)
+        for label, after in zip(choices, behind, strict=True):
             room = length + 1 - soft.tokens - len(after)  # the last token is predicted, and never read
             if not after or room < 1:
                 why = f"more tokens than the context of {length}" if after else "no token of its own after its prompt"
@@ -56,13 +55,24 @@ def encode_questions(
             kept = (before or [tokenizer.eos])[-room:]
             left.append(len(kept))
             cut.append(max(len(before) - room, 0))
-            pairs.append((_add_soft(kept, soft), after))
+            pairs.append((add_soft(kept, soft), after))
         question = len(tokenizer.encode(task.question(example).rstrip())) if max(cut) else 0
         found.append(Asked(pairs, max(left), max(cut), min(left) < question))
     return found
 
 
-def _add_soft(ids: list[int], soft: Soft) -> list[int]:
+def encode_choices(prompt: str, choices: Sequence[str], tokenizer: Tokenizer) -> tuple[list[int], list[list[int]]]:
+    """Ids of a prompt, and of each choice behind it: those that both have together, as lm-evaluation-harness has it.
+
+    Spaces at the prompt's end are its choices'.
+    """
+    context, spaces = prompt.rstrip(), prompt[len(prompt.rstrip()) :]
+    before = tokenizer.encode(context)
+    return before, [tokenizer.encode(context + spaces + text)[len(before) :] for text in choices]
+
+
+def add_soft(ids: list[int], soft: Soft) -> list[int]:
+    """A context's ids with a model's soft prompt where it was trained to be."""
     learned = list(range(soft.first, soft.first + soft.tokens))
     return learned + ids if soft.place == "prefix" else ids + learned
 

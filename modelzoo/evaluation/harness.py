@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.task import Shots
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import predict
 from modelzoo.evaluation.choice import Choices
@@ -102,6 +103,7 @@ def convert_task(task: Task, split: str):
             "doc_to_choice": "choices",
             "doc_to_target": "gold",
             "target_delimiter": delimiter,
+            "num_fewshot": 0,  # the texts hold them already
             "metric_list": [{"metric": n, "aggregation": "mean", "higher_is_better": True} for n in names],
             "metadata": {"version": 1.0},
         }
@@ -118,6 +120,8 @@ def run_lm_eval(
     overrides: Sequence[str] = (),
     split: str = "dev",
     limit: int | None = None,
+    shots: int | None = None,
+    shots_seed: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """The harness's metrics ("acc,none", "acc_stderr,none", ...) by name.
 
@@ -125,6 +129,7 @@ def run_lm_eval(
         names: its task names, or files of ours (configs/eval/*.yaml), which need no network; a folder's name makes the
             harness's own YAML files in it known.
         overrides: "key=value" over files of ours.
+        shots: solved examples before each question of the harness's own tasks (None: theirs), drawn with `shots_seed`.
 
     Raises:
         UserError: the harness knows no such task, or cannot get its data.
@@ -143,7 +148,8 @@ def run_lm_eval(
         manager = TaskManager(include_path=folders or None)
         found = lm_eval.simple_evaluate(
             model=wrap_model(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
-            batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False,
+            batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False, num_fewshot=shots,
+            fewshot_random_seed=Shots().seed if shots_seed is None else shots_seed,
         )  # fmt: skip
     except (ConnectionError, OSError, KeyError, ValueError) as e:
         raise UserError(

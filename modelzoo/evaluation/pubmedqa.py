@@ -40,7 +40,8 @@ class PubMedQA(SingleLabel):
         if split == "test":
             return self._test()
         path, key = os.path.join(self.folder(), FOLDS), f"pqal_fold{fold}"
-        folds = read_json(path, " (the ten official folds); give the folder that holds it by --data_dir")
+        made = f"; {self.remake()}" if self.config.origin else ""
+        folds = read_json(path, f" (the ten official folds); give the folder that holds it by --data_dir{made}")
         if not isinstance(folds, dict) or not isinstance(folds.get(key), dict) or split not in folds[key]:
             raise UserError(f"{path}: has no {split} ids for {key}")
         return self._pick(os.path.join(self.folder(), QUESTIONS), _ids(folds[key][split], f"{path}: {key}.{split}"))

@@ -49,7 +49,7 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
 
     Args:
         config_file: the run's config; without one, what the checkpoint's state holds.
-        tokenizer: a tokenizer.json or a folder with one; default: the training data's.
+        tokenizer: a tokenizer.json or a folder with one; default: the config's, the data's, the run folder's.
 
     Raises:
         UserError: its weights are not finite, are not those of its model, or a mask is none.
@@ -65,9 +65,9 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     c = saved.model
     eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
-    return Exportable(
-        path, state, saved, config, weights, masks, list_files(tokenizer, config, RunFolder.containing(path).path), eos
-    )
+    run = RunFolder.containing(path).path
+    words = list_files(tokenizer or config.trainer.init.tokenizer, config, run)
+    return Exportable(path, state, saved, config, weights, masks, words, eos)
 
 
 def merge_adapters(found: Exportable, form: str) -> tuple[Tensors, Tensors, list[str]]:

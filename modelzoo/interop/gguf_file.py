@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
@@ -16,6 +17,7 @@ from modelzoo.interop import hf, hf_config
 from modelzoo.interop.exportable import Exportable, merge_adapters, name_tokenizer, require_finite
 from modelzoo.interop.gguf_words import Words, read_words
 from modelzoo.interop.hf_families import BLOOM, GPT2, LLAMA, MPT, NEOX
+from modelzoo.models.gpt import rotary_rates
 from modelzoo.progress import format_size
 
 DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "q8_0": "Q8_0"}  # ours to ggml's
@@ -43,7 +45,7 @@ class Architecture(NamedTuple):
 
     keys: methods of gguf's writer, without `add_`, by the key of config.json that they take. layouts: what the tensors
     of a module need, by the end of its name. activations: those that it computes; gelu by its tanh form. tied: whether
-    the head may be left to the word embeddings.
+    the head may be left to the word embeddings. ropes: the ways of stretching rotary positions that it has.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Architecture(NamedTuple):
     layouts: dict[str, Callable[[Tensor, Mapping[str, Any]], Tensor]]
     activations: tuple[str, ...]
     tied: bool
+    ropes: tuple[str, ...] = ("default", "linear")
 
 
 _SIZES = {
@@ -102,6 +105,7 @@ ARCHITECTURES = {
         },
         ("swiglu",),
         tied=True,
+        ropes=("default", "linear", "llama3"),
     ),
 }
 
@@ -152,6 +156,9 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
             require_finite({name: x.half()}, "float16", out)
         qtype = gguf.GGMLQuantizationType[kind]
         arrays[name] = gguf.quants.quantize(x.numpy(), qtype), qtype
+    if c.pos_scaling_type == "llama3":
+        slower = c.rope_theta ** (-torch.arange(0, c.rotary_width, 2).float() / c.rotary_width) / rotary_rates(c)
+        arrays["rope_freqs.weight"] = slower.numpy(), gguf.GGMLQuantizationType.F32
     if c.nonlinearity == "gelu":
         notes.append("llama.cpp computes gelu by its tanh form (gelu_new): up to 5e-4 off in each unit")
     if short:
@@ -185,8 +192,9 @@ def _check_parts(c: GPTConfig, how: Architecture, facts: Mapping[str, Any], out:
         raise UserError(
             f"{out}: nonlinearity: {c.nonlinearity}: llama.cpp's {how.name} has {there}; export it as a folder"
         )
-    if (rope := (facts.get("rope_parameters") or {}).get("rope_type", "default")) not in ("default", "linear"):
-        raise UserError(f"{out}: rope_type: {rope}: is not written as GGUF here; export it as a folder")
+    if (rope := facts.get("rope_parameters", {}).get("rope_type", "default")) not in how.ropes:
+        there = " or ".join(how.ropes)
+        raise UserError(f"{out}: pos_scaling_type: {rope}: llama.cpp's {how.name} has {there}; export it as a folder")
 
 
 def _choose_kind(name: str, x: Tensor, wanted: str) -> str:
@@ -211,9 +219,9 @@ def _add_facts(
         writer.add_rope_dimension_count(c.rotary_width)
         writer.add_key_length(c.head_dim)
         writer.add_value_length(c.head_dim)
-        if c.pos_scaling_factor != 1.0:
+        if c.pos_stretch != 1.0:
             writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
-            writer.add_rope_scaling_factor(c.pos_scaling_factor)
+            writer.add_rope_scaling_factor(c.pos_stretch)
 
 
 def _add_words(writer: Any, words: Words) -> None:

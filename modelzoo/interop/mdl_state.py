@@ -29,6 +29,7 @@ from modelzoo.planning.start_checkpoint import check_state
 from modelzoo.reading import parse_json
 from modelzoo.training import checkpoint
 from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.state import EXPLORED
 
 OURS = mdl.OURS
 SECTIONS = ("model", "optimizer", "global_step", OURS)
@@ -100,6 +101,7 @@ def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
             "state": json.dumps({k: v for k, v in state.items() if k not in OF_THIS_MACHINE}),
             "names": json.dumps(names),
             "optimizer": extras,
+            **({EXPLORED: dict(explored)} if (explored := files.get(EXPLORED)) else {}),
         },
     }
 
@@ -166,7 +168,19 @@ def convert_from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, data
         finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
         place, count = dataset or f"unknown ({path})", _count_steps(path, leaves)
         state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
-    return {"model": model, "optimizer": moments}, state
+    files = {"model": model, "optimizer": moments}
+    explored = _explored(path, leaves, sizes)
+    return files | ({EXPLORED: explored} if explored else {}), state
+
+
+def _explored(path: str, leaves: Mapping[str, mdl.Leaf], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The bits of weights that were ever live, by parameter."""
+    start = f"{OURS}.{EXPLORED}."
+    found = {k.removeprefix(start): x for k, x in leaves.items() if k.startswith(start)}
+    for name, x in found.items():
+        if name not in sizes or not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 1:
+            raise UserError(f"{path}: {start}{name}: is no record of a parameter of the config's model")
+    return {n: x.contiguous() for n, x in found.items() if isinstance(x, Tensor)}
 
 
 def _json(path: str, leaves: Mapping[str, mdl.Leaf], key: str) -> Any:

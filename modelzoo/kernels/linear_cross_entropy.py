@@ -31,15 +31,18 @@ class _LinearCrossEntropy(torch.autograd.Function):
             logits = F.linear(x[part], w, b)  # [rows, vocab, and zeros to fill]
             cross_entropy_(logits[:, :vocab], labels[part], losses[part], needs)
             if dx is None:
+                del logits
                 continue
             torch.mm(logits, w, out=dx[part])
             if weight.requires_grad:
                 counted = x[part] * loss_mask[part].unsqueeze(1).to(dtype)
                 part_dw = torch.mm(logits.t(), counted)[:vocab]
                 dw = part_dw.float() if dw is None else dw.add_(part_dw)
+                del part_dw
             if bias is not None and bias.requires_grad:
                 part_db = logits.t().mv(loss_mask[part].to(dtype))[:vocab].float()
                 db = part_db if db is None else db.add_(part_db)
+            del logits  # before the next part's: else two are there at once
         if dx is not None:
             dx *= (loss_mask * scale).unsqueeze(1).to(dtype)
         ctx.save_for_backward(dx, dw, db)

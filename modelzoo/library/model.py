@@ -14,6 +14,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import predict
 from modelzoo.evaluation.exported import Exported
+from modelzoo.evaluation.few_shot import add_soft, encode_choices
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt, check_text
 from modelzoo.generation.settings import Settings, choose_settings
@@ -146,24 +147,25 @@ class Model:
         return totals
 
     def score_choices(self, prompt: str, choices: Sequence[str], *, batch_size: int = 8) -> list[float]:
-        """log p(choice | prompt) of each choice in nats. Prompt and choice become tokens together, as in a text.
+        """log p(choice | prompt) of each choice in nats. Prompt and choice become tokens together, as in a task.
 
         A prompt that leaves no room loses its beginning.
 
         Raises:
             UserError: a choice that is empty, or longer than the context.
         """
-        _take_texts("prompt", [prompt])
-        pairs = []
-        for i, choice in enumerate(_take_texts("choices", choices)):
-            where, before = f"choices[{i}]", len(self._encode(prompt, "prompt")) if prompt else 0
-            ids = self._encode(prompt + choice, where)
-            context, answer = ids[:before], ids[before:]
-            room = self.length - self._loaded.soft.tokens
-            if not choice or not answer or len(answer) > room:
-                raise UserError(f"{where}: has {len(answer)} tokens; a choice has 1 to {room}")
-            context = (context or [self.tokenizer.eos])[-(room + 1 - len(answer)) :]
-            pairs.append((self._add_soft(context), answer))
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt: takes a text, got {type(prompt).__name__}")
+        found, loaded, pairs = _take_texts("choices", choices), self._loaded, []
+        for i, choice in enumerate(found):
+            self._encode(prompt + choice, f"choices[{i}]")  # names what is no token
+        before, behind = encode_choices(prompt, found, self.tokenizer)
+        most = self.length - loaded.soft.tokens
+        for i, answer in enumerate(behind):
+            if not 0 < len(answer) <= most:
+                raise UserError(f"choices[{i}]: has {len(answer)} tokens behind its prompt; a choice has 1 to {most}")
+            context = (before or [self.tokenizer.eos])[-(most + 1 - len(answer)) :]
+            pairs.append((add_soft(context, loaded.soft), answer))
         return self._measure(pairs, batch_size)
 
     def _encode(self, text: str, where: str) -> list[int]:
@@ -178,14 +180,8 @@ class Model:
         for start in range(0, len(ids), room):
             end = min(start + room, len(ids))
             context = whole[max(0, end - room) : start + 1]
-            found.append((self._add_soft(context), whole[start + 1 : end + 1]))
+            found.append((add_soft(context, self._loaded.soft), whole[start + 1 : end + 1]))
         return found
-
-    def _add_soft(self, context: list[int]) -> list[int]:
-        """The context with the model's soft prompt, where it was trained to be."""
-        soft = self._loaded.soft
-        learned = list(range(soft.first, soft.first + soft.tokens))
-        return [*learned, *context] if soft.place == "prefix" else [*context, *learned]
 
     def _measure(self, pairs: list[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
         size = _check("batch_size", positive_int, batch_size)

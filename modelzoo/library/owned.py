@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity.modules import Weight
-from modelzoo.sparsity.select import select_parameters
+from modelzoo.sparsity.schedules import held
+from modelzoo.sparsity.select import check_sides, group_counts, select_parameters
 
 MARK = "_trained_sparsely"  # an attribute of the weights that are
 
@@ -50,18 +51,33 @@ def check_owned(
             )
 
 
-def check_alone(groups: Sequence[SparsityGroup]) -> None:
-    """Refuse growth by gradients of one process among several: each would have masks of its own.
+def check_counts(table: Mapping[str, Weight], groups: Sequence[SparsityGroup]) -> None:
+    """Refuse patterns that do not divide a weight, and weights of which none would live.
 
     Raises:
-        UserError: there are several processes, and a group grows so.
+        UserError: names the weight.
+    """
+    for group, names in zip(groups, select_parameters(table, groups), strict=True):
+        sizes = {name: table[name].size for name in names}
+        check_sides(group, sizes)
+        for name, live in group_counts(group, sizes, held(group, 0)).items():
+            if not live and group.init_method != "from_zeros" and not group.compat:
+                raise UserError(f"sparsity: no live weight is left in {name} {sizes[name]}")
+
+
+def check_alone(groups: Sequence[SparsityGroup]) -> None:
+    """Refuse masks by the gradients of one process among several: each would have masks of its own.
+
+    Raises:
+        UserError: there are several processes, and a group changes masks so.
     """
     among = torch.distributed
     size = among.get_world_size() if among.is_available() and among.is_initialized() else 1
-    if size > 1 and any(g.algorithm == "rigl" for g in groups):
+    name = next((g.algorithm for g in groups if g.needs_dense_gradient or g.algorithm == "mest"), None)
+    if size > 1 and name is not None:
         raise UserError(
-            f"sparsity.algorithm: rigl grows by the gradients of one process here, and there are {size}; take set, "
-            "gmp or static, or this package's trainer"
+            f"sparsity.algorithm: {name} grows or drops by the gradients of one process here, and there are {size}; "
+            "take set, gmp or static, or this package's trainer"
         )
 
 

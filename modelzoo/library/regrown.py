@@ -20,11 +20,21 @@ def corrects_bias(optimizer: torch.optim.Optimizer) -> bool:
 
 
 class RegrownWeights:
-    """The births of regrown weights, and Adam's bias correction by their own age (`optim.ages`), as in a run."""
+    """The births of regrown weights, and Adam's bias correction by their own age (`optim.ages`), as in a run.
+
+    Raises:
+        UserError: a group asks for a warm-up of regrown weights, and the optimizer is another.
+    """
 
     def __init__(self, optimizer: torch.optim.Optimizer, groups: Iterable[Group]):
-        self._optimizer, self._ages = optimizer, OwnAges()
-        known = corrects_bias(optimizer)
+        groups, known = list(groups), corrects_bias(optimizer)
+        warmup = {p.weight: n for g in groups if (n := g.algorithm.warmup) for p in g.parameters}
+        if warmup and not known:
+            raise UserError(
+                f"sparsity.regrow_warmup: {type(optimizer).__name__} is not torch's Adam or AdamW, whose moments it "
+                "scales; leave it out"
+            )
+        self._optimizer, self._ages = optimizer, OwnAges(warmup)
         self._parameters = [p for g in groups if known and g.algorithm.ages for p in g.parameters]
         self._parameters = [p for p in self._parameters if p.weight.requires_grad and p.weight.is_contiguous()]
         self._born = {p.weight: torch.zeros_like(p.weight, dtype=torch.int32) for p in self._parameters}
@@ -66,17 +76,21 @@ class RegrownWeights:
         """Births by parameter name, int32 of its shape; 0 where a weight is as old as its training."""
         return {p.name: p.turned(p.whole(self._born[p.weight])).clone() for p in self._parameters}
 
-    def load_state_dict(self, found: Mapping[str, Tensor]) -> None:
-        """Take births over, under the masks as they are now.
+    def check(self, found: Mapping[str, Tensor]) -> None:
+        """Refuse a state without the births of these weights.
 
         Raises:
-            UserError: some are missing.
+            UserError: names the first that is missing.
         """
         for p in self._parameters:
             born = found.get(p.name)
             if not isinstance(born, Tensor) or p.turned(born).shape != p.shape:
                 raise UserError(f"{p.name}: the loaded state does not hold when its weights were regrown")
-            self._set(p, p.turned(born).to(p.weight.device, torch.int32))
+
+    def load_state_dict(self, found: Mapping[str, Tensor]) -> None:
+        """Take births over that `check` lets pass, under the masks as they are now."""
+        for p in self._parameters:
+            self._set(p, p.turned(found[p.name]).to(p.weight.device, torch.int32))
         self._ages.recount()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import DataLoader
 from modelzoo.data import format as f
-from modelzoo.data.folder import read_manifest
+from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.hdf5 import Shards
 from modelzoo.data.tokenizer import Tokenizer, load_tokenizer
 from modelzoo.data.tokenizer_files import tokenizer_in
@@ -31,7 +31,16 @@ def shards(folder: str | os.PathLike[str], *, msl: int | None = None) -> "ShardF
         raise UserError(f"folder: takes a path, got {type(folder).__name__}")
     if msl is not None and (type(msl) is not int or not 0 < msl <= f.MAX_MSL):
         raise UserError(f"msl: takes a number of tokens up to {f.MAX_MSL:,}, got {msl!r:.40}")
-    return ShardFolder(os.fspath(folder), msl)
+    path = os.fspath(folder)
+    try:
+        return ShardFolder(path, msl)
+    except UserError as e:
+        splits = [s for s in ("train", "val") if os.path.isdir(os.path.join(path, s))]
+        hint = (
+            f"; name {' or '.join(os.path.join(path, s) for s in splits)}" if splits and not list_shards(path) else ""
+        )
+        e.args = (str(e).replace("max_sequence_length", "msl") + hint,)
+        raise
 
 
 class ShardFolder(Sequence[Arrays]):

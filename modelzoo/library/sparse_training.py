@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.library.owned import MARK, check_alone, check_owned, check_state, check_types
+from modelzoo.library.owned import MARK, check_alone, check_counts, check_owned, check_state, check_types
 from modelzoo.library.regrown import RegrownWeights, replace_weight
 from modelzoo.names import name_mask
 from modelzoo.sparsity.attach import Group, Sparsity
@@ -74,7 +74,8 @@ class SparseTraining:
             return
         if len(self._roots) != 1:
             raise UserError(f"sparsity: has {len(self._roots) or 'no'} module; call model.apply(sparsity) once, first")
-        self.attach(self._roots.pop(), target)
+        self.attach(self._roots[0], target)
+        self._roots.clear()
         self._automatic = True
 
     __call__ = apply
@@ -94,6 +95,7 @@ class SparseTraining:
         check_alone(self._groups)
         with naming_keys():
             check_owned(table, named, self._groups, optimizer)
+            check_counts(table, self._groups)
             dtype = next((p.dtype for p in named.values() if p.is_floating_point()), torch.float32)
             turned = {n for n, w in table.items() if w.transposed}
             self._sparsity = Sparsity.attach(inner, table, self._groups, self._seed, dtype, transposed=turned)
@@ -282,11 +284,13 @@ class SparseTraining:
                     raise UserError(
                         f"{p.name}: {int(mask.sum()):,} live weights are loaded; the config has {counts[p.name]:,}"
                     )
+        born = state.get("born") or {}
+        self._regrown.check(born)
         self.steps, self._taken, self._early = steps, False, False
         self._seen.clear()
         masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
         self._sparsity.load_state_dict(masks, state=optimizer.state)
-        self._regrown.load_state_dict(state.get("born") or {})
+        self._regrown.load_state_dict(born)
         self._sparsity.drop_gradients()
         self._sparsity.watch(self.steps + 1)
 

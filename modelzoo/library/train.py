@@ -1,9 +1,11 @@
 """A run of a config in a caller's own program: what `run.py -m train` does, by the same code, with the same bits."""
 
+import contextlib
 import json
+import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelzoo import cli, entry
@@ -29,7 +31,8 @@ def train(
     """Train a run, or go on with the one that `out` holds, and return its folder, which `load` takes.
 
     It prints what the command prints; `{"trainer.init.logging.log_level": "error"}` leaves the summary alone. Ctrl-C
-    ends it after the step at hand with a checkpoint, and raises KeyboardInterrupt then.
+    ends it after the step at hand with a checkpoint, and raises KeyboardInterrupt then. The caller's logging, and
+    torch's threads and random numbers on the CPU, are afterwards what they were.
 
     Args:
         config: a YAML file, or its content as a mapping.
@@ -47,6 +50,8 @@ def train(
     """
     if not isinstance(config, str | os.PathLike | Mapping):
         raise UserError(f"config: takes a YAML file or a mapping, got {type(config).__name__}")
+    if target not in ("CSX", "GPU", "CPU", "auto"):
+        raise UserError(f"target: takes CSX, GPU, CPU or auto, got {target!r}")
     with tempfile.TemporaryDirectory(prefix="mediswift-") as folder:
         path = _write_config(config, folder) if isinstance(config, Mapping) else os.fspath(config)
         settings = _list_settings(set)
@@ -79,7 +84,9 @@ def _run(words: list[str]) -> None:
         UserError: as of `train`.
     """
     try:
-        if code := cli.run_words(words):
+        with _keeping_settings():
+            code = cli.run_words(words)
+        if code:
             raise UserError(f"the processes that trained ended with code {code}; the lines above say why")
     except SystemExit as e:
         if isinstance(e.code, int) and e.code > 128:  # by a signal, with a checkpoint
@@ -89,6 +96,26 @@ def _run(words: list[str]) -> None:
         if e.filename is None:
             raise
         raise UserError(entry.explain_os_error(e)) from e
+
+
+@contextlib.contextmanager
+def _keeping_settings() -> Iterator[None]:
+    """Put back what a run sets for the whole process: logging, torch's threads, random numbers and repeatability."""
+    import torch
+
+    root, own = logging.getLogger(), logging.getLogger("modelzoo")
+    handlers, levels = root.handlers[:], (root.level, own.level)
+    threads, repeatable = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    root.handlers.clear()  # a run that sets other ones would close them
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(levels[0])
+        own.setLevel(levels[1])
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(repeatable)
 
 
 def _write_config(config: Mapping[str, Any], folder: str) -> str:

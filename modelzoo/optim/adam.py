@@ -2,6 +2,8 @@
 
 import inspect
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +28,20 @@ class AgedAdam(torch.optim.Adam):
         decoupled: AdamW's weight decay (arXiv 1711.05101) instead of L2.
         correct_bias: divide the moments by 1 - beta^t.
         aged: parameters whose state has `born`: int32 of their shape, the step at which each weight was regrown, or 0.
+        warmup: steps over which the updates of regrown weights rise to their full size, by parameter; default: none.
         raw_eps: add eps to the root of the second moment before its bias correction, as cerebras.pytorch does.
     """
 
     def __init__(
-        self, params, betas, eps, decoupled: bool, correct_bias: bool, aged: list[nn.Parameter], raw_eps: bool = False
+        self,
+        params,
+        betas,
+        eps,
+        decoupled: bool,
+        correct_bias: bool,
+        aged: list[nn.Parameter],
+        warmup: Mapping[nn.Parameter, int] = MappingProxyType({}),
+        raw_eps: bool = False,
     ):
         super().__init__(
             params,
@@ -51,7 +62,7 @@ class AgedAdam(torch.optim.Adam):
                 }
                 if id(p) in old:
                     self.state[p]["born"] = torch.zeros_like(p, dtype=torch.int32)
-        self.ages = OwnAges()
+        self.ages = OwnAges(warmup)
         self.found_inf: Tensor | None = None
         self.horizon = find_horizon(betas)
 

@@ -3,12 +3,16 @@
 Adam divides its moments by 1 - beta^t because they start at zero. A weight regrown at step t0 starts there again: with
 the global t its second moment is taken at face value while it is still far too small, and the first update is
 6.6 times too large at beta2 = 0.999. So a regrown weight counts its own age: t - t0.
+
+Even so its first update is a whole learning rate, whatever its gradient, as at the start of a run without warm-up. A
+warm-up of N steps scales its update by min(age / N, 1) (SMET, arXiv 2606.00888).
 """
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -25,9 +29,13 @@ class OwnAges:
 
     A step reads nothing back from the device, but for what others changed since the one before (a loaded checkpoint,
     new masks). The optimizer is torch's Adam or AdamW, without amsgrad; the weights that have ages are contiguous.
+
+    Args:
+        warmup: steps over which the updates of regrown weights rise to their full size, by parameter; default: none.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, warmup: Mapping[nn.Parameter, int] = MappingProxyType({})) -> None:
+        self._warmup = warmup
         self._cohorts: dict[nn.Parameter, tuple] = {}
         self._counts: dict[nn.Parameter, tuple[Tensor, int, int]] = {}
         self._young: list[tuple[dict[str, Any], nn.Parameter, Tensor, Tensor, Tensor]] = []
@@ -62,6 +70,8 @@ class OwnAges:
             state, (beta1, beta2), lr = optimizer.state[p], group["betas"], group["lr"]
             age = (state["step"] - born).double()
             m = state["exp_avg"].view(-1)[at].double() / (1 - beta1**age)
+            if warmup := self._warmup.get(p):
+                m = m * (age / warmup).clamp(max=1.0)
             v = state["exp_avg_sq"].view(-1)[at].double() / (1 - beta2**age)
             old = values * (1 - lr * group["weight_decay"]) if decoupled else values
             new = (old - lr * m / (v.sqrt() + group["eps"])).to(p.dtype)
@@ -70,8 +80,8 @@ class OwnAges:
     def find(
         self, optimizer: torch.optim.Optimizer, p: nn.Parameter, born: Tensor, betas: Sequence[float]
     ) -> tuple[Tensor, Tensor] | None:
-        """Flat positions and births of the weights younger than the horizon, or None."""
-        oldest = self.count(optimizer, p) + 1 - find_horizon(betas)
+        """Flat positions and births of the weights whose age still matters, or None."""
+        oldest = self.count(optimizer, p) + 1 - max(find_horizon(betas), self._warmup.get(p, 0))
         cached = self._cohorts.get(p)
         # `_version` counts in-place changes, so the cache follows mask updates and loaded checkpoints.
         if cached is None or cached[0] is not born or cached[1] != born._version:

@@ -69,12 +69,14 @@ def build_optimizer(
     model_config: GPTConfig,
     aged: list[nn.Parameter],
     density: Mapping[str, float] = MappingProxyType({}),
+    warmup: Mapping[nn.Parameter, int] = MappingProxyType({}),
 ) -> torch.optim.Optimizer:
     """The optimizer that `config` names, fused where torch has it.
 
     Args:
         aged: weights whose places change during training; Adam corrects their bias by their own age.
         density: density over base density by name, where the learning rate is corrected for it (sparse muP).
+        warmup: of `aged`: steps over which Adam's updates of regrown weights rise to their full size.
     """
     o = config.value
     groups = param_groups(model, kinds, o.weight_decay, model_config, density)
@@ -86,6 +88,7 @@ def build_optimizer(
             decoupled=isinstance(o, c.AdamW),
             correct_bias=o.correct_bias,
             aged=aged,
+            warmup=warmup,
             raw_eps=o.compat is not None,
         )
     return torch.optim.SGD(groups, lr=0.0, momentum=o.momentum, dampening=o.dampening, nesterov=o.nesterov, fused=True)

@@ -14,6 +14,7 @@ from modelzoo.planning.traffic import (
     count_sent,
     count_shard_bytes,
     find_dense_step,
+    name_asking,
 )
 from modelzoo.progress import format_size
 
@@ -77,7 +78,7 @@ def _count_replicas(init: Init, p: Plan, layout: Layout) -> str:
     times = layout.devices.bit_length() - 1 if exact else f"2 x {layout.devices - 1}/{layout.devices}"
     values = f"{format_size(4 * count_sent(init, usual))} of gradients"
     alone = ", the live weights alone" if init.sparsity else ""
-    more = f"; {sent(dense)} on RigL's update steps" if dense else ""
+    more = f"; {sent(dense)} on {name_asking(init)} update steps" if dense else ""
     return f"{sent(usual)} a step: {times} x {values}{alone}{more}"
 
 

@@ -14,6 +14,7 @@ from modelzoo.data import manifest
 from modelzoo.optim.lr import declines, length, rate_at
 from modelzoo.sparsity.schedules import held, last_update, next_update, target
 
+HIGH = 0.1  # a rate that no Adam trains with
 NEAR = 0.01  # a density, or a length, that is off by less than this share is as good as the one that was written
 
 
@@ -38,8 +39,7 @@ def count_epoch(doc: Document) -> None:
 
 def note_lengths(init: Init, steps: int) -> list[str]:
     """What a run of `steps` steps will not do although its config says so; one line each."""
-    rate = _rate(init, steps)
-    found = [rate] if rate else []
+    found = [note for note in (_rate(init, steps), _high_rate(init, steps)) if note]
     for i, group in enumerate(init.sparsity):
         if group.algorithm != "static":
             where = f"sparsity ({group.algorithm}{f', group {i}' if len(init.sparsity) > 1 else ''}): "
@@ -60,6 +60,19 @@ def _rate(init: Init, steps: int) -> str | None:
         then = "and stays so" if last == end else f"and goes on to {last:.3g} at the last step"
         return f"{text}: the rate is {end:.3g} at step {whole:,} {then}"
     return None
+
+
+def _high_rate(init: Init, steps: int) -> str | None:
+    """Whether Adam's rate gets far above any that trains: it moves each weight by about the rate in each step."""
+    if init.optimizer is None or init.optimizer.name not in ("Adam", "AdamW"):
+        return None
+    highest = max(rate_at(init, step * (steps - 1) // 100) for step in range(101))
+    if highest <= HIGH:
+        return None
+    return (
+        f"learning rate: {highest:.3g} at its highest; Adam moves each weight by about the rate in each step, and "
+        f"weights begin at about {init.model.initializer_range:g}; 1e-4 to 5e-3 is usual"
+    )
 
 
 def _masks(group: c.SparsityGroup, steps: int, frozen: bool) -> list[str]:

@@ -1,15 +1,15 @@
 """The plan as a person reads it. No torch."""
 
+import json
 import math
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from modelzoo.backends import arithmetic
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
-from modelzoo.data.files import check_some
 from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.manifest import list_folders
 from modelzoo.models.shapes import find_lora_targets
@@ -18,6 +18,7 @@ from modelzoo.planning import lengths
 from modelzoo.planning.devices_text import describe_devices
 from modelzoo.planning.plan import Plan, make_plan
 from modelzoo.planning.stored import count_stored, group_sizes
+from modelzoo.planning.traffic import name_asking
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
@@ -41,6 +42,20 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
         *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
     ]
     return "\n".join(lines)
+
+
+def describe_as_json(config: Config, p: Plan, notes: Sequence[str]) -> str:
+    """The plan's figures for a program: FLOPs are training FLOPs, memory is in bytes; null where nothing is known."""
+    notes = [note.removeprefix("note").strip() for note in notes]
+    notes += lengths.note_lengths(config.trainer.init, p.steps) if p.steps else ()
+    paths = [{"use": use, "path": path, "found": os.path.exists(path)} for use, path in _list_paths(config)]
+    found = {
+        "parameters": {"total": p.total, "live": p.live, "masked": p.sparse_total, "trained": p.trained},
+        "flops_per_token": {"dense": p.dense.total, "first_masks": p.start.total, "mean": p.mean},
+        "flops": {"dense": p.tokens * p.dense.total, "as_scheduled": p.tokens * p.mean} if p.tokens else None,
+        "steps": p.steps, "tokens": p.tokens, "context": p.context, "memory": p.bytes, "data": paths, "notes": notes,
+    }  # fmt: skip
+    return json.dumps(found, indent=2)
 
 
 def describe_heads(m: GPTConfig) -> str:
@@ -81,6 +96,8 @@ def _describe_group(group: SparsityGroup, sizes: Mapping[str, tuple[int, ...]], 
         + (f" to {end:.4g}" if end != start else "")
         + f" over {len(sizes)} weights"
     ]
+    if group.regrow_warmup:
+        lines.append(f"           regrown weights warm up over {group.regrow_warmup:,} steps of their own")
     if group.mup_base_density is not None:
         lines.append(f"           mup_base_density {group.mup_base_density:g}: {_describe_mup(group, sizes)}")
     return lines
@@ -108,9 +125,10 @@ def _describe_flops(init: Init, p: Plan) -> list[str]:
 def _describe_memory(init: Init, p: Plan) -> list[str]:
     needs = ", ".join(f"{k} {format_size(v)}" for k, v in p.bytes.items() if v)
     lines = [f"memory     {format_size(sum(p.bytes.values()))}: {needs}"]
-    rigl = sum(math.prod(s) for g, sizes in group_sizes(init) if g.algorithm == "rigl" for s in sizes.values())
-    if rigl and not init.base_frozen:
-        lines.append(f"           and {format_size(4 * rigl)} on RigL's update steps, for dense gradients")
+    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.needs_dense_gradient for s in sizes.values())
+    if asked and not init.base_frozen:
+        whose = name_asking(init)
+        lines.append(f"           and {format_size(4 * asked)} on {whose} update steps, for dense gradients")
     return lines
 
 
@@ -208,18 +226,13 @@ def _list_paths(config: Config) -> list[tuple[str, str]]:
 
 
 def _describe_path(path: str, shards: bool) -> str:
-    """Whether a path is there, and what its manifest counts; `shards`: it is data, of which a run refuses some.
-
-    Raises:
-        UserError: of `check_some`.
-    """
+    """Whether a path is there, and what its manifest counts; `shards`: it is data. `problems` says what is wrong."""
     try:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
     examples, count = read_manifest(path).get("n_examples"), 0
     if shards:
-        check_some(path)
         count = len(list_shards(path)) if stat.S_ISDIR(found.st_mode) else 0
     return (
         f"{path}  found"

@@ -43,13 +43,19 @@ def find_dense_step(init: Init, steps: int | None) -> int | None:
     """The first of `steps` steps that sends dense gradients, if there is one."""
     if init.base_frozen:
         return None
-    found = [schedules.next_update(g.update, 0) for g in init.sparsity if g.algorithm == "rigl"]
+    found = [schedules.next_update(g.update, 0) for g in init.sparsity if g.needs_dense_gradient]
     return min((s for s in found if s is not None and (steps is None or s <= steps)), default=None)
+
+
+def name_asking(init: Init) -> str:
+    """Whose update steps want dense gradients: "RigL's"."""
+    names = {"rigl": "RigL's", "granet": "GraNet's"}
+    return " and ".join(dict.fromkeys(names[g.algorithm] for g in init.sparsity if g.needs_dense_gradient))
 
 
 def needs_dense_gradients(group: SparsityGroup, step: int) -> bool:
     """Whether masks of `group` change after `step` by the gradients of dead weights too."""
-    return group.algorithm == "rigl" and schedules.is_update(group.update, step)
+    return group.needs_dense_gradient and schedules.is_update(group.update, step)
 
 
 def is_packed(group: SparsityGroup, shape: Shape) -> bool:

@@ -83,6 +83,8 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     jobs = [_job(name, request) for name in request.tasks if not name.startswith(LM_EVAL)]
     others = [name.removeprefix(LM_EVAL) for name in request.tasks if name.startswith(LM_EVAL)]
     if others:
+        if request.show:
+            raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
@@ -130,7 +132,7 @@ def _score_all(
         if others:
             found = harness.run_lm_eval(
                 model.model, model.backend, model.tokenizer, model.length, others, request.batch_size,
-                request.overrides(), request.split or "dev",
+                request.overrides(), request.split or "dev", shots=request.shots, shots_seed=request.shots_seed,
             )  # fmt: skip
             for name, metrics in found.items():
                 results.setdefault(LM_EVAL + name, []).append({"metrics": metrics, **model.facts})

@@ -19,6 +19,7 @@ from modelzoo.kernels import blocks
 from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
+from modelzoo.sparsity.explored import Explored
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter, TransposedParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select_parameters
 from modelzoo.sparsity.storage import store_group
@@ -65,8 +66,8 @@ class Group:
         It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
         """
         weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
-        grad = p.whole_gradient()
-        if self.algorithm.needs_gradient and grad is None:
+        grad = p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
+        if grad is None and (self.algorithm.needs_gradient or self.algorithm.needs_live_gradient):
             return p.mask
         grad = None if grad is None else blocks.scores(grad, p.block)
         return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
@@ -78,6 +79,7 @@ class Sparsity:
     def __init__(self, groups: list[Group]):
         self.groups = groups
         self.notes: list[str] = []  # lines about how weights are stored
+        self.explored = Explored()  # which weights were ever live, where masks change
         self._index()
 
     def _index(self) -> None:
@@ -153,6 +155,8 @@ class Sparsity:
                 if not mask.any():
                     raise UserError(f"trainer.init.sparsity: no live weight is left in {p.name} {tuple(p.shape)}")
                 p.move(mask, state.get(p.weight, {}), weight)
+                if group.changes:
+                    self.explored.begin(p, mask)
 
     def whole(self, weight: nn.Parameter, x: Tensor) -> Tensor:
         """`x`, a parameter of the model or something of its form (moments), as checkpoints hold it: never packed."""
@@ -237,9 +241,14 @@ class Sparsity:
                 lost.append((old & ~new).sum())
                 entries = state.get(p.weight, {})
                 p.move(new, entries)
+                self.explored.add(p, new)
                 if (born := entries.get("born")) is not None:
                     born.copy_(torch.where(p.stored(new & ~old), entries["step"].to(born.dtype), born))
         return int(torch.stack(lost).sum()) if lost else 0
+
+    def list_warmups(self) -> dict[nn.Parameter, int]:
+        """Own steps over which updates of regrown weights rise to full size, by weight, where there is a warm-up."""
+        return {p.weight: n for g in self.groups if (n := g.algorithm.warmup) for p in g.parameters}
 
     def is_update(self, step: int) -> bool:
         """Whether `update` changes any mask after `step`."""
@@ -278,12 +287,21 @@ class Sparsity:
         found: Mapping[str, Tensor],
         weights: Mapping[str, Tensor] = MappingProxyType({}),
         state: State = MappingProxyType({}),
+        explored: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
-        """Take masks over and zero what they mask. The caller has checked names and shapes. Others as in `draw`."""
-        for p in self.parameters:
-            p.drop_gradient()
-            mask = found[name_mask(p.name)].to(p.weight.device, torch.bool)
-            p.move(mask, state.get(p.weight, {}), weights.get(p.name))
+        """Take masks over and zero what they mask. The caller has checked names and shapes.
+
+        Args:
+            weights, state: as in `draw`.
+            explored: which weights were ever live (`explored.bits`), of a run that goes on.
+        """
+        for group in self.groups:
+            for p in group.parameters:
+                p.drop_gradient()
+                mask = found[name_mask(p.name)].to(p.weight.device, torch.bool)
+                p.move(mask, state.get(p.weight, {}), weights.get(p.name))
+                if group.changes:
+                    self.explored.begin(p, mask, explored.get(p.name))
 
     def target(self, step: int) -> float:
         """Share of the sparse parameters' weights that the schedules want off at `step`."""

@@ -111,7 +111,7 @@ class SET(Static, ours.SET):
         rows = self.rows(mask)
         keep = int(((1 - drop) * (mask.sum().float() / rows.shape[0])).int())
         kept = self.choose(weight.abs(), keep)
-        score = torch.where(kept, masks.DEAD, self.grow_score(name, weight, grad, step))
+        score = torch.where(kept, masks.DEAD, self.grow_score(name, weight, kept, grad, step))
         return kept | self.choose(score, max(self.k(rows.shape[-1], step) - keep, 0))
 
     def drop32(self, step: int) -> Tensor:

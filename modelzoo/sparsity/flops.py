@@ -117,7 +117,7 @@ def _steps_alike(
         if between:
             found[levels, quiet] += between
         if step is not None:
-            asks = (g.algorithm == "rigl" and step in mine for (g, _), mine in zip(groups, updates, strict=True))
+            asks = (g.needs_dense_gradient and step in mine for (g, _), mine in zip(groups, updates, strict=True))
             found[levels, tuple(asks)] += 1
             last = step
     return found

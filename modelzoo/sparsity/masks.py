@@ -8,11 +8,26 @@ from torch import Tensor
 from modelzoo.draws import make_generator
 
 DEAD = float("-inf")  # the score of a weight that may not be chosen
+NEVER = -1e6  # the logarithm of odds below those of any float64
 
 
 def random_scores(weight: Tensor, seed: int, name: str, step: int) -> Tensor:
     """Uniform [0, 1) float32 scores of `weight`'s shape on its device, keyed by (seed, parameter name, step)."""
     return torch.rand(weight.shape, generator=make_generator(seed, name, step)).to(weight.device)
+
+
+def soften(log_weights: Tensor, uniform: Tensor) -> Tensor:
+    """Scores whose k highest are a sample of k without replacement, drawn in proportion to exp(log_weights).
+
+    Args:
+        log_weights: -inf (a weight of zero) is drawn only where nothing else is left, at random.
+        uniform: [0, 1) draws of the same shape.
+
+    Returns:
+        float64 scores above DEAD (Gumbel noise added: arXiv 1903.06059).
+    """
+    noise = -torch.log(-torch.log(uniform.double() + 2.0**-26))  # half of float32's step in [0, 1): never 0 or 1
+    return log_weights.double().clamp(min=NEVER) + noise
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:

@@ -13,7 +13,8 @@ class Weight(NamedTuple):
 
     Attributes:
         size: (out, in) of a matrix, however it is stored; else its shape.
-        kind: linear (of a Linear or a Conv1D of Hugging Face, and trained), embedding, head, frozen or other.
+        kind: linear (of a Linear or a Conv1D of Hugging Face, and trained), embedding, head, frozen, other, or dense:
+            marked so by `requires_dense`, cerebras.pytorch's word for a parameter or module that stays whole.
         transposed: whether the module stores it as [in, out].
     """
 
@@ -64,6 +65,8 @@ def _describe(p: nn.Parameter, owners: list[nn.Module], head: nn.Parameter | Non
         return Weight(shape, "embedding")
     if p is head:
         return Weight(shape, "head")
+    if any(getattr(x, "requires_dense", False) for x in (p, *owners)):
+        return Weight(shape, "dense")
     turned = all(is_conv1d(m) for m in owners)
     if len(shape) != 2 or not (turned or all(isinstance(m, nn.Linear) for m in owners)):
         return Weight(shape, "other")

@@ -111,6 +111,10 @@ class SparseParameter:
         """The kept gradient, [out, in]."""
         return self.dense_grad
 
+    def live_gradient(self) -> Tensor | None:
+        """The gradient with which the step was taken, [out, in], zero where the weight is dead."""
+        return None if self.weight.grad is None else self.whole(self.weight.grad)
+
     def digest(self) -> str:
         """The hash of the mask as this process found it."""
         return masks.digest(self.mask)

@@ -61,6 +61,17 @@ def _(s: c.Cubic, step: int, update: c.Update | None = None) -> float:
     return (r * q * length**3 + (p * t - r * q) * left**3) / (q * t * length**3)
 
 
+@value.register
+def _(s: c.Sigmoid, step: int, update: c.Update | None = None) -> float:
+    x = 2 * (min(max(step, s.begin), s.end) - s.begin) / (s.end - s.begin) - 1  # from -1 to 1
+    low, high = _logistic(-s.steepness), _logistic(s.steepness)
+    return _between(s.init, s.final, (_logistic(s.steepness * x) - low) / (high - low))
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
+
+
 def _between(a: float, b: float, share: float) -> float:
     """From a to b, exactly a at 0 and b at 1."""
     return a * (1 - share) + b * share
@@ -121,7 +132,7 @@ def target(schedule: c.Schedule) -> float | None:
     match schedule:
         case c.Constant():
             return schedule.value
-        case c.Linear() | c.Cubic():
+        case c.Linear() | c.Cubic() | c.Sigmoid():
             return schedule.final
         case c.Exp():
             return schedule.final if schedule.gamma < 0 and schedule.final < 1 else None

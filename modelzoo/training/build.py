@@ -15,7 +15,7 @@ from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.files import find_shards
 from modelzoo.data.hdf5 import Shards
 from modelzoo.data.holding import hold_shards
-from modelzoo.data.manifest import list_folders
+from modelzoo.data.manifest import count_positions, list_folders
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters, list_with_adapters
@@ -78,11 +78,12 @@ def build_run(config: Config, choice: Choice, may_shard: bool = False) -> TrainS
         why = "there is but one" if backend.ranks.size == 1 else "parallel: shard is for pre-training"
         sparsity.notes.append(f"storage    each process holds all: {why}")
     aged = [p.weight for g in sparsity.groups if g.algorithm.ages for p in g.parameters]
+    warmup = sparsity.list_warmups()
     ratios = mup.density_ratios(shapes, init.sparsity)
     mup.correct_rates(sparsity, ratios)
     kinds = {n: s.kind for n, s in shapes.items()}
     held = model if shares is None else shares.parameters
-    optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios)
+    optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios, warmup)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, shares, config=config)
 
@@ -122,10 +123,8 @@ def open_shards(config: Config, loader: DataLoader) -> Shards:
     for note in notes:
         print(note, file=sys.stderr)
     m = config.trainer.init.model
-    # Rotary, ALiBi and no positions have no table that could be too short.
-    longest = m.max_position_embeddings if m.position_embedding_type in ("learned", "fixed") else None
     prompt = config.trainer.init.soft_prompt
-    shards = Shards.open(loader, m.vocab_size, longest, prompt.tokens if prompt is not None else 0)
+    shards = Shards.open(loader, m.vocab_size, count_positions(m), prompt.tokens if prompt is not None else 0)
     shards.holding = holding
     return shards
 

@@ -295,6 +295,8 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
         metrics["sparsity_target"] = run.sparsity.target(run.optimizer_step)
         metrics["sparsity"] = run.sparsity.actual()
         metrics["churn"] = run.churn
+        if (share := run.sparsity.explored.share()) is not None:
+            metrics["ever_active"] = share
     if run.loss_scale.dynamic or run.init.precision.log_loss_scale:
         metrics["loss_scale"] = run.loss_scale.scale
     if run.skipped:

@@ -20,6 +20,7 @@ from modelzoo.training.checkpoint_state import CheckpointState, LogFacts, LoRAFa
 from modelzoo.training.required import require_optimizer
 
 # A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
+EXPLORED = "explored"  # the file of the weights that were ever live; runs whose masks stay have none
 OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
@@ -44,6 +45,7 @@ def snapshot(
         for key, value in entries.items()
         if value is not None
     }
+    explored = {n: _keep(run, bits) for n, bits in run.sparsity.explored.bits.items()}
     scale = run.loss_scale
     state = CheckpointState.of(
         run.init,
@@ -64,7 +66,8 @@ def snapshot(
         unassessed=run.unassessed,
         **record_config(run.config),
     )
-    return {"model": model, "optimizer": moments}, state.as_json()
+    files = {"model": model, "optimizer": moments}
+    return files | ({EXPLORED: explored} if explored else {}), state.as_json()
 
 
 def _keep(run: TrainState, x: Tensor) -> Tensor:
@@ -111,7 +114,8 @@ def restore(
             "means nothing here; restore the data, or start at its beginning with "
             f"{OTHER} model,optimizer,sparsity"
         )
-    _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None)
+    explored = files.get(EXPLORED, {}) if resumes else {}  # older checkpoints have none: counted from their masks on
+    _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None, explored)
     _put_moments(run, moments)
     if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state.loss_scale):
         run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale.scale, state.loss_scale.good_steps
@@ -123,7 +127,12 @@ def restore(
         run.dtype_before, run.unassessed, run.resumed_from = state.dtype, state.unassessed, saved
 
 
-def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[str, Tensor] | None) -> None:
+def _put_weights(
+    run: TrainState,
+    weights: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None,
+    explored: Mapping[str, Tensor],
+) -> None:
     """Set weights by name, and masks; without masks new ones are drawn from the loaded weights."""
     ours = run.parameters
     sparse = {p.name for p in run.sparsity.parameters}  # these take over weights and masks as one
@@ -133,7 +142,7 @@ def _put_weights(run: TrainState, weights: Mapping[str, Tensor], masks: Mapping[
         redraw(run.model)
     taken = {n: weights[n] for n in sparse & weights.keys()}
     if masks is not None:
-        run.sparsity.load_state_dict(masks, taken, run.optimizer.state)
+        run.sparsity.load_state_dict(masks, taken, run.optimizer.state, explored)
     else:  # topk keeps the largest of the loaded weights, not of the first draw
         run.sparsity.draw(taken, run.optimizer.state)
 

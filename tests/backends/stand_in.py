@@ -177,6 +177,7 @@ def standing_in() -> Iterator[SimpleNamespace]:
     with ExitStack() as stack:
         stack.enter_context(mock.patch.multiple(torch.cuda, **CARD))
         stack.enter_context(mock.patch.object(Local, "place", _place))
+        stack.enter_context(mock.patch.object(Local, "_takes_graphs", lambda *_: False))  # nothing here can capture
         stack.enter_context(mock.patch.dict(sys.modules, {"triton": None}))  # whose kernels ask for memory of a GPU
         # tensors of inference mode go past the modes here
         stack.enter_context(mock.patch.object(torch.inference_mode, "__enter__", _enter))

@@ -160,7 +160,7 @@ def gpu(monkeypatch, device, bf16=True) -> local.Local:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla T4")
     monkeypatch.setattr(torch._C, "_set_cublas_allow_tf32", lambda allowed: None)
-    return local.Local(device, Backend(), Precision())
+    return local.Local(device, Backend(torch_compile=False), Precision())
 
 
 @pytest.mark.parametrize("name,chosen", [("cuda", []), ("cuda:1", [torch.device("cuda:1")])])
@@ -238,13 +238,42 @@ def test_the_wafer_takes_unstructured_masks_alone(machine, section, name):
     assert select.select_device("auto", init, trains_alone=True).fallback == f"CSX: {words}; running on GPU"
     with pytest.raises(UserError) as e:
         select.select_device("CSX", init)
-    assert str(e.value) == f"CSX: {words}; leave the pattern out, or train it with GPU or CPU"
+    assert str(e.value) == f"CSX: {words}; change it, or train with GPU or CPU"
+
+
+@pytest.mark.parametrize("section,name", [
+    ({"algorithm": "chts", "sparsity": 0.5}, "trainer.init.sparsity.algorithm: chts"),
+    ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 5}, "trainer.init.sparsity.regrow_warmup"),
+    ({"algorithm": "gmp", "sparsity": {"type": "sigmoid", "final": 0.5, "end": 5}}, "of type sigmoid"),
+])  # fmt: skip
+def test_the_wafer_takes_cerebras_pytorchs_own_algorithms_alone(machine, section, name):
+    machine(csx=True, gpu=True)
+    init = config(sparsity=[section], backend={"backend_type": "CSX"}).trainer.init
+    why = select.explain_structured(init)
+    assert why is not None and name in why
+    assert select.select_device("auto", init, trains_alone=True).fallback is not None
+    with pytest.raises(UserError, match=r"CSX: cerebras\.pytorch.*; change it, or train with GPU or CPU"):
+        select.select_device("CSX", init)
 
 
 def test_a_pattern_is_refused_before_it_is_lowered():
     """With or without the client library at hand."""
     for only in ("validate", "compile"):
-        with pytest.raises(
-            UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; leave the pattern out"
-        ):
+        with pytest.raises(UserError, match=r"CSX: its masks are unstructured, .* block: \[4, 4\]; change it"):
             select.csx(config(sparsity=BLOCKS).trainer.init, ".", only)
+
+
+@pytest.mark.parametrize("found,lacking", [((), "Triton and a C compiler"), (("triton",), "a C compiler"), (None, "")])
+def test_layers_are_compiled_on_a_gpu_where_that_can_be(monkeypatch, found, lacking):
+    """The default there; where it cannot be, the run says why. A CPU compiles when it is asked to."""
+    monkeypatch.setattr(local, "find_spec", lambda name: found is None or name in found)
+    monkeypatch.setattr(local.shutil, "which", lambda name: "/usr/bin/cc" if found is None else None)
+    gpu(monkeypatch, torch.device("cuda"))  # stands in for the device
+    made = local.Local(torch.device("cuda"), Backend(), Precision())
+    assert (
+        made.compiles is (found is None)
+        and [lacking in n for n in made.notes if "torch_compile" in n] == [True][: bool(lacking)]
+    )
+    assert (
+        not cpu().compiles and not local.Local(torch.device("cuda"), Backend(torch_compile=False), Precision()).compiles
+    )

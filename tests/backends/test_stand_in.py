@@ -59,7 +59,8 @@ KINDS = {
 
 
 def make_run(device: torch.device, kind: dict) -> tuple[Local, TrainState]:
-    whole = config(**{"model": TINY, **kind})
+    backend = {"torch_compile": False, "cuda_graphs": False, **kind.get("backend", {})}
+    whole = config(**{"model": TINY, **kind, "backend": backend})
     local = Local(device, whole.trainer.init.backend, whole.trainer.init.precision)
     return local, build_run(whole, Choice(local, "", None))
 
@@ -72,7 +73,7 @@ def check_place(run: TrainState) -> None:
         **{f"{n}/{k}": x for n, p in run.parameters.items() for k, x in run.optimizer.state.get(p, {}).items()},
         **{f"{p.name}/mask": p.mask for p in run.sparsity.parameters},
     }
-    assert [n for n, x in held.items() if isinstance(x, torch.Tensor) and not isinstance(x, OnGPU)] == []
+    assert [n for n, x in held.items() if isinstance(x, torch.Tensor) and x.device.type != "cuda"] == []
 
 
 def take_steps(device: torch.device, kind: dict, more: dict | None = None) -> tuple[list, dict[str, torch.Tensor]]:

@@ -1,5 +1,7 @@
 """extends, overrides, and messages: every problem at once, at its line, with what was meant."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -378,3 +380,18 @@ def test_a_dump_reloads_to_an_equal_object_with_its_comment(write):
     assert load("again.yaml", Config) == config
     with open("again.yaml") as f:
         assert f.read().startswith("# resolved config of\n# `run.py`\n")
+
+
+@pytest.mark.parametrize(
+    "key,there",
+    [
+        ("trainer.init.max_steps", "; it is trainer.init.loop.max_steps"),
+        ("sparsity", "; it is trainer.init.sparsity"),
+        ("trainer.init.betas", "; it is trainer.init.optimizer.AdamW.betas or trainer.init.optimizer.Adam.betas"),
+        ("trainer.init.model.dropout", "; did you mean 'dropout_rate', or trainer.init.lora.dropout?"),
+        ("trainer.init.sparsty", "; did you mean 'sparsity'?"),
+    ],
+)  # fmt: skip
+def test_a_key_in_the_wrong_place_is_looked_up_in_the_whole_schema(key, there):
+    with pytest.raises(UserError, match=f"{re.escape(f'unknown key {key!r}{there}')}$"):
+        load("configs/quickstart/s75.yaml", Config, [f"{key}=1"])

@@ -123,6 +123,8 @@ def test_relative_positions_are_refused():
         ({"extra_attention_params": {"groups": 1}}, "groups"),
         ({**GROUPED, "extra_attention_params": {"num_kv_groups": 4}}, "must divide num_heads"),
         ({"use_untied_layer_norm": True}, "gptj"),
+        ({"residual_dropout_rate": 0.1}, "residual_dropout_rate"),
+        ({"name": "gptj", "rotary_dim": 2, "residual_dropout_rate": 0.1, "dropout_rate": 0.2}, "give one of them"),
         ({"pos_scaling_type": "llama3"}, "llama3 is for rotary"),
         ({**TURNED, "pos_scaling_type": "YaRN"}, "'YaRN'"),
         ({**TURNED, "pos_scaling_extra_args": {"low_freq_factor": 2.0}}, "pos_scaling_type: llama3"),
@@ -139,7 +141,8 @@ def test_a_gptj_has_the_zoos_defaults_and_others_theirs():
     assert found.parallel and found.tied_norms and found.scale_qk_dot_by_d is False
     asked = model(name="gptj", position_embedding_type="learned", use_ffn_bias=True, embedding_dropout_rate=0.3)
     assert asked.position_embedding_type == "learned" and asked.use_ffn_bias and asked.embedding_dropout_rate == 0.3
-    assert model(residual_dropout_rate=0.25) == model(dropout_rate=0.25) and not model().parallel
+    ours, zoos = (model(name="gptj", rotary_dim=2, **{key: 0.25}) for key in ("dropout_rate", "residual_dropout_rate"))
+    assert ours == zoos and ours.dropout_rate == 0.25 and not model().parallel
 
 
 def test_a_model_without_later_parts_is_written_as_before():
@@ -196,7 +199,23 @@ def test_schedule_forms():
         ({"sparsity": {"type": "linear", "init": 0, "slope": 1}}, "static sparsity is one number"),
         ({"sparsity": 0.5, "update": {"freq": 1}}, "never change"),
         ({"algorithm": "gmp", "sparsity": 0.5}, "algorithm: static"),
-        ({"sparsity": 0.5, "drop_fraction": 0.3}, "belongs to set and rigl"),
+        ({"sparsity": 0.5, "drop_fraction": 0.3}, "drop_fraction belongs to set, rigl, "),
+        ({"sparsity": 0.5, "regrow_warmup": 10}, "regrow_warmup belongs to set, rigl, "),
+        ({"algorithm": "gmp", "sparsity": [0.1, 0.5], "regrow_warmup": True}, "mest, chts, chtss, not gmp"),
+        ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": -1}, "above 0"),
+        ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 9, "compat": "cstorch"}, "remove regrow_warmup"),
+        ({"algorithm": "set", "sparsity": 0.5, "gamma": 0.1}, "gamma belongs to mest, not set"),
+        ({"algorithm": "mest", "sparsity": 0.5, "link_predictor": "ch2_l3n"}, "belongs to chts, chtss, not mest"),
+        ({"algorithm": "smet", "sparsity": 0.5, "compat": "cstorch"}, "knows static, gmp, set, rigl, not smet"),
+        (
+            {"algorithm": "granet", "sparsity": 0.5},
+            "granet prunes along a schedule; for one level use `algorithm: rigl`",
+        ),
+        ({"algorithm": "chtss", "nm": [2, 4]}, "for one level use `algorithm: chts`"),
+        (
+            {"algorithm": "gmp", "sparsity": {"type": "sigmoid", "final": 0.5, "end": 5}, "compat": "cstorch"},
+            "use cubic",
+        ),
         ({"algorithm": "set", "sparsity": 0.5, "balance_in_groups": 2}, "belong to rigl"),
         ({"algorithm": "rigl", "sparsity": 0.5, "balance_in_groups": 2, "balance_out_groups": 2}, "not both"),
         ({"algorithm": "rigl", "sparsity": 0.5, "balance_in_groups": 2, "distribution": "erk"}, "uniform"),
@@ -233,6 +252,17 @@ def test_sparsity_that_makes_no_sense(value, words):
     assert words in refused(sparsity=value)
 
 
+def test_a_preset_is_what_is_not_given():
+    (smet,) = group({"algorithm": "smet", "sparsity": 0.5})
+    assert (smet.update.freq, smet.drop_fraction.value, smet.regrow_warmup) == (100, 0.2, 100)
+    own = {"update": {"freq": 7}, "drop_fraction": 0.1, "regrow_warmup": None}
+    (smet,) = group({"algorithm": "smet", "sparsity": 0.5, **own})
+    assert (smet.update.freq, smet.drop_fraction.value, smet.regrow_warmup) == (7, 0.1, None)
+    assert group(smet.model_dump(mode="json")) == (smet,)
+    for written, meant in ((True, 100), (False, None), (0, None), (30, 30)):
+        assert group({"algorithm": "rigl", "sparsity": 0.5, "regrow_warmup": written})[0].regrow_warmup == meant
+
+
 def test_patterns_are_named_in_the_configs_words():
     assert group(0.5)[0].pattern is None and group({"sparsity": 0.5, "block": [1, 1]})[0].pattern is None
     assert group({"sparsity": 0.5, "block": [32, 2]})[0].pattern == "block: [32, 2]"
@@ -257,6 +287,14 @@ CONSTANT = {"ConstantLR": {"learning_rate": 1e-3}}
         ({"optimizer": {"Lion": {}}}, "unknown key 'trainer.init.optimizer.Lion'"),
         ({"optimizer": {"SGD": {"nesterov": True}}}, "momentum above 0"),
         ({"optimizer": {"AdamW": {"betas": [0.9, 1.0]}}}, "below 1"),
+        ({"optimizer": {"SGD": {}}, "sparsity": {"algorithm": "smet", "sparsity": 0.5}}, "SGD counts no ages"),
+        (
+            {
+                "optimizer": {"Adam": {"correct_bias": False}},
+                "sparsity": [0.5, {"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 3}],
+            },
+            "goes with Adam's correct_bias",
+        ),
         ({"optimizer": {"AdamW": {"amsgrad": True}}}, "amsgrad"),
         ({"optimizer": {"AdamW": {"lr": 1e-3}}, "schedulers": [LINEAR]}, "learning rate once"),
         ({"schedulers": [LINEAR, LINEAR]}, "SequentialLR"),

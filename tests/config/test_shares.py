@@ -103,7 +103,7 @@ def test_every_key_that_names_steps_of_a_schedule_may_be_a_share():
     models = [m for annotation in schedules for m in typing.get_args(annotation) if m is not type(None)]
     models += [sparsity.Update, sparsity.Cubic, sparsity.Cosine]
     numbers = {k for m in models for k, f in m.model_fields.items() if int in _types(f.annotation)} | {
-        "half_period", "warmup_steps",
+        "half_period", "warmup_steps", "regrow_warmup",
     }  # fmt: skip
     assert numbers - {"step_exponent", "T_mult"} == shares.LENGTHS - {"eval_frequency", "log_steps"}
     assert {"eval_frequency"} <= set(trainer.Loop.model_fields) and {"log_steps"} <= set(trainer.Logging.model_fields)

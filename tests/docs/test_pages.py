@@ -16,10 +16,14 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.kernels.processor import TITLES
+from modelzoo.words import complete_words
 from tests.docs import pages
 from tests.docs.pages import PAGES, REPO
 
 name = lambda page: str(page.relative_to(REPO))
+OTHERS = (
+    r"#SBATCH|sbatch |lm_eval --|llama-cli --|tensorboard --|torchrun --|hf download |docker |conda "  # have own flags
+)
 TEXTS = [p for p in PAGES if p.name != "reference.md"]  # which is made from the code
 COMMANDS = [c for page in PAGES for c in pages.commands(page)]
 
@@ -37,6 +41,14 @@ def test_links_and_anchors_lead_somewhere(page):
             assert anchor in pages.anchors(target), f"{name(page)}: {link}: no such heading in {name(target)}"
 
 
+def test_what_users_read_names_no_folder_of_ours():
+    """Data is where the user has it: configs, scripts and pages point to nothing outside the folder they work in."""
+    rooms = [REPO / room for room in ("configs", "docs", "scripts", "benchmarks", "modelzoo", "data_preprocessing")]
+    texts = [p for room in rooms for p in room.rglob("*") if p.suffix in (".yaml", ".md", ".sh", ".py", ".ipynb")]
+    found = [name(p) for p in (*texts, *pages.TOP, REPO / "Makefile") if "../shared" in _text(p)]
+    assert len(texts) > 300 and found == []
+
+
 def test_every_page_is_reached_from_the_readme():
     seen, todo = set(), [REPO / "README.md"]
     while todo:
@@ -52,6 +64,7 @@ def test_every_page_is_reached_from_the_readme():
 def _parse(words: list[str]) -> None:
     """Parse a command line as its program would; SystemExit or UserError where it would refuse."""
     if words[0] == "run.py" or words[0] == "mediswift":
+        words = [words[0], *complete_words(words[1:])]
         if words[1] in verbs.VERBS:
             p = argparse.ArgumentParser(allow_abbrev=False)
             verbs.VERBS[words[1]].arguments(p)
@@ -130,7 +143,9 @@ def test_flags_are_flags(page):
         for file in (REPO / room).glob("*.py"):
             known |= set(re.findall(r'"(--[a-z][\w-]*)"', _text(file)))
     for line in _text(page).splitlines():
-        if re.search(r"#SBATCH|sbatch |lm_eval --|llama-cli --|tensorboard --|torchrun --|hf download ", line):
+        if re.search(
+            r"#SBATCH|sbatch |lm_eval --|llama-cli --|tensorboard --|torchrun --|hf download |docker |conda ", line
+        ):
             continue
         for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", line):
             assert flag in known, f"{name(page)}: {line}"

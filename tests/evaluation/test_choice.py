@@ -3,6 +3,7 @@
 import json
 from random import Random
 
+import numpy as np
 import pytest
 
 from modelzoo.config.errors import UserError
@@ -82,6 +83,18 @@ def test_lengths_are_characters_and_bytes_without_the_delimiter(tmp_path):
     assert task.pick(e, [-3.0, -4.0]) == Picked("A", "A", "A")
     golds, picked = ["A", "B"], [Picked("A", "B", "A"), Picked("B", "B", "A")]
     assert task.metrics(golds, picked) == {"acc": 1.0, "acc_norm": 0.5, "acc_bytes": 0.5}
+    drawn = task.metrics(golds, picked, np.array([[1.0, 1.0], [3.0, 1.0]]))  # as if the first came three times
+    assert {k: list(v) for k, v in drawn.items()} == {"acc": [1, 1], "acc_norm": [0.5, 0.25], "acc_bytes": [0.5, 0.75]}
+
+
+def test_yes_and_no_have_the_macro_f1_of_scikit_learn(tmp_path):
+    from sklearn.metrics import f1_score
+
+    task = make(tmp_path, "choice", SINGLE, {})
+    golds, picked = ["yes", "no", "no", "maybe"], ["yes", "no", "yes", "yes"]
+    found = task.metrics(golds, [Picked(p, "no", "no") for p in picked])
+    assert found["macro_f1"] == pytest.approx(f1_score(golds, picked, average="macro"))
+    assert found["acc"] == found["acc_norm"] == 0.5 and "macro_f1" not in choice(tmp_path).metrics(["A"], [("A",) * 3])
 
 
 def test_prompts_are_cut_at_their_beginning_and_counted(tmp_path, tokenizer):
@@ -189,7 +202,8 @@ def test_missing_files_and_folders_say_the_command(tmp_path):
         ("choice", {"normalize": "length"}, "multiple choice compares likelihoods"),
         ("choice", {"decoding": "generation"}, "multiple choice compares likelihoods"),
         ("choice", {"shots": "{count: 1, same_group: true}"}, "shots.same_group: needs group_field"),
-        ("classification", {"shots": "{count: 1}"}, "shots and group_field are for multiple choice"),
+        ("classification", {"shots": "{count: 1}"}, "shots are for multiple choice: choice, pubmedqa_choice"),
+        ("pubmedqa_choice", {"group_field": "x"}, "group_field is for form: choice"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(tmp_path, form, keys, said):

@@ -13,13 +13,14 @@ from tests.tasks_at_hand import MULTI, NER, SINGLE, make
 
 ROW = '{"id": "1", "question": "q", "context": "c", "label": "yes"}\n'
 QUESTION = {"QUESTION": "q?", "CONTEXTS": ["a b"], "LABELS": ["x"], "final_decision": "yes"}
+CHOICE = 'source: "{question} {A} {B}"\nlabels: {A: "{A}", B: "B"}\n'
 PUBTATOR = "1|t|Aspirin and fever.\n1|a|More.\n1\t0\t7\tAspirin\tC\tD1\n\n"
 HOC = "labels\tsentence\tindex\n" + ",".join(f"{i}_{int(i == 3)}" for i in range(10)) + "\ttext\t1_s1\n"
 
 
 def task_of(folder, form):
     """A whole task of each form, and the file of its training split."""
-    if form == "pubmedqa":
+    if form.startswith("pubmedqa"):
         template = SINGLE.replace(', "not": "not"', "")
         files = {"pqal_folds.json": json.dumps({"pqal_fold0": {"train": ["1"], "dev": ["1"]}}),
                  "pqal_cv_500.json": json.dumps({"1": QUESTION})}  # fmt: skip
@@ -31,10 +32,13 @@ def task_of(folder, form):
         return make(folder, form, MULTI, {"train.jsonl": row}), folder / "train.jsonl"
     if form == "ner":
         return make(folder, form, NER, {"train.txt": PUBTATOR}), folder / "train.txt"
+    if form == "choice":
+        row = '{"id": "1", "question": "q", "A": "a b", "B": "c", "label": "A", "kind": "x"}\n'
+        return make(folder, form, CHOICE, {"train.jsonl": row}, group_field="kind"), folder / "train.jsonl"
     return make(folder, form, SINGLE, {"train.jsonl": ROW}), folder / "train.jsonl"
 
 
-FORMS = ("pubmedqa", "hoc", "multilabel", "ner", "classification")
+FORMS = ("pubmedqa", "hoc", "multilabel", "ner", "classification", "choice", "pubmedqa_choice")
 
 
 def mutants(whole: bytes, rng: np.random.Generator) -> list[bytes]:

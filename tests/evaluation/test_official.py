@@ -12,6 +12,7 @@ from random import Random
 import pytest
 
 from modelzoo.cli import main
+from modelzoo.config.errors import UserError
 from modelzoo.evaluation.examples import MAX_DATA
 from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.official import archive
@@ -237,6 +238,37 @@ def test_other_layouts_and_places_are_one_line(tmp_path, capsys, monkeypatch):
     assert main(["prepare-task", "medqa", str(tmp_path / "whole"), str(tmp_path / "o")]) == 2
     assert "bytes; at most 100 are read" in capsys.readouterr().err
     assert MAX_DATA > 100 and not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "csv"])
+def test_damaged_files_are_read_or_refused_in_one_line(tmp_path, kind):
+    (files.write_mmlu if kind == "csv" else files.write_medqa)(tmp_path / "in", Random(0))
+    path = tmp_path / "in/data/test/anatomy_test.csv"
+    if kind == "zip":
+        path = tmp_path / "x.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+            file.writestr("US/4_options/phrases_no_exclude_dev.jsonl", _dev(tmp_path))
+    if kind == "tar.gz":
+        path = tmp_path / "x.tar.gz"
+        with tarfile.open(path, "w:gz") as file:
+            file.add(tmp_path / "in", "x")
+    whole, draw, refused = path.read_bytes(), Random(1), 0
+    for n in range(120):
+        changed = bytearray(whole)
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+        path.write_bytes(changed[: draw.randrange(len(whole))] if n % 3 == 0 else changed)
+        try:
+            prepare_task(
+                *(("mmlu", str(tmp_path / "in")) if kind == "csv" else ("medqa", str(path))), str(tmp_path / f"o{n}")
+            )
+        except UserError as e:
+            refused += 1
+            assert "\n" not in str(e) and len(str(e)) < 600 and not (tmp_path / f"o{n}").exists()
+    assert refused > 20
+
+
+def _dev(folder: Path) -> str:
+    return (folder / "in/data_clean/questions/US/4_options/phrases_no_exclude_dev.jsonl").read_text(encoding="utf-8")
 
 
 def test_the_verb_names_every_reader():

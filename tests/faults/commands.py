@@ -79,6 +79,7 @@ COMMANDS = {
         "generate", "{w}/run", "--prompt", "Patients", "--prompt", "Signalling of", "--max_new_tokens", "6", "-o",
         "texts.jsonl",
     ),
+    "prepare-task": _zoo("prepare-task", "bioasq", "{w}/bioasq", "prepared"),
     "import": _zoo("import", "{w}/export", "imported"),
     "import-mdl": _zoo("import", "{w}/model.mdl", "imported", "-p", "{w}/train.yaml"),
     "synthetic": _data("synthetic", "--output", "xml", "--documents", "20"),

@@ -90,7 +90,7 @@ class World(NamedTuple):
     jsonl/pairs.jsonl, jsonl/ids.jsonl, tokenizer.json, shards/ (a job's output: train, val, tokenizer, documents),
     train.yaml, tune.yaml, task/ (task.yaml, template.yaml, train.jsonl, dev.jsonl), study.yaml, run/ (6 steps of a
     2-layer model at 75 %, with checkpoints/step_2, _4, _6), half/ (its first 4), tuned/ (4 steps),
-    export/ (Hugging Face), model.mdl.
+    export/ (Hugging Face), model.mdl, bioasq/training.json (yes/no questions).
     No file of it may be changed: a case works on copies.
     """
 
@@ -178,6 +178,13 @@ def _write_texts(folder: Path) -> None:
         "jsonl/pairs.jsonl": [{"id": i, "prompt": f"Is {t[:20]}?", "completion": "yes"} for i, t in enumerate(lines)],
         "jsonl/ids.jsonl": [{"input_ids": [(i * j) % 300 + 1 for j in range(1, 40)]} for i in range(30)],
     }
+    questions = [
+        {"id": str(i), "body": f"{t[:30]}?", "type": "yesno", "exact_answer": ["no", "yes"][i % 2],
+         "snippets": [{"text": t}]}
+        for i, t in enumerate(lines)
+    ]  # fmt: skip
+    (folder / "bioasq").mkdir()
+    (folder / "bioasq/training.json").write_text(json.dumps({"questions": questions}))
     for split, first in (("train", 0), ("dev", 8)):
         rows[f"task/{split}.jsonl"] = [
             {"id": str(i), "question": f"is {i} odd?", "context": "x" * (i % 5), "label": ["no", "yes"][i % 2]}

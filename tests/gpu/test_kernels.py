@@ -46,12 +46,7 @@ def hold(got: torch.Tensor, want: torch.Tensor, near: float, what: object = "") 
 
 @pytest.mark.parametrize(
     "block,dtype",
-    [
-        (b, d)
-        for b in BLOCKS
-        for d in DTYPES
-        if d == torch.bfloat16 or b in ((16, 16), (32, 32), (128, 128), (32, 1), (64, 3))
-    ],
+    [(b, d) for b in BLOCKS for d in DTYPES if d == torch.bfloat16 or b in ((16, 16), (32, 32), (32, 1), (64, 3))],
     ids=str,
 )
 def test_packed_products(block, dtype):
@@ -76,7 +71,7 @@ def draw_blocks(block: tuple[int, int], density: float, seed: int) -> torch.Tens
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("block", [(128, 128), (128, 1), (256, 1)], ids=str)
+@pytest.mark.parametrize("block", [(64, 64), (128, 1), (256, 1)], ids=str)
 def test_packed_products_of_shared_inputs(block, dtype):
     """As many live blocks in each row: dense products of that size, batched, where they are quicker."""
     many = max(4, 192 // block[1])

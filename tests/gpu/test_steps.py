@@ -7,9 +7,10 @@ from modelzoo.backends.local import Local
 from modelzoo.backends.step import settle
 from modelzoo.kernels.layout import pack
 from modelzoo.sparsity.algorithms import ALGORITHMS
-from modelzoo.sparsity.parameter import PackedParameter
+from modelzoo.sparsity.parameter import PackedParameter, SemiStructuredLinear
 from modelzoo.training import state
-from tests.gpu.device import CPU, DEVICE, SMALL, backend_of, make_run, train_step
+from tests.backends import test_stand_in
+from tests.gpu.device import CPU, DEVICE, GPU, SMALL, backend_of, make_run, train_step
 from tests.sparsity import pairs
 from tests.support import batch
 
@@ -28,6 +29,7 @@ STORED = {
     "packed blocks": {"storage": "packed", "block": [32, 32]},
     "packed columns": {"storage": "packed", "block": [32, 1]},
 }
+COMPRESSED = {"storage": "compressed", "nm": [2, 4]}
 LR, EPS = 0.003, 1e-3  # eps well above what gradients of norm 0.5 round by: Adam would blow that up to whole updates
 ADAM = {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": LR, "eps": EPS}}
 FLOAT32 = {"enabled": False, "max_gradient_norm": 0.5}
@@ -45,7 +47,7 @@ def rows(step: int) -> dict[str, torch.Tensor]:
 
 
 def made(rule: str, stored: str, device: torch.device = DEVICE, dtype: str = "float32", **init):
-    sparsity = {**RULES[rule], **STORED[stored]}
+    sparsity = {**RULES[rule], **{**STORED, "2:4": COMPRESSED}[stored]}
     run = make_run(device, sparsity=sparsity, optimizer=ADAM, **{"precision": precision(dtype), **init})
     assert {isinstance(p, PackedParameter) for p in run.sparsity.parameters} == {sparsity["storage"] == "packed"}
     return run
@@ -79,12 +81,14 @@ def test_float32_steps_are_the_cpus(rule, stored):
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-@pytest.mark.parametrize("stored", ["masked", "packed blocks", "packed columns"])
+@pytest.mark.parametrize("stored", ["masked", "packed blocks", "packed columns", "2:4"])
 def test_16_bit_steps_are_near_float32(stored, dtype):
     """Their products are of rounded factors; the reference is the CPU's float32, whose own rounding is 10,000 times
     finer."""
     first, second = made("rigl", stored, CPU), made("rigl", stored, dtype=dtype)
     assert second.dtype == dtype
+    if stored == "2:4":
+        assert any(isinstance(m, SemiStructuredLinear) for m in second.model.modules()) == GPU
     update = 2 * LR * min(APART[dtype] * 0.5 / EPS, 1)
     step_both = pairs.pair(first, second, APART[dtype], update, train_step)
     for step in range(7):
@@ -166,3 +170,13 @@ def test_dropout_is_repeatable():
     init = {"model": model, "backend": {"deterministic": True}, "precision": {"enabled": True, "emulate": True}}
     losses = [[train_step(run, rows(s)).loss for s in range(3)] for run in (make_run(**init), make_run(**init))]
     assert losses[0] == losses[1] and len(set(losses[0])) == 3
+
+
+@pytest.mark.parametrize("name", test_stand_in.KINDS)
+def test_every_kind_of_run_is_the_cpus(name):
+    """Positions, adapters, optimizers and ways to sum, by the losses of four steps."""
+    kind = test_stand_in.KINDS[name]
+    (expected, _), (found, _) = (test_stand_in.take_steps(device, kind) for device in (CPU, DEVICE))
+    assert [s.loss for s in found] == pytest.approx([s.loss for s in expected], rel=1e-4)
+    assert [s.grad_norm for s in found] == pytest.approx([s.grad_norm for s in expected], rel=1e-3)
+    assert [(s.churn, s.tokens) for s in found] == [(s.churn, s.tokens) for s in expected]

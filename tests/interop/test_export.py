@@ -132,6 +132,23 @@ def test_a_folder_goes_out_and_comes_back(trained, exported, tmp_path, capsys):
     assert "weights    from" in capsys.readouterr().err
 
 
+def test_an_imported_run_keeps_its_tokenizer_on_the_way_out(exported, tmp_path):
+    assert run("import", exported, tmp_path / "run") == 0
+    assert run("export", tmp_path / "run", tmp_path / "again") == 0
+    for name in ("model.safetensors", "masks.safetensors", "tokenizer.json"):
+        assert (tmp_path / "again" / name).read_bytes() == (exported / name).read_bytes(), name
+
+
+def test_the_configs_own_tokenizer_goes_before_the_datas(trained, words, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(words + "\n")
+    own = tmp_path / "c.yaml"
+    own.write_text(
+        (trained.parent / "c.yaml").read_text().replace("  init:\n", f"  init:\n    tokenizer: {tmp_path}\n")
+    )
+    assert run("export", trained, tmp_path / "out", "-p", own) == 0
+    assert (tmp_path / "out/tokenizer.json").read_text() == words + "\n"
+
+
 def test_a_gpt2_of_transformers_trains_here(trained, tmp_path, capsys):
     torch.manual_seed(0)
     theirs = transformers.GPT2LMHeadModel(

@@ -41,7 +41,13 @@ KINDS = {
         "mup_base_hidden_size": 8, "mup_base_filter_size": 16, "embeddings_scale": 2.0, "output_logits_alpha": 3.0
     },
     "gptneox": {**ROTARY, "rotary_dim": 8, "pos_scaling_factor": 2.0, "use_projection_bias_in_attention": True},
+    "parallel": {**ROTARY, "name": "gptj", "use_untied_layer_norm": True},
     "llama": {**LLAMA, "rope_theta": 500.0},
+    "grouped": {
+        **LLAMA, "num_heads": 4, "rotary_dim": 8, "pos_scaling_type": "llama3", "pos_scaling_factor": 4.0,
+        "pos_scaling_extra_args": {"original_max_position_embeddings": 64},
+        "attention_module": "multiquery_attention", "extra_attention_params": {"num_kv_groups": 2},
+    },
 }  # fmt: skip
 TEXT = "Aspirin lowers fever,  isn't it?\n\n 123 naïve 😀 times "
 
@@ -119,7 +125,7 @@ def forward(keys, tensors, ids) -> np.ndarray:
         if n is None:
             return x
         rates = get("rope.freq_base") ** (-np.arange(0, n, 2) / n)
-        angles = np.arange(t)[:, None] / get("rope.scaling.factor", 1.0) * rates
+        angles = np.arange(t)[:, None] / get("rope.scaling.factor", 1.0) * rates / w.get("rope_freqs.weight", 1.0)
         first, second = (slice(0, n, 2), slice(1, n, 2)) if arch == "llama" else (slice(0, n // 2), slice(n // 2, n))
         a, b, out = x[..., first], x[..., second], x.copy()
         out[..., first], out[..., second] = (
@@ -136,20 +142,21 @@ def forward(keys, tensors, ids) -> np.ndarray:
         y = norm(x, f"{at}attn_norm")
         packed = np.split(linear(y, f"{at}attn_qkv"), 3, -1) if f"{at}attn_qkv.weight" in w else None
         q, k, v = packed or (linear(y, f"{at}attn_{p}") for p in "qkv")
-        q, k, v = (z.reshape(t, heads, -1).transpose(1, 0, 2) for z in (q, k, v))
+        groups = get("attention.head_count_kv", heads)
+        q, k, v = (z.reshape(t, n, -1).transpose(1, 0, 2) for z, n in ((q, heads), (k, groups), (v, groups)))
+        k, v = (np.repeat(z, heads // groups, 0) for z in (k, v))
         scores = rotate(q) @ rotate(k).transpose(0, 2, 1) / np.sqrt(q.shape[-1])
         scores = np.where(np.tril(np.ones((t, t), bool)), scores, -np.inf)
         shares = np.exp(scores - scores.max(-1, keepdims=True))
         y = (shares / shares.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(t, -1)
-        x = x + linear(y, f"{at}attn_output")
-        y = norm(x, f"{at}ffn_norm")
+        before, x = x, x + linear(y, f"{at}attn_output")
+        y = norm(before if get("use_parallel_residual", False) else x, f"{at}ffn_norm")
         up = linear(y, f"{at}ffn_up")
         if arch == "llama":
             gate = linear(y, f"{at}ffn_gate")
             up = up * gate / (1 + np.exp(-gate))
         else:
             up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        assert not get("use_parallel_residual", False)
         x = x + linear(up, f"{at}ffn_down")
     return linear(norm(x, "output_norm"), "output" if "output.weight" in w else "token_embd")
 
@@ -249,7 +256,7 @@ def test_the_tokenizer_is_all_there(world, words, tmp_path):
     assert again.encode(TEXT + "<cite>").ids == Tokenizer.from_str(words).encode(TEXT + "<cite>").ids
 
 
-@pytest.mark.parametrize("kind", ["gpt2", "gptneox", "llama"])
+@pytest.mark.parametrize("kind", ["gpt2", "gptneox", "parallel", "llama", "grouped"])
 def test_llama_cpp_itself_cuts_words_and_computes_the_same(kind, world, words, tmp_path):
     """To what its 16-bit cache and its table of gelu leave."""
     llama = pytest.importorskip("xllamacpp", reason="llama.cpp (pip install xllamacpp) is not installed")
@@ -266,16 +273,16 @@ def test_llama_cpp_itself_cuts_words_and_computes_the_same(kind, world, words, t
 
     tokenizer = Tokenizer.from_str(words)
     assert post("/tokenize", content=TEXT, add_special=True)["tokens"] == tokenizer.encode(TEXT).ids
+    letter = tokenizer.token_to_id("a")  # is what it writes: of a lone byte of a longer character it reports nothing
     for text in ("aspirin lowers", "the fever and"):
         ids = tokenizer.encode(text).ids
-        found = post("/completion", prompt=ids, n_predict=1, n_probs=310, temperature=0.0, logit_bias=[[0, False]])
+        found = post("/completion", prompt=ids, n_predict=1, n_probs=310, logit_bias=[[letter, 100]])
         with torch.no_grad():
             expected = model.model.logits(model.model.hidden(torch.tensor([ids])))[0, -1]
-        expected[0] = -torch.inf  # the end of a text, which would leave nothing to report
         expected = expected.log_softmax(-1)
         listed = found["completion_probabilities"][0]["top_logprobs"]
         assert len(listed) >= 300
-        assert all(abs(p["logprob"] - float(expected[p["id"]])) < 0.02 for p in listed if p["id"])
+        assert all(abs(p["logprob"] - float(expected[p["id"]])) < 0.01 for p in listed)
 
 
 def test_lora_is_merged(world, tmp_path, capsys):
@@ -300,6 +307,8 @@ ALIBI = {"position_embedding_type": "alibi", "embedding_layer_norm": True, "filt
 REFUSED = {
     "alibi": (ALIBI, "alibi positions"),
     "relu": ({"nonlinearity": "relu"}, "nonlinearity: relu"),
+    "gptj": ({**ROTARY, "name": "gptj"}, "GPTJForCausalLM"),
+    "llama3": ({**ROTARY, "pos_scaling_type": "llama3", "pos_scaling_factor": 2.0}, "pos_scaling_type: llama3"),
     "reglu": ({**LLAMA, "nonlinearity": "reglu"}, "nonlinearity: reglu"),
 }
 

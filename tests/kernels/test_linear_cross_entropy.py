@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from modelzoo.kernels import limits
 from modelzoo.kernels import linear_cross_entropy as kernel
 from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
+from tests.memory import PeakMemory
 
 
 def problem(n, vocab, d=5, bias=False, seed=0):
@@ -51,6 +52,17 @@ def assert_equal(results, tolerance):
 @pytest.mark.parametrize("n,vocab", [(1, 2), (64, 11), (65, 11), (200, 7)])
 def test_equals_cross_entropy(n, vocab, scale, bias):
     assert_equal(both(problem(n, vocab, bias=bias), scale, upstream=0.37), 2e-5)
+
+
+@pytest.mark.parametrize("trains", [True, False])
+def test_one_part_of_the_logits_is_there_at_a_time(trains, monkeypatch):
+    """64 rows of 4096 float32 logits, of 200; the width is small, and the pass in place, as on GPUs."""
+    monkeypatch.setattr(limits, "BUFFER_BYTES", 1)
+    monkeypatch.setattr(kernel, "cross_entropy_", lambda logits, *_: None)
+    hidden, weight, labels, _, _ = problem(200, 4096)
+    with PeakMemory([hidden, weight, labels]) as measured:
+        linear_cross_entropy(hidden.requires_grad_(trains), weight.requires_grad_(trains), labels, torch.ones(200))
+    assert measured.peak < 1.5 * 64 * 4096 * 4
 
 
 @pytest.mark.parametrize("n", [63, 64, 65, 127, 128, 129, 300])

@@ -1,6 +1,8 @@
 """`import modelzoo`: few names, no torch before they are used; run.py's own runs; scores as lm-eval has them."""
 
 import json
+import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -13,6 +15,7 @@ import torch
 
 import modelzoo
 from modelzoo import version
+from modelzoo.backends.local import Local
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from tests.evaluation_world import words  # noqa: F401 - a fixture
@@ -91,6 +94,30 @@ def test_a_run_goes_in_another_thread_too(world):
     assert tensors(found[0])
 
 
+def test_a_run_leaves_the_callers_settings_as_they_are(world):
+    handler, root = logging.NullHandler(), logging.getLogger()
+    root.addHandler(handler)
+    before = root.handlers[:], root.level, torch.get_num_threads(), torch.get_rng_state()
+    try:
+        modelzoo.train(world / "c.yaml", {"trainer.init.backend.num_threads": before[2] + 1}, world / "run")
+        after = root.handlers[:], root.level, torch.get_num_threads(), torch.get_rng_state()
+        assert before[:3] == after[:3] and torch.equal(before[3], after[3])
+    finally:
+        root.removeHandler(handler)
+
+
+def test_an_interrupted_run_has_a_checkpoint_and_goes_on(world, monkeypatch):
+    step = Local.train_step
+    interrupt = lambda *a: (signal.raise_signal(signal.SIGINT), step(*a))[1]
+    monkeypatch.setattr(Local, "train_step", interrupt)
+    monkeypatch.setattr(Local, "queue_step", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        modelzoo.train(world / "c.yaml", {"trainer.init.checkpoint.steps": 4}, world / "run")
+    assert [p.name for p in (world / "run/checkpoints").iterdir()] == ["step_1"]
+    monkeypatch.undo()
+    assert tensors(modelzoo.train(world / "c.yaml", out=world / "run"))
+
+
 def test_what_is_wrong_with_a_run_is_raised(world):
     def refused(match: str, config, *args, **options) -> None:
         with pytest.raises(UserError, match=match) as e:
@@ -109,7 +136,7 @@ def test_what_is_wrong_with_a_run_is_raised(world):
     refused("set: takes a mapping", mapping, "trainer.init.seed=1")
     refused("set: holds what YAML does not", mapping, {"trainer.init.seed": object()})
     refused("no such data folder", mapping, {"trainer.fit.train_dataloader.data_dir": str(world / "nowhere")})
-    refused("takes CPU|invalid choice: 'TPU'", mapping, target="TPU")
+    refused("target: takes CSX, GPU, CPU or auto, got 'TPU'", mapping, target="TPU")
 
 
 # --- load
@@ -231,6 +258,12 @@ def test_a_folder_of_shards_is_a_sequence_of_arrays(tmp_path, rows):
     for bad, match in ((tmp_path / "none", "no such data folder"), (3, "takes a path, got int")):
         with pytest.raises(UserError, match=match):
             modelzoo.shards(bad)
+    write_shard(tmp_path / "plain" / "train" / "a.h5", np.arange(33, dtype=np.int32))
+    with pytest.raises(UserError, match=r"holds no HDF5 shard .*; name .*plain/train"):
+        modelzoo.shards(tmp_path / "plain")
+    with pytest.raises(UserError, match="give msl to cut it"):
+        modelzoo.shards(tmp_path / "plain" / "train")
+    np.testing.assert_array_equal(modelzoo.shards(tmp_path / "plain" / "train", msl=8)[3]["labels"], np.arange(25, 33))
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="holds no HDF5 shard"):
         modelzoo.shards(tmp_path / "empty")

@@ -114,6 +114,9 @@ def test_conv1d_is_read_as_outputs_by_inputs_and_the_rest_of_gpt2_stays_dense():
     mask = sparsity.masks["transformer.h.0.attn.c_attn.weight"]  # [in, out] = [16, 48]
     tiles = mask.t().reshape(3, 16, 4, 4).transpose(1, 2).reshape(12, -1)
     assert mask.shape == (16, 48) and (tiles.all(1) | ~tiles.any(1)).all() and int(tiles.any(1).sum()) == 6
+    other = gpt2()
+    pairs = sparsify(other, torch.optim.AdamW(other.parameters()), {"nm": [2, 4], "init_method": "topk"}).masks
+    assert all((m.t().reshape(-1, 4).sum(1) == 2).all() for m in pairs.values())
     first = sparsity.layers()[0]
     assert (first.shape, first.flops, first.dense_flops) == ((48, 16), 6 * 384, 6 * 768)
 
@@ -346,6 +349,9 @@ def test_tied_weights_and_parameter_groups():
 
 
 def test_filters_freeze_and_other_dtypes():
+    marked = mlp()
+    marked[3].requires_dense = True
+    assert set(sparsify(marked, torch.optim.SGD(marked.parameters(), 0.1), 0.5).masks) == {"0.weight"}
     module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 4, 8), nn.Linear(8, 4)).to(torch.bfloat16)
     module[3].weight.requires_grad_(False)
     optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], 0.1, momentum=0.9)
@@ -370,8 +376,10 @@ def test_filters_freeze_and_other_dtypes():
 
 def refused(*words: str, config=RIGL, module=None, optimizer=None, **options) -> None:
     module = module or mlp()
+    before = copy.deepcopy(list(module.parameters()))
     with pytest.raises(UserError) as e:
         sparsify(module, optimizer or torch.optim.SGD(module.parameters(), 0.1), config, **options)
+    assert equal(before, list(module.parameters()))
     assert all(w in str(e.value) for w in words) and "\n" not in str(e.value) and "trainer.init" not in str(e.value)
 
 
@@ -384,7 +392,7 @@ def test_bad_input_is_one_line():
     refused("got 'configs/x.yaml'", config="configs/x.yaml")
     refused("names no group", config=[])
     refused("7 does not divide 0.weight", config={"sparsity": 0.5, "block": [7, 1]})
-    refused("no live weight is left in 0.weight", config={"sparsity": 0.9985})
+    refused("no live weight is left in 3.weight", config={"sparsity": 0.997})
     refused("no linear weights", module=nn.Embedding(4, 4))
     refused(
         "3.weight: the optimizer does not hold it", module=(m := mlp()), optimizer=torch.optim.SGD(m[0].parameters())
@@ -413,6 +421,10 @@ def test_calls_out_of_order_are_refused():
         sparsity.load_state_dict({"steps": 1, "masks": {"3.weight": masks["3.weight"]}})
     with pytest.raises(UserError, match="no bool tensor"):
         sparsity.load_state_dict({"steps": 1, "masks": {**masks, "0.weight": masks["3.weight"]}})
+    other = mlp()
+    adam = sparsify(other, torch.optim.AdamW(other.parameters()), RIGL)
+    with pytest.raises(UserError, match="does not hold when its weights were regrown"):
+        adam.load_state_dict({"steps": 1, "masks": masks})
     with pytest.raises(UserError, match="no module"):
         configure(0.5).apply(optimizer)
     sparsity.detach()

@@ -8,10 +8,10 @@ from modelzoo.optim.adam import AgedAdam
 EPS = 1e-8
 
 
-def make(values, betas=(0.9, 0.95), decay=0.1, decoupled=True, correct_bias=True, aged=True):
+def make(values, betas=(0.9, 0.95), decay=0.1, decoupled=True, correct_bias=True, aged=True, warmup=0):
     p = torch.nn.Parameter(values.clone())
     group = {"params": [p], "weight_decay": decay}
-    optimizer = AgedAdam([group], betas, EPS, decoupled, correct_bias, [p] if aged else [])
+    optimizer = AgedAdam([group], betas, EPS, decoupled, correct_bias, [p] if aged else [], {p: warmup})
     return p, optimizer
 
 
@@ -45,8 +45,9 @@ def test_equals_torch_bit_for_bit_where_nothing_is_regrown(betas, decoupled):
 class Weight:
     """Adam in float64 for a single weight, from the paper, counting from the weight's own birth."""
 
-    def __init__(self, value, betas, decay, decoupled):
+    def __init__(self, value, betas, decay, decoupled, warmup=1):
         self.value, self.betas, self.decay, self.decoupled = value, betas, decay, decoupled
+        self.warmup = warmup  # SMET (arXiv 2606.00888): the first moment times min(age / warmup, 1)
         self.m = self.v = 0.0
         self.age = 0
 
@@ -59,6 +60,7 @@ class Weight:
             grad += self.decay * self.value
         self.m = b1 * self.m + (1 - b1) * grad
         self.v = b2 * self.v + (1 - b2) * grad * grad
+        lr *= min(self.age / self.warmup, 1.0)
         self.value -= lr * (self.m / (1 - b1**self.age)) / ((self.v / (1 - b2**self.age)) ** 0.5 + EPS)
 
 
@@ -90,6 +92,39 @@ def test_each_regrown_weight_has_its_own_adam(betas, decoupled):
     if betas[1] == 0.95:
         assert steps > optimizer.horizon + 100  # all grown up by now
         assert optimizer.ages.find(optimizer, p, state["born"], betas) is None
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize("betas,warmup", [((0.9, 0.95), 10), ((0.5, 0.25), 40)])  # within the horizon, and beyond it
+def test_regrown_weights_warm_up(betas, warmup, decoupled):
+    """The whole step against float64; weights regrow, some while they warm up, and steps are passed over."""
+    start = torch.randn(12, generator=torch.Generator().manual_seed(0))
+    p, optimizer = make(start, betas, decoupled=decoupled, warmup=warmup)
+    reference = [Weight(float(x), betas, 0.1, decoupled) for x in start]
+    state, passed = optimizer.state[p], torch.ones(())
+    assert (optimizer.horizon < warmup) == (warmup == 40)
+    for step in range(100):
+        if step % 10 == 7:  # as on a GPU whose step was not finite
+            before, optimizer.found_inf = p.detach().clone(), passed
+            take(p, optimizer, gradient(step), 0.01)
+            optimizer.found_inf = None
+            optimizer.recount()
+            assert torch.equal(p, before)
+            continue
+        grad = gradient(step)
+        take(p, optimizer, grad, 0.01)
+        for w, g in zip(reference, grad.tolist(), strict=True):
+            w.step(g, 0.01)
+        expected = torch.tensor([w.value for w in reference]).double()
+        torch.testing.assert_close(p.double(), expected, rtol=1e-4, atol=1e-5)
+        if step % 13 == 5:
+            again = [(step + j) % 12 for j in (0, 1, 5)]
+            with torch.no_grad():
+                for tensor in (p, state["exp_avg"], state["exp_avg_sq"]):
+                    tensor[again] = 0.0
+                state["born"][again] = int(state["step"])
+            for i in again:
+                reference[i] = Weight(0.0, betas, 0.1, decoupled, warmup)
 
 
 @pytest.mark.parametrize("beta2", [0.95, 0.999])

@@ -131,6 +131,19 @@ def test_prompts_are_shown_and_shots_set_by_flags(place, tmp_path, capsys):
         assert line in out
 
 
+def test_flags_that_do_not_fit_are_one_line(place, world, tmp_path, capsys):
+    for tasks, more, said in (
+        (world / "task.yaml", ("--shots", "2"), "shots are for multiple choice"),
+        ("lm_eval:arc_easy", ("--show", "1"), "--show: prints prompts of our own tasks"),
+        (place / "task.yaml", ("--shots", "10"), "task: shots.count: 10 are asked for, the train split has 9"),
+    ):
+        argv = command(place, tmp_path, "--checkpoint_path", place / "run", *more)
+        argv[argv.index("--tasks") + 1] = str(tasks)
+        assert main(argv) == 2
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("error: ") and said in line
+
+
 def test_a_fine_tuned_run_with_lora_and_a_soft_prompt_scores_as_it_said(place, world, tmp_path):
     text = (place / "c.yaml").read_text()
     section = f"  finetune: {{task: {tmp_path / 'plain.yaml'}, masks: lift, batch_size: 8, eval_batch_size: 4}}\n"

@@ -150,3 +150,44 @@ def test_the_harness_over_our_task_gives_our_scores(runs, data, tmp_path, length
     )
     for key in ("acc", "acc_norm"):
         assert ours["metrics"][key] == pytest.approx(theirs["metrics"][f"{key},none"], abs=1e-4)
+
+
+def test_shots_of_the_harnesss_own_tasks_are_set_by_the_same_flags(runs, data, tmp_path):
+    """A task of the harness's over our files, by its name: the same examples, shots and draws."""
+    (tmp_path / "tasks").mkdir()
+    files = {split: str(data[0] / f"medqa/{split}.jsonl") for split in ("train", "test")}
+    options = "\\n".join(f"{x}. {{{{{x}}}}}" for x in "ABCD")
+    text = (
+        f"task: local_medqa\ndataset_path: json\ndataset_kwargs: {{data_files: {json.dumps(files)}}}\n"
+        "output_type: multiple_choice\ntraining_split: train\ntest_split: test\n"
+        f'doc_to_text: "Question: {{{{question}}}}\\n{options}\\nAnswer:"\n'
+        'doc_to_choice: [A, B, C, D]\ndoc_to_target: "{{label}}"\n'
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+    )
+    (tmp_path / "tasks/local.yaml").write_text(text)
+    run, scores = runs[4000], []
+    for seed in range(4):
+        out, more = tmp_path / f"{seed}", ("--shots", 3, "--shots_seed", seed)
+        ours, _ = ask_ours(run, out / "a", "medqa", data[0] / "medqa", "test", *more)
+        argv = ["CPU", "-p", run / "run/config.yaml", "-m", "score", "-o", out / "b", "--checkpoint_path", run / "run",
+                "--tasks", f"lm_eval:{tmp_path / 'tasks'},lm_eval:local_medqa", *more]  # fmt: skip
+        assert main([str(a) for a in argv]) == 0
+        (theirs,) = json.loads((out / "b/evaluation/results.json").read_text())["tasks"]["lm_eval:local_medqa"]
+        assert ours["metrics"]["acc"] == pytest.approx(theirs["metrics"]["acc,none"], abs=1e-4)
+        scores.append(ours["metrics"]["acc"])
+    assert len(set(scores)) > 1
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("shots", [0, 2])
+def test_pubmedqas_questions_score_as_the_harness_scores_them(runs, shared, tmp_path, shots):
+    folder = shared / "data/pubmedqa"
+    questions = json.loads((folder / "pqal_cv_500.json").read_text())
+    ids = json.loads((folder / "pqal_folds.json").read_text())["pqal_fold0"]
+    docs = {to: [questions[i] for i in ids[split]] for split, to in (("train", "train"), ("dev", "test"))}
+    found, mine = ask_ours(runs[4000], tmp_path, "pubmedqa_choice", folder, "dev", "--shots", shots)
+    metrics, theirs = ask_harness(runs[4000], {"pubmedqa": docs}, shots, 1234)["pubmedqa"]
+    assert len(mine) == len(theirs) == 50
+    for a, b in zip(mine, theirs, strict=True):
+        assert list(a["log_p"].values()) == pytest.approx(b, abs=1e-4)
+    assert found["metrics"]["acc"] == pytest.approx(metrics["acc,none"], abs=1e-4)

@@ -24,6 +24,15 @@ ALGORITHMS = {
     "rigl": {"algorithm": "rigl", "sparsity": 0.75, "update": UPDATE,
              "drop_fraction": {"type": "cosine", "init": 0.4, "half_period": 30}},
 }  # fmt: skip
+SIGMOID = {**CUBIC, "type": "sigmoid"}
+VARIANTS = {  # of these in what chooses places; all else is theirs
+    "rigl, warm-up": {**ALGORITHMS["rigl"], "regrow_warmup": 6},
+    "smet": {"algorithm": "smet", "sparsity": 0.75, "update": UPDATE},
+    "granet": {"algorithm": "granet", "sparsity": CUBIC, "update": UPDATE},
+    "mest": {"algorithm": "mest", "sparsity": 0.75, "update": UPDATE},
+    "chts": {"algorithm": "chts", "sparsity": 0.75, "update": UPDATE},
+    "chtss": {"algorithm": "chtss", "sparsity": SIGMOID, "update": UPDATE, "temperature": {**CUBIC, "final": 3.0}},
+}
 OPTIMIZERS = {
     "AdamW": {"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 0.01}},
     "Adam": {"Adam": {"betas": [0.9, 0.999], "weight_decay": 0.01, "lr": 0.01}},
@@ -45,9 +54,16 @@ def cubic(step: int) -> float:
     return CUBIC["final"] + (CUBIC["init"] - CUBIC["final"]) * (1 - share) ** 3
 
 
+def sigmoid(step: int) -> float:
+    middle, half = (CUBIC["begin"] + CUBIC["end"]) / 2, (CUBIC["end"] - CUBIC["begin"]) / 2
+    rise = [math.tanh(3 * max(-1.0, x / half)) for x in (step - middle, half)]  # a logistic of 6 x, centred
+    return CUBIC["init"] + (CUBIC["final"] - CUBIC["init"]) * (rise[0] / rise[1] + 1) / 2
+
+
 def expected_live(kind: str, numel: int, step: int) -> int:
     last_update = min(step // FREQ * FREQ, 20)
-    return live(numel, cubic(last_update) if kind == "gmp" else 0.75)
+    curve = {"gmp": cubic, "granet": cubic, "chtss": sigmoid}.get(kind, lambda step: 0.75)
+    return live(numel, curve(last_update))
 
 
 def check(run) -> None:
@@ -62,12 +78,17 @@ def check(run) -> None:
             assert not x[dead].any(), p.name
 
 
-@pytest.mark.parametrize("precision,parts", PRECISIONS.values(), ids=PRECISIONS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("kind", ALGORITHMS)
-def test_masked_is_zero_and_live_is_counted_at_every_step(kind, optimizer, precision, parts):
+CASES = [
+    *itertools.product(ALGORITHMS, OPTIMIZERS, PRECISIONS),
+    *((kind, "AdamW", "bfloat16 in four parts, clipped by norm") for kind in VARIANTS),
+]
+
+
+@pytest.mark.parametrize("kind,optimizer,named", CASES)
+def test_masked_is_zero_and_live_is_counted_at_every_step(kind, optimizer, named):
+    precision, parts = PRECISIONS[named]
     run = make_run(
-        model={**TINY, "dropout_rate": 0.1}, sparsity=ALGORITHMS[kind],
+        model={**TINY, "dropout_rate": 0.1}, sparsity=(ALGORITHMS | VARIANTS)[kind],
         optimizer=OPTIMIZERS[optimizer], precision=precision,
     )  # fmt: skip
     seen = []
@@ -179,9 +200,29 @@ def test_rigl_equals_its_rule_over_twenty_steps(parts):
     assert updated == [3, 6, 9, 12, 15, 18]
 
 
-@pytest.mark.parametrize("kind", ["set", "rigl"])
-def test_regrown_weights_start_at_zero_with_fresh_moments(kind):
-    run = make_run(sparsity=ALGORITHMS[kind])
+@pytest.mark.parametrize("more", [{}, {"block": [2, 2], "storage": "packed"}], ids=["single", "packed"])
+def test_the_warm_up_follows_the_config(more):
+    """Off, it is the same run to the bit; on, only the steps of regrown weights are others."""
+    section = {"algorithm": "set", "sparsity": 0.75, "update": UPDATE, **more}
+    run, off, plain = (make_run(sparsity=section | key) for key in ({"regrow_warmup": 5}, {"regrow_warmup": None}, {}))
+    for step in range(1, FREQ + 6):
+        for r in (run, off, plain):
+            train_step(r, batch(step), 1)
+        found = [snapshot(r) for r in (run, off, plain)]
+        assert_same(found[1], found[2])
+        if step <= FREQ:
+            assert_same(found[0], found[1])
+        if step == FREQ + 1:
+            name = run.sparsity.parameters[0].name
+            same = found[0][name] == found[1][name]
+            new = found[0][f"{name}/born"] == FREQ
+            assert new.any() and torch.equal(same, ~new | (found[1][name] == 0))
+            torch.testing.assert_close(found[0][name][new] * 5, found[1][name][new], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("kind,warmup", [("set", 1), ("rigl", 1), ("set", 100)])
+def test_regrown_weights_start_at_zero_with_fresh_moments(kind, warmup):
+    run = make_run(sparsity={**ALGORITHMS[kind], "regrow_warmup": warmup})
     for step in range(1, FREQ + 1):
         before = [p.mask.clone() for p in run.sparsity.parameters]
         train_step(run, batch(step), 1)
@@ -191,7 +232,7 @@ def test_regrown_weights_start_at_zero_with_fresh_moments(kind):
         assert new.any() and not p.weight.detach()[new].any()
         assert not state["exp_avg"][new].any() and not state["exp_avg_sq"][new].any()
         assert state["born"][new].unique().tolist() == [FREQ] and not state["born"][~new].any()
-    lr = run.lr()
+    lr = run.lr() / warmup
     train_step(run, batch(9), 1)
     for p, new in zip(run.sparsity.parameters, grown, strict=True):  # Adam's first update is the rate, and no more
         size = p.weight.detach()[new].abs()
@@ -211,11 +252,15 @@ def assert_same(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
-@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
-@pytest.mark.parametrize("kind", ALGORITHMS)
+POISONS = [
+    *itertools.product(ALGORITHMS, [float("nan"), float("inf")]), *((kind, float("nan")) for kind in VARIANTS)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind,poison", POISONS)
 def test_a_step_that_is_not_finite_never_was(kind, poison):
     """Even on an update step, with dropout: what follows equals a run that never saw the batch."""
-    sections = {"model": {**TINY, "dropout_rate": 0.2}, "sparsity": ALGORITHMS[kind]}
+    sections = {"model": {**TINY, "dropout_rate": 0.2}, "sparsity": (ALGORITHMS | VARIANTS)[kind]}
     run, twin = make_run(**sections), make_run(**sections)
     for r in (run, twin):
         for step in range(1, FREQ):

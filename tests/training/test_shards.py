@@ -27,9 +27,13 @@ from tests.support import TINY
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a process with torch in it")
 
 STEPS = 50
+SHARED = {  # one norm a layer, and one head of keys and values for all heads
+    "name": "gptj", "rotary_dim": 4, "embd_pdrop": 0.0, "attention_module": "multiquery_attention",
+    "extra_attention_params": {"num_kv_groups": 1},
+}  # fmt: skip
 KINDS = {
     "dense": {},
-    "static": {"sparsity": {"sparsity": 0.75}, "model": {**TINY, "share_embedding_weights": False},
+    "static": {"sparsity": {"sparsity": 0.75}, "model": {**TINY, **SHARED, "share_embedding_weights": False},
                "precision": {"enabled": False, "max_gradient_norm": 0.1}},
     "set": {"sparsity": {"algorithm": "set", "sparsity": 0.5, "update": {"freq": 5}},
             "backend": {"activation_checkpointing": "attention"}},

@@ -7,7 +7,7 @@ silently. The marks move along, so a problem found later in the new key still na
 from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy import model, optim
 from modelzoo.config.legacy.base import IDLE, ONLY, RUNCONFIG, Upgrade, dotted
-from modelzoo.config.model_names import refuse_config_json, settle_name
+from modelzoo.config.model_names import refuse_other_files, settle_name
 from modelzoo.config.yaml12 import Document, Note
 
 SECTIONS = ("train_input", "eval_input", "model", "optimizer", "sparsity", "runconfig")
@@ -23,7 +23,7 @@ def upgrade_config(doc: Document) -> None:
     Raises:
         UserError: it is the config of another model (see `model_names`).
     """
-    refuse_config_json(doc)
+    refuse_other_files(doc)
     if not is_older(doc):
         settle_name(doc, model.PLACE, model.find_section(doc))
         model.precision_in_model(doc)

@@ -108,7 +108,7 @@ class Archive:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:120] or type(error).__name__
         return UserError(f"{where}: cannot be read ({reason})")
 
-    def read_text(self, name: str) -> str:
+    def decode(self, name: str) -> str:
         """A UTF-8 file, its line ends as \\n."""
         try:
             return self.read(name).decode("utf-8-sig").replace("\r\n", "\n")
@@ -117,11 +117,11 @@ class Archive:
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value."""
-        return _parse(self.read_text(name), self.where(name))
+        return _parse(self.decode(name), self.where(name))
 
     def read_jsonl(self, name: str) -> Iterator[tuple[str, Any]]:
         """("file:line", value) of each line."""
-        for number, line in enumerate(split_lines(self.read_text(name)), 1):
+        for number, line in enumerate(split_lines(self.decode(name)), 1):
             if line.strip():
                 where = f"{self.where(name)}:{number}"
                 yield where, _parse(line, where)

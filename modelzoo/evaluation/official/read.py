@@ -111,7 +111,7 @@ def read_mmlu(archive: Archive) -> Rows:
 def _read_subject(archive: Archive, subject: str, split: str) -> Iterator[dict[str, Any]]:
     name = f"{split}/{subject}_{split}.csv"
     if names := archive.find(name):
-        reader = csv.reader((line + "\n" for line in archive.read_text(names[0]).split("\n")), strict=True)
+        reader = csv.reader((line + "\n" for line in archive.decode(names[0]).split("\n")), strict=True)
         pairs = _csv_rows(archive.where(names[0]), reader)
     else:
         begin = {"val": "validation"}.get(split, split) + "-"

@@ -1,0 +1,34 @@
+"""What a person may type for a command line, turned into its full form: `plan s75.yaml` is `-p s75.yaml -m plan`."""
+
+from collections.abc import Sequence
+
+from modelzoo import modes, verbs
+from modelzoo.config.arguments import DEVICES, device
+from modelzoo.config.errors import UserError
+from modelzoo.config.explain import did_you_mean
+
+CONFIG = (".yaml", ".yml")
+
+
+def complete_words(words: Sequence[str]) -> list[str]:
+    """`words` with devices in capitals, and a leading mode or config behind its flag.
+
+    Raises:
+        UserError: a leading word is none of these and no verb; names what is near.
+    """
+    if words[:1] and words[0] in verbs.VERBS:
+        return [*words]
+    before, after, rest = [], [], [*words]
+    while rest and not rest[0].startswith("-"):
+        word = rest.pop(0)
+        if (found := device(word)) in DEVICES:
+            before.append(found)
+        elif word in modes.MODES or word in modes.FORMER:
+            after += ["-m", word]
+        elif word.endswith(CONFIG):
+            after += ["-p", word]
+        else:
+            near = did_you_mean(word, [*modes.MODES, *verbs.VERBS, *DEVICES])
+            meant = near if near.endswith("?") else "; see --help"
+            raise UserError(f"{word}: is no mode, verb, device or config{meant}")
+    return [*before, *after, *rest]
