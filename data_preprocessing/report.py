@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
+from data_preprocessing.page import make_page, make_table
 from modelzoo.records import Record, check_record, read_json
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
@@ -70,27 +71,6 @@ def read_facts(path: str) -> dict[str, Any]:
     return facts
 
 
-_STYLE = """
-:root{--ink:#1d2733;--soft:#5b6b7b;--line:#d9e0e7;--bar:#2f7d8c;--drop:#b5532a;--paper:#fff;--wash:#f5f7f9}
-@media(prefers-color-scheme:dark){:root{--ink:#e6ebf0;--soft:#9aa9b7;--line:#33404d;--bar:#57b0c0;--drop:#e08a5e;
---paper:#141b22;--wash:#1c252e}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:64rem;margin:2rem auto;
-padding:0 1rem}h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.1rem;margin:2rem 0 .5rem}
-p.sub{color:var(--soft);margin:0 0 1.2rem}.cards{display:flex;flex-wrap:wrap;gap:.8rem}
-.card{background:var(--wash);border:1px solid var(--line);border-radius:8px;padding:.6rem .9rem;min-width:8rem}
-.card b{display:block;font-size:1.25rem}.card span{color:var(--soft);font-size:.85rem}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .5rem;
-border-bottom:1px solid var(--line);vertical-align:top}td.n,th.n{text-align:right;
-font-variant-numeric:tabular-nums;white-space:nowrap}
-td.b{width:45%}.bar{background:var(--drop);height:.8rem;border-radius:2px;min-width:1px}.bar.kept{background:var(--bar)}
-.two{display:grid;grid-template-columns:repeat(auto-fit,minmax(20rem,1fr));gap:0 2rem}
-.sample{background:var(--wash);border-left:3px solid var(--drop);padding:.4rem .7rem;margin:.4rem 0;
-white-space:pre-wrap;overflow-wrap:anywhere;font-size:.88rem}.sample.kept{border-color:var(--bar)}
-.sample b{color:var(--soft);font-weight:500}
-code{overflow-wrap:anywhere;font-size:.85em}.scroll{overflow-x:auto}svg{width:100%;height:auto}
-svg text{fill:var(--soft);font-size:11px}svg rect{fill:var(--bar)}
-"""
-
 _WORDS = {
     "written": "written to shards",
     "superseded": "a newer version of the record is there",
@@ -144,13 +124,13 @@ def html(facts: dict) -> str:
         "<h2>Splits</h2>",
         _splits(splits),
         "<h2>Document length in tokens</h2>",
-        _histogram(facts["token_lengths"]),
+        _histogram(facts["token_lengths"], "tokens a document, at least"),
         "<h2>Publication year</h2>",
-        _histogram(_years(facts["years"]), facts["years"].get("0", 0)),
+        _histogram(_years(facts["years"]), "year of publication", facts["years"].get("0", 0)),
         "<div class=two><div><h2>Languages</h2>",
-        _top(facts["languages"]),
+        _top(facts["languages"], "language"),
         "</div><div><h2>Licences</h2>",
-        _top(facts["licences"]),
+        _top(facts["licences"], "licence"),
         "</div></div>",
         "<h2>Samples</h2>",
         _samples(facts["samples"]),
@@ -161,16 +141,6 @@ def html(facts: dict) -> str:
         f"<pre class='sample kept'>{_e(_settings(facts['job']))}</pre>",
     ]
     return make_page("Preprocessing report", body)
-
-
-def make_page(title: str, body: list[str]) -> str:
-    """A whole page in one file."""
-    return (
-        "<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content='width=device-width,"
-        f"initial-scale=1'><title>{title}</title><style>{_STYLE}</style></head><body>"
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
 
 
 def _known_first(reasons: dict[str, Any]) -> list[str]:
@@ -185,26 +155,28 @@ def _e(value: object) -> str:
 def _reasons(reasons: dict[str, int], records: int) -> str:
     most = max(reasons.values(), default=1)
     rows = [
-        f"<tr><td>{_e(r)}<td>{_e(_WORDS.get(r, ''))}<td class=n>{n:,}<td class=n>{100 * n / max(records, 1):.2f} %"
+        f"<tr><td>{_e(r)}<td class=w>{_e(_WORDS.get(r, ''))}<td class=n>{n:,}"
+        f"<td class=n>{100 * n / max(records, 1):.2f} %"
         "<td class=b>"
         f"<div class='bar{' kept' if r == 'written' else ''}' style='width:{100 * n / most:.2f}%'></div>"
         for r in _known_first(reasons)
         if (n := reasons[r])
     ]
+    head = "<tr><th>outcome<th>what it means<th class=n>records<th class=n>share<th>"
     total = f"<tr><th>in<th>= written + dropped<th class=n>{sum(reasons.values()):,}<th class=n>100 %<th>"
-    return f"<div class=scroll><table>{''.join(rows)}{total}</table></div>"
+    return make_table([head, *rows, total])
 
 
 def _splits(splits: dict) -> str:
-    titles = ("documents", "tokens", "examples", "loss tokens", "filled")
+    titles = ("documents", "tokens", "examples (sequences)", "tokens that count for loss", "of all places")
     head = "<tr><th>split" + "".join(f"<th class=n>{t}" for t in titles)
-    rows = "".join(
+    rows = [
         f"<tr><td>{_e(name)}<td class=n>{s['documents']:,}<td class=n>{s['tokens']:,}<td class=n>{s['n_examples']:,}"
         f"<td class=n>{s['loss_tokens']:,}<td class=n>"
         f"{100 * s['loss_tokens'] / max(s['n_examples'] * s['msl'], 1):.1f} %"
         for name, s in splits.items()
-    )
-    return f"<table>{head}{rows}</table>"
+    ]
+    return make_table([head, *rows])
 
 
 def _years(years: dict[str, int]) -> dict[str, int]:
@@ -218,32 +190,33 @@ def _years(years: dict[str, int]) -> dict[str, int]:
     return {str(y): n for y, n in sorted(dated.items())}
 
 
-def _histogram(bins: dict[str, int], unknown: int = 0) -> str:
-    note = f"; not told: {unknown:,}" if unknown else ""
+def _histogram(bins: dict[str, int], title: str, unknown: int = 0) -> str:
+    note = f"; unknown: {unknown:,}" if unknown else ""
     if not bins:
         return f"<p class=sub>nothing to show{note}</p>"
-    width, height, most = 920, 150, max(bins.values())
+    width, height, most = 460, 130, max(bins.values())
     step = width / len(bins)
-    every = max(1, round(len(bins) / 18))
+    every = -(-len(bins) // 9)  # so that labels have room
     parts = []
     for i, (label, n) in enumerate(bins.items()):
         tall = height * n / most
         parts.append(
-            f"<rect x='{i * step + 1:.1f}' y='{height + 14 - tall:.1f}' width='{max(step - 2, 1):.1f}' "
+            f"<rect x='{i * step + 1:.1f}' y='{height + 18 - tall:.1f}' width='{max(step - 2, 1):.1f}' "
             f"height='{tall:.1f}'><title>{_e(label)}: {n:,}</title></rect>"
         )
         if i % every == 0:
-            parts.append(f"<text x='{(i + 0.5) * step:.1f}' y='{height + 28}' text-anchor='middle'>{_e(label)}</text>")
-    head = f"<svg viewBox='0 0 {width} {height + 34}' role=img><text x=0 y=10>most: {most:,}{note}</text>"
-    return f"{head}{''.join(parts)}</svg>"
+            parts.append(f"<text x='{(i + 0.5) * step:.1f}' y='{height + 32}' text-anchor='middle'>{_e(label)}</text>")
+    parts.append(f"<text x='{width / 2}' y='{height + 50}' text-anchor='middle'>{_e(title)}</text>")
+    head = f"<svg viewBox='0 0 {width} {height + 56}' role=img aria-label='{_e(title)}'>"
+    return f"{head}<text x=0 y=11>documents: {most:,} in the tallest bar{note}</text>{''.join(parts)}</svg>"
 
 
-def _top(counts: dict[str, int], limit: int = 12) -> str:
+def _top(counts: dict[str, int], title: str, limit: int = 12) -> str:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rows = [f"<tr><td>{_e(name)}<td class=n>{n:,}" for name, n in ranked[:limit]]
     if len(ranked) > limit:
         rows.append(f"<tr><td>{len(ranked) - limit} others<td class=n>{sum(n for _, n in ranked[limit:]):,}")
-    return f"<table>{''.join(rows)}</table>"
+    return make_table([f"<tr><th>{title}<th class=n>records", *rows])
 
 
 def _samples(samples: dict[str, list[dict]]) -> str:
@@ -260,13 +233,13 @@ def _samples(samples: dict[str, list[dict]]) -> str:
 
 def _inputs(inputs: dict[str, dict]) -> str:
     rows = [
-        f"<tr><td>{_e(name)}<td class=n>{f['records']:,}<td class=n>{f['bytes'] / 1e6:,.2f} MB"
+        f"<tr><td>{_e(name)}<td class=n>{f['records']:,}<td class=n>{f['bytes'] / 1e6:,.2f}"
         f"<td><code>{_e(f['sha256'][:16])}</code>"
         for name, f in list(inputs.items())[:200]
     ]
     rest = f"<tr><td>and {len(inputs) - 200:,} more (report.json lists all)" if len(inputs) > 200 else ""
-    head = "<tr><th>file<th class=n>records<th class=n>size<th>SHA-256"
-    return f"<details><summary>{len(inputs):,} files</summary><table>{head}{''.join(rows)}{rest}</table></details>"
+    head = "<tr><th>file<th class=n>records<th class=n>size (MB)<th>SHA-256, its first 16 digits"
+    return f"<details><summary>{len(inputs):,} files</summary>{make_table([head, *rows, rest])}</details>"
 
 
 def _settings(job: dict, indent: int = 0) -> str:

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 
 from data_preprocessing import drops, report, shards, store
 from data_preprocessing.job import STEPS
+from data_preprocessing.page import make_page, make_table
 from modelzoo.config.errors import UserError
 from modelzoo.progress import format_duration
 from modelzoo.records import Record, check_record, read_json
@@ -259,17 +260,26 @@ def _lines(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(pad(k, cell) for k, cell in enumerate(row)).rstrip() for row in rows]
 
 
+_IN_WORDS = {
+    "CPU s": "CPU time (seconds)", "wall s": "wall-clock time (seconds)", "CPU us/record": "CPU time a record (µs)",
+    "longest s": "longest call (seconds)", "peak MB": "most memory of a process (MB)", "MB in": "read (MB)",
+    "MB out": "written (MB)",
+}  # fmt: skip
+
+
 def page(found: dict) -> str:
     """The same as a page."""
-    body = ["<h1>What it costs</h1>", f"<p class=sub>{html.escape(_heading(found))}</p>", _table(_columns(found))]
+    head, *rows = _columns(found)
+    measured = _table([tuple(_IN_WORDS.get(cell, cell) for cell in head), *rows])
+    body = ["<h1>What it costs</h1>", f"<p class=sub>{html.escape(_heading(found))}</p>", measured]
     for e in found["estimates"]:
         notes = "".join(f"<li>{html.escape(line)}" for line in _notes(found, e))
         title = html.escape(f"{e['documents']:,} {e['title']}, extrapolated")
         body += [f"<h2>{title}</h2>", _table(_times(e)), f"<ul>{notes}</ul>"]
-    return report.make_page("What it costs", body)
+    return make_page("What it costs", body)
 
 
 def _table(rows: list[tuple[str, ...]]) -> str:
     cells = lambda row, tag: "".join(f"<{tag}{' class=n' * bool(k)}>{html.escape(cell)}" for k, cell in enumerate(row))
     lines = [f"<tr>{cells(row, 'td' if n else 'th')}" for n, row in enumerate(rows)]
-    return f"<div class=scroll><table>{''.join(lines)}</table></div>"
+    return make_table(lines)

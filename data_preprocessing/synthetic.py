@@ -9,6 +9,7 @@ and by heart (which drug does what): enough for models of different size or spar
 import gzip
 import os
 import random
+import shlex
 from xml.sax.saxutils import escape
 
 from modelzoo.config.errors import UserError
@@ -199,7 +200,6 @@ def run(args) -> int:
         f"{args.output}: {args.documents:,} SYNTHETIC records in {len(paths)} files "
         f"({sum(map(os.path.getsize, paths)) / 1e6:.1f} MB); invented, for trying things out only"
     )
-    print(
-        f"next: python -m data_preprocessing pubmed --input {args.output} --output shards --vocab_size 4096 --msl 128"
-    )
+    command = ["pubmed", "--input", args.output, "--output", "shards", "--vocab_size", "4096", "--msl", "128"]
+    print(f"next: python -m data_preprocessing {shlex.join(command)}")
     return 0

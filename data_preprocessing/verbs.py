@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shlex
 import sys
 import time
 from collections import Counter
@@ -137,7 +138,7 @@ def summary(out: str, result: dict, seconds: float) -> str:
         f"report: {os.path.join(out, 'report.html')}   data {result['data_sha256'][:16]}   {format_duration(seconds)}"
     )
     if splits["train"]["n_examples"]:
-        lines.append(f"next: python -m data_preprocessing inspect {os.path.join(out, 'train')}")
+        lines.append(f"next: python -m data_preprocessing inspect {shlex.quote(os.path.join(out, 'train'))}")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import shlex
 import shutil
 import sys
 from typing import TYPE_CHECKING
@@ -289,7 +290,7 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
     with naming_places(doc):
         if (count := _count_processes(args, config)) > 1:
             return processes.start_ranks(argv, count)
-        _run_config(args, doc, config, "run.py " + " ".join(redact_words(argv)))
+        _run_config(args, doc, config, f"run.py {shlex.join(redact_words(argv))}")
     return None
 
 

@@ -2,11 +2,12 @@
 
 import contextlib
 import logging
+import os
 import sys
 import time
 from typing import TextIO
 
-EVERY = 10.0  # seconds between lines where the output is not a terminal
+EVERY = 60.0  # seconds between lines where the output is not a terminal
 
 
 def format_duration(seconds: float) -> str:
@@ -25,8 +26,15 @@ def format_amount(x: float) -> str:
 
 
 def format_size(nbytes: float) -> str:
-    """3 * 2**29 -> 1.50 GiB; below one GiB in MiB."""
+    """3 * 2**29 -> 1.50 GiB; below one GiB in MiB, below a tenth of one in KiB."""
+    if nbytes < 2**20 / 10:
+        return f"{nbytes / 2**10:.1f} KiB"
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+
+
+def can_rewrite(out: TextIO) -> bool:
+    """Whether a line of the stream may be rewritten: it is a terminal that moves its cursor, and no log of a CI."""
+    return out.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI")
 
 
 LOG = logging.getLogger("modelzoo")
@@ -52,7 +60,7 @@ class LiveLine:
 
     def __init__(self, out: TextIO | None = None, every: float = EVERY, live_every: float = 0.0):
         self.out = out or sys.stderr
-        self.live = self.out.isatty()
+        self.live = can_rewrite(self.out)
         self.every = live_every if self.live else every
         self.printed = float("-inf")
         self.open = False  # whether the cursor is at the end of a line that may be rewritten
@@ -103,16 +111,17 @@ class Progress(LiveLine):
         self.stop = stop
         self.first: tuple[int, float] | None = None
 
-    def update(self, step: int, text: str) -> None:
-        """Print `text` for `step`, with the share done and the time left."""
+    def update(self, step: int, text: str) -> bool:
+        """Print `text` for `step`, with the share done and the time left, if a line is due; whether it was."""
         if (LOG.level or logging.INFO) > logging.INFO:
-            return
+            return False
         now = time.monotonic()
         if self.first is None:
             self.first = step, now
         last = step == self.stop
         if not last and not self.is_due():
-            return
+            return False
         done, spent = step - self.first[0], now - self.first[1]
         left = f"  left {format_duration(spent / done * (self.stop - step))}" if done and not last else ""
         self.show(f"step {step}/{self.stop}  {text}{left}")
+        return True

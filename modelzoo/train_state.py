@@ -82,6 +82,7 @@ class TrainState:
     unavoidable: int = 0  # skipped steps that no lower loss scale would have avoided: max_skipped_steps limits them
     tokens: int = 0
     churn: int = 0  # weights that changed places since the last log record; saved, so that a resumed log is the same
+    churn_shown: int = 0  # of `churn`, what the live line has shown; negative where a record came after that line
     ledger: Ledger = field(default_factory=Ledger)  # training FLOPs so far
     dtype_before: str | None = None  # the arithmetic of the steps before this launch, where a checkpoint records it
     reduction: Reduction = field(default_factory=Reduction)

@@ -1,6 +1,7 @@
 """`run.py VERB ...`: what moves or compares files. Each verb imports what it needs when it runs."""
 
 import argparse
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -123,7 +124,7 @@ def _report(args: argparse.Namespace) -> None:
     from modelzoo.study.report import report_runs
 
     print(report_runs(args.runs, args.output))
-    print(f"next       open {args.output} in a browser")
+    print(f"next       open {shlex.quote(args.output)} in a browser")
 
 
 def _search_arguments(p: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ itself. `OTHERS` are other classes; what a key of theirs means is not what the s
 
 import os
 import re
+import shlex
 from typing import Any
 
 from modelzoo.config.errors import UserError
@@ -99,14 +100,18 @@ def refuse_other_files(doc: Document) -> None:
         if isinstance(data.get("study"), dict):
             base = data["study"].get("base")
             also = f"; its runs follow from {base}" if isinstance(base, str) else ""
-            raise UserError(f"{name}: is a study, not the config of one run; run.py -p {name} -m study reads it{also}")
+            raise UserError(
+                f"{name}: is a study, not the config of one run; run.py -p {shlex.quote(name)} -m study reads it{also}"
+            )
         if isinstance(data.get("form"), str):
-            raise UserError(f"{name}: is a task, not the config of a run; run.py ... -m score --tasks {name} reads it")
+            raise UserError(
+                f"{name}: is a task, not the config of a run; run.py ... -m score --tasks {shlex.quote(name)} reads it"
+            )
     kind = data.get("model_type") if isinstance(data, dict) and "trainer" not in data else None
     if isinstance(kind, str):
         file = doc.mark(()).file
         folder = os.path.dirname(file) or "."
         raise UserError(
             f"{file}: is a Hugging Face model's config ({kind[:40]}), not one of a run; "
-            f"python run.py import {folder} RUN reads such a folder"
+            f"python run.py import {shlex.quote(folder)} RUN reads such a folder"
         )

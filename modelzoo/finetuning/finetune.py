@@ -10,6 +10,7 @@ A killed command resumes exactly where it stopped; finished runs are not repeate
 
 import contextlib
 import os
+import shlex
 import tempfile
 from typing import Any
 
@@ -64,7 +65,7 @@ def _join_finetuning(config: Config, options: Options, ranks: Ranks) -> None:
         ranks.first_does(lambda: write_json(RunFolder(options.model_dir).results, results))
     print(format_table(results))
     print(f"wrote      {options.model_dir}: results.json; in each run folder best/, result.json, predictions.json")
-    print(f"next       python run.py export {jobs[0].folder.path} EXPORTED")
+    print(f"next       python run.py export {shlex.quote(jobs[0].folder.path)} EXPORTED")
 
 
 def prepare_first_step(config: Config, options: Options) -> FirstStep:

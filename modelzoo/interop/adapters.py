@@ -1,6 +1,7 @@
 """What `run.py export` does with a soft prompt and LoRA, and `run.py prompt`: what learned vectors are near to."""
 
 import os
+import shlex
 from typing import Any
 
 import torch
@@ -99,7 +100,10 @@ def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -
     for i, row in enumerate(rows):
         cells = (", ".join(f"{text(t)} {v:.3f}" for v, t in side[i]) for side in (cosine, dot))
         lines.append(f"| {i} | {float(row.norm()):.3f} | {' | '.join(cells)} |")
-    lines += ["", f"next       python run.py export {path} OUT   (the vectors, with the Hugging Face model)"]
+    lines += [
+        "",
+        f"next       python run.py export {shlex.quote(path)} OUT   (the vectors, with the Hugging Face model)",
+    ]
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -128,7 +129,7 @@ def _folder(found: Exportable, out: str, dtype: str) -> str:
     lines += [f"           {line}" for line in notes]
     if not words:
         lines.append("           no tokenizer: the training data's folder has none here; name one with --tokenizer")
-    lines.append(f'next       transformers.AutoModelForCausalLM.from_pretrained("{out}")')
+    lines.append(f"next       transformers.AutoModelForCausalLM.from_pretrained({json.dumps(out, ensure_ascii=False)})")
     return "\n".join(lines)
 
 
@@ -151,7 +152,7 @@ def _mdl(path: str, out: str, config_file: str | None) -> str:
     if any(g.mup_base_density is not None for g in init.sparsity):
         lines.append(f"           mup_base_density's learning-rate factors stay in {config_file}; Model Zoo has none")
     lines.append(f"next       in Model Zoo ckpt_path: {out}")
-    lines.append(f"           here python run.py import {out} RUN -p {config_file}")
+    lines.append(f"           here {shlex.join(['python', 'run.py', 'import', out, 'RUN', '-p', config_file])}")
     return "\n".join(lines)
 
 

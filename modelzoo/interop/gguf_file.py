@@ -4,6 +4,7 @@ Layouts and keys are those of llama.cpp's convert_hf_to_gguf.py; names of tensor
 """
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -182,7 +183,7 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
     lines = [f"wrote      {out}: {how.name}, {total:,} numbers, matrices in {DTYPES[dtype]}"]
     lines[0] += f", {format_size(os.path.getsize(out))}"
     lines += [f"           {line}" for line in (*notes, *words.notes)]
-    return "\n".join([*lines, f'next       llama-cli --model {out} -no-cnv --prompt "Aspirin lowers"'])
+    return "\n".join([*lines, f'next       llama-cli --model {shlex.quote(out)} -no-cnv --prompt "Aspirin lowers"'])
 
 
 def _check_parts(c: GPTConfig, how: Architecture, facts: Mapping[str, Any], out: str) -> None:

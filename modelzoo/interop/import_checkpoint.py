@@ -1,6 +1,7 @@
 """`run.py import`: a Hugging Face folder, or Model Zoo's `.mdl`, as a checkpoint of ours."""
 
 import os
+import shlex
 from functools import partial
 
 import torch
@@ -81,8 +82,9 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
         problem = "is sparse, the config is dense" if masks else "is dense, the config is sparse"
         lines.append(f"           the checkpoint {problem}: change trainer.init.sparsity, or load its model alone")
     states = "" if whole else " --load_checkpoint_states model" + (",sparsity" if masks else "")
-    states = "" if whole else f" --checkpoint_path {path}{states}"
-    lines.append(f"next       python run.py -p {RunFolder(out).config} -m train -o {out}{states}")
+    states = "" if whole else f" --checkpoint_path {shlex.quote(path)}{states}"
+    command = shlex.join(["python", "run.py", "-p", RunFolder(out).config, "-m", "train", "-o", out])
+    lines.append(f"next       {command}{states}")
     return "\n".join(lines)
 
 
@@ -145,8 +147,9 @@ def _hf(source: str, out: str, params: str | None) -> str:
             "           config.yaml has no data yet: add trainer.fit.train_dataloader, or import with -p CONFIG"
         )
     states = "model,sparsity" if len(model) > len(weights) and config.trainer.init.sparsity else "model"
-    command = f"python run.py -p {RunFolder(out).config} -m train -o {out} --checkpoint_path {path}"
-    lines.append(f"next       {command} --load_checkpoint_states {states}")
+    command = ["-p", RunFolder(out).config, "-m", "train", "-o", out, "--checkpoint_path", path]
+    command += ["--load_checkpoint_states", states]
+    lines.append(f"next       python run.py {shlex.join(command)}")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """A checkpoint as ONNX: the model itself, traced, with batch and sequence left open. No architecture is asked of it."""
 
 import contextlib
+import json
 import logging
 import os
 import warnings
@@ -87,7 +88,9 @@ def write_onnx(found: Exportable, out: str) -> str:
     size = sum(os.path.getsize(os.path.join(out, n)) for n in os.listdir(out))
     lines = [f"wrote      {out}: {FILE}, input_ids [batch, sequence] to logits, float32, {format_size(size)}"]
     lines += [f"           {', '.join(sorted(os.listdir(out)))}", *(f"           {line}" for line in notes)]
-    return "\n".join([*lines, f'next       onnxruntime.InferenceSession("{os.path.join(out, FILE)}")'])
+    return "\n".join(
+        [*lines, f"next       onnxruntime.InferenceSession({json.dumps(os.path.join(out, FILE), ensure_ascii=False)})"]
+    )
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@
 import contextlib
 import os
 import re
+import shlex
 import sys
 import time
 from typing import Any, NamedTuple
@@ -103,7 +104,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
             print(score_table.format_lm_eval(name, results[name]))
     print(f"wrote      {run.task_scores}" + (" and the predictions next to it" if jobs else ""))
     if jobs:
-        print(f"next       python run.py prompt-search {paths[0]} --task {request.tasks[0]}")
+        print(f"next       python run.py {shlex.join(['prompt-search', paths[0], '--task', request.tasks[0]])}")
         print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
 
 
@@ -150,8 +151,9 @@ def _finetune_command(task: Task, name: str, path: str) -> str:
     """The command that fine-tunes the checkpoint on the task that was scored."""
     own = task.config.form if task.config.form in ("pubmedqa", "hoc") else None
     config = f"configs/finetune/{own or 'base'}.yaml"
-    chosen = "" if own else f" --set trainer.finetune.task={name}"
-    return f"python run.py -p {config} -m finetune{chosen} --checkpoint_path {path} -o runs/{task.name}"
+    chosen = [] if own else ["--set", f"trainer.finetune.task={name}"]
+    words = ["-p", config, "-m", "finetune", *chosen, "--checkpoint_path", path, "-o", f"runs/{task.name}"]
+    return f"python run.py {shlex.join(words)}"
 
 
 def _job(name: str, request: Request) -> Job:

@@ -82,7 +82,7 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
     Args:
         path: an SVG or PNG by its ending.
     """
-    figure, ((by_tokens, by_flops, gaps, layers),) = axes(4, width=19, height=4.4)
+    figure, ((by_tokens, by_flops), (gaps, layers)) = axes(2, 2, width=10.5, height=8.4)
     figure.set_facecolor("white")
     for i, c in enumerate(compared):
         _draw_losses(by_tokens, c, i, "tokens", 1e-6)

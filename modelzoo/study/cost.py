@@ -7,6 +7,7 @@ import numpy as np
 
 from modelzoo.progress import format_size
 from modelzoo.study.draw import Panel, axes, look, svg
+from modelzoo.study.names import wrap_label
 from modelzoo.study.results import Group, Result, interval, masks
 
 
@@ -21,14 +22,15 @@ def draw_time(groups: Sequence[Group]) -> Panel | None:
             rows.append((group.label, sum(t["seconds"] for t in steps) - waiting, waiting, other))
     if not rows:
         return None
-    figure, ((plot,),) = axes(width=9, height=1.0 + 0.34 * len(rows))
+    names = [wrap_label(r[0]) for r in rows]
+    figure, ((plot,),) = axes(height=1.0 + sum(0.34 + 0.14 * name.count("\n") for name in names))
     left = np.zeros(len(rows))
     for i, part in enumerate(("training steps", "waiting for data", "validation")):
         share = np.array([r[1 + i] / sum(r[1:]) for r in rows])
         plot.barh(range(len(rows)), share, left=left, color=look(i).colour, label=part, hatch=("", "//", "..")[i],
                   edgecolor="white", linewidth=0)  # fmt: skip
         left += share
-    plot.set(yticks=range(len(rows)), yticklabels=[r[0] for r in rows], xlim=(0, 1), xlabel="share of the time")
+    plot.set(yticks=range(len(rows)), yticklabels=names, xlim=(0, 1), xlabel="share of the time")
     plot.invert_yaxis()
     plot.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     caption = "As the runs logged it (timing.jsonl), where they logged every step; start-up and saving are not in it."
@@ -77,13 +79,17 @@ def tabulate_savings(groups: Sequence[Group]) -> Panel:
             _measured(group, twin),
         ))  # fmt: skip
     head = ("group", "pattern", "stored", "counted", "computed", "measured")
+    titles = (
+        "group", "pattern of the masks", "stored: size of a checkpoint's weights", "counted: training FLOPs",
+        "computed: weights that are multiplied", "measured: tokens a second",
+    )  # fmt: skip
     caption = (
         "Stored: a checkpoint's weights as they are on disk. Counted: dense over sparse training FLOPs, as run. "
         "Computed: what the kernels multiply. Measured: tokens a second against the dense group of the same model, "
         "medians of each run's steps, with the range over seeds; two runs that shared a busy machine differ for that "
         "reason too."
     )
-    return Panel("where_sparsity_is_real", "Where sparsity is real", caption, None, head, rows, True)
+    return Panel("where_sparsity_is_real", "Where sparsity is real", caption, None, head, rows, True, titles)
 
 
 def _computed(run: Result, kinds: set[str]) -> str:

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from modelzoo.study.draw import Panel, axes, legend, log_loss, look, svg
-from modelzoo.study.names import label_line
+from modelzoo.study.draw import Panel, axes, legend, limit_axis, log_loss, look, svg
+from modelzoo.study.names import label_line, wrap_label
 from modelzoo.study.results import Group, find_front, interval
 
 UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
@@ -32,7 +32,7 @@ def draw_by_flops(groups: Sequence[Group]) -> Panel | None:
     rows = [r for r in points(groups) if r[2] is not None]
     if not rows:
         return None
-    figure, ((plot,),) = axes(width=9, height=4.6)
+    figure, ((plot,),) = axes(height=3.8)
     scale, unit = _unit(max(r[2] for r in rows))
     best = {rows[i][:2] for i in find_front([(r[2], r[6]) for r in rows])}
     edge = sorted((r for r in rows if r[:2] in best), key=lambda r: r[2])
@@ -41,17 +41,23 @@ def draw_by_flops(groups: Sequence[Group]) -> Panel | None:
     _lines(plot, groups, rows, 2, scale)
     plot.set(xlabel=f"training FLOPs, counted ({unit})", ylabel="validation loss (nats per token)", xscale="log")
     _plain_x(plot)
+    cut = _limit_losses(plot, rows)
     log_loss(plot)
     legend(figure, plot)
     front_by = ", ".join(dict.fromkeys(r[0] for r in edge))
     caption = (
-        f"{BAND} On the front, in rising FLOPs: {front_by}. FLOPs are counted as run: masks' savings, RigL's dense "
-        "gradients and GMP's dense beginning included. On a CPU or GPU they are not time saved."
+        f"{BAND}{cut} On the front, in rising FLOPs: {front_by}. FLOPs are counted as run: masks' savings, RigL's "
+        "dense gradients and GMP's dense beginning included. On a CPU or GPU they are not time saved."
     )
     marked = [(*r, int(r[:2] in best)) for r in rows]
     return Panel(
         "loss_by_flops", "Loss against training FLOPs", caption, svg(figure, "flops"), (*HEAD, "front"), marked
     )
+
+
+def _limit_losses(plot, rows: Sequence[tuple]) -> str:
+    """Let the means of `points` fill the axis; see `limit_axis`."""
+    return limit_axis(plot, "y", [r[6] for r in rows], [x for r in rows for x in r[7:9]], log=True)
 
 
 def _plain_x(plot) -> None:
@@ -80,16 +86,18 @@ def draw_by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
     rows = points(groups)
     if not rows:
         return None
-    figure, ((tokens, seconds),) = axes(2, width=11, height=4.2)
+    figure, ((tokens,), (seconds,)) = axes(1, 2, height=6.4)
+    cut = ""
     for plot, column, name in ((tokens, 4, "tokens"), (seconds, 5, "wall-clock")):
         highest = max((r[column] for r in rows if r[column] is not None), default=1.0)
         scale, unit = _unit(highest) if column == 4 else ((60.0, "minutes") if highest > 600 else (1.0, "seconds"))
         _lines(plot, groups, rows, column, scale)
         plot.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="validation loss (nats per token)")
+        cut = _limit_losses(plot, rows)
         log_loss(plot)
     legend(figure, tokens)
     caption = (
-        f"{BAND} Wall-clock is training and validation as this machine took it, whatever else ran on it, "
+        f"{BAND}{cut} Wall-clock is training and validation as this machine took it, whatever else ran on it, "
         "without start-up and saving."
     )
     return Panel("loss_by_tokens_and_time", "Loss against tokens and time", caption, svg(figure, "tokens"), HEAD, rows)
@@ -106,19 +114,30 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     if not rows:
         return None
     rows.sort(key=lambda r: r[2])
-    figure, ((plot,),) = axes(width=9, height=0.9 + 0.34 * len(rows))
+    names = [wrap_label(r[1]) for r in rows]
+    figure, ((plot,),) = axes(height=0.8 + sum(0.2 + 0.14 * name.count("\n") + 0.14 for name in names))
     for y, (i, _, mean, low, high, _, _, losses) in enumerate(rows):
         colour, _, marker = look(i)
         plot.plot(losses, [y] * len(losses), ".", color=colour, alpha=0.5, markersize=5)
         plot.errorbar([mean], [y], xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
-    plot.set(yticks=range(len(rows)), yticklabels=[r[1] for r in rows], xlabel="validation loss (nats per token)")
+    plot.set(yticks=range(len(rows)), yticklabels=names, xlabel="validation loss (nats per token)")
+    cut = limit_axis(plot, "x", [x for r in rows for x in (r[2], *r[7])], [x for r in rows for x in r[3:5]])
     plot.set_ylim(len(rows) - 0.5, -0.5)
     few = min(r[5] for r in rows) < 2
-    caption = "Mean over seeds with its 95 % interval (Student's t); dots are single runs." + (
+    caption = f"Mean over seeds with its 95 % interval (Student's t); dots are single runs.{cut}" + (
         " A group with one run has no interval: its difference from others may be the seed's." if few else ""
     )
     head = ("group", "loss", "low", "high", "runs", "flops")
-    return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, [r[1:7] for r in rows], True)
+    titles = (
+        "group",
+        "validation loss (nats per token)",
+        "95 % interval from",
+        "to",
+        "runs",
+        "training FLOPs, counted",
+    )
+    shown = [(*r[1:3], *(r[3:5] if r[5] > 1 else (None, None)), *r[5:7]) for r in rows]
+    return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, shown, True, titles)
 
 
 def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
@@ -130,7 +149,7 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
     if not any(len(of) > 1 for of in losses.values()):
         return None
     best = {label: min(of, key=of.__getitem__) for label, of in losses.items()}
-    figure, ((plot,),) = axes(width=9, height=4.0)
+    figure, ((plot,),) = axes(height=3.4)
     for i, (label, of) in enumerate(losses.items()):
         colour, style, marker = look(i)
         peaks = sorted(of)
@@ -138,7 +157,7 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
             peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label_line(label)
         )
         plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
-    plot.set(xlabel="peak learning rate", ylabel="validation loss at the end", xscale="log")
+    plot.set(xlabel="peak learning rate", ylabel="validation loss at the end (nats per token)", xscale="log")
     tried = sorted({peak for of in losses.values() for peak in of})
     plot.set_xticks(tried, [f"{peak:g}" for peak in tried])
     plot.set_xticks([], minor=True)

@@ -7,7 +7,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 LIGHT = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 DARK = ("#4aa8e0", "#ff8a3d", "#2fc79c", "#e39cc4", "#f2b63c", "#8fd0f5")
 STYLES, MARKERS = ("-", "--", "-.", ":"), "osD^vP"
+WIDTH = 5.6  # inches: on a telephone the letters keep their size
 INK, FAINT = "#1a1b1c", "#9a9b9c"  # what matplotlib draws text and grid with, to be found again in its output
 
 
@@ -37,6 +38,7 @@ class Panel(NamedTuple):
     head: Sequence[str]  # of the CSV
     rows: Sequence[Sequence]
     shown: bool = False  # whether the page holds the rows as a table
+    titles: Sequence[str] = ()  # of its columns, in words with units; else `head`
 
 
 def look(i: int) -> Look:
@@ -44,7 +46,7 @@ def look(i: int) -> Look:
     return Look(LIGHT[i % n], STYLES[(i + i // n) % len(STYLES)], MARKERS[(i + i // n) % n])
 
 
-def axes(columns: int = 1, rows: int = 1, width: float = 9.0, height: float = 3.8, **options):
+def axes(columns: int = 1, rows: int = 1, width: float = WIDTH, height: float = 3.2, **options):
     """A matplotlib figure and its axes [rows, columns], styled."""
     import matplotlib
 
@@ -110,13 +112,40 @@ def legend(figure, plot) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=max(1, min(len(labels), fit, 6)))
 
 
+def limit_axis(plot, axis: str, points: Iterable[float], ends: Iterable[float], log: bool = False) -> str:
+    """Let `points` fill an axis, and cut intervals that go far beyond them: those of two seeds may be 12 times as wide.
+
+    Args:
+        axis: "x" or "y".
+        ends: of the intervals.
+        log: whether the axis is logarithmic.
+
+    Returns:
+        A sentence for the caption where an interval is cut; else nothing.
+    """
+    finite = [x for x in points if np.isfinite(x) and (x > 0 or not log)]
+    if not finite:
+        return ""
+    scale, back = (np.log, np.exp) if log else (float, float)
+    low, high = scale(min(finite)), scale(max(finite))
+    margin = 0.4 * (high - low) or 0.05 * (1.0 if log else abs(high) or 1.0)
+    found = [x for x in ends if np.isfinite(x)]
+    inner = [scale(x) for x in found if x > 0 or not log]
+    bottom = max(low - margin, min([low - margin / 5, *(x - margin / 5 for x in inner)]))
+    top = min(high + margin, max([high + margin / 5, *(x + margin / 5 for x in inner)]))
+    first, last = float(back(bottom)), float(back(top))
+    (plot.set_xlim if axis == "x" else plot.set_ylim)(first, last)
+    cut = any(x < first or x > last for x in found)
+    return " Intervals wider than the axis are cut at its ends; the numbers have them whole." if cut else ""
+
+
 def log_loss(plot) -> None:
     """A logarithmic loss axis with plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
     plot.set_yscale("log")
     low, high = plot.get_ylim()
-    fine = high / low < 4
-    plot.yaxis.set_major_locator(LogLocator(10, subs=(1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if fine else (1, 2, 3, 5)))
+    subs = (1, 1.5, 2, 2.5, 3, 4, 5, 6, 7, 8) if high / low < 4 else (1, 2, 3, 5)
+    plot.yaxis.set_major_locator(MaxNLocator(5) if high / low < 1.5 else LogLocator(10, subs=subs))
     plot.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     plot.yaxis.set_minor_formatter(NullFormatter())

@@ -7,7 +7,7 @@ import numpy as np
 
 from modelzoo.config.errors import UserError
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
-from modelzoo.study.draw import Panel, axes, legend, look, svg
+from modelzoo.study.draw import Panel, axes, legend, limit_axis, look, svg
 from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, interval, masks, tensors
 from modelzoo.training import checkpoint
@@ -55,7 +55,7 @@ def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
         top = float(np.quantile(np.abs(live_before), 0.999)) * 1.2
         edges = np.linspace(-top, top, BINS + 1)
         counts = [np.histogram(x, edges)[0] for x in (live_before, live_after, freed)]
-        figure, ((left, right),) = axes(2, width=10, height=3.6, sharey=False)
+        figure, ((left,), (right,)) = axes(1, 2, height=5.6, sharey=False)
         for plot, parts in (
             (left, ((0, "live, before"), (1, "the same, after"))),
             (right, ((2, "once masked, after"),)),
@@ -86,7 +86,7 @@ def draw_recovery(groups: Sequence[Group]) -> Panel | None:
     if not names:
         return None
     metric = names[0]
-    figure, ((plot,),) = axes(width=9, height=4.0)
+    figure, ((plot,),) = axes(height=3.4)
     rows = []
     for i, group in tuned:
         common = set.intersection(*({r["step"] for r in run.dev if metric in r} for run in group.runs))
@@ -102,9 +102,11 @@ def draw_recovery(groups: Sequence[Group]) -> Panel | None:
         )
         rows += mine
     plot.set(xlabel="fine-tuning step", ylabel=f"dev {metric}")
+    cut = limit_axis(plot, "y", [r[3] for r in rows], [x for r in rows for x in r[4:6]])
     legend(figure, plot)
     caption = (
         "Means over seeds and folds with 95 % intervals (Student's t), at the steps that all runs of a group share."
+        + cut
     )
     head = ("group", "step", "metric", "mean", "low", "high", "runs")
     return Panel("recovery", "What fine-tuning regains", caption, svg(figure, "recovery"), head, rows)
@@ -129,9 +131,8 @@ def tabulate_nearest_tokens(groups: Sequence[Group], words: int = 6) -> Panel | 
     if not rows:
         return None
     caption = "Tokens with their cosine similarity. Soft prompts seldom spell anything: below about 0.3 it says little."
-    return Panel(
-        "soft_prompts", "Soft prompts: nearest tokens", caption, None, ("group", "vector", "tokens"), rows, True
-    )
+    head, titles = ("group", "vector", "tokens"), ("group", "vector", "nearest tokens, with cosine similarity")
+    return Panel("soft_prompts", "Soft prompts: nearest tokens", caption, None, head, rows, True, titles)
 
 
 def _vocabulary(run: Result, path: str) -> Callable[[int], str]:

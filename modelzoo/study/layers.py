@@ -47,7 +47,7 @@ def draw_by_layer(groups: Sequence[Group]) -> Panel | None:
         shown.append((i, group.label, mine))
     if not shown:
         return None
-    figure, ((plot,),) = axes(width=9, height=3.8)
+    figure, ((plot,),) = axes()
     parts = sorted({r[1:3] for r in rows})
     at = {part: x for x, part in enumerate(parts)}
     for i, label, mine in shown:
@@ -99,32 +99,30 @@ def _over_time(label: str, run: Result, most: int) -> Panel | None:
             new = history[after][n]
             grown, dropped = changes(history[before][n], new) if before is not None else (new[:0], new[:0])
             rows.append((label, after, *_part(n), int(new.sum()), new.size, int(grown.sum()), int(dropped.sum())))
-    figure, plots = axes(len(steps), 2, width=2.0 * len(steps) + 0.8, height=4.4)
-    for column, step in enumerate(steps):
-        top, bottom = plots[0][column], plots[1][column]
+    figure, plots = axes(2, len(steps), height=1.9 * len(steps))
+    for row, step in enumerate(steps):
+        left, right = plots[row]
         density = coarse(history[step][name])
-        top.imshow(tint(density / max(density.max(), 1e-9), LIGHT[0]), aspect="auto", interpolation="nearest")
-        top.set_title(f"step {step}")
-        if column:
-            grown, dropped = (coarse(x) for x in changes(history[steps[column - 1]][name], history[step][name]))
+        left.imshow(tint(density / max(density.max(), 1e-9), LIGHT[0]), aspect="auto", interpolation="nearest")
+        left.set_title(f"live weights at step {step}")
+        if row:
+            grown, dropped = (coarse(x) for x in changes(history[steps[row - 1]][name], history[step][name]))
             peak = max(grown.max(), dropped.max(), 1e-9)
             for share, colour in ((grown, GROWN), (dropped, DROPPED)):
-                bottom.imshow(tint(share / peak * 0.8, colour), aspect="auto", interpolation="nearest")
-            counts = [int(x.sum()) for x in changes(history[steps[column - 1]][name], history[step][name])]
-            bottom.set_title(f"+{counts[0]:,}  −{counts[1]:,}", fontsize=8)
-        for plot in (top, bottom):
+                right.imshow(tint(share / peak * 0.8, colour), aspect="auto", interpolation="nearest")
+            counts = [int(x.sum()) for x in changes(history[steps[row - 1]][name], history[step][name])]
+            right.set_title(f"grown {counts[0]:,}, dropped {counts[1]:,}")
+        for plot in (left, right):
             plot.set(xticks=[], yticks=[])
             plot.grid(False)
             plot.spines[:].set(visible=True, color=FAINT)
-    plots[1][0].text(0.5, 0.5, "what grew\nand dropped\nsince the step\nto the left", ha="center", va="center",
-                     transform=plots[1][0].transAxes, fontsize=8)  # fmt: skip
-    plots[0][0].set_ylabel("live weights")
-    plots[1][0].set_ylabel("changes")
+    plots[0][1].text(0.5, 0.5, "what grew\nand dropped\nsince the step above", ha="center", va="center",
+                     transform=plots[0][1].transAxes)  # fmt: skip
     layer, part = _part(name)
     caption = (
         f"{run.name}: matrix {part} of layer {layer}, {history[steps[0]][name].shape[0]} outputs (down) by "
-        f"{history[steps[0]][name].shape[1]} inputs, averaged over cells. Above: density, darkest where densest. "
-        "Below: green grew, orange dropped; a cell where both happened mixes the colours. The numbers count weights. "
+        f"{history[steps[0]][name].shape[1]} inputs, averaged over cells. Left: density, darkest where densest. "
+        "Right: green grew, orange dropped; a cell where both happened mixes the colours. The numbers count weights. "
         "Only what differs between checkpoints is seen; a weight may have gone and come back in between."
     )
     head = ("group", "step", "layer", "matrix", "live", "weights", "grown", "dropped")

@@ -1,6 +1,7 @@
 """Names of runs for people: in tables, pictures and pages, whatever their folders are called."""
 
 import hashlib
+import textwrap
 import unicodedata
 
 from modelzoo.redact import redact_text
@@ -19,6 +20,11 @@ def show_name(text: str) -> str:
 def label_line(name: str) -> str:
     """A name as matplotlib's label: it leaves those that begin with _ out of legends."""
     return f" {name}" if name.startswith("_") else name
+
+
+def wrap_label(name: str, width: int = 16) -> str:
+    """A name in lines of at most `width` characters, to the left of a picture."""
+    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=True))
 
 
 def key_of(name: str) -> str:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 
 from modelzoo.files import write_text
+from modelzoo.progress import format_amount
 from modelzoo.redact import redact_text
 from modelzoo.study.draw import DARK, LIGHT, Panel
 
@@ -22,16 +23,20 @@ body {{ margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 62rem; background
   font: 16px/1.55 system-ui, sans-serif; }}
 h1 {{ font-size: 1.6rem; margin: 0 0 .25rem; }}
 h2 {{ font-size: 1.15rem; margin: 2.5rem 0 .5rem; }}
-p, figcaption {{ max-width: 48rem; }}
+p, figcaption {{ max-width: 48rem; overflow-wrap: anywhere; }}
+h1, h2, nav {{ overflow-wrap: anywhere; }}
 .lead, figcaption, footer {{ color: var(--soft); }}
 figcaption {{ font-size: .88rem; margin-top: .4rem; }}
-figure {{ margin: 0; overflow-x: auto; }}
-figure svg {{ display: block; width: 100%; height: auto; }}
+figure {{ margin: 0; }}
+.scroll {{ overflow-x: auto; }}
+figure svg {{ display: block; width: 100%; max-width: 44rem; height: auto; }}
 svg text {{ font-family: system-ui, sans-serif !important; }}
 table {{ border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; width: 100%; }}
-th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0;
+th, td {{ text-align: left; vertical-align: top; padding: .35rem .9rem .35rem 0; min-width: 6.5rem;
   border-bottom: 1px solid var(--line); }}
-th {{ color: var(--soft); font-weight: 600; }}
+th {{ color: var(--soft); font-weight: 600; vertical-align: bottom; }}
+.n {{ text-align: right; white-space: nowrap; min-width: 0; }}
+th.n {{ white-space: normal; }}
 a {{ color: inherit; }}
 nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}
 @media (max-width: 40rem) {{ nav {{ columns: 1; }} }}
@@ -40,6 +45,7 @@ nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}
   body {{ max-width: none; padding: 0; font-size: 10pt; }}
   nav, a[download] {{ display: none; }}
   section {{ break-inside: avoid; }}
+  .scroll {{ overflow: visible; }}
 }}
 """
 
@@ -88,9 +94,14 @@ def _section(panel: Panel) -> str:
 
 
 def _table(panel: Panel) -> str:
-    head = "".join(f"<th>{_escape(h)}</th>" for h in panel.head)
-    rows = "".join("<tr>" + "".join(f"<td>{_escape(_cell(x))}</td>" for x in row) + "</tr>" for row in panel.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    right = [all(isinstance(x, int | float | None) for x in column) for column in zip(*panel.rows, strict=True)]
+    line = lambda tag, cells: "".join(
+        f"<{tag}{' class=n' * number}>{_escape(cell)}</{tag}>" for number, cell in zip(right, cells, strict=True)
+    )
+    head = line("th", panel.titles or panel.head)
+    rows = "".join(f"<tr>{line('td', map(_cell, row))}</tr>" for row in panel.rows)
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div class="scroll" tabindex="0">{table}</div>'  # a keyboard scrolls what has the focus
 
 
 def _escape(text: str) -> str:
@@ -101,7 +112,9 @@ def _escape(text: str) -> str:
 def _cell(x: object) -> str:
     if x is None:
         return "-"
-    return f"{x:.4g}" if isinstance(x, float) else str(x)
+    if isinstance(x, float):
+        return f"{x:.4g}" if abs(x) < 1e4 else format_amount(x)
+    return f"{x:,}" if isinstance(x, int) else str(x)
 
 
 def _csv(panel: Panel) -> str:

@@ -15,7 +15,7 @@ class Progress(LiveLine):
     """The live line of a study. The time left is estimated by dense-equivalent FLOPs."""
 
     def __init__(self, total: float):
-        super().__init__(every=30.0, live_every=1.0)
+        super().__init__(live_every=1.0)
         self.total, self.done, self.spent = total, 0.0, 0.0
         self.begun: float | None = None
         self.from_step = 0

@@ -7,6 +7,7 @@ resume where they stopped, and one that fails is named while the others still ru
 import contextlib
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def run_study(path: str, overrides: list[str], output: str | None, options: Opti
     print(f"study      {path} -> {study.output}\n{grid.describe_matrix(matrix, format_duration)}")
     print("\n".join(_arithmetic(matrix, options.target)))
     if options.dry:
-        print(f"next       python run.py -p {path} -m study" + (f" -o {output}" if output else ""))
+        words = ["-p", path, "-m", "study", *(["-o", output] if output else [])]
+        print(f"next       python run.py {shlex.join(words)}")
         return
     _write(matrix)
     i, n = options.share
@@ -208,7 +210,7 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
     if open_:
         print(f"open       {len(open_)} runs of other shares; the share that ends last writes the report again")
     if len(open_) < len(wanted):
-        print(f"next       open {report} in a browser")
+        print(f"next       open {shlex.quote(report)} in a browser")
 
 
 def _report(matrix: Matrix, wanted: list[Cell], path: str, name: str) -> str:

@@ -1,6 +1,7 @@
 """`-m bench`: measure which sparsity pattern makes training steps of a config's model faster on this machine."""
 
 import os
+import shlex
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -174,5 +175,5 @@ def _advice(times: Mapping[str, list[float]], params: str) -> list[str]:
         return [f"done       no pattern is clearly faster than dense here ({best}: {ratio:.2f}x)"]
     return [
         f"done       fastest: {best}, {ratio:.2f} times dense's speed; what patterns cost in quality: docs/training.md",
-        f"next       put `{best}` into trainer.init.sparsity and run python run.py -p {params} -m train",
+        f"next       put `{best}` into trainer.init.sparsity and run python run.py -p {shlex.quote(params)} -m train",
     ]

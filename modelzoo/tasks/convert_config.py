@@ -1,6 +1,7 @@
 """`run.py convert-config OLD NEW`: any Model Zoo GPT config in today's format, and a list of the changes. No torch."""
 
 import os
+import shlex
 from collections.abc import Sequence
 
 from modelzoo.config import yaml12
@@ -54,7 +55,7 @@ def convert_config(old: str, new: str, overrides: Sequence[str] = (), force: boo
     notes = [(kind, text.removeprefix(f"{old}:")) for kind, text in notes]  # "116: sparsity: ..." is enough here
     lines = [f"{TITLES[kind]:<10} {redact_text(text)}" for wanted in TITLES for kind, text in notes if kind == wanted]
     lines.append(f"wrote      {new}")
-    lines.append(f"next       python run.py -p {new} -m plan")
+    lines.append(f"next       python run.py -p {shlex.quote(new)} -m plan")
     return "\n".join(lines)
 
 

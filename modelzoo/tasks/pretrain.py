@@ -5,6 +5,7 @@ import os
 import sys
 import time
 
+from modelzoo.backends import peaks
 from modelzoo.backends.base import Backend
 from modelzoo.backends.batch_shares import BATCH_SIZE
 from modelzoo.backends.select import Choice, joining_ranks, select_training_device
@@ -107,7 +108,8 @@ def _train(
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
-    print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events))
+    peak = peaks.find_peak(choice.backend)
+    print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
     ranks.first_does(lambda: launch.check_written(folder, done.saved))
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)

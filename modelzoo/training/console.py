@@ -1,6 +1,7 @@
 """The text that a run prints: the live line, a validation's scores, the closing summary."""
 
 import os
+import shlex
 from dataclasses import dataclass, field
 
 from modelzoo.backends.arithmetic import Arithmetic
@@ -18,10 +19,29 @@ class Tally:
     seconds: float = 0.0
     waiting: float = 0.0
     scores: list[Score] = field(default_factory=list)
+    tokens: int = 0
+    first: Timed | None = None  # of this launch; it builds and warms things up, so `steady` leaves it out
+    flops: tuple[int, int] = (0, 0)  # of the run: after the first step that was read, and now
 
-    def add(self, timed: Timed) -> None:
+    def add(self, timed: Timed, flops: int = 0) -> None:
+        """Count a step.
+
+        Args:
+            flops: of the run so far.
+        """
+        if self.first is None:
+            self.first, self.flops = timed, (flops, flops)
         self.seconds += timed.seconds
         self.waiting += timed.waiting
+        self.tokens += timed.tokens
+        self.flops = self.flops[0], flops
+
+    @property
+    def steady(self) -> tuple[float, float] | None:
+        """Tokens and FLOPs a second, without the first step; None where there is no other."""
+        if self.first is None or (seconds := self.seconds - self.first.seconds) <= 0:
+            return None
+        return (self.tokens - self.first.tokens) / seconds, (self.flops[1] - self.flops[0]) / seconds
 
     @property
     def waiting_share(self) -> float:
@@ -33,17 +53,22 @@ def describe_step(run: TrainState, timed: Timed, tally: Tally) -> str:
     step, sparsity = timed.step, run.sparsity
     parts = [
         f"loss {step.loss:.4f}",
-        f"lr {step.lr:.2e}",
+        f"lr {step.lr:.2e}" if step.lr else _explain_no_rate(run),
         f"{format_amount(timed.speed)} tokens/s",
         f"data {tally.waiting_share:.1%}",
     ]
     if sparsity.parameters:
         parts.append(f"sparsity {sparsity.actual():.2%} of {sparsity.target(run.optimizer_step):.2%}")
     if sparsity.changes:
-        parts.append(f"churn {step.churn:,}")
+        parts.append(f"churn {run.churn - run.churn_shown:,}")  # since the last line
     if run.skipped:
         parts.append(f"skipped {run.skipped}")
     return "  ".join(parts)
+
+
+def _explain_no_rate(run: TrainState) -> str:
+    """Why a step had a learning rate of 0."""
+    return "lr 0 (warm-up begins at 0)" if run.optimizer_step <= 1 and run.lr() else "lr 0 (by the schedule)"
 
 
 def describe_score(found: Score) -> str:
@@ -60,6 +85,7 @@ def describe_run(
     stop: int,
     mode: str,
     events: str | None,
+    peak: tuple[float, str] | None = None,
 ) -> str:
     """The closing summary: what was done and written, and what to run next.
 
@@ -67,6 +93,7 @@ def describe_run(
         memory: peak bytes used on the device; None where it is unknown.
         mode: the command's `-m`, for the line that resumes an interrupted run.
         events: the folder of TensorBoard's files, if the run writes any.
+        peak: FLOPs a second that the devices can do at most, and in words what was taken for it; None: unknown.
     """
     ended = run.step >= stop
     lines = [
@@ -79,18 +106,24 @@ def describe_run(
         lines.append(f"sparsity   {live:,} of {total:,} weights under masks live ({1 - live / total:.4%} off)")
     if run.skipped:
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
+    if (steady := tally.steady) is not None:
+        mfu = "" if peak is None else f", MFU {steady[1] / peak[0]:.1%} of {peak[1]}"
+        lines.append(f"speed      {format_amount(steady[0])} tokens/s after the first step{mfu}")
     if memory:
         lines.append(f"memory     {format_size(memory)} at most")
     files = [os.path.basename(p) for p in (folder.metrics, folder.timing, folder.config) if os.path.isfile(p)]
     if files:
         lines.append(f"wrote      {folder.path}: {', '.join(files)}")
+    if events and os.path.dirname(events) == folder.tensorboard:
+        events = folder.tensorboard
     lines += [f"           {path}" for path in (events, saved) if path and os.path.isdir(path)]
+    command = lambda mode: shlex.join(["python", "run.py", "-p", folder.config, "-m", mode, "-o", folder.path])
     if ended:
-        lines.append(f"next       python run.py -p {folder.config} -m eval -o {folder.path}")
+        lines.append(f"next       {command('eval')}")
         if events and os.path.isdir(events):
-            lines.append(f"           tensorboard --logdir {events}")
+            lines.append(f"           tensorboard --logdir {shlex.quote(events)}")
     else:
-        lines.append(f"go on      python run.py -p {folder.config} -m {mode} -o {folder.path}")
+        lines.append(f"go on      {command(mode)}")
         lines.append(f"           (it resumes exactly at step {run.step} of {stop})")
     return "\n".join(lines)
 

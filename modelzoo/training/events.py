@@ -14,6 +14,23 @@ from typing import Any
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{1,12})\.")
 
 
+_CARDS = {  # TensorBoard orders its groups of cards by name
+    "loss": "loss", "churn": "masks", "sparsity": "masks", "sparsity_target": "masks", "lr": "optimizer",
+    "grad_norm": "optimizer", "loss_scale": "optimizer", "skipped": "optimizer", "seconds": "speed",
+    "tokens_per_second": "speed", "waiting": "speed", "tokens": "total", "flops": "total", "dense_flops": "total",
+}  # fmt: skip
+
+
+def name_cards(kind: str, values: Mapping[str, float]) -> dict[str, float]:
+    """Values of a record by TensorBoard's tags: loss/train and loss/validation come first, scores last."""
+    named = {}
+    for key, x in values.items():
+        group = _CARDS.get(key, "score")
+        tag = kind if key == "loss" else key if kind == "train" else f"{kind}_{key}"
+        named[f"{group}/{tag}"] = x
+    return named
+
+
 class Events:
     """A new event file in `folder`.
 

@@ -21,7 +21,7 @@ from modelzoo.reading import load_json, look, open_regular, parse_json
 from modelzoo.records import Record, check_record
 from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
 from modelzoo.training.checkpoint_state import Count, LogFacts
-from modelzoo.training.events import Events
+from modelzoo.training.events import Events, name_cards
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.trackers import Tracker
 
@@ -140,7 +140,7 @@ class Logs:
         named = {f"{kind}/{k}": v for k, v in {**metrics, **timing}.items()}
         if self._events is not None:
             with self._secondary():
-                self._events.write(step, named)
+                self._events.write(step, name_cards(kind, {**metrics, **timing}))
         for tracker in self._trackers:
             tracker.write(step, named)
         if problems:

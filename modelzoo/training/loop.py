@@ -62,7 +62,7 @@ def fit(
     """
     init = run.init
     tally, events = console.Tally(run.step), trackers.events_folder(init, folder.path)
-    ranks = backend.ranks
+    ranks, run.churn_shown = backend.ranks, run.churn
     logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note) if ranks.first else NoLogs()
     saves = _Saves(backend, run, config, folder, fingerprint, logs, out)
 
@@ -85,12 +85,14 @@ def fit(
                 return Fitted(tally, saves.path, None)
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 saves.check()
-                tally.add(timed)
+                tally.add(timed, run.ledger.sparse)
                 run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
-                    metrics, run.churn = _metrics(run, timed.step), 0
+                    metrics = _metrics(run, timed.step)
+                    run.churn, run.churn_shown = 0, run.churn_shown - run.churn
                     logs.write(run.step, "train", metrics, _timing(timed))
-                out.update(run.step, console.describe_step(run, timed, tally))
+                if out.update(run.step, console.describe_step(run, timed, tally)):
+                    run.churn_shown = run.churn
                 enough = run.unassessed and assess_due()
                 last = run.step == stop or enough or ranks.any(bool(interrupted))
                 if last or (init.checkpoint.steps and run.step % init.checkpoint.steps == 0):

@@ -63,7 +63,11 @@ class RunFolder:
     @classmethod
     def of(cls, init: Init, model_dir: str) -> "RunFolder":
         """The folder of a run with config `init` in `model_dir`."""
-        return cls(model_dir, init.checkpoint.checkpoint_root)
+        root = init.checkpoint.checkpoint_root
+        if root is not None and not exists(root) and _contains(init.model_dir, root):
+            moved = os.path.join(model_dir, os.path.relpath(root, init.model_dir))
+            root = moved if exists(moved) else root
+        return cls(model_dir, root)
 
     @classmethod
     def containing(cls, step_folder: str) -> "RunFolder":
@@ -203,6 +207,14 @@ class RunFolder:
         except OSError as e:
             raise UserError(f"{self.path}: cannot be moved aside ({e.strerror}); give another -o") from None
         return aside
+
+
+def find_own_folder(params: str) -> str | None:
+    """The folder of the run whose own config.yaml `params` is; None where it is another config."""
+    folder = os.path.dirname(os.path.abspath(params))
+    run = RunFolder(folder)
+    own = os.path.basename(params) == CONFIG and (run.begun or exists(run.checkpoints))
+    return os.path.relpath(folder) if own and not os.path.isabs(params) else folder if own else None
 
 
 def _contains(folder: str, path: str) -> bool:
