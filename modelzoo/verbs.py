@@ -11,6 +11,8 @@ from modelzoo.config.arguments import (
     count,
     device,
     nonnegative_float,
+    parse_block,
+    parse_nm,
     positive_float,
     positive_int,
     share,
@@ -266,6 +268,54 @@ def _completion(args: argparse.Namespace) -> None:
     print(write_completion(args.shell, list(VERBS)))
 
 
+def _prune_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("path", metavar="RUN", help="a dense run's folder, an imported one, or a step folder")
+    p.add_argument("out", metavar="OUT", help="the run folder to make")
+    p.add_argument(
+        "--method",
+        required=True,
+        choices=["magnitude", "wanda", "sparsegpt"],
+        help="the largest weights stay, or the largest by |W| * |X|; sparsegpt also changes what stays",
+    )
+    p.add_argument("--sparsity", type=share, metavar="S", help="the share of weights that goes (0.5)")
+    shape = p.add_mutually_exclusive_group()
+    shape.add_argument("--block", type=parse_block, metavar="R,C", help="weights go in blocks of R outputs, C inputs")
+    shape.add_argument("--nm", type=parse_nm, metavar="N:M", help="N of every M weights along the inputs stay")
+    shape.add_argument(
+        "--shared_inputs",
+        type=positive_int,
+        metavar="G",
+        help="G groups of outputs, each of which reads the same inputs",
+    )
+    p.add_argument("--data", action="extend", nargs="+", default=[], metavar="SHARDS", help="calibration text")
+    p.add_argument("--samples", type=positive_int, default=128, metavar="N", help="examples of it to take (128)")
+    p.add_argument("--seed", type=count, default=0, metavar="N", help="of their draw (0)")
+    p.add_argument(
+        "--validate",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="SHARDS",
+        help="measure perplexity before and after",
+    )
+    p.add_argument("--compare", action="store_true", help="show what magnitude would have given, too")
+    p.add_argument("--damping", type=positive_float, default=0.01, metavar="D", help="of sparsegpt's Hessians (0.01)")
+    p.add_argument("-p", "--params", metavar="CONFIG", help="the config to go on with (default: the run's)")
+    p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="examples at a time (8)")
+    p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")
+
+
+def _prune(args: argparse.Namespace) -> None:
+    from modelzoo.pruning.command import Request, prune_run
+
+    flags = {k: x for k in ("sparsity", "block", "nm", "shared_inputs") if (x := getattr(args, k)) is not None}
+    request = Request(
+        args.path, args.out, args.method, flags, tuple(args.data), args.samples, tuple(args.validate), args.compare,
+        args.params, args.seed, args.damping, args.batch_size, args.target,
+    )  # fmt: skip
+    print(prune_run(request))
+
+
 VERBS = {
     "init": Verb(
         "Write a commented config for the data that is here; it asks nothing.",
@@ -334,6 +384,13 @@ VERBS = {
         "python run.py import pythia/ runs/pythia\n  python run.py import checkpoint_300.mdl runs/s75 -p s75.yaml",
         _import_arguments,
         _import,
+    ),
+    "prune": Verb(
+        "Prune a dense checkpoint in one shot (magnitude, Wanda, SparseGPT) into masks that training goes on with.",
+        "python run.py prune runs/dense runs/s50 --method sparsegpt --sparsity 0.5 --data data/train\n"
+        "  python run.py prune runs/dense runs/blocks --method wanda --sparsity 0.75 --block 32,32 --data data/train",
+        _prune_arguments,
+        _prune,
     ),
     "prompt-search": Verb(
         "Score a task's templates and label words on its dev split, each against the task's own.",

@@ -85,3 +85,23 @@ count = _number(int, "an integer", 0)
 nonnegative_float = _number(float, "a number", 0)
 positive_float = _number(float, "a number", 0, open_below=True)
 share = _number(float, "a share of 1", 0, below=1)
+
+
+def parse_block(text: str) -> list[int]:
+    """Parses 32,32 as rows and columns."""
+    return _parse_pair(text, ",", "ROWS,COLUMNS, for example 32,32")
+
+
+def parse_nm(text: str) -> list[int]:
+    """Parses 2:4 as two of every four."""
+    n, m = _parse_pair(text, ":", "N:M, for example 2:4")
+    if n >= m:
+        raise argparse.ArgumentTypeError(f"N must be below M, got {text[:40]}")
+    return [n, m]
+
+
+def _parse_pair(text: str, sign: str, form: str) -> list[int]:
+    parts = text.split(sign)
+    if len(parts) != 2 or not all(p.isascii() and p.isdigit() and len(p) < 10 and int(p) > 0 for p in parts):
+        raise argparse.ArgumentTypeError(f"takes {form}, got {text[:40]!r}")
+    return [int(p) for p in parts]

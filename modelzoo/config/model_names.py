@@ -62,7 +62,8 @@ def settle_name(doc: Document, path: Path, section: Any) -> None:
         at, dotted, whose = doc.mark((*path, key)), ".".join(map(str, (*path, key))), f"Model Zoo's {_KEYS[key]}"
         raise UserError(f"{at}: {dotted}: is a key of {whose}, which this trainer does not have; {_READ}")
     other = isinstance(section.get("name"), str) and section["name"] != "gptj"
-    if other and (key := next((k for k in _OF_GPTJ if k in section), None)):
+    key = "use_untied_layer_norm"  # the other one is taken as dropout_rate, which is reported
+    if other and key in section:
         at, dotted, name = doc.mark((*path, key)), ".".join(map(str, (*path, key))), section["name"]
         raise UserError(
             f"{at}: {dotted}: is a key of Model Zoo's gptj (GPT-J, GPT-NeoX, Falcon), whose layers add attention and "

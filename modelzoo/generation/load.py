@@ -104,7 +104,7 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
         raise UserError(f"{found}: has weights that are not finite; name an earlier checkpoint")
     tokens = _load_words(words, init, config, found)
     check_vocabulary(tokens.name, tokens.size, saved.model.vocab_size)
-    choice = _choose_device(target, init)
+    choice = choose_device(target, init)
     weights, masks = split_masks(files["model"])
     model = build_model(init, weights, found)
     notes = pack_masked(model, masks, init.sparsity) if choice.backend.kind == "CPU" else []
@@ -137,7 +137,7 @@ def _load_words(named: str | None, init: Init, config: Config | None, path: str)
         raise
 
 
-def _choose_device(target: str, init: Init) -> Choice:
+def choose_device(target: str, init: Init) -> Choice:
     """In float32: one token at a time, 16-bit products gain nothing and cost digits."""
     precision = init.precision.model_copy(update={"enabled": False})
     backend = init.backend.model_copy(update={"torch_compile": False, "activation_checkpointing": "none"})
@@ -145,7 +145,7 @@ def _choose_device(target: str, init: Init) -> Choice:
 
 
 def _load_folder(path: str, words: str | None, target: str) -> LoadedModel:
-    choice = _choose_device(target, Init.model_validate({"model": {}}))
+    choice = choose_device(target, Init.model_validate({"model": {}}))
     model = exported.load_exported(path, choice.backend.device).eval()
     found = tokenizer.load_tokenizer(words or path)
     check_vocabulary(found.name, found.size, model.vocab_size)

@@ -2,22 +2,19 @@
 
 import os
 import shlex
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, load, resolve, validate
+from modelzoo.config.load import load
 from modelzoo.config.model import GPTConfig, find_difference
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import hub
 from modelzoo.evaluation.exported import PICKLED, read_index
-from modelzoo.files import making_folder, write_guarded, write_text
 from modelzoo.interop import biogpt, hf, hf_sections, mdl, mdl_state
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.imported_tokenizer import compare_with_data, take_tokenizer
@@ -27,11 +24,12 @@ from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
 from modelzoo.reading import exists
 from modelzoo.records import read_json
-from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.new_run import load_with_model, require_empty, write_run
 from modelzoo.training.run_folder import RunFolder
 
+WRITER = "imported by `run.py import`"  # the first line of config.yaml
 _CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 
 
@@ -46,7 +44,7 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     Raises:
         UserError: what the source has and a run of ours cannot take, by name; or `out` holds a run already.
     """
-    _require_empty(out)
+    require_empty(out)
     if not exists(source):
         raise UserError(hub.explain_missing(source, "a Hugging Face model's folder, or a .mdl", hub.MODEL))
     if os.path.isdir(source):
@@ -56,16 +54,6 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
     if source.endswith(PICKLED):
         raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
     return _mdl(source, out, params, weights_only)
-
-
-def _require_empty(out: str) -> None:
-    """Refuse a folder that holds anything: nothing of others is mixed with a run, and a run is not written over."""
-    try:
-        if exists(out) and (not os.path.isdir(out) or os.path.islink(out.rstrip(os.sep)) or os.listdir(out)):
-            what = "holds a run already" if RunFolder(out).holds_a_run else "exists, and is not an empty folder"
-            raise UserError(f"{out}: {what}; give another folder")
-    except OSError as e:
-        raise UserError(f"{out}: cannot be read ({e.strerror}); give another folder") from None
 
 
 def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
@@ -81,7 +69,7 @@ def _mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:
         raise UserError(f"{source}: was trained with model.{key} {theirs}, {params} says {ours}; take the file's value")
     if weights_only:
         files = {"model": files["model"], "optimizer": {}}
-    path = _write(out, files, state, config)
+    path = write_run(out, files, state, config, WRITER)
     masks = sum(map(is_mask, files["model"]))
     lines = [f"wrote      {path}: {len(files['model']) - masks} weights, {masks} masks, step {state['global_step']}"]
     whole = bool(files["optimizer"])
@@ -138,15 +126,17 @@ def _hf(source: str, out: str, params: str | None) -> str:
         optimizer = {"AdamW": {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}}
         config = Config.model_validate({"trainer": {"init": {"model": section, "optimizer": optimizer}}})
     else:
-        config = _load_with_model(params, section)
+        config = load_with_model(params, section)
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask is left out
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
     finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     if config.trainer.init.sparsity and len(model) == len(weights):
-        print("\n".join(describe_loss(config.trainer.init, weights)), flush=True)
-    path = _write(out, {"model": model, "optimizer": {}}, state, config, words)
+        print("\n".join(describe_loss(config.trainer.init, weights, out)), flush=True)
+    path = write_run(
+        out, {"model": model, "optimizer": {}}, state, config, WRITER, {} if words is None else {f.TOKENIZER: words}
+    )
     lines = [f"wrote      {path}: {len(weights)} weights of a {kind}, {len(model) - len(weights)} masks"]
     lines += [f"note       {note}" for note in notes]
     lines += [f"           {out}: config.yaml{f', {f.TOKENIZER}' if words is not None else ''}"]
@@ -161,40 +151,6 @@ def _hf(source: str, out: str, params: str | None) -> str:
     command += ["--load_checkpoint_states", states]
     lines.append(f"next       python run.py {shlex.join(command)}")
     return "\n".join(lines)
-
-
-def _load_with_model(params: str, section: Mapping[str, Any]) -> Config:
-    """The config `params` with `section` for its model."""
-    doc = resolve(params, Config)
-    inner = doc.data
-    for key in ("trainer", "init"):
-        inner = inner.setdefault(key, {})
-        if not isinstance(inner, dict):
-            raise UserError(f"{params}: {key}: is not a mapping")
-    inner["model"] = section
-    return validate(doc, Config)
-
-
-def _write(out: str, files, state: dict[str, Any], config: Config, words: str | None = None) -> str:
-    """The whole run folder or nothing; returns its checkpoint.
-
-    Raises:
-        UserError: it cannot be written, or `out` has come to hold something meanwhile.
-    """
-    try:
-        os.makedirs(os.path.dirname(os.path.abspath(out)), exist_ok=True)
-        with making_folder(out) as temporary:
-            folder = RunFolder(temporary)
-            try:
-                path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
-            except UserError as e:
-                raise UserError(str(e).replace(temporary, out)) from None
-            write_guarded(folder.config, dump(config, "imported by `run.py import`"))
-            if words is not None:
-                write_text(os.path.join(temporary, f.TOKENIZER), words)
-    except OSError as e:
-        raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
-    return os.path.join(out, os.path.relpath(path, temporary))
 
 
 def _tensors(source: str) -> dict[str, Tensor]:

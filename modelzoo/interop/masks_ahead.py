@@ -11,15 +11,19 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.kernels import blocks
 from modelzoo.models.shapes import list_parameters
-from modelzoo.sparsity import compat
+from modelzoo.sparsity import compat, schedules
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.select import block_of, check_sides, group_counts, select_parameters
 
 
-def describe_loss(init: Init, weights: Mapping[str, Tensor]) -> list[str]:
+def describe_loss(init: Init, weights: Mapping[str, Tensor], out: str) -> list[str]:
     """A line for each group of `init.sparsity`: live weights, and the share of their squared norm that masks take.
 
-    The masks are those that training draws from `weights` (ours by name, dense).
+    The masks are those that training draws from `weights` (ours by name, dense). Where they take any, a last line has
+    the command that chooses masks of the same numbers by text.
+
+    Args:
+        out: the run folder that is made of them.
 
     Raises:
         UserError: the config's sparsity does not fit the model: a filter matches nothing, or blocks do not divide.
@@ -27,9 +31,14 @@ def describe_loss(init: Init, weights: Mapping[str, Tensor]) -> list[str]:
     try:
         chosen = select_parameters(list_parameters(init.model), init.sparsity)
         pairs = list(zip(init.sparsity, chosen, strict=True))
-        return [_describe_group(i, g, {n: weights[n] for n in names}, init.seed) for i, (g, names) in enumerate(pairs)]
+        lines = [_describe_group(i, g, {n: weights[n] for n in names}, init.seed) for i, (g, names) in enumerate(pairs)]
     except UserError as e:
         raise UserError(f"the config's sparsity does not fit this model: {e}") from None
+    if all(schedules.held(g, 0) > 0 for g in init.sparsity):
+        lines.append(
+            f"           masks by calibration text: python run.py prune {out} OUT --method sparsegpt --data SHARDS"
+        )
+    return lines
 
 
 @torch.no_grad()

@@ -127,6 +127,27 @@ class GPT(nn.Module):
         Returns:
             [b, t, hidden_size], after the last norm.
         """
+        x, rope, mask = self.enter(input_ids, position_ids, span, past)
+        for layer in self.transformer_decoder.layers:
+            if layer.recompute == "layer" and torch.is_grad_enabled():
+                x = checkpoint(layer, x, rope, mask, use_reentrant=False)
+            else:
+                x = layer(x, rope, mask, past)
+        if past is not None:
+            past.finish(input_ids.shape[1])
+        return self.ln_f(x)
+
+    def enter(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor | None = None,
+        span: Tensor | None = None,
+        past: Cache | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None, Tensor | None]:
+        """What the first layer takes: [b, t, hidden_size], rotary cosines and sines, and the attention mask.
+
+        Args as in `hidden`.
+        """
         c, t = self.config, input_ids.shape[1]
         if past is not None:
             past.begin(t, input_ids.device)
@@ -143,15 +164,7 @@ class GPT(nn.Module):
         if c.position_embedding_type == "rotary":
             angles = position_ids[:, None, :, None] / c.pos_stretch * self.rope_rates
             rope = angles.cos(), angles.sin()  # [1 or b, 1, t, rotary_width]
-        mask = self.mask(t, span, compute(x).dtype, past)
-        for layer in self.transformer_decoder.layers:
-            if layer.recompute == "layer" and torch.is_grad_enabled():
-                x = checkpoint(layer, x, rope, mask, use_reentrant=False)
-            else:
-                x = layer(x, rope, mask, past)
-        if past is not None:
-            past.finish(t)
-        return self.ln_f(x)
+        return x, rope, self.mask(t, span, compute(x).dtype, past)
 
     def make_cache(self, rows: int) -> Cache:
         """An empty cache for `hidden`, of so many rows."""

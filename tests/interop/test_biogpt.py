@@ -161,7 +161,12 @@ CONFIG = """trainer:
 def test_a_sparse_config_says_what_its_masks_throw_away(folder, tmp_path, capsys):
     (tmp_path / "s.yaml").write_text(CONFIG)
     assert run("import", folder, tmp_path / "run", "-p", tmp_path / "s.yaml") == 0
-    random, topk = (line for line in capsys.readouterr().out.splitlines() if line.startswith("masks"))
+    printed = capsys.readouterr().out
+    random, topk = (line for line in printed.splitlines() if line.startswith("masks"))
+    command = printed.split("masks by calibration text: python run.py ")[1].split("--data")[0].split()
+    assert command[:2] == ["prune", str(tmp_path / "run")]
+    assert run(*command[:2], tmp_path / "pruned", "--method", "magnitude") == 0  # to the config's own sparsity
+    assert "75.00 %" in (text := capsys.readouterr().out) and "50.00 %" in text
     weights = load_file(folder / "model.safetensors")
     attention = torch.cat([x.flatten() for n, x in weights.items() if "_proj.weight" in n]).double().square()
     forward = [x.flatten().double().square() for n, x in weights.items() if "fc" in n and n.endswith("weight")]

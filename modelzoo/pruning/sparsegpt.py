@@ -1,0 +1,84 @@
+"""SparseGPT (arXiv 2301.00774, algorithm 1): columns are pruned one after another, and what follows makes up for it."""
+
+import torch
+from torch import Tensor
+
+from modelzoo.config.errors import UserError
+from modelzoo.kernels import blocks
+from modelzoo.pruning.choose import Plan
+from modelzoo.sparsity import masks
+
+WIDTH = 128  # columns whose weights compete, and between whose updates the rest of the matrix waits (the paper's B, Bs)
+DAMPING = 0.01  # of the mean diagonal of X^T X, added to all of it (the paper's)
+
+
+def factor_inverse(gram: Tensor, damping: float, name: str) -> Tensor:
+    """The upper Cholesky factor of the inverse of a damped X^T X.
+
+    Its row i is that of the inverse of what is left when the columns before i are fixed, divided by the root of that
+    inverse's first entry. All in float64: the inverse of a nearly singular float32 matrix is noise.
+
+    Args:
+        gram: [in, in] float64. damping: share of its mean diagonal. name: of the weight, for the message.
+
+    Raises:
+        UserError: the activations are not finite.
+    """
+    mean = gram.diagonal().mean()
+    if not bool(torch.isfinite(gram).all()):
+        raise UserError(f"{name}: its inputs on the calibration text are not finite; the model overflows in float32")
+    shift = damping * float(mean) or 1.0  # all inputs 0: nothing is known, and nothing makes up for anything
+    damped = gram + shift * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+    return torch.linalg.cholesky(inverse, upper=True)
+
+
+def prune_matrix(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH) -> tuple[Tensor, Tensor]:
+    """Prune one weight, and change what stays so that its outputs on the calibration text stay near.
+
+    A weight's saliency is w^2 / [H^-1]_cc, and a block's is the sum of its weights'. Those of `width` columns compete
+    when the columns before are done; each such stretch keeps its share of the exact total, rounded as a running sum.
+    N:M is chosen when its M columns are reached.
+
+    Args:
+        weight: [out, in] float64. factor: of `factor_inverse`.
+
+    Returns:
+        The new weight, exactly zero where it is off, and its mask.
+    """
+    w, u, nm, columns = weight.clone(), factor, plan.group.nm, plan.block[1]
+    step = nm[1] if nm else columns
+    width = max(width // step, 1) * step
+    mask = torch.ones_like(w, dtype=torch.bool)
+    groups, tiles = plan.group.shared_inputs or 1, w.shape[1] // columns
+    quota = lambda column: plan.live_blocks // groups * (column // columns) // tiles  # a group of outputs has kept
+    for first in range(0, w.shape[1], width):
+        last = min(first + width, w.shape[1])
+        part, inner = w[:, first:last], u[first:last, first:last]  # a view: changes reach `w`
+        root = inner.diagonal()
+        keep = mask[:, first:last]
+        if not nm:
+            saliency = blocks.scores((part / root).square(), plan.block)
+            chosen = masks.top_k(masks.as_rows(saliency, None, groups), quota(last) - quota(first))
+            keep.copy_(blocks.spread(masks.from_rows(chosen, saliency.shape), plan.block))
+        errors = torch.zeros_like(part)
+        for i in range(last - first):
+            if nm and i % nm[1] == 0:
+                several = slice(i, i + nm[1])
+                keep[:, several] = masks.top_k((part[:, several] / root[several]).square(), nm[0])
+            errors[:, i] = torch.where(keep[:, i], 0.0, part[:, i]) / root[i]
+            part[:, i:].addr_(errors[:, i], inner[i, i:], alpha=-1)
+        w[:, last:].addmm_(errors, u[first:last, last:], alpha=-1)
+    return torch.where(mask, w, 0.0), mask
+
+
+def measure_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:
+    """||W X - W' X|| / ||W X|| in the Frobenius norm over the calibration tokens, from X^T X.
+
+    Args:
+        dense, pruned: [out, in]. gram: [in, in] float64.
+    """
+    square = lambda w: float(((w @ gram) * w).sum())
+    dense = dense.double()
+    whole, rest = square(dense), square(dense - pruned.double())
+    return (max(rest, 0.0) / whole) ** 0.5 if whole > 0 else 0.0
