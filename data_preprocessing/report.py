@@ -95,6 +95,11 @@ _WORDS = {
 }
 
 
+def explain_reason(reason: str) -> str:
+    """An outcome in words."""
+    return _WORDS.get(reason, "a reason of another version")
+
+
 def html(facts: dict) -> str:
     """The page for what `finish` gathered."""
     manifest = facts["manifest"]

@@ -1,6 +1,7 @@
 """The report's page from a report.json that others may have written: made, or refused in one line."""
 
 import copy
+import gzip
 import json
 import re
 
@@ -8,6 +9,7 @@ import pytest
 
 from data_preprocessing import cli
 from data_preprocessing import job as jobs
+from data_preprocessing import page as page_style
 from data_preprocessing import report as page
 from data_preprocessing.config import Job
 from modelzoo.config.errors import UserError
@@ -84,3 +86,40 @@ def test_a_reason_of_another_version_is_shown(out, capsys):
         assert "brand_new" in (out / "report.html").read_text(encoding="utf-8")
     finally:
         path.write_text(text, encoding="utf-8")
+
+
+def test_the_fate_of_a_record_is_what_the_tables_say(out, capsys):
+    rows = []
+    for path in sorted((out / "documents").glob("*.tsv.gz")):
+        head, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+        rows += [dict(zip(head.split("\t"), line.split("\t"), strict=True)) for line in lines]
+    fates = {row["reason"]: row for row in rows}
+    assert "written" in fates and len(fates) > 1
+    for reason, row in fates.items():
+        for name in filter(None, (row["key"], row["pmid"])):
+            assert cli.main(["inspect", str(out), "--document", name]) == 0
+            shown = capsys.readouterr().out
+            assert f"{row['key']} in documents/" in shown and re.search(rf"^  reason +{reason} \([A-Za-z]", shown, re.M)
+            assert not row["split"] or re.search(rf"^  split +{row['split']}$", shown, re.M)
+    for name, folder in (("nobody", out), (rows[0]["key"], out / "train")):
+        assert cli.main(["inspect", str(folder), "--document", name]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_inspect_names_what_else_is_there(out, capsys):
+    assert cli.main(["inspect", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert f"{out / 'val'}: " in shown and "--document ID" in shown and "example 0" in shown
+
+
+def test_a_page_made_anew_by_another_version_is_as_it_should_be(out, monkeypatch, capsys):
+    assert report(out, capsys)[0] == 0
+    before = (out / "report.html").read_bytes()
+    monkeypatch.setattr(page_style, "STYLE", "body{}")
+    assert report(out, capsys)[0] == 0 and (out / "report.html").read_bytes() != before
+    assert cli.main(["verify", str(out)]) == 0
+    (out / "report.html").write_bytes(before + b"changed")
+    assert cli.main(["verify", str(out)]) == 2 and "report.html: differs" in capsys.readouterr().err
+    (out / "report.html").write_bytes(before)
+    monkeypatch.undo()
+    assert cli.main(["verify", str(out)]) == 0
