@@ -26,7 +26,7 @@ svg{display:block;width:100%;max-width:44rem;height:auto}svg text{fill:var(--sof
 svg rect{fill:var(--bar)}
 @media(max-width:40rem){.two{grid-template-columns:1fr}.card{flex:1 1 40%;min-width:7rem}td.b{min-width:6rem}}
 @media print{:root{color-scheme:light;--ink:#000;--soft:#444;--line:#bbb;--bar:#2f7d8c;--drop:#b5532a;--paper:#fff;
---wash:#f5f7f9}body{max-width:none;margin:0;padding:0;font-size:10pt}.scroll{overflow:visible}h2{break-after:avoid}
+--wash:#f5f7f9}body{max-width:none;margin:0;padding:0;font-size:10pt}.scroll{overflow:visible}svg{max-width:32rem}h2{break-after:avoid}
 .bar,svg rect{print-color-adjust:exact;-webkit-print-color-adjust:exact}.sample,.card,svg,tr{break-inside:avoid}}
 """
 

@@ -16,7 +16,7 @@ from modelzoo.progress import format_amount
 from modelzoo.redact import redact_text
 from modelzoo.study import differences, results
 from modelzoo.study.cost import measure_speed
-from modelzoo.study.draw import axes, log_loss, look
+from modelzoo.study.draw import axes, find_unit, log_loss, look
 from modelzoo.study.names import label_line
 from modelzoo.study.results import Result
 
@@ -84,16 +84,24 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
     """
     figure, ((by_tokens, by_flops), (gaps, layers)) = axes(2, 2, width=10.5, height=8.4)
     figure.set_facecolor("white")
+    tokens, many = find_unit(max((r["tokens"] for c in compared for r in c.run.train), default=1))
+    flops, unit = find_unit(max((_spent(c, r, "flops") for c in compared for r in c.run.train), default=1))
     for i, c in enumerate(compared):
-        _draw_losses(by_tokens, c, i, "tokens", 1e-6)
-        _draw_losses(by_flops, c, i, "flops", 1e-12)
+        _draw_losses(by_tokens, c, i, "tokens", 1 / tokens)
+        _draw_losses(by_flops, c, i, "flops", 1 / flops)
         colour, style, _ = look(i)
         line = {"color": colour, "linestyle": style, "marker": "o", "markersize": 4, "label": label_line(c.name)}
         if gap := differences.list_gaps(compared[0].run.validation, c.run.validation):
             gaps.plot(*np.array(gap).T, **line)
         layers.plot(list(c.sparsity), list(c.sparsity.values()), **line)
-    by_tokens.set(xlabel="tokens (millions)", ylabel="loss (nats per token)", title="Loss by tokens")
-    by_flops.set(xlabel="training FLOPs, counted (10¹²)", ylabel="loss (nats per token)", title="Loss by FLOPs")
+    by_tokens.set(
+        xlabel=f"tokens ({many})" if many else "tokens", ylabel="loss (nats per token)", title="Loss by tokens"
+    )
+    by_flops.set(
+        xlabel=f"training FLOPs, counted{f' ({unit})' if unit else ''}",
+        ylabel="loss (nats per token)",
+        title="Loss by FLOPs",
+    )
     gaps.set(xlabel="step", ylabel="nats per token", title=f"Validation loss less {compared[0].name}'s")
     layers.set(xlabel="layer", ylabel="share of weights off", title="Sparsity per layer", ylim=(-0.03, 1.0))
     layers.xaxis.get_major_locator().set_params(integer=True)
@@ -120,11 +128,15 @@ def find_format(path: str) -> str:
     return ending
 
 
+def _spent(c: Compared, record: dict, key: str) -> float:
+    """What a run had spent of `key` by a record of its log; older logs hold no FLOPs."""
+    return record.get(key, record["tokens"] * (c.plan.mean if key == "flops" else 1.0))
+
+
 def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None:
     """One run's training loss, thin, and its validation losses, over what it had spent of `key` by then."""
     colour, style, _ = look(number)
-    older = {"flops": c.plan.mean}.get(key, 1.0)  # older logs hold no FLOPs
-    spent = {r["step"]: scale * r.get(key, r["tokens"] * older) for r in c.run.train}
+    spent = {r["step"]: scale * _spent(c, r, key) for r in c.run.train}
     scored = [(spent[r["step"]], r["loss"]) for r in c.run.validation if r["step"] in spent]
     name = None if scored else label_line(c.name)
     plot.plot(spent.values(), [r["loss"] for r in c.run.train], color=colour, alpha=0.3, linewidth=1, label=name)

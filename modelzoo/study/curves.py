@@ -2,16 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from modelzoo.study.draw import Panel, axes, legend, limit_axis, log_loss, look, svg
+from modelzoo.study.draw import Panel, axes, find_unit, legend, limit_axis, log_loss, look, svg
 from modelzoo.study.names import label_line, wrap_label
 from modelzoo.study.results import Group, find_front, interval
 
-UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
 BAND = "Lines are means over seeds; bands are 95 % intervals (Student's t)."
-
-
-def _unit(highest: float) -> tuple[float, str]:
-    return next((u for u in UNITS if highest >= u[0]), (1.0, ""))
 
 
 def points(groups: Sequence[Group]) -> list[tuple]:
@@ -33,7 +28,7 @@ def draw_by_flops(groups: Sequence[Group]) -> Panel | None:
     if not rows:
         return None
     figure, ((plot,),) = axes(height=3.8)
-    scale, unit = _unit(max(r[2] for r in rows))
+    scale, unit = find_unit(max(r[2] for r in rows))
     best = {rows[i][:2] for i in find_front([(r[2], r[6]) for r in rows])}
     edge = sorted((r for r in rows if r[:2] in best), key=lambda r: r[2])
     plot.plot([r[2] / scale for r in edge], [r[6] for r in edge], color="#9a9b9c", linewidth=7, alpha=0.35,
@@ -90,7 +85,7 @@ def draw_by_tokens_and_time(groups: Sequence[Group]) -> Panel | None:
     cut = ""
     for plot, column, name in ((tokens, 4, "tokens"), (seconds, 5, "wall-clock")):
         highest = max((r[column] for r in rows if r[column] is not None), default=1.0)
-        scale, unit = _unit(highest) if column == 4 else ((60.0, "minutes") if highest > 600 else (1.0, "seconds"))
+        scale, unit = find_unit(highest) if column == 4 else ((60.0, "minutes") if highest > 600 else (1.0, "seconds"))
         _lines(plot, groups, rows, column, scale)
         plot.set(xlabel=f"{name} ({unit})" if unit else name, ylabel="validation loss (nats per token)")
         cut = _limit_losses(plot, rows)

@@ -20,6 +20,14 @@ WIDTH = 5.6  # inches: on a telephone the letters keep their size
 INK, FAINT = "#1a1b1c", "#9a9b9c"  # what matplotlib draws text and grid with, to be found again in its output
 
 
+UNITS = ((1e18, "10¹⁸"), (1e15, "10¹⁵"), (1e12, "10¹²"), (1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+
+
+def find_unit(highest: float) -> tuple[float, str]:
+    """The power of ten by which an axis that ends at `highest` counts, and its name; 1 and nothing below a thousand."""
+    return next((u for u in UNITS if highest >= u[0]), (1.0, ""))
+
+
 class Look(NamedTuple):
     """How one group is drawn, everywhere alike: never by colour alone."""
 

@@ -46,6 +46,7 @@ nav {{ margin: 1rem 0; font-size: .88rem; columns: 2; }}
   nav, a[download] {{ display: none; }}
   section {{ break-inside: avoid; }}
   .scroll {{ overflow: visible; }}
+  figure svg {{ max-width: 32rem; }}
 }}
 """
 
