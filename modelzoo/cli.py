@@ -331,10 +331,11 @@ def _run_config(args: argparse.Namespace, doc: "Document", config: "Config", com
     progress.set_level(init.logging.log_level)
     select.require_target(args.target, init, args.mode, args.compile_only, args.validate_only)
     from modelzoo.training.build import Options
+    from modelzoo.training.run_folder import find_model_dir
 
     options = Options(
         target=args.target,
-        model_dir=args.model_dir or init.model_dir,
+        model_dir=find_model_dir(args.params, args.model_dir, args.overrides, init),
         checkpoint_path=args.checkpoint_path,
         load_states=states(args.load_checkpoint_states),
         strict=not (args.disable_strict_checkpoint_loading or init.checkpoint.disable_strict_checkpoint_loading),
@@ -376,10 +377,10 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
     from modelzoo.planning.plan import find_kind, make_plan
     from modelzoo.planning.plan_text import describe_as_json, describe_plan
     from modelzoo.planning.problems import find_problems
-    from modelzoo.training.run_folder import RunFolder
+    from modelzoo.training.run_folder import RunFolder, find_model_dir
 
     init = config.trainer.init
-    folder = RunFolder.of(init, args.model_dir or init.model_dir)
+    folder = RunFolder.of(init, find_model_dir(args.params, args.model_dir, args.overrides, init))
     there = "holds a run already, which -m train resumes" if folder.begun else "new"
     plan = make_plan(config, args.target)
     if args.json:

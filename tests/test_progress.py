@@ -18,6 +18,8 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     now = [3.0]  # a machine that has just started: its clock is near zero
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
     return now
@@ -31,7 +33,7 @@ def shown(text: str) -> list[str]:
 def training(out, clock):
     line = progress.Progress(40, out)
     for step in range(1, 41):
-        clock[0] += 1
+        clock[0] += 6
         line.update(step, "loss 1")
         if step == 20:
             line.note("saved")
@@ -42,18 +44,18 @@ def preprocessing(out, clock):
     show = printer(out)
     for step in ("extract", "encode"):
         for done in range(41):
-            clock[0] += 1
+            clock[0] += 6
             show(step, done, 40, {"records": 2} if done else {})
 
 
 def study(out, clock):
     cell = SimpleNamespace(name="a", dense=1.0, steps=40)
     line = StudyProgress(2.0)
-    line.out, line.live, line.every = out, out.isatty(), 1.0 if out.isatty() else 10.0
+    line.out, line.live, line.every = out, out.isatty(), 1.0 if out.isatty() else line.every
     for name in "ab":
         cell.name = name
         for step in range(1, 41):
-            clock[0] += 1
+            clock[0] += 6
             line.update(cell, step)
         line.ended(cell, 2.5)
 
@@ -73,7 +75,7 @@ def test_a_terminal_shows_one_line_for_each_thing_and_ends_on_a_new_one(name, cl
 
 
 @pytest.mark.parametrize("name", USERS)
-def test_a_file_gets_a_line_at_once_then_one_in_ten_seconds_and_the_last(name, clock):
+def test_a_file_gets_a_line_at_once_then_one_a_minute_and_the_last(name, clock):
     out = io.StringIO()
     USERS[name](out, clock)
     lines = out.getvalue().splitlines()
@@ -90,3 +92,11 @@ def test_the_time_left_is_that_of_the_steps_since_the_first(clock):
     clock[0] += 30
     line.update(20, "x")
     assert shown(out.getvalue()) == ["step 20/100  x  left 4:00"]
+
+
+@pytest.mark.parametrize(("name", "value"), [("CI", "true"), ("TERM", "dumb")])
+def test_a_terminal_that_is_a_log_is_not_rewritten(name, value, clock, monkeypatch):
+    monkeypatch.setenv(name, value)
+    out = Terminal()
+    training(out, clock)
+    assert "\r" not in out.getvalue() and "\x1b" not in out.getvalue() and len(out.getvalue().splitlines()) <= 7

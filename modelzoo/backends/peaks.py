@@ -20,10 +20,10 @@ def find_peak(backend: Backend) -> tuple[float, str] | None:
     """
     if backend.kind != "GPU" or backend.dtype not in (torch.bfloat16, torch.float16):
         return None
-    return _look_up(torch.cuda.get_device_name(backend.device), backend.ranks.size)
+    return look_up(torch.cuda.get_device_name(backend.device), backend.ranks.size)
 
 
-def _look_up(name: str, count: int) -> tuple[float, str] | None:
+def look_up(name: str, count: int) -> tuple[float, str] | None:
     """The figure for `count` devices of that name."""
     words = set(name.replace("-", " ").split())
     for known, tera in PEAKS.items():

@@ -35,7 +35,7 @@ NEGATIVE = (
 )
 
 
-def say_where(path: str) -> str:
+def name_working_folder(path: str) -> str:
     """From where a relative path is looked up, which is another place after a run or a shell has moved."""
     return "" if os.path.isabs(path) else f" in {os.getcwd()}"
 
@@ -51,8 +51,8 @@ def list_shards(folder: str) -> list[str]:
         found = os.listdir(folder)
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder}: no such data folder{say_where(folder)}; make it with `python -m data_preprocessing`, or give "
-            "another"
+            f"{folder}: no such data folder{name_working_folder(folder)}; make it with "
+            "`python -m data_preprocessing`, or give another"
         ) from None
     names = sorted(n for n in found if n.endswith(f.SHARD_SUFFIXES) and not n.startswith("."))
     return [os.path.join(folder, n) for n in names]

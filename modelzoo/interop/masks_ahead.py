@@ -1,6 +1,7 @@
 """What a sparse config will throw away of an imported model's weights, before its first step."""
 
 import math
+import shlex
 from collections.abc import Mapping
 
 import torch
@@ -36,7 +37,8 @@ def describe_loss(init: Init, weights: Mapping[str, Tensor], out: str) -> list[s
         raise UserError(f"the config's sparsity does not fit this model: {e}") from None
     if all(schedules.held(g, 0) > 0 for g in init.sparsity):
         lines.append(
-            f"           masks by calibration text: python run.py prune {out} OUT --method sparsegpt --data SHARDS"
+            f"           masks by calibration text: python run.py prune {shlex.quote(out)} OUT --method sparsegpt "
+            "--data SHARDS"
         )
     return lines
 

@@ -61,7 +61,10 @@ def find_checkpoint(path: str) -> str:
     if not os.path.isdir(path):
         raise UserError(f"{path}: no such checkpoint; name a run folder, a step folder or a .mdl file")
     run = RunFolder(path)
-    for root in (run.best, run.checkpoints, path):
+    roots = [run.best, run.checkpoints, path]
+    if (config := run.read_config()) is not None and config.trainer.init.checkpoint.checkpoint_root is not None:
+        roots.insert(1, RunFolder.of(config.trainer.init, path).checkpoints)
+    for root in roots:
         found, damaged = checkpoint.newest(root)
         for problem in damaged:
             print(f"damaged    {problem}" + ("; taking the one before" if found else ""), file=sys.stderr)

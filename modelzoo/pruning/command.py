@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -216,6 +217,7 @@ def _describe(
         lines.append(
             "           config.yaml has no data yet: add trainer.fit.train_dataloader, or prune with -p CONFIG"
         )
-    command = f"python run.py -p {RunFolder(request.out).config} -m train -o {request.out} --checkpoint_path {path}"
+    words = ["-p", RunFolder(request.out).config, "-m", "train", "-o", request.out, "--checkpoint_path", path]
+    command = f"python run.py {shlex.join(words)}"
     lines.append(f"next       {command} --load_checkpoint_states model,sparsity")
     return "\n".join(lines)

@@ -1,6 +1,7 @@
 """What is pruned: a run's dense weights, the config that training goes on with, and the plan for each weight."""
 
 import os
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -48,9 +49,11 @@ def read_source(path: str, params: str | None) -> Source:
         UserError: there is none, it has adapters, it is not finite, or no config goes with it.
     """
     if path.endswith(".mdl"):
-        raise UserError(f"{path}: import it first: python run.py import {path} RUN -p CONFIG; then prune RUN")
+        raise UserError(
+            f"{path}: import it first: python run.py import {shlex.quote(path)} RUN -p CONFIG; then prune RUN"
+        )
     if exported.is_exported(path):
-        raise UserError(f"{path}: is an exported model; import it first: python run.py import {path} RUN")
+        raise UserError(f"{path}: is an exported model; import it first: python run.py import {shlex.quote(path)} RUN")
     found = find_checkpoint(path)
     files, state = checkpoint.load(found, only="model")
     saved = check_state(state, found)

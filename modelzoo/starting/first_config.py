@@ -1,6 +1,7 @@
 """`run.py init DIR`: a commented config for the data that is there, to be changed by hand. It asks nothing."""
 
 import os
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,8 +20,8 @@ SIZES = {  # layers, width, heads; and the highest learning rate that suited suc
 DEPTH = 3  # folders below the present one in which data is looked for
 TEMPLATE = """\
 # Written by `run.py init` for {data}. Every key: docs/reference.md, or `run.py list keys`.
-# Look first:  python run.py plan {file}
-# Then train:  python run.py train_and_eval {file}
+# Look first:  python run.py plan {command_file}
+# Then train:  python run.py train_and_eval {command_file}
 trainer:
   init:
     seed: 1
@@ -95,7 +96,8 @@ def write_first_config(folder: str, data: str | None, size: str | None, level: f
     warm = max(1, steps // 10)
     file = os.path.join(folder, "config.yaml")
     text = TEMPLATE.format(
-        data=os.path.dirname(found.train) or found.train, file=file, runs=os.path.join(folder, "run"), size=size,
+        data=os.path.dirname(found.train) or found.train, command_file=shlex.quote(file),
+        runs=os.path.join(folder, "run"), size=size,
         weights=12 * layers * hidden**2, vocab=found.vocab, msl=found.msl, layers=layers, hidden=hidden, heads=heads,
         ffn=4 * hidden, rate=rate, low=rate / 10, warm=warm, rest=steps - warm, steps=steps, batch=batch,
         epochs=steps * batch / found.examples, examples=found.examples, train=found.train,
@@ -108,7 +110,7 @@ def write_first_config(folder: str, data: str | None, size: str | None, level: f
     return [
         f"made       {file}: {size}, {level:g} of its matrices' weights off, for {found.examples:,} examples of "
         f"{found.msl} tokens in {found.train}",
-        f"next       python run.py plan {file}",
+        f"next       python run.py plan {shlex.quote(file)}",
     ]
 
 

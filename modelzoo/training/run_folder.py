@@ -11,7 +11,8 @@ before_1/                an earlier run, moved aside by --restart
 
 import contextlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -209,12 +210,22 @@ class RunFolder:
         return aside
 
 
-def find_own_folder(params: str) -> str | None:
-    """The folder of the run whose own config.yaml `params` is; None where it is another config."""
-    folder = os.path.dirname(os.path.abspath(params))
-    run = RunFolder(folder)
+def find_model_dir(params: str, asked: str | None, overrides: Sequence[str], init: Init) -> str:
+    """The folder that a command works in: `asked` (-o), else where the run is whose config.yaml is given, else the
+    config's. A run's folder that was moved or copied is where it is, whatever its config.yaml says; a line reports it.
+
+    Args:
+        params: the config file.
+        overrides: of its keys.
+    """
+    named = any(o.partition("=")[0].strip() == "trainer.init.model_dir" for o in overrides)
+    place = os.path.dirname(params) or os.curdir
+    run = RunFolder(place)
     own = os.path.basename(params) == CONFIG and (run.begun or exists(run.checkpoints))
-    return os.path.relpath(folder) if own and not os.path.isabs(params) else folder if own else None
+    if asked or named or not own or os.path.realpath(place) == os.path.realpath(init.model_dir):
+        return asked or init.model_dir
+    print(f"note       {params} names {init.model_dir}; the run is taken where it is, in {place}", file=sys.stderr)
+    return place
 
 
 def _contains(folder: str, path: str) -> bool:
