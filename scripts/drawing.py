@@ -1,7 +1,7 @@
 """The drawing in docs/how_it_works.md, from the code: who imports whom among the rooms of a training step.
 
-    python scripts/drawing.py            # writes it
-    python scripts/drawing.py --check    # reports whether it is up to date, and changes nothing
+python scripts/drawing.py            # writes it
+python scripts/drawing.py --check    # reports whether it is up to date, and changes nothing
 """
 
 import argparse

@@ -137,7 +137,7 @@ def begin_texts(
 
 
 def write_batches(
-    model: LoadedModel, texts: Sequence[Text], batch_size: int, after_batch: Callable[[int], None] = lambda done: None
+    model: LoadedModel, texts: Sequence[Text], batch_size: int, after_batch: Callable[[int], object] = lambda done: None
 ) -> None:
     """Write all `texts` to their ends, those of like length together.
 

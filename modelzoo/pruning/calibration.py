@@ -90,8 +90,17 @@ class Inputs:
         self._known, self._seen = known, []
 
     def gram(self, name: str) -> Tensor:
-        """X^T X of the linear `name`."""
-        return self._grams[self._first[name]]
+        """X^T X of the linear `name`.
+
+        Raises:
+            UserError: it is not finite.
+        """
+        gram = self._grams[self._first[name]]
+        if not bool(torch.isfinite(gram).all()):
+            raise UserError(
+                f"{name}: its inputs on the calibration text are not finite; the model overflows in float32"
+            )
+        return gram
 
     def source(self, name: str) -> str:
         """The first linear that reads the input of `name`."""

@@ -87,7 +87,7 @@ def prune_run(request: Request) -> str:
     found = source.read_source(request.run, request.params)
     groups = source.choose_groups(found, request.flags, request.params)
     plans = source.make_plans(found.config, groups, request.method)
-    config = source.put_groups(found.config, [source.begin_from_zeros(g) for g in groups])
+    config = source.make_config(found, groups, request.out, request.params)
     data = _open(found.config, request.data, request) if request.data else None
     validation = _open(found.config, request.validate, request) if request.validate else None
     choice = choose_device(request.target, found.config.trainer.init)

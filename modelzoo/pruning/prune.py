@@ -97,7 +97,7 @@ def _prune_linear(
         kept = torch.where(mask, weight, 0.0)
     elif method == "sparsegpt" and plan.live < plan.total:
         if source not in factors:
-            factors[source] = factor_inverse(gram, damping, plan.name)
+            factors[source] = factor_inverse(gram, damping)
         kept, mask = prune_matrix(plan, weight.double(), factors[source])
     error = of_magnitude if method == "magnitude" else measure_error(weight, kept, gram)
     weight.copy_(kept)

@@ -83,7 +83,7 @@ def _find_config(path: str, state: Mapping[str, Any], model: Mapping[str, Any], 
         raise UserError(f"{path}: no config.yaml goes with it; name the config to go on with by -p")
     init = config.trainer.init
     if config.trainer.finetune is not None or init.lora is not None or init.soft_prompt is not None:
-        where = params or own
+        where = params or (own if exists(own) else path)
         raise UserError(f"{where}: is not a config of pre-training; name one with -p, and fine-tune what comes of it")
     return config
 
@@ -112,11 +112,23 @@ def choose_groups(found: Source, flags: Mapping[str, Any], params: str | None) -
     return put_groups(found.config, [dict(flags)]).trainer.init.sparsity
 
 
-def put_groups(config: Config, groups: list[dict[str, Any]]) -> Config:
-    """The config with another sparsity section."""
+def put_groups(config: Config, groups: list[dict[str, Any]], **init: Any) -> Config:
+    """The config with another sparsity section, and other keys of `trainer.init`."""
     doc = yaml12.parse(dump(config), "run.py prune")
-    doc.data["trainer"]["init"]["sparsity"] = groups
+    doc.data["trainer"]["init"].update(sparsity=groups, **init)
     return validate(doc, Config)
+
+
+def make_config(found: Source, groups: tuple[SparsityGroup, ...], out: str, params: str | None) -> Config:
+    """The config of the run at `out`, which begins with what pruning to `groups` leaves.
+
+    Its checkpoints are in its own folder, wherever the dense run kept its own.
+    """
+    section = found.config.trainer.init.checkpoint
+    if params is None:
+        section = section.model_copy(update={"checkpoint_root": None})
+    keys = {"model_dir": out, "checkpoint": section.model_dump(mode="json")}
+    return put_groups(found.config, [begin_from_zeros(g) for g in groups], **keys)
 
 
 def begin_from_zeros(group: SparsityGroup) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def test_wanda_is_the_papers(keys):
 def test_sparsegpt_is_optimal_brain_surgery_column_by_column(keys, width):
     plan, (w, x) = make_plan(**keys), make_case(2)
     h = x.T @ x
-    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.tensor(h), 0.01, "w"), width)
+    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.tensor(h), 0.01), width)
     assert int(mask.sum()) == plan.live and not kept[~mask].any()
     np.testing.assert_allclose(kept, sparsegpt(w, damp(h), plan, width), rtol=1e-7, atol=1e-9)
 
@@ -117,7 +117,7 @@ def test_errors_fall_from_magnitude_to_wanda_to_sparsegpt(keys):
         w, gram = torch.tensor(w), torch.tensor(x.T @ x)
         masks = keep_largest(plan, w), keep_wanda(plan, w, gram.diagonal().sqrt())
         kept = [torch.where(m, w, 0.0) for m in masks]
-        kept.append(prune_matrix(plan, w, factor_inverse(gram, 0.01, "w"))[0])
+        kept.append(prune_matrix(plan, w, factor_inverse(gram, 0.01))[0])
         errors = [measure_error(w, k, gram) for k in kept]
         direct = [np.linalg.norm(x @ (w - k).numpy().T) / np.linalg.norm(x @ w.numpy().T) for k in kept]
         np.testing.assert_allclose(errors, direct, rtol=1e-9)
@@ -129,8 +129,8 @@ def test_inputs_that_are_always_0_are_left_alone():
     """They make up for nothing, and nothing makes up for them; all zeros are no division by zero."""
     plan, (w, x) = make_plan(sparsity=0.5), make_case(3)
     x[:, ::3] = 0.0
-    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.tensor(x.T @ x), 0.01, "w"))
+    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.tensor(x.T @ x), 0.01))
     still = mask.numpy() & (np.arange(IN) % 3 == 0)
     assert int(mask.sum()) == plan.live and np.array_equal(kept.numpy()[still], w[still])
-    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.zeros(IN, IN).double(), 0.01, "w"))
+    kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.zeros(IN, IN).double(), 0.01))
     assert np.array_equal(kept.numpy(), np.where(best(w**2, plan.live), w, 0.0))
