@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from modelzoo.backends import peaks
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -225,6 +226,8 @@ def _train(
         return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
+    for line in console.describe_cost(done.tally, backend.memory(), peaks.find_peak(backend)):
+        progress.note(line)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
     return None if ended else done.interrupted, done.saved
 

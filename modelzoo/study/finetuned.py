@@ -1,12 +1,14 @@
 """What fine-tuning made of a checkpoint: its weights once masks were lifted, its dev scores, its soft prompts."""
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from modelzoo.config.errors import UserError
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
+from modelzoo.reading import exists
 from modelzoo.study.draw import Panel, axes, legend, limit_axis, look, svg
 from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, interval, masks, tensors
@@ -41,6 +43,11 @@ def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
     for group in groups:
         run = group.first
         before, after = find_start(run), find_end(run)
+        if run.parent is not None and not exists(run.parent):
+            print(
+                f"note       {run.name} began from {run.parent}, which is not there: no picture of its weights before",
+                file=sys.stderr,
+            )
         if before is None or after is None or not (was := masks(before)):
             continue
         old = tensors(before, lambda n, was=was: n in was)

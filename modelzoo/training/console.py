@@ -76,6 +76,17 @@ def describe_score(found: Score) -> str:
     return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
 
 
+def describe_cost(tally: Tally, memory: int | None, peak: tuple[float, str] | None) -> list[str]:
+    """Lines about the speed and the memory of this launch; arguments as in `describe_run`."""
+    lines = []
+    if (steady := tally.steady) is not None:
+        mfu = "" if peak is None else f", MFU {steady[1] / peak[0]:.1%} of {peak[1]}"
+        lines.append(f"speed      {format_amount(steady[0])} tokens/s after the first step{mfu}")
+    if memory:
+        lines.append(f"memory     {format_size(memory)} at most")
+    return lines
+
+
 def describe_run(
     run: TrainState,
     memory: int | None,
@@ -106,11 +117,7 @@ def describe_run(
         lines.append(f"sparsity   {live:,} of {total:,} weights under masks live ({1 - live / total:.4%} off)")
     if run.skipped:
         lines.append(f"skipped    {run.skipped} steps whose loss or gradient was not finite")
-    if (steady := tally.steady) is not None:
-        mfu = "" if peak is None else f", MFU {steady[1] / peak[0]:.1%} of {peak[1]}"
-        lines.append(f"speed      {format_amount(steady[0])} tokens/s after the first step{mfu}")
-    if memory:
-        lines.append(f"memory     {format_size(memory)} at most")
+    lines += describe_cost(tally, memory, peak)
     files = [os.path.basename(p) for p in (folder.metrics, folder.timing, folder.config) if os.path.isfile(p)]
     if files:
         lines.append(f"wrote      {folder.path}: {', '.join(files)}")

@@ -158,6 +158,7 @@ def test_seeds_differ_finished_runs_stay_and_the_best_weights_are_kept(world, tm
     config = write_config(world, tmp_path / "c.yaml", {"seeds": [1, 2]})
     args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o")
     assert run_py(*args) == 0
+    assert capsys.readouterr().err.count(" tokens/s after the first step\n") == 2
     results = json.loads((tmp_path / "o" / "results.json").read_text())
     assert [r["seed"] for r in results] == [1, 2]
     for r in results:

@@ -219,3 +219,10 @@ def test_live_blocks_are_said_to_be_computed_alone(data, tmp_path):
     pretrain.train(whole, Options("CPU", str(tmp_path / "blocks")), evaluate=True)
     (row,) = cost.tabulate_savings(group_runs([read_run(str(tmp_path / "blocks"))])).rows
     assert row[1] == "block: [4, 4]" and row[4].startswith("12 weights live blocks alone")
+
+
+def test_a_start_that_is_gone_is_named(runs, capsys, monkeypatch):
+    run = read_run(str(runs / "dense-seed1"))
+    monkeypatch.setattr(type(run), "parent", property(lambda self: "runs/gone"))
+    assert finetuned.draw_histograms([Group("one", [run])]) == []
+    assert "dense-seed1 began from runs/gone, which is not there" in capsys.readouterr().err
