@@ -26,9 +26,7 @@ def format_amount(x: float) -> str:
 
 
 def format_size(nbytes: float) -> str:
-    """3 * 2**29 -> 1.50 GiB; below one GiB in MiB, below a tenth of one in KiB."""
-    if nbytes < 2**20 / 10:
-        return f"{nbytes / 2**10:.1f} KiB"
+    """3 * 2**29 -> 1.50 GiB; below one GiB in MiB."""
     return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
 
 

@@ -60,6 +60,10 @@ def _stored(run: Result) -> tuple[int, int] | None:
     return whole, whole - saved
 
 
+def _show_size(nbytes: int) -> str:
+    return format_size(nbytes) if nbytes >= 2**20 else f"{nbytes:,} bytes"
+
+
 def tabulate_savings(groups: Sequence[Group]) -> Panel:
     """For each group: what its sparsity saves on disk, in counted FLOPs, in computed FLOPs, and in time."""
     rows = []
@@ -73,7 +77,7 @@ def tabulate_savings(groups: Sequence[Group]) -> Panel:
         rows.append((
             group.label,
             ", ".join(sorted(kinds)) if kinds else "dense",
-            "-" if stored is None else f"{format_size(stored[0])} ({format_size(stored[1])} as live values and bits)",
+            "-" if stored is None else f"{_show_size(stored[0])} ({_show_size(stored[1])} as live values and bits)",
             "-" if counted is None else f"{counted:.2f}x fewer",
             computed,
             _measured(group, twin),
