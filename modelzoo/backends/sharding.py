@@ -31,6 +31,11 @@ def check(init: Init) -> None:
         UserError: names the key.
     """
     for i, group in enumerate(init.sparsity):
+        if group.algorithm == "sr_ste":
+            raise UserError(
+                f"trainer.init.sparsity.{i}.algorithm: sr_ste keeps weights apart that are not shared out among ranks; "
+                "take backend.parallel: replicate"
+            )
         changes = group.init_method == "from_zeros" or (
             group.storage == "packed" and not isinstance(group.sparsity, Constant)
         )

@@ -115,6 +115,7 @@ def _take(backend: TorchBackend, run: TrainState, at: Unread) -> int:
     """Change weights, and masks where it is their step; returns how many weights gave up their place."""
     count = run.optimizer_step + 1
     set_lr(run.optimizer, at.lr)
+    run.sparsity.wake()
     run.optimizer.step()
     churn = run.sparsity.update(count, run.optimizer.state)
     if backend.ranks.size > 1 and run.sparsity.is_update(count):

@@ -146,8 +146,17 @@ class Update(Section):
 REGROWING = ("set", "rigl", "smet", "granet", "mest", "chts", "chtss")  # algorithms whose masks move
 GRADUAL = ("gmp", "granet", "chtss")  # those that prune along a schedule
 TOPOLOGICAL = ("chts", "chtss")
+OWNERS = {  # of keys that belong to some algorithms
+    **dict.fromkeys(("drop_fraction", "regrow_warmup"), REGROWING),
+    **dict.fromkeys(("link_predictor", "temperature"), TOPOLOGICAL),
+    "gamma": ("mest",),
+    "lambda_w": ("sr_ste",),
+}
 CSTORCH = ("static", "gmp", "set", "rigl")  # those of cerebras.pytorch
-SMET = {"update": {"freq": 100}, "drop_fraction": 0.2, "regrow_warmup": 100}  # what `smet` sets unless it is given
+PRESETS = {  # what an algorithm sets unless it is given
+    "smet": {"update": {"freq": 100}, "drop_fraction": 0.2, "regrow_warmup": 100},
+    "sr_ste": {"init_method": "topk"},
+}
 WARMUP = 100  # of `regrow_warmup: true`
 
 
@@ -160,8 +169,9 @@ def _warmup_form(value: Any) -> Any:
 class SparsityGroup(Section):
     """One sparsity algorithm and the parameters it acts on."""
 
-    # masks that stay (static), prune (gmp), move (set, rigl, smet, mest, chts), or both (granet, chtss)
-    algorithm: Literal["static", "gmp", "set", "rigl", "smet", "granet", "mest", "chts", "chtss"] = "static"
+    # masks that stay (static), prune (gmp), move (set, rigl, smet, mest, chts), do both (granet, chtss), or follow the
+    # largest of weights that all go on training (sr_ste, for nm)
+    algorithm: Literal["static", "gmp", "set", "rigl", "smet", "granet", "mest", "chts", "chtss", "sr_ste"] = "static"
     sparsity: Schedule  # share of weights off; a number or a schedule
     init_method: Literal["random", "topk", "from_zeros", "checkerboard"] = "random"  # which weights live at the start
     # globs over parameter names, or re:EXPRESSION, each of which must match; default: linear weights
@@ -175,6 +185,7 @@ class SparsityGroup(Section):
     link_predictor: Literal["ch2_l3n", "ch3_l3n"] | None = None  # by which chts and chtss grow; default ch2_l3n
     # of chts and chtss: a weight stays with odds |w| ** temperature; a number or a schedule; default 1
     temperature: Schedule | None = None
+    lambda_w: NonNegativeFloat | None = None  # of sr_ste: pulls the weights that are off towards zero; default 2e-4
     balance_in_groups: Width | None = None
     balance_out_groups: Width | None = None
     distribution: Literal["uniform", "erdos_renyi", "erk"] = "uniform"  # over the matrices: each alike, or by sides
@@ -191,7 +202,7 @@ class SparsityGroup(Section):
     @property
     def needs_dense_gradient(self) -> bool:
         """Whether an update wants the gradient of dead weights too."""
-        return self.algorithm in ("rigl", "granet")
+        return self.algorithm in ("rigl", "granet", "sr_ste")
 
     @property
     def pattern(self) -> str | None:
@@ -231,7 +242,8 @@ class SparsityGroup(Section):
             value["algorithm"] = value["algorithm"].lower()
         if (level := _nm_level(value.get("nm"))) is not None:
             value.setdefault("sparsity", level)
-        return {**SMET, **value} if value.get("algorithm") == "smet" else value
+        name = value.get("algorithm")
+        return {**PRESETS.get(name, {}), **value} if isinstance(name, str) else value
 
     @model_validator(mode="after")
     def _patterns_parse(self):
@@ -274,10 +286,14 @@ class SparsityGroup(Section):
         return self
 
     def _own_keys(self, name: str) -> None:
-        keys = {"drop_fraction": REGROWING, "regrow_warmup": REGROWING, "gamma": ("mest",)}
-        for key, owners in (keys | dict.fromkeys(("link_predictor", "temperature"), TOPOLOGICAL)).items():
+        for key, owners in OWNERS.items():
             if getattr(self, key) is not None and name not in owners:
                 raise ValueError(f"{key} belongs to {', '.join(owners)}, not {name}")
+        if name == "sr_ste":
+            if self.nm is None:
+                raise ValueError("sr_ste trains N:M patterns: give nm, such as nm: [2, 4]")
+            if other := next((k for k in ("update", "mup_base_density") if getattr(self, k) is not None), None):
+                raise ValueError(f"sr_ste chooses its weights at every step, among all: remove {other}")
 
     @model_validator(mode="after")
     def _fits_pattern(self):

@@ -73,6 +73,10 @@ def check_alone(groups: Sequence[SparsityGroup]) -> None:
     """
     among = torch.distributed
     size = among.get_world_size() if among.is_available() and among.is_initialized() else 1
+    if any(g.algorithm == "sr_ste" for g in groups):
+        raise UserError(
+            "sparsity.algorithm: sr_ste is for this package's trainer, which steps the weights that are off"
+        )
     name = next((g.algorithm for g in groups if g.needs_dense_gradient or g.algorithm == "mest"), None)
     if size > 1 and name is not None:
         raise UserError(

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.optim.ages import OwnAges
-from modelzoo.sparsity.attach import Group
+from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.parameter import SparseParameter
 
 

@@ -16,7 +16,8 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.library.owned import MARK, check_alone, check_counts, check_owned, check_state, check_types
 from modelzoo.library.regrown import RegrownWeights, replace_weight
 from modelzoo.names import name_mask
-from modelzoo.sparsity.attach import Group, Sparsity
+from modelzoo.sparsity.attach import Sparsity
+from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.layers import Layer, describe_layers, format_layers
 from modelzoo.sparsity.modules import list_weights, unwrap
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter

@@ -34,7 +34,7 @@ def count_stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
         ages = 4 * (group.algorithm != "static")
         if group.may_pack and group.storage in packed:
             gone, masks = gone + total - live, masks + ages * live
-        else:
+        else:  # SR-STE's weights that are off take the place of ages
             masks += (2 + ages) * total
     return gone, masks
 

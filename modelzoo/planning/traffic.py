@@ -49,7 +49,7 @@ def find_dense_step(init: Init, steps: int | None) -> int | None:
 
 def name_asking(init: Init) -> str:
     """Whose update steps want dense gradients: "RigL's"."""
-    names = {"rigl": "RigL's", "granet": "GraNet's"}
+    names = {"rigl": "RigL's", "granet": "GraNet's", "sr_ste": "SR-STE's"}
     return " and ".join(dict.fromkeys(names[g.algorithm] for g in init.sparsity if g.needs_dense_gradient))
 
 

@@ -89,6 +89,31 @@ class GMP(Static):
         return self.choose(torch.where(mask, weight.abs(), masks.DEAD), k)
 
 
+class SRSTE(Static):
+    """Sparse-refined straight-through training of N:M patterns (arXiv 2102.04010).
+
+    All weights train: those that are off by the gradient that the live ones' places would have, and lambda_w times
+    themselves. The N largest of every M are the model; the others are kept apart (`parameter.RefinedParameter`).
+    """
+
+    changes = True
+    needs_gradient = True
+
+    @property
+    def ages(self):
+        """None: a weight that comes on has trained all along."""
+        return False
+
+    @property
+    def decay(self) -> float:
+        """lambda_w."""
+        return 2e-4 if self.group.lambda_w is None else self.group.lambda_w
+
+    def update_mask(self, name, weight, mask, grad, step, k):
+        """The N largest of every M."""
+        return self.choose(weight.abs(), k)
+
+
 class SET(Static):
     """Sparse evolutionary training (arXiv 1707.04780)."""
 
@@ -214,4 +239,5 @@ ALGORITHMS = {
     "mest": MEST,
     "chts": CHTs,
     "chtss": CHTss,
+    "sr_ste": SRSTE,
 }

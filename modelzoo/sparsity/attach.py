@@ -2,6 +2,7 @@
 
 Per optimizer step, in this order:
     sparsity.mask_gradients(step)           after the last micro-batch's backward, before clipping
+    sparsity.wake()                         where dead weights train too
     optimizer.step()
     sparsity.update(step, optimizer.state)  masks change here, on update steps
 """
@@ -15,62 +16,16 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.kernels import blocks
 from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
-from modelzoo.sparsity.algorithms import ALGORITHMS, Static
+from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.explored import Explored
-from modelzoo.sparsity.parameter import PackedParameter, SparseParameter, TransposedParameter
-from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, group_counts, select_parameters
+from modelzoo.sparsity.group import Group, hold_weight
+from modelzoo.sparsity.parameter import PackedParameter, RefinedParameter, SparseParameter
+from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, select_parameters
 from modelzoo.sparsity.storage import store_group
 
 State = Mapping[Any, MutableMapping[str, Any]]  # an optimizer's, by parameter; torch's own type has tensors for keys
-
-
-class Group:
-    """The parameters that one algorithm acts on."""
-
-    def __init__(self, algorithm: Static, parameters: list[SparseParameter]):
-        self.algorithm = algorithm
-        self.parameters = parameters
-        self.sizes = {p.name: tuple(p.shape) for p in parameters}
-
-    @property
-    def changes(self) -> bool:
-        """Whether the masks change during training. Those of frozen weights never do."""
-        return self.algorithm.changes and any(p.weight.requires_grad for p in self.parameters)
-
-    def is_update(self, step: int) -> bool:
-        """Whether the masks change after `step`."""
-        return self.changes and self.algorithm.is_update(step)
-
-    def counts(self, step: int) -> dict[str, int]:
-        """Live weights of each parameter at `step`."""
-        return group_counts(self.algorithm.group, self.sizes, self.algorithm.target(step))
-
-    def first_mask(self, p: SparseParameter, weight: Tensor, k: int) -> Tensor:
-        """The mask [out, in] that `p` begins with, from its whole weight, with k live weights."""
-        mask = self.algorithm.init_mask(p.name, blocks.scores(weight, p.block), k // p.area)
-        return blocks.spread(mask, p.block)
-
-    def fits(self, p: SparseParameter, mask: Tensor) -> bool:
-        """Whether a mask [out, in] has the group's pattern."""
-        if self.algorithm.group.nm:
-            n, m = self.algorithm.group.nm
-            return bool((mask.view(-1, m).sum(1) == n).all())
-        return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
-
-    def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
-        """The mask [out, in] of `p` after update step `step`, with k live weights.
-
-        It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
-        """
-        weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
-        grad = p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
-        if grad is None and (self.algorithm.needs_gradient or self.algorithm.needs_live_gradient):
-            return p.mask
-        grad = None if grad is None else blocks.scores(grad, p.block)
-        return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
 
 
 class Sparsity:
@@ -119,8 +74,9 @@ class Sparsity:
             algorithm = rules[config.algorithm](config, seed)
             sizes = {n: tuple(weights[n].shape)[:: -1 if n in transposed else 1] for n in names}
             check_sides(config, sizes)
-            kinds = {n: TransposedParameter if n in transposed else SparseParameter for n in names}
-            parameters = [kinds[n](n, weights[n], block_of(config, sizes[n])) for n in names]
+            parameters = [
+                hold_weight(algorithm, n, weights[n], block_of(config, sizes[n]), n in transposed) for n in names
+            ]
             groups.append(Group(algorithm, parameters))
         sparsity = cls(groups)
         sparsity.draw()
@@ -218,6 +174,21 @@ class Sparsity:
                 if (square := p.mask_gradient(keep)) is not None:
                     squares[p.weight] = square
         return squares
+
+    def _refined(self) -> list[RefinedParameter]:
+        found = [p for g in self.groups if g.changes for p in g.parameters]
+        return [p for p in found if isinstance(p, RefinedParameter)]
+
+    def keep_dormant(self, state: State) -> None:
+        """Let checkpoints of the optimizer's `state` hold the dead weights that train."""
+        for p in self._refined():
+            state[p.weight]["dormant"] = p.dormant
+
+    @torch.no_grad()
+    def wake(self) -> None:
+        """Put dead weights that train where the optimizer steps; `update` takes them away again."""
+        for p in self._refined():
+            p.wake()
 
     @torch.no_grad()
     def update(self, step: int, state: State) -> int:

@@ -140,6 +140,40 @@ class TransposedParameter(SparseParameter):
         return None if self.dense_grad is None else self.dense_grad.t()
 
 
+class RefinedParameter(SparseParameter):
+    """A weight whose dead places train too, apart from it: it is zero there but for the optimizer's step.
+
+    Attributes:
+        dormant: the values of dead weights, of the weight's form; zero where it lives.
+        decay: times these, is added to their gradients.
+    """
+
+    def __init__(self, name: str, weight: nn.Parameter, decay: float):
+        self.dormant, self.decay = torch.zeros_like(weight, requires_grad=False), decay
+        super().__init__(name, weight)
+
+    def wake(self) -> None:
+        """Put the dead weights where the optimizer steps; `move` takes them away again."""
+        if self.weight.grad is not None:
+            self.weight.grad.add_(self.dormant, alpha=self.decay)
+        self.weight.add_(self.dormant)
+
+    def move(self, mask, state, weight=None):
+        if weight is not None:
+            self.weight.copy_(weight)
+        self.dormant.copy_(self.weight.masked_fill(mask, 0.0))
+        super().move(mask, state)
+
+    def mask_state(self, state) -> None:
+        """Dead weights have moments of their own."""
+
+    def mask_gradient(self, dense: bool) -> None:  # dead weights have gradients of their own
+        return None
+
+    def whole_gradient(self) -> Tensor | None:
+        return self.weight.grad
+
+
 class PackedLinear(nn.Module):
     """A linear whose weight is its live blocks, [nnz, rows, columns], under the name that the whole weight had."""
 

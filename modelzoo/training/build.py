@@ -84,6 +84,7 @@ def build_run(config: Config, choice: Choice, may_shard: bool = False) -> TrainS
     kinds = {n: s.kind for n, s in shapes.items()}
     held = model if shares is None else shares.parameters
     optimizer = groups.build_optimizer(section, held, kinds, init.model, aged, ratios, warmup)
+    sparsity.keep_dormant(optimizer.state)
     scale = LossScale.make(init.precision, backend.arithmetic.dtype)
     return TrainState(init, backend.arithmetic.dtype, model, optimizer, sparsity, scale, shares, config=config)
 

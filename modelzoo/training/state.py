@@ -13,7 +13,7 @@ from modelzoo.config.trainer import ALL_STATES, Init
 from modelzoo.models.adapt import redraw
 from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask, name_weight
-from modelzoo.sparsity.attach import Group
+from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training.checkpoint_state import CheckpointState, LogFacts, LoRAFacts, Scale, record_config

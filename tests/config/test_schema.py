@@ -203,6 +203,10 @@ def test_schedule_forms():
         ({"algorithm": "set", "sparsity": 0.5, "regrow_warmup": 9, "compat": "cstorch"}, "remove regrow_warmup"),
         ({"algorithm": "set", "sparsity": 0.5, "gamma": 0.1}, "gamma belongs to mest, not set"),
         ({"algorithm": "mest", "sparsity": 0.5, "link_predictor": "ch2_l3n"}, "belongs to chts, chtss, not mest"),
+        ({"algorithm": "sr_ste", "sparsity": 0.5}, "sr_ste trains N:M patterns: give nm"),
+        ({"algorithm": "sr_ste", "nm": [2, 4], "update": {"freq": 5}}, "among all: remove update"),
+        ({"algorithm": "sr_ste", "nm": [2, 4], "mup_base_density": 1.0}, "remove mup_base_density"),
+        ({"algorithm": "static", "nm": [2, 4], "lambda_w": 0.1}, "lambda_w belongs to sr_ste, not static"),
         ({"algorithm": "smet", "sparsity": 0.5, "compat": "cstorch"}, "knows static, gmp, set, rigl, not smet"),
         (
             {"algorithm": "granet", "sparsity": 0.5},

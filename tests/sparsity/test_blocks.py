@@ -13,7 +13,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.kernels import blocks
 from modelzoo.sparsity.algorithms import ALGORITHMS
-from modelzoo.sparsity.attach import Group
+from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.parameter import SparseParameter
 from modelzoo.sparsity.select import block_of, check_sides, group_counts
 from tests.support import batch, make_run, train_step

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.config.sparsity import REGROWING, SparsityGroup
+from modelzoo.config.sparsity import GRADUAL, REGROWING, SparsityGroup
 from modelzoo.sparsity import masks, topology
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.explored import count_bits, pack_bits
@@ -207,10 +207,10 @@ def test_sigmoid_runs_from_end_to_end_and_is_odd_about_its_middle():
 
 def test_the_schema_knows_which_algorithms_want_dense_gradients():
     """Plans and budgets count them without torch."""
-    assert set(ALGORITHMS) == {"static", "gmp", *REGROWING}
+    assert set(ALGORITHMS) == {"static", "gmp", "sr_ste", *REGROWING}
     for name, made in ALGORITHMS.items():
-        level = {"static": 0.5}.get(name, RISING if name in ("gmp", "granet", "chtss") else 0.5)
-        group = SparsityGroup.model_validate({"algorithm": name, "sparsity": level})
+        level = {"nm": [2, 4]} if name == "sr_ste" else {"sparsity": RISING if name in GRADUAL else 0.5}
+        group = SparsityGroup.model_validate({"algorithm": name, **level})
         assert group.needs_dense_gradient == made.needs_gradient
         assert (name in REGROWING) == hasattr(made, "grow_score")
 
@@ -247,3 +247,55 @@ def test_ever_active_is_the_union_of_all_masks(name, more):
         train_step(other, batch(step), 1)
     assert other.sparsity.explored.share() == share() > 0.26
     assert make_run(sparsity=0.75).sparsity.explored.share() is None  # no masks that move, no file
+
+
+def test_sr_ste_is_its_rule():
+    """arXiv 2102.04010, eq. 9, in float64: w - AdamW(g(masked w) + lambda (off) w), and masks by |w|, at every step."""
+    decay, lr, betas, eps = 0.05, 1e-2, (0.9, 0.95), 1e-8
+    run = make_run(sparsity={"algorithm": "sr_ste", "nm": [2, 4], "lambda_w": decay})
+    weights, seen, wake = run.sparsity.parameters, {}, run.sparsity.wake
+    whole = lambda p: (p.weight.detach() + p.dormant).double().numpy()
+    first = make_run(sparsity=[])  # the same draws, dense
+    for p in weights:
+        assert np.array_equal(whole(p), dict(first.model.named_parameters())[p.name].detach().numpy())
+
+    def look():
+        seen.update({p.name: (p.weight.grad.double().numpy().copy(), whole(p), ~p.mask.numpy()) for p in weights})
+        wake()
+
+    run.sparsity.wake = look
+    moments, swaps = {p.name: np.zeros((2, *p.shape)) for p in weights}, 0
+    for step in range(1, 9):
+        b = batch(step)
+        run.model(b, b["attention_mask"].sum()).backward()  # the gradient of the masked weights, apart from the step
+        dense = {p.name: p.weight.grad.double().numpy().copy() for p in weights}
+        run.optimizer.zero_grad()
+        swaps += train_step(run, b, 1).churn
+        for p in weights:
+            grad, before, off = seen[p.name]
+            np.testing.assert_allclose(grad, dense[p.name], rtol=1e-3, atol=1e-5 * abs(grad).max())
+            assert grad[off].any()
+            grad = grad + decay * off * before
+            m, v = moments[p.name] = [
+                beta * x + (1 - beta) * g for beta, x, g in zip(betas, moments[p.name], (grad, grad**2), strict=True)
+            ]
+            update = m / (1 - betas[0] ** step) / (np.sqrt(v / (1 - betas[1] ** step)) + eps)
+            np.testing.assert_allclose(whole(p), before * (1 - lr * 0.1) - lr * update, rtol=1e-4, atol=1e-4 * lr)
+            size = abs(whole(p)).reshape(-1, 4)
+            largest = np.argsort(-size, axis=1, kind="stable")[:, :2]  # ties to the lower place
+            assert np.array_equal(np.argwhere(p.mask.numpy().reshape(-1, 4))[:, 1].reshape(-1, 2), np.sort(largest))
+            assert not p.weight.detach()[~p.mask].any() and not p.dormant[p.mask].any()
+    assert swaps > 0
+
+
+def test_sr_ste_passes_over_a_step_that_is_not_finite():
+    """Nothing wakes: weights, what is kept apart and moments are those of before it."""
+    run = make_run(sparsity={"algorithm": "sr_ste", "nm": [1, 4]})
+    train_step(run, batch(1), 1)
+    before = {k: v.clone() for stem in state.snapshot(run, "data")[0].values() for k, v in stem.items()}
+    forward = run.model.forward
+    run.model.forward = lambda *a: forward(*a) * float("nan")
+    assert train_step(run, batch(2), 1).skipped
+    after = {k: v for stem in state.snapshot(run, "data")[0].values() for k, v in stem.items()}
+    assert all(torch.equal(x, after[k]) for k, x in before.items()) and before.keys() == after.keys()
+    assert any(k.endswith("/dormant") and x.any() for k, x in before.items())

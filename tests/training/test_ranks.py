@@ -49,6 +49,7 @@ KINDS = {
             "update": {"freq": 2}, "regrow_warmup": 3,
         }
     },
+    "sr_ste": {"sparsity": {"algorithm": "sr_ste", "nm": [2, 4]}},
     "clipped": {"precision": {"enabled": False, "max_gradient_norm": 0.1}},
     "accumulated": {"loop": {"max_steps": STEPS, "eval_frequency": 4, "grad_accum_steps": 8}},
     "by_value": {"precision": {"enabled": False, "max_gradient_value": 0.001}},
@@ -88,7 +89,7 @@ def test_ranks_compute_the_bits_of_one_process(kind, data, tmp_path):
     config = write_config(data, tmp_path / "a.yaml", **KINDS[kind])
     assert cli.main([str(w) for w in words(config, tmp_path / "one")]) == 0
     expected = read_run(tmp_path / "one")
-    assert len(expected) == 3 + any(k in kind for k in ("set", "rigl", "gmp", "mest", "chtss"))
+    assert len(expected) == 3 + any(k in kind for k in ("set", "rigl", "gmp", "mest", "chtss", "sr_ste"))
     for count in (2, 4) if kind in ("rigl", "dense") else (2,):
         launch = run_ranks(words(config, tmp_path / f"of{count}"), count)
         assert read_run(tmp_path / f"of{count}") == expected

@@ -38,6 +38,7 @@ VARIANTS = {  # resumed from fewer steps: before, at and after updates, and in t
     "smet": {"algorithm": "smet", "sparsity": 0.75, "update": UPDATE, "regrow_warmup": 7},
     "granet": {"algorithm": "granet", "sparsity": ALGORITHMS["gmp"]["sparsity"], "update": UPDATE, "block": [2, 2]},
     "mest": {"algorithm": "mest", "sparsity": 0.75, "update": UPDATE, "block": [2, 2], "storage": "packed"},
+    "sr_ste": {"algorithm": "sr_ste", "nm": [2, 4]},
     "chtss": {
         "algorithm": "chtss",
         "sparsity": {"type": "sigmoid", "final": 0.8, "end": 20},
@@ -106,7 +107,10 @@ def test_resume_at_every_step_is_bit_equal(algorithm, data, tmp_path):
     log = [json.loads(line) for line in reference[0].splitlines()]
     assert [r["step"] for r in log] == list(range(1, STEPS + 1))
     changed = [r["step"] for r in log if r["churn"]]
-    assert changed == ([] if algorithm == "static" else [5, 10, 15, 20])
+    if algorithm == "sr_ste":
+        assert len(changed) > 10  # at any step
+    else:
+        assert changed == ([] if algorithm == "static" else [5, 10, 15, 20])
     ends = raw_config(data, section)  # the same run, with a checkpoint at its end alone
     ends["trainer"]["init"]["checkpoint"]["steps"] = STEPS
     for k in range(1, 21) if algorithm in ALGORITHMS else (4, 8, 15):

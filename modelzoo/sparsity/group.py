@@ -1,0 +1,64 @@
+"""The parameters that one algorithm acts on: their counts, and their first and next masks."""
+
+import torch
+from torch import Tensor, nn
+
+from modelzoo.kernels import blocks
+from modelzoo.sparsity.algorithms import SRSTE, Static
+from modelzoo.sparsity.parameter import RefinedParameter, SparseParameter, TransposedParameter
+from modelzoo.sparsity.select import group_counts
+
+
+class Group:
+    """The parameters that one algorithm acts on."""
+
+    def __init__(self, algorithm: Static, parameters: list[SparseParameter]):
+        self.algorithm = algorithm
+        self.parameters = parameters
+        self.sizes = {p.name: tuple(p.shape) for p in parameters}
+
+    @property
+    def changes(self) -> bool:
+        """Whether the masks change during training. Those of frozen weights never do."""
+        return self.algorithm.changes and any(p.weight.requires_grad for p in self.parameters)
+
+    def is_update(self, step: int) -> bool:
+        """Whether the masks change after `step`."""
+        return self.changes and self.algorithm.is_update(step)
+
+    def counts(self, step: int) -> dict[str, int]:
+        """Live weights of each parameter at `step`."""
+        return group_counts(self.algorithm.group, self.sizes, self.algorithm.target(step))
+
+    def first_mask(self, p: SparseParameter, weight: Tensor, k: int) -> Tensor:
+        """The mask [out, in] that `p` begins with, from its whole weight, with k live weights."""
+        mask = self.algorithm.init_mask(p.name, blocks.scores(weight, p.block), k // p.area)
+        return blocks.spread(mask, p.block)
+
+    def fits(self, p: SparseParameter, mask: Tensor) -> bool:
+        """Whether a mask [out, in] has the group's pattern."""
+        if self.algorithm.group.nm:
+            n, m = self.algorithm.group.nm
+            return bool((mask.view(-1, m).sum(1) == n).all())
+        return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
+
+    def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
+        """The mask [out, in] of `p` after update step `step`, with k live weights.
+
+        It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
+        """
+        weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
+        grad = p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
+        if grad is None and (self.algorithm.needs_gradient or self.algorithm.needs_live_gradient):
+            return p.mask
+        grad = None if grad is None else blocks.scores(grad, p.block)
+        return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
+
+
+def hold_weight(
+    algorithm: Static, name: str, weight: nn.Parameter, block: tuple[int, int], transposed: bool
+) -> SparseParameter:
+    """A weight as `algorithm` needs it, whole. `transposed`: its module stores it as [in, out]."""
+    if isinstance(algorithm, SRSTE):
+        return RefinedParameter(name, weight, algorithm.decay)
+    return (TransposedParameter if transposed else SparseParameter)(name, weight, block)
