@@ -17,7 +17,7 @@ _ONES = bytes(i.bit_count() for i in range(256))
 def pack_bits(mask: Tensor) -> Tensor:
     """A bool mask as uint8, eight places a byte, the lowest bit first; the last byte is filled up with zeros."""
     flat = torch.nn.functional.pad(mask.reshape(-1).to(torch.uint8), (0, -mask.numel() % 8))
-    return (flat.view(-1, 8) * flat.new_tensor(_PLACES)).sum(1, dtype=torch.uint8)
+    return (flat.view(-1, 8) * torch.tensor(_PLACES, dtype=torch.uint8, device=flat.device)).sum(1, dtype=torch.uint8)
 
 
 def count_bits(bits: Tensor) -> int:

@@ -251,7 +251,7 @@ def test_a_full_disk_ends_the_run_as_one_that_waits(params, whole, monkeypatch, 
         with pytest.MonkeyPatch.context() as m:
             m.chdir(name)
             no_room(m) if name == "waits" else delay_saves(m)
-            fail_at(m, safetensors.torch, "save_file", 6, OSError(errno.ENOSPC, "No space left on device"))
+            fail_at(m, safetensors.torch, "save_file", 9, OSError(errno.ENOSPC, "No space left on device"))
             assert run(params, Path("run"), mode=MODE) == 2
             outcomes.append(error_line(capsys))
             assert sorted(os.listdir("run/checkpoints")) == ["step_0", "step_2"]
