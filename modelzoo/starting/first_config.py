@@ -1,5 +1,6 @@
 """`run.py init DIR`: a commented config for the data that is there, to be changed by hand. It asks nothing."""
 
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -97,14 +98,14 @@ def write_first_config(folder: str, data: str | None, size: str | None, level: f
     file = os.path.join(folder, "config.yaml")
     text = TEMPLATE.format(
         data=os.path.dirname(found.train) or found.train, command_file=shlex.quote(file),
-        runs=os.path.join(folder, "run"), size=size,
+        runs=json.dumps(os.path.join(folder, "run")), size=size,
         weights=12 * layers * hidden**2, vocab=found.vocab, msl=found.msl, layers=layers, hidden=hidden, heads=heads,
         ffn=4 * hidden, rate=rate, low=rate / 10, warm=warm, rest=steps - warm, steps=steps, batch=batch,
-        epochs=steps * batch / found.examples, examples=found.examples, train=found.train,
+        epochs=steps * batch / found.examples, examples=found.examples, train=json.dumps(found.train),
         sparsity=SPARSE.format(level=level) if level else DENSE,
     )  # fmt: skip
     if found.val is not None:
-        text += VAL.format(val=found.val, batch=batch)
+        text += VAL.format(val=json.dumps(found.val), batch=batch)
     with making_folder(folder) as temporary:
         write_text(os.path.join(temporary, "config.yaml"), text)
     return [

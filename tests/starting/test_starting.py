@@ -22,9 +22,9 @@ from tests.support import examples, write_manifest, write_shard
 def data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for part in ("train", "val"):
-        write_shard(tmp_path / "my data" / part / "a.h5", examples(40, msl=16))
-        write_manifest(tmp_path / "my data" / part, vocab_size=37, msl=16, n_examples=40)
-    write_manifest(tmp_path / "my data")
+        write_shard(tmp_path / "it's: my #data" / part / "a.h5", examples(40, msl=16))
+        write_manifest(tmp_path / "it's: my #data" / part, vocab_size=37, msl=16, n_examples=40)
+    write_manifest(tmp_path / "it's: my #data")
     return tmp_path
 
 
@@ -36,12 +36,12 @@ def test_a_first_config_fits_the_data_and_is_planned(data, capsys, size, level):
     assert "next       python run.py plan first/config.yaml" in capsys.readouterr().out
     c = load("first/config.yaml", Config).trainer
     assert (c.init.model.vocab_size, c.init.model.max_position_embeddings) == (37, 16)
-    assert bool(c.init.sparsity) == (level != "0") and c.fit.train_dataloader.data_dir == ("my data/train",)
+    assert bool(c.init.sparsity) == (level != "0") and c.fit.train_dataloader.data_dir == ("it's: my #data/train",)
     assert main(["cpu", "plan", "first/config.yaml"]) == 0, capsys.readouterr().err
 
 
 def test_a_first_config_trains(data, capsys):
-    assert main(["init", "first", "--size", "tiny", "--data", "my data"]) == 0
+    assert main(["init", "first", "--size", "tiny", "--data", "it's: my #data"]) == 0
     few = ["trainer.init.loop.max_steps=2", "trainer.init.model.hidden_size=32", "trainer.init.model.filter_size=64"]
     words = [w for key in few for w in ("--set", key)]
     assert main(["cpu", "train_and_eval", "first/config.yaml", *words]) == 0, capsys.readouterr().err
@@ -54,7 +54,9 @@ def test_init_refuses_what_it_cannot_know(data, capsys):
     assert main(["init", "x", "--data", "nowhere"]) == 2 and "nowhere: no such data folder" in capsys.readouterr().err
     write_shard(data / "other" / "train" / "a.h5", examples(4, msl=16))
     write_manifest(data / "other")
-    assert main(["init", "x"]) == 2 and "data is in my data, other; name one with --data" in capsys.readouterr().err
+    assert (
+        main(["init", "x"]) == 2 and "data is in it's: my #data, other; name one with --data" in capsys.readouterr().err
+    )
     assert main(["init", "x", "--data", "other"]) == 2 and "does not say vocab_size" in capsys.readouterr().err
     assert not (data / "x").exists()
 
