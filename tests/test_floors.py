@@ -9,7 +9,8 @@ REPO = Path(__file__).resolve().parents[1]
 
 FLOORS = [  # the first match counts; a module may import what stands on a lower floor, or its own package
     ("run", 14), ("modelzoo.__main__", 14), ("modelzoo.library", 14), ("modelzoo.cli", 13), ("modelzoo.words", 12),
-    ("modelzoo.verbs", 11), ("modelzoo.tasks", 10), ("modelzoo.pruning", 10),
+    ("modelzoo.flags", 12),
+    ("modelzoo.verbs", 11), ("modelzoo.verb_flags", 10), ("modelzoo.tasks", 10), ("modelzoo.pruning", 10),
     ("modelzoo.study", 9), ("modelzoo.finetuning", 9), ("modelzoo.scoring", 9),
     ("modelzoo.generation", 9),
     ("modelzoo.starting", 8),
