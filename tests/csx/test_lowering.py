@@ -76,7 +76,7 @@ CHOICES = {
 }  # fmt: skip
 WARM = "schedulers=[{CosineAnnealingWarmRestarts: {" + LR + ", T_0: 7, T_mult: 2}}]"
 FAILING = {  # case: (activation that stands in for GELU, or overrides; what the message must name)
-    "erfinv": ("erfinv", [], ["erfinv", "layers.0.ffn.ffn.0", "gpt.py", "model.nonlinearity"]),
+    "erfinv": ("erfinv", [], ["erfinv", "layers.0.ffn.ffn.0", "decoder.py", "model.nonlinearity"]),
     "lgamma": ("lgamma", [], ["lgamma", "layers.0.ffn.ffn.0", "model.nonlinearity"]),
     "a branch on values": ("branch", [], ["_local_scalar_dense", "layers.0.ffn.ffn.0", "model.nonlinearity"]),
     "warm restarts that grow": (None, [INIT + WARM], ["CosineAnnealingWarmRestarts", "trainer.init.schedulers"]),
