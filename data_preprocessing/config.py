@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from data_preprocessing import limits
 from modelzoo.config.errors import UserError
+from modelzoo.data import hub
 
 
 def _refuse_nul(path: str) -> str:
@@ -142,14 +143,20 @@ def check_paths(job: Job, where: Callable[[tuple[str | int, ...]], object]) -> N
     """
     read = [(("input", k), path) for k, path in enumerate(job.input)]
     read += [(("filters", "decontaminate", k), path) for k, path in enumerate(job.filters.decontaminate)]
-    read += [] if job.tokenizer.path == "train" else [(("tokenizer", "path"), job.tokenizer.path)]
+    words = job.tokenizer.path
+    read += [] if words == "train" else [(("tokenizer", "path"), words)]
     problems = [
-        f"{where(key)}: {'.'.join(map(str, key))}: {path}: {reason}"
+        f"{where(key)}: {'.'.join(map(str, key))}: "
+        + (_explain_tokenizer(path) if path == words and not os.path.lexists(path) else f"{path}: {reason}")
         for key, path in read
         if (reason := _find_fault(path))
     ]
     if problems:
         raise UserError("\n".join(problems[:20]))
+
+
+def _explain_tokenizer(path: str) -> str:
+    return hub.explain_missing(path, "a tokenizer.json, a folder with one, or `train`", hub.TOKENIZER)
 
 
 def _find_fault(path: str) -> str | None:

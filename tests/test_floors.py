@@ -87,6 +87,7 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.sink",
                     "modelzoo.data.folder",
                     "modelzoo.data.format",
+                    "modelzoo.data.hub",
                     "modelzoo.data.side_files",
                     "modelzoo.data.storage",
                     "modelzoo.data.tokenizer",

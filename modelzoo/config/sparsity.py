@@ -19,6 +19,7 @@ from modelzoo.config.base import (
 from modelzoo.config.explain import format_value
 from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
+from modelzoo.config.shares import PERCENT
 
 
 class Constant(Section):
@@ -104,6 +105,8 @@ class Sigmoid(Section):
 def _schedule_form(value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return {"type": "constant", "value": value}
+    if isinstance(value, str) and (share := PERCENT.fullmatch(value)):
+        return {"type": "constant", "value": float(share[1]) / 100}
     if isinstance(value, list | tuple):
         return {"type": "cycling", "values": value}
     if isinstance(value, dict) and isinstance(value.get("type"), str):
@@ -111,7 +114,7 @@ def _schedule_form(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value
     raise ValueError(
-        "takes a number, a list to cycle through, or a mapping with `type`: "
+        "takes a number (0.75, or 75%), a list to cycle through, or a mapping with `type`: "
         f"constant, linear, exp, power, cosine, cycling, cubic or sigmoid; got {format_value(value)}"
     )
 

@@ -18,7 +18,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 
@@ -63,6 +63,19 @@ class Study(Section):
     axes: dict[Str, dict[Str, dict[Str, Any] | None]]  # axis: value: {config key: its value}
     cells: tuple[dict[Str, Any], ...] | None = None  # cross products to run; null runs the product of all axes
     flops_per_second: PositiveFloat | None = None  # of this machine in training, for the estimate before the first run
+
+    @field_validator("common", "axes", mode="before")
+    @classmethod
+    def _flatten(cls, value: Any, info: ValidationInfo) -> Any:
+        """Keys may be nested, as `--set study.common.trainer.init.seed=3` writes them: each becomes a dotted one."""
+        if not isinstance(value, dict) or info.field_name == "common":
+            return _join(value) if isinstance(value, dict) else value
+        return {
+            axis: {n: _join(keys) if isinstance(keys, dict) else keys for n, keys in named.items()}
+            if isinstance(named, dict)
+            else named
+            for axis, named in value.items()
+        }
 
     @model_validator(mode="after")
     def _adds_up(self):
@@ -126,6 +139,25 @@ class Study(Section):
                 own.setdefault(section, {})[field] = value
         rate = own.get("learning_rate")
         return Budget.model_validate(own["budget"]), None if rate is None else LearningRate.model_validate(rate)
+
+
+def _join(keys: dict[str, Any]) -> dict[str, Any]:
+    """`keys` with what is nested below `trainer`, `trainer.init` or `trainer.fit` under dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key in ("trainer", "trainer.init", "trainer.fit") and isinstance(value, dict):
+            for dotted, below in _join({f"{key}.{name}": below for name, below in value.items()}).items():
+                found[dotted] = _merge(found.get(dotted), below)
+        else:
+            found[key] = value
+    return found
+
+
+def _merge(before: Any, after: Any) -> Any:
+    """`after` over `before`: of two mappings, key by key."""
+    if not (isinstance(before, dict) and isinstance(after, dict)):
+        return after
+    return {**before, **{k: _merge(before.get(k), v) for k, v in after.items()}}
 
 
 class StudyFile(Section):

@@ -227,13 +227,31 @@ def parse(text: str, file: str) -> Document:
         builder.doc.data = None if node is None else builder.build(node, ())
     except yaml.MarkedYAMLError as e:
         line = e.problem_mark.line + 1 if e.problem_mark else "?"
-        hint = "; indent with spaces, not tabs" if "\\t" in (e.problem or "") else ""
-        raise UserError(f"{file}:{line}: not valid YAML: {e.problem or e.context}{hint}") from None
+        raise UserError(f"{file}:{line}: not valid YAML: {_explain(e, text)}") from None
     except yaml.YAMLError as e:
         raise UserError(f"{file}: not valid YAML: {' '.join(str(e).split())}") from None
     except RecursionError:
         raise UserError(f"{file}: nested too deeply for a config") from None
     return builder.doc
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    """What the parser says, in words of the line at fault where the mistake is a usual one."""
+    problem, mark = error.problem or str(error.context), error.problem_mark
+    if "\\t" in problem:
+        return f"{problem}; indent with spaces, not tabs"
+    if mark is None or mark.line >= len(lines := text.split("\n")):
+        return problem
+    line, above = lines[mark.line], [x for x in lines[: mark.line] if x.strip() and not x.lstrip().startswith("#")]
+    indent, words = len(line) - len(line.lstrip()), line.strip()[:80]
+    if problem.startswith("mapping values are not allowed") and line.count(":") > 1:
+        first = words.partition(":")[0]
+        return f"`{words}` has two keys; write the second on a line of its own, further in than {first!r}"
+    others = sorted({len(x) - len(x.lstrip()) for x in above})
+    if "block end" in problem and others and indent not in others:
+        known = ", ".join(map(str, others[:-1])) + (" or " if others[1:] else "") + str(others[-1])
+        return f"`{words}` begins after {indent} spaces; the lines above it begin after {known}"
+    return problem
 
 
 class _Dumper(yaml.SafeDumper):

@@ -49,6 +49,8 @@ def read_matrix(path: str, overrides: list[str], output: str | None) -> Matrix:
         UserError: what is wrong in the study file, or in the config of a run, which it names.
     """
     path = loader.find_config(path)
+    # a run's key is meant for all runs
+    overrides = [f"study.common.{o}" if o.startswith("trainer.") else o for o in overrides]
     study = loader.load(path, StudyFile, overrides).study
     if output is not None:
         study = study.model_copy(update={"output": output})

@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from modelzoo.config.errors import UserError
 from modelzoo.config.study import LearningRate, Study, schedule
 from modelzoo.optim.lr import learning_rate
+from modelzoo.study.matrix import read_matrix
 from tests.support import config
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)
@@ -73,3 +75,14 @@ def test_a_value_may_change_the_budget_and_the_rate():
 def test_mistakes_are_named(keys, said):
     with pytest.raises(ValidationError, match=said):
         study(**keys)
+
+
+def test_a_runs_key_on_the_command_line_is_every_runs(tmp_path):
+    """As it is, or below study.common, over what stands there; one that no run has is refused."""
+    for place in ("", "study.common."):
+        keys = [f"{place}trainer.init.loop.eval_steps=8", f"{place}trainer.init.logging.log_steps=7"]
+        found = read_matrix("configs/study/mini.yaml", keys, str(tmp_path / "out")).study.common
+        assert found["trainer.init.loop"] == {"eval_frequency": 0.25, "eval_steps": 8}
+        assert found["trainer.init.logging"] == {"log_steps": 7} and found["trainer.init.model.num_heads"] == 2
+    with pytest.raises(UserError, match=r"unknown key 'trainer\.init\.sead'; did you mean 'seed'"):
+        read_matrix("configs/study/mini.yaml", ["trainer.init.sead=3"], str(tmp_path / "out"))

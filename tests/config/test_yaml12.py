@@ -223,3 +223,17 @@ def test_any_yaml_like_text_parses_or_is_refused(text):
         yaml12.parse(text, "f.yaml")
     except UserError as e:
         assert str(e).startswith("f.yaml")
+
+
+@pytest.mark.parametrize(
+    "text,words",
+    [
+        ("a:\n  b:\n    c: 1\n   d: 2\n", "f:4: not valid YAML: `d: 2` begins after 3 spaces; the lines above"),
+        ("a:\n  model: hidden_size: 64\n", "f:2: not valid YAML: `model: hidden_size: 64` has two keys; write the"),
+        ("a:\n\tb: 1\n", "indent with spaces, not tabs"),
+    ],
+)  # fmt: skip
+def test_a_slip_in_the_layout_is_named_in_the_lines_own_words(text, words):
+    with pytest.raises(UserError) as e:
+        yaml12.parse(text, "f")
+    assert words in str(e.value)
