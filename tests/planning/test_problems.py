@@ -58,7 +58,7 @@ def test_plan_and_train_end_on_the_same_line(run, monkeypatch, changes, words):
 def test_memory_beyond_the_machine_is_a_problem(run, monkeypatch):
     monkeypatch.setattr(host, "total_memory", lambda: 100_000)
     code, lines, _ = run("plan")
-    assert code == 2 and "and this machine has 97.7 KiB; lower batch_size" in lines[0]
+    assert code == 2 and "and this machine has 0.1 MiB; lower batch_size" in lines[0]
 
 
 def test_a_rate_that_no_adam_trains_with_is_noted(run):
