@@ -14,6 +14,7 @@ STEPS = "trainer.init.loop.max_steps=1000"  # a key is given once
 FEW = (
     "--set trainer.init.loop.max_steps=4 --set trainer.init.loop.eval_frequency=2 --set trainer.init.loop.eval_steps=1"
 )
+FEWER = {"6000": "400", "100": "4"}  # documents and steps of the tutorial
 SHORTER = {  # more words for commands that would take minutes, by what they begin with
     "run.py -p configs/quickstart": FEW,
     "run.py GPU -p configs/quickstart": FEW,
@@ -66,3 +67,24 @@ def test_readme_works_line_by_line(tmp_path, monkeypatch, capsys):
     assert json.loads((tmp_path / "runs" / "s75" / "evaluation" / "results.json").read_text(encoding="utf-8"))
     for made in ("comparison.svg", "report.html", "exported/s75/model.safetensors"):
         assert (tmp_path / made).stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_tutorial_works_line_by_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+    for command in commands(REPO / "docs" / "tutorial.md"):
+        words = shlex.split(command.text, comments=True)
+        if words[0] == "make":
+            continue
+        line = " ".join(words[1:])
+        words = [FEWER.get(w, w) for w in words]
+        words += shlex.split(next((more for start, more in SHORTER.items() if line.startswith(start)), ""))
+        code = data_cli.main(words[3:]) if words[1] == "-m" else cli.main(words[2:])
+        errors = capsys.readouterr().err
+        if "sparsty" in line:  # the mistake that the page makes
+            assert code == 2 and "unknown key 'trainer.init.sparsty'; did you mean 'sparsity'?" in errors
+            continue
+        assert not code, (command.text, errors)
+        ran.append(line)
+    assert len(ran) > 8 and (tmp_path / "demo" / "exported" / "model.safetensors").stat().st_size > 1000
