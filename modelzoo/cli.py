@@ -4,11 +4,10 @@ import argparse
 import difflib
 import os
 import shlex
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from modelzoo import entry, modes, processes, progress, verbs
+from modelzoo import entry, host, modes, processes, progress, verbs
 from modelzoo.config.errors import UserError
 from modelzoo.flags import overrides, parser
 from modelzoo.redact import redact_words
@@ -226,11 +225,6 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     return doc, config
 
 
-def find_gpu_driver() -> bool:
-    """Whether a GPU may be here, as far as can be known without torch."""
-    return shutil.which("nvidia-smi") is not None
-
-
 def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) -> None:
     from modelzoo.planning.plan import find_kind, make_plan
     from modelzoo.planning.plan_text import describe_as_json, describe_plan
@@ -244,9 +238,9 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
     if args.json:
         print(describe_as_json(config, plan, notes))
     else:
-        text = describe_plan(config, args.target, args.devices)
+        text = describe_plan(config, args.target, args.devices, plan)
         print("\n".join([text, f"run        {folder.path}: {there}", *notes]))
-    if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not find_gpu_driver()):
+    if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not host.has_gpu_driver()):
         sys.stdout.flush()
         raise UserError("\n".join(problems))
 

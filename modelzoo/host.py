@@ -10,6 +10,7 @@ import errno
 import functools
 import hashlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -38,6 +39,11 @@ def total_memory() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):  # Windows has no such call
         return None
+
+
+def has_gpu_driver() -> bool:
+    """Whether an NVIDIA GPU may be here, as far as can be known without torch."""
+    return shutil.which("nvidia-smi") is not None
 
 
 def peak_memory() -> int | None:

@@ -79,7 +79,6 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _generate(args: argparse.Namespace) -> None:
-    import os
     import sys
 
     from modelzoo.config.errors import UserError
@@ -92,8 +91,7 @@ def _generate(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if args.output not in (None, prompts.STDIN) and exists(args.output):
         raise UserError(f"{args.output}: exists; give another name, or remove it first")
-    if not os.path.exists(args.path):
-        raise UserError(f"{args.path}: no such run; name a run folder, a step folder, a .mdl or an exported folder")
+    settings.require_model(args.path)
     asks = not args.prompt and args.file is None and not args.whole and args.field is None and sys.stdin.isatty()
     if asks and args.output is not None:
         raise UserError("-o: takes the texts of --prompt or --file; at a terminal there are none to store")

@@ -50,7 +50,7 @@ class Graphs:
     def __init__(self, run: TrainState, compute: Compute, make_record: Callable[[], Record] | None = None):
         self.run, self.compute, self.make_record = run, compute, make_record or _Recorder
         self.failed = ""
-        self._forget(0)
+        self._forget(run.sparsity.moves)
 
     def _forget(self, moves: int) -> None:
         self.moves, self.seen = moves, Counter()

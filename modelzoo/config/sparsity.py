@@ -69,6 +69,13 @@ class Cycling(Section):
     values: Annotated[tuple[Float, ...], Field(min_length=1)]
 
 
+def _end_after_begin(span):
+    """The check of schedules from one step to another."""
+    if span.end <= span.begin:
+        raise ValueError(f"end {span.end} must come after begin {span.begin}")
+    return span
+
+
 class Cubic(Section):
     """Zhu & Gupta (arXiv 1710.01878, eq. 1): final + (init - final) * (1 - (step - begin) / (end - begin)) ** 3."""
 
@@ -78,11 +85,7 @@ class Cubic(Section):
     begin: NonNegativeInt = 0
     end: PositiveInt
 
-    @model_validator(mode="after")
-    def _forward(self):
-        if self.end <= self.begin:
-            raise ValueError(f"end {self.end} must come after begin {self.begin}")
-        return self
+    _forward = model_validator(mode="after")(_end_after_begin)
 
 
 class Sigmoid(Section):
@@ -95,11 +98,7 @@ class Sigmoid(Section):
     end: PositiveInt
     steepness: PositiveFloat = 6.0
 
-    @model_validator(mode="after")
-    def _forward(self):
-        if self.end <= self.begin:
-            raise ValueError(f"end {self.end} must come after begin {self.begin}")
-        return self
+    _forward = model_validator(mode="after")(_end_after_begin)
 
 
 def _schedule_form(value: Any) -> Any:

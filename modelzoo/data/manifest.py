@@ -13,6 +13,15 @@ def list_folders(loader: DataLoader) -> list[str]:
     )
 
 
+def list_loaders(config: Config) -> list[tuple[str, DataLoader]]:
+    """All dataloader sections of a config, each with what it is for: train, or val."""
+    t = config.trainer
+    found = [("train", t.fit.train_dataloader)] if t.fit is not None else []
+    vals = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
+    vals += [t.validate_.val_dataloader] if t.validate_ else []
+    return found + [("val", loader) for loader in vals]
+
+
 def count_examples(loader: DataLoader) -> int | None:
     """Examples of an epoch as the manifests count them; None where one does not."""
     counts = [read_manifest(d).get("n_examples") for d in list_folders(loader)]

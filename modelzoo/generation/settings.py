@@ -1,5 +1,6 @@
 """How texts are written: greedily or by chance, how many and how long. No torch: refused before it is imported."""
 
+import os
 from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
@@ -56,3 +57,13 @@ def choose_settings(
     if "" in stops:
         raise UserError("--stop: is empty; give the text that ends a text")
     return Settings(max_new_tokens, samples, temperature, top_k, top_p, repetition_penalty, stops, seed or 0)
+
+
+def require_model(path: str) -> None:
+    """Refuse a model that is not there, before torch is waited for.
+
+    Raises:
+        UserError: says what may be named.
+    """
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such run; name a run folder, a step folder, a .mdl or an exported folder")

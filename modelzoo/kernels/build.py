@@ -6,8 +6,6 @@ import functools
 import hashlib
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -18,7 +16,7 @@ import torch
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
 from modelzoo.host import cache_folders
-from modelzoo.kernels.processor import TITLES, classes_up_to, compiler_flags, processor_class
+from modelzoo.kernels.processor import TITLES, classes_up_to, compiler_flags, find_compiler, processor_class
 
 SOURCES = Path(__file__).with_name("csrc")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-w")
@@ -41,8 +39,7 @@ def _compiler() -> tuple[list[str], str]:
     Raises:
         Unavailable: there is none.
     """
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
-    path = shutil.which(command[0])
+    command, path = find_compiler()
     if path is None:
         raise Unavailable(f"no {command[0]} found" + (" (on Debian: apt install g++)" if command == ["g++"] else ""))
     command[0] = path

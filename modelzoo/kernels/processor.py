@@ -8,6 +8,8 @@ run the same kernels in the same arithmetic. No torch here, so that `plan` can d
 import functools
 import os
 import platform
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +117,12 @@ def classes_up_to(name: str) -> list[str]:
 def compiler_flags(name: str) -> tuple[str, ...]:
     """What makes a compiler emit code for every processor of this class; `plain`: what the architecture always has."""
     return FLAGS.get(name) or (("-march=x86-64",) if _is_x86() else ())
+
+
+def find_compiler() -> tuple[list[str], str | None]:
+    """The words of $CXX, or g++, which compile the kernels; and where that program is, if it is here."""
+    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    return command, shutil.which(command[0])
 
 
 def processor_class() -> str:

@@ -17,7 +17,7 @@ from modelzoo.evaluation.exported import Exported
 from modelzoo.evaluation.few_shot import add_soft, encode_choices
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt, check_text
-from modelzoo.generation.settings import Settings, choose_settings
+from modelzoo.generation.settings import Settings, choose_settings, require_model
 from modelzoo.generation.write import begin_texts, write_batches
 
 Path = str | os.PathLike[str]
@@ -42,8 +42,7 @@ def load(path: Path, *, config: Path | None = None, tokenizer: Path | None = Non
     if target not in ("CPU", "GPU", "auto"):
         raise UserError(f"target: takes CPU, GPU or auto, got {target!r}")
     text = os.fspath(path)
-    if not os.path.exists(text):
-        raise UserError(f"{text}: no such run; name a run folder, a step folder, a .mdl or an exported folder")
+    require_model(text)
     params, words = (None if x is None else os.fspath(x) for x in (config, tokenizer))
     return Model(load_model(text, params, words, target))
 

@@ -11,7 +11,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.folder import list_shards, read_manifest
-from modelzoo.data.manifest import list_folders
+from modelzoo.data.manifest import list_folders, list_loaders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
@@ -26,9 +26,13 @@ from modelzoo.sparsity.select import base_ratios
 WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
 
-def describe_plan(config: Config, target: str = "auto", devices: int | None = None) -> str:
-    """The plan as a person reads it, for the command line's `target`; with `devices`, of so many too."""
-    init, p = config.trainer.init, make_plan(config, target)
+def describe_plan(config: Config, target: str = "auto", devices: int | None = None, plan: Plan | None = None) -> str:
+    """The plan as a person reads it, for the command line's `target`; with `devices`, of so many too.
+
+    Args:
+        plan: of this config and target, where the caller has made it.
+    """
+    init, p = config.trainer.init, plan or make_plan(config, target)
     lines = _describe_model(config, p)
     for group, sizes in group_sizes(init):
         lines += _describe_group(group, sizes, p.steps or 0)
@@ -213,14 +217,9 @@ def _describe_cost(cost: flops.Cost) -> str:
 
 def _list_paths(config: Config) -> list[tuple[str, str]]:
     """Every path that the config reads, with what it is for, once each."""
-    t, found = config.trainer, []
-    if t.fit is not None:
-        found += [("train", d) for d in list_folders(t.fit.train_dataloader)]
-    loaders = [*(t.fit.val_dataloader if t.fit else ()), *(t.validate_all.val_dataloaders if t.validate_all else ())]
-    loaders += [t.validate_.val_dataloader] if t.validate_ else []
-    found += [("val", d) for loader in loaders for d in list_folders(loader)]
-    sections = [s for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
-    found += [("checkpoint", s.ckpt_path) for s in sections]
+    t = config.trainer
+    found = [(use, d) for use, loader in list_loaders(config) for d in list_folders(loader)]
+    found += [("checkpoint", s.ckpt_path) for s in (t.fit, t.validate_) if s is not None and s.ckpt_path]
     found += [("checkpoint", path) for path in (t.validate_all.ckpt_paths if t.validate_all else ())]
     return list(dict.fromkeys(found))
 

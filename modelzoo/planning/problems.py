@@ -5,21 +5,13 @@ Data is judged by its manifests; only a run reads what is in it.
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.data.files import check_some, find_shards
+from modelzoo.data.files import check_some
 from modelzoo.data.folder import read_manifest
 from modelzoo.planning.plan import Plan
 from modelzoo.progress import format_size
 from modelzoo.training.trackers import require_packages
-
-
-def list_loaders(config: Config) -> list[DataLoader]:
-    """The dataloader sections, training's first."""
-    t = config.trainer
-    found = [t.fit.train_dataloader, *t.fit.val_dataloader] if t.fit is not None else []
-    found += t.validate_all.val_dataloaders if t.validate_all is not None else ()
-    return [*found, *((t.validate_.val_dataloader,) if t.validate_ is not None else ())]
 
 
 def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:
@@ -29,10 +21,9 @@ def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:
         on_cpu: whether the run takes the memory of this machine.
     """
     found = []
-    for loader in list_loaders(config):
+    for _, loader in manifest.list_loaders(config):
         for folder in manifest.list_folders(loader):
             try:
-                find_shards([folder])
                 check_some(folder)
                 _check_fit(config, folder)
             except UserError as e:

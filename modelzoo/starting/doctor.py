@@ -65,18 +65,18 @@ def _find_version(name: str) -> str | None:
 
 
 def _describe_compiler() -> str:
-    named = os.environ.get("CXX")
-    compiler = next((c for c in ([named] if named else ["c++", "g++", "clang++"]) if shutil.which(c)), None)
+    (compiler, *_), path = processor.find_compiler()
     if os.environ.get("MEDISWIFT_KERNELS") == "torch":
         return "torch's own, as MEDISWIFT_KERNELS says"
-    if compiler is None:
-        return "torch's own: no C++ compiler is here (g++ or clang++), so packed weights are multiplied slowly"
+    if path is None:
+        lacking = f"no C++ compiler is here ({compiler}; $CXX names another)"
+        return f"torch's own: {lacking}, so packed weights are multiplied slowly"
     return f"compiled by {compiler} when they are first needed"
 
 
 def _describe_gpu() -> str:
     """What the driver says, and whether torch is built for it."""
-    if shutil.which("nvidia-smi") is None:
+    if not host.has_gpu_driver():
         return "no NVIDIA driver"
     command = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:

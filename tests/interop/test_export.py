@@ -14,6 +14,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.select import live_count
 from modelzoo.training import checkpoint
+from tests.interop.words import train_words
 from tests.support import examples, write_manifest, write_shard
 
 transformers = pytest.importorskip("transformers")
@@ -37,14 +38,7 @@ def run(*argv) -> int:
 @pytest.fixture(scope="module")
 def words() -> str:
     """A byte-level tokenizer of 300 entries, `<|endoftext|>` first, as preprocessing trains it."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["aspirin lowers fever and the fever lowers appetite"] * 5, trainer)
-    return tokenizer.to_str()
+    return train_words()
 
 
 @pytest.fixture(scope="module")

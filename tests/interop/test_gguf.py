@@ -14,6 +14,7 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import checkpoint
+from tests.interop.words import train_words
 from tests.support import examples, write_manifest, write_shard
 
 gguf = pytest.importorskip("gguf", reason="llama.cpp's package gguf is not installed (the export extra)")
@@ -59,15 +60,7 @@ def run(*argv) -> int:
 @pytest.fixture(scope="module")
 def words() -> str:
     """A byte-level tokenizer of 300 entries, and a token that users add."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator(["aspirin lowers fever and the fever lowers appetite"] * 5, trainer)
-    tokenizer.add_tokens([AddedToken("<cite>", special=False)])
-    return tokenizer.to_str()
+    return train_words("<cite>")
 
 
 @pytest.fixture(scope="module")
