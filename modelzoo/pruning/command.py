@@ -2,7 +2,6 @@
 
 import copy
 import json
-import math
 import shlex
 import sys
 import time
@@ -31,6 +30,7 @@ from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.new_run import require_empty, write_run
 from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.validation import Score, make_score
 
 REPORT = "pruning.json"  # in the run's folder
 
@@ -58,17 +58,6 @@ class Request(NamedTuple):
     damping: float = 0.01
     size: int = 8
     target: str = "auto"
-
-
-class Score(NamedTuple):
-    """Loss in nats per counting token, over a validation set."""
-
-    loss: float
-    tokens: int
-
-    @property
-    def perplexity(self) -> float:
-        return math.exp(min(self.loss, 700.0))
 
 
 def prune_run(request: Request) -> str:
@@ -146,9 +135,7 @@ def measure_loss(model: GPTModel, shards: Shards, choice: Choice) -> Score:
         loss, tokens = loss + float(part), tokens + int(counted)
         live.update(number, f"validation, loss {loss / max(tokens, 1):.4f}")
     live.close()
-    if tokens == 0:
-        raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
-    return Score(loss / tokens, tokens)
+    return make_score(shards, loss, tokens)
 
 
 def _write(

@@ -30,6 +30,18 @@ class Score(NamedTuple):
         return found if self.accuracy is None else {**found, "accuracy": self.accuracy}
 
 
+def make_score(shards: Shards, loss: float, tokens: int, right: int | None = None) -> Score:
+    """The score of a pass over `shards`, from the sums of its tokens' losses and, where asked for, right predictions.
+
+    Raises:
+        UserError: no token counts.
+    """
+    if tokens == 0:
+        raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
+    mean = loss / tokens
+    return Score(mean, math.exp(min(mean, 700.0)), None if right is None else right / tokens, tokens)
+
+
 def _in_order(found: list[list]) -> Iterator:
     """The batches of all ranks as one rank would have had them: rank r had each `len(found)`-th, from number r."""
     return (found[i % len(found)][i // len(found)] for i in range(sum(map(len, found))))
@@ -61,8 +73,4 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     loss, right, tokens = 0.0, 0, 0
     for part in _in_order(ranks.gather(found)):  # added in file order, whatever rank had them
         loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
-    if tokens == 0:
-        raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
-    mean = loss / tokens
-    accuracy = right / tokens if run.init.model.compute_eval_metrics else None
-    return Score(mean, math.exp(min(mean, 700.0)), accuracy, tokens)
+    return make_score(shards, loss, tokens, right if run.init.model.compute_eval_metrics else None)
