@@ -39,7 +39,9 @@ def resolve(trainer: Any) -> Any:
                 f"{first[1]} is a share of the run's steps, which are not known here: give trainer.init.loop.max_steps "
                 "(or num_epochs with steps_per_epoch)"
             )
-            error = InitErrorDetails(type=PydanticCustomError("value_error", text), loc=first[0], input=first[1])
+            error = InitErrorDetails(
+                type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=first[0], input=first[1]
+            )
             raise ValidationError.from_exception_data("Trainer", [error])
         steps = ANY
     return {**trainer, **{k: _resolved(trainer[k], steps) for k in SECTIONS if k in trainer}}
