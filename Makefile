@@ -83,7 +83,7 @@ test-gpu: env-test ## what only a GPU can show: training, kernels, memory and ch
 
 test-ray: env-test ## `--engine ray` on a cluster of two nodes of this machine, with Ray installed (70 MB)
 	@$(PIP) --no-build-isolation --editable '.[ray]'
-	$(PY) -m pytest -k ray tests/data_preprocessing/test_ray.py tests/study
+	$(PY) -m pytest -k ray tests/data_preprocessing/jobs/test_ray.py tests/study
 
 faults: env-test ## inputs damaged, operations failed, commands killed, by the thousand; N=10000 for more (docs/reliability.md)
 	$(PY) -m tests.faults.run -n $(or $(N),2000) $(FAULTS)

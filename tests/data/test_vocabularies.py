@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from data_preprocessing import tokens
+from data_preprocessing.tokens import tokenizing
 from modelzoo.config.errors import UserError
 from modelzoo.data import hub, moses, tokenizer_files
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer, read_tokenizer
@@ -130,7 +130,7 @@ def test_a_sentencepiece_model_gives_its_own_ids(pieces, tmp_path):
     tokenizer_files.copy_files([str(pieces / "tokenizer.model")], str(tmp_path))
     copied = load_tokenizer(str(tmp_path / "tokenizer.json"))
     assert [copied.encode(t) for t in TEXTS] == [own.EncodeAsIds(t) for t in TEXTS]
-    flat, _ = tokens.Encoder(read_tokenizer(str(pieces)), "t", "auto").encode(list(TEXTS))  # as in preprocessing
+    flat, _ = tokenizing.Encoder(read_tokenizer(str(pieces)), "t", "auto").encode(list(TEXTS))  # as in preprocessing
     assert flat.tolist() == [i for t in TEXTS for i in own.EncodeAsIds(t)]
 
 
@@ -168,7 +168,7 @@ def test_a_package_that_lacks_is_named(biogpt, tmp_path, monkeypatch):
 
 def test_a_tokenizer_json_is_read_before_vocabularies_beside_it(tmp_path):
     """Qwen's and others' have rules that vocab.json does not hold."""
-    words = tokens.train(iter([["aspirin lowers fever"] * 5]), 300, ["<|endoftext|>"])
+    words = tokenizing.train(iter([["aspirin lowers fever"] * 5]), 300, ["<|endoftext|>"])
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     assert set(parse_tokenizer(read_tokenizer(str(tmp_path)), "t").get_vocab()) == {"a"}
