@@ -1,8 +1,9 @@
 """The data folders that a config reads, and the examples and lengths that their manifests record. No torch."""
 
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data.folder import read_manifest
 
 
