@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from modelzoo.backends.select import Choice
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation
 from modelzoo.data.hdf5 import Shards
