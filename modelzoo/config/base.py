@@ -35,7 +35,6 @@ class Section(BaseModel):
     def _take_new_names(cls, value: Any) -> Any:
         return take_new_names(value, cls.renamed) if cls.renamed and isinstance(value, dict) else value
 
-
     @model_validator(mode="before")
     @classmethod
     def _clear_empty(cls, value: Any) -> Any:
