@@ -17,11 +17,13 @@ from modelzoo.config.base import (
     listed,
 )
 
+Folders = Annotated[tuple[Str, ...], Field(min_length=1)]
+
 
 class Dataset(Section):
     """One part of a mixture."""
 
-    data_dir: Annotated[tuple[Str, ...], BeforeValidator(listed)]
+    data_dir: Annotated[Folders, BeforeValidator(listed)]
     weight: PositiveFloat  # share of the batches, relative to the others
 
 
@@ -30,7 +32,7 @@ class DataLoader(Section):
 
     # no effect: both names read the same shards in the same order
     data_processor: Literal["GptHDF5MapDataProcessor", "GptHDF5DataProcessor"] = "GptHDF5MapDataProcessor"
-    data_dir: Annotated[tuple[Str, ...] | None, BeforeValidator(listed)] = None  # folders of shards
+    data_dir: Annotated[Folders | None, BeforeValidator(listed)] = None  # folders of shards
     mixture: Annotated[tuple[Dataset, ...], Field(min_length=1)] | None = None  # or several sets, by weight
     batch_size: Width  # sequences of a step, over all micro-batches and devices
     micro_batch_size: Width | Literal["auto"] | None = None  # sequences at a time; must divide batch_size
