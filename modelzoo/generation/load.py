@@ -30,6 +30,7 @@ from modelzoo.names import split_masks
 from modelzoo.planning.start_checkpoint import SavedState, check_state, find_checkpoint
 from modelzoo.reading import exists
 from modelzoo.records import check_record
+from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.parameter import PackedLinear
 from modelzoo.sparsity.select import block_of, select_parameters
 from modelzoo.training import checkpoint
@@ -190,7 +191,7 @@ def pack_masked(model: GPTModel, masks: Mapping[str, Tensor], groups: tuple[Spar
             path, _, last = name.rpartition(".")
             linear, block = model.get_submodule(path), block_of(group, tuple(masks[name].shape))
             packs = type(linear) is nn.Linear and last == "weight" and group.storage != "masked"
-            layout = _find_layout(masks[name], block) if packs else None
+            layout = _find_layout(masks[name], block, group.permute_inputs is not None) if packs else None
             packs = layout is not None and few.pays(layout)
             counts[packs] += 1
             if packs:
@@ -201,9 +202,9 @@ def pack_masked(model: GPTModel, masks: Mapping[str, Tensor], groups: tuple[Spar
     return [f"{counts[which]} masked weights are {how}" for which, how in lines if counts[which]]
 
 
-def _find_layout(mask: Tensor, block: tuple[int, int]) -> packed.Layout | None:
-    """The layout of a mask; None where it does not follow the config's pattern."""
+def _find_layout(mask: Tensor, block: tuple[int, int], permuted: bool) -> packed.Layout | None:
+    """The layout of a mask; None where it does not follow the config's pattern. `permuted`: in an order of its own."""
     try:
-        return packed.layout_from_mask(mask, block)
+        return packed.layout_from_mask(mask, block, derive_order(mask, block) if permuted else None)
     except ValueError:
         return None
