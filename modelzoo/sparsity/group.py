@@ -42,6 +42,12 @@ class Group:
             return bool((mask.view(-1, m).sum(1) == n).all())
         return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
 
+    def has_gradient(self, p: SparseParameter) -> bool:
+        """Whether the step made the gradient of `p` that an update reads; true where it reads none."""
+        if self.algorithm.needs_live_gradient:
+            return p.live_gradient() is not None
+        return not self.algorithm.needs_gradient or p.whole_gradient() is not None
+
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
         """The mask [out, in] of `p` after update step `step`, with k live weights.
 
