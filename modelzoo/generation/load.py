@@ -14,6 +14,7 @@ from modelzoo.config.load import load
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer
+from modelzoo.data.bos import describe_bos, load_with_bos
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.evaluation import exported
@@ -53,7 +54,7 @@ class LoadedModel(NamedTuple):
         return self.choice.backend
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt; an empty one begins where a text of the training data does, behind the end of another.
+        """Ids of a prompt, without BOS; an empty one begins where a text of the training data does.
 
         Raises:
             UserError: a character that the tokenizer has no token for.
@@ -74,7 +75,7 @@ class LoadedModel(NamedTuple):
             raise UserError(
                 f"{prompt.where}: {prompt.text[at]!a} (character {at + 1}) is no token of {self.tokenizer.name}"
             )
-        return ids or [self.tokenizer.eos]
+        return ids or ([] if self.tokenizer.bos is not None else [self.tokenizer.eos])
 
 
 def load_model(path: str, params: str | None = None, words: str | None = None, target: str = "auto") -> LoadedModel:
@@ -112,6 +113,7 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     if choice.backend.kind == "CPU":
         use_quick(model)
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
+    notes += describe_bos(tokens)
     return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
 
 
@@ -131,7 +133,7 @@ def _load_words(named: str | None, init: Init, config: Config | None, path: str)
     places = list_places(config) if config is not None else []
     places += [RunFolder.containing(path).path, os.path.dirname(os.path.abspath(path))]
     try:
-        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path))
+        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path), bos=init.model.bos_token_id)
     except UserError as e:
         if named is None and "--set trainer.init.tokenizer" in str(e):
             raise UserError(str(e).replace("--set trainer.init.tokenizer=PATH", "--tokenizer PATH")) from None
@@ -148,11 +150,10 @@ def choose_device(target: str, init: Init) -> Choice:
 def _load_folder(path: str, words: str | None, target: str) -> LoadedModel:
     choice = choose_device(target, Init.model_validate({"model": {}}))
     model = exported.load_exported(path, choice.backend.device).eval()
-    found = tokenizer.load_tokenizer(words or path)
+    found = load_with_bos(words or path)
     check_vocabulary(found.name, found.size, model.vocab_size)
-    return LoadedModel(
-        path, model, choice, found, model.length, Soft(), found.size, ("an export: transformers computes it",)
-    )
+    notes = ("an export: transformers computes it", *describe_bos(found))
+    return LoadedModel(path, model, choice, found, model.length, Soft(), found.size, notes)
 
 
 @torch.no_grad()

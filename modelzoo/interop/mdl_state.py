@@ -24,7 +24,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.names import HEAD, HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_mask, name_weight
 from modelzoo.optim.adam import FOREVER
 from modelzoo.optim.groups import lr_scale
-from modelzoo.optim.lr import learning_rate
+from modelzoo.optim.lr import rate_at
 from modelzoo.planning.start_checkpoint import check_state
 from modelzoo.reading import parse_json
 from modelzoo.training import checkpoint
@@ -124,7 +124,7 @@ def _their_moments(name: str, moments: Mapping[str, Tensor], init: Init) -> dict
 
 def _settings(found, init: Init, step: int) -> list[dict[str, Any]]:
     o, scaled, first, done = _optimizer(init).value, any(s != 1.0 for _, s, _ in found), 0, []
-    lr = learning_rate(init.schedulers[0].value, step) if init.schedulers else 1e-3 if o.lr is None else o.lr
+    lr = rate_at(init, step)
     for decays, scale, names in found:
         decay = o.weight_decay if decays else 0.0
         own: dict[str, Any] = {"lr": lr * scale}
