@@ -7,13 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
 from modelzoo.progress import Progress, format_amount
 from modelzoo.pruning.calibration import Inputs, Rows, pass_layer
 from modelzoo.pruning.choose import Kept, Plan, keep_largest, keep_wanda
-from modelzoo.pruning.sparsegpt import arrange_inputs, factor_inverse, measure_error, prune_matrix
+from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_in_best_order, prune_matrix
 from modelzoo.pruning.unfinished import Unfinished
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
@@ -108,11 +107,12 @@ def _prune_linear(
     elif method == "sparsegpt" and plan.live < plan.total:
         if source not in factors:
             factors[source] = factor_inverse(gram, damping)
-        order = arrange_inputs(plan, weight.double(), factors[source])
-        # in another order, an input's rank in the elimination is another
-        factor = factors[source] if order is None else factor_inverse(gram[order][:, order], damping)
-        left, mask = prune_matrix(plan, blocks.arrange(weight.double(), order), factor)
-        left, kept = blocks.restore(left, order), Kept(blocks.restore(mask, order), order)
+        if plan.group.permute_inputs is None:
+            left, mask = prune_matrix(plan, weight.double(), factors[source])
+            kept = Kept(mask, None)
+        else:
+            left, *found = prune_in_best_order(plan, weight.double(), gram, factors[source], damping)
+            kept = Kept(*found)
     error = of_magnitude if method == "magnitude" else measure_error(weight, left, gram)
     weight.copy_(left)
     return _record(plan, kept)._replace(error=error, of_magnitude=of_magnitude)

@@ -18,7 +18,15 @@ from tests.support import batch, make_run, train_step
 RIGL = {"algorithm": "rigl", "sparsity": 0.8, "update": {"freq": 3}}
 SET = {"algorithm": "set", "sparsity": 0.75, "update": {"freq": 2}}
 GMP = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.9, "end": 6}, "update": {"freq": 2}}
-GROUPS = {"static": {"sparsity": 0.6}, "gmp": GMP, "set": SET, "rigl": RIGL, "blocks": {**RIGL, "block": [4, 8]}}
+PERMUTED = {**GMP, "block": [4, 8], "permute_inputs": "updates"}
+GROUPS = {
+    "static": {"sparsity": 0.6},
+    "gmp": GMP,
+    "set": SET,
+    "rigl": RIGL,
+    "blocks": {**RIGL, "block": [4, 8]},
+    "permuted": PERMUTED,
+}
 
 
 class UsersAdam(torch.optim.Optimizer):
@@ -188,7 +196,9 @@ def test_masks_and_weights_are_the_trainers(group, kind, micro_batches):
 PACKED = {**RIGL, "block": [4, 8], "storage": "packed"}
 
 
-@pytest.mark.parametrize("group", [SET, RIGL, PACKED], ids=["set", "rigl", "packed"])
+@pytest.mark.parametrize(
+    "group", [SET, RIGL, PACKED, {**PERMUTED, "storage": "packed"}], ids=["set", "rigl", "packed", "permuted"]
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_training_is_bit_equal(group, optimizer):
     make = lambda: mlp()

@@ -17,6 +17,7 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
 from modelzoo.pruning import prune
 from modelzoo.pruning.unfinished import Unfinished
+from modelzoo.sparsity.order import has_blocks
 from modelzoo.sparsity.select import live_count
 from modelzoo.training import checkpoint, state
 from tests.commands import kill, start
@@ -86,6 +87,9 @@ def build(model: dict, weights: dict[str, torch.Tensor]) -> GPTModel:
         ("llama", "wanda", ["--nm", "2:4"], {"nm": [2, 4]}),
         ("gptj", "wanda", ["--sparsity", "0.7"], {}),
         ("gptj", "sparsegpt", ["--sparsity", "0.5", "--block", "4,4"], {"block": [4, 4]}),
+        ("gpt2", "magnitude", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
+        ("llama", "wanda", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
+        ("gpt2", "sparsegpt", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
     ],
 )
 def test_weights_masks_and_training_on(tmp_path, data, kind, method, flags, keys):
@@ -103,6 +107,10 @@ def test_weights_masks_and_training_on(tmp_path, data, kind, method, flags, keys
         assert not after[name][~mask].any()
         if method != "sparsegpt":
             assert torch.equal(after[name][mask], before[name][mask])
+    if "--permute" in flags:
+        orders = checkpoint.load(str(out / "checkpoints/step_0"))[0]["orders"]
+        assert orders.keys() == masks.keys() and len({tuple(x.tolist()) for x in orders.values()}) > 1
+        assert all(has_blocks(masks[n], (4, 4), x.long()) for n, x in orders.items())
     for name in before.keys() - masks.keys():
         assert torch.equal(before[name], after[name])
     if method != "sparsegpt":  # the same function as the dense model with its weights zeroed by hand
@@ -203,6 +211,7 @@ def test_bad_input_is_one_line(dense, data, tmp_path, capsys):
         (dense, "out", ["--method", "magnitude", "--nm", "4:2"], "--nm: N must be below M"),
         (dense, "out", ["--method", "magnitude", "--nm", "2:4", "--block", "4,4"], "not allowed with"),
         (dense, "out", ["--method", "magnitude", "--sparsity", "0"], "nothing to prune"),
+        (dense, "out", ["--method", "magnitude", *s50, "--permute"], "permute_inputs orders the inputs of blocks"),
         (dense, "out", ["--method", "magnitude", "--sparsity", "0.9999"], "no live weight would be left in"),
         (dense, "out", ["--method", "magnitude", *s50, "--compare"], "--compare: sets magnitude next to another"),
         (dense, "holds", ["--method", "magnitude", *s50], "exists, and is not an empty folder"),
