@@ -15,6 +15,7 @@ from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask
 from modelzoo.optim.groups import param_groups
+from modelzoo.optim.lr import DEFAULT_LR
 from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
 from modelzoo.sparsity.select import live_counts, select_parameters
@@ -39,7 +40,7 @@ def make_optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cs
         {"params": g["params"], "weight_decay": g["weight_decay"], "adjust_learning_rate": g["lr_scale"]}
         for g in param_groups(model, kinds, config.weight_decay, init.model, ratios)
     ]
-    rate = 1e-3 if config.lr is None else config.lr
+    rate = DEFAULT_LR if config.lr is None else config.lr
     for g in groups:
         g["lr"] = rate * g["adjust_learning_rate"]
     if isinstance(config, o.SGD):

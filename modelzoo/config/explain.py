@@ -3,6 +3,7 @@
 import difflib
 import itertools
 import json
+import typing
 from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
@@ -40,6 +41,8 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
     """One line a problem, in the order of the file. What the branches of a union say of one key becomes one problem."""
     by_key: dict[tuple[Path, str, str], list[str]] = {}
     for error in found.errors(include_url=False):
+        if _is_echo(error):
+            continue
         path = _path_in_data(error["loc"], doc.data)
         before, text, after = _explain(error, path, schema)
         texts = by_key.setdefault((path, before, after), [])
@@ -48,6 +51,12 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
     lines = [(doc.mark(key[0]), key[1] + " or ".join(texts) + key[2]) for key, texts in by_key.items()]
     lines.sort(key=lambda line: (line[0].file, line[0].line or 0))
     return [f"{mark}: {text}" for mark, text in lines]
+
+
+def _is_echo(error: ErrorDetails) -> bool:
+    """Whether a list is called too short because pydantic left out items that it refused, each with an error."""
+    items = error.get("input")
+    return error["type"] == "too_short" and isinstance(items, list | tuple) and len(items) >= error["ctx"]["min_length"]
 
 
 def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:
@@ -65,6 +74,8 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
                 return "", f"unknown key '{dotted}'", f"{near[:-1]}, or {there}?"
             return "", f"unknown key '{dotted}'", f"; it is {there}" if there else near
         return f"{dotted}: ", f"unknown name '{key}'", did_you_mean(key, known)  # a bare one: `callbacks: [Foo]`
+    if kind == "missing" and isinstance(loc[-1], int):
+        return f"{'.'.join(map(str, path[:-1]))}: ", f"item {loc[-1]} (from 0) is missing", ""
     if kind == "missing":
         return "", f"missing key '{dotted}'", ""
     if kind == "union_tag_invalid":
@@ -74,11 +85,15 @@ def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[
             f"unknown {ctx['discriminator'].strip(chr(39))} '{ctx['tag']}'",
             did_you_mean(ctx["tag"], known),
         )
-    text = WORDING[kind].format(**ctx) if kind in WORDING else error["msg"].removeprefix("Value error, ")
+    limits = {k: f"{v:.15g}" if isinstance(v, float) else v for k, v in ctx.items()}
+    text = WORDING[kind].format(**limits) if kind in WORDING else error["msg"].removeprefix("Value error, ")
     if kind in ("value_error", "too_long", "too_short"):
         return f"{dotted}: ", text, ""
     if kind == "literal_error":
-        return f"{dotted}: ", text, f", got {format_value(value)}{_nearest(value, ctx['expected'])}"
+        near = _nearest(value, ctx["expected"])
+        if not near and str(value).lower() == "none" and _may_be_null(schema, loc):
+            near = "; write null"
+        return f"{dotted}: ", text, f", got {format_value(value)}{near}"
     return f"{dotted}: ", text, f", got {format_value(value)}{_hint(kind, value)}"
 
 
@@ -112,6 +127,8 @@ def _hint(kind: str, value: object) -> str:
         return "; this key takes no share of the run"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in ("yes", "no", "on", "off"):
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
+    if kind == "bool_type" and isinstance(value, str) and value.lower() in ("true", "false"):
+        return f"; write {value.lower()}, without quotes"
     if kind in ("int_type", "float_type") and isinstance(value, str):
         if _is_number(value):
             return "; write the number without quotes"
@@ -120,6 +137,12 @@ def _hint(kind: str, value: object) -> str:
     if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return f"; write {int(value)}"
     return ""
+
+
+def _may_be_null(schema: type[BaseModel], loc: tuple) -> bool:
+    """Whether the key at `loc` takes null."""
+    fields = [f for m in models_at(schema, loc[:-1]) for n, f in m.model_fields.items() if loc[-1] in (n, f.alias)]
+    return any(type(None) in typing.get_args(f.annotation) for f in fields)
 
 
 def _nearest(value: object, expected: str) -> str:

@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
+
 PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)%")
 LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of them
     "freq", "start", "stop", "steps", "regrow_warmup",  # sparsity.update, checkpoint.steps, finetune's gradual opening
@@ -12,6 +14,9 @@ LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of
     "eval_frequency", "log_steps",
 })  # fmt: skip
 SECTIONS = ("init", "finetune")  # of `trainer`, which may hold them
+COUNTS = ("max_steps", "num_steps", "num_epochs")  # keys of `loop` that say how long a run is
+ANY = 10_000  # steps, in place of a length that the schema refuses
+LONGEST = 2**63 - 1  # steps that the schema takes (`base.MOST`, which is above this module)
 
 
 def share_of(text: str, steps: int) -> int:
@@ -24,20 +29,26 @@ def resolve(trainer: Any) -> Any:
     """The `trainer` section, as written, with each share as a number of steps.
 
     Raises:
-        ValueError: there are shares, and the section does not say how long the run is.
+        ValidationError: there are shares, and the section does not say how long the run is. It names the first share.
     """
     if not isinstance(trainer, dict) or (first := find(trainer)) is None:
         return trainer
     if (steps := length_of(trainer)) is None:
-        raise ValueError(
-            f"{first} is a share of the run's steps, which are not known here: give init.loop.max_steps "
-            "(or num_epochs with steps_per_epoch)"
-        )
+        if not _is_refused(trainer.get("init")):
+            text = (
+                f"{first[1]} is a share of the run's steps, which are not known here: give trainer.init.loop.max_steps "
+                "(or num_epochs with steps_per_epoch)"
+            )
+            error = InitErrorDetails(
+                type=PydanticCustomError("value_error", "{text}", {"text": text}), loc=first[0], input=first[1]
+            )
+            raise ValidationError.from_exception_data("Trainer", [error])
+        steps = ANY
     return {**trainer, **{k: _resolved(trainer[k], steps) for k in SECTIONS if k in trainer}}
 
 
-def find(trainer: dict) -> str | None:
-    """The first share in a `trainer` section, with its key: "init.sparsity.update.stop: 75%"; None without any."""
+def find(trainer: dict) -> tuple[tuple[str | int, ...], str] | None:
+    """The first share in a `trainer` section, behind its path: ("init", "checkpoint", "steps"), "25%"."""
     found = (_first(trainer[k], k, (k,)) for k in SECTIONS if k in trainer)
     return next((x for x in found if x is not None), None)
 
@@ -46,12 +57,19 @@ def length_of(trainer: dict) -> int | None:
     """Optimizer steps of the run that a `trainer` section describes; None where it alone does not define them."""
     init = trainer.get("init")
     loop = init.get("loop") if isinstance(init, dict) else None
-    counts = {k: v for k, v in loop.items() if type(v) is int and v > 0} if isinstance(loop, dict) else {}
+    counts = {k: v for k, v in loop.items() if type(v) is int and 0 < v <= LONGEST} if isinstance(loop, dict) else {}
     if steps := counts.get("max_steps") or counts.get("num_steps"):
         return steps
     return (
         counts["num_epochs"] * counts["steps_per_epoch"] if {"num_epochs", "steps_per_epoch"} <= set(counts) else None
     )
+
+
+def _is_refused(init: Any) -> bool:
+    """Whether `init` gives a length that is none (1e3, 0, "100"), which the schema then reports; a share need not."""
+    loop = init.get("loop") if isinstance(init, dict) else None
+    given = [loop[k] for k in COUNTS if loop.get(k) is not None] if isinstance(loop, dict) else []
+    return any(type(v) is not int or not 0 < v <= LONGEST for v in given)
 
 
 def _resolved(value: Any, steps: int, key: str | None = None) -> Any:
@@ -62,13 +80,13 @@ def _resolved(value: Any, steps: int, key: str | None = None) -> Any:
     return share_of(value, steps) if _is_share(value, key) else value
 
 
-def _first(value: Any, key: str | None, path: tuple) -> str | None:
+def _first(value: Any, key: str | None, path: tuple[str | int, ...]) -> tuple[tuple[str | int, ...], str] | None:
     if isinstance(value, dict):
         items = [(k, v, k) for k, v in value.items()]
     elif isinstance(value, list | tuple):
         items = [(i, v, key) for i, v in enumerate(value)]
     else:
-        return f"{'.'.join(map(str, path))}: {value}" if _is_share(value, key) else None
+        return (path, value) if _is_share(value, key) else None
     found = (_first(v, k, (*path, part)) for part, v, k in items)
     return next((x for x in found if x is not None), None)
 

@@ -70,17 +70,68 @@ def list_recorded(files: Sequence[str]) -> list[tuple[str, Recorded]]:
     return [(p, known[os.path.dirname(p)].get(os.path.basename(p), UNRECORDED)) for p in files]
 
 
-def check_some(path: str) -> None:
+def check_some(path: str, msl: int | None = None, vsl: bool = False) -> list[tuple[str, int, int]]:
     """Refuse what a run would refuse of a data folder, or of a single shard: each that is missing, and some opened.
 
+    Args:
+        msl: tokens of a sequence, where the config names them.
+        vsl: documents do not see each other.
+
+    Returns:
+        Path, rows and length of each that was opened and holds examples, not plain tokens.
+
     Raises:
-        UserError: of `find_shards`, `open_shard` and `check_masks`.
+        UserError: of `find_shards`, `open_shard`, `check_masks`, `require_length` and `require_rows`.
     """
-    found = list_recorded(find_shards([path]))
+    found, shapes = list_recorded(find_shards([path])), []
     for name, recorded in found[:: -(-len(found) // SOME)]:
         file, data = open_shard(name)
         with file:
             check_masks(name, data, recorded)
+            require_length(name, data.shape, msl)
+            require_rows(name, data.shape[1] if data.ndim == 3 else 0, vsl)
+            if data.ndim == 3:
+                shapes.append((name, *data.shape[1:]))
+    return shapes
+
+
+def require_length(path: str, shape: Sequence[int], msl: int | None) -> None:
+    """Refuse a shard whose sequences are not of `msl` tokens, and plain tokens that nothing says how to cut.
+
+    Raises:
+        UserError: names both lengths.
+    """
+    if len(shape) == 1 and msl is None:
+        raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")
+    if len(shape) == 3 and msl is not None and shape[2] != msl:
+        raise UserError(f"{path}: sequences of {shape[2]} tokens, but max_sequence_length is {msl}")
+
+
+def require_rows(path: str, rows: int, vsl: bool) -> None:
+    """Refuse a shard that does not say where its documents begin, if they are to be kept apart.
+
+    Raises:
+        UserError: with what packs such shards.
+    """
+    if vsl and rows != len(f.VSL_ROWS):
+        raise UserError(f"{path}: use_vsl needs attention_span and position_ids rows; pack with --objective vsl")
+
+
+def require_agreement(shards: Sequence[tuple[str, int, int]]) -> None:
+    """Refuse shards of one run that differ in rows or in length.
+
+    Args:
+        shards: path, rows and length of each.
+
+    Raises:
+        UserError: names the first that differs from the first of all.
+    """
+    for path, rows, msl in shards[1:]:
+        if (rows, msl) != shards[0][1:]:
+            raise UserError(
+                f"{path}: [{rows}, {msl}] but {shards[0][0]}: [{shards[0][1]}, {shards[0][2]}]; "
+                "shards of one run must agree in rows and sequence length"
+            )
 
 
 def take_stamp(path: str) -> Stamp:
@@ -108,12 +159,9 @@ def inspect_shards(path: str, msl: int | None = None, recorded: Recorded = UNREC
     with file:
         shape = data.shape
         check_masks(path, data, recorded)
-    if len(shape) == 1:
-        if msl is None:
-            raise UserError(f"{path}: is a corpus of plain tokens; give max_sequence_length to cut it")
+    require_length(path, shape, msl)
+    if len(shape) == 1 and msl is not None:
         return _nonempty(Shard(path, max(0, (shape[0] - 1) // msl), msl, 0, recorded, stamp))
-    if msl is not None and shape[2] != msl:
-        raise UserError(f"{path}: sequences of {shape[2]} tokens, but max_sequence_length is {msl}")
     if recorded.n_examples not in (None, shape[0]):
         raise UserError(
             f"{path}: holds {shape[0]:,} examples, its {f.MANIFEST} records {recorded.n_examples:,}; restore this shard"

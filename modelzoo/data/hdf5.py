@@ -17,11 +17,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo.config.dataloader import DataLoader as Config
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import DataLoader as Config
 from modelzoo.data import format as f
 from modelzoo.data import storage
-from modelzoo.data.files import Shard, find_shards, inspect_shards, list_recorded, take_stamp
+from modelzoo.data.files import (
+    Shard,
+    find_shards,
+    inspect_shards,
+    list_recorded,
+    require_agreement,
+    require_rows,
+    take_stamp,
+)
 from modelzoo.data.folder import NEGATIVE, open_shard
 from modelzoo.data.holding import AT_ONCE, Holding, check_hash
 from modelzoo.data.manifest import require_positions, require_vocabulary
@@ -74,17 +82,9 @@ class Shards:
             for d in ([m.data_dir for m in mixed] if mixed else [config.data_dir or ()])
         ]
         files = [s for part in parts for s in part]
-        for s in files[1:]:
-            if (s.msl, s.rows) != (files[0].msl, files[0].rows):
-                raise UserError(
-                    f"{s.path}: [{s.rows}, {s.msl}] but {files[0].path}: [{files[0].rows}, {files[0].msl}]; "
-                    "shards of one run must agree in rows and sequence length"
-                )
+        require_agreement([(s.path, s.rows, s.msl) for s in files])
         require_positions(files[0].path, files[0].msl, max_positions)
-        if config.use_vsl and files[0].rows != len(f.VSL_ROWS):
-            raise UserError(
-                f"{files[0].path}: use_vsl needs attention_span and position_ids rows; pack with --objective vsl"
-            )
+        require_rows(files[0].path, files[0].rows, config.use_vsl)
         for folder in {os.path.dirname(s.path) for s in files}:
             require_vocabulary(folder, vocab_size)
         return cls(parts, [m.weight for m in mixed] if mixed else None, config, vocab_size, prompt_tokens)

@@ -1,9 +1,14 @@
-"""The data folders that a config reads, and the examples and lengths that their manifests record. No torch."""
+"""The data folders that a config reads, and the examples and lengths that their manifests record. No torch.
 
+Of shards without a manifest (Model Zoo writes none) the shapes are read, of a few.
+"""
+
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.config.trainer import Config, DataLoader
-from modelzoo.data.folder import read_manifest
+from modelzoo.config.trainer import Config
+from modelzoo.data.files import SOME, find_shards, list_recorded
+from modelzoo.data.folder import open_shard, read_manifest
 
 
 def list_folders(loader: DataLoader) -> list[str]:
@@ -23,8 +28,8 @@ def list_loaders(config: Config) -> list[tuple[str, DataLoader]]:
 
 
 def count_examples(loader: DataLoader) -> int | None:
-    """Examples of an epoch as the manifests count them; None where one does not."""
-    counts = [read_manifest(d).get("n_examples") for d in list_folders(loader)]
+    """Examples of an epoch as the manifests count them, or the shards that have none; None where that is not known."""
+    counts = [_count_in(d, loader.max_sequence_length) for d in list_folders(loader)]
     known = [n for n in counts if isinstance(n, int)]
     return sum(known) if known and len(known) == len(counts) else None
 
@@ -33,12 +38,50 @@ def find_context(config: Config) -> int:
     """Tokens of an example: the dataloader's max_sequence_length, else the data's, else the model's."""
     fit = config.trainer.fit
     if fit is not None:
-        known = [read_manifest(d).get("msl") for d in list_folders(fit.train_dataloader)]
+        folders = list_folders(fit.train_dataloader)
         if asked := fit.train_dataloader.max_sequence_length:
             return asked
-        if known and isinstance(known[0], int):
-            return known[0]
+        if folders and (known := _find_length(folders[0])) is not None:
+            return known
     return config.trainer.init.model.max_position_embeddings
+
+
+def _count_in(path: str, msl: int | None) -> int | None:
+    """Examples of a data folder, or of a single shard; None where that is not known, or takes opening many shards."""
+    known = read_manifest(path).get("n_examples")
+    if isinstance(known, int):
+        return known
+    try:
+        found = list_recorded(find_shards([path]))
+    except (UserError, OSError):
+        return None  # whoever opens the data reports what is wrong with it
+    counts = [r.n_examples for _, r in found]
+    if None in counts and len(found) <= SOME:
+        shapes = [_read_shape(name) for name, _ in found]
+        counts = [s[0] if s and len(s) == 3 else (s[0] - 1) // msl if s and s[0] and msl else None for s in shapes]
+    return None if None in counts else sum(n for n in counts if n is not None)
+
+
+def _find_length(path: str) -> int | None:
+    """Tokens of an example in a data folder, or in a single shard; None where that is not known."""
+    known = read_manifest(path).get("msl")
+    if isinstance(known, int):
+        return known
+    try:
+        shape = _read_shape(find_shards([path])[0])
+    except (UserError, OSError):
+        return None
+    return shape[2] if shape is not None and len(shape) == 3 else None
+
+
+def _read_shape(path: str) -> tuple[int, ...] | None:
+    """The shape of a shard; None where it cannot be read."""
+    try:
+        file, data = open_shard(path, whole=False)
+    except (UserError, OSError):
+        return None
+    with file:
+        return data.shape
 
 
 def require_vocabulary(folder: str, vocab_size: int) -> None:

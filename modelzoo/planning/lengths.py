@@ -8,10 +8,11 @@ from pydantic import ValidationError
 
 from modelzoo.config import shares
 from modelzoo.config import sparsity as c
-from modelzoo.config.trainer import DataLoader, Init
+from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document, Mark
 from modelzoo.data import manifest
-from modelzoo.optim.lr import declines, length, rate_at
+from modelzoo.optim.lr import DEFAULT_LR, declines, length, rate_at
 from modelzoo.sparsity.schedules import held, last_update, next_update, target
 
 HIGH = 0.1  # a rate that no Adam trains with
@@ -39,12 +40,19 @@ def count_epoch(doc: Document) -> None:
 
 def note_lengths(init: Init, steps: int) -> list[str]:
     """What a run of `steps` steps will not do although its config says so; one line each."""
-    found = [note for note in (_rate(init, steps), _high_rate(init, steps)) if note]
+    found = [note for note in (_default_rate(init), _rate(init, steps), _high_rate(init, steps)) if note]
     for i, group in enumerate(init.sparsity):
         if group.algorithm != "static":
             where = f"sparsity ({group.algorithm}{f', group {i}' if len(init.sparsity) > 1 else ''}): "
             found += [where + text for text in _masks(group, steps, init.base_frozen)]
     return found
+
+
+def _default_rate(init: Init) -> str | None:
+    """Whether nothing names a learning rate."""
+    if init.schedulers or init.optimizer is None or init.optimizer.value.lr is not None:
+        return None
+    return f"learning rate: neither optimizer.lr nor schedulers give one; it is {DEFAULT_LR:g} throughout"
 
 
 def _rate(init: Init, steps: int) -> str | None:

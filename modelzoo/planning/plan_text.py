@@ -15,6 +15,7 @@ from modelzoo.data.manifest import list_folders, list_loaders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
+from modelzoo.planning.batches import note_batches
 from modelzoo.planning.devices_text import describe_devices
 from modelzoo.planning.plan import Plan, make_plan
 from modelzoo.planning.stored import count_stored, group_sizes
@@ -22,6 +23,7 @@ from modelzoo.planning.traffic import name_asking
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
+from modelzoo.training.run_length import count_micro_batches
 
 WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
@@ -43,7 +45,7 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
         *(describe_devices(config, p, target, devices) if devices else ()),
         *_describe_steps(config, p),
         *(f"data       {use}: {_describe_path(path, use != 'checkpoint')}" for use, path in _list_paths(config)),
-        *(f"note       {note}" for note in (lengths.note_lengths(init, p.steps) if p.steps else ())),
+        *(f"note       {note}" for note in _list_notes(config, p)),
     ]
     return "\n".join(lines)
 
@@ -51,7 +53,7 @@ def describe_plan(config: Config, target: str = "auto", devices: int | None = No
 def describe_as_json(config: Config, p: Plan, notes: Sequence[str]) -> str:
     """The plan's figures for a program: FLOPs are training FLOPs, memory is in bytes; null where nothing is known."""
     notes = [note.removeprefix("note").strip() for note in notes]
-    notes += lengths.note_lengths(config.trainer.init, p.steps) if p.steps else ()
+    notes += _list_notes(config, p)
     paths = [{"use": use, "path": path, "found": os.path.exists(path)} for use, path in _list_paths(config)]
     found = {
         "parameters": {"total": p.total, "live": p.live, "masked": p.sparse_total, "trained": p.trained},
@@ -60,6 +62,11 @@ def describe_as_json(config: Config, p: Plan, notes: Sequence[str]) -> str:
         "steps": p.steps, "tokens": p.tokens, "context": p.context, "memory": p.bytes, "data": paths, "notes": notes,
     }  # fmt: skip
     return json.dumps(found, indent=2)
+
+
+def _list_notes(config: Config, p: Plan) -> list[str]:
+    """What the run will do that its config hardly means."""
+    return note_batches(config) + (lengths.note_lengths(config.trainer.init, p.steps) if p.steps else [])
 
 
 def describe_heads(m: GPTConfig) -> str:
@@ -140,7 +147,7 @@ def _describe_steps(config: Config, p: Plan) -> list[str]:
     """The run's length, and its learning rate on the way."""
     init, fit, lines = config.trainer.init, config.trainer.fit, []
     if fit is not None:
-        accum = init.loop.grad_accum_steps
+        accum = count_micro_batches(config)
         lines.append(
             f"steps      {p.steps or 'unknown (give loop.max_steps, or num_epochs with the data here)'} of "
             f"{fit.train_dataloader.batch_size} x {p.context} tokens"

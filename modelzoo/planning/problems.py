@@ -1,14 +1,16 @@
 """What would stop the run of a config on this machine, found without torch: the lines that a run would end on.
 
-Data is judged by its manifests; only a run reads what is in it.
+Data is judged by its manifests and the shapes of some shards; only a run reads what is in it.
 """
 
+import os
+
 from modelzoo import host
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.data.files import check_some
-from modelzoo.data.folder import read_manifest
+from modelzoo.data.files import check_some, require_agreement
 from modelzoo.planning.plan import Plan
 from modelzoo.progress import format_size
 from modelzoo.training.trackers import require_packages
@@ -22,12 +24,16 @@ def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:
     """
     found = []
     for _, loader in manifest.list_loaders(config):
+        shapes = []
         for folder in manifest.list_folders(loader):
             try:
-                check_some(folder)
-                _check_fit(config, folder)
+                shapes += _check_fit(config, loader, folder)
             except UserError as e:
                 found.append(str(e))
+        try:
+            require_agreement(shapes)
+        except UserError as e:
+            found.append(str(e))
     try:
         require_packages(config.trainer.init)
     except UserError as e:
@@ -41,14 +47,18 @@ def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _check_fit(config: Config, folder: str) -> None:
-    """Hold a folder's manifest to the model.
+def _check_fit(config: Config, loader: DataLoader, path: str) -> list[tuple[str, int, int]]:
+    """Hold a data folder, or a single shard, to its config.
+
+    Returns:
+        Path, rows and length of the shards that were opened.
 
     Raises:
-        UserError: its vocabulary or its sequences are too large.
+        UserError: one is damaged or missing, or its vocabulary or its sequences do not fit.
     """
-    m, recorded = config.trainer.init.model, read_manifest(folder)
-    manifest.require_vocabulary(folder, m.vocab_size)
-    length = recorded.get("msl")
-    if isinstance(length, int):
-        manifest.require_positions(folder, length, manifest.count_positions(m))
+    m = config.trainer.init.model
+    shapes = check_some(path, loader.max_sequence_length, loader.use_vsl)
+    for name, _, length in shapes[:1]:
+        manifest.require_positions(name, length, manifest.count_positions(m))
+    manifest.require_vocabulary(path if os.path.isdir(path) else os.path.dirname(path), m.vocab_size)
+    return shapes

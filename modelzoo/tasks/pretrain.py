@@ -16,6 +16,7 @@ from modelzoo.distributed import Ranks
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan, start_checkpoint
+from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, resume, state, trackers
@@ -75,7 +76,7 @@ def _train(
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
     run = build_run(config, choice, may_shard=True)
-    for note in (*run.sparsity.notes, *lengths.note_lengths(init, stop)):
+    for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(init, stop)):
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)
     changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}
@@ -108,7 +109,8 @@ def _train(
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
-    peak = peaks.find_peak(choice.backend)
+    peak = peaks.find_peak(choice.backend, done.tally.seconds)
+    ranks.first_does(lambda: launch.record_speed(folder, run.step, done.tally, memory, peak))
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
     ranks.first_does(lambda: launch.check_written(folder, done.saved))
     if done.interrupted and run.step < stop:

@@ -395,3 +395,19 @@ def test_a_dump_reloads_to_an_equal_object_with_its_comment(write):
 def test_a_key_in_the_wrong_place_is_looked_up_in_the_whole_schema(key, there):
     with pytest.raises(UserError, match=f"{re.escape(f'unknown key {key!r}{there}')}$"):
         load("configs/quickstart/s75.yaml", Config, [f"{key}=1"])
+
+
+@pytest.mark.parametrize(
+    "setting,text",
+    [
+        ("model.position_embedding_type=none", "or 'alibi', got 'none'; write null"),
+        ("model.share_embedding_weights='false'", "takes true or false, got 'false'; write false, without quotes"),
+        ("optimizer.AdamW.betas=[0.9]", "optimizer.AdamW.betas: item 1 (from 0) is missing"),
+        ("loop.eval_frequency=-1", "loop.eval_frequency: must be at least 0, got -1"),
+        ("schedulers=[{SequentialLR: {schedulers: [{ConstantLR: {}}]}}]", "missing key"),
+    ],
+)
+def test_a_value_of_the_wrong_form_is_one_line_with_the_right_one(setting, text):
+    with pytest.raises(UserError) as e:
+        load("configs/quickstart/s75.yaml", Config, [f"trainer.init.{setting}"])
+    assert text in str(e.value) and len(str(e.value).splitlines()) == 1

@@ -72,8 +72,8 @@ def test_flags_change_the_length_and_shares_follow(write):
     assert config.trainer.init.sparsity[0].update.stop == 30
 
 
-def test_a_share_of_an_unknown_length_is_refused(write):
-    with pytest.raises(UserError) as e:
+def test_a_share_of_an_unknown_length_is_refused_at_its_line(write):
+    with pytest.raises(UserError, match=r"c\.yaml:6: trainer\.init\.checkpoint\.steps: 25% is") as e:
         load(write(TEXT.format(loop="{num_epochs: 2}")), Config)
     assert "25% is a share of the run's steps" in str(e.value) and "max_steps" in str(e.value)
     load(write(TEXT.format(loop="{num_epochs: 2}").replace("%", "")), Config)  # without shares it need not be known
@@ -116,3 +116,18 @@ def _types(annotation: object) -> set:
     inner = [a for a in typing.get_args(annotation) if isinstance(a, type | types.GenericAlias | types.UnionType)
              or typing.get_origin(a) is not None]  # fmt: skip
     return set().union(*map(_types, inner)) if inner else {annotation}
+
+
+@pytest.mark.parametrize(
+    ("length", "what"),
+    [
+        ("1e3", "takes an integer, got 1000.0; write 1000"),
+        ("30_000", "takes an integer, got '30_000'; write 30000"),
+        ("0", "must be above 0, got 0"),
+        ("99999999999999999999", f"must be at most {2**63 - 1}, got 99999999999999999999"),
+    ],
+)
+def test_a_length_that_is_none_is_what_is_reported_and_not_the_shares_of_it(write, length, what):
+    with pytest.raises(UserError) as e:
+        load(write(TEXT.format(loop=f"{{max_steps: {length}}}")), Config)
+    assert str(e.value).splitlines() == [e.value.args[0]] and str(e.value).endswith(f"loop.max_steps: {what}")

@@ -31,6 +31,12 @@ def test_pack_is_exact_and_unpack_takes_it_back(block, rows, cols, density, seed
     assert torch.equal(layout.mask(), mask) and torch.equal(layout.block_mask(), live)
     other = layout_of(live_blocks(rows, cols, 1 - density, seed + 1), block)
     assert torch.equal(repack(values, layout, other), pack(unpack(values, layout), other))
+    order = torch.randperm(mask.shape[1], generator=torch.Generator().manual_seed(seed))
+    ordered = layout_of(live, block, order)
+    assert torch.equal(repack(values, layout, ordered), pack(unpack(values, layout), ordered))
+    assert torch.equal(
+        repack(pack(weight, ordered), ordered, layout_of(live, block, order.clone())), pack(weight, ordered)
+    )
     assert layout.density == pytest.approx(mask.float().mean().item())
 
 

@@ -22,7 +22,7 @@ WARM = {"initial_learning_rate": 0.0, "end_learning_rate": 1e-2, "total_iters": 
 
 
 def init(**sections) -> Init:
-    return config(optimizer={"AdamW": {}}, **sections).trainer.init
+    return config(optimizer={"AdamW": {} if "schedulers" in sections else {"lr": 1e-3}}, **sections).trainer.init
 
 
 def rate(*schedulers) -> Init:

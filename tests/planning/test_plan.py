@@ -203,6 +203,8 @@ def test_text_gives_live_and_total_numbers():
     assert "in all, dense" in dense and "masks" not in dense
     assert "unknown (give loop.max_steps" in plan_text.describe_plan(config(loop={"num_epochs": 1}))
     assert "in 2 micro-batches" in plan_text.describe_plan(config(loop={"max_steps": 1, "grad_accum_steps": 2}))
+    fit = {"train_dataloader": {**TRAIN, "micro_batch_size": 1}}
+    assert "in 4 micro-batches" in plan_text.describe_plan(config(fit=fit))
 
 
 def test_memory_of_weights_and_optimizer():

@@ -18,12 +18,15 @@ def run(tmp_path, monkeypatch, capsys):
         write_shard(tmp_path / "data" / part / "a.h5", examples(8, msl=12))
         write_manifest(tmp_path / "data" / part, vocab_size=37, msl=12, n_examples=8)
 
+    write_shard(tmp_path / "data" / "long" / "b.h5", examples(8, msl=8))
+
     def call(mode: str, init=None, model=None, data="data/train"):
         sections = {
             "model": {**TINY, "vocab_size": 37, **(model or {})}, "optimizer": {"AdamW": {"lr": 1e-3}},
             "precision": {"enabled": False}, "loop": {"max_steps": 1}, **(init or {}),
         }  # fmt: skip
-        fit = {"train_dataloader": {"data_dir": data, "batch_size": 4}}
+        named = data if isinstance(data, dict) else {"data_dir": data}
+        fit = {"train_dataloader": {"data_dir": "data/train", "batch_size": 4, **named}}
         fit["val_dataloader"] = {"data_dir": "data/val", "batch_size": 4}
         (tmp_path / "c.yaml").write_text(dump({"trainer": {"init": sections, "fit": fit}}), encoding="utf-8")
         code = main(["CPU", "-p", "c.yaml", "-m", mode, "-o", "run"])
@@ -44,6 +47,10 @@ def test_a_config_that_runs_has_no_problem(run):
         ({"data": "data"}, "data: holds no HDF5 shard (.h5, .hdf5); did you mean data/train?"),
         ({"model": {"vocab_size": 30}}, "tokens of a vocabulary of 37, but model.vocab_size is 30"),
         ({"model": {"max_position_embeddings": 8}}, "sequences of 12 tokens, but model.max_position_embeddings is 8"),
+        ({"data": {"max_sequence_length": 8}}, "a.h5: sequences of 12 tokens, but max_sequence_length is 8"),
+        ({"data": {"use_vsl": True}}, "a.h5: use_vsl needs attention_span and position_ids rows; pack with"),
+        ({"data": {"data_dir": ["data/train", "data/long"]}}, "b.h5: [3, 8] but data/train/a.h5: [3, 12]; shards of"),
+        ({"data": {"data_dir": []}}, "trainer.fit.train_dataloader.data_dir: takes at least 1 items, got 0"),
         ({"init": {"loggers": [{"WandbLogger": {"project": "p"}}]}}, "pip install 'mediswift-trainer[wandb]'"),
     ],
 )
@@ -52,7 +59,16 @@ def test_plan_and_train_end_on_the_same_line(run, monkeypatch, changes, words):
     planned, trained = run("plan", **changes), run("train", **changes)
     assert planned[0] == trained[0] == 2
     assert words in planned[1][0] and words in trained[1][0]
-    assert "FLOPs" in planned[2]  # the plan itself is there
+    assert "FLOPs" in planned[2] or "takes at least" in words  # the plan itself is there, but of a config that is none
+
+
+def test_a_plan_counts_the_tokens_of_shards_without_a_manifest(run, tmp_path):
+    """Model Zoo's folders have none; a shard may be named alone. The model has room for longer sequences."""
+    (tmp_path / "data" / "train" / "manifest.json").unlink()
+    loop = {"num_epochs": 3, "max_steps": None}
+    for data in ("data/train", "data/train/a.h5"):
+        out = run("plan", model={"max_position_embeddings": 64}, init={"loop": loop}, data=data)[2]
+        assert "steps      6 of 4 x 12 tokens: 288 tokens" in out and "at 12 tokens of context" in out
 
 
 def test_memory_beyond_the_machine_is_a_problem(run, monkeypatch):

@@ -228,10 +228,13 @@ def test_killed_in_the_first_layer_it_leaves_nothing(dense, data, tmp_path):
     assert os.listdir(tmp_path / "place/out.unfinished") == [".lock"]
 
 
-@pytest.mark.parametrize("method,damaged", [("wanda", False), ("sparsegpt", False), ("wanda", True)])
+@pytest.mark.parametrize(
+    "method,damaged", [("wanda", False), ("sparsegpt", False), ("wanda", True), ("ordered", False)]
+)
 def test_cut_short_it_goes_on_behind_the_last_layer(method, damaged, dense, data, tmp_path, monkeypatch, capsys):
     """To the bits and figures of a command that nothing cut short; other commands do not mix with it."""
-    words, out = ["--method", method, "--sparsity", "0.5", "--data", data], tmp_path / "out"
+    pattern = ["sparsegpt", "--block", "4,4", "--permute"] if method == "ordered" else [method]
+    words, out = ["--method", *pattern, "--sparsity", "0.5", "--data", data], tmp_path / "out"
     assert run(dense, tmp_path / "whole", *words) == 0
     save, prune_linear, pruned = Unfinished.save, prune._prune_linear, []
 
@@ -262,5 +265,10 @@ def test_cut_short_it_goes_on_behind_the_last_layer(method, damaged, dense, data
     assert len(pruned) == (12 if damaged else 6) and not left.exists()
     a, b = load(tmp_path / "whole"), load(out)
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    orders = [
+        checkpoint.load(checkpoint.newest(str(tmp_path / n / "checkpoints"))[0])[0].get(state.ORDERS)
+        for n in ("whole", "out")
+    ]
+    assert (orders[0] is not None) == (method == "ordered") and str(orders[0]) == str(orders[1])
     reports = [json.loads((tmp_path / n / "pruning.json").read_text()) for n in ("whole", "out")]
     assert reports[0]["weights"] == reports[1]["weights"]

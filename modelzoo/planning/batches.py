@@ -1,0 +1,37 @@
+"""Whether batches and data go together: what a run will do that nobody would ask for is reported. No torch."""
+
+from collections import Counter
+
+from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
+
+
+def note_batches(config: Config) -> list[str]:
+    """What a run does with its batches that its config hardly means; one line each."""
+    fit = config.trainer.fit
+    if fit is None:
+        return []
+    loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
+    found = [*_repeats(loader), *_repeated_folders(loader)]
+    if accum > 1 and isinstance(loader.micro_batch_size, int) and loader.micro_batch_size * accum != loader.batch_size:
+        found.append(
+            f"micro_batch_size {loader.micro_batch_size} has no effect next to loop.grad_accum_steps: batches of "
+            f"{loader.batch_size} are cut into {accum} micro-batches of {loader.batch_size // accum}"
+        )
+    return found
+
+
+def _repeats(loader: DataLoader) -> list[str]:
+    """Batches that hold an example more than once."""
+    examples = loader.num_samples or manifest.count_examples(loader)
+    if examples is None or loader.batch_size <= examples:
+        return []
+    return [f"batches of {loader.batch_size:,} repeat examples: an epoch has {examples:,}"]
+
+
+def _repeated_folders(loader: DataLoader) -> list[str]:
+    """Folders that are named more than once, whose examples come so many times an epoch."""
+    parts = [part.data_dir for part in loader.mixture] if loader.mixture else [loader.data_dir or ()]
+    counts = [(d, n) for part in parts for d, n in Counter(part).items() if n > 1]
+    return [f"{d} is named {n} times in data_dir: its examples come {n} times an epoch" for d, n in counts]

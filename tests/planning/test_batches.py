@@ -1,0 +1,37 @@
+"""What a run does with its batches that nobody would ask for is noted, by a plan and by the run; else nothing is."""
+
+import pytest
+
+from modelzoo.cli import main
+from modelzoo.config.yaml12 import dump
+from tests.support import TINY, examples, write_shard
+
+NOTES = ("repeat examples", "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers")
+
+
+@pytest.mark.parametrize(
+    "loader,init,words",
+    [
+        ({}, {}, []),
+        ({"batch_size": 9}, {}, ["batches of 9 repeat examples: an epoch has 8"]),
+        ({"num_samples": 3}, {}, ["batches of 4 repeat examples: an epoch has 3"]),
+        ({"data_dir": ["d", "d"]}, {}, ["d is named 2 times in data_dir: its examples come 2 times an epoch"]),
+        ({"micro_batch_size": 1}, {"grad_accum_steps": 2}, ["micro_batch_size 1 has no effect next to loop.grad"]),
+        ({"micro_batch_size": 2}, {"grad_accum_steps": 2}, []),
+        ({}, {"lr": None}, ["neither optimizer.lr nor schedulers give one; it is 0.001 throughout"]),
+    ],
+)
+def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, init, words):
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "d" / "a.h5", examples(8))
+    sections = {
+        "model": {**TINY, "vocab_size": 37}, "optimizer": {"AdamW": {"lr": init.get("lr", 1e-3)}},
+        "precision": {"enabled": False}, "loop": {"max_steps": 1, "grad_accum_steps": init.get("grad_accum_steps", 1)},
+    }  # fmt: skip
+    fit = {"train_dataloader": {"data_dir": "d", "batch_size": 4, **loader}}
+    (tmp_path / "c.yaml").write_text(dump({"trainer": {"init": sections, "fit": fit}}), encoding="utf-8")
+    for mode in ("plan", "train"):
+        assert main(["CPU", "-p", "c.yaml", "-m", mode, "-o", "run"]) == 0
+        text = "".join(capsys.readouterr())
+        found = [line for line in text.splitlines() if any(note in line for note in NOTES)]
+        assert len(found) == len(words) and all(w in line for w, line in zip(words, found, strict=True)), text
