@@ -77,10 +77,11 @@ def job(args) -> int:
     config, part = read_job(args), parse_share(args.share)
     if args.share is None and part[1] > 1:
         print(f"share      {part[0]}/{part[1]}, from Slurm or torchrun; --share 0/1 does all", file=sys.stderr)
-    from data_preprocessing.jobs import job as jobs
     from data_preprocessing.jobs import progress
+    from data_preprocessing.jobs.plan import make_plan
+    from data_preprocessing.jobs.run import How, run_job
 
-    how = jobs.How(
+    how = How(
         workers=args.workers or available_cores(),
         engine=args.engine,
         shard=part,
@@ -89,8 +90,8 @@ def job(args) -> int:
         wait_seconds=args.wait,
     )
     begun = time.monotonic()
-    plan = jobs.make_plan(config)
-    result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
+    plan = make_plan(config)
+    result = run_job(plan, how, (lambda *_: None) if args.quiet else progress.printer())
     if result:
         print(summary(config.output, result, time.monotonic() - begun))
         require_examples(config.output, result)

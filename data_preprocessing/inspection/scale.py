@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError
 
-from data_preprocessing.jobs.job import STEPS
+from data_preprocessing.jobs.plan import STEPS
 from data_preprocessing.reports import report
 from data_preprocessing.reports.page import make_page, make_table
 from data_preprocessing.steps import drops, store

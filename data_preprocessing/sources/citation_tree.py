@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.text.document import Document, is_number
-from data_preprocessing.text.markup import parse_fragment, render, tidy
+from data_preprocessing.text.markup import render, tidy
+from data_preprocessing.text.xml import parse_fragment
 
 ANY_YEAR = re.compile(r"(1[5-9]\d\d|20\d\d)", re.ASCII)  # in a MedlineDate such as "1998 Dec-1999 Jan"
 _FOUR = re.compile(r"\s*(\d{4})", re.ASCII)

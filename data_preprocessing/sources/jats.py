@@ -4,8 +4,8 @@ from data_preprocessing.config import TextPolicy
 from data_preprocessing.sources.article_ids import identify
 from data_preprocessing.sources.jats_body import list_blocks, list_lines, read_block
 from data_preprocessing.text.document import Document, is_number
-from data_preprocessing.text.markup import local
 from data_preprocessing.text.spellings import find_licence_link, find_licence_words, normalise_language
+from data_preprocessing.text.xml import local
 
 _SIDE_ABSTRACTS = {
     "graphical",

@@ -2,7 +2,9 @@
 
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.text.citations import NUMERIC, mark_citation, remove_citations
-from data_preprocessing.text.markup import FORMULA_EDGE, append_script, local, math_text, read_entity, render, tidy
+from data_preprocessing.text.markup import FORMULA_EDGE, append_script, render, tidy
+from data_preprocessing.text.mathml import math_text
+from data_preprocessing.text.xml import local, read_entity
 
 _SKIPPED = {
     "ref-list",

@@ -15,7 +15,7 @@ from data_preprocessing.inputs.listing import is_package, is_wanted
 from data_preprocessing.sources import jats
 from data_preprocessing.sources.article_set import MAX_ARTICLE, WHOLE, cut
 from data_preprocessing.text.document import Document, unreadable_record
-from data_preprocessing.text.markup import hardened_parser
+from data_preprocessing.text.xml import hardened_parser
 from modelzoo.config.errors import UserError
 
 ADVICE = "fetch the file again, or pass --set unreadable=drop"

@@ -22,7 +22,8 @@ from data_preprocessing.sources.citation_tree import (
     read_deletions,
 )
 from data_preprocessing.text.document import Document, show, unreadable_record
-from data_preprocessing.text.markup import parse_fragment, render, resolve_escaped, tidy, tidy_printable
+from data_preprocessing.text.markup import render, resolve_escaped, tidy, tidy_printable
+from data_preprocessing.text.xml import parse_fragment
 from modelzoo.config.errors import UserError
 
 # Attributes as NLM writes them; an attribute value may hold ">" but no "<", so that "<Name" outside of comments and

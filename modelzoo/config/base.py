@@ -35,6 +35,15 @@ class Section(BaseModel):
     def _take_new_names(cls, value: Any) -> Any:
         return take_new_names(value, cls.renamed) if cls.renamed and isinstance(value, dict) else value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _clear_empty(cls, value: Any) -> Any:
+        """A section or list without a word in it (`callbacks:`, `--set KEY=null`) is as if it were not there."""
+        if not isinstance(value, dict):
+            return value
+        empty = {n for n, f in cls.model_fields.items() if isinstance(f.default, Section) or f.default == ()}
+        return {k: v for k, v in value.items() if v is not None or k not in empty}
+
 
 class OneOf(Section):
     """A mapping with exactly one key, which names the class that its value configures: `{AdamW: {...}}`."""

@@ -3,7 +3,7 @@
 tests/config/test_every_key.py walks the schema: a key that nothing reads must be in one of these tables.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -32,6 +32,24 @@ NO_EFFECT: Mapping[str, Mapping[str, str]] = {  # section: key: why
         "CheckLoss": "loop.on_nonfinite is always on",
     },
 }
+# section: key: a key next to it, whether its value lets the first one act, and why the first has no effect otherwise
+CONDITIONS: Mapping[str, Mapping[str, tuple[str, Callable[[Any], bool], str]]] = {
+    "GPTConfig": {
+        **dict.fromkeys(("rotary_dim", "rope_theta"), (
+            "position_embedding_type", lambda kind: kind == "rotary", "acts with position_embedding_type: rotary only"
+        )),
+        "scale_output_logits_by_d": ("mup_base_hidden_size", bool, "acts with mup_base_hidden_size only"),
+    },
+    "Loop": {
+        "max_skipped_steps": ("on_nonfinite", lambda act: act == "skip", "acts with on_nonfinite: skip only"),
+        "steps_per_epoch": ("num_epochs", bool, "acts with num_epochs only"),
+    },
+    "DataLoader": {
+        "shuffle_seed": ("shuffle", bool, "nothing is shuffled (shuffle: false)"),
+        **dict.fromkeys(("prefetch_factor", "persistent_workers"), ("num_workers", bool, "there are no num_workers")),
+    },
+    "SGD": {"dampening": ("momentum", bool, "acts with momentum only")},
+}  # fmt: skip
 CSX_ONLY: Mapping[str, tuple[str, ...]] = {  # section: keys that act on the CS-2 alone
     "Backend": (
         *("compile_dir", "num_csx", "num_workers_per_csx", "mgmt_address", "credentials_path", "mount_dirs"),
@@ -59,11 +77,22 @@ def idle(doc: Document, schema: type[BaseModel], csx: bool = False) -> Iterator[
         known = NO_EFFECT.get(model.__name__, {})
         if not csx:
             known = {**known, **dict.fromkeys(CSX_ONLY.get(model.__name__, ()), "acts on the CS-2 only")}
+        known = {**known, **_unmet(model, data)}
         found = {key: why for key, why in known.items() if key in data and not _is_default(model, key, data[key])}
         if model.__name__ == "Precision" and not csx:
             found |= _of_precision(data)
         for key, why in found.items():
             yield f"{doc.mark((*path, key))}: {'.'.join(map(str, (*path, key)))}: {why}"
+
+
+def _unmet(model: type[BaseModel], data: Mapping[str, Any]) -> dict[str, str]:
+    """Keys of a section that act with another value of a key next to them only."""
+    conditions = CONDITIONS.get(model.__name__, {})
+    return {
+        key: why
+        for key, (other, is_met, why) in conditions.items()
+        if not is_met(data.get(other, model.model_fields[other].default))
+    }
 
 
 def _is_default(model: type[BaseModel], key: str, value: Any) -> bool:

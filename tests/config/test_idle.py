@@ -86,3 +86,27 @@ def test_two_devices_are_refused(tmp_path):
     (tmp_path / "a.yaml").write_text(f"trainer:\n  init:\n    model: {MODEL}\n    {text}\n")
     with pytest.raises(UserError, match=r"device: CSX is not backend.backend_type: CPU"):
         load(tmp_path / "a.yaml", Config)
+
+
+@pytest.mark.parametrize(
+    "settings,met",
+    [
+        ("trainer.init.model.rotary_dim=4", "trainer.init.model.position_embedding_type=rotary"),
+        ("trainer.init.model.rope_theta=500.0", "trainer.init.model.position_embedding_type=rotary"),
+        ("trainer.init.model.scale_output_logits_by_d=false", "trainer.init.model.mup_base_hidden_size=8"),
+        ("trainer.init.loop.max_skipped_steps=5", "trainer.init.loop.on_nonfinite=skip"),
+        ("trainer.init.loop.steps_per_epoch=5", "trainer.init.loop.num_epochs=2"),
+        ("trainer.fit.train_dataloader.shuffle_seed=3", "trainer.fit.train_dataloader.shuffle=true"),
+        ("trainer.fit.train_dataloader.prefetch_factor=3", "trainer.fit.train_dataloader.num_workers=1"),
+        ("trainer.init.optimizer.SGD.dampening=0.5", "trainer.init.optimizer.SGD.momentum=0.9"),
+    ],
+)
+def test_a_key_that_acts_with_another_only_is_reported_without_it(tmp_path, settings, met):
+    plain = f"trainer: {{init: {{model: {MODEL}}}, fit: {{train_dataloader: {{data_dir: a, batch_size: 4}}}}}}\n"
+    (tmp_path / "c.yaml").write_text(plain)
+    found = remarks(resolve(tmp_path / "c.yaml", Config, [settings]), Config)
+    key = settings.partition("=")[0]
+    assert [text for text in found if f": {key}: " in text] and len(found) == 1
+    assert remarks(resolve(tmp_path / "c.yaml", Config, [settings, met]), Config) == []
+    (tmp_path / "dumped.yaml").write_text(dump(load(tmp_path / "c.yaml", Config, [settings])))
+    assert len(remarks(resolve(tmp_path / "dumped.yaml", Config), Config)) == 1

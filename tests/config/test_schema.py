@@ -337,6 +337,19 @@ def test_bare_names_and_lone_values():
     assert build(backend={"backend_type": "csx"}).trainer.init.backend.backend_type == "CSX"
 
 
+def test_a_section_or_list_without_a_word_is_as_if_it_were_not_there():
+    """As YAML leaves it when all below a key is commented out, and as `--set KEY=null` clears it."""
+    train = {"batch_size": 1, "data_dir": "x"}
+    names = ("backend", "precision", "loop", "checkpoint", "logging", "schedulers", "callbacks", "loggers", "sparsity")
+    cleared = build(
+        **dict.fromkeys(names),
+        model={**MODEL, "extra_attention_params": None},
+        fit={"train_dataloader": train, "val_dataloader": None},
+    )
+    assert cleared == build(fit={"train_dataloader": train})
+    assert "takes a mapping" in refused(model=None)  # which has no default
+
+
 def test_keep_checkpoints():
     assert build().keep_checkpoints == 3
     assert build(callbacks=[{"KeepNCheckpoints": {"n": 7}}]).keep_checkpoints == 7

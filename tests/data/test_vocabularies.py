@@ -8,6 +8,7 @@ import pytest
 from data_preprocessing.tokens import tokenizing
 from modelzoo.config.errors import UserError
 from modelzoo.data import hub, moses, tokenizer_files
+from modelzoo.data.bos import find_bos
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer, read_tokenizer
 
 TEXTS = (
@@ -64,6 +65,7 @@ def test_biogpt_gives_the_ids_of_its_own_class(biogpt, capsys):
     for text in TEXTS:
         expected = theirs.convert_tokens_to_ids(theirs.tokenize(text.replace("<s>", "").replace("</s>", "")))
         assert ours.encode(text.replace("<s>", "").replace("</s>", "")) == expected
+    assert theirs("fever").input_ids[0] == find_bos(str(biogpt), ours.backend).id == 2
     assert not {0, 2} & set(ours.encode(TEXTS[2]))  # text never becomes control
     plain = "the patient's fever, in vivo (risk of the one-eighth)."
     assert ours.decode(ours.encode(plain)).replace("<unk>", "") == plain
@@ -127,6 +129,7 @@ def test_a_sentencepiece_model_gives_its_own_ids(pieces, tmp_path):
         for text in (*TEXTS, "", " ", "é🙂", "fever  fever"):
             assert ours.encode(text) == own.EncodeAsIds(text)
             assert ours.decode(own.EncodeAsIds(text)) == own.DecodeIds(own.EncodeAsIds(text))
+        assert find_bos(str(path), ours.backend).id == own.bos_id()  # as LlamaTokenizer adds it
     tokenizer_files.copy_files([str(pieces / "tokenizer.model")], str(tmp_path))
     copied = load_tokenizer(str(tmp_path / "tokenizer.json"))
     assert [copied.encode(t) for t in TEXTS] == [own.EncodeAsIds(t) for t in TEXTS]

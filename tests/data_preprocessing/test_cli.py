@@ -172,7 +172,7 @@ def test_tokenizer_verb(cli, tmp_path, corpus):
 
 def test_pack_round_trip(cli, tmp_path, corpus):
     """Shards to another length and back: the same stream of documents."""
-    from data_preprocessing.tokens import repack
+    from data_preprocessing.tokens import token_ids
 
     cli(
         "pubmed",
@@ -194,7 +194,7 @@ def test_pack_round_trip(cli, tmp_path, corpus):
     def documents(folder):
         return [
             flat[offsets[k] : offsets[k + 1]].tolist()
-            for flat, offsets, _ in repack._documents(repack._find_sources([str(folder)]), 0)
+            for flat, offsets, _ in token_ids.iterate_documents(token_ids.find_sources([str(folder)]), 0)
             for k in range(len(offsets) - 1)
         ]
 

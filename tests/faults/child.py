@@ -26,7 +26,7 @@ PLAIN = {  # one thread, no compiler, no colours, whatever the machine: a comman
     "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled",
 }  # fmt: skip
 WARM = (
-    "h5py", "torch", "data_preprocessing.jobs.job", "data_preprocessing.tokens.repack",
+    "h5py", "torch", "data_preprocessing.jobs.run", "data_preprocessing.tokens.repack",
     "data_preprocessing.inspection.verify",
     "data_preprocessing.sources.synthetic", "data_preprocessing.downloading.download",
     "data_preprocessing.downloading.articles",

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_preprocessing.config import Job
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import ENTRY, MANY_BUCKETS, UNITS_A_BUCKET, Plan, make_plan
 from data_preprocessing.steps import components, drops, encode, filters, resolve, sorting, store
 from data_preprocessing.steps.filters import CODE
 from modelzoo.config.errors import UserError
@@ -118,7 +118,7 @@ def test_what_a_call_is_sent_does_not_grow_with_the_inputs(tmp_path):
             (tmp_path / f"{k}.jsonl").write_text('{"text": "a"}\n')
         job = Job(source="jsonl", input=(str(tmp_path), *(f"{tmp_path}/{k}.jsonl" for k in range(n))),
                   output=str(tmp_path / "out"), unit_megabytes=1e-6)  # fmt: skip
-        plan = jobs.Plan(job, [[{"path": f"{tmp_path}/{k}.jsonl", "name": "k", "bytes": 1}] for k in range(n)])
+        plan = Plan(job, [[{"path": f"{tmp_path}/{k}.jsonl", "name": "k", "bytes": 1}] for k in range(n)])
         sizes.append(len(pickle.dumps(plan.part("extract", 1))))
     assert sizes[1] < sizes[0] + 20
 
@@ -131,7 +131,7 @@ def test_many_units_have_many_buckets_and_a_folder_keeps_its_number(tmp_path):
             for k in range(n):
                 (folder / f"{k}.jsonl").write_text('{"text": "a"}\n')
         source = {"source": "jsonl", "input": (str(folder),), "output": str(tmp_path / out)}
-        return jobs.make_plan(Job(**source, unit_megabytes=1e-6, **more))
+        return make_plan(Job(**source, unit_megabytes=1e-6, **more))
 
     found = [plan(n, f"o{n}").buckets for n in (1, 127, 130)]
     assert found == [8, 8, 16]
@@ -141,18 +141,18 @@ def test_many_units_have_many_buckets_and_a_folder_keeps_its_number(tmp_path):
         (tmp_path / "given" / "work" / "keys").mkdir(parents=True)
         (tmp_path / "given" / "work" / "keys" / "00000.json").write_text("{}")
         plan(130, "given", buckets=8)
-    assert min(max(8, 2 ** (10**6 // jobs.UNITS_A_BUCKET).bit_length()), jobs.MANY_BUCKETS) == 64
+    assert min(max(8, 2 ** (10**6 // UNITS_A_BUCKET).bit_length()), MANY_BUCKETS) == 64
 
 
 def test_more_inputs_than_a_manifest_lists_are_refused(tmp_path, monkeypatch):
     for k in range(9):
         (tmp_path / f"{k}.jsonl").write_text('{"text": "a"}\n')
     job = Job(source="jsonl", input=(str(tmp_path),), output=str(tmp_path / "out"))
-    monkeypatch.setattr(jobs, "MAX_TEXT", 9 * (jobs.ENTRY + 7))
-    jobs.make_plan(job)
-    monkeypatch.setattr(jobs, "MAX_TEXT", 9 * (jobs.ENTRY + 7) - 1)
+    monkeypatch.setattr("data_preprocessing.jobs.plan.MAX_TEXT", 9 * (ENTRY + 7))
+    make_plan(job)
+    monkeypatch.setattr("data_preprocessing.jobs.plan.MAX_TEXT", 9 * (ENTRY + 7) - 1)
     with pytest.raises(UserError, match=r"9 input files are more than a manifest can list \(about 8\); put small"):
-        jobs.make_plan(job)
+        make_plan(job)
 
 
 @settings(max_examples=30, deadline=None)

@@ -16,7 +16,8 @@ import pytest
 
 from data_preprocessing.config import Job
 from data_preprocessing.inspection.verify import check_tokens, verify_output
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import STEPS, make_plan
+from data_preprocessing.jobs.run import How, _alone, run_job
 from data_preprocessing.steps import drops, minhash, parts, store
 from modelzoo.config.errors import UserError
 
@@ -38,7 +39,7 @@ def make(corpus, out, path, **more) -> Job:
 
 
 def run(job: Job, **how) -> dict:
-    return jobs.run(jobs.make_plan(job), jobs.How(**how))
+    return run_job(make_plan(job), How(**how))
 
 
 def read_split(out, split) -> np.ndarray:
@@ -200,11 +201,11 @@ def test_shares_of_a_job_array_give_the_same(tmp_path, corpus, tokenizer, hash_t
     assert [p.wait(timeout=100) for p in together] == [0, 0, 0]
     for step in ("extract", "keys", "texts", "near", "groups", "tokenizer", "encode", "finish"):
         for i in range(2):
-            plan = jobs.make_plan(make(corpus, tmp_path / "b", tokenizer))
-            jobs.run(plan, jobs.How(shard=(i, 2), step=step))
+            plan = make_plan(make(corpus, tmp_path / "b", tokenizer))
+            run_job(plan, How(shard=(i, 2), step=step))
     assert hash_tree(tmp_path / "a") == hash_tree(whole[0]) == hash_tree(tmp_path / "b")
     with pytest.raises(UserError, match="step 'extract'"):
-        jobs.run(jobs.make_plan(make(corpus, tmp_path / "c", tokenizer)), jobs.How(shard=(0, 2), step="encode"))
+        run_job(make_plan(make(corpus, tmp_path / "c", tokenizer)), How(shard=(0, 2), step="encode"))
 
 
 class Killed(BaseException):
@@ -249,10 +250,10 @@ def test_killed_at_renames_of_the_steps_across_the_corpus(tmp_path, monkeypatch)
     (tmp_path / "a.jsonl").write_text("".join(lines))
     out, begun = tmp_path / "out", tmp_path / "begun"
     filters = {"near_duplicates": 0.5, "min_chars": 0}
-    plan = jobs.make_plan(Job(source="jsonl", input=(str(tmp_path / "a.jsonl"),), output=str(out), buckets=2,
+    plan = make_plan(Job(source="jsonl", input=(str(tmp_path / "a.jsonl"),), output=str(out), buckets=2,
                               filters=filters))  # fmt: skip
     steps = ("keys", "texts", "near", "groups")
-    jobs.run(plan, jobs.How(step="extract"))
+    run_job(plan, How(step="extract"))
     shutil.copytree(out, begun)
     real, left = os.replace, [10**6, False]
 
@@ -266,7 +267,7 @@ def test_killed_at_renames_of_the_steps_across_the_corpus(tmp_path, monkeypatch)
 
     def run_steps():
         for step in steps:
-            jobs.run(plan, jobs.How(step=step, memory=0))
+            run_job(plan, How(step=step, memory=0))
         return {p: p.read_bytes() for step in steps for p in (out / "work" / step).iterdir() if p.suffix == ".npy"}
 
     monkeypatch.setattr(os, "replace", replace)
@@ -366,7 +367,7 @@ def test_a_finished_job_is_left_alone(whole, corpus, tokenizer, hash_tree):
 )
 def test_another_config_is_refused(whole, corpus, tokenizer, more, message):
     with pytest.raises(UserError, match=message):
-        jobs.make_plan(make(corpus, whole[0], tokenizer, **more))
+        make_plan(make(corpus, whole[0], tokenizer, **more))
 
 
 def test_changed_inputs_are_refused(tmp_path, corpus, tokenizer):
@@ -381,10 +382,10 @@ def test_changed_inputs_are_refused(tmp_path, corpus, tokenizer):
         run(job)
     path.write_bytes(bytes(data) + b"\0")
     with pytest.raises(UserError, match=r"other inputs \(pubmed30n0002.xml.gz\)"):
-        jobs.make_plan(job)
+        make_plan(job)
     os.remove(path)
     with pytest.raises(UserError, match=r"other inputs \(pubmed30n0002.xml.gz\)"):
-        jobs.make_plan(job)
+        make_plan(job)
 
 
 def test_a_run_that_did_nothing_binds_nobody(tmp_path, corpus, tokenizer):
@@ -401,11 +402,11 @@ def test_foreign_folder_and_second_writer_are_refused(tmp_path, corpus, tokenize
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.doc").write_text("x")
     with pytest.raises(UserError, match="is not empty"):
-        jobs.make_plan(make(corpus, tmp_path / "mine", tokenizer))
-    plan = jobs.make_plan(make(corpus, tmp_path / "out", tokenizer))
+        make_plan(make(corpus, tmp_path / "mine", tokenizer))
+    plan = make_plan(make(corpus, tmp_path / "out", tokenizer))
     os.makedirs(plan.work)
-    with jobs._alone(plan, jobs.How()), pytest.raises(UserError, match="another process"):
-        jobs.run(plan, jobs.How())
+    with _alone(plan, How()), pytest.raises(UserError, match="another process"):
+        run_job(plan, How())
 
 
 def test_ids_that_do_not_fit_are_refused(tmp_path, corpus, tokenizer):
@@ -506,9 +507,9 @@ def test_extracted_store_round_trip(tmp_path):
 def test_damaged_markers_are_made_again_and_damaged_parts_are_one_line(tmp_path, corpus, tokenizer, hash_tree, whole):
     """Any flipped bit of a marker; a cut table of a step."""
     job = make(corpus, tmp_path / "out", tokenizer)
-    plan = jobs.make_plan(job)
-    for step in jobs.STEPS[:3]:
-        jobs.run(plan, jobs.How(step=step))
+    plan = make_plan(job)
+    for step in STEPS[:3]:
+        run_job(plan, How(step=step))
     marker, arrays = (tmp_path / "out" / "work" / "extract" / f"00001{suffix}" for suffix in (".json", ".npz"))
     data, rng = marker.read_bytes(), np.random.default_rng(0)
     known = store.read_marker(plan.work, "extract", 1)
@@ -531,9 +532,9 @@ def test_what_a_step_leaves_is_held_to_its_seal_before_another_step_reads_it(
 ):
     """A flipped bit in any file between steps, texts and signatures too: one line, and no shard is made of it."""
     job = make(corpus, tmp_path / "out", tokenizer, filters={"near_duplicates": 0.8})
-    plan = jobs.make_plan(job)
-    for step in jobs.STEPS[:5]:
-        jobs.run(plan, jobs.How(step=step))
+    plan = make_plan(job)
+    for step in STEPS[:5]:
+        run_job(plan, How(step=step))
     left = [f"{step}/00000{suffix}" for step, suffixes in store.LEFT.items() for suffix in suffixes]
     assert len(left) == 11
     for name in left:
@@ -541,10 +542,10 @@ def test_what_a_step_leaves_is_held_to_its_seal_before_another_step_reads_it(
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
         with pytest.raises(UserError, match=rf"{name}: is damaged \(changed since it was written\); delete .*work"):
-            jobs.run(plan, jobs.How(step="tokenizer"))
+            run_job(plan, How(step="tokenizer"))
         path.unlink()
         with pytest.raises(UserError, match=rf"{name}: is damaged \(missing\)"):
-            jobs.run(plan, jobs.How(step="tokenizer"))
+            run_job(plan, How(step="tokenizer"))
         path.write_bytes(data)
     run(job)
     assert verify_output(str(tmp_path / "out"))[0] == []
@@ -552,9 +553,9 @@ def test_what_a_step_leaves_is_held_to_its_seal_before_another_step_reads_it(
 
 @pytest.mark.parametrize("suffix", [".npz", ".bands.npy"])
 def test_objects_between_steps_are_one_line_whatever_their_seal(tmp_path, corpus, tokenizer, suffix):
-    plan = jobs.make_plan(make(corpus, tmp_path / "out", tokenizer, filters={"near_duplicates": 0.8}))
-    for step in jobs.STEPS[:3]:
-        jobs.run(plan, jobs.How(step=step))
+    plan = make_plan(make(corpus, tmp_path / "out", tokenizer, filters={"near_duplicates": 0.8}))
+    for step in STEPS[:3]:
+        run_job(plan, How(step=step))
     path = store.unit_path(plan.work, "extract", 1, suffix)
     with open(path, "wb") as file:
         np.save(file, np.array([{}], object)) if suffix.endswith(".npy") else np.savez(
@@ -570,7 +571,7 @@ def test_a_pipe_for_a_jobs_facts_is_refused_at_once(tmp_path, corpus, tokenizer)
     (tmp_path / "out").mkdir()
     os.mkfifo(tmp_path / "out" / "job.json")
     with pytest.raises(UserError, match=r"job\.json: cannot be read \(is not a regular file"):
-        jobs.make_plan(make(corpus, tmp_path / "out", tokenizer))
+        make_plan(make(corpus, tmp_path / "out", tokenizer))
 
 
 def test_drops_of_all_buckets_are_one_file_that_is_read_in_place(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ import pytest
 
 from data_preprocessing.config import Job
 from data_preprocessing.jobs import engine
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import make_plan
+from data_preprocessing.jobs.run import How, run_job
 from modelzoo.config.errors import UserError
 
 ray = pytest.importorskip("ray", reason="the ray extra is not installed (make test-ray)")
@@ -77,6 +78,6 @@ def test_a_job_gives_the_same_bytes(cluster, tmp_path, corpus, tokenizer, hash_t
             source="pubmed", input=(str(corpus),), output=str(tmp_path / str(len(trees))), msl=64, val_fraction=0.2,
             tokenizer={"path": str(tokenizer)}, unit_megabytes=0.01, buckets=3, filters={"near_duplicates": 0.8},
         )  # fmt: skip
-        jobs.run(jobs.make_plan(job), jobs.How(**how))
+        run_job(make_plan(job), How(**how))
         trees.append(hash_tree(tmp_path / str(len(trees))))
     assert trees[0] == trees[1] and len(trees[0]) > 10

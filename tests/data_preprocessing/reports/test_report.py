@@ -9,7 +9,8 @@ import pytest
 
 from data_preprocessing import cli
 from data_preprocessing.config import Job
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import make_plan
+from data_preprocessing.jobs.run import How, run_job
 from data_preprocessing.reports import page as page_style
 from data_preprocessing.reports import report as page
 from modelzoo.config.errors import UserError
@@ -22,7 +23,7 @@ def out(tmp_path_factory, corpus, tokenizer):
     out = tmp_path_factory.mktemp("report") / "out"
     settings = {"tokenizer": {"path": str(tokenizer)}, "msl": 64, "val_fraction": 0.2}
     job = Job(source="pubmed", input=(str(corpus),), output=str(out), **settings)
-    jobs.run(jobs.make_plan(job), jobs.How())
+    run_job(make_plan(job), How())
     return out
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from data_preprocessing.config import Job
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import make_plan
 from data_preprocessing.sources import jsonl
 from data_preprocessing.steps import extract
 from data_preprocessing.text.document import read_year
@@ -109,12 +109,12 @@ def test_filters_take_the_spellings_of_records(tmp_path):
 
 def test_a_job_begun_before_a_setting_was_there_goes_on_with_its_default(tmp_path):
     path = write(tmp_path / "a.jsonl", {"text": TEXT})
-    plan = jobs.make_plan(Job(source="jsonl", input=(str(path),), output=str(tmp_path / "out")))
+    plan = make_plan(Job(source="jsonl", input=(str(path),), output=str(tmp_path / "out")))
     (tmp_path / "out/work/extract").mkdir(parents=True)
     (tmp_path / "out/work/extract/00000.json").write_text("{}")  # something was done
     record = json.loads((tmp_path / "out/job.json").read_text())
     del record["config"]["year_key"], record["config"]["licence_key"]
     shards.write_json(str(tmp_path / "out/job.json"), record)
-    assert jobs.make_plan(plan.job) == plan
+    assert make_plan(plan.job) == plan
     with pytest.raises(UserError, match="begun with year_key = 'year', now 'created'"):
-        jobs.make_plan(plan.job.model_copy(update={"year_key": "created"}))
+        make_plan(plan.job.model_copy(update={"year_key": "created"}))

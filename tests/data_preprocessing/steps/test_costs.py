@@ -9,7 +9,8 @@ import pytest
 from data_preprocessing import cli
 from data_preprocessing.config import Job
 from data_preprocessing.inspection import scale
-from data_preprocessing.jobs import job as jobs
+from data_preprocessing.jobs.plan import make_plan
+from data_preprocessing.jobs.run import How, run_job
 from data_preprocessing.steps import costs, store
 
 
@@ -20,7 +21,7 @@ def out(tmp_path_factory, corpus, tokenizer):
         source="pubmed", input=(str(corpus),), output=str(out), tokenizer={"path": str(tokenizer)}, msl=64,
         unit_megabytes=0.01, buckets=3, filters={"near_duplicates": 0.8},
     )  # fmt: skip
-    jobs.run(jobs.make_plan(job), jobs.How())
+    run_job(make_plan(job), How())
     return out
 
 

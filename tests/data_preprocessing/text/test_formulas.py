@@ -7,7 +7,7 @@ from lxml import etree
 
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.sources import pmc
-from data_preprocessing.text import markup
+from data_preprocessing.text.mathml import math_text
 
 
 def read(body: str) -> list[str]:
@@ -48,7 +48,7 @@ X, PICTURE = math("<mi>x</mi>"), "<inline-formula><inline-graphic/></inline-form
     ],
 )
 def test_scripts_and_accents(mathml, expected):
-    assert markup.math_text(etree.fromstring(f"<math>{mathml}</math>")) == expected
+    assert math_text(etree.fromstring(f"<math>{mathml}</math>")) == expected
     assert read(f"<p>{math(mathml)}</p>") == [unicodedata.normalize("NFC", expected)]
 
 

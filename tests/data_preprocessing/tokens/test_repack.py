@@ -16,7 +16,7 @@ from data_preprocessing import cli, limits
 from data_preprocessing.inspection.describe import print_shards
 from data_preprocessing.inspection.verify import verify as run_verify
 from data_preprocessing.inspection.verify import verify_split
-from data_preprocessing.tokens import repack, shards
+from data_preprocessing.tokens import repack, shards, token_ids
 from modelzoo import records
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
@@ -154,7 +154,7 @@ def test_jsonl_in_pieces_is_packed_as_in_one(tmp_path, monkeypatch):
     pack(tmp_path / "i.jsonl", tmp_path / "b")
     name = "output_chunk_0_0.h5"
     assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
-    monkeypatch.setattr(repack, "MAX_LINE", 60)
+    monkeypatch.setattr(token_ids, "MAX_LINE", 60)
     with pytest.raises(UserError, match=r"i\.jsonl: has a line of more than 60 bytes"):
         pack(tmp_path / "i.jsonl", tmp_path / "c")
 
