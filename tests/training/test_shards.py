@@ -204,7 +204,7 @@ def test_the_plan_s_bytes_are_those_that_ranks_hold_and_send(kind, data, tmp_pat
         sums = {"sent": traffic.sent, "weights": sum(map(count_bytes, run.parameters.values()))}
         state = [(k, x) for of in run.optimizer.state.values() for k, x in of.items() if torch.is_tensor(x) and x.dim()]
         sums["optimizer"] = sum(count_bytes(x) for k, x in state if k != "born")
-        masks = [x for k, x in state if k == "born"]
+        masks = [*run.sparsity.explored.bits.values(), *(x for k, x in state if k == "born")]
         for p in run.sparsity.parameters:
             masks += p.layout.parts if isinstance(p, sharding.SharedPacked) else (p.part, p.keep)
         sums["masks"] = sum(map(count_bytes, masks))
