@@ -8,13 +8,15 @@ PY := $(VENV)/bin/python
 JOBS ?= 2
 # Errors alone: no notices, no progress. Modules are compiled when they are first imported, not 20,000 of them here.
 PIP := $(PY) -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt
+# make env LOCKED=1: what is installed is held to the SHA-256 in locks/, and nothing else is taken.
+HASHED := $(PIP) --no-deps --require-hashes
 # A file's tests stay in one process: what a fixture trains or lowers for them is made once.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 # Where another processor's rounding could show.
 ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim tests/test_*.py \
     tests/training tests/interop tests/finetuning
 
-.PHONY: help demo test test-avx2 test-plain check docs env env-test env-csx test-csx test-aarch64 test-gpu test-ray faults bench clean
+.PHONY: help demo test test-avx2 test-plain check locks docs env env-test env-csx test-csx test-aarch64 test-gpu test-ray faults bench clean
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -38,30 +40,34 @@ test-plain: env-test ## the same without a compiler and without vector units
 check: env-test ## lint, format and types
 	$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m basedpyright
 
+locks: env ## locks/*.txt anew from the pins (needs uv: pip install uv)
+	$(PY) scripts/lock.py
+
 docs: env ## docs/reference.md anew from the schema
 	$(PY) scripts/reference.py
 
-env: $(VENV)/.made ## the default environment in .venv (torch pinned by constraints.txt)
+env: $(VENV)/.made ## the default environment in .venv (pinned by constraints.txt; LOCKED=1: verified by SHA-256)
 
 $(VENV)/.made: setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$($(PYTHON) --version 2>&1); try make PYTHON=python3.11"; exit 2; }
 	@echo "env        $(VENV): torch and what the trainer imports (one to three minutes, 1.5 GB, once)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) torch setuptools
-	@$(PIP) --no-build-isolation --editable .
+	@$(if $(LOCKED),$(HASHED) -r locks/torch-cpu.txt -r locks/default.txt,$(PIP) torch setuptools)
+	@$(PIP) $(if $(LOCKED),--no-deps )--no-build-isolation --editable .
 	@touch $@
 
 env-test: $(VENV)/.tests
 
 $(VENV)/.tests: $(VENV)/.made
 	@echo "env        $(VENV): what the tests compare with and run on (half a minute, once)"
-	@$(PIP) seqeval  # has no wheel: built apart, with what its own build asks for
-	@$(PIP) --no-build-isolation --editable '.[test]'
+	@$(if $(LOCKED),$(HASHED) -r locks/test.txt && $(HASHED) --no-build-isolation -r locks/test-sources.txt, \
+	    $(PIP) seqeval)  # has no wheel: built apart, with what its own build asks for
+	@$(PIP) $(if $(LOCKED),--no-deps )--no-build-isolation --editable '.[test]'
 	@touch $@
 
 env-csx: ## the second environment in .venv-csx: cerebras_pytorch 2.10.0 with torch 2.4.0 (3 minutes, 6 GB)
-	@PYTHON=$(PYTHON) scripts/env-csx.sh .venv-csx
+	@PYTHON=$(PYTHON) LOCKED=$(LOCKED) scripts/env-csx.sh .venv-csx
 
 test-csx: env-csx ## the tests of the second environment
 	PATH="$(CURDIR)/.venv-csx/bin:$$PATH" PYTHONPATH="$(CURDIR)" \
@@ -77,7 +83,7 @@ test-gpu: env-test ## what only a GPU can show: training, kernels, memory and ch
 
 test-ray: env-test ## `--engine ray` on a cluster of two nodes of this machine, with Ray installed (70 MB)
 	@$(PIP) --no-build-isolation --editable '.[ray]'
-	$(PY) -m pytest -k ray tests/data_preprocessing/test_ray.py tests/study
+	$(PY) -m pytest -k ray tests/data_preprocessing/jobs/test_ray.py tests/study
 
 faults: env-test ## inputs damaged, operations failed, commands killed, by the thousand; N=10000 for more (docs/reliability.md)
 	$(PY) -m tests.faults.run -n $(or $(N),2000) $(FAULTS)

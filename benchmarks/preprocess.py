@@ -140,8 +140,8 @@ def _texts(data: str):
                 yield title[0], abstract[0]
     from html import escape
 
-    from data_preprocessing import pmc
     from data_preprocessing.config import TextPolicy
+    from data_preprocessing.sources import pmc
 
     for path in sorted(glob.glob(os.path.join(data, "pmc_nxml", "*.tar.gz"))):
         for d in pmc.documents(path, TextPolicy(), 1 << 40):
@@ -230,10 +230,10 @@ def _tokenise_and_write(texts: list[str], out: str, tokenizer: str, msl: int) ->
     import h5py
     import numpy as np
 
-    from data_preprocessing import pack, tokens
+    from data_preprocessing.tokens import pack, tokenizing
     from modelzoo.data.tokenizer import read_tokenizer
 
-    encoder = tokens.Encoder(read_tokenizer(tokenizer), tokenizer, "tokenizers")
+    encoder = tokenizing.Encoder(read_tokenizer(tokenizer), tokenizer, "tokenizers")
     packer, parts, count = pack.StreamPacker(msl, 50256, 50256, "pad"), [], 0
     for k in range(0, len(texts), 1000):
         flat, offsets = encoder.encode(texts[k : k + 1000])

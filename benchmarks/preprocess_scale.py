@@ -66,8 +66,8 @@ def _run(args: argparse.Namespace, call: list[str], work: str) -> dict:
 
 
 def _make_call(args: argparse.Namespace) -> dict:
-    from data_preprocessing import drops, encode, minhash, resolve, store
     from data_preprocessing.config import Filters, Job
+    from data_preprocessing.steps import drops, encode, minhash, resolve, store
 
     step, number, work = args.call
     job = Job(
@@ -106,7 +106,7 @@ def _peak() -> int:
 def _write_units(args: argparse.Namespace, job, work: str) -> None:
     import numpy as np
 
-    from data_preprocessing import minhash, store
+    from data_preprocessing.steps import minhash, store
 
     os.makedirs(os.path.join(work, "extract"))
     rng = np.random.default_rng(0)

@@ -304,7 +304,7 @@ def run_job(args) -> int:
 
 
 def run_download(args) -> int:
-    from data_preprocessing import download
+    from data_preprocessing.downloading import download
 
     return download.run(args)
 
@@ -316,30 +316,30 @@ def run_tokenizer(args) -> int:
 
 
 def run_pack(args) -> int:
-    from data_preprocessing import repack
+    from data_preprocessing.tokens import repack
 
     return repack.run(args)
 
 
 def run_inspect(args) -> int:
-    from data_preprocessing import inspection
+    from data_preprocessing.inspection.describe import print_shards
 
-    return inspection.print_shards(args)
+    return print_shards(args)
 
 
 def run_verify(args) -> int:
-    from data_preprocessing import inspection
+    from data_preprocessing.inspection.verify import verify
 
-    return inspection.verify(args)
+    return verify(args)
 
 
 def run_report(args) -> int:
-    from data_preprocessing import inspection
+    from data_preprocessing.inspection.describe import report
 
-    return inspection.report(args)
+    return report(args)
 
 
 def run_synthetic(args) -> int:
-    from data_preprocessing import synthetic
+    from data_preprocessing.sources import synthetic
 
     return synthetic.run(args)

@@ -77,10 +77,11 @@ def job(args) -> int:
     config, part = read_job(args), parse_share(args.share)
     if args.share is None and part[1] > 1:
         print(f"share      {part[0]}/{part[1]}, from Slurm or torchrun; --share 0/1 does all", file=sys.stderr)
-    from data_preprocessing import job as jobs
-    from data_preprocessing import progress
+    from data_preprocessing.jobs import progress
+    from data_preprocessing.jobs.plan import make_plan
+    from data_preprocessing.jobs.run import How, run_job
 
-    how = jobs.How(
+    how = How(
         workers=args.workers or available_cores(),
         engine=args.engine,
         shard=part,
@@ -89,8 +90,8 @@ def job(args) -> int:
         wait_seconds=args.wait,
     )
     begun = time.monotonic()
-    plan = jobs.make_plan(config)
-    result = jobs.run(plan, how, (lambda *_: None) if args.quiet else progress.printer())
+    plan = make_plan(config)
+    result = run_job(plan, how, (lambda *_: None) if args.quiet else progress.printer())
     if result:
         print(summary(config.output, result, time.monotonic() - begun))
         require_examples(config.output, result)
@@ -118,7 +119,7 @@ def require_examples(out: str, result: dict) -> None:
 
 def summary(out: str, result: dict, seconds: float) -> str:
     """The closing lines: what was written, and what to run next."""
-    from data_preprocessing.report import show_passed
+    from data_preprocessing.reports.report import show_passed
     from modelzoo.progress import format_duration
 
     reasons, splits = result["reasons"], result["splits"]
@@ -144,8 +145,10 @@ def summary(out: str, result: dict, seconds: float) -> str:
 
 def tokenizer(args) -> int:
     """Train a tokenizer on documents as a job would keep them, or compare encoders on them."""
-    from data_preprocessing import extract, filters, inputs, shards, tokens
-    from data_preprocessing.report import show_passed
+    from data_preprocessing.inputs import listing
+    from data_preprocessing.reports.report import show_passed
+    from data_preprocessing.steps import extract, filters
+    from data_preprocessing.tokens import shards, tokenizing
     from modelzoo.data.tokenizer import read_tokenizer
 
     base = {"source": args.source, "input": tuple(args.input), "output": args.output or "."}
@@ -158,7 +161,7 @@ def tokenizer(args) -> int:
 
     def texts(limit: float):
         left = limit
-        for file in inputs.find(config.input, config.source, passed):
+        for file in listing.find(config.input, config.source, passed):
             for d in extract.documents(config, file["path"], file["name"], passed):
                 if not d.deleted and not filters.find_reason(d, chain):
                     yield d.text
@@ -177,17 +180,17 @@ def tokenizer(args) -> int:
         return itertools.chain([first], batches)
 
     if args.check:
-        encoder = tokens.Encoder(read_tokenizer(args.check), args.check)
+        encoder = tokenizing.Encoder(read_tokenizer(args.check), args.check)
         documents = ids = 0
-        for batch in some(tokens.batched(texts(float("inf")))):
+        for batch in some(tokenizing.batched(texts(float("inf")))):
             encoder.check(batch)
             documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
         print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
         return 0
-    special = [args.eos_token, *(tokens.FIM_TOKENS if args.fim else ())]
-    text = tokens.train(some(tokens.batched(texts(args.megabytes * 1e6))), args.vocab_size, special)
+    special = [args.eos_token, *(tokenizing.FIM_TOKENS if args.fim else ())]
+    text = tokenizing.train(some(tokenizing.batched(texts(args.megabytes * 1e6))), args.vocab_size, special)
     shards.write_bytes(os.path.abspath(args.output), text.encode())
-    size = tokens.Encoder(text, args.output, "tokenizers").size
+    size = tokenizing.Encoder(text, args.output, "tokenizers").size
     if size < args.vocab_size:
         print(
             f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})",

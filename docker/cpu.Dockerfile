@@ -4,5 +4,5 @@ RUN apt-get update && apt-get install -y --no-install-recommends g++ git && rm -
 WORKDIR /opt/mediswift
 COPY . .
 ENV PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu PIP_NO_CACHE_DIR=1
-RUN pip install -c constraints.txt torch setuptools && pip install -c constraints.txt --no-build-isolation .
+RUN pip install --no-deps --require-hashes -r locks/torch-cpu.txt -r locks/default.txt && pip install --no-deps --no-build-isolation .
 ENTRYPOINT ["mediswift"]

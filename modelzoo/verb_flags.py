@@ -150,6 +150,7 @@ def add_prune_flags(p: argparse.ArgumentParser) -> None:
         help="the largest weights stay, or the largest by |W| * |X|; sparsegpt also changes what stays",
     )
     p.add_argument("--sparsity", type=share, metavar="S", help="the share of weights that goes (0.5)")
+    p.add_argument("--permute", action="store_const", const="start", help="order the inputs before blocks are formed")
     shape = p.add_mutually_exclusive_group()
     shape.add_argument("--block", type=parse_block, metavar="R,C", help="weights go in blocks of R outputs, C inputs")
     shape.add_argument("--nm", type=parse_nm, metavar="N:M", help="N of every M weights along the inputs stay")

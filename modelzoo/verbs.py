@@ -134,7 +134,8 @@ def _completion(args: argparse.Namespace) -> None:
 def _prune(args: argparse.Namespace) -> None:
     from modelzoo.pruning.command import Request, prune_run
 
-    flags = {k: x for k in ("sparsity", "block", "nm", "shared_inputs") if (x := getattr(args, k)) is not None}
+    given = {k: getattr(args, k) for k in ("sparsity", "block", "nm", "shared_inputs")}
+    flags = {k: x for k, x in {**given, "permute_inputs": args.permute}.items() if x is not None}
     request = Request(
         args.path, args.out, args.method, flags, tuple(args.data), args.samples, tuple(args.validate), args.compare,
         args.params, args.seed, args.damping, args.batch_size, args.target,

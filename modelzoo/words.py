@@ -8,6 +8,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.explain import did_you_mean
 
 CONFIG = (".yaml", ".yml")
+DATA_VERBS = (
+    "pubmed", "pmc", "bioc", "jsonl", "download", "tokenizer", "pack", "inspect", "verify", "synthetic",
+)  # fmt: skip
 
 
 def complete_words(words: Sequence[str]) -> list[str]:
@@ -27,6 +30,8 @@ def complete_words(words: Sequence[str]) -> list[str]:
             after += ["-m", word]
         elif word.endswith(CONFIG):
             after += ["-p", word]
+        elif word in DATA_VERBS:
+            raise UserError(f"{word}: is a verb of python -m data_preprocessing, which prepares data")
         else:
             near = did_you_mean(word, [*modes.MODES, *verbs.VERBS, *DEVICES])
             meant = near if near.endswith("?") else "; see --help"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the CS-2 environment: cerebras_pytorch 2.10.0 with its torch 2.4.0, every version pinned in constraints-csx.txt.
 # Usage: scripts/env-csx.sh [FOLDER]     (default .venv-csx beside this repository's Makefile)
+# With LOCKED=1 every file is held to its SHA-256 in locks/csx.txt.
 # Takes two to three minutes and 6 GB of disk; does nothing where the folder already fits the pins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,9 +29,13 @@ echo "env-csx    $folder: cerebras_pytorch 2.10.0 and its torch 2.4.0 (two to th
 # Errors alone are printed; modules are compiled when they are first imported.
 install() { "$folder/bin/pip" install -qq --no-deps --no-compile --disable-pip-version-check "$@"; }
 large='^(nvidia-|triton==)'
-install $(grep -E "$large" "$pins") &
-install $(grep -Ev "$large|^#" "$pins")
-wait $!
+if [ -n "${LOCKED:-}" ]; then
+    install --require-hashes -r locks/csx.txt
+else
+    install $(grep -E "$large" "$pins") &
+    install $(grep -Ev "$large|^#" "$pins")
+    wait $!
+fi
 "$folder/bin/pip" check >/dev/null || { "$folder/bin/pip" check >&2; exit 1; }
 "$folder/bin/python" -c 'import cerebras.pytorch, torch; print(f"cerebras.pytorch {cerebras.pytorch.__version__}, torch {torch.__version__}")'
 cp "$pins" "$folder/.pins"

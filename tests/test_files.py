@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from data_preprocessing import shards
+from data_preprocessing.tokens import shards
 from modelzoo import files, host
 from modelzoo.config.errors import UserError
 

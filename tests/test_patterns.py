@@ -9,7 +9,7 @@ import pytest
 from tests.regex_steps import Steps, TooManyStepsError, attacks, is_unbounded
 
 REPO = Path(__file__).resolve().parents[1]
-FILES = sorted([*(REPO / "modelzoo").rglob("*.py"), *(REPO / "data_preprocessing").glob("*.py")])
+FILES = sorted([*(REPO / "modelzoo").rglob("*.py"), *(REPO / "data_preprocessing").rglob("*.py")])
 SCANS = ("search", "sub", "subn", "split", "findall", "finditer")
 SMALL, LARGE, GROWTH, HEADS = 5, 20, 6, 4
 

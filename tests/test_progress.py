@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from data_preprocessing.progress import printer
+from data_preprocessing.jobs.progress import printer
 from modelzoo import progress
 from modelzoo.study.progress import Progress as StudyProgress
 

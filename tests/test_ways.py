@@ -28,7 +28,8 @@ def test_the_conda_file_has_the_tested_versions():
 def test_a_container_is_ten_lines_of_known_instructions(kind):
     lines = read(f"docker/{kind}.Dockerfile").splitlines()
     assert len(lines) <= 10 and {line.split()[0] for line in lines if not line.startswith("#")} <= INSTRUCTIONS
-    assert lines[-1] == 'ENTRYPOINT ["mediswift"]' and "-c constraints.txt torch" in lines[-2]
+    assert lines[-1] == 'ENTRYPOINT ["mediswift"]'
+    assert f"--require-hashes -r locks/torch-{kind}.txt -r locks/default.txt " in lines[-2]
     assert ("whl/cpu" in "".join(lines)) == (kind == "cpu")
     assert '"mediswift=modelzoo.cli:main"' in read("setup.py")
 

@@ -10,9 +10,11 @@ import re
 import socket
 from pathlib import Path
 
+from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
-from modelzoo.config.trainer import Backend, Config, DataLoader
+from modelzoo.config.trainer import Config
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 CLUSTER_FILE = "/opt/cerebras/config_v2"

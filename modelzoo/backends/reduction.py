@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelzoo.backends.base import DENOMINATOR, TorchBackend
 from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
-from modelzoo.config.trainer import Backend as Config
+from modelzoo.config.device import Backend as Config
 from modelzoo.distributed import Ranks
 from modelzoo.draws import make_seed
 from modelzoo.kernels.linear_cross_entropy import counted_rows

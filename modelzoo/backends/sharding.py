@@ -16,7 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import Constant
 from modelzoo.config.trainer import Init
 from modelzoo.distributed import Ranks
-from modelzoo.kernels import blocks, packed
+from modelzoo.kernels import packed
 from modelzoo.models.decoder import DecoderLayer
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity import masks
@@ -110,14 +110,14 @@ class SharedParameter(SparseParameter):
     """
 
     def __init__(self, masked: SparseParameter, weight: nn.Parameter, ranks: Ranks):
-        self.name, self.block, self.dense_grad = masked.name, masked.block, None
+        self.name, self.block, self.order, self.dense_grad = masked.name, masked.block, masked.order, None
         self.weight, self.ranks, self._shape = weight, ranks, masked.shape
         self.set_mask(masked.mask)
 
     def set_mask(self, mask: Tensor) -> None:
         self.part = self.stored(mask).to(self.weight.device, copy=True)
         self.keep, self.live = masks.bits(self.part), int(mask.sum())
-        self._digest = masks.digest(mask)  # of the whole: a gathered mask would be the same everywhere
+        self._digest = masks.digest(mask, self.order)  # of the whole: a gathered mask would be the same everywhere
 
     @property
     def mask(self) -> Tensor:
@@ -152,7 +152,7 @@ class SharedPacked(PackedParameter):
     """A weight that is stored as its live blocks, of which this rank holds its share. All know where blocks are."""
 
     def __init__(self, p: PackedParameter, weight: nn.Parameter, ranks: Ranks):
-        self.name, self.block, self.module, self.dense_grad = p.name, p.block, p.module, None
+        self.name, self.block, self.order, self.module, self.dense_grad = p.name, p.block, p.order, p.module, None
         self.weight, self.ranks = weight, ranks
         self.module.layout = self.layout.to(weight.device)
 
@@ -167,7 +167,7 @@ class SharedPacked(PackedParameter):
         return self.ranks.share_rows(super().stored(x))
 
     def move(self, mask, state, weight=None):
-        layout = packed.layout_of(blocks.gathered(mask, self.block), self.block)
+        layout = packed.layout_of(self.gathered(mask), self.block, self.order)
         if layout.nnz != self.layout.nnz:
             raise UserError(
                 f"{self.name}: {layout.nnz} live blocks where {self.layout.nnz} are shared out among ranks; take "

@@ -78,6 +78,8 @@ class GPTConfig(Section):
 
     vocab_size: Annotated[PositiveInt, Field(le=512_000)] = 50257  # at least the tokenizer's
     max_position_embeddings: Width = 1024  # longest sequence, tokens
+    # token in front of each text in generate, score and fine-tuning; import sets it as the model's own tokenizer does
+    bos_token_id: Annotated[NonNegativeInt, Field(lt=512_000)] | None = None
     embedding_dropout_rate: Rate | None = Field(None, alias="embd_pdrop")
     position_embedding_type: Literal["learned", "fixed", "rotary", "alibi"] | None = "learned"
     position_embedding_offset: Annotated[NonNegativeInt, Field(le=2**20)] = 0
@@ -190,6 +192,8 @@ class GPTConfig(Section):
         rotated = self.rotary_width
         if self.position_embedding_type == "rotary" and not (0 < rotated <= self.head_dim and rotated % 2 == 0):
             raise ValueError(f"rotary_dim {rotated} must be even, above 0 and at most the head's {self.head_dim}")
+        if self.bos_token_id is not None and self.bos_token_id >= self.vocab_size:
+            raise ValueError(f"bos_token_id {self.bos_token_id} must be below vocab_size {self.vocab_size}")
         if self.position_embedding_offset and self.position_embedding_type != "learned":
             raise ValueError("position_embedding_offset is for learned positions")
         if self.pos_scaling_factor != 1.0 and self.position_embedding_type not in ("rotary", "alibi"):
@@ -266,7 +270,7 @@ class GPTConfig(Section):
 
 LATER = (  # left out of what is written, where idle
     *("attention_module", "extra_attention_params", "use_untied_layer_norm"),
-    *("pos_scaling_type", "pos_scaling_extra_args"),
+    *("pos_scaling_type", "pos_scaling_extra_args", "bos_token_id"),
 )
 # Model Zoo's learning-rate groups and the parameters they hold (globs over our parameter names, which are the zoo's).
 MUP_GROUPS = {

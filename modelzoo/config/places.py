@@ -9,6 +9,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import NOWHERE, Document, Path
 
 _KEY = re.compile(r"trainer(?:\.\w+)+(?=[: ])")
+_HOLDS_PATHS = re.compile(
+    r"dir|path|root|file|checkpoint$|tokenizer|data$"
+)  # a folder may be called as a choice is: none
 
 
 @contextlib.contextmanager
@@ -38,10 +41,14 @@ def _describe(line: str, doc: Document) -> str:
     if named := _KEY.match(line):
         mark = str(doc.mark(tuple(int(k) if k.isdecimal() else k for k in named[0].split("."))))
         return f" ({mark})" if mark != NOWHERE and mark not in line else ""
-    found = [(len(value), path) for path, value in _texts(doc.data, ()) if _begins(line, value)]
+    found = [
+        (len(value), any(isinstance(key, str) and _HOLDS_PATHS.search(key) for key in path), path)
+        for path, value in _texts(doc.data, ())
+        if _begins(line, value)
+    ]
     if not found:
         return ""
-    path = max(found)[1]
+    path = max(found)[-1]
     key, mark = ".".join(map(str, path)), str(doc.mark(path))
     return "" if key in line or mark in line else f" ({key}, {mark})"
 

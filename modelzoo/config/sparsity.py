@@ -196,6 +196,9 @@ class SparsityGroup(Section):
     compat: Literal["cstorch"] | None = None  # masks by cerebras.pytorch's rules to the last weight (docs/csx.md)
     mup_base_density: Annotated[PositiveFloat, Field(le=1)] | None = None  # rate and init corrected from it (SuPar)
     block: tuple[Width, Width] = (1, 1)  # rows x columns that live or die together
+    # the order in which inputs form blocks is found from the weights that masks begin with (start), or at each update
+    # of an algorithm that prunes gradually (updates); null: inputs form them as they are
+    permute_inputs: Literal["start", "updates"] | None = None
     shared_inputs: Width | None = None  # groups of consecutive outputs; a group's outputs read the same inputs
     nm: tuple[Width, Width] | None = None  # N of every M weights along the inputs
     storage: Literal["auto", "packed", "compressed", "masked"] = "auto"  # off the CS-2; auto: blocks alone, if faster
@@ -213,7 +216,10 @@ class SparsityGroup(Section):
             return f"shared_inputs: {self.shared_inputs}"
         if self.nm:
             return f"nm: [{self.nm[0]}, {self.nm[1]}]"
-        return f"block: [{self.block[0]}, {self.block[1]}]" if self.block != (1, 1) else None
+        if self.block == (1, 1):
+            return None
+        ordered = f", permute_inputs: {self.permute_inputs}" if self.permute_inputs else ""
+        return f"block: [{self.block[0]}, {self.block[1]}]{ordered}"
 
     @property
     def may_pack(self) -> bool:
@@ -299,6 +305,7 @@ class SparsityGroup(Section):
 
     @model_validator(mode="after")
     def _fits_pattern(self):
+        self._fits_order()
         given = [k for k in ("block", "shared_inputs", "nm") if getattr(self, k) not in (None, (1, 1))]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not both")
@@ -318,6 +325,27 @@ class SparsityGroup(Section):
         if key == "nm" and self.nm is not None:
             self._fits_nm(*self.nm)
         return self
+
+    def _fits_order(self) -> None:
+        if self.permute_inputs is None:
+            return
+        if self.block[1] == 1:
+            raise ValueError(
+                "permute_inputs orders the inputs of blocks: give a block of two columns or more, such as [32, 32]"
+            )
+        gradual = self.algorithm in GRADUAL
+        if self.permute_inputs == "updates" and not gradual:
+            raise ValueError(
+                f"permute_inputs: updates is for {', '.join(GRADUAL)}, which prune along a schedule; use start with "
+                f"{self.algorithm}: a new order would move more weights than its updates may"
+            )
+        if self.permute_inputs == "start" and gradual:
+            raise ValueError(f"permute_inputs: start is for masks that begin sparse; {self.algorithm} takes updates")
+        if self.permute_inputs == "start" and self.init_method in ("random", "checkerboard"):
+            raise ValueError(
+                f"permute_inputs: start finds the order by magnitudes, and {self.init_method} masks gain nothing from "
+                "one; use init_method: topk"
+            )
 
     def _fits_nm(self, n: int, m: int) -> None:
         level = _nm_level((n, m))

@@ -3,9 +3,10 @@
 Of shards without a manifest (Model Zoo writes none) the shapes are read, of a few.
 """
 
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data.files import SOME, find_shards, list_recorded
 from modelzoo.data.folder import open_shard, read_manifest
 

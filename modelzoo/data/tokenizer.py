@@ -153,16 +153,31 @@ def check_vocabulary(name: str, size: int, vocab_size: int) -> None:
 
 
 class Tokenizer(NamedTuple):
-    """A tokenizer with the id that ends a text."""
+    """A tokenizer with the id that ends a text.
+
+    Attributes:
+        bos: the token in front of each text that the model reads; None: texts begin with their own first token.
+    """
 
     backend: "tokenizers.Tokenizer"  # which takes special tokens in texts as plain text
     eos: int
     name: str
+    bos: int | None = None
 
     @property
     def size(self) -> int:
         """Rows that a model needs: the largest id + 1."""
         return vocabulary_size(self.backend)
+
+    @property
+    def prefix(self) -> list[int]:
+        """What comes before the ids of a text: `bos`, or nothing."""
+        return [] if self.bos is None else [self.bos]
+
+    @property
+    def first(self) -> int:
+        """What a text without tokens is predicted behind: `bos`, or the end of another text."""
+        return self.eos if self.bos is None else self.bos
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, with no special tokens added."""
@@ -178,11 +193,17 @@ class Tokenizer(NamedTuple):
         return self.backend.decode(ids, skip_special_tokens=False)
 
 
-def load_tokenizer(path: str, eos: int | None = None) -> Tokenizer:
+def find_end_of_text(backend: "tokenizers.Tokenizer") -> int | None:
+    """The id of the token that usually ends a text; None where the tokenizer has none of these."""
+    return next((i for t in END_OF_TEXT if (i := backend.token_to_id(t)) is not None), None)
+
+
+def load_tokenizer(path: str, eos: int | None = None, bos: int | None = None) -> Tokenizer:
     """The tokenizer at `path` (tokenizer.json, or a folder as `read_tokenizer` takes).
 
     Args:
         eos: the end-of-text id; default: that of the folder's manifest.json, else the token that is usual.
+        bos: `bos_token_id` of the model that reads its ids.
 
     Raises:
         UserError: no tokenizer there, or none of the usual end-of-text tokens in it.
@@ -192,9 +213,9 @@ def load_tokenizer(path: str, eos: int | None = None) -> Tokenizer:
     if eos is None:
         eos = read_manifest(folder).get("eos_id")
     if eos is None:
-        eos = next((i for t in END_OF_TEXT if (i := backend.token_to_id(t)) is not None), None)
+        eos = find_end_of_text(backend)
     if eos is not None and eos >= vocabulary_size(backend):
         raise UserError(f"{path}: has ids below {vocabulary_size(backend)}, the end-of-text id is {eos}")
     if eos is None:
         raise UserError(f"{path}: has no end-of-text token ({', '.join(END_OF_TEXT)})")
-    return Tokenizer(backend, eos, path)
+    return Tokenizer(backend, eos, path, bos)

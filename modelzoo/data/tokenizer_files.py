@@ -8,6 +8,7 @@ from modelzoo.config.trainer import Config, Init
 from modelzoo.data import format as f
 from modelzoo.data import hub, manifest
 from modelzoo.data import tokenizer_kinds as kinds
+from modelzoo.data.bos import write_bos
 from modelzoo.data.tokenizer import read_clean, read_tokenizer
 from modelzoo.files import write_bytes
 from modelzoo.reading import exists, read_bytes
@@ -71,8 +72,11 @@ def list_files(named: str | None, config: Config, run: str | None = None) -> lis
     return found
 
 
-def copy_files(paths: Sequence[str], folder: str) -> None:
+def copy_files(paths: Sequence[str], folder: str, bos: int | None = None) -> None:
     """Copy a tokenizer's files into `folder` as they are read here: without BPE dropout, and as a tokenizer.json.
+
+    Args:
+        bos: `bos_token_id` of the model: what the copy's post-processor puts in front of texts, alone.
 
     Raises:
         UserError: one cannot be read, is no regular file, or is too large; or the tokenizer cannot be converted.
@@ -80,11 +84,14 @@ def copy_files(paths: Sequence[str], folder: str) -> None:
     """
     if paths and not any(os.path.basename(p) == f.TOKENIZER for p in paths):
         whole = paths[0] if len(paths) == 1 else os.path.dirname(paths[0])
-        write_bytes(os.path.join(folder, f.TOKENIZER), read_tokenizer(whole).encode())
+        write_bytes(os.path.join(folder, f.TOKENIZER), write_bos(read_tokenizer(whole), bos, whole).encode())
         return
     for path in paths:
         try:
-            data = read_clean(path) if os.path.basename(path) == f.TOKENIZER else read_bytes(path)
+            whole = os.path.basename(path) == f.TOKENIZER
+            data = write_bos(read_clean(path).decode(), bos, path).encode() if whole else read_bytes(path)
+        except UnicodeDecodeError as e:
+            raise UserError(f"{path}: is not UTF-8 text (byte {e.start})") from None
         except OSError as e:
             raise UserError(f"{path}: cannot be read ({e.strerror})") from None
         write_bytes(os.path.join(folder, os.path.basename(path)), data)

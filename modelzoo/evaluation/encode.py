@@ -45,13 +45,13 @@ NONE = Soft()
 
 
 def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: int, soft: Soft = NONE) -> Prompt:
-    """The ids before an answer, soft prompt included, so that the longest answer still fits `length` ids.
+    """The ids before an answer, soft prompt and BOS included, so that the longest answer still fits `length` ids.
 
     Raises:
         UserError: what may not be cut does not fit.
     """
     answer = max(len(_joined(pieces, tokenizer)) for pieces in task.longest(example))
-    room = length - soft.tokens - answer
+    room = length - soft.tokens - answer - len(tokenizer.prefix)
     rendered = task.source(example)
     ids, offsets = tokenizer.offsets(rendered.text)
     extra, kept = len(ids) - room, ids
@@ -68,15 +68,15 @@ def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: in
         kept, offsets = [kept[i] for i in keep], [offsets[i] for i in keep]
     if extra > 0:
         cuttable = ", ".join(task.config.long_fields or task.long_fields) or "nothing"
-        least = len(kept) + soft.tokens + answer
+        least = len(kept) + length - room
         raise UserError(
             f"{task.name}: example {example.id} needs {least} tokens after cutting all that may be "
             f"({cuttable}), the context is {length}; shorten the template or take a longer context"
         )
-    learned = list(range(soft.first, soft.first + soft.tokens))
-    if not kept and not learned:
+    learned, read = list(range(soft.first, soft.first + soft.tokens)), tokenizer.prefix + kept
+    if not read and not learned:
         return Prompt([tokenizer.eos], len(ids) - len(kept))  # a token must come before the first one that is predicted
-    return Prompt(learned + kept if soft.place == "prefix" else kept + learned, len(ids) - len(kept))
+    return Prompt(learned + read if soft.place == "prefix" else read + learned, len(ids) - len(kept))
 
 
 def encode_pieces(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:

@@ -52,7 +52,7 @@ def encode_questions(
             if not after or room < 1:
                 why = f"more tokens than the context of {length}" if after else "no token of its own after its prompt"
                 raise UserError(f"{task.name}: question {example.id[:80]}: choice {label} has {why}")
-            kept = (before or [tokenizer.eos])[-room:]
+            kept = (before or [tokenizer.first])[-room:]
             left.append(len(kept))
             cut.append(max(len(before) - room, 0))
             pairs.append((add_soft(kept, soft), after))
@@ -64,11 +64,12 @@ def encode_questions(
 def encode_choices(prompt: str, choices: Sequence[str], tokenizer: Tokenizer) -> tuple[list[int], list[list[int]]]:
     """Ids of a prompt, and of each choice behind it: those that both have together, as lm-evaluation-harness has it.
 
-    Spaces at the prompt's end are its choices'.
+    Spaces at the prompt's end are its choices'. BOS comes first, where the model has one.
     """
     context, spaces = prompt.rstrip(), prompt[len(prompt.rstrip()) :]
     before = tokenizer.encode(context)
-    return before, [tokenizer.encode(context + spaces + text)[len(before) :] for text in choices]
+    behind = [tokenizer.encode(context + spaces + text)[len(before) :] for text in choices]
+    return tokenizer.prefix + before, behind
 
 
 def add_soft(ids: list[int], soft: Soft) -> list[int]:

@@ -23,16 +23,18 @@ def require_lm_eval() -> None:
 def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: int):
     """`model` as an `lm_eval.api.model.LM`: loglikelihood, loglikelihood_rolling and (greedy) generate_until.
 
-    Texts become ids as the harness's own Hugging Face model makes them, so both give one score.
+    Texts become ids as the harness's own Hugging Face model makes them, so both give one score: with BOS in front where
+    the model has one (`add_bos_token` of 0.4.10 and later leaves that to the tokenizer), in rolling windows once more.
     """
     from lm_eval import utils
     from lm_eval.api.model import TemplateLM
 
     class Harness(TemplateLM):
-        eot_token_id = tokenizer.eos  # a plain value for the property that TemplateLM asks for
+        eot_token_id = tokenizer.eos  # plain values for the properties that TemplateLM asks for
+        prefix_token_id = tokenizer.first
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
-            return tokenizer.encode(string)
+            return [*([] if add_special_tokens is False else tokenizer.prefix), *tokenizer.encode(string)]
 
         def _loglikelihood_tokens(self, requests, **kwargs) -> list[tuple[float, bool]]:
             pairs = []
@@ -46,7 +48,7 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
         def loglikelihood_rolling(self, requests, disable_tqdm: bool = False) -> list[float]:
             totals = []
             for (text,) in (r.args for r in requests):
-                windows = utils.get_rolling_token_windows(tokenizer.encode(text), tokenizer.eos, length, 1)
+                windows = utils.get_rolling_token_windows(self.tok_encode(text), tokenizer.first, length, 1)
                 pairs = [utils.make_disjoint_window(w) for w in windows]
                 totals.append(sum(s for s, _ in predict.continuations(model, backend, pairs, batch_size)))
             return totals
@@ -63,7 +65,7 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
             until = options.get("until") or []
             stops = [until] if isinstance(until, str) else list(until)
             tokens = min(options.get("max_gen_toks", 256), length - 1)
-            prompt = (tokenizer.encode(context) or [tokenizer.eos])[-(length - tokens) :]
+            prompt = (self.tok_encode(context) or [tokenizer.eos])[-(length - tokens) :]
 
             def done(ids: list[int]) -> bool:
                 return ids[-1] == tokenizer.eos or any(s in tokenizer.decode(ids) for s in stops)

@@ -151,7 +151,7 @@ def _compare(model, backend, task: Task, examples, prompts, tokenizer, length, s
         for e, choices, mine in zip(examples, texts, answers, strict=True):
             if (key := tuple(choices.values())) not in priors:
                 blank = e._replace(fields=dict.fromkeys(e.fields, ""))
-                ids = encode_prompt(task, blank, tokenizer, length, soft).ids or [tokenizer.eos]
+                ids = encode_prompt(task, blank, tokenizer, length, soft).ids
                 priors[key] = predict.likelihoods(model, backend, [ids], [mine], batch_size)[0].log_p
         log_p = [x - priors[tuple(c.values())] for x, c in zip(log_p, texts, strict=True)]
     found = []

@@ -18,6 +18,7 @@ from modelzoo.backends.select import joining_ranks, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
+from modelzoo.data.bos import describe_bos
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.evaluation.results import hash_checkpoint
 from modelzoo.files import write_json
@@ -86,11 +87,14 @@ def _command(config: Config, options: Options, ranks: Ranks) -> Command:
         raise UserError("trainer.finetune.checkpoint: missing; name a run folder here or with --checkpoint_path")
     path = ranks.first_does(lambda: start_checkpoint.find_checkpoint(named))
     choice = select_device(options.target, config.trainer.init, ranks=ranks)
-    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(config.trainer.init, path))
+    where = start_checkpoint.find_tokenizer_path(config.trainer.init, path)
+    words = tokenizer.load_tokenizer(where, bos=config.trainer.init.model.bos_token_id)
     task = FinetuneTask.open(section, config.trainer.init, words)
     out = Progress(0)
     out.note(choice.describe())
     out.note(f"task       {task.describe()}")
+    for line in describe_bos(words):
+        out.note(f"           {line}")
     jobs = [
         _job(config, options, path, fold, seed)
         for fold in (section.folds if task.has_folds else section.folds[:1])

@@ -21,6 +21,7 @@ from modelzoo.kernels import blocks
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
 from modelzoo.records import Record, check_record
+from modelzoo.sparsity.order import derive_order, has_blocks
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
 from modelzoo.training.required import require_finetune, require_optimizer
@@ -57,11 +58,18 @@ def read_patterns(saved: Mapping[str, Any], masks: Masks, path: str) -> dict[str
     state = check_record(dict(saved), _Masked, f"{path}: its state", "it is not what this trainer writes")
     shapes, groups = list_parameters(state.model), state.sparsity
     return {
-        name: tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
+        name: _find_pattern(group)
         for group, names in zip(groups, select_parameters(shapes, groups), strict=True)
         for name in names
         if name in masks and _has_pattern(masks[name], group)
     }
+
+
+def _find_pattern(group: SparsityGroup) -> Pattern:
+    found = tuple((key, getattr(group, key)) for key in ("block", "shared_inputs", "nm", "storage"))
+    if group.permute_inputs is None:
+        return found
+    return (*found, ("permute_inputs", "start"), ("init_method", "topk"))  # the order comes with the mask
 
 
 def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
@@ -72,6 +80,8 @@ def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     block = block_of(group, tuple(mask.shape))
     if any(side % b for side, b in zip(mask.shape, block, strict=True)):
         return False
+    if group.permute_inputs is not None:
+        return has_blocks(mask, block, derive_order(mask, block))
     live = blocks.gathered(mask, block)
     even = not group.shared_inputs or len(live.sum(1).unique()) == 1
     return even and int(live.sum()) * math.prod(block) == int(mask.sum())

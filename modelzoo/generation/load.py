@@ -14,6 +14,7 @@ from modelzoo.config.load import load
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer
+from modelzoo.data.bos import describe_bos, load_with_bos
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.evaluation import exported
@@ -29,6 +30,7 @@ from modelzoo.names import split_masks
 from modelzoo.planning.start_checkpoint import SavedState, check_state, find_checkpoint
 from modelzoo.reading import exists
 from modelzoo.records import check_record
+from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.parameter import PackedLinear
 from modelzoo.sparsity.select import block_of, select_parameters
 from modelzoo.training import checkpoint
@@ -52,7 +54,7 @@ class LoadedModel(NamedTuple):
         return self.choice.backend
 
     def encode(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt; an empty one begins where a text of the training data does, behind the end of another.
+        """Ids of a prompt, without BOS; an empty one begins where a text of the training data does.
 
         Raises:
             UserError: a character that the tokenizer has no token for.
@@ -73,7 +75,7 @@ class LoadedModel(NamedTuple):
             raise UserError(
                 f"{prompt.where}: {prompt.text[at]!a} (character {at + 1}) is no token of {self.tokenizer.name}"
             )
-        return ids or [self.tokenizer.eos]
+        return ids or ([] if self.tokenizer.bos is not None else [self.tokenizer.eos])
 
 
 def load_model(path: str, params: str | None = None, words: str | None = None, target: str = "auto") -> LoadedModel:
@@ -111,6 +113,7 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     if choice.backend.kind == "CPU":
         use_quick(model)
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
+    notes += describe_bos(tokens)
     return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
 
 
@@ -130,7 +133,7 @@ def _load_words(named: str | None, init: Init, config: Config | None, path: str)
     places = list_places(config) if config is not None else []
     places += [RunFolder.containing(path).path, os.path.dirname(os.path.abspath(path))]
     try:
-        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path))
+        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path), bos=init.model.bos_token_id)
     except UserError as e:
         if named is None and "--set trainer.init.tokenizer" in str(e):
             raise UserError(str(e).replace("--set trainer.init.tokenizer=PATH", "--tokenizer PATH")) from None
@@ -147,11 +150,10 @@ def choose_device(target: str, init: Init) -> Choice:
 def _load_folder(path: str, words: str | None, target: str) -> LoadedModel:
     choice = choose_device(target, Init.model_validate({"model": {}}))
     model = exported.load_exported(path, choice.backend.device).eval()
-    found = tokenizer.load_tokenizer(words or path)
+    found = load_with_bos(words or path)
     check_vocabulary(found.name, found.size, model.vocab_size)
-    return LoadedModel(
-        path, model, choice, found, model.length, Soft(), found.size, ("an export: transformers computes it",)
-    )
+    notes = ("an export: transformers computes it", *describe_bos(found))
+    return LoadedModel(path, model, choice, found, model.length, Soft(), found.size, notes)
 
 
 @torch.no_grad()
@@ -189,7 +191,7 @@ def pack_masked(model: GPTModel, masks: Mapping[str, Tensor], groups: tuple[Spar
             path, _, last = name.rpartition(".")
             linear, block = model.get_submodule(path), block_of(group, tuple(masks[name].shape))
             packs = type(linear) is nn.Linear and last == "weight" and group.storage != "masked"
-            layout = _find_layout(masks[name], block) if packs else None
+            layout = _find_layout(masks[name], block, group.permute_inputs is not None) if packs else None
             packs = layout is not None and few.pays(layout)
             counts[packs] += 1
             if packs:
@@ -200,9 +202,9 @@ def pack_masked(model: GPTModel, masks: Mapping[str, Tensor], groups: tuple[Spar
     return [f"{counts[which]} masked weights are {how}" for which, how in lines if counts[which]]
 
 
-def _find_layout(mask: Tensor, block: tuple[int, int]) -> packed.Layout | None:
-    """The layout of a mask; None where it does not follow the config's pattern."""
+def _find_layout(mask: Tensor, block: tuple[int, int], permuted: bool) -> packed.Layout | None:
+    """The layout of a mask; None where it does not follow the config's pattern. `permuted`: in an order of its own."""
     try:
-        return packed.layout_from_mask(mask, block)
+        return packed.layout_from_mask(mask, block, derive_order(mask, block) if permuted else None)
     except ValueError:
         return None

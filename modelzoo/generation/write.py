@@ -37,7 +37,8 @@ class Text:
         self.prompt, self.sample, self._settings, self._model = prompt, sample, settings, model
         words = model.encode(prompt)
         soft = model.soft
-        room = model.length - soft.tokens
+        first = model.tokenizer.prefix
+        room = model.length - soft.tokens - len(first)
         if room < 2:
             raise UserError(
                 f"{model.path}: its soft prompt of {soft.tokens} vectors fills the context of {model.length}"
@@ -45,11 +46,11 @@ class Text:
         # one that leaves no room keeps its end: half the context at least, more where few tokens are asked for
         self.cut = max(0, len(words) - (room - min(settings.max_new_tokens, room // 2))) if len(words) >= room else 0
         self.words = words[self.cut :]
-        learned = list(range(soft.first, soft.first + soft.tokens))
-        self.begin = learned + self.words if soft.place == "prefix" else self.words + learned
-        self._seen = set(self.words)
+        learned, read = list(range(soft.first, soft.first + soft.tokens)), first + self.words
+        self.begin = learned + read if soft.place == "prefix" else read + learned
+        self._seen = set(read)
         self._generator = None if settings.greedy else make_generator(settings.seed, "generate", sample)
-        self._growing = GrowingText(model.tokenizer.decode, self.words, settings.stops)
+        self._growing = GrowingText(model.tokenizer.decode, read, settings.stops)
         self.ids: list[int] = []
         self.end: str | None = None
 
@@ -126,7 +127,7 @@ def begin_texts(
     texts = [Text(model, p, k, settings) for p in prompts for k in range(settings.samples)]
     cut = [t for t in texts if t.cut and t.sample == 0]
     for text in cut[:NAMED]:
-        whole, room = len(text.words) + text.cut, model.length - model.soft.tokens
+        whole, room = len(text.words) + text.cut, model.length - model.soft.tokens - len(model.tokenizer.prefix)
         what = f"{text.prompt.where}: {whole:,} tokens leave no room in the context of {room:,}"
         if refuse_long:
             raise UserError(f"{what}; shorten the prompt, or let its end be read (without --refuse_long)")

@@ -111,7 +111,11 @@ def _folder(found: Exportable, out: str, dtype: str) -> str:
     require_finite(tensors, dtype, out)
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
-        "generation_config.json": {"bos_token_id": eos, "eos_token_id": eos, "pad_token_id": eos},
+        "generation_config.json": {
+            "bos_token_id": eos if c.bos_token_id is None else c.bos_token_id,
+            "eos_token_id": eos,
+            "pad_token_id": eos,
+        },
     }
     if f.TOKENIZER in {os.path.basename(v) for v in words}:
         texts["tokenizer_config.json"] = _tokenizer_config(words[0], eos, c)
@@ -121,7 +125,7 @@ def _folder(found: Exportable, out: str, dtype: str) -> str:
     if notes:
         readme += "\n## Adapter\n\n" + "".join(f"{escape(line, 2000)}\n" for line in notes)
     other = hf.convert_to_hf(masks, c, family, masks=True) if masks else {}
-    _write(out, tensors, other, texts, readme, words, adapter)
+    _write(out, tensors, other, texts, readme, words, c.bos_token_id, adapter)
     lines = [
         f"wrote      {out}: {family.architecture}, {sum(x.numel() for x in tensors.values()):,} numbers in {dtype}"
     ]
@@ -160,18 +164,26 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
     found = read_record(path, _Tokenizer, "missing", "is not a byte-level tokenizer.json")
     ids = {**found.model.vocab, **{t.content: t.id for t in found.added_tokens or ()}}
     check_vocabulary(path, max(ids.values()) + 1, c.vocab_size)
-    text = next((t for t, i in ids.items() if i == eos), None)
-    special = {"eos_token": text, "bos_token": text, "pad_token": text} if text else {}
+    named = (eos, eos if c.bos_token_id is None else c.bos_token_id)
+    text, first = (next((t for t, i in ids.items() if i == wanted), None) for wanted in named)
+    special = {"eos_token": text, "bos_token": first, "pad_token": text}
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": c.max_position_embeddings,
         "clean_up_tokenization_spaces": False,
-        **special,
+        **{k: v for k, v in special.items() if v},
     }
 
 
 def _write(
-    out: str, tensors, masks, texts: Mapping[str, Any], readme: str, vocabulary: list[str], adapter=None
+    out: str,
+    tensors,
+    masks,
+    texts: Mapping[str, Any],
+    readme: str,
+    words: list[str],
+    bos: int | None,
+    adapter=None,
 ) -> None:
     """The whole folder or nothing."""
     try:
@@ -189,7 +201,7 @@ def _write(
                 write_text(os.path.join(inner, config), json.dumps(facts, indent=2) + "\n")
                 write_tensors(os.path.join(inner, weights), parts)
                 write_checksums(inner)
-            copy_files(vocabulary, temporary)
+            copy_files(words, temporary, bos)
             write_checksums(temporary)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None

@@ -14,6 +14,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
+from modelzoo.data.tokenizer import find_end_of_text, parse_tokenizer, read_tokenizer
 from modelzoo.data.tokenizer_files import list_files
 from modelzoo.interop.adapters import merge_lora
 from modelzoo.models.shapes import check_weights
@@ -67,6 +68,9 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
     eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)
     run = RunFolder.containing(path).path
     words = list_files(tokenizer or config.trainer.init.tokenizer, config, run)
+    if eos is None and words:  # of a model that was imported, and not trained since
+        name = name_tokenizer(words)
+        eos = find_end_of_text(parse_tokenizer(read_tokenizer(name), name))
     return Exportable(path, state, saved, config, weights, masks, words, eos)
 
 

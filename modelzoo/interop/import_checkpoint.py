@@ -110,7 +110,9 @@ def _hf(source: str, out: str, params: str | None) -> str:
         section, notes, kind = theirs.section, theirs.notes, theirs.family.architecture
         convert = partial(hf.convert_from_hf, family=theirs.family)
     c = GPTConfig.model_validate(section)
-    words, about_words = take_tokenizer(source, c.vocab_size)
+    words, bos, about_words = take_tokenizer(source, c.vocab_size)
+    if bos is not None:
+        section["bos_token_id"] = bos
     try:
         tensors = _tensors(source)
         require_floats(tensors, source)

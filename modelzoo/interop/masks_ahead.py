@@ -51,9 +51,11 @@ def _describe_group(i: int, config: SparsityGroup, weights: Mapping[str, Tensor]
     counts, live, norm, kept, largest = group_counts(config, sizes, algorithm.target(0)), 0, 0.0, 0.0, 0.0
     for name, x in weights.items():
         block, square = block_of(config, sizes[name]), x.double().square()
-        scores, k = blocks.scores(x.float(), block), counts[name] // math.prod(block)
-        mask = blocks.spread(algorithm.init_mask(name, scores, k), block)
-        best = blocks.spread(algorithm.choose(scores.abs(), k), block)
+        k = counts[name] // math.prod(block)
+        order = algorithm.first_order(x, block, k)
+        scores = blocks.scores(x.float(), block, order)
+        mask = blocks.spread(algorithm.init_mask(name, scores, k), block, order)
+        best = blocks.spread(algorithm.choose(scores.abs(), k), block, order)
         live, norm = live + int(mask.sum()), norm + float(square.sum())
         kept, largest = kept + float(square[mask].sum()), largest + float(square[best].sum())
     lost, least = (100 * (1 - x / norm) if norm else 0.0 for x in (kept, largest))

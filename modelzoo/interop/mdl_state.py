@@ -29,7 +29,7 @@ from modelzoo.planning.start_checkpoint import check_state
 from modelzoo.reading import parse_json
 from modelzoo.training import checkpoint
 from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.state import EXPLORED
+from modelzoo.training.state import EXPLORED, ORDERS
 
 OURS = mdl.OURS
 SECTIONS = ("model", "optimizer", "global_step", OURS)
@@ -101,7 +101,7 @@ def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
             "state": json.dumps({k: v for k, v in state.items() if k not in OF_THIS_MACHINE}),
             "names": json.dumps(names),
             "optimizer": extras,
-            **({EXPLORED: dict(explored)} if (explored := files.get(EXPLORED)) else {}),
+            **{key: dict(found) for key in (EXPLORED, ORDERS) if (found := files.get(key))},
         },
     }
 
@@ -169,16 +169,20 @@ def convert_from_zoo(path: str, leaves: Mapping[str, mdl.Leaf], init: Init, data
         place, count = dataset or f"unknown ({path})", _count_steps(path, leaves)
         state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
     files = {"model": model, "optimizer": moments}
-    explored = _explored(path, leaves, sizes)
-    return files | ({EXPLORED: explored} if explored else {}), state
+    for key, dtype in ((EXPLORED, torch.uint8), (ORDERS, torch.int32)):
+        if found := _read_records(path, leaves, sizes, key, dtype):
+            files[key] = found
+    return files, state
 
 
-def _explored(path: str, leaves: Mapping[str, mdl.Leaf], sizes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The bits of weights that were ever live, by parameter."""
-    start = f"{OURS}.{EXPLORED}."
+def _read_records(
+    path: str, leaves: Mapping[str, mdl.Leaf], sizes: Mapping[str, tuple[int, ...]], key: str, dtype: torch.dtype
+) -> dict[str, Tensor]:
+    """What our own section holds of each parameter under `key`: which weights were ever live, or orders of inputs."""
+    start = f"{OURS}.{key}."
     found = {k.removeprefix(start): x for k, x in leaves.items() if k.startswith(start)}
     for name, x in found.items():
-        if name not in sizes or not isinstance(x, Tensor) or x.dtype != torch.uint8 or x.dim() != 1:
+        if name not in sizes or not isinstance(x, Tensor) or x.dtype != dtype or x.dim() != 1:
             raise UserError(f"{path}: {start}{name}: is no record of a parameter of the config's model")
     return {n: x.contiguous() for n, x in found.items() if isinstance(x, Tensor)}
 

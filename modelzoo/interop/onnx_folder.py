@@ -81,7 +81,7 @@ def write_onnx(found: Exportable, out: str) -> str:
         with making_folder(out) as temporary:
             program.save(os.path.join(temporary, FILE))
             write_text(os.path.join(temporary, "README.md"), card)
-            copy_files(found.words, temporary)
+            copy_files(found.words, temporary, c.bos_token_id)
             write_checksums(temporary)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None

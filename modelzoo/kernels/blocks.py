@@ -1,4 +1,8 @@
-"""Weights that live in blocks: one score per block, and a weight's mask from its blocks' mask."""
+"""Weights that live in blocks: one score per block, and a weight's mask from its blocks' mask.
+
+Blocks are of inputs next to each other, or next to each other in an `order` of the inputs, [in] int64: `x[:, order]` is
+what divides into blocks then.
+"""
 
 from collections.abc import Sequence
 
@@ -6,24 +10,38 @@ import torch
 from torch import Tensor
 
 
+def arrange(x: Tensor, order: Tensor | None) -> Tensor:
+    """[..., in] with its inputs in `order`; None leaves them as they are."""
+    return x if order is None else x.index_select(-1, order.to(x.device))
+
+
+def restore(x: Tensor, order: Tensor | None) -> Tensor:
+    """The inverse of `arrange`."""
+    return x if order is None else arrange(x, order.argsort())
+
+
 def tiles(x: Tensor, block: Sequence[int]) -> Tensor:
     """[out, in] as a view [out / R, in / C, R, C]."""
     return x.unflatten(0, (-1, block[0])).unflatten(2, (-1, block[1])).transpose(1, 2)
 
 
-def scores(x: Tensor, block: Sequence[int]) -> Tensor:
+def scores(x: Tensor, block: Sequence[int], order: Tensor | None = None) -> Tensor:
     """Sums of magnitudes, [out / R, in / C]; for blocks of one weight x itself.
 
     Summed in float64, so that the order of summation, which is the kernel's, decides nothing.
     """
-    return x if tuple(block) == (1, 1) else tiles(x.abs(), block).sum((2, 3), dtype=torch.float64)
+    if tuple(block) == (1, 1):
+        return x
+    return tiles(arrange(x, order).abs(), block).sum((2, 3), dtype=torch.float64)
 
 
-def spread(mask: Tensor, block: Sequence[int]) -> Tensor:
+def spread(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> Tensor:
     """The inverse for masks: [out / R, in / C] to [out, in]."""
-    return mask if tuple(block) == (1, 1) else mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    if tuple(block) == (1, 1):
+        return mask
+    return restore(mask.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1), order)
 
 
-def gathered(mask: Tensor, block: Sequence[int]) -> Tensor:
+def gathered(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> Tensor:
     """[out, in] to [out / R, in / C]: whether a block has a live weight."""
-    return mask if tuple(block) == (1, 1) else tiles(mask, block).any(3).any(2)
+    return mask if tuple(block) == (1, 1) else tiles(arrange(mask, order), block).any(3).any(2)

@@ -4,7 +4,7 @@ Only shapes that their pattern divides are packed (`packable`); all others stay 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -30,6 +30,8 @@ class Layout:
         col_ptr: [in / C + 1] int32, likewise for columns, in the order of `by_column`.
         col_rows: [nnz] int32, the block row of each block in that order.
         even: whether every block row has as many live blocks, and at least one.
+        order, inverse: [in] int64 each: blocks are of the inputs x[..., order], which [..., inverse] puts back; columns
+            count in this order. None where blocks are of the inputs as they are.
     """
 
     shape: tuple[int, int]
@@ -41,6 +43,8 @@ class Layout:
     col_rows: Tensor
     by_column: Tensor
     even: bool
+    order: Tensor | None = None
+    inverse: Tensor | None = None
 
     @property
     def parts(self) -> tuple[Tensor, ...]:
@@ -71,7 +75,14 @@ class Layout:
     def to(self, device: torch.device | str) -> "Layout":
         """The same layout on another device."""
         rows, cols, row_ptr, col_ptr, col_rows, by_column = (part.to(device) for part in self.parts)
-        return Layout(self.shape, self.block, rows, cols, row_ptr, col_ptr, col_rows, by_column, self.even)
+        order, inverse = (None if x is None else x.to(device) for x in (self.order, self.inverse))
+        here = rows, cols, row_ptr, col_ptr, col_rows, by_column
+        return Layout(self.shape, self.block, *here, self.even, order, inverse)
+
+    @cached_property
+    def arranged(self) -> "Layout":
+        """The layout of the weight whose inputs are in `order` already, which is what kernels multiply by."""
+        return self if self.order is None else replace(self, order=None, inverse=None)
 
     def block_mask(self) -> Tensor:
         """[out / R, in / C] bool: where blocks live."""
@@ -82,15 +93,16 @@ class Layout:
 
     def mask(self) -> Tensor:
         """[out, in] bool: where weights live."""
-        return blocks.spread(self.block_mask(), self.block)
+        return blocks.spread(self.block_mask(), self.block, self.order)
 
 
-def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
+def layout_of(live: Tensor, block: Sequence[int], order: Tensor | None = None) -> Layout:
     """The layout of live blocks.
 
     Args:
         live: [out / R, in / C] bool, True where a block lives; any number of them, none and all included.
         block: (R, C).
+        order: [in] int64, of the inputs in which the blocks are; None: as they are.
     """
     at = live.nonzero()  # row-major
     rows, cols = at[:, 0], at[:, 1]
@@ -103,25 +115,30 @@ def layout_of(live: Tensor, block: Sequence[int]) -> Layout:
     by_row = rows.int(), cols.int(), pointers(live.sum(1))
     counts, column = live.sum(1), pointers(live.sum(0))
     even = len(at) > 0 and bool(counts.min() == counts.max())  # found here: a product must not wait for a GPU
-    return Layout(shape, (block[0], block[1]), *by_row, column, rows[by_column].int(), by_column.int(), even)
+    by_column = column, rows[by_column].int(), by_column.int()
+    if order is None or torch.equal(order, torch.arange(len(order), device=order.device)):
+        return Layout(shape, (block[0], block[1]), *by_row, *by_column, even)
+    order = order.to(live.device)
+    return Layout(shape, (block[0], block[1]), *by_row, *by_column, even, order, order.argsort())
 
 
-def layout_from_mask(mask: Tensor, block: Sequence[int]) -> Layout:
-    """The layout of an [out, in] bool mask that is constant on each block.
+def layout_from_mask(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> Layout:
+    """The layout of an [out, in] bool mask that is constant on each block, of inputs in `order`.
 
     Raises:
         ValueError: the shape does not divide, or a block is partly live.
     """
     if not packable(mask.shape, block):
         raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
-    live = blocks.gathered(mask, block)
-    if not torch.equal(blocks.spread(live, block), mask):
+    live = blocks.gathered(mask, block, order)
+    if not torch.equal(blocks.spread(live, block, order), mask):
         raise ValueError(f"the mask is not constant on blocks of {list(block)}")
-    return layout_of(live, block)
+    return layout_of(live, block, order)
 
 
 def pack(weight: Tensor, layout: Layout) -> Tensor:
     """The live blocks of `weight` [out, in] as a new [nnz, R, C], any dtype (weights, gradients, moments, masks)."""
+    weight = blocks.arrange(weight, layout.order)
     return blocks.tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
 
 
@@ -129,4 +146,4 @@ def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
     """The dense [out, in] of live blocks `values` [nnz, R, C], `fill` elsewhere. `pack` takes it back bit for bit."""
     dense = torch.full(layout.shape, fill, dtype=values.dtype, device=values.device)
     blocks.tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
-    return dense
+    return blocks.arrange(dense, layout.inverse)

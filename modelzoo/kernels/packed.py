@@ -5,6 +5,9 @@
     y = linear(x, values, layout, bias)                    # values.grad is [nnz, 32, 32] float32
     y = linear(x, values, layout, bias, probe(layout))     # the probe's gradient is the dense dW, for RigL's update
 
+A layout may have an order of the inputs in which blocks are formed (`layout_of`): weight, gradients and inputs of
+`linear` are in the model's own order all the same, and inputs are gathered before the kernels' products.
+
 `packable(shape, block)` is whether a weight can be stored so; what cannot stays masked-dense. `choose` picks the
 kernel (compiled, Triton or torch) by device, dtype and pattern; all hold the same contract and differ only in time.
 Under autocast activations and products have autocast's dtype, sums are float32, masters and gradients stay float32.
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.kernels import few
+from modelzoo.kernels.blocks import arrange
 from modelzoo.kernels.choose import choose_kernel
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
 from modelzoo.kernels.rows import sum_rows
@@ -49,8 +53,9 @@ def linear(
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     if torch.compiler.is_compiling():  # opaque to the compiler, so its neighbours are still fused
-        return _linear_op(x, values, bias, probe, *layout.parts, *layout.block, layout.even)
-    if few.takes(x) and (y := few.multiply_packed(x, values, layout, bias)) is not None:
+        shape = *layout.block, layout.even, layout.order, layout.inverse
+        return _linear_op(x, values, bias, probe, *layout.parts, *shape)
+    if few.takes(x) and (y := few.multiply_packed(arrange(x, layout.order), values, layout, bias)) is not None:
         return y
     return _Linear.apply(x, values, bias, probe, layout)
 
@@ -59,7 +64,8 @@ def _product(x: Tensor, values: Tensor, bias: Tensor | None, layout: Layout) -> 
     """[..., in] -> [..., out]."""
     with torch.autocast(x.device.type, enabled=False):
         kernel = choose_kernel(layout, x.device, x.dtype)
-        y = kernel.forward(x.reshape(-1, layout.shape[1]), values, layout, bias)
+        rows = arrange(x.reshape(-1, layout.shape[1]), layout.order)
+        y = kernel.forward(rows, values, layout.arranged, bias)
     return y.view(*x.shape[:-1], layout.shape[0])
 
 
@@ -71,11 +77,14 @@ def _gradients(dy: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, layou
     with torch.autocast(x.device.type, enabled=False):
         lines, rows = dy.reshape(-1, layout.shape[0]), x.reshape(-1, layout.shape[1])
         if need_x:
-            dx = kernel.backward_x(lines, values, layout).view(x.shape)
+            dx = arrange(kernel.backward_x(lines, values, layout.arranged), layout.inverse).view(x.shape)
         if need_dense:
             dense = (lines.t() @ rows).to(torch.promote_types(x.dtype, torch.float32))
         if need_values:
-            found = kernel.backward_w(lines, rows, layout) if dense is None else pack(dense, layout)
+            if dense is not None:
+                found = pack(dense, layout)
+            else:
+                found = kernel.backward_w(lines, arrange(rows, layout.order), layout.arranged)
             dvalues = found.to(values.dtype)
         if need_bias and bias is not None:
             dbias = sum_rows(lines).to(bias.dtype)
@@ -101,13 +110,13 @@ class _Linear(torch.autograd.Function):
 
 LAYOUT = (
     "Tensor rows, Tensor cols, Tensor row_ptr, Tensor col_ptr, Tensor col_rows, Tensor by_column, "
-    "int r, int c, bool even"
+    "int r, int c, bool even, Tensor? order=None, Tensor? inverse=None"
 )
 
 
-def _whole(rows, cols, row_ptr, col_ptr, col_rows, by_column, r, c, even) -> Layout:
+def _whole(rows, cols, row_ptr, col_ptr, col_rows, by_column, r, c, even, order=None, inverse=None) -> Layout:
     shape = (row_ptr.shape[0] - 1) * r, (col_ptr.shape[0] - 1) * c
-    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, col_rows, by_column, even)
+    return Layout(shape, (r, c), rows, cols, row_ptr, col_ptr, col_rows, by_column, even, order, inverse)
 
 
 @torch.library.custom_op(
@@ -141,15 +150,15 @@ def _(dy, x, values, bias, needs, *parts):
 
 
 def _save(ctx, inputs, output) -> None:
-    x, values, bias, _, *tensors, ctx.r, ctx.c, ctx.even = inputs
-    ctx.save_for_backward(x, values, bias, *tensors)
+    x, values, bias, _, *tensors, ctx.r, ctx.c, ctx.even, order, inverse = inputs
+    ctx.save_for_backward(x, values, bias, *tensors, order, inverse)
 
 
 def _backward_op(ctx, dy):
-    x, values, bias, *tensors = ctx.saved_tensors
+    x, values, bias, *tensors, order, inverse = ctx.saved_tensors
     needs = list(ctx.needs_input_grad[:4])
-    found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c, ctx.even))
-    return *(next(found) if needed else None for needed in needs), *[None] * 9
+    found = iter(_gradients_op(dy, x, values, bias, needs, *tensors, ctx.r, ctx.c, ctx.even, order, inverse))
+    return *(next(found) if needed else None for needed in needs), *[None] * 11
 
 
 _linear_op.register_autograd(_backward_op, setup_context=_save)

@@ -126,7 +126,7 @@ class Model:
         return [text.text for text in texts]
 
     def score(self, texts: str | Sequence[str], *, batch_size: int = 8) -> list[float]:
-        """The log-likelihood of each text in nats: of all its tokens, the first one behind the end of another text.
+        """The log-likelihood of each text in nats: of all its tokens, the first behind BOS or the end of another text.
 
         A text longer than the context is scored in windows that share no token, the last with as much before it as the
         context holds, as lm-evaluation-harness does (`loglikelihood_rolling`).
@@ -163,7 +163,7 @@ class Model:
         for i, answer in enumerate(behind):
             if not 0 < len(answer) <= most:
                 raise UserError(f"choices[{i}]: has {len(answer)} tokens behind its prompt; a choice has 1 to {most}")
-            context = (before or [self.tokenizer.eos])[-(most + 1 - len(answer)) :]
+            context = (before or [self.tokenizer.first])[-(most + 1 - len(answer)) :]
             pairs.append((add_soft(context, loaded.soft), answer))
         return self._measure(pairs, batch_size)
 
@@ -174,7 +174,7 @@ class Model:
 
     def _cut(self, ids: list[int]) -> list[tuple[list[int], list[int]]]:
         """(context, what is scored behind it) for all of `ids`, in windows of the context's length."""
-        room, whole = self.length - self._loaded.soft.tokens, [self.tokenizer.eos, *ids]
+        room, whole = self.length - self._loaded.soft.tokens, [self.tokenizer.first, *ids]
         found = []
         for start in range(0, len(ids), room):
             end = min(start + room, len(ids))

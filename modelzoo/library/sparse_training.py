@@ -253,11 +253,13 @@ class SparseTraining:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs besides the module's and the optimizer's own: steps, masks, and births.
+        """What a resumed training needs besides the module's and the optimizer's own: steps, masks, births, and orders.
 
-        `born` holds the steps at which weights were regrown, where Adam corrects its bias by their own age.
+        `born` holds the steps at which weights were regrown, where Adam corrects its bias by their own age; `orders`
+        those of inputs in which blocks are formed, where a group has `permute_inputs`.
         """
-        return {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict()}
+        found = {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict()}
+        return found | ({"orders": orders} if (orders := self._sparsity.orders()) else {})
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -270,6 +272,7 @@ class SparseTraining:
         steps, found = (state.get("steps"), state.get("masks")) if isinstance(state, Mapping) else (None, None)
         if type(steps) is not int or steps < 0 or not isinstance(found, Mapping):
             raise UserError("sparsity.load_state_dict: takes what state_dict gave: {'steps': ..., 'masks': ...}")
+        orders = state.get("orders") or {}
         parameters = self._sparsity.parameters
         if odd := sorted({p.name for p in parameters} ^ set(found)):
             raise UserError(f"{odd[0]}: is in {'the loaded masks' if odd[0] in found else 'this module'} alone")
@@ -279,7 +282,9 @@ class SparseTraining:
                 mask = found[p.name]
                 if not isinstance(mask, Tensor) or mask.dtype != torch.bool or p.turned(mask).shape != p.shape:
                     raise UserError(f"{p.name}: its loaded mask is no bool tensor of its shape")
-                if not group.fits(p, p.turned(mask).to(p.weight.device)):
+                order = orders.get(p.name)
+                order = order.to(p.weight.device) if isinstance(order, Tensor) else None
+                if not group.fits(p, p.turned(mask).to(p.weight.device), order):
                     raise UserError(f"{p.name}: its loaded mask has not the pattern of the config")
                 if counts is not None and int(mask.sum()) != counts[p.name] and not group.algorithm.group.compat:
                     raise UserError(
@@ -290,7 +295,7 @@ class SparseTraining:
         self.steps, self._taken, self._early = steps, False, False
         self._seen.clear()
         masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
-        self._sparsity.load_state_dict(masks, state=optimizer.state)
+        self._sparsity.load_state_dict(masks, state=optimizer.state, orders=orders)
         self._regrown.load_state_dict(born)
         self._sparsity.drop_gradients()
         self._sparsity.watch(self.steps + 1)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modelzoo.config.trainer import Precision
+from modelzoo.config.device import Precision
 
 
 @dataclass

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 
 

@@ -8,7 +8,8 @@ from pydantic import ValidationError
 
 from modelzoo.config import shares
 from modelzoo.config import sparsity as c
-from modelzoo.config.trainer import DataLoader, Init
+from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document, Mark
 from modelzoo.data import manifest
 from modelzoo.optim.lr import DEFAULT_LR, declines, length, rate_at

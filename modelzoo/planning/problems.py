@@ -6,8 +6,9 @@ Data is judged by its manifests and the shapes of some shards; only a run reads 
 import os
 
 from modelzoo import host
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.files import check_some, require_agreement
 from modelzoo.planning.plan import Plan

@@ -9,6 +9,7 @@ from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import block_of, group_counts, select_parameters
 
 INDEX = 4  # bytes of a number of a block
+ORDER = 16  # of an input's place in an order, and back
 
 
 def group_sizes(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, ...]]]]:
@@ -52,5 +53,6 @@ def count_indices(init: Init, packed: tuple[str, ...]) -> int:
         for name, live in group_counts(group, sizes, schedules.held(group, 0)).items():
             block = block_of(group, sizes[name])
             edges = [size // side + 1 for size, side in zip(sizes[name], block, strict=True)]
+            found += ORDER * sizes[name][1] * (group.permute_inputs is not None)
             found += INDEX * (4 * (live // math.prod(block)) + sum(edges))  # row and column, in both orders
     return found

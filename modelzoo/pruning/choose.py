@@ -10,6 +10,7 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.kernels import blocks
 from modelzoo.sparsity import compat, masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
+from modelzoo.sparsity.order import Choose
 from modelzoo.sparsity.select import block_of
 
 
@@ -51,14 +52,31 @@ def make_algorithm(group: SparsityGroup, seed: int) -> Static:
     return (compat.ALGORITHMS if group.compat else ALGORITHMS)[group.algorithm](group, seed)
 
 
-def keep_largest(plan: Plan, weight: Tensor) -> Tensor:
-    """The mask [out, in] of the largest magnitudes, chosen over the whole matrix as `init_method: topk` does."""
-    scores = blocks.scores(weight, plan.block).abs()
-    return blocks.spread(plan.algorithm.choose(scores, plan.live_blocks), plan.block)
+class Kept(NamedTuple):
+    """Which weights stay: a mask [out, in], and the order of inputs in which its blocks are, where it has one."""
+
+    mask: Tensor
+    order: Tensor | None
 
 
-def keep_wanda(plan: Plan, weight: Tensor, norms: Tensor) -> Tensor:
-    """The mask [out, in] by |W| * ||X|| (Wanda, arXiv 2306.11695, eq. 1), compared within each output.
+def keep_largest(plan: Plan, weight: Tensor) -> Kept:
+    """The largest magnitudes, chosen over the whole matrix as `init_method: topk` does."""
+    return keep_best(plan, weight, lambda scores: plan.algorithm.choose(scores, plan.live_blocks))
+
+
+def keep_best(plan: Plan, scores: Tensor, choose: Choose) -> Kept:
+    """What `choose` takes of the blocks' scores, in the order of inputs in which it holds most, where that may change.
+
+    Args:
+        scores: [out, in], of single weights, by their magnitudes.
+    """
+    order = None if plan.group.permute_inputs is None else plan.algorithm.find_order(scores, plan.block, choose)
+    found = choose(blocks.scores(scores, plan.block, order).abs())
+    return Kept(blocks.spread(found, plan.block, order), order)
+
+
+def keep_wanda(plan: Plan, weight: Tensor, norms: Tensor) -> Kept:
+    """The best by |W| * ||X|| (Wanda, arXiv 2306.11695, eq. 1), compared within each output.
 
     Each row keeps as many (rows of blocks, where weights live in blocks: then a block's score is its weights' sum).
     What does not divide among the rows goes to rows spread evenly, one more each, so that the total is exact.
@@ -67,12 +85,16 @@ def keep_wanda(plan: Plan, weight: Tensor, norms: Tensor) -> Tensor:
     Args:
         norms: [in], the inputs' L2 norms over the calibration tokens.
     """
-    scores = blocks.scores(weight.abs().double() * norms.double(), plan.block)
     g = plan.group
-    if g.nm or g.shared_inputs or g.balance_in_groups or g.balance_out_groups:
-        return blocks.spread(plan.algorithm.choose(scores, plan.live_blocks), plan.block)
-    ends = torch.arange(len(scores) + 1, device=scores.device) * plan.live_blocks // len(scores)
-    counts, mask = ends.diff(), torch.zeros_like(scores, dtype=torch.bool)
-    for k in counts.unique().tolist():  # two numbers at most
-        mask[counts == k] = masks.top_k(scores[counts == k], k)
-    return blocks.spread(mask, plan.block)
+    whole = g.nm or g.shared_inputs or g.balance_in_groups or g.balance_out_groups
+
+    def choose(scores: Tensor) -> Tensor:
+        if whole:
+            return plan.algorithm.choose(scores, plan.live_blocks)
+        ends = torch.arange(len(scores) + 1, device=scores.device) * plan.live_blocks // len(scores)
+        counts, mask = ends.diff(), torch.zeros_like(scores, dtype=torch.bool)
+        for k in counts.unique().tolist():  # two numbers at most
+            mask[counts == k] = masks.top_k(scores[counts == k], k)
+        return mask
+
+    return keep_best(plan, weight.abs().double() * norms.double(), choose)

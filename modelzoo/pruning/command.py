@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import torch
 
 from modelzoo.backends.select import Choice
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, DataLoader
+from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation
 from modelzoo.data.hdf5 import Shards
@@ -30,6 +31,7 @@ from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.new_run import require_empty, write_run
 from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.state import ORDERS
 from modelzoo.training.validation import Score, make_score
 
 REPORT = "pruning.json"  # in the run's folder
@@ -151,7 +153,7 @@ def _write(
     tensors |= {name_mask(p.name): p.mask for p in pruned}
     dataset = f"none (pruned from {found.path})"
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=dataset, finite=True).as_json()
-    layers = [{k: v for k, v in p._asdict().items() if k != "mask" and v is not None} for p in pruned]
+    layers = [{k: v for k, v in p._asdict().items() if k not in ("mask", "order") and v is not None} for p in pruned]
     report = {"from": found.path, "method": request.method, **about, "weights": layers}
     report["validation"] = {
         k: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for k, s in scores.items()
@@ -160,6 +162,8 @@ def _write(
     if (words := source.find_tokenizer(found.path)) is not None:
         others[f.TOKENIZER] = read_text(words, "missing")
     files = {"model": tensors, "optimizer": {}}
+    if orders := {p.name: p.order for p in pruned if p.order is not None}:
+        files[ORDERS] = orders
     return write_run(request.out, files, state, config, f"pruned by `run.py prune` from {found.path}", others)
 
 

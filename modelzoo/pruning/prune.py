@@ -7,12 +7,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from modelzoo.kernels import blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of
 from modelzoo.progress import Progress, format_amount
 from modelzoo.pruning.calibration import Inputs, Rows, pass_layer
-from modelzoo.pruning.choose import Plan, keep_largest, keep_wanda
-from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_matrix
+from modelzoo.pruning.choose import Kept, Plan, keep_largest, keep_wanda
+from modelzoo.pruning.sparsegpt import arrange_inputs, factor_inverse, measure_error, prune_matrix
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
@@ -21,7 +22,8 @@ class Pruned(NamedTuple):
     """A weight after pruning.
 
     Attributes:
-        live: weights that stay, of total. error: ||W X - W' X|| / ||W X|| over the calibration tokens, where there are
+        live: weights that stay, of total. mask: [out, in]. order: of inputs, in which its blocks are, where it has one.
+        error: ||W X - W' X|| / ||W X|| over the calibration tokens, where there are
             some; of_magnitude: the same, had the largest weights stayed.
     """
 
@@ -29,6 +31,7 @@ class Pruned(NamedTuple):
     live: int
     total: int
     mask: Tensor
+    order: Tensor | None = None
     error: float | None = None
     of_magnitude: float | None = None
 
@@ -38,9 +41,9 @@ def prune_by_magnitude(weights: Mapping[str, Tensor], plans: Sequence[Plan]) -> 
     """Zero all but the largest of some weights, in place. No text is needed."""
     found = []
     for plan in plans:
-        mask = keep_largest(plan, weights[plan.name])
-        weights[plan.name].masked_fill_(~mask, 0.0)
-        found.append(Pruned(plan.name, int(mask.sum()), plan.total, mask.cpu()))
+        kept = keep_largest(plan, weights[plan.name])
+        weights[plan.name].masked_fill_(~kept.mask, 0.0)
+        found.append(_record(plan, kept))
     return found
 
 
@@ -89,19 +92,28 @@ def _prune_linear(
     plan: Plan, linear: nn.Module, inputs: Inputs, method: str, damping: float, factors: dict[str, Tensor]
 ) -> Pruned:
     weight, gram, source = linear.get_parameter("weight"), inputs.gram(plan.name), inputs.source(plan.name)
-    largest = keep_largest(plan, weight)
-    kept, mask = torch.where(largest, weight, 0.0), largest
-    of_magnitude = measure_error(weight, kept, gram)
+    kept = keep_largest(plan, weight)
+    left = torch.where(kept.mask, weight, 0.0)
+    of_magnitude = measure_error(weight, left, gram)
     if method == "wanda":
-        mask = keep_wanda(plan, weight, gram.diagonal().sqrt())
-        kept = torch.where(mask, weight, 0.0)
+        kept = keep_wanda(plan, weight, gram.diagonal().sqrt())
+        left = torch.where(kept.mask, weight, 0.0)
     elif method == "sparsegpt" and plan.live < plan.total:
         if source not in factors:
             factors[source] = factor_inverse(gram, damping)
-        kept, mask = prune_matrix(plan, weight.double(), factors[source])
-    error = of_magnitude if method == "magnitude" else measure_error(weight, kept, gram)
-    weight.copy_(kept)
-    return Pruned(plan.name, int(mask.sum()), plan.total, mask.cpu(), error, of_magnitude)
+        order = arrange_inputs(plan, weight.double(), factors[source])
+        # in another order, an input's rank in the elimination is another
+        factor = factors[source] if order is None else factor_inverse(gram[order][:, order], damping)
+        left, mask = prune_matrix(plan, blocks.arrange(weight.double(), order), factor)
+        left, kept = blocks.restore(left, order), Kept(blocks.restore(mask, order), order)
+    error = of_magnitude if method == "magnitude" else measure_error(weight, left, gram)
+    weight.copy_(left)
+    return _record(plan, kept)._replace(error=error, of_magnitude=of_magnitude)
+
+
+def _record(plan: Plan, kept: Kept) -> Pruned:
+    order = None if kept.order is None else kept.order.int().cpu()
+    return Pruned(plan.name, int(kept.mask.sum()), plan.total, kept.mask.cpu(), order)
 
 
 class Meter:

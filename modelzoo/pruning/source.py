@@ -99,7 +99,7 @@ def choose_groups(found: Source, flags: Mapping[str, Any], params: str | None) -
     """
     own = found.config.trainer.init.sparsity if found.asked else ()
     if flags and own and params is not None:
-        flag = "--" + next(iter(flags))
+        flag = "--" + next(iter(flags)).replace("permute_inputs", "permute")
         raise UserError(
             f"{params}: has a sparsity section, which says what to prune to; leave {flag} out, or remove it"
         )
@@ -109,7 +109,8 @@ def choose_groups(found: Source, flags: Mapping[str, Any], params: str | None) -
         raise UserError(
             "--sparsity: missing; for example --sparsity 0.5, --nm 2:4, or -p CONFIG with a sparsity section"
         )
-    return put_groups(found.config, [dict(flags)]).trainer.init.sparsity
+    first = {"init_method": "topk"} if "permute_inputs" in flags else {}  # an order is of masks by scores
+    return put_groups(found.config, [{**flags, **first}]).trainer.init.sparsity
 
 
 def put_groups(config: Config, groups: list[dict[str, Any]], **init: Any) -> Config:

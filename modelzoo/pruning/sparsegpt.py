@@ -28,6 +28,40 @@ def factor_inverse(gram: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True)
 
 
+def arrange_inputs(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH) -> Tensor | None:
+    """The order of inputs to prune in, where the plan lets it change: in which the blocks hold most saliency.
+
+    The saliency is that of each weight by itself, before any other goes: w^2 / [H^-1]_cc with the inverse of all of H,
+    which no order changes. As many blocks stay in each stretch of `width` columns as `prune_matrix` keeps there.
+
+    Args:
+        weight: [out, in] float64. factor: of `factor_inverse`, of inputs as they are.
+    """
+    if plan.group.permute_inputs is None:
+        return None
+    ends = _split_columns(plan, weight.shape[1], width)
+
+    def choose(scores: Tensor) -> Tensor:
+        parts = []
+        for first, last, k in ends:
+            part = scores[:, first // plan.block[1] : last // plan.block[1]]
+            parts.append(masks.top_k(part.reshape(-1), k).view(part.shape))
+        return torch.cat(parts, 1)
+
+    return plan.algorithm.find_order(weight.square() / factor.square().sum(0), plan.block, choose)
+
+
+def _split_columns(plan: Plan, inputs: int, width: int) -> list[tuple[int, int, int]]:
+    """Stretches of columns whose weights compete: first, last, and the blocks that stay, of a group of outputs."""
+    nm, columns = plan.group.nm, plan.block[1]
+    step = nm[1] if nm else columns
+    width = max(width // step, 1) * step
+    groups, tiles = plan.group.shared_inputs or 1, inputs // columns
+    quota = lambda column: plan.live_blocks // groups * (column // columns) // tiles  # what has stayed up to there
+    ends = [(first, min(first + width, inputs)) for first in range(0, inputs, width)]
+    return [(first, last, quota(last) - quota(first)) for first, last in ends]
+
+
 def prune_matrix(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH) -> tuple[Tensor, Tensor]:
     """Prune one weight, and change what stays so that its outputs on the calibration text stay near.
 
@@ -41,20 +75,15 @@ def prune_matrix(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH)
     Returns:
         The new weight, exactly zero where it is off, and its mask.
     """
-    w, u, nm, columns = weight.clone(), factor, plan.group.nm, plan.block[1]
-    step = nm[1] if nm else columns
-    width = max(width // step, 1) * step
+    w, u, nm, groups = weight.clone(), factor, plan.group.nm, plan.group.shared_inputs or 1
     mask = torch.ones_like(w, dtype=torch.bool)
-    groups, tiles = plan.group.shared_inputs or 1, w.shape[1] // columns
-    quota = lambda column: plan.live_blocks // groups * (column // columns) // tiles  # a group of outputs has kept
-    for first in range(0, w.shape[1], width):
-        last = min(first + width, w.shape[1])
+    for first, last, k in _split_columns(plan, w.shape[1], width):
         part, inner = w[:, first:last], u[first:last, first:last]  # a view: changes reach `w`
         root = inner.diagonal()
         keep = mask[:, first:last]
         if not nm:
             saliency = blocks.scores((part / root).square(), plan.block)
-            chosen = masks.top_k(masks.as_rows(saliency, None, groups), quota(last) - quota(first))
+            chosen = masks.top_k(masks.as_rows(saliency, None, groups), k)
             keep.copy_(blocks.spread(masks.from_rows(chosen, saliency.shape), plan.block))
         errors = torch.zeros_like(part)
         for i in range(last - first):

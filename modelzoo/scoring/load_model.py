@@ -12,6 +12,7 @@ from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest, tokenizer
+from modelzoo.data.bos import load_with_bos
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.distributed import ALONE, Ranks
@@ -86,8 +87,8 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
     files, saved = mdl_state.load_checkpoint(path, init, None)
     states = tuple(s for s in options.load_states if s != "optimizer")
     state.restore(run, path, files, saved, None, states, options.strict)
-    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(init, path))
     m = init.model
+    words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(init, path), bos=m.bos_token_id)
     check_vocabulary(words.name, words.size, m.vocab_size)
     facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
     facts["parameters"] = _count(run.model)
@@ -100,7 +101,7 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
 
 def _folder(path: str, config: Config, choice: Choice) -> LoadedModel:
     model = exported.load_exported(path, choice.backend.device)
-    words = tokenizer.load_tokenizer(config.trainer.init.tokenizer or path)
+    words = load_with_bos(config.trainer.init.tokenizer or path)
     check_vocabulary(words.name, words.size, model.vocab_size)
     facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
     return LoadedModel(path, model, choice, words, model.length, Soft(), facts)

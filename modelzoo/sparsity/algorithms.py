@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.sparsity import masks, schedules, topology
+from modelzoo.sparsity import masks, order, schedules, topology
 from modelzoo.sparsity.select import live_count
 
 
@@ -55,6 +55,36 @@ class Static:
             return masks.checkerboard(weight.shape, k, weight.device)
         scores = weight.abs() if method == "topk" else masks.random_scores(weight, self.seed, name, 0)
         return self.choose(scores, k)
+
+    def first_order(self, weight: Tensor, block: tuple[int, int], k: int) -> Tensor | None:
+        """The order of a weight's inputs in which its first blocks are, k of which will live; None: as they are.
+
+        Args:
+            weight: [out, in], or scores of that shape by which weights stay.
+        """
+        if self.group.permute_inputs is None:
+            return None
+        if self.group.init_method == "from_zeros":
+            return order.derive_order(weight != 0, block).to(weight.device)
+        if self.group.init_method != "topk":  # updates find one
+            return torch.arange(weight.shape[1], device=weight.device)
+        return self.find_order(weight, block, lambda scores: self.choose(scores, k))
+
+    def find_order(self, scores: Tensor, block: tuple[int, int], choose: order.Choose) -> Tensor:
+        """The order in which the blocks that `choose` takes hold most of `scores` [out, in]."""
+        return order.find_order(order.score_columns(scores, block[0]), block[1], choose).to(scores.device)
+
+    def next_order(self, weight: Tensor, mask: Tensor, before: Tensor, block: tuple[int, int], k: int) -> Tensor:
+        """The order of the blocks of which an update keeps k: by the magnitudes of live weights.
+
+        Args:
+            weight: [out, in], zero where `mask` is False. before: the order of the blocks of `mask`.
+        """
+        choose = lambda scores: self.choose(scores, k)
+        if bool(mask.all()):  # nothing was pruned in any order yet
+            return self.find_order(weight, block, choose)
+        sums = order.score_columns(weight, block[0])
+        return order.improve_order(sums, block[1], choose, before).to(weight.device)
 
     def update_mask(self, name: str, weight: Tensor, mask: Tensor, grad: Tensor | None, step: int, k: int) -> Tensor:
         """The mask after update step `step`, with k live weights.

@@ -21,6 +21,7 @@ from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.explored import Explored
 from modelzoo.sparsity.group import Group, hold_weight
+from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.parameter import PackedParameter, RefinedParameter, SparseParameter
 from modelzoo.sparsity.select import ShapeLike, block_of, check_sides, select_parameters
 from modelzoo.sparsity.storage import store_group
@@ -248,6 +249,10 @@ class Sparsity:
         for p in self.parameters:
             p.drop_gradient()
 
+    def orders(self) -> dict[str, Tensor]:
+        """The orders of inputs in which blocks are formed, int32, by parameter name; of those that have one."""
+        return {p.name: p.order.int() for p in self.parameters if p.order is not None}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The masks, by `<parameter>_mask` (Model Zoo's name)."""
         return {name_mask(p.name): p.mask for p in self.parameters}
@@ -259,17 +264,23 @@ class Sparsity:
         weights: Mapping[str, Tensor] = MappingProxyType({}),
         state: State = MappingProxyType({}),
         explored: Mapping[str, Tensor] = MappingProxyType({}),
+        orders: Mapping[str, Tensor] = MappingProxyType({}),
     ) -> None:
         """Take masks over and zero what they mask. The caller has checked names and shapes.
 
         Args:
             weights, state: as in `draw`.
             explored: which weights were ever live (`explored.bits`), of a run that goes on.
+            orders: as of `orders`; a mask without one is of blocks in an order that it tells itself.
         """
         for group in self.groups:
             for p in group.parameters:
                 p.drop_gradient()
                 mask = found[name_mask(p.name)].to(p.weight.device, torch.bool)
+                if p.order is not None:
+                    own = orders.get(p.name)
+                    own = derive_order(mask, p.block) if own is None else own
+                    p.order = own.to(p.weight.device, torch.int64)
                 p.move(mask, state.get(p.weight, {}), weights.get(p.name))
                 if group.changes:
                     self.explored.begin(p, mask, explored.get(p.name))

@@ -3,6 +3,8 @@
 One bit a weight, or a block of weights: what a run has explored is part of its state, and resumes with it.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -29,7 +31,7 @@ class Explored:
     """The weights of changing masks that were ever live.
 
     Attributes:
-        bits: by parameter name, as `pack_bits` has them, a bit a block.
+        bits: by parameter name, as `pack_bits` has them, a bit a block; one a block's column, where orders may change.
     """
 
     def __init__(self) -> None:
@@ -43,7 +45,7 @@ class Explored:
         Raises:
             UserError: the bits are of another shape.
         """
-        bits = pack_bits(blocks.gathered(mask, p.block))
+        bits = pack_bits(blocks.gathered(mask, p.grain))
         if before is not None and (before.dtype != torch.uint8 or before.shape != bits.shape):
             raise UserError(f"{p.name}: what its masks have explored is on record for another shape or block")
         self._all[p.name] = mask.numel()
@@ -51,10 +53,10 @@ class Explored:
 
     def add(self, p: SparseParameter, mask: Tensor) -> None:
         """Take note of the next mask [out, in]."""
-        self._set(p, self.bits[p.name] | pack_bits(blocks.gathered(mask, p.block)))
+        self._set(p, self.bits[p.name] | pack_bits(blocks.gathered(mask, p.grain)))
 
     def _set(self, p: SparseParameter, bits: Tensor) -> None:
-        self.bits[p.name], self._live[p.name] = bits, count_bits(bits) * p.area
+        self.bits[p.name], self._live[p.name] = bits, count_bits(bits) * math.prod(p.grain)
 
     def share(self) -> float | None:
         """The share of these weights that was ever live (R_s); None where no masks change."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import blocks
+from modelzoo.sparsity import order
 from modelzoo.sparsity.algorithms import SRSTE, Static
 from modelzoo.sparsity.parameter import RefinedParameter, SparseParameter, TransposedParameter
 from modelzoo.sparsity.select import group_counts
@@ -31,28 +31,34 @@ class Group:
         return group_counts(self.algorithm.group, self.sizes, self.algorithm.target(step))
 
     def first_mask(self, p: SparseParameter, weight: Tensor, k: int) -> Tensor:
-        """The mask [out, in] that `p` begins with, from its whole weight, with k live weights."""
-        mask = self.algorithm.init_mask(p.name, blocks.scores(weight, p.block), k // p.area)
-        return blocks.spread(mask, p.block)
+        """The mask [out, in] that `p` begins with, from its whole weight, with k live weights; sets its order."""
+        p.order = self.algorithm.first_order(weight, p.block, k // p.area)
+        return p.spread(self.algorithm.init_mask(p.name, p.scores(weight), k // p.area))
 
-    def fits(self, p: SparseParameter, mask: Tensor) -> bool:
-        """Whether a mask [out, in] has the group's pattern."""
+    def fits(self, p: SparseParameter, mask: Tensor, of: Tensor | None = None) -> bool:
+        """Whether a mask [out, in] has the group's pattern; `of`: the order of its inputs, where one is on record."""
         if self.algorithm.group.nm:
             n, m = self.algorithm.group.nm
             return bool((mask.view(-1, m).sum(1) == n).all())
-        return torch.equal(blocks.spread(blocks.gathered(mask, p.block), p.block), mask)
+        if p.order is None:
+            return order.has_blocks(mask, p.block)
+        if of is not None and not order.is_order(of, p.shape[1]):
+            return False
+        return order.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
 
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
-        """The mask [out, in] of `p` after update step `step`, with k live weights.
+        """The mask [out, in] of `p` after update step `step`, with k live weights; sets its order, if that changes too.
 
         It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
         """
-        weight, live = blocks.scores(p.whole(p.weight.detach()), p.block), blocks.gathered(p.mask, p.block)
         grad = p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
         if grad is None and (self.algorithm.needs_gradient or self.algorithm.needs_live_gradient):
             return p.mask
-        grad = None if grad is None else blocks.scores(grad, p.block)
-        return blocks.spread(self.algorithm.update_mask(p.name, weight, live, grad, step, k // p.area), p.block)
+        weight, mask, k = p.whole(p.weight.detach()), p.mask, k // p.area
+        if p.order is not None and self.algorithm.group.permute_inputs == "updates":
+            p.order = self.algorithm.next_order(weight, mask, p.order, p.block, k)
+        grad = None if grad is None else p.scores(grad)
+        return p.spread(self.algorithm.update_mask(p.name, p.scores(weight), p.gathered(mask), grad, step, k))
 
 
 def hold_weight(
@@ -61,4 +67,7 @@ def hold_weight(
     """A weight as `algorithm` needs it, whole. `transposed`: its module stores it as [in, out]."""
     if isinstance(algorithm, SRSTE):
         return RefinedParameter(name, weight, algorithm.decay)
-    return (TransposedParameter if transposed else SparseParameter)(name, weight, block)
+    p = (TransposedParameter if transposed else SparseParameter)(name, weight, block)
+    if algorithm.group.permute_inputs is not None:
+        p.order = torch.arange(p.shape[1], device=weight.device)
+    return p

@@ -62,9 +62,12 @@ def bits(mask: Tensor) -> Tensor:
     return mask.to(torch.int8).neg_()
 
 
-def digest(mask: Tensor) -> str:
-    """The hash of a mask."""
-    return hashlib.sha256(mask.cpu().numpy().tobytes()).hexdigest()
+def digest(mask: Tensor, order: Tensor | None = None) -> str:
+    """The hash of a mask, and of the order of its inputs where it has one."""
+    found = hashlib.sha256(mask.cpu().numpy().tobytes())
+    if order is not None:
+        found.update(order.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def as_rows(x: Tensor, in_groups: int | None = None, out_groups: int | None = None) -> Tensor:

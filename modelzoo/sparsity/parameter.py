@@ -17,13 +17,15 @@ class SparseParameter:
     Attributes:
         name: the parameter's name. weight: [out, in], zero where it is dead.
         block: (rows, columns) that live or die together.
+        order: of the inputs in which blocks are formed, [in] int64; None where they are formed of inputs as they are.
         mask: [out, in] bool. keep: the mask as bits by the weight's axes, kept because every step needs it.
         live: how many weights live.
         dense_grad: on RigL's update steps, the gradient of dead weights too, of the weight's form.
     """
 
     def __init__(self, name: str, weight: nn.Parameter, block: Sequence[int] = (1, 1)):
-        self.name, self.weight, self.block = name, weight, tuple(block)
+        self.name, self.weight, self.block = name, weight, (block[0], block[1])
+        self.order: Tensor | None = None
         self.dense_grad: Tensor | None = None
         self.set_mask(torch.ones(self.shape, dtype=torch.bool, device=weight.device))
 
@@ -56,6 +58,23 @@ class SparseParameter:
         """Weights in a block."""
         return self.block[0] * self.block[1]
 
+    @property
+    def grain(self) -> tuple[int, int]:
+        """The (rows, columns) that live or die together in any order of inputs."""
+        return self.block if self.order is None else (self.block[0], 1)
+
+    def scores(self, x: Tensor) -> Tensor:
+        """Scores of blocks from an [out, in], one by one where weights live alone."""
+        return blocks.scores(x, self.block, self.order)
+
+    def spread(self, live: Tensor) -> Tensor:
+        """The mask [out, in] of live blocks."""
+        return blocks.spread(live, self.block, self.order)
+
+    def gathered(self, mask: Tensor) -> Tensor:
+        """The blocks of a mask [out, in] that have a live weight."""
+        return blocks.gathered(mask, self.block, self.order)
+
     def whole(self, x: Tensor) -> Tensor:
         """`x`, the weight or something of its form (gradient, moments), as [out, in]: the form of checkpoints."""
         return x
@@ -66,6 +85,8 @@ class SparseParameter:
 
     def move(self, mask: Tensor, state: MutableMapping[str, Any], weight: Tensor | None = None) -> None:
         """Change the mask. What is dead becomes zero, what grows starts at zero, in the optimizer's `state` too.
+
+        Its blocks are of inputs in `order` as that is now.
 
         Args:
             mask: [out, in] bool, True where weights live.
@@ -116,8 +137,8 @@ class SparseParameter:
         return None if self.weight.grad is None else self.whole(self.weight.grad)
 
     def digest(self) -> str:
-        """The hash of the mask as this process found it."""
-        return masks.digest(self.mask)
+        """The hash of the mask and of the order of its inputs, as this process found it."""
+        return masks.digest(self.mask, self.order)
 
 
 class TransposedParameter(SparseParameter):
@@ -208,7 +229,7 @@ class PackedParameter(SparseParameter):
     """A weight that is stored as its live blocks: gradient and optimizer state exist for these alone."""
 
     def __init__(self, masked: SparseParameter, module: PackedLinear):
-        self.name, self.weight, self.block = masked.name, module.weight, masked.block
+        self.name, self.weight, self.block, self.order = masked.name, module.weight, masked.block, masked.order
         self.module, self.dense_grad, self.moves = module, None, 0
 
     @property
@@ -237,7 +258,7 @@ class PackedParameter(SparseParameter):
     def move(self, mask, state, weight=None):
         kept = {k: self.whole(x) for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape}
         weight = self.whole(self.weight.detach()) if weight is None else weight
-        self.module.layout = packed.layout_of(blocks.gathered(mask, self.block), self.block)
+        self.module.layout = packed.layout_of(self.gathered(mask), self.block, self.order)
         self.moves += 1
         # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
         self.weight.data, self.weight.grad = self.stored(weight.to(self.weight.dtype)), None

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import blocks, choose, packed, semi_structured
+from modelzoo.kernels import choose, packed, semi_structured
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStructuredLinear, SparseParameter
 
 # Measured by benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
@@ -46,7 +46,7 @@ def store_group(
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
-        layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
+        layout = packed.layout_of(p.gathered(p.mask), p.block, p.order)
         how = choose.describe_choice(layout, device or p.weight.device, dtype)
         kernel = choose.choose_kernel(layout, device or p.weight.device, dtype)
         why = _kept_whole(group, linear, last, pays(layout, kernel, dtype)) or _bound(linear, uses[id(p.weight)], path)

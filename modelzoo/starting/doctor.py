@@ -10,7 +10,7 @@ from importlib.util import find_spec
 
 from modelzoo import host, version
 from modelzoo.backends import arithmetic
-from modelzoo.config.trainer import Backend, Precision
+from modelzoo.config.device import Backend, Precision
 from modelzoo.kernels import processor
 from modelzoo.progress import format_size
 

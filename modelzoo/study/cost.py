@@ -91,7 +91,7 @@ def tabulate_savings(groups: Sequence[Group]) -> Panel:
         "Stored: a checkpoint's weights as they are on disk. Counted: dense over sparse training FLOPs, as run. "
         "Computed: what the kernels multiply. Measured: tokens a second against the dense group of the same model, "
         "medians of each run's steps, with the range over seeds; two runs that shared a busy machine differ for that "
-        "reason too."
+        "reason too." + _explain_mfu(groups)
     )
     return Panel("where_sparsity_is_real", "Where sparsity is real", caption, None, head, rows, True, titles)
 
@@ -108,16 +108,32 @@ def _computed(run: Result, kinds: set[str]) -> str:
     return "all of it: masked weights are multiplied"
 
 
+def measure_mfu(run: Result) -> float | None:
+    """FLOPs a second of live weights, as counted, over what the devices can do; None where that is not known."""
+    if run.speed is None or run.speed.peak_flops_per_second is None:
+        return None
+    return run.speed.flops_per_second / run.speed.peak_flops_per_second
+
+
+def _explain_mfu(groups: Sequence[Group]) -> str:
+    """What MFU is a share of, for each run that has one; empty where none has."""
+    found = [run.speed for group in groups for run in group.runs if run.speed is not None]
+    peaks = [speed.peak for speed in found if speed.peak is not None]
+    return f" MFU: FLOPs of live weights, as counted, over {'; or '.join(dict.fromkeys(peaks))}." if peaks else ""
+
+
 def _measured(group: Group, twin: Group | None) -> str:
     ours = [s for run in group.runs if (s := measure_speed(run)) is not None]
     theirs = [s for run in twin.runs if (s := measure_speed(run)) is not None] if twin else []
     if not ours:
         return "-"
     mean = interval(ours)[0]
+    shares = [share for run in group.runs if (share := measure_mfu(run)) is not None]
+    mfu = f"; MFU {interval(shares)[0]:.1%}" if shares else ""
     if not theirs:
-        return f"{mean:,.0f} tokens/s; no dense run of this model to compare with"
+        return f"{mean:,.0f} tokens/s; no dense run of this model to compare with{mfu}"
     if twin is group:
-        return f"{mean:,.0f} tokens/s"
+        return f"{mean:,.0f} tokens/s{mfu}"
     ratio = mean / interval(theirs)[0]
     low, high = min(ours) / max(theirs), max(ours) / min(theirs)
-    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense [{low:.2f} to {high:.2f}]"
+    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense [{low:.2f} to {high:.2f}]{mfu}"

@@ -20,12 +20,12 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.names import is_mask, split_masks
-from modelzoo.reading import open_regular
-from modelzoo.records import Record, check_record
+from modelzoo.reading import exists, open_regular
+from modelzoo.records import Record, check_record, read_record
 from modelzoo.study import read_log
 from modelzoo.study.names import show_name
 from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_folder import RunFolder, Speed
 
 
 class Launch(Record):
@@ -50,6 +50,7 @@ class Result:
     dev: list[dict]  # a fine-tuning run's scores on its dev set
     timing: list[dict]
     launches: list[dict]
+    speed: Speed | None = None  # of its last launch
 
     @property
     def name(self) -> str:
@@ -107,7 +108,8 @@ def read_run(folder: str) -> Result:
         if count:
             print(f"note       {path}: {count} lines are no records of this trainer, and are left out", file=sys.stderr)
     of = lambda kind: [r for r in metrics if r["kind"] == kind]
-    return Result(folder, config, of("train"), of("validation"), of("dev"), timing, _read_launches(files))
+    launches, speed = _read_launches(files), _read_speed(files)
+    return Result(folder, config, of("train"), of("validation"), of("dev"), timing, launches, speed)
 
 
 def _split_words(command: str) -> list[str]:
@@ -148,6 +150,17 @@ def _read_launches(files: RunFolder) -> list[dict]:
             check_record(line, Launch, files.launches, "")
             found.append(line)
     return found
+
+
+def _read_speed(files: RunFolder) -> Speed | None:
+    """speed.json, which runs of older versions lack; a line reports one of another form."""
+    if not exists(files.speed):
+        return None
+    try:
+        return read_record(files.speed, Speed, "no such file", "is no record of a run's speed")
+    except UserError as e:
+        print(f"note       {e}; it is left out", file=sys.stderr)
+        return None
 
 
 @dataclass

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from modelzoo.backends import peaks
+from modelzoo.backends.peaks import Peak
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
@@ -73,7 +75,9 @@ def bench_patterns(config: Config, options: Options, params: str) -> None:
         except UserError as e:
             skipped.append(f"left out   {name}: {e}")
     times = _rounds({n: lambda r=r: choice.backend.train_step(r, batch, parts) for n, r in variants.items()})
-    print(_table(times, {n: _bytes(r) for n, r in variants.items()}, rows * length))
+    peak = peaks.find_peak(choice.backend)
+    flops = {n: r.ledger.sparse / r.step for n, r in variants.items()}
+    print(_table(times, {n: _bytes(r) for n, r in variants.items()}, rows * length, flops, peak))
     print("\n".join([*skipped, *_advice(times, params)]))
 
 
@@ -154,16 +158,32 @@ def _bytes(run: TrainState) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
-def _table(times: Mapping[str, list[float]], memory: Mapping[str, int], tokens: int) -> str:
+def _table(
+    times: Mapping[str, list[float]],
+    memory: Mapping[str, int],
+    tokens: int,
+    flops: Mapping[str, float],
+    peak: Peak | None,
+) -> str:
+    """A line a pattern.
+
+    Args:
+        flops: of a step, as counted for live weights.
+    """
+    mfu = "" if peak is None else f"  {'MFU':>6}"
     lines = [
-        f"{'pattern':22} {'ms/step':>9} {'tokens/s':>9}  {'weights, gradients, moments':>27}   times dense's speed"
+        f"{'pattern':22} {'ms/step':>9} {'tokens/s':>9}{mfu}  {'weights, gradients, moments':>27}   times dense's speed"
     ]
     for name, seconds in times.items():
         middle, (low, ratio, high) = statistics.median(seconds), _ratios(times, name)
+        share = "" if peak is None else f"  {flops[name] / middle / peak.flops:>6.1%}"
+        rate, size = format_amount(tokens / middle), format_size(memory[name])
         lines.append(
-            f"{name:22} {middle * 1e3:9.1f} {format_amount(tokens / middle):>9}  {format_size(memory[name]):>27}   "
+            f"{name:22} {middle * 1e3:9.1f} {rate:>9}{share}  {size:>27}   "
             + ("1" if name == "dense" else f"{ratio:.2f}  [{low:.2f} to {high:.2f}]")
         )
+    if peak is not None:
+        lines.append(f"MFU        of {peak.what}; FLOPs of live weights, as counted")
     return "\n".join(lines)
 
 

@@ -109,7 +109,8 @@ def _train(
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
-    peak = peaks.find_peak(choice.backend)
+    peak = peaks.find_peak(choice.backend, done.tally.seconds)
+    ranks.first_does(lambda: launch.record_speed(folder, run.step, done.tally, memory, peak))
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
     ranks.first_does(lambda: launch.check_written(folder, done.saved))
     if done.interrupted and run.step < stop:

@@ -9,8 +9,9 @@ from modelzoo import host
 from modelzoo.backends import sharding
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, DataLoader, Init
+from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.files import find_shards
 from modelzoo.data.hdf5 import Shards

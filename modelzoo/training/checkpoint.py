@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: safetensors + JSON in a step folder, checked by SHA-256, renamed into place.
 
     <root>/step_300/  model.safetensors  optimizer.safetensors  state.json  manifest.json
-                      explored.safetensors, where masks change
+                      explored.safetensors, where masks change; orders.safetensors, where inputs are permuted
 
 A checkpoint is written under a temporary name, read back, flushed to disk and renamed; a kill at any moment leaves the
 previous one. No pickle is read or written. Tensors are named by parameter, so nothing depends on an order.

@@ -2,13 +2,24 @@
 
 import os
 import shlex
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from modelzoo.backends.arithmetic import Arithmetic
+from modelzoo.backends.peaks import Peak
 from modelzoo.progress import format_amount, format_duration, format_size
+from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import Timed, TrainState
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.validation import Score
+
+
+class Rates(NamedTuple):
+    """A second of training without the first step."""
+
+    tokens: float
+    flops: float  # of live weights, as counted
+    dense_flops: float  # for the same steps had every weight been on
 
 
 @dataclass
@@ -21,27 +32,30 @@ class Tally:
     scores: list[Score] = field(default_factory=list)
     tokens: int = 0
     first: Timed | None = None  # of this launch; it builds and warms things up, so `steady` leaves it out
-    flops: tuple[int, int] = (0, 0)  # of the run: after the first step that was read, and now
+    ledger: tuple[Ledger, Ledger] = (Ledger(), Ledger())  # of the run: after the first step that was read, and now
 
-    def add(self, timed: Timed, flops: int = 0) -> None:
+    def add(self, timed: Timed, ledger: Ledger) -> None:
         """Count a step.
 
         Args:
-            flops: of the run so far.
+            ledger: FLOPs of the run so far.
         """
+        now = replace(ledger)  # the run's own goes on
         if self.first is None:
-            self.first, self.flops = timed, (flops, flops)
+            self.first, self.ledger = timed, (now, now)
         self.seconds += timed.seconds
         self.waiting += timed.waiting
         self.tokens += timed.tokens
-        self.flops = self.flops[0], flops
+        self.ledger = self.ledger[0], now
 
     @property
-    def steady(self) -> tuple[float, float] | None:
-        """Tokens and FLOPs a second, without the first step; None where there is no other."""
+    def steady(self) -> Rates | None:
+        """Without the first step; None where there is no other."""
         if self.first is None or (seconds := self.seconds - self.first.seconds) <= 0:
             return None
-        return (self.tokens - self.first.tokens) / seconds, (self.flops[1] - self.flops[0]) / seconds
+        before, now = self.ledger
+        flops, dense = now.sparse - before.sparse, now.dense - before.dense
+        return Rates((self.tokens - self.first.tokens) / seconds, flops / seconds, dense / seconds)
 
     @property
     def waiting_share(self) -> float:
@@ -76,12 +90,16 @@ def describe_score(found: Score) -> str:
     return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
 
 
-def describe_cost(tally: Tally, memory: int | None, peak: tuple[float, str] | None) -> list[str]:
+def describe_cost(tally: Tally, memory: int | None, peak: Peak | None) -> list[str]:
     """Lines about the speed and the memory of this launch; arguments as in `describe_run`."""
     lines = []
     if (steady := tally.steady) is not None:
-        mfu = "" if peak is None else f", MFU {steady[1] / peak[0]:.1%} of {peak[1]}"
-        lines.append(f"speed      {format_amount(steady[0])} tokens/s after the first step{mfu}")
+        lines.append(f"speed      {format_amount(steady.tokens)} tokens/s after the first step")
+        if peak is not None:
+            sparse = steady.dense_flops != steady.flops
+            whole = f"; {steady.dense_flops / peak.flops:.1%} if weights that are off counted too" if sparse else ""
+            lines.append(f"MFU        {steady.flops / peak.flops:.1%} of {peak.what}")
+            lines.append(f"           FLOPs of live weights, as counted{whole}")
     if memory:
         lines.append(f"memory     {format_size(memory)} at most")
     return lines
@@ -96,7 +114,7 @@ def describe_run(
     stop: int,
     mode: str,
     events: str | None,
-    peak: tuple[float, str] | None = None,
+    peak: Peak | None = None,
 ) -> str:
     """The closing summary: what was done and written, and what to run next.
 
@@ -104,7 +122,7 @@ def describe_run(
         memory: peak bytes used on the device; None where it is unknown.
         mode: the command's `-m`, for the line that resumes an interrupted run.
         events: the folder of TensorBoard's files, if the run writes any.
-        peak: FLOPs a second that the devices can do at most, and in words what was taken for it; None: unknown.
+        peak: what the devices can do at most; None: unknown.
     """
     ended = run.step >= stop
     lines = [

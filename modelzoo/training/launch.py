@@ -12,13 +12,14 @@ import torch
 
 from modelzoo import version
 from modelzoo.backends.arithmetic import Arithmetic
+from modelzoo.backends.peaks import Peak
 from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.distributed import Ranks
-from modelzoo.files import write_guarded
+from modelzoo.files import write_guarded, write_json
 from modelzoo.progress import LiveLine, format_size
 from modelzoo.reading import exists, look
 from modelzoo.redact import redact_text, redact_values
@@ -27,7 +28,7 @@ from modelzoo.training import checkpoint, console, logs, resume, trackers
 from modelzoo.training.appending import append_line, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.resume import Start
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_folder import RunFolder, Speed
 
 
 def compare_ranks(ranks: Ranks, config: Config, others: Mapping[str, str]) -> None:
@@ -153,6 +154,29 @@ def record(
             LiveLine().note(problem)
     except OSError as e:
         raise UserError(f"{e.filename or folder.path}: cannot be written ({e.strerror}); give another -o") from None
+
+
+def record_speed(folder: RunFolder, step: int, tally: console.Tally, memory: int | None, peak: Peak | None) -> None:
+    """Write speed.json: what the summary has on speed and memory. Where it cannot be written, a line says so.
+
+    Args:
+        step: at which this launch ended.
+    """
+    if (rates := tally.steady) is None:
+        return
+    found = Speed(
+        step=step,
+        tokens_per_second=rates.tokens,
+        flops_per_second=rates.flops,
+        dense_flops_per_second=rates.dense_flops,
+        memory_bytes=memory,
+        peak_flops_per_second=None if peak is None else peak.flops,
+        peak=None if peak is None else peak.what,
+    )
+    try:
+        write_json(folder.speed, found.model_dump())
+    except OSError as e:
+        LiveLine().note(f"note       {folder.speed} cannot be written ({e.strerror}); the summary has its numbers")
 
 
 def check_written(folder: RunFolder, saved: str | None) -> None:

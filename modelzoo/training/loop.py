@@ -85,7 +85,7 @@ def fit(
                 return Fitted(tally, saves.path, None)
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 saves.check()
-                tally.add(timed, run.ledger.sparse)
+                tally.add(timed, run.ledger)
                 run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     metrics = _metrics(run, timed.step)

@@ -3,6 +3,7 @@
 config.yaml              the resolved config, reloadable; config.until_N.yaml: what it was until step N
 launches.jsonl           a line for each command that trained here: device, arithmetic, version, what it changed
 metrics.jsonl            what was computed; timing.jsonl: how fast; tensorboard/: both
+speed.json               of the last command that trained: tokens and FLOPs a second, peak memory, MFU's yardstick
 checkpoints/step_N/      (or checkpoint.checkpoint_root)
 best/step_N/             fine-tuning: the weights with the best dev score; result.json, predictions.json
 evaluation/              scores on tasks, with predictions; eval.json: loss on the validation sets
@@ -49,6 +50,18 @@ class Launch(Record):
     changes: Annotated[dict[str, list[str]], Field(default_factory=dict)]
 
 
+class Speed(Record):
+    """speed.json: the last command's training without its first step, peak memory, and what the devices can do."""
+
+    step: Annotated[int, Field(ge=0)]
+    tokens_per_second: Annotated[float, Field(ge=0)]
+    flops_per_second: Annotated[float, Field(ge=0)]  # of live weights, as counted
+    dense_flops_per_second: Annotated[float, Field(ge=0)]  # for the same steps had every weight been on
+    memory_bytes: int | None = None
+    peak_flops_per_second: Annotated[float, Field(gt=0)] | None = None
+    peak: str | None = None  # that in words
+
+
 @dataclass(frozen=True)
 class RunFolder:
     """A run's folder.
@@ -93,6 +106,10 @@ class RunFolder:
     @property
     def timing(self) -> str:
         return self._file("timing.jsonl")
+
+    @property
+    def speed(self) -> str:
+        return self._file("speed.json")
 
     @property
     def tensorboard(self) -> str:
@@ -195,8 +212,8 @@ class RunFolder:
         while exists(self._file(f"before_{number}")):
             number += 1
         aside = self._file(f"before_{number}")
-        own = [self.best, self.metrics, self.timing, self.tensorboard, self.result, self.predictions, self.results]
-        own += [self.validation_scores, self.evaluation, self.launches]
+        own = [self.best, self.metrics, self.timing, self.speed, self.tensorboard, self.result, self.predictions]
+        own += [self.results, self.validation_scores, self.evaluation, self.launches]
         own += sorted(self._file(n) for n in os.listdir(self.path) if n == CONFIG or n.startswith("config.until_"))
         moves = [(self.checkpoints, os.path.join(aside, "checkpoints"))]
         moves += [(path, os.path.join(aside, os.path.basename(path))) for path in own]

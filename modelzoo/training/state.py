@@ -21,6 +21,7 @@ from modelzoo.training.required import require_optimizer
 
 # A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
 EXPLORED = "explored"  # the file of the weights that were ever live; runs whose masks stay have none
+ORDERS = "orders"  # the file of the orders of inputs in which blocks are formed; other runs have none
 OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
@@ -66,8 +67,10 @@ def snapshot(
         unassessed=run.unassessed,
         **record_config(run.config),
     )
+    orders = {n: _keep(run, order) for n, order in run.sparsity.orders().items()}
     files = {"model": model, "optimizer": moments}
-    return files | ({EXPLORED: explored} if explored else {}), state.as_json()
+    files |= {name: found for name, found in ((EXPLORED, explored), (ORDERS, orders)) if found}
+    return files, state.as_json()
 
 
 def _keep(run: TrainState, x: Tensor) -> Tensor:
@@ -106,7 +109,7 @@ def restore(
     if "model" in states:
         absent = _check_model(run, path, weights, state, resumes, strict)
     if "sparsity" in states:
-        _check_masks(run, path, masks, state.global_step - state.skipped if resumes else None)
+        _check_masks(run, path, masks, files.get(ORDERS, {}), state.global_step - state.skipped if resumes else None)
     moments = _moments(run, path, files, state, strict, absent) if "optimizer" in states else {}
     if "dataloader" in states and fingerprint is not None and state.dataset != fingerprint:
         raise UserError(
@@ -115,7 +118,13 @@ def restore(
             f"{OTHER} model,optimizer,sparsity"
         )
     explored = files.get(EXPLORED, {}) if resumes else {}  # older checkpoints have none: counted from their masks on
-    _put_weights(run, weights if "model" in states else {}, masks if "sparsity" in states else None, explored)
+    _put_weights(
+        run,
+        weights if "model" in states else {},
+        masks if "sparsity" in states else None,
+        explored,
+        files.get(ORDERS, {}),
+    )
     _put_moments(run, moments)
     if "grad_scaler" in states and run.loss_scale.dynamic and _had_scale(state.loss_scale):
         run.loss_scale.scale, run.loss_scale.good_steps = state.loss_scale.scale, state.loss_scale.good_steps
@@ -132,6 +141,7 @@ def _put_weights(
     weights: Mapping[str, Tensor],
     masks: Mapping[str, Tensor] | None,
     explored: Mapping[str, Tensor],
+    orders: Mapping[str, Tensor],
 ) -> None:
     """Set weights by name, and masks; without masks new ones are drawn from the loaded weights."""
     ours = run.parameters
@@ -142,7 +152,7 @@ def _put_weights(
         redraw(run.model)
     taken = {n: weights[n] for n in sparse & weights.keys()}
     if masks is not None:
-        run.sparsity.load_state_dict(masks, taken, run.optimizer.state, explored)
+        run.sparsity.load_state_dict(masks, taken, run.optimizer.state, explored, orders)
     else:  # topk keeps the largest of the loaded weights, not of the first draw
         run.sparsity.draw(taken, run.optimizer.state)
 
@@ -232,7 +242,9 @@ def _check_scale(path: str, saved: LoRAFacts | None, init: Init) -> None:
         )
 
 
-def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: int | None) -> None:
+def _check_masks(
+    run: TrainState, path: str, saved: Mapping[str, Tensor], orders: Mapping[str, Tensor], step: int | None
+) -> None:
     """Check masks against the config. `step`: optimizer steps of the run to resume; None for a new run."""
     ours = {name_mask(p.name) for p in run.sparsity.parameters}
     if saved and not ours:
@@ -250,7 +262,7 @@ def _check_masks(run: TrainState, path: str, saved: Mapping[str, Tensor], step: 
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
         for p in group.parameters:
-            if not group.fits(p, saved[name_mask(p.name)]):
+            if not group.fits(p, saved[name_mask(p.name)], orders.get(p.name)):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     f"set the checkpoint's, or draw new masks with {OTHER} model"

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from modelzoo.backends import arithmetic, csx_preflight, local, select
+from modelzoo.config.device import Backend, Precision
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Backend, Precision
 from modelzoo.kernels import processor
 from tests.support import config
 

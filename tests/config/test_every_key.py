@@ -21,12 +21,12 @@ FILES = [f for room in ("modelzoo", "data_preprocessing") for f in (REPO / room)
 DECLARED = {
     **{("Study", key): ("config/study.py", "getattr(self, name)") for key in ("budget", "learning_rate")},
     **{("Task", key): ("evaluation/task.py", "getattr(self.config, split") for key in ("train", "dev", "test")},
-    **{("Job", key): ("data_preprocessing/jsonl.py", f"job.{key}")
+    **{("Job", key): ("data_preprocessing/sources/jsonl.py", f"job.{key}")
        for key in ("text_key", "prompt_key", "completion_key", "id_key", "year_key", "language_key", "licence_key",
                    "pmid_key", "pmcid_key")},
-    **{("Objective", key): ("data_preprocessing/encode.py", f"job.objective.{key}")
+    **{("Objective", key): ("data_preprocessing/steps/encode.py", f"job.objective.{key}")
        for key in ("fim_rate", "fim_spm_rate", "too_long")},
-    **{("Kinds", key): ("data_preprocessing/filters.py", "getattr(kinds, ")
+    **{("Kinds", key): ("data_preprocessing/steps/filters.py", "getattr(kinds, ")
        for key in ("retracted", "retraction_notice", "concern", "erratum", "corrected", "comment")},
     **{(name, "compat"): ("optim/groups.py", "o.compat is not None") for name in ("Adam", "AdamW")},
     ("Init", "device"): ("config/trainer.py", '"backend_type": named'),

@@ -30,6 +30,13 @@ def test_the_longest_path_that_begins_the_line_is_named(text, place):
     assert str(e.value) == (f"first\n{text}{place}" if text else "first")
 
 
+def test_a_choice_that_is_spelt_like_the_folder_is_not_named():
+    doc = yaml12.parse("fit: {loader: {data_dir: none}}\ninit: {activation_checkpointing: none}\n", "f.yaml")
+    with pytest.raises(UserError) as e, naming_places(doc):
+        raise UserError("none: no such data folder")
+    assert str(e.value).endswith("(fit.loader.data_dir, f.yaml:1)")
+
+
 def test_the_class_and_code_of_an_error_stay():
     class Busy(UserError):
         exit_code = 75

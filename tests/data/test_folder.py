@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 import pytest
 
-from data_preprocessing import shards
-from data_preprocessing.inspection import check_tokens, verify_split
+from data_preprocessing.inspection.verify import check_tokens, verify_split
+from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import files, folder
 from modelzoo.data.hdf5 import Shards
@@ -35,8 +35,8 @@ def test_training_and_preprocessing_see_the_same_shards(tmp_path):
 
 READ = """
 import sys
-from data_preprocessing import shards
-from modelzoo.config.trainer import DataLoader
+from data_preprocessing.tokens import shards
+from modelzoo.config.dataloader import DataLoader
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 assert "hdf5plugin" not in sys.modules

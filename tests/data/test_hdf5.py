@@ -449,7 +449,7 @@ def test_the_fingerprint_reads_checksums_from_the_manifest(folder):
 
 def test_preprocessings_manifests_are_understood(tmp_path):
     """What the writer of shards notes about a shard is what the fingerprint reads."""
-    from data_preprocessing.shards import write_shard as write
+    from data_preprocessing.tokens.shards import write_shard as write
 
     facts = write(str(tmp_path / "output_chunk_0_0.h5"), numbered(5, 0), "gzip") | {"loss_tokens": 40}
     (tmp_path / "manifest.json").write_text(json.dumps({"shards": [facts]}))

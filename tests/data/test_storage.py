@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_preprocessing import shards
+from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import folder, storage
 from modelzoo.data.hdf5 import Shards

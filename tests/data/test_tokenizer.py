@@ -7,7 +7,7 @@ import re
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from data_preprocessing import tokens
+from data_preprocessing.tokens import tokenizing
 from modelzoo.config.errors import UserError
 from modelzoo.data import tokenizer_files
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer, read_tokenizer
@@ -18,7 +18,7 @@ TEXT = "aspirin lowers the fever, and fever lowers appetite"
 @pytest.fixture(scope="module")
 def words():
     """A byte-level BPE as tokenizer.json text."""
-    return tokens.train(iter([[TEXT] * 5]), 300, ["<|endoftext|>"])
+    return tokenizing.train(iter([[TEXT] * 5]), 300, ["<|endoftext|>"])
 
 
 def with_dropout(words, share):
@@ -43,7 +43,9 @@ def test_dropout_is_switched_off_wherever_a_tokenizer_is_loaded_and_reported_onc
     assert len({tuple(raw.encode(TEXT).ids) for _ in range(20)}) > 1  # what the file asks for
     text = read_tokenizer(str(path))
     loaded = load_tokenizer(str(path))
-    engines = [tokens.Encoder(x, "t", engine) for x in (text, path.read_text()) for engine in ("auto", "tokenizers")]
+    engines = [
+        tokenizing.Encoder(x, "t", engine) for x in (text, path.read_text()) for engine in ("auto", "tokenizers")
+    ]
     (tmp_path / "copy").mkdir()
     tokenizer_files.copy_files([str(path)], str(tmp_path / "copy"))
     copied = Tokenizer.from_file(str(tmp_path / "copy/tokenizer.json"))
@@ -116,9 +118,9 @@ def test_half_a_vocabulary_names_its_folder(words, tmp_path):
 
 
 def test_long_words_are_learnt_from_in_pieces(capsys):
-    longest = tokens.MAX_WORD
+    longest = tokenizing.MAX_WORD
     texts = ["ab " * 5000, "y" * 2500 + " z", "a" + "_-" * 1200, " " * 3000 + "b", "x" * longest, "", "short"]
-    pieces = tokens.Pieces()
+    pieces = tokenizing.Pieces()
     found = pieces.cut(texts)
     assert "".join(found) == "".join(texts) and pieces.words == 3
     level = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -126,7 +128,7 @@ def test_long_words_are_learnt_from_in_pieces(capsys):
     assert max(lengths) <= longest + 1  # with the space before it
     assert [text for text in texts if text in found] == [texts[0], *texts[4:]]  # what has no long word is not cut
     capsys.readouterr()
-    tokens.train(iter([[TEXT, "q" * 5000]]), 300, [])
+    tokenizing.train(iter([[TEXT, "q" * 5000]]), 300, [])
     (note,) = capsys.readouterr().err.splitlines()
     assert note == "note: the tokenizer: 1 words of over 1,000 characters were learnt from in pieces"
 

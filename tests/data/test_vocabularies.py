@@ -5,9 +5,10 @@ import sys
 
 import pytest
 
-from data_preprocessing import tokens
+from data_preprocessing.tokens import tokenizing
 from modelzoo.config.errors import UserError
 from modelzoo.data import hub, moses, tokenizer_files
+from modelzoo.data.bos import find_bos
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer, read_tokenizer
 
 TEXTS = (
@@ -64,6 +65,7 @@ def test_biogpt_gives_the_ids_of_its_own_class(biogpt, capsys):
     for text in TEXTS:
         expected = theirs.convert_tokens_to_ids(theirs.tokenize(text.replace("<s>", "").replace("</s>", "")))
         assert ours.encode(text.replace("<s>", "").replace("</s>", "")) == expected
+    assert theirs("fever").input_ids[0] == find_bos(str(biogpt), ours.backend).id == 2
     assert not {0, 2} & set(ours.encode(TEXTS[2]))  # text never becomes control
     plain = "the patient's fever, in vivo (risk of the one-eighth)."
     assert ours.decode(ours.encode(plain)).replace("<unk>", "") == plain
@@ -127,10 +129,11 @@ def test_a_sentencepiece_model_gives_its_own_ids(pieces, tmp_path):
         for text in (*TEXTS, "", " ", "é🙂", "fever  fever"):
             assert ours.encode(text) == own.EncodeAsIds(text)
             assert ours.decode(own.EncodeAsIds(text)) == own.DecodeIds(own.EncodeAsIds(text))
+        assert find_bos(str(path), ours.backend).id == own.bos_id()  # as LlamaTokenizer adds it
     tokenizer_files.copy_files([str(pieces / "tokenizer.model")], str(tmp_path))
     copied = load_tokenizer(str(tmp_path / "tokenizer.json"))
     assert [copied.encode(t) for t in TEXTS] == [own.EncodeAsIds(t) for t in TEXTS]
-    flat, _ = tokens.Encoder(read_tokenizer(str(pieces)), "t", "auto").encode(list(TEXTS))  # as in preprocessing
+    flat, _ = tokenizing.Encoder(read_tokenizer(str(pieces)), "t", "auto").encode(list(TEXTS))  # as in preprocessing
     assert flat.tolist() == [i for t in TEXTS for i in own.EncodeAsIds(t)]
 
 
@@ -168,7 +171,7 @@ def test_a_package_that_lacks_is_named(biogpt, tmp_path, monkeypatch):
 
 def test_a_tokenizer_json_is_read_before_vocabularies_beside_it(tmp_path):
     """Qwen's and others' have rules that vocab.json does not hold."""
-    words = tokens.train(iter([["aspirin lowers fever"] * 5]), 300, ["<|endoftext|>"])
+    words = tokenizing.train(iter([["aspirin lowers fever"] * 5]), 300, ["<|endoftext|>"])
     (tmp_path / "vocab.json").write_text('{"a": 0}')
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")
     assert set(parse_tokenizer(read_tokenizer(str(tmp_path)), "t").get_vocab()) == {"a"}

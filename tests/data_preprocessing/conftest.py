@@ -72,7 +72,7 @@ def citation_set():
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
     """Five files of made-up records: versions, deletions, duplicates, retractions, titles alone."""
-    from data_preprocessing import synthetic
+    from data_preprocessing.sources import synthetic
 
     folder = tmp_path_factory.mktemp("corpus") / "xml"
     synthetic.write(str(folder), 300, 5, 4)
@@ -112,14 +112,15 @@ def corpus(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory, corpus) -> Path:
     """A byte-level BPE of 700 entries, trained on the made-up corpus."""
-    from data_preprocessing import pubmed, tokens
     from data_preprocessing.config import TextPolicy
+    from data_preprocessing.sources import pubmed
+    from data_preprocessing.tokens import tokenizing
 
     texts = [
         d.text for f in sorted(corpus.iterdir()) for d in pubmed.documents(str(f), TextPolicy(), 1 << 30) if d.text
     ]
     path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-    path.write_text(tokens.train(iter([texts]), 700, ["<|endoftext|>", *tokens.FIM_TOKENS]))
+    path.write_text(tokenizing.train(iter([texts]), 700, ["<|endoftext|>", *tokenizing.FIM_TOKENS]))
     return path
 
 

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from data_preprocessing import tokens
+from data_preprocessing.tokens import tokenizing
 
 VERBS = ("download", "pubmed", "pmc", "jsonl", "tokenizer", "pack", "inspect", "verify", "report", "synthetic")
 
@@ -28,8 +28,8 @@ def test_help_has_an_example_and_imports_nothing_heavy(repo, verb):
 def test_no_module_imports_torch(repo):
     code = (
         "import sys, importlib, pkgutil, data_preprocessing\n"
-        "for m in pkgutil.iter_modules(data_preprocessing.__path__):\n"
-        "    if m.name != '__main__':\n        importlib.import_module('data_preprocessing.' + m.name)\n"
+        "for m in pkgutil.walk_packages(data_preprocessing.__path__, 'data_preprocessing.'):\n"
+        "    if not m.name.endswith('__main__'):\n        importlib.import_module(m.name)\n"
         "assert 'torch' not in sys.modules and 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=repo, check=True)
@@ -172,7 +172,7 @@ def test_tokenizer_verb(cli, tmp_path, corpus):
 
 def test_pack_round_trip(cli, tmp_path, corpus):
     """Shards to another length and back: the same stream of documents."""
-    from data_preprocessing import repack
+    from data_preprocessing.tokens import token_ids
 
     cli(
         "pubmed",
@@ -194,7 +194,7 @@ def test_pack_round_trip(cli, tmp_path, corpus):
     def documents(folder):
         return [
             flat[offsets[k] : offsets[k + 1]].tolist()
-            for flat, offsets, _ in repack._documents(repack._find_sources([str(folder)]), 0)
+            for flat, offsets, _ in token_ids.iterate_documents(token_ids.find_sources([str(folder)]), 0)
             for k in range(len(offsets) - 1)
         ]
 
@@ -245,7 +245,7 @@ def test_a_job_without_an_example_says_so(cli, tmp_path, sets):
 @pytest.mark.parametrize("way", ["--output", "--check"])
 def test_a_tokenizer_of_no_document_is_refused(cli, tmp_path, way):
     (tmp_path / "a.jsonl").write_text('{"text": "short"}\n')
-    words = tokens.train(iter([["a text"]]), 300, ["<|endoftext|>"])
+    words = tokenizing.train(iter([["a text"]]), 300, ["<|endoftext|>"])
     (tmp_path / "t.json").write_text(words)
     done = cli("tokenizer", "--source", "jsonl", "--input", tmp_path / "a.jsonl", way, tmp_path / "t.json", check=False)
     (line,) = done.stderr.splitlines()

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from data_preprocessing import cli, synthetic
+from data_preprocessing import cli
+from data_preprocessing.sources import synthetic
 
 resource = pytest.importorskip("resource", reason="the system limits no sizes of files")
 

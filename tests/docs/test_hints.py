@@ -10,7 +10,7 @@ SETUP = {k.arg: k.value for n in ast.walk(TREE) if isinstance(n, ast.Call) for k
 NAME = ast.literal_eval(SETUP["name"])
 EXTRAS = ast.literal_eval(SETUP["extras_require"])
 WANTED = [r for rs in EXTRAS.values() for r in rs] + ast.literal_eval(SETUP["install_requires"])
-KNOWN = {re.split(r"[>=;\[ ]", wanted)[0] for wanted in WANTED}
+KNOWN = {re.split(r"[>=;\[ ]", wanted)[0] for wanted in WANTED} | {"uv"}  # what scripts/lock.py runs
 CODE = [f for room in ("modelzoo", "data_preprocessing", "scripts", "benchmarks") for f in (REPO / room).rglob("*.py")]
 
 
@@ -20,8 +20,9 @@ def hints() -> list[tuple[str, str]]:
     for path in (*PAGES, *CODE):
         text = re.sub(r'"\s*\n\s*f?"', "", path.read_text(encoding="utf-8"))  # a string over several lines
         for line in re.findall(r"pip install ([^\n`)]*)", text):
-            words = re.sub(r"-c \S+|-e |['\"(]", " ", line).split()
-            found.append((path.name, words[0].rstrip(".,;") or "."))
+            words = re.sub(r"-c \S+|-r \S+|-e |--\S+|['\"(]", " ", line).split()
+            if words or "-r " not in line:  # of a lock, whose names are no hints
+                found.append((path.name, words[0].rstrip(".,;") or "."))
     return found
 
 
@@ -33,7 +34,7 @@ def test_hints_name_what_there_is():
     for file, what in hints():
         name, _, extra = what.rstrip("]").partition("[")
         assert name in (NAME, ".", *KNOWN), (file, what)
-        if extra and not extra.startswith("{"):  # the trackers' own table names its extras
+        if extra and not extra.startswith(("{", "...")):  # the trackers' own table names its extras
             assert extra in EXTRAS, (file, what)
 
 

@@ -129,7 +129,7 @@ def documents(world: World, folder: Path, source: str, path: str, **job: Any) ->
 
     def load() -> None:
         from data_preprocessing.config import Job
-        from data_preprocessing.extract import documents
+        from data_preprocessing.steps.extract import documents
 
         config = Job.model_validate({"source": source, "input": (path,), "output": "out", **job})
         for d in documents(config, path, path):

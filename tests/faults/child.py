@@ -26,8 +26,10 @@ PLAIN = {  # one thread, no compiler, no colours, whatever the machine: a comman
     "HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled",
 }  # fmt: skip
 WARM = (
-    "h5py", "torch", "data_preprocessing.job", "data_preprocessing.repack", "data_preprocessing.inspection",
-    "data_preprocessing.synthetic", "data_preprocessing.download", "data_preprocessing.cloud_run",
+    "h5py", "torch", "data_preprocessing.jobs.run", "data_preprocessing.tokens.repack",
+    "data_preprocessing.inspection.verify",
+    "data_preprocessing.sources.synthetic", "data_preprocessing.downloading.download",
+    "data_preprocessing.downloading.articles",
     "modelzoo.finetuning.finetune", "modelzoo.interop.export", "modelzoo.interop.import_checkpoint",
     "modelzoo.scoring.score",
     "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",

@@ -71,7 +71,7 @@ def test_a_product_that_checks_nothing_is_found_out(world: World, case_folder, m
     ]
     assert "silent" in kinds
 
-    from data_preprocessing import pubmed
+    from data_preprocessing.sources import pubmed
 
     cut = pubmed.cut
     monkeypatch.setattr(pubmed, "cut", lambda chunks, path: itertools.islice(cut(chunks, path), 3))

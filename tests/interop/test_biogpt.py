@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from data_preprocessing import tokens
+from data_preprocessing.tokens import tokenizing
 from modelzoo.cli import main
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
@@ -36,7 +36,7 @@ def make(folder, **config):
         for name, p in theirs.named_parameters():
             p.normal_(1.0 if "norm.weight" in name else 0.0, 0.3)
     theirs.save_pretrained(folder)
-    words = tokens.train(iter([["aspirin lowers fever, fever lowers appetite"] * 5]), 280, ["<s>", "<pad>", "</s>"])
+    words = tokenizing.train(iter([["aspirin lowers fever, fever lowers appetite"] * 5]), 280, ["<s>", "<pad>", "</s>"])
     (folder / "tokenizer.json").write_text(words)
     return theirs
 

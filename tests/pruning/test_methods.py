@@ -91,7 +91,7 @@ def damp(h: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("keys", PATTERNS, ids=str)
 def test_wanda_is_the_papers(keys):
     plan, (w, x) = make_plan(**keys), make_case(1)
-    mask = keep_wanda(plan, torch.tensor(w), torch.tensor(x).square().sum(0).sqrt()).numpy()
+    mask = keep_wanda(plan, torch.tensor(w), torch.tensor(x).square().sum(0).sqrt()).mask.numpy()
     assert mask.sum() == plan.live
     if plan.group.shared_inputs:  # compared within each group of outputs: a group reads the same inputs
         rows, _ = plan.block
@@ -115,7 +115,7 @@ def test_errors_fall_from_magnitude_to_wanda_to_sparsegpt(keys):
     for seed in range(5):
         plan, (w, x) = make_plan(36, 48, **keys), make_case(seed, 36, 48)
         w, gram = torch.tensor(w), torch.tensor(x.T @ x)
-        masks = keep_largest(plan, w), keep_wanda(plan, w, gram.diagonal().sqrt())
+        masks = keep_largest(plan, w).mask, keep_wanda(plan, w, gram.diagonal().sqrt()).mask
         kept = [torch.where(m, w, 0.0) for m in masks]
         kept.append(prune_matrix(plan, w, factor_inverse(gram, 0.01))[0])
         errors = [measure_error(w, k, gram) for k in kept]

@@ -10,8 +10,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from data_preprocessing import page as data_page
-from data_preprocessing import report as data_report
+from data_preprocessing.reports import page as data_page
+from data_preprocessing.reports import report as data_report
 from modelzoo.study import curves, page
 from modelzoo.study.draw import axes, limit_axis
 from modelzoo.study.report import write

@@ -12,8 +12,8 @@ from modelzoo.backends.arithmetic import decide_arithmetic
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
 from modelzoo.config import yaml12
+from modelzoo.config.device import Precision
 from modelzoo.config.load import dump
-from modelzoo.config.trainer import Precision
 from modelzoo.kernels import processor
 from modelzoo.planning import plan
 from modelzoo.tasks import bench

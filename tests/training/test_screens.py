@@ -7,13 +7,19 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 
 import data_preprocessing
 import modelzoo
 from modelzoo import cli
 from modelzoo.backends import peaks
+from modelzoo.backends.local import Local
+from modelzoo.backends.peaks import Peak
 from modelzoo.config.load import dump
+from modelzoo.config.trainer import Backend, Precision
+from modelzoo.distributed import Ranks
+from modelzoo.sparsity.ledger import Ledger
 from modelzoo.tasks import pretrain
 from modelzoo.train_state import Step, Timed
 from modelzoo.training import console
@@ -65,7 +71,7 @@ def test_a_run_is_shown_summed_and_explained_and_its_commands_can_be_pasted(trai
     log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     churn = sum(r["churn"] for r in log if r["kind"] == "train")
     assert churn > 0 and last.endswith(f"churn {churn:,}")
-    assert re.search(r"^speed +\S+ tokens/s after the first step$", out, re.M)  # no guess of a CPU's peak
+    assert re.search(r"^speed +\S+ tokens/s after the first step$", out, re.M)  # short: no product is measured
     assert re.search(r"^memory +\S+ \S+ at most$", out, re.M)
 
     (command,) = re.findall(r"^next +python run.py (.*)$", out, re.M)
@@ -126,10 +132,57 @@ def test_speed_and_mfu_leave_the_first_step_out(tmp_path):
     run, tally = make_run(), console.Tally(0)
     step = Step(1.0, 1.0, 0.1, 100, 0, False)
     for seconds, flops in ((50.0, 10**12), (1.0, 3 * 10**12), (3.0, 9 * 10**12)):
-        tally.add(Timed(step, seconds, 0.0, 100), flops)
-    assert tally.steady == (200 / 4.0, 8e12 / 4.0)
-    text = console.describe_run(run, 3 * 2**30, tally, RunFolder(str(tmp_path)), None, 9, "train", None, (8e12, "X's"))
-    assert "speed      50 tokens/s after the first step, MFU 25.0% of X's" in text and "memory     3.00 GiB" in text
+        tally.add(Timed(step, seconds, 0.0, 100), Ledger(flops, 2 * flops))
+    assert tally.steady == (200 / 4.0, 8e12 / 4.0, 16e12 / 4.0)
+    peak = Peak(8e12, "X's peak")
+    text = console.describe_run(run, 3 * 2**30, tally, RunFolder(str(tmp_path)), None, 9, "train", None, peak)
+    assert "speed      50 tokens/s after the first step\n" in text and "memory     3.00 GiB" in text
+    counted = "MFU        25.0% of X's peak\n           FLOPs of live weights, as counted"
+    assert f"{counted}; 50.0% if weights that are off counted too\n" in text
+    tally.ledger = tuple(Ledger(of.sparse, of.sparse) for of in tally.ledger)  # dense
+    assert "\n".join(console.describe_cost(tally, None, peak)[1:]) == counted
+
+
+def test_a_cpus_product_is_measured_after_a_long_run_and_draws_nothing_of_the_runs(monkeypatch):
+    backend = Local(torch.device("cpu"), Backend(), Precision(enabled=False))
+    assert peaks.find_peak(backend, peaks.WORTH - 1) is None
+    before = torch.get_rng_state()
+    found = peaks.find_peak(backend, peaks.WORTH)
+    assert found is not None and found.flops > 0 and torch.equal(torch.get_rng_state(), before)
+    assert f"plain float32 products reach here with {torch.get_num_threads()} thread" in found.what
+
+    class Two(Ranks):
+        size = 2
+        gather = staticmethod(lambda value: [value, 2 * value])
+        first_does = staticmethod(lambda action: action())
+        __init__ = object.__init__
+
+    monkeypatch.setattr(peaks, "measure_products", lambda dtype: 1e9)
+    backend.ranks = Two()
+    found = peaks.find_peak(backend)
+    assert found is not None and found.flops == 3e9 and "3 GFLOP/s" in found.what and "with 2 x " in found.what
+
+
+def test_a_runs_speed_is_kept_and_its_page_has_the_share(trained, tmp_path, capfd):
+    folder, *_ = trained
+    kept = json.loads((folder / "speed.json").read_text())
+    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    timing = [json.loads(line) for line in (folder / "timing.jsonl").read_text().splitlines()]
+    flops, dense = ([r[key] for r in log if r["kind"] == "train"] for key in ("flops", "dense_flops"))
+    seconds = sum(t["seconds"] for t in timing if t["kind"] == "train") - timing[0]["seconds"]
+    assert kept["step"] == 12 and kept["peak"] is None and kept["memory_bytes"] > 2**20
+    assert kept["flops_per_second"] == pytest.approx((flops[-1] - flops[0]) / seconds)
+    assert kept["dense_flops_per_second"] == pytest.approx((dense[-1] - dense[0]) / seconds)
+
+    peak = {"peak_flops_per_second": 8 * kept["flops_per_second"], "peak": "what X does"}
+    (folder / "speed.json").write_text(json.dumps(kept | peak))
+    page = str(tmp_path / "r.html")
+    assert cli.main(["report", str(folder), "-o", page]) == 0
+    assert "MFU 12.5%" in Path(page).read_text() and "as counted, over what X does." in Path(page).read_text()
+    (folder / "speed.json").write_text('{"step": "x"}')
+    capfd.readouterr()
+    assert cli.main(["report", str(folder), "-o", page]) == 0 and "MFU" not in Path(page).read_text()
+    assert f"{folder}/speed.json: step" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "tera"), [
@@ -138,7 +191,7 @@ def test_speed_and_mfu_leave_the_first_step_out(tmp_path):
 ])  # fmt: skip
 def test_a_peak_is_known_by_the_devices_name_or_left_out(name, tera):
     found = peaks.look_up(name, 2)
-    assert found is None if tera is None else found is not None and found[0] == 2e12 * tera
+    assert found is None if tera is None else found is not None and found.flops == 2e12 * tera
 
 
 def test_names_in_printed_commands_are_quoted():
