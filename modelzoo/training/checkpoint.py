@@ -167,7 +167,7 @@ def newest(root: str) -> tuple[str | None, list[str]]:
         for candidate in (path, path + _REPLACED):
             if os.path.basename(candidate) in names:
                 try:
-                    verify(candidate)
+                    _verify_named(candidate, step)
                     return candidate, damaged
                 except UserError as e:
                     damaged.append(str(e))
@@ -179,7 +179,7 @@ def whole(root: str) -> tuple[list[str], list[str]]:
     found, damaged = [], []
     for step in steps(root):
         try:
-            verify(path := _folder(root, step))
+            _verify_named(path := _folder(root, step), step)
             found.append(path)
         except UserError as e:
             damaged.append(str(e))
@@ -210,6 +210,17 @@ def verify(path: str) -> Manifest:
             raise UserError(f"{file}: names {name[:80]!a}, which is not in the checkpoint's folder; {_OTHER}")
         _check_file(os.path.join(path, name), facts)
     return manifest
+
+
+def _verify_named(path: str, step: int) -> None:
+    """`verify` a checkpoint of a run, which its name has to say the step of: by it the newest is known.
+
+    Raises:
+        UserError: of `verify` and `read_state`, or it is of another step.
+    """
+    verify(path)
+    if (held := read_state(path)["global_step"]) != step:
+        raise UserError(f"{path}: holds step {held:,}, which its name does not say; rename it to step_{held}")
 
 
 def _check_file(path: str, facts: FileFacts) -> None:
@@ -281,9 +292,10 @@ def _remove(path: str) -> None:
             os.remove(path)
 
 
-def _whole(path: str) -> bool:
+def _whole(path: str, step: int | None = None) -> bool:
+    """Whether `path` is a checkpoint, and of that step if one is given."""
     try:
-        verify(path)
+        verify(path) if step is None else _verify_named(path, step)
     except UserError:
         return False
     return True
@@ -292,7 +304,7 @@ def _whole(path: str) -> bool:
 def _rotate(root: str, keep: int, written: int, finite: bool) -> None:
     have = [s for s in steps(root) if os.path.isdir(_folder(root, s))]
     # Above what was just written lies what the run passed over when it went back. Damaged, it would count for ever.
-    have = [s for s in have if s <= written or _whole(_folder(root, s))]
+    have = [s for s in have if s <= written or _whole(_folder(root, s), s)]
     last = written if finite else next((s for s in reversed(have) if _finite(_folder(root, s))), None)
     for step in set(have) - {*have[-keep:], written, last}:
         # renamed first: a kill while deleting must not leave something that looks like a checkpoint

@@ -393,10 +393,10 @@ sys.path.insert(0, {str(REPO)!r})
 from modelzoo.training import checkpoint
 from modelzoo.config.errors import UserError
 files = {{"model": {{"w": torch.zeros(30_000)}}, "optimizer": {{"w/step": torch.zeros(40_000)}}}}
-checkpoint.save({str(tmp_path)!r}, 1, files, {{"finite": True}}, None)
+checkpoint.save({str(tmp_path)!r}, 1, files, {{"global_step": 1, "finite": True}}, None)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    checkpoint.save({str(tmp_path)!r}, 2, files, {{"finite": True}}, None)
+    checkpoint.save({str(tmp_path)!r}, 2, files, {{"global_step": 2, "finite": True}}, None)
 except UserError as e:
     print(e)
     sys.exit(2)
@@ -451,8 +451,22 @@ def test_a_pipe_in_the_place_of_a_checkpoint_holds_nothing_up(tmp_path):
 
 def test_every_whole_checkpoint_is_listed_and_each_other_one_named(tmp_path):
     for step in (1, 2, 3):
-        checkpoint.save(str(tmp_path), step, {"model": {"w": torch.zeros(3)}}, {"finite": True}, None)
+        save(tmp_path, step)
     (tmp_path / "step_2" / "state.json").write_text("{}")
     found, damaged = checkpoint.whole(str(tmp_path))
     assert found == [str(tmp_path / f"step_{n}") for n in (1, 3)]
     assert len(damaged) == 1 and damaged[0].startswith(str(tmp_path / "step_2" / "state.json"))
+
+
+def test_a_folder_that_is_named_after_another_step_is_none_of_the_run(tmp_path):
+    """A copy under a higher name counted as the newest: the run went back to it, and rotated away what it had done."""
+    for step in (2, 4):
+        save(tmp_path, step)
+    shutil.copytree(tmp_path / "step_4", tmp_path / "step_1000")
+    path, damaged = checkpoint.newest(str(tmp_path))
+    assert path == str(tmp_path / "step_4")
+    assert damaged == [f"{tmp_path}/step_1000: holds step 4, which its name does not say; rename it to step_4"]
+    assert checkpoint.whole(str(tmp_path)) == ([str(tmp_path / f"step_{s}") for s in (2, 4)], damaged)
+    save(tmp_path, 6, keep=2)
+    assert sorted(os.listdir(tmp_path)) == ["step_1000", "step_4", "step_6"]
+    assert find_checkpoint(str(tmp_path / "step_1000")) == str(tmp_path / "step_1000")  # named by hand, it is taken
