@@ -18,7 +18,7 @@ from tests.faults.world import World
 UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/")
 # ... and of these only the presence counts.
 PRESENT = (
-    "/timing.jsonl", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
+    "/timing.jsonl", "/pruning.json", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
     "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
 )  # fmt: skip
 MOMENT = ("/state.json", "/manifest.json")  # of a checkpoint: they also tell what was logged by then
@@ -78,6 +78,10 @@ COMMANDS = {
     "generate": _zoo(
         "generate", "{w}/run", "--prompt", "Patients", "--prompt", "Signalling of", "--max_new_tokens", "6", "-o",
         "texts.jsonl",
+    ),
+    "prune": _zoo(
+        "prune", "{w}/run", "pruned", "--method", "wanda", "--sparsity", "0.9", "--data", "{w}/shards/train",
+        "--samples", "8",
     ),
     "prepare-task": _zoo("prepare-task", "bioasq", "{w}/bioasq", "prepared"),
     "import": _zoo("import", "{w}/export", "imported"),
