@@ -79,9 +79,7 @@ def prune_run(request: Request) -> str:
     """
     require_empty(request.out)
     with lock_folder(unfinished := request.out.rstrip(os.sep) + SUFFIX):
-        report = _prune_alone(request, unfinished)
-        shutil.rmtree(unfinished, ignore_errors=True)
-    return report
+        return _prune_alone(request, unfinished)
 
 
 def _prune_alone(request: Request, unfinished: str) -> str:
@@ -108,7 +106,7 @@ def _prune_alone(request: Request, unfinished: str) -> str:
         if other is not None:
             prune_by_magnitude(dict(other.named_parameters()), plans)
             scores["magnitude"] = measure_loss(other, validation, choice)
-    path = _write(request, found, model, pruned, config, about, scores)
+    path = _write(request, found, model, pruned, config, about, scores, unfinished)
     return _describe(request, path, config, pruned, about, scores)
 
 
@@ -187,6 +185,7 @@ def _write(
     config: Config,
     about: Mapping[str, Any],
     scores: Mapping[str, Score],
+    unfinished: str,
 ) -> str:
     tensors = {name: p.detach().cpu() for name, p in model.named_parameters()}
     tensors |= {name_mask(p.name): p.mask for p in pruned}
@@ -203,7 +202,9 @@ def _write(
     files = {"model": tensors, "optimizer": {}}
     if orders := {p.name: p.order for p in pruned if p.order is not None}:
         files[ORDERS] = orders
-    return write_run(request.out, files, state, config, f"pruned by `run.py prune` from {found.path}", others)
+    return write_run(
+        request.out, files, state, config, f"pruned by `run.py prune` from {found.path}", others, unfinished
+    )
 
 
 def _describe(

@@ -45,6 +45,9 @@ class Unfinished:
                     f"{folder}: holds the layers of another pruning that was cut short (other {', '.join(other)}); "
                     "repeat its command to finish it, remove the folder, or give another run folder"
                 )
+        elif exists(folder):  # a kill while it was removed: whose layers these are is not on record
+            for name in (n for n in os.listdir(folder) if n.startswith("layer_")):
+                os.remove(os.path.join(folder, name))
 
     def has(self, number: int) -> bool:
         """Whether layer `number` is there."""

@@ -1,6 +1,7 @@
 """A run's folder that a command makes of weights that exist: its config, and a checkpoint to start from."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,13 +37,15 @@ def load_with_model(params: str, section: Mapping[str, Any]) -> Config:
 
 
 def write_run(
-    out: str, files, state: dict[str, Any], config: Config, comment: str, others: Mapping[str, str] | None = None
-) -> str:
+    out: str, files, state: dict[str, Any], config: Config, comment: str, others: Mapping[str, str] | None = None,
+    rest: str | None = None,
+) -> str:  # fmt: skip
     """Write the whole run folder or nothing; returns its checkpoint.
 
     Args:
         files, state: of the checkpoint, as `checkpoint.save` takes them. comment: the first line of config.yaml.
         others: the texts of further files by name.
+        rest: a folder that is of no more use then. It goes first: a kill between the two leaves neither half-way.
 
     Raises:
         UserError: it cannot be written, or `out` has come to hold something meanwhile.
@@ -58,6 +61,8 @@ def write_run(
             write_guarded(folder.config, dump(config, comment))
             for name, text in (others or {}).items():
                 write_text(os.path.join(temporary, name), text)
+            if rest is not None and os.path.isdir(rest):
+                shutil.rmtree(rest)
     except OSError as e:
         raise UserError(f"{out}: not written ({e.strerror or e}); nothing of it was kept") from None
     return os.path.join(out, os.path.relpath(path, temporary))

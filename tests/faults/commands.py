@@ -79,6 +79,10 @@ COMMANDS = {
         "generate", "{w}/run", "--prompt", "Patients", "--prompt", "Signalling of", "--max_new_tokens", "6", "-o",
         "texts.jsonl",
     ),
+    "prune": _zoo(
+        "prune", "{w}/run", "pruned", "--method", "wanda", "--sparsity", "0.9", "--data", "{w}/shards/train",
+        "--samples", "8",
+    ),
     "prepare-task": _zoo("prepare-task", "bioasq", "{w}/bioasq", "prepared"),
     "import": _zoo("import", "{w}/export", "imported"),
     "import-mdl": _zoo("import", "{w}/model.mdl", "imported", "-p", "{w}/train.yaml"),
