@@ -128,7 +128,7 @@ def test_what_a_user_can_mend_is_one_line(capsys, args, words):
 def test_a_runs_folder_in_place_of_its_config_is_named(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text("trainer: {}\n", encoding="utf-8")
     for args in (["eval", str(tmp_path)], ["-p", str(tmp_path), "-m", "eval"]):
-        assert main(args) == 2
+        assert cli.main(args) == 2
         assert f"{tmp_path}/config.yaml" in capsys.readouterr().err
 
 

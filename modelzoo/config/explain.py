@@ -56,7 +56,8 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
 def _is_echo(error: ErrorDetails) -> bool:
     """Whether a list is called too short because pydantic left out items that it refused, each with an error."""
     items = error.get("input")
-    return error["type"] == "too_short" and isinstance(items, list | tuple) and len(items) >= error["ctx"]["min_length"]
+    least = error.get("ctx", {}).get("min_length", 0)
+    return error["type"] == "too_short" and isinstance(items, list | tuple) and len(items) >= least
 
 
 def _explain(error: ErrorDetails, path: Path, schema: type[BaseModel]) -> tuple[str, str, str]:
