@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 
+from modelzoo import host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
@@ -22,6 +23,8 @@ def note_batches(config: Config) -> list[str]:
         )
     if tokenizer is not None and not os.path.exists(tokenizer):
         found.append(f"trainer.init.tokenizer {tokenizer} is not there: training needs none, texts and exports do")
+    if loader.num_workers > (cores := host.available_cores()):
+        found.append(f"num_workers {loader.num_workers}: there are {cores} cores here, which the model needs too")
     return found
 
 
