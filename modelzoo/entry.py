@@ -149,7 +149,7 @@ def _guard(
         return body() or 0
     except UserError as e:
         if not e.quiet:
-            say("\n".join(f"error: {_escape(line)}" for line in redact_text(str(e)).rstrip("\n").split("\n")))
+            say("\n".join(f"error: {escape_controls(line)}" for line in redact_text(str(e)).rstrip("\n").split("\n")))
         return e.exit_code
     except UnicodeEncodeError as e:
         say(f"error: {host.explain_encoding(e)}")
@@ -160,7 +160,7 @@ def _guard(
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
             return _report_fault(e, words, say)
-        say(f"error: {_escape(redact_text(explain_os_error(e)))}")
+        say(f"error: {escape_controls(redact_text(explain_os_error(e)))}")
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
@@ -175,9 +175,13 @@ def lacks_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_NO_MEMORY.search(str(error))))
 
 
-def _escape(text: str) -> str:
-    r"""A line in which what a terminal would act on (controls, marks of direction) is `\x1b` and the like."""
-    seen = lambda c: c.isprintable() or c == "\t" or unicodedata.category(c) == "Zs"
+def escape_controls(text: str, kept: str = "\t") -> str:
+    r"""Text in which what a terminal would act on (controls, marks of direction) is `\x1b` and the like.
+
+    Args:
+        kept: characters of these that stay; a line has no line ends.
+    """
+    seen = lambda c: c.isprintable() or c in kept or unicodedata.category(c) == "Zs"
     return "".join(c if seen(c) else ascii(c)[1:-1] for c in text)
 
 

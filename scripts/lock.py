@@ -145,7 +145,10 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--torch_index", default=CPU_INDEX, metavar="URL", help="the page that lists PyTorch's CPU wheels")
     args = p.parse_args()
-    pins = {name: read_pins((REPO / f"{name}.txt").read_text("utf-8")) for name in ("constraints", "constraints-csx")}
+    pins = {
+        name: read_pins((REPO / f"{name}.txt").read_text(encoding="utf-8"))
+        for name in ("constraints", "constraints-csx")
+    }
     with tempfile.TemporaryDirectory() as folder:
         build = Path(folder, "build.in")
         build.write_text(f"{BUILD}\n", encoding="utf-8")

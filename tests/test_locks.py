@@ -57,6 +57,18 @@ def _list_installs() -> list[str]:
     return re.findall(r'"(.*?)"', re.search(r"install_requires=\[(.*?)\n    \]", read("setup.py"), re.S)[1])
 
 
+def test_each_lock_is_there_and_installed_by_something():
+    users = (
+        "Makefile",
+        "scripts/env-csx.sh",
+        "docker/cpu.Dockerfile",
+        "docker/cuda.Dockerfile",
+        "docs/howto/install.md",
+    )
+    named = set(re.findall(r"(?<!\w)(?:locks/|`)((?:torch-|test-)?\w+)\.txt", "\n".join(map(read, users))))
+    assert named - {"constraints"} == set(lock.FILES) == {p.stem for p in lock.LOCKS.iterdir()}
+
+
 def test_a_pin_that_is_lacking_idle_or_twice_is_named():
     with pytest.raises(UserError, match="pins: pin these too, which others bring along: b"):
         lock.check_pins({"a": "1"}, ["a", "b"], "pins")

@@ -2,7 +2,7 @@
 
 csx.py            the library                    csx_preflight.py  is there a cluster, would it take the job
 csx_backend.py    a run's copy on the wafer      csx_lowering.py   what a lowered step holds, what made one fail
-csx_parts.py      optimizer, rates and sparsity, from our config
+csx_parts.py      optimizer, rates and sparsity  csx_settings.py   cluster, precision, compile flags: from our config
 """
 
 import logging

@@ -21,7 +21,7 @@ from torch import Tensor
 from modelzoo.backends import arithmetic
 from modelzoo.backends import csx_lowering as lowering
 from modelzoo.backends import csx_parts as parts
-from modelzoo.backends import csx_preflight as preflight
+from modelzoo.backends import csx_settings as settings
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.backends.csx import cstorch, log_to_stderr
 from modelzoo.backends.csx_input import input_batches
@@ -59,7 +59,9 @@ class CSX:
         self.notes: list[str] = []
         self.device, self.fetched, self.executor, self.model = torch.device("cpu"), None, None, None
         log_to_stderr("error" if only == "validate" or kind == "CPU" else init.logging.log_level)
-        options = {} if kind == "CPU" else {"compile_dir": self.config.compile_dir, "cluster_config": self._cluster()}
+        options: dict[str, Any] = {}
+        if kind != "CPU":
+            options = {"compile_dir": self.config.compile_dir, "cluster_config": settings.make_cluster(self.config)}
         if only:
             options[f"{only}_only"] = True
         there = cstorch.current_backend(raise_exception=False, raise_warning=False)  # one to a process
@@ -70,51 +72,12 @@ class CSX:
         simulated = arithmetic.Arithmetic("float32", "cerebras.pytorch's CPU backend computes in it")
         self.arithmetic = arithmetic.expect_arithmetic("CSX", precision) if self.on_wafer else simulated
         if self.on_wafer:
-            cstorch.amp.set_half_dtype(precision.fp16_type)
-            if not precision.enabled:
-                self.notes.append(f"the CS-2 always computes in mixed precision; {precision.fp16_type} here")
-            if precision.emulate:
-                self.notes.append("precision.emulate has no effect: the CS-2 multiplies its 16-bit formats")
-            if init.loop.grad_accum_steps > 1:
-                self.notes.append("grad_accum_steps has no effect: the CS-2's compiler cuts batches (micro_batch_size)")
-            if precision.precision_opt_level is not None:
-                cstorch.backends.csx.precision.optimization_level = precision.precision_opt_level
+            self.notes += settings.set_precision(init)
             if only is None and any(g.algorithm != "static" for g in init.sparsity):
                 self.notes.append(
                     "sparsity and churn are reported as of the last checkpoint; the wafer keeps its masks"
                 )
-        self._flags()
-
-    def _cluster(self):
-        c = self.config
-        try:
-            return cstorch.distributed.ClusterConfig(
-                mgmt_address=c.mgmt_address,
-                credentials_path=c.credentials_path,
-                num_csx=c.num_csx,
-                num_workers_per_csx=c.num_workers_per_csx or 1,
-                job_labels=list(c.job_labels),
-                job_priority=c.job_priority or "p2",
-                job_time_sec=c.job_time_sec,
-                mount_dirs=list(c.mount_dirs),
-                python_paths=[*c.python_paths, str(preflight.REPO)],
-                disable_version_check=c.disable_version_check,
-                **(c.cluster_config or {}),
-            )
-        except (TypeError, ValueError) as e:
-            raise UserError(f"trainer.init.backend: {e}") from None
-
-    def _flags(self) -> None:
-        """`csx.*` flags of the config's callbacks, and the micro-batch size."""
-        for callback in self.init.callbacks:
-            for key, value in (getattr(callback.value, "model_extra", None) or {}).items():
-                *path, last = key.split(".")
-                at = cstorch.backends
-                for part in path:
-                    at = getattr(at, part, None)
-                if not hasattr(at, last):
-                    raise UserError(f"trainer.init.callbacks: cerebras.pytorch has no flag {key!r}")
-                setattr(at, last, value)
+        settings.set_flags(init)
 
     def describe(self) -> str:
         if not self.on_wafer:
@@ -231,7 +194,7 @@ class CSX:
         self.ship(run.model, run.sparsity.state_dict(), run.optimizer.state, run.optimizer_step, run.loss_scale.scale)
         run.sparsity.explored.forget()
         self.start = start
-        _cut(shards.config.micro_batch_size)
+        settings.cut_batches(shards.config.micro_batch_size)
         loader = cstorch.utils.data.DataLoader(
             input_batches, shards.config, shards.vocab_size, shards.prompt_tokens, start, stop
         )
@@ -328,7 +291,7 @@ class CSX:
         for stale in self.backend.artifact_dir.glob("executors/*/traceback_*.json"):
             stale.unlink()
         try:
-            _cut(micro_batch_size)
+            settings.cut_batches(micro_batch_size)
             self.ship(None, {}, {}, 0, 0.0)
             loader = cstorch.utils.data.DataLoader(_once, batch)
             executor = cstorch.utils.data.DataExecutor(loader, num_steps=1)
@@ -344,11 +307,6 @@ class CSX:
             raise
         lowering.check(str(executor.artifact_dir))
         return str(executor.artifact_dir)
-
-
-def _cut(micro_batch_size: int | str | None) -> None:
-    """Into what the compiler cuts a system's batch; by default it chooses."""
-    cstorch.backends.csx.performance.micro_batch_size = micro_batch_size or "auto"
 
 
 def _once(batch):

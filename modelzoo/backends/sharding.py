@@ -173,12 +173,13 @@ class SharedPacked(PackedParameter):
                 f"{self.name}: {layout.nnz} live blocks where {self.layout.nnz} are shared out among ranks; take "
                 "trainer.init.sparsity.storage: masked, or backend.parallel: replicate"
             )
-        kept = {k: self.whole(x) for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape}
-        weight = self.whole(self.weight.detach()) if weight is None else weight
-        self.module.layout, self.weight.grad = layout, None
-        self.weight.copy_(self.stored(weight))
-        for key, x in kept.items():
-            state[key].copy_(self.stored(x))
+        before, self.weight.grad = self.layout, None
+        kept = [x for x in state.values() if isinstance(x, Tensor) and x.shape == self.weight.shape]
+        for x in [self.weight, *kept]:  # one at a time is whole
+            self.module.layout = before
+            found = self.whole(x.detach()) if weight is None or x is not self.weight else weight
+            self.module.layout = layout
+            x.copy_(self.stored(found))
 
     def whole_gradient(self) -> Tensor | None:
         return None if self.dense_grad is None else self.ranks.sum(self.dense_grad)  # each rank's is of its own rows

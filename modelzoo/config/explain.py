@@ -55,8 +55,7 @@ def problems(found: ValidationError, doc: Document, schema: type[BaseModel]) -> 
 
 def _is_echo(error: ErrorDetails) -> bool:
     """Whether a list is called too short because pydantic left out items that it refused, each with an error."""
-    items = error.get("input")
-    least = error.get("ctx", {}).get("min_length", 0)
+    items, least = error.get("input"), error.get("ctx", {}).get("min_length", 0)
     return error["type"] == "too_short" and isinstance(items, list | tuple) and len(items) >= least
 
 

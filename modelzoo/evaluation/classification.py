@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, as_text, check_unique, find_id, read_rows, require_field
+from modelzoo.evaluation.examples import Example, as_text, find_id, read_examples, require_field
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 
@@ -15,8 +15,7 @@ class Classification(SingleLabel):
     main_metric = "accuracy"
 
     def read(self, split: str, fold: int) -> list[Example]:
-        path = self.path(split)
-        return check_unique((self._example(i, where, row) for i, (where, row) in enumerate(read_rows(path), 1)), path)
+        return read_examples(self.path(split), self._example)
 
     def _example(self, number: int, where: str, row: dict) -> Example:
         label = require_field(row, self.config.label_field, where)

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from modelzoo import records
@@ -125,6 +125,18 @@ def as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def read_examples(path: str, make: Callable[[int, str, dict], Example]) -> list[Example]:
+    """The examples of a .jsonl, .tsv or .csv file.
+
+    Args:
+        make: the example of a row's number (from 1), the words that name its place, and its fields.
+
+    Raises:
+        UserError: of `read_rows`, `make` and `check_unique`.
+    """
+    return check_unique((make(number, where, row) for number, (where, row) in enumerate(read_rows(path), 1)), path)
 
 
 def check_unique(examples: Iterable[Example], path: str) -> list[Example]:

@@ -17,6 +17,11 @@ ZERO: Any = 0  # what a ratio of nothing counts as; scikit-learn's own types kno
 Values = dict[str, Any]  # a float each; with weights an array [resamples] each
 
 
+def rank(score: float) -> float:
+    """A score for comparison; one that is undefined (a correlation with one value) is below all others."""
+    return score if score == score else -math.inf
+
+
 def _ratio(a, b) -> np.ndarray:
     """a / b, and 0 where b is 0."""
     a, b = np.broadcast_arrays(np.asarray(a, float), np.asarray(b, float))

@@ -14,6 +14,7 @@ from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
 from modelzoo.evaluation.intervals import RESAMPLES
+from modelzoo.evaluation.metrics import rank
 from modelzoo.evaluation.results import add_check, hash_config, leave_out_undefined
 from modelzoo.evaluation.scores import Scores, score_predictions
 from modelzoo.files import write_json
@@ -208,7 +209,7 @@ def _train(
         found = scores.metrics
         if metric not in found:
             raise UserError(f"trainer.finetune.early_stopping.metric: no {metric}; the task has {', '.join(found)}")
-        before = max((_rank(r[metric]) for r in history), default=-float("inf"))
+        before = max((rank(r[metric]) for r in history), default=-float("inf"))
         better = not history or found[metric] > before
         if better:  # saved before it is logged: what the log calls best is saved
             if backend.ranks.first:
@@ -232,11 +233,6 @@ def _train(
         progress.note(line)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
     return None if ended else done.interrupted, done.saved
-
-
-def _rank(score: float) -> float:
-    """A score for comparison; one that is undefined (a correlation with one value) is below all others."""
-    return score if score == score else -float("inf")
 
 
 def _conclude(

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from modelzoo.config.errors import UserError
+from modelzoo.entry import escape_controls
 from modelzoo.files import replacing
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import STDIN, Prompt
 from modelzoo.generation.settings import Settings
-from modelzoo.generation.text import escape_controls
 from modelzoo.generation.write import WHY, Text, begin_texts, write_batches, write_texts
 from modelzoo.progress import Progress
 
@@ -80,7 +80,7 @@ def _stream(model: LoadedModel, text: Text) -> None:
         nonlocal shown
         grown = text.text
         part, shown = grown[shown:], max(shown, len(grown))
-        print(part if plain else escape_controls(part), end="", flush=True)
+        print(part if plain else escape_controls(part, "\n\t"), end="", flush=True)
 
     try:
         write_texts(model, [text], show)
@@ -101,7 +101,7 @@ def _write_batches(model: LoadedModel, texts: list[Text], request: Request) -> N
                 file.write(json.dumps(make_record(text, request.settings), ensure_ascii=False) + "\n")
                 continue
             sample = f", sample {text.sample}" if request.settings.samples > 1 else ""
-            shown = text.text if not sys.stdout.isatty() else escape_controls(text.text)
+            shown = text.text if not sys.stdout.isatty() else escape_controls(text.text, "\n\t")
             print(f"--- {text.prompt.where}{sample}\n{shown}")
 
 

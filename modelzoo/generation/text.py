@@ -1,6 +1,5 @@
 """Text of token ids that come one by one: whole characters, up to the first stop. No torch."""
 
-import unicodedata
 from collections.abc import Callable, Sequence
 
 BEFORE = 8  # tokens of the prompt that are decoded along: what some decoders do to a first token is undone so
@@ -57,9 +56,3 @@ class GrowingText:
         found = [at for s in self._stops if (at := self.text.find(s, first)) >= 0]
         if found:
             self.text, self.stopped = self.text[: min(found)], True
-
-
-def escape_controls(text: str) -> str:
-    r"""Text for a terminal: what it would act on is `\x1b` and the like; line ends and tabs stay."""
-    seen = lambda c: c.isprintable() or c in "\n\t" or unicodedata.category(c) == "Zs"
-    return "".join(c if seen(c) else ascii(c)[1:-1] for c in text)

@@ -142,6 +142,29 @@ def pack(weight: Tensor, layout: Layout) -> Tensor:
     return blocks.tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
 
 
+def repack(values: Tensor, before: Layout, after: Layout) -> Tensor:
+    """Live blocks `values` of one layout as those of another: blocks that are new in it are zero.
+
+    The bits of `pack(unpack(values, before), after)`, without the whole weight where both are of one order of inputs.
+    """
+    if not _have_one_order(before, after):
+        return pack(unpack(values, before), after)
+    places = torch.full((before.shape[0] // before.block[0], before.shape[1] // before.block[1]), -1,
+                        device=values.device)  # fmt: skip
+    places[before.rows.long(), before.cols.long()] = torch.arange(before.nnz, device=values.device)
+    old = places[after.rows.long(), after.cols.long()]
+    new = (old >= 0).nonzero().squeeze(1)
+    found = values.new_zeros(after.nnz, *after.block)
+    found[new] = values[old[new]]
+    return found
+
+
+def _have_one_order(a: Layout, b: Layout) -> bool:
+    if a.order is None or b.order is None:
+        return a.order is b.order
+    return a.order is b.order or torch.equal(a.order, b.order)
+
+
 def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
     """The dense [out, in] of live blocks `values` [nnz, R, C], `fill` elsewhere. `pack` takes it back bit for bit."""
     dense = torch.full(layout.shape, fill, dtype=values.dtype, device=values.device)

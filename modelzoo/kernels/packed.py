@@ -21,10 +21,10 @@ from torch import Tensor
 from modelzoo.kernels import few
 from modelzoo.kernels.blocks import arrange
 from modelzoo.kernels.choose import choose_kernel
-from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, unpack
+from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, repack, unpack
 from modelzoo.kernels.rows import sum_rows
 
-__all__ = ["Layout", "layout_from_mask", "layout_of", "linear", "pack", "packable", "probe", "unpack"]
+__all__ = ["Layout", "layout_from_mask", "layout_of", "linear", "pack", "packable", "probe", "repack", "unpack"]
 
 
 def probe(layout: Layout) -> Tensor:

@@ -5,14 +5,16 @@ after each optimizer step. `step` counts the steps that the optimizer really too
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.library.gradients import Gradients
 from modelzoo.library.owned import MARK, check_alone, check_counts, check_owned, check_state, check_types
 from modelzoo.library.regrown import RegrownWeights, replace_weight
 from modelzoo.names import name_mask
@@ -21,13 +23,6 @@ from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.layers import Layer, describe_layers, format_layers
 from modelzoo.sparsity.modules import list_weights, unwrap
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
-
-
-class _Seen(NamedTuple):
-    """A gradient as the hook left it, by which the next one knows whether it was added to or begun anew."""
-
-    grad: Tensor
-    version: int
 
 
 @contextlib.contextmanager
@@ -56,7 +51,7 @@ class SparseTraining:
         self._roots: list[nn.Module] = []  # that `apply` was called with, before there is an optimizer
         self._optimizer: torch.optim.Optimizer | None = None
         self._hooks: list[Any] = []
-        self._seen: dict[nn.Parameter, _Seen] = {}
+        self._gradients = Gradients()
         self._automatic = False
         self._taken = self._early = False  # whether a step waits for `step`; whether `step` came between the two
         self.steps = 0
@@ -108,7 +103,7 @@ class SparseTraining:
         self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
         self._hooks.append(optimizer.register_step_post_hook(self._after_step))
         self._sparsity.mask_state(optimizer.state)
-        self._sparsity.watch(self.steps + 1)
+        self._watch()
         return self
 
     def _follow(self, group: Group, p: SparseParameter, whole: nn.Parameter) -> None:
@@ -122,36 +117,23 @@ class SparseTraining:
 
     # --- a step
 
-    @torch.no_grad()
     def _mask_gradient(self, group: Group, p: SparseParameter) -> None:
-        """Mask a gradient that backward has added to; before an update that asks for it, add up the dense one too."""
         self._early = False
-        grad = p.weight.grad
-        if grad is None:
-            return
-        if grad.is_sparse:
-            raise UserError(f"{p.name}: its gradient is a sparse tensor; make its embedding with sparse=False")
-        if isinstance(p, PackedParameter):  # nothing dead is in it, and its dense one adds up by itself
-            self._seen[p.weight] = _Seen(grad, grad._version)
-            return
-        dense = group.algorithm.needs_gradient and group.is_update(self.steps + 1)
-        seen, before = self._seen.get(p.weight), p.dense_grad
-        adds = seen is not None and seen.grad is grad and grad._version == seen.version + 1
-        p.mask_gradient(dense)
-        if dense and adds and before is not None and p.dense_grad is not None:
-            p.dense_grad = torch.where(p.keep == 0, before + p.dense_grad, p.dense_grad)
-        self._seen[p.weight] = _Seen(grad, grad._version)
+        self._gradients.mask(p, group.algorithm.needs_gradient and group.is_update(self.steps + 1))
+
+    def _watch(self) -> None:
+        """Before the passes of the next step."""
+        self._gradients.forget()
+        self._sparsity.watch(self.steps + 1)
+        for p in self._sparsity.parameters:
+            self._gradients.follow_probe(p)
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         if self._taken:
             raise UserError("sparsity.step(): was not called after the optimizer's last step; call it after each")
         if self._early:
             raise UserError("sparsity.step(): was called before optimizer.step(); call it after")
-        for group in self._sparsity.groups:
-            for p in group.parameters:
-                seen = self._seen.get(p.weight)
-                if p.weight.grad is not None and (seen is None or seen.grad is not p.weight.grad):
-                    self._mask_gradient(group, p)  # no backward pass put it there
+        self._gradients.check(self._sparsity.groups, self.steps + 1)
         self._regrown.before_step()
 
     @torch.no_grad()
@@ -163,6 +145,8 @@ class SparseTraining:
         for p in self._sparsity.parameters:
             check_state(p.name, p.weight, optimizer.state.get(p.weight, {}))
         self._sparsity.mask_state(optimizer.state)
+        if self._taken:
+            self._gradients.keep(self._sparsity.groups, self.steps + 1)
         if self._automatic:
             self.step()
 
@@ -177,8 +161,7 @@ class SparseTraining:
             UserError: a schedule leaves its range.
         """
         optimizer, taken = self._require(), self._taken
-        self._early, self._taken = not taken and bool(self._seen), False
-        self._seen.clear()
+        self._early, self._taken = not taken and bool(self._gradients), False
         moved = 0
         if taken:
             self.steps += 1
@@ -186,18 +169,28 @@ class SparseTraining:
                 check_alone(self._groups)
                 self._check_levels()
                 self._take_dense()
+                self._report_missing()
                 self._regrown.before_update()
                 moved = self._sparsity.update(self.steps, optimizer.state)
                 self._regrown.after_update()
         self._sparsity.drop_gradients()
-        self._sparsity.watch(self.steps + 1)
+        self._watch()
         return moved
 
     def _take_dense(self) -> None:
-        """Take the dense gradients of packed weights, which have added up apart from these."""
         for group in self._sparsity.groups:
             for p in (p for p in group.parameters if isinstance(p, PackedParameter)):
-                p.mask_gradient(group.algorithm.needs_gradient and group.is_update(self.steps))
+                self._gradients.take_dense(p, group.algorithm.needs_gradient and group.is_update(self.steps))
+
+    def _report_missing(self) -> None:
+        """Report a group whose masks stay as they are: the step was taken without a gradient of any of its weights."""
+        for group in self._sparsity.groups:
+            if group.is_update(self.steps) and not any(map(group.has_gradient, group.parameters)):
+                warnings.warn(
+                    f"sparsity: {group.algorithm.group.algorithm} changes no masks at step {self.steps}: none of its "
+                    "weights had a gradient when the optimizer stepped; call zero_grad() after optimizer.step()",
+                    stacklevel=3,
+                )
 
     def _check_levels(self) -> None:
         for group in self._sparsity.groups:
@@ -245,11 +238,14 @@ class SparseTraining:
         return "\n".join([format_layers(self.layers()), *self.notes])
 
     def whole_state_dict(self) -> dict[str, Any]:
-        """The module's `state_dict` with packed weights whole, as a module that was never packed loads it."""
+        """The module's `state_dict` with packed weights whole, as a module that was never packed loads it.
+
+        Those are in host memory: one at a time is whole where the module is.
+        """
         found = self._module.state_dict()
         for p in self._sparsity.parameters:
             if isinstance(p, PackedParameter):
-                found[p.name] = p.whole(p.weight.detach())
+                found[p.name] = p.whole(p.weight.detach()).cpu()
         return found
 
     def state_dict(self) -> dict[str, Any]:
@@ -293,12 +289,11 @@ class SparseTraining:
         born = state.get("born") or {}
         self._regrown.check(born)
         self.steps, self._taken, self._early = steps, False, False
-        self._seen.clear()
         masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
         self._sparsity.load_state_dict(masks, state=optimizer.state, orders=orders)
         self._regrown.load_state_dict(born)
         self._sparsity.drop_gradients()
-        self._sparsity.watch(self.steps + 1)
+        self._watch()
 
     def detach(self) -> None:
         """Follow the optimizer no more. Weights stay as they are; the next step may fill their zeros."""

@@ -1,6 +1,9 @@
 """Decoder layers for a token at a time: the same functions in the same order, called without the modules around them.
 
-What a module costs to call is more than what a small product costs, and a layer has sixteen of them.
+What a module costs to call is more than what a small product costs, and a layer has sixteen of them. One description
+cannot serve both: training must call the modules, whose hooks shard weights, watch inputs and pack blocks, casts for
+autocast, drops and checkpoints on the way, and is compiled as it reads; here is none of that. Tests hold the one to the
+other.
 """
 
 from collections.abc import Callable

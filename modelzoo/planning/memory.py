@@ -6,7 +6,7 @@ from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.kernels.limits import count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
-from modelzoo.planning.stored import count_indices, count_stored
+from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent
 from modelzoo.training.run_length import count_micro_batches
 
@@ -61,17 +61,19 @@ def count_memory(
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
     gone, masks = count_stored(init, ("packed",))
     kept = trained if init.base_frozen else trained - gone
-    share, indices = layout.devices if layout.sharded else 1, count_indices(init, ("packed",))
+    share, whole = layout.devices if layout.sharded else 1, count_indices(init, ("packed",)) + count_explored(init)
     times = 2 if rows is not None else share_rows(config, layout).times
     rows = share_rows(config, layout).at_once if rows is None else rows
     activations, work = count_activations(init, layout.kind, rows, msl, mode or init.backend.activation_checkpointing)
     if layout.kind == "GPU" and layout.devices == times == 1:  # activations go as gradients come
         work = max(work - 4 * kept, 0)
+    if layout.kind == "GPU":  # a checkpoint is copied when activations are gone: one weight at a time, whole
+        work = max(work, 4 * find_largest(init, ("packed",)) - activations)
     return {
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
         "optimizer": 4 * moments * kept // share,
-        "masks": (masks - indices) // share + indices,
+        "masks": (masks - whole) // share + whole,
         "sums": _count_sums(init, kept, layout),
         "activations (estimate)": activations,
         "work (estimate)": work,

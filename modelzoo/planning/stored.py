@@ -1,10 +1,12 @@
 """What masks leave of a model: live weights, and what is stored of them. No torch."""
 
 import math
+from collections.abc import Collection
 
 from modelzoo.config import sparsity as c
+from modelzoo.config.optim import Adam
 from modelzoo.config.trainer import Init
-from modelzoo.models.shapes import list_parameters
+from modelzoo.models.shapes import frozen, list_parameters
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import block_of, group_counts, select_parameters
 
@@ -22,22 +24,46 @@ def group_sizes(init: Init) -> list[tuple[c.SparsityGroup, dict[str, tuple[int, 
 
 
 def count_stored(init: Init, packed: tuple[str, ...]) -> tuple[int, int]:
-    """Dead weights that are not stored at the start, and the bytes of masks (or indices) and ages, off the CS-2.
+    """Dead weights that are not stored at the start, and the bytes of masks (or indices), ages and `explored` bits.
 
     Args:
         packed: the values of `storage` that count as storing live blocks alone.
     """
-    gone, masks = 0, count_indices(init, packed)
+    gone, masks = 0, count_indices(init, packed) + count_explored(init)
     for group, sizes in group_sizes(init):
         total = sum(math.prod(size) for size in sizes.values())
         counts = group_counts(group, sizes, schedules.held(group, 0))
         live = sum(counts.values())
-        ages = 4 * (group.algorithm != "static")
+        ages = 4 * (group.algorithm == "sr_ste" or _counts_ages(init, group, sizes))
         if group.may_pack and group.storage in packed:
             gone, masks = gone + total - live, masks + ages * live
         else:  # SR-STE's weights that are off take the place of ages
             masks += (2 + ages) * total
     return gone, masks
+
+
+def find_largest(init: Init, packed: tuple[str, ...]) -> int:
+    """Values of the largest weight whose live blocks alone are stored; `packed` as in `count_stored`."""
+    stored = [s for g, s in group_sizes(init) if g.may_pack and g.storage in packed]
+    return max((math.prod(size) for sizes in stored for size in sizes.values()), default=0)
+
+
+def _counts_ages(init: Init, group: c.SparsityGroup, sizes: Collection[str]) -> bool:
+    """Whether Adam corrects the bias of a group's weights by their own age."""
+    adam = init.optimizer is None or (isinstance(init.optimizer.value, Adam) and init.optimizer.value.correct_bias)
+    return adam and group.compat is None and _changes(init, group, sizes)
+
+
+def _changes(init: Init, group: c.SparsityGroup, names: Collection[str]) -> bool:
+    """Whether masks of the weights `names` change: not those of frozen ones."""
+    return group.algorithm != "static" and not frozen(init).issuperset(names)
+
+
+def count_explored(init: Init) -> int:
+    """Bytes that say which weights were ever live, where masks change: a bit a block, whole in every process."""
+    changing = [(g, sizes) for g, sizes in group_sizes(init) if _changes(init, g, sizes)]
+    blocks = [math.prod(size) // math.prod(block_of(g, size)) for g, sizes in changing for size in sizes.values()]
+    return sum(-(-n // 8) for n in blocks)
 
 
 def count_indices(init: Init, packed: tuple[str, ...]) -> int:

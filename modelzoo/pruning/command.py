@@ -2,7 +2,9 @@
 
 import copy
 import json
+import os
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from modelzoo import version
 from modelzoo.backends.select import Choice
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
@@ -17,16 +20,20 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation
 from modelzoo.data.hdf5 import Shards
+from modelzoo.files import sha256
 from modelzoo.generation.load import build_model, choose_device
+from modelzoo.lock import lock_folder
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters
-from modelzoo.names import name_mask
+from modelzoo.names import layer_of, name_mask
 from modelzoo.progress import Progress, format_amount
 from modelzoo.pruning import source
 from modelzoo.pruning.calibration import draw_examples, read_rows
 from modelzoo.pruning.choose import Plan
 from modelzoo.pruning.prune import Pruned, prune_by_magnitude, prune_model
-from modelzoo.records import read_text
+from modelzoo.pruning.unfinished import SUFFIX, Unfinished
+from modelzoo.records import hash_value, read_text
+from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.new_run import require_empty, write_run
@@ -65,12 +72,19 @@ class Request(NamedTuple):
 def prune_run(request: Request) -> str:
     """Write a run folder with the pruned weights, their masks and the config to go on with; returns what to print.
 
-    Nothing is at `out` until all of it is.
+    Nothing is at `out` until all of it is. Layers that are done are next to it until then (`unfinished`).
 
     Raises:
         UserError: what the run, the data or the sparsity asked for do not allow, by name; or `out` holds something.
     """
     require_empty(request.out)
+    with lock_folder(unfinished := request.out.rstrip(os.sep) + SUFFIX):
+        report = _prune_alone(request, unfinished)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return report
+
+
+def _prune_alone(request: Request, unfinished: str) -> str:
     if request.method != "magnitude" and not request.data:
         raise UserError(f"--data: missing; {request.method} reads calibration text: name folders of HDF5 shards")
     if request.compare and request.method == "magnitude":
@@ -87,7 +101,7 @@ def prune_run(request: Request) -> str:
     other = copy.deepcopy(model) if request.compare and validation is not None else None
     scores = {"before": measure_loss(model, validation, choice)} if validation is not None else {}
     begin = time.perf_counter()
-    pruned, about = _prune(model, plans, data, request, choice)
+    pruned, about = _prune(model, plans, data, request, choice, found.path, unfinished)
     about["seconds"] = round(time.perf_counter() - begin, 1)
     if validation is not None:
         scores[request.method] = measure_loss(model, validation, choice)
@@ -106,8 +120,9 @@ def _open(config: Config, folders: Sequence[str], request: Request) -> Shards:
 
 
 def _prune(
-    model: GPTModel, plans: Sequence[Plan], data: Shards | None, request: Request, choice: Choice
-) -> tuple[list[Pruned], dict[str, Any]]:
+    model: GPTModel, plans: Sequence[Plan], data: Shards | None, request: Request, choice: Choice, path: str,
+    unfinished: str,
+) -> tuple[list[Pruned], dict[str, Any]]:  # fmt: skip
     """Prune in place; returns what became of each weight, in the order of `plans`, and facts about the calibration."""
     shapes, weights = list_parameters(model.model.config), dict(model.named_parameters())
     read = [p for p in plans if data is not None and source.is_read(p.name, shapes[p.name].kind)]
@@ -117,11 +132,35 @@ def _prune(
         device = choice.backend.device
         rows = read_rows(model.model, data, examples, request.size, device)
         about = {"examples": len(examples), "tokens": sum(part.tokens for part in rows), "seed": request.seed}
-        found = prune_model(model, read, request.method, rows, request.damping, device)
+        done = Unfinished(unfinished, _identify(request, path, read, data, device))
+        if count := sum(map(done.has, {layer_of(p.name) or 0 for p in read})):
+            print(
+                f"note       goes on from {unfinished}: {count} layer{'s' if count > 1 else ''} pruned already",
+                file=sys.stderr,
+            )
+        try:
+            found = prune_model(model, read, request.method, rows, request.damping, device, done)
+        except UserError:  # the same command would end the same
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
     by_name = {p.name: p for p in (*found, *prune_by_magnitude(weights, rest))}
     if bad := next((n for n in by_name if not bool(torch.isfinite(weights[n]).all())), None):
         raise UserError(f"{bad}: is not finite after pruning; give a larger --damping")
     return [by_name[p.name] for p in plans], about
+
+
+def _identify(request: Request, path: str, plans: Sequence[Plan], data: Shards, device: torch.device) -> dict[str, Any]:
+    """All that decides a pruned weight's bits, by the words of the command line where they have some."""
+    weights = [[p.name, p.size, p.block, p.live, p.group.model_dump(mode="json")] for p in plans]
+    return {
+        "run": sha256(os.path.join(path, checkpoint.MANIFEST)),
+        "sparsity": hash_value(weights),
+        "data": data.fingerprint(),
+        **{k: getattr(request, k) for k in ("method", "samples", "seed", "damping")},
+        "batch_size": request.size,
+        "device": f"{device.type}, {torch.get_num_threads()} threads",
+        "version": version.describe(),
+    }
 
 
 @torch.no_grad()

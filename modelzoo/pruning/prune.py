@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import blocks
 from modelzoo.models.gpt import GPTModel
-from modelzoo.names import layer_of
+from modelzoo.names import layer_of, name_mask
 from modelzoo.progress import Progress, format_amount
 from modelzoo.pruning.calibration import Inputs, Rows, pass_layer
 from modelzoo.pruning.choose import Kept, Plan, keep_largest, keep_wanda
-from modelzoo.pruning.sparsegpt import arrange_inputs, factor_inverse, measure_error, prune_matrix
+from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_in_best_order, prune_matrix
+from modelzoo.pruning.unfinished import Unfinished
 
 METHODS = ("magnitude", "wanda", "sparsegpt")
 
@@ -49,8 +49,9 @@ def prune_by_magnitude(weights: Mapping[str, Tensor], plans: Sequence[Plan]) -> 
 
 @torch.no_grad()
 def prune_model(
-    model: GPTModel, plans: Sequence[Plan], method: str, rows: list[Rows], damping: float, device: torch.device
-) -> list[Pruned]:
+    model: GPTModel, plans: Sequence[Plan], method: str, rows: list[Rows], damping: float, device: torch.device,
+    done: Unfinished,
+) -> list[Pruned]:  # fmt: skip
     """Prune linears of the decoder's layers in place, in the layers' order.
 
     Held are the activations between two layers of all calibration tokens, on the host, and the Hessians of one layer.
@@ -60,6 +61,7 @@ def prune_model(
     Args:
         model: on `device`. plans: of weights in layers. method: of METHODS. damping: of SparseGPT.
         rows: the calibration text as the first layer reads it; its activations are replaced.
+        done: takes each layer when it is pruned, and gives those that were before a kill: the next ones read the same.
     """
     of_layer: dict[int, list[Plan]] = {}
     for plan in plans:
@@ -67,10 +69,13 @@ def prune_model(
         assert number is not None  # the caller took weights of layers
         of_layer.setdefault(number, []).append(plan)
     layers, last, found = model.model.transformer_decoder.layers, max(of_layer), list[Pruned]()
-    meter = Meter(len(rows) * (len(of_layer) + last) + len(plans))
+    todo = {n: mine for n, mine in of_layer.items() if not done.has(n)}
+    meter = Meter(len(rows) * (len(todo) + last) + sum(map(len, todo.values())))
     for number in range(last + 1):
         layer, mine, text = layers[number], of_layer.get(number, []), f"layer {number + 1}/{len(layers)}"
-        if mine:
+        if mine and (kept := done.load(number)) is not None:
+            found += _take_layer(layer, *kept)
+        elif mine:
             linears = {p.name: model.get_submodule(p.name.removesuffix(".weight")) for p in mine}
             with Inputs(linears) as inputs:
                 for part in rows:
@@ -81,6 +86,7 @@ def prune_model(
             for plan in mine:
                 found.append(_prune_linear(plan, linears[plan.name], inputs, method, damping, factors))
                 meter.count(f"{text}, {plan.name.removesuffix('.weight').rpartition('.')[2]}")
+            _keep_layer(done, number, layer, found[-len(mine) :])
         for i, part in enumerate(rows if number < last else ()):
             rows[i] = part._replace(hidden=pass_layer(model.model, layer, part, device).cpu())
             meter.count(f"{text}, its outputs", part.tokens)
@@ -101,11 +107,12 @@ def _prune_linear(
     elif method == "sparsegpt" and plan.live < plan.total:
         if source not in factors:
             factors[source] = factor_inverse(gram, damping)
-        order = arrange_inputs(plan, weight.double(), factors[source])
-        # in another order, an input's rank in the elimination is another
-        factor = factors[source] if order is None else factor_inverse(gram[order][:, order], damping)
-        left, mask = prune_matrix(plan, blocks.arrange(weight.double(), order), factor)
-        left, kept = blocks.restore(left, order), Kept(blocks.restore(mask, order), order)
+        if plan.group.permute_inputs is None:
+            left, mask = prune_matrix(plan, weight.double(), factors[source])
+            kept = Kept(mask, None)
+        else:
+            left, *found = prune_in_best_order(plan, weight.double(), gram, factors[source], damping)
+            kept = Kept(*found)
     error = of_magnitude if method == "magnitude" else measure_error(weight, left, gram)
     weight.copy_(left)
     return _record(plan, kept)._replace(error=error, of_magnitude=of_magnitude)
@@ -114,6 +121,26 @@ def _prune_linear(
 def _record(plan: Plan, kept: Kept) -> Pruned:
     order = None if kept.order is None else kept.order.int().cpu()
     return Pruned(plan.name, int(kept.mask.sum()), plan.total, kept.mask.cpu(), order)
+
+
+def _keep_layer(done: Unfinished, number: int, layer: nn.Module, pruned: Sequence[Pruned]) -> None:
+    facts = [{k: x for k, x in p._asdict().items() if k not in ("mask", "order")} for p in pruned]
+    tensors = {**dict(layer.named_parameters()), **{name_mask(p.name): p.mask for p in pruned}}
+    tensors |= {_name_order(p.name): p.order for p in pruned if p.order is not None}
+    done.save(number, tensors, facts)
+
+
+def _take_layer(layer: nn.Module, tensors: Mapping[str, Tensor], facts: Sequence[Mapping[str, Any]]) -> list[Pruned]:
+    for name, p in layer.named_parameters():
+        p.copy_(tensors[name])
+    return [
+        Pruned(**each, mask=tensors[name_mask(each["name"])], order=tensors.get(_name_order(each["name"])))
+        for each in facts
+    ]
+
+
+def _name_order(parameter: str) -> str:
+    return f"{parameter}_order"
 
 
 class Meter:

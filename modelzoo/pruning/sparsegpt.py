@@ -28,29 +28,6 @@ def factor_inverse(gram: Tensor, damping: float) -> Tensor:
     return torch.linalg.cholesky(inverse, upper=True)
 
 
-def arrange_inputs(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH) -> Tensor | None:
-    """The order of inputs to prune in, where the plan lets it change: in which the blocks hold most saliency.
-
-    The saliency is that of each weight by itself, before any other goes: w^2 / [H^-1]_cc with the inverse of all of H,
-    which no order changes. As many blocks stay in each stretch of `width` columns as `prune_matrix` keeps there.
-
-    Args:
-        weight: [out, in] float64. factor: of `factor_inverse`, of inputs as they are.
-    """
-    if plan.group.permute_inputs is None:
-        return None
-    ends = _split_columns(plan, weight.shape[1], width)
-
-    def choose(scores: Tensor) -> Tensor:
-        parts = []
-        for first, last, k in ends:
-            part = scores[:, first // plan.block[1] : last // plan.block[1]]
-            parts.append(masks.top_k(part.reshape(-1), k).view(part.shape))
-        return torch.cat(parts, 1)
-
-    return plan.algorithm.find_order(weight.square() / factor.square().sum(0), plan.block, choose)
-
-
 def _split_columns(plan: Plan, inputs: int, width: int) -> list[tuple[int, int, int]]:
     """Stretches of columns whose weights compete: first, last, and the blocks that stay, of a group of outputs."""
     nm, columns = plan.group.nm, plan.block[1]
@@ -94,6 +71,39 @@ def prune_matrix(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH)
             part[:, i:].addr_(errors[:, i], inner[i, i:], alpha=-1)
         w[:, last:].addmm_(errors, u[first:last, last:], alpha=-1)
     return torch.where(mask, w, 0.0), mask
+
+
+def prune_in_best_order(
+    plan: Plan, weight: Tensor, gram: Tensor, factor: Tensor, damping: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`prune_matrix` in that order of inputs which leaves the least error, of three; also returns the order.
+
+    As inputs are; as blocks hold most saliency, w^2 / [H^-1]_cc of the whole H; and as they hold most w^2 H_cc, Wanda's
+    score squared. Neither score knows that inputs which hang together make up for each other, and that a group of such
+    inputs takes with it what they share: so the error decides.
+
+    Args:
+        weight: [out, in] float64. gram: H, [in, in] float64. factor: of `factor_inverse`, of inputs as they are.
+    """
+    parts = _split_columns(plan, weight.shape[1], WIDTH)
+
+    def choose(scores: Tensor) -> Tensor:
+        found = []
+        for first, last, k in parts:
+            part = scores[:, first // plan.block[1] : last // plan.block[1]]
+            found.append(masks.top_k(part.reshape(-1), k).view(part.shape))
+        return torch.cat(found, 1)
+
+    same = torch.arange(weight.shape[1], device=weight.device)
+    best = (*prune_matrix(plan, weight, factor), same)
+    least = measure_error(weight, best[0], gram)
+    for scores in (weight.square() / factor.square().sum(0), weight.square() * gram.diagonal()):
+        order = plan.algorithm.find_order(scores, plan.block, choose)
+        there = factor_inverse(gram[order][:, order], damping)  # an input's turn in the elimination is another
+        left, mask = (blocks.restore(x, order) for x in prune_matrix(plan, blocks.arrange(weight, order), there))
+        if (error := measure_error(weight, left, gram)) < least:
+            best, least = (left, mask, order), error
+    return best
 
 
 def measure_error(dense: Tensor, pruned: Tensor, gram: Tensor) -> float:

@@ -19,6 +19,7 @@ from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.evaluation import exported, intervals
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import FORMS, load_task
+from modelzoo.evaluation.metrics import rank
 from modelzoo.evaluation.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
 from modelzoo.evaluation.scores import evaluate_task
 from modelzoo.evaluation.task import Task
@@ -78,7 +79,7 @@ def search_prompts(request: Request) -> str:
         live.update(number, f"{candidate.name}: {own.main_metric} {_main(own, results[-1]):.4f}")
     live.close()
     _compare(own, results)
-    ranked = sorted(results, key=lambda r: -_finite(_main(own, r)))
+    ranked = sorted(results, key=lambda r: -rank(_main(own, r)))
     shown = [{k: v for k, v in r.items() if k not in ("predictions", CHECK)} for r in ranked]
     write_json(os.path.join(out, "results.json"), leave_out_undefined(shown))
     best = next(c for c in found if c.name == ranked[0]["name"])
@@ -222,10 +223,6 @@ def _hashable(values: list[Any]) -> list[Any]:
 def _main(task: Task, result: dict[str, Any]) -> float:
     """The task's main metric; nan where it is undefined."""
     return result["metrics"].get(task.main_metric, math.nan)
-
-
-def _finite(value: float) -> float:
-    return value if value == value else -float("inf")
 
 
 def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: Request) -> str:

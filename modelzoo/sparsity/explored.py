@@ -53,7 +53,9 @@ class Explored:
 
     def add(self, p: SparseParameter, mask: Tensor) -> None:
         """Take note of the next mask [out, in]."""
-        self._set(p, self.bits[p.name] | pack_bits(blocks.gathered(mask, p.grain)))
+        bits = pack_bits(blocks.gathered(mask, p.grain))
+        # the first mask of a model whose shares are moved to their devices later was drawn on the host
+        self._set(p, self.bits[p.name].to(bits.device) | bits)
 
     def _set(self, p: SparseParameter, bits: Tensor) -> None:
         self.bits[p.name], self._live[p.name] = bits, count_bits(bits) * math.prod(p.grain)

@@ -46,6 +46,12 @@ class Group:
             return False
         return order.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
 
+    def has_gradient(self, p: SparseParameter) -> bool:
+        """Whether the step made the gradient of `p` that an update reads; true where it reads none."""
+        if self.algorithm.needs_live_gradient:
+            return p.live_gradient() is not None
+        return not self.algorithm.needs_gradient or p.whole_gradient() is not None
+
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
         """The mask [out, in] of `p` after update step `step`, with k live weights; sets its order, if that changes too.
 

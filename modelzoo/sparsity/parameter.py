@@ -21,7 +21,10 @@ class SparseParameter:
         mask: [out, in] bool. keep: the mask as bits by the weight's axes, kept because every step needs it.
         live: how many weights live.
         dense_grad: on RigL's update steps, the gradient of dead weights too, of the weight's form.
+        step_grad: the gradient with which the step was taken, where others may have changed the weight's since.
     """
+
+    step_grad: Tensor | None = None
 
     def __init__(self, name: str, weight: nn.Parameter, block: Sequence[int] = (1, 1)):
         self.name, self.weight, self.block = name, weight, (block[0], block[1])
@@ -125,8 +128,8 @@ class SparseParameter:
         return zero_dead(self.weight.grad, self.keep)
 
     def drop_gradient(self) -> None:
-        """Forget the kept gradient."""
-        self.dense_grad = None
+        """Forget the kept gradients."""
+        self.dense_grad = self.step_grad = None
 
     def whole_gradient(self) -> Tensor | None:
         """The kept gradient, [out, in]."""
@@ -134,7 +137,8 @@ class SparseParameter:
 
     def live_gradient(self) -> Tensor | None:
         """The gradient with which the step was taken, [out, in], zero where the weight is dead."""
-        return None if self.weight.grad is None else self.whole(self.weight.grad)
+        grad = self.weight.grad if self.step_grad is None else self.step_grad
+        return None if grad is None else self.whole(grad)
 
     def digest(self) -> str:
         """The hash of the mask and of the order of its inputs, as this process found it."""
@@ -253,16 +257,20 @@ class PackedParameter(SparseParameter):
         return packed.unpack(x, self.layout)
 
     def stored(self, x: Tensor) -> Tensor:
-        return packed.pack(x.to(self.weight.device), self.layout)
+        here = self.weight.device  # packed where it is: of a checkpoint in host memory, live blocks alone are sent
+        return packed.pack(x, self.layout.to(x.device)).to(here)
 
     def move(self, mask, state, weight=None):
-        kept = {k: self.whole(x) for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape}
-        weight = self.whole(self.weight.detach()) if weight is None else weight
-        self.module.layout = packed.layout_of(self.gathered(mask), self.block, self.order)
+        before, now = self.layout, packed.layout_of(self.gathered(mask), self.block, self.order)
+        kept = [k for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape]
+        self.module.layout = now
         self.moves += 1
+        values = self.weight.detach()
+        values = packed.repack(values, before, now) if weight is None else self.stored(weight.to(values.dtype))
         # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
-        self.weight.data, self.weight.grad = self.stored(weight.to(self.weight.dtype)), None
-        state.update({k: self.stored(x) for k, x in kept.items()})
+        self.weight.data, self.weight.grad = values, None
+        for key in kept:
+            state[key] = packed.repack(state[key], before, now)
 
     def mask_weight(self) -> None:
         """Nothing dead is stored."""
@@ -284,4 +292,4 @@ class PackedParameter(SparseParameter):
         self.dense_grad = probe.grad if dense and probe is not None else None
 
     def drop_gradient(self) -> None:
-        self.module.probe = self.dense_grad = None
+        self.module.probe = self.dense_grad = self.step_grad = None

@@ -14,6 +14,7 @@ from torch import Tensor
 from modelzoo import host
 from modelzoo.entry import INTERRUPTED
 from modelzoo.progress import format_size
+from modelzoo.sparsity.parameter import PackedParameter
 from modelzoo.train_state import TrainState
 
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
@@ -28,7 +29,7 @@ class HostCopy:
         self._arrival: torch.cuda.Event | None = None
 
     def take(self, files: Files) -> dict[str, dict[str, Tensor]]:
-        """The tensors as they are now; the copy before is lost. What comes from a GPU is there after `wait`.
+        """The tensors as they are now, read one by one; the copy before is lost. A GPU's are there after `wait`.
 
         Raises:
             RuntimeError: no memory is left.
@@ -36,18 +37,20 @@ class HostCopy:
         found: dict[str, dict[str, Tensor]] = {}
         self._arrival = None
         for stem, tensors in files.items():
-            found[stem] = {}
-            for name, x in tensors.items():
-                held = self._held.get((stem, name))
-                if held is None or held.shape != x.shape or held.dtype != x.dtype:
-                    held = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
-                found[stem][name] = held.copy_(x.detach(), non_blocking=True)
-                if x.is_cuda and self._arrival is None:
-                    self._arrival = torch.cuda.Event(blocking=True)
+            # not by `items`: the last tensor would be kept on its device while the next is made whole
+            found[stem] = {name: self._copy(self._held.get((stem, name)), tensors[name]) for name in tensors}
         self._held = {(stem, name): x for stem, tensors in found.items() for name, x in tensors.items()}
         if self._arrival is not None:
             self._arrival.record()  # in the stream of the copies: steps that are queued from here on come after them
         return found
+
+    def _copy(self, held: Tensor | None, x: Tensor) -> Tensor:
+        """`x` in host memory, in that of `held` where it fits."""
+        if held is None or held.shape != x.shape or held.dtype != x.dtype:
+            held = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
+        if x.is_cuda and self._arrival is None:
+            self._arrival = torch.cuda.Event(blocking=True)
+        return held.copy_(x.detach(), non_blocking=True)
 
     def wait(self) -> None:
         """Wait until the copy is whole."""
@@ -63,14 +66,27 @@ def explain_shortage(files: Files, run: TrainState, ranks: int) -> str | None:
     Args:
         ranks: how many processes hold that much here.
     """
-    total, tensors = host.total_memory(), [x for part in files.values() for x in part.values()]
-    copy = sum(1 << (x.nbytes - 1).bit_length() if x.is_cuda and x.nbytes else x.nbytes for x in tensors)  # pinned: 2^n
+    total, copy = host.total_memory(), sum(_count_copy(part[name]) for part in files.values() for name in part)
     gradients = sum(p.nbytes for p in run.model.parameters() if p.requires_grad and p.is_cpu)
     times = ranks if run.shares is None else 2  # in their shares over all ranks, and gathered for the checkpoint
-    held = times * (gradients + sum(x.nbytes for x in tensors if x.is_cpu))
+    held = times * (gradients + sum(x.nbytes for x in _list_held(files, run) if x.is_cpu))
     if total is None or held + copy <= SHARE * total:
         return None
     return f"a copy of {format_size(copy)} next to the {format_size(held)} held is too much for {format_size(total)}"
+
+
+def _count_copy(x: Tensor) -> int:
+    """Bytes of a copy of `x`; pinned memory is had in powers of two."""
+    return 1 << (x.nbytes - 1).bit_length() if x.is_cuda and x.nbytes else x.nbytes
+
+
+def _list_held(files: Files, run: TrainState) -> list[Tensor]:
+    """What a checkpoint is made of, in the form in which `run` holds it: of packed weights the live blocks alone."""
+    if run.shares is not None:
+        return [x for part in files.values() for x in part.values()]
+    moments = [x for entries in run.optimizer.state.values() for x in entries.values() if isinstance(x, Tensor)]
+    masks = [p.mask for p in run.sparsity.parameters if not isinstance(p, PackedParameter)]
+    return [*run.parameters.values(), *moments, *masks, *run.sparsity.explored.bits.values()]
 
 
 class GivenUp(Exception):

@@ -91,7 +91,8 @@ def save(
         for stem, tensors in files.items():
             # contiguous copies on the CPU: safetensors writes bytes as they are in memory
             path = os.path.join(temporary, f"{stem}.safetensors")
-            safetensors.torch.save_file({n: t.detach().cpu().contiguous() for n, t in tensors.items()}, path)
+            # read by name: a loop's variable would keep the last one on its device while the next is made
+            safetensors.torch.save_file({n: tensors[n].detach().cpu().contiguous() for n in tensors}, path)
             apply_umask(path)
         _write_json(os.path.join(temporary, STATE), state)
         names = sorted(os.listdir(temporary))

@@ -19,7 +19,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.distributed import Ranks
-from modelzoo.files import write_guarded, write_json
+from modelzoo.files import write_guarded, write_text
 from modelzoo.progress import LiveLine, format_size
 from modelzoo.reading import exists, look
 from modelzoo.redact import redact_text, redact_values
@@ -174,7 +174,7 @@ def record_speed(folder: RunFolder, step: int, tally: console.Tally, memory: int
         peak=None if peak is None else peak.what,
     )
     try:
-        write_json(folder.speed, found.model_dump())
+        write_text(folder.speed, json.dumps(found.model_dump(), indent=1) + "\n")
     except OSError as e:
         LiveLine().note(f"note       {folder.speed} cannot be written ({e.strerror}); the summary has its numbers")
 

@@ -1,6 +1,7 @@
 """Make a checkpoint's content from a run, and restore a run from it: every check comes before the first change."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -33,27 +34,44 @@ OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"
 Files = Mapping[str, Mapping[str, Tensor]]  # by file stem, then by name
 
 
+class Streamed(Mapping[str, Tensor]):
+    """A run's tensors by name as they are when each is read: a packed one is made whole then, and not kept."""
+
+    def __init__(self, make: Mapping[str, Callable[[], Tensor]]):
+        self._make = make
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._make[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
+
+
 def snapshot(
     run: TrainState, fingerprint: str, logs: Mapping[str, LogFacts] = MappingProxyType({})
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
     """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once.
 
+    Read the tensors before the run goes on, and keep none: all of them whole may not fit where the run is.
     Where each rank holds a share, all must call it, and rank 0 alone has the tensors.
 
     Args:
         fingerprint: of the data. logs: how long each log is now, by file name.
     """
     names = {p: n for n, p in run.parameters.items()}
-    model = {n: _keep(run, run.whole(p, p.detach())) for p, n in names.items()}
-    model |= {name_mask(p.name): _keep(run, p.mask) for p in run.sparsity.parameters}
+    model = {n: partial(run.whole, p, p.detach()) for p, n in names.items()}
+    model |= {name_mask(p.name): partial(getattr, p, "mask") for p in run.sparsity.parameters}
     moments = {
-        f"{names[p]}/{key}": _keep(run, run.whole(p, torch.as_tensor(value)))
+        f"{names[p]}/{key}": partial(run.whole, p, torch.as_tensor(value))
         for p, entries in run.optimizer.state.items()
         if isinstance(p, nn.Parameter)  # all are; torch types the keys as tensors
         for key, value in entries.items()
         if value is not None
     }
-    explored = {n: _keep(run, bits) for n, bits in run.sparsity.explored.bits.items()}
+    explored = {n: partial(Tensor.detach, bits) for n, bits in run.sparsity.explored.bits.items()}
     scale = run.loss_scale
     state = CheckpointState.of(
         run.init,
@@ -74,17 +92,18 @@ def snapshot(
         unassessed=run.unassessed,
         **record_config(run.config),
     )
-    orders = {n: _keep(run, order) for n, order in run.sparsity.orders().items()}
+    orders = {n: partial(Tensor.detach, order) for n, order in run.sparsity.orders().items()}
     files = {"model": model, "optimizer": moments}
     files |= {name: found for name, found in ((EXPLORED, explored), (ORDERS, orders)) if found}
-    return files, state.as_json()
+    return {stem: _collect(run, make) for stem, make in files.items()}, state.as_json()
 
 
-def _keep(run: TrainState, x: Tensor) -> Tensor:
-    """`x` for a checkpoint. One of many shares is on the host of rank 0 then, and nowhere else."""
+def _collect(run: TrainState, make: Mapping[str, Callable[[], Tensor]]) -> Mapping[str, Tensor]:
+    """Tensors to be read one by one. Those of shares are on the host of rank 0 at once, and nowhere else."""
     if run.shares is None:
-        return x
-    return x.cpu() if run.shares.ranks.first else x.new_empty(0, device="cpu")
+        return Streamed(make)
+    first = run.shares.ranks.first
+    return {name: x.cpu() if first else x.new_empty(0, device="cpu") for name, x in Streamed(make).items()}
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from tests.faults.world import World
 UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/")
 # ... and of these only the presence counts.
 PRESENT = (
-    "/timing.jsonl", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
+    "/timing.jsonl", "/speed.json", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
     "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
 )  # fmt: skip
 MOMENT = ("/state.json", "/manifest.json")  # of a checkpoint: they also tell what was logged by then

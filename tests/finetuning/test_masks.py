@@ -100,6 +100,7 @@ PATTERNS = {
         "block": [32, 64],
         "update": UPDATE,
     },
+    "permuted": {"sparsity": 0.75, "block": [32, 32], "init_method": "topk", "permute_inputs": "start"},
     "packed single weights": {"sparsity": 2 / 3, "storage": "packed"},
 }
 

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.draws import make_generator
+from modelzoo.entry import escape_controls
 from modelzoo.generation.prompts import read_prompts
 from modelzoo.generation.sampling import choose_token, narrow, penalize
 from modelzoo.generation.settings import Settings, choose_settings
-from modelzoo.generation.text import GrowingText, escape_controls
+from modelzoo.generation.text import GrowingText
 from tests.evaluation_world import tokenizer, words  # noqa: F401 - fixtures
 
 
@@ -76,7 +77,7 @@ def test_texts_grow_by_whole_characters_up_to_a_stop(tokenizer, prompt, text, br
 
 
 def test_a_terminal_gets_no_orders():
-    assert escape_controls("a\x1b[2J\u202eb\r\n\tß\u00a0🩺") == "a\\x1b[2J\\u202eb\\r\n\tß\u00a0🩺"
+    assert escape_controls("a\x1b[2J\u202eb\r\n\tß\u00a0🩺", "\n\t") == "a\\x1b[2J\\u202eb\\r\n\tß\u00a0🩺"
 
 
 def stdin(monkeypatch, data: bytes) -> None:

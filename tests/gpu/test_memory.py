@@ -8,6 +8,8 @@ import torch
 
 from modelzoo.backends.select import Choice
 from modelzoo.planning.memory import Layout, count_memory
+from modelzoo.training import state
+from modelzoo.training.background import HostCopy
 from modelzoo.training.build import build_run
 from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run, train_step
 from tests.gpu.test_steps import ADAM, rows
@@ -75,6 +77,21 @@ def test_the_plan_is_near_what_is_used(mode, sparsity, compiled, record_property
     print(line)
     if GPU:
         assert used == pytest.approx(planned, rel=0.1), line
+
+
+def test_a_checkpoint_takes_one_weight():
+    """On the device, beyond what the run holds there: not all packed weights and their moments whole."""
+    run = build_run(made := whole_config(sparsity=PACKED), Choice(backend_of(made), "", None))
+    train_step(run, middle_rows(0))
+    largest = max(4 * p.shape.numel() for p in run.sparsity.parameters)
+    if GPU:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    taken = HostCopy().take(state.snapshot(run, "data")[0])
+    assert all(x.is_cpu for part in taken.values() for x in part.values())
+    if GPU:
+        assert torch.cuda.max_memory_allocated() - before < 1.5 * largest
 
 
 def test_checkpointing_takes_less_memory_and_the_same_losses():

@@ -84,6 +84,28 @@ def test_the_folder_is_whole_and_computes_the_same(trained, exported):
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_blocks_in_an_order_of_inputs_go_out_as_any_weights(trained, tmp_path):
+    """No permutation is left to apply: equal logits, and the zeros of the checkpoint's masks; the way back too."""
+    config, out = tmp_path / "c.yaml", tmp_path / "out"
+    sparsity = "[{sparsity: 0.75, block: [4, 4], init_method: topk, permute_inputs: start}]"
+    config.write_text(f"extends: {trained.parent / 'c.yaml'}\ntrainer: {{init: {{sparsity: {sparsity}}}}}\n")
+    assert run("CPU", "-p", config, "-m", "train", "-o", tmp_path / "run", "--max_steps", 2) == 0
+    assert run("export", tmp_path / "run", out) == 0
+    theirs, model = transformers.AutoModelForCausalLM.from_pretrained(out).eval(), ours(tmp_path / "run")
+    ids = torch.randint(0, 300, (3, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            theirs(ids).logits, model.model.logits(model.model.hidden(ids)), rtol=1e-5, atol=1e-5
+        )
+    assert run("import", out, tmp_path / "back", "-p", config) == 0
+    back, mine = (
+        checkpoint.load(checkpoint.newest(str(tmp_path / n / "checkpoints"))[0])[0]["model"] for n in ("back", "run")
+    )
+    assert back.keys() == mine.keys() and all(torch.equal(back[n], mine[n]) for n in mine)
+    words = ["--checkpoint_path", tmp_path / "back/checkpoints/step_0", "--load_checkpoint_states", "model,sparsity"]
+    assert run("CPU", "-p", config, "-m", "train", "-o", tmp_path / "on", "--max_steps", 1, *words) == 0
+
+
 def test_masks_in_the_side_file_cover_what_is_zero(exported):
     weights, masks = load_file(exported / "model.safetensors"), load_file(exported / "masks.safetensors")
     assert sorted(masks) == sorted(f"transformer.h.{i}.mlp.{m}.weight" for i in (0, 1) for m in ("c_fc", "c_proj"))

@@ -14,21 +14,10 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import checkpoint
+from tests.interop.sparse_runs import train_sparse
 from tests.interop.words import train_words
-from tests.support import examples, write_manifest, write_shard
 
 gguf = pytest.importorskip("gguf", reason="llama.cpp's package gguf is not installed (the export extra)")
-CONFIG = """
-trainer:
-  init:
-    seed: 3
-    model: MODEL
-    optimizer: {AdamW: {lr: 0.01}}
-    precision: {enabled: false}
-    sparsity: {algorithm: static, sparsity: 0.75, param_filter: '*linear_layer.weight'}
-    loop: {max_steps: 1}
-  fit: {train_dataloader: {data_dir: DATA, batch_size: 4}}
-"""
 BASE = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "filter_size": 64, "vocab_size": 310,
     "max_position_embeddings": 16, "initializer_range": 0.2, "nonlinearity": "gelu_new", "dropout_rate": 0.0,
@@ -67,19 +56,9 @@ def words() -> str:
 def world(tmp_path_factory, words):
     """A function that trains one of KINDS for a step, once, and gives its run folder."""
     folder = tmp_path_factory.mktemp("gguf")
-    write_shard(folder / "data/train/output_chunk_0_0.h5", examples(16, vocab=270))
-    write_manifest(folder / "data/train", eos_id=0, msl=8)
-    (folder / "data/tokenizer.json").write_text(words)
 
     def train(name: str, model: dict | None = None):
-        out = folder / name
-        if not out.exists():
-            text = CONFIG.replace("DATA", str(folder / "data/train")).replace(
-                "MODEL", json.dumps(BASE | (model or KINDS[name]))
-            )
-            (folder / f"{name}.yaml").write_text(text)
-            assert run("CPU", "-p", folder / f"{name}.yaml", "-m", "train", "-o", out) == 0
-        return out
+        return train_sparse(folder, name, BASE | (model or KINDS[name]), vocab=270, words=words, seed=3)
 
     return train
 

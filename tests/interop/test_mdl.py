@@ -222,10 +222,15 @@ def log(folder) -> list[dict]:
         (ADAMW, f"sparsity: {{sparsity: 0.5, {FILTER}}}"),
         (ADAMW, f"sparsity: {{algorithm: rigl, sparsity: 0.5, update: {{freq: 2}}, {FILTER}}}"),
         (ADAMW, f"sparsity: [{{algorithm: set, sparsity: 0.5, update: {{freq: 3}}, {FILTER}}}, {{sparsity: 0.25}}]"),
+        (
+            ADAMW,
+            f"sparsity: {{algorithm: gmp, sparsity: {{type: cubic, init: 0.25, final: 0.75, end: 6}}, "
+            f"update: {{freq: 2}}, block: [4, 4], permute_inputs: updates, {FILTER}}}",
+        ),
         ("AdamW: {correct_bias: false}", f"sparsity: {{sparsity: 0.5, {FILTER}}}"),
         ("SGD: {momentum: 0.9}", f"sparsity: {{sparsity: 0.5, {FILTER}}}"),
     ],
-    ids=["dense", "static", "rigl", "two groups", "uncorrected", "sgd"],
+    ids=["dense", "static", "rigl", "two groups", "permuted", "uncorrected", "sgd"],
 )
 def test_a_run_goes_through_a_mdl_and_on_exactly(tmp_path, capsys, optimizer, sparsity):
     write_shard(tmp_path / "data" / "output_chunk_0_0.h5", examples(24))

@@ -1,6 +1,5 @@
 """ONNX: what onnxruntime computes from the folder is what the model does, for any batch and any length."""
 
-import json
 import sys
 
 import numpy as np
@@ -13,18 +12,8 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import checkpoint
-from tests.support import examples, write_manifest, write_shard
+from tests.interop.sparse_runs import train_sparse
 
-CONFIG = """
-trainer:
-  init:
-    model: MODEL
-    optimizer: {AdamW: {lr: 0.01}}
-    precision: {enabled: false}
-    sparsity: {algorithm: static, sparsity: 0.75, param_filter: '*linear_layer.weight'}
-    loop: {max_steps: 1}
-  fit: {train_dataloader: {data_dir: DATA, batch_size: 4}}
-"""
 BASE = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2, "filter_size": 32, "vocab_size": 40,
     "max_position_embeddings": 12, "initializer_range": 0.2, "dropout_rate": 0.1,
@@ -42,20 +31,12 @@ def run(*argv) -> int:
     return main([str(a) for a in argv])
 
 
-def train(folder, model, msl=8):
-    write_shard(folder / "data/output_chunk_0_0.h5", examples(8, msl=msl))
-    write_manifest(folder / "data", eos_id=0, msl=msl)
-    (folder / "c.yaml").write_text(CONFIG.replace("DATA", str(folder / "data")).replace("MODEL", json.dumps(model)))
-    assert run("CPU", "-p", folder / "c.yaml", "-m", "train", "-o", folder / "run") == 0
-    return folder / "run"
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnxruntime_computes_what_the_model_does(kind, tmp_path, capfd):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed (the onnx extra)")
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (the onnx extra)")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the onnx extra)")
-    folder = train(tmp_path, BASE | KINDS[kind])
+    folder = train_sparse(tmp_path, "run", BASE | KINDS[kind], vocab=37)
     capfd.readouterr()
     out = tmp_path / "onnx"
     assert run("export", folder, out, "--format", "onnx") == 0
@@ -87,14 +68,14 @@ def test_onnxruntime_computes_what_the_model_does(kind, tmp_path, capfd):
 def test_a_context_of_one_token_is_fixed(tmp_path):
     pytest.importorskip("onnxscript", reason="onnxscript is not installed (the onnx extra)")
     runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (the onnx extra)")
-    folder = train(tmp_path, BASE | {"max_position_embeddings": 1}, 1)
+    folder = train_sparse(tmp_path, "run", BASE | {"max_position_embeddings": 1}, vocab=37, msl=1)
     assert run("export", folder, tmp_path / "onnx", "--format", "onnx") == 0
     session = runtime.InferenceSession(tmp_path / "onnx/model.onnx")
     assert session.run(None, {"input_ids": np.zeros((3, 1), np.int64)})[0].shape == (3, 1, 40)
 
 
 def test_what_onnx_cannot_be_is_one_line(tmp_path, capsys, monkeypatch):
-    folder = train(tmp_path, BASE)
+    folder = train_sparse(tmp_path, "run", BASE, vocab=37)
     before = sorted(tmp_path.iterdir())
     for missing, flags, words in (
         (None, ("--dtype", "bfloat16"), "--dtype bfloat16: onnx is written in float32"),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.kernels import batched, choose, gathered, masked, native, scattered
-from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, unpack
+from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, repack, unpack
 
 BLOCKS = [(1, 1), (2, 3), (32, 1), (32, 2), (16, 16), (32, 32), (64, 64)]
 
@@ -29,6 +29,14 @@ def test_pack_is_exact_and_unpack_takes_it_back(block, rows, cols, density, seed
     assert torch.equal(unpack(values, layout), torch.where(mask, weight, 0.0))
     assert torch.equal(pack(unpack(values, layout, fill=float("nan")), layout), values)
     assert torch.equal(layout.mask(), mask) and torch.equal(layout.block_mask(), live)
+    other = layout_of(live_blocks(rows, cols, 1 - density, seed + 1), block)
+    assert torch.equal(repack(values, layout, other), pack(unpack(values, layout), other))
+    order = torch.randperm(mask.shape[1], generator=torch.Generator().manual_seed(seed))
+    ordered = layout_of(live, block, order)
+    assert torch.equal(repack(values, layout, ordered), pack(unpack(values, layout), ordered))
+    assert torch.equal(
+        repack(pack(weight, ordered), ordered, layout_of(live, block, order.clone())), pack(weight, ordered)
+    )
     assert layout.density == pytest.approx(mask.float().mean().item())
 
 

@@ -1,5 +1,6 @@
 """`sparsify` on other people's modules and optimizers: exact zeros, the trainer's masks, NumPy's, resume."""
 
+import contextlib
 import copy
 
 import numpy as np
@@ -17,7 +18,15 @@ from tests.support import batch, make_run, train_step
 RIGL = {"algorithm": "rigl", "sparsity": 0.8, "update": {"freq": 3}}
 SET = {"algorithm": "set", "sparsity": 0.75, "update": {"freq": 2}}
 GMP = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.9, "end": 6}, "update": {"freq": 2}}
-GROUPS = {"static": {"sparsity": 0.6}, "gmp": GMP, "set": SET, "rigl": RIGL, "blocks": {**RIGL, "block": [4, 8]}}
+PERMUTED = {**GMP, "block": [4, 8], "permute_inputs": "updates"}
+GROUPS = {
+    "static": {"sparsity": 0.6},
+    "gmp": GMP,
+    "set": SET,
+    "rigl": RIGL,
+    "blocks": {**RIGL, "block": [4, 8]},
+    "permuted": PERMUTED,
+}
 
 
 class UsersAdam(torch.optim.Optimizer):
@@ -187,7 +196,9 @@ def test_masks_and_weights_are_the_trainers(group, kind, micro_batches):
 PACKED = {**RIGL, "block": [4, 8], "storage": "packed"}
 
 
-@pytest.mark.parametrize("group", [SET, RIGL, PACKED], ids=["set", "rigl", "packed"])
+@pytest.mark.parametrize(
+    "group", [SET, RIGL, PACKED, {**PERMUTED, "storage": "packed"}], ids=["set", "rigl", "packed", "permuted"]
+)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_training_is_bit_equal(group, optimizer):
     make = lambda: mlp()
@@ -289,6 +300,69 @@ def test_a_batch_that_was_dropped_has_no_part_in_growth():
         sparsity.step()
         found.append(list(sparsity.masks.values()))
     assert equal(found[0], found[1]) and equal(found[0], found[2])
+
+
+MEST = {"algorithm": "mest", "sparsity": 0.75, "update": {"freq": 1}, "gamma": 50.0}
+GRANET = {"algorithm": "granet", "sparsity": {"type": "cubic", "final": 0.9, "end": 6}, "update": {"freq": 1}}
+BY_GRADIENTS = {
+    "rigl": {**RIGL, "update": {"freq": 1}}, "granet": GRANET, "mest": MEST,
+    "packed rigl": {**RIGL, "update": {"freq": 1}, "block": [4, 4], "storage": "packed"},
+    "packed mest": {**MEST, "block": [4, 4], "storage": "packed"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("group", BY_GRADIENTS)
+@pytest.mark.parametrize("none", [True, False])
+def test_wherever_gradients_are_zeroed_masks_follow_those_of_the_step(group, none):
+    """Before the backward passes, right after the optimizer's step or after the masks'; a dropped pass has no part."""
+
+    def train(where: str) -> list:
+        module = mlp()
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        sparsity, moved = sparsify(module, optimizer, BY_GRADIENTS[group]), 0
+        zero = lambda at: at == where and optimizer.zero_grad(set_to_none=none)
+        for number in range(3):
+            zero("before")
+            if where == "dropped":
+                backward(module, 50 + number)
+                optimizer.zero_grad(set_to_none=none)
+            for half in (slice(4), slice(4, 8)):
+                backward(module, number, half)
+            optimizer.step()
+            zero("step")
+            moved += sparsity.step()
+            zero("masks")
+        assert moved > 0
+        return [*sparsity.masks.values(), *module.parameters()]
+
+    expected = train("before")
+    for where in ("step", "masks", "dropped"):
+        assert equal(train(where), expected), where
+
+
+@pytest.mark.parametrize("group", BY_GRADIENTS)
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_step_without_gradients_is_reported(group, automatic):
+    """What was set to none between backward and the step: masks stay, in one line that names the order."""
+    module = mlp()
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    if automatic and "packed" not in group:
+        sparsity = configure(BY_GRADIENTS[group])
+        module.apply(sparsity)
+        sparsity.apply(optimizer)
+    else:
+        automatic, sparsity = False, sparsify(module, optimizer, BY_GRADIENTS[group])
+    before = list(sparsity.masks.values())
+    for number, none in ((1, True), (2, False)):
+        backward(module, number)
+        optimizer.zero_grad(set_to_none=none)
+        lines = r"changes no masks at step \d+: none of its weights had a gradient when the optimizer stepped"
+        mest_has_one = "mest" in group and not none  # all zeros, with which the step was taken
+        with contextlib.nullcontext() if mest_has_one else pytest.warns(UserWarning, match=lines):
+            optimizer.step()
+            if not automatic:
+                sparsity.step()
+        assert sparsity.steps == number and (mest_has_one or equal(before, list(sparsity.masks.values())))
 
 
 def test_a_compiled_module_is_sparsified_inside():

@@ -13,6 +13,8 @@ from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.planning import devices_text, memory, plan, traffic
 from modelzoo.planning.memory import Layout
+from modelzoo.planning.stored import count_stored, group_sizes
+from modelzoo.sparsity.parameter import PackedParameter
 from tests.memory import PeakMemory
 from tests.support import TINY, batch, config, make_run, train_step
 
@@ -30,6 +32,10 @@ KINDS = {
     "lora": {"lora": {"r": 2}, "sparsity": 0.75},
     "frozen": {"lora": {"r": 2}, "sparsity": RIGL},
 }  # fmt: skip
+CHANGING = [
+    {"sparsity": 0.75}, RIGL, {**RIGL, "algorithm": "mest"}, {"algorithm": "set", "sparsity": 0.75},
+    *({"algorithm": a, "sparsity": {"type": "cubic", "final": 0.75, "end": 6}} for a in ("gmp", "granet")),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,6 +110,31 @@ def test_recomputing_takes_less():
         return plan.make_plan(made, "CPU").bytes["activations (estimate)"]
 
     assert estimate("layer") < estimate("attention") < estimate("none")
+
+
+@pytest.mark.parametrize("sections", [
+    *({"sparsity": {**rule, **stored}} for rule in CHANGING for stored in ({}, {"block": [8, 8]}, BLOCKS)),
+    {"sparsity": {"algorithm": "sr_ste", "nm": [2, 4]}},
+    {"sparsity": RIGL, "lora": {"r": 2}},
+    {"sparsity": RIGL, "optimizer": {"SGD": {"momentum": 0.9, "lr": 0.1}}},
+    {"sparsity": RIGL, "optimizer": {"AdamW": {"correct_bias": False, "lr": 0.1}}},
+], ids=str)  # fmt: skip
+def test_what_masks_take_is_what_a_run_holds(sections):
+    """Masks, indices of blocks, ages, weights kept apart and the bits of what was ever live, to the byte."""
+    run = make_run(**sections)
+    held = [*run.sparsity.explored.bits.values()]
+    for p in run.sparsity.parameters:
+        held += p.layout.parts if isinstance(p, PackedParameter) else (p.mask, p.keep)
+        held += [run.optimizer.state[p.weight].get("born"), getattr(p, "dormant", None)]
+    assert count_stored(run.init, ("packed",))[1] == sum(x.nbytes for x in held if x is not None)
+
+
+def test_a_checkpoint_takes_one_whole_weight():
+    """More than a step where that has no rows; a card must hold it even so."""
+    made = config(sparsity={"sparsity": 0.75, "block": [8, 8], "storage": "packed"})
+    largest = max(math.prod(s) for _, sizes in group_sizes(made.trainer.init) for s in sizes.values())
+    assert memory.count_memory(made, 12, Layout("GPU"), rows=0)["work (estimate)"] == 4 * largest
+    assert memory.count_memory(config(sparsity=0.75), 12, Layout("GPU"), rows=0)["work (estimate)"] == 0
 
 
 def test_shards_hold_their_share():

@@ -238,6 +238,9 @@ def test_memory_of_packed_blocks():
     assert whole == memory(storage="auto") and whole["masks"] == 2 * MATRICES and packed["masks"] == indices
     for part, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert whole[part] - packed[part] == each * dead
+    orders = 16 * sum(inputs for _, inputs in sizes.values())  # int64, there and back
+    permuted = memory(storage="packed", permute_inputs="start", init_method="topk")
+    assert permuted == {**packed, "masks": indices + orders}
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
     assert memory(storage="packed", **rigl)["masks"] == 4 * MATRICES // 4 + indices
     assert memory(storage="masked", **rigl)["masks"] == (2 + 4) * MATRICES

@@ -6,7 +6,8 @@ import torch
 
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.pruning.choose import Plan, keep_largest, keep_wanda, make_algorithm
-from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_matrix
+from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_in_best_order, prune_matrix
+from modelzoo.sparsity.order import has_blocks
 from modelzoo.sparsity.select import group_counts
 
 OUT, IN = 12, 24
@@ -134,3 +135,23 @@ def test_inputs_that_are_always_0_are_left_alone():
     assert int(mask.sum()) == plan.live and np.array_equal(kept.numpy()[still], w[still])
     kept, mask = prune_matrix(plan, torch.tensor(w), factor_inverse(torch.zeros(IN, IN).double(), 0.01))
     assert np.array_equal(kept.numpy(), np.where(best(w**2, plan.live), w, 0.0))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_an_order_more_of_the_score_stays(seed):
+    """Exact counts of blocks in permuted coordinates; no method keeps less than without an order."""
+    keys = {"sparsity": 0.75, "block": [3, 4], "init_method": "topk"}
+    plain, free = make_plan(**keys), make_plan(**keys, permute_inputs="start")
+    w, x = (torch.tensor(a) for a in make_case(seed))
+    gram, norms = x.t() @ x, x.square().sum(0).sqrt()
+    factor = factor_inverse(gram, 0.01)
+    pairs = [
+        (keep_largest(free, w), float(w.abs()[keep_largest(plain, w).mask].sum()), w.abs()),
+        (keep_wanda(free, w, norms), float((w.abs() * norms)[keep_wanda(plain, w, norms).mask].sum()), w.abs() * norms),
+    ]
+    for (mask, order), before, scores in pairs:
+        assert int(mask.sum()) == free.live and has_blocks(mask, (3, 4), order) and not has_blocks(mask, (3, 4))
+        assert float(scores[mask].sum()) > before
+    left, mask, order = prune_in_best_order(free, w, gram, factor, 0.01)
+    assert int(mask.sum()) == free.live and has_blocks(mask, (3, 4), order) and not left[~mask].any()
+    assert measure_error(w, left, gram) <= measure_error(w, prune_matrix(plain, w, factor)[0], gram)

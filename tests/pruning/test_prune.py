@@ -1,6 +1,8 @@
 """`run.py prune` on whole runs: counts, zeros and bits, its layers against hooks on the model, and what it refuses."""
 
+import errno
 import json
+import os
 import signal
 import time
 from pathlib import Path
@@ -13,6 +15,9 @@ from modelzoo.cli import main
 from modelzoo.config.load import dump
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
+from modelzoo.pruning import prune
+from modelzoo.pruning.unfinished import Unfinished
+from modelzoo.sparsity.order import has_blocks
 from modelzoo.sparsity.select import live_count
 from modelzoo.training import checkpoint, state
 from tests.commands import kill, start
@@ -82,6 +87,9 @@ def build(model: dict, weights: dict[str, torch.Tensor]) -> GPTModel:
         ("llama", "wanda", ["--nm", "2:4"], {"nm": [2, 4]}),
         ("gptj", "wanda", ["--sparsity", "0.7"], {}),
         ("gptj", "sparsegpt", ["--sparsity", "0.5", "--block", "4,4"], {"block": [4, 4]}),
+        ("gpt2", "magnitude", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
+        ("llama", "wanda", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
+        ("gpt2", "sparsegpt", ["--sparsity", "0.5", "--block", "4,4", "--permute"], {"block": [4, 4]}),
     ],
 )
 def test_weights_masks_and_training_on(tmp_path, data, kind, method, flags, keys):
@@ -99,6 +107,10 @@ def test_weights_masks_and_training_on(tmp_path, data, kind, method, flags, keys
         assert not after[name][~mask].any()
         if method != "sparsegpt":
             assert torch.equal(after[name][mask], before[name][mask])
+    if "--permute" in flags:
+        orders = checkpoint.load(str(out / "checkpoints/step_0"))[0]["orders"]
+        assert orders.keys() == masks.keys() and len({tuple(x.tolist()) for x in orders.values()}) > 1
+        assert all(has_blocks(masks[n], (4, 4), x.long()) for n, x in orders.items())
     for name in before.keys() - masks.keys():
         assert torch.equal(before[name], after[name])
     if method != "sparsegpt":  # the same function as the dense model with its weights zeroed by hand
@@ -199,6 +211,7 @@ def test_bad_input_is_one_line(dense, data, tmp_path, capsys):
         (dense, "out", ["--method", "magnitude", "--nm", "4:2"], "--nm: N must be below M"),
         (dense, "out", ["--method", "magnitude", "--nm", "2:4", "--block", "4,4"], "not allowed with"),
         (dense, "out", ["--method", "magnitude", "--sparsity", "0"], "nothing to prune"),
+        (dense, "out", ["--method", "magnitude", *s50, "--permute"], "permute_inputs orders the inputs of blocks"),
         (dense, "out", ["--method", "magnitude", "--sparsity", "0.9999"], "no live weight would be left in"),
         (dense, "out", ["--method", "magnitude", *s50, "--compare"], "--compare: sets magnitude next to another"),
         (dense, "holds", ["--method", "magnitude", *s50], "exists, and is not an empty folder"),
@@ -212,7 +225,7 @@ def test_bad_input_is_one_line(dense, data, tmp_path, capsys):
         assert not before or path == huge  # which is found on the way
 
 
-def test_killed_on_the_way_it_leaves_nothing(dense, data, tmp_path):
+def test_killed_in_the_first_layer_it_leaves_nothing(dense, data, tmp_path):
     log = tmp_path / "log"
     with log.open("wb") as file:
         words = ["--method", "wanda", "--sparsity", "0.5", "--batch_size", 1, "--samples", 1000, "--data", *[data] * 25]
@@ -220,4 +233,51 @@ def test_killed_on_the_way_it_leaves_nothing(dense, data, tmp_path):
         while b"layer 1/2" not in log.read_bytes() and process.poll() is None:
             time.sleep(0.005)
         assert kill(process) == -signal.SIGKILL
-    assert b"layer 1/2" in log.read_bytes() and not (tmp_path / "place").exists()
+    assert b"layer 1/2" in log.read_bytes() and os.listdir(tmp_path / "place") == ["out.unfinished"]
+    assert os.listdir(tmp_path / "place/out.unfinished") == [".lock"]
+
+
+@pytest.mark.parametrize(
+    "method,damaged", [("wanda", False), ("sparsegpt", False), ("wanda", True), ("ordered", False)]
+)
+def test_cut_short_it_goes_on_behind_the_last_layer(method, damaged, dense, data, tmp_path, monkeypatch, capsys):
+    """To the bits and figures of a command that nothing cut short; other commands do not mix with it."""
+    pattern = ["sparsegpt", "--block", "4,4", "--permute"] if method == "ordered" else [method]
+    words, out = ["--method", *pattern, "--sparsity", "0.5", "--data", data], tmp_path / "out"
+    assert run(dense, tmp_path / "whole", *words) == 0
+    save, prune_linear, pruned = Unfinished.save, prune._prune_linear, []
+
+    def fail(self, number, *rest):
+        if number == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+        save(self, number, *rest)
+
+    def count(plan, *rest):
+        pruned.append(plan.name)
+        return prune_linear(plan, *rest)
+
+    with monkeypatch.context() as m:
+        m.setattr(Unfinished, "save", fail)
+        assert run(dense, out, *words) == 2 and "No space left" in capsys.readouterr().err
+    left = tmp_path / "out.unfinished"
+    assert sorted(os.listdir(left)) == [".lock", "layer_0.json", "layer_0.safetensors", "request.json"]
+    assert run(dense, out, *words, "--seed", 5) == 2
+    assert "(other seed); repeat its command" in capsys.readouterr().err
+    if damaged:
+        content = bytearray((left / "layer_0.safetensors").read_bytes())
+        content[-1] ^= 1
+        (left / "layer_0.safetensors").write_bytes(content)
+    monkeypatch.setattr(prune, "_prune_linear", count)
+    assert run(dense, out, *words) == 0
+    said = capsys.readouterr().err
+    assert "out.unfinished: 1 layer pruned already" in said and ("layer 1 is pruned again" in said) == damaged
+    assert len(pruned) == (12 if damaged else 6) and not left.exists()
+    a, b = load(tmp_path / "whole"), load(out)
+    assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
+    orders = [
+        checkpoint.load(checkpoint.newest(str(tmp_path / n / "checkpoints"))[0])[0].get(state.ORDERS)
+        for n in ("whole", "out")
+    ]
+    assert (orders[0] is not None) == (method == "ordered") and str(orders[0]) == str(orders[1])
+    reports = [json.loads((tmp_path / n / "pruning.json").read_text()) for n in ("whole", "out")]
+    assert reports[0]["weights"] == reports[1]["weights"]

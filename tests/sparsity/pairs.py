@@ -21,7 +21,8 @@ def values(run: TrainState) -> dict[str, Tensor]:
     """Weights, masks, moments and kept dense gradients, whole, copied to the host."""
     files, _ = state.snapshot(run, "data")
     dense = {f"{p.name}/dense": p.dense_grad for p in run.sparsity.parameters if p.dense_grad is not None}
-    return {n: x.detach().to("cpu", copy=True) for n, x in (files["model"] | files["optimizer"] | dense).items()}
+    found = {**files["model"], **files["optimizer"], **dense}
+    return {n: x.detach().to("cpu", copy=True) for n, x in found.items()}
 
 
 def _take(run: TrainState, found: dict[str, Tensor]) -> None:

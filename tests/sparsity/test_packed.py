@@ -11,6 +11,8 @@ from modelzoo.kernels import batched, blocks, choose, gathered, masked, native, 
 from modelzoo.sparsity import storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 from modelzoo.training import checkpoint, state
+from modelzoo.training.background import HostCopy
+from tests.memory import PeakMemory
 from tests.sparsity import pairs
 from tests.support import TINY, batch, make_run, train_step
 
@@ -136,7 +138,7 @@ def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
 def test_masks_of_another_pattern_are_refused_and_change_nothing(ours, tmp_path):
     path = save(make_run(sparsity=0.75), tmp_path)
     run = make_run(sparsity={"sparsity": 0.75, **ours}, seed=8)
-    before = state.snapshot(run, "f")[0]["model"]
+    before = {n: x.clone() for n, x in state.snapshot(run, "f")[0]["model"].items()}
     key = next(iter(ours))
     with pytest.raises(UserError, match=rf"proj_q\S+ is not of the config's pattern \({key}: .*states model") as e:
         restore(run, path)
@@ -144,6 +146,39 @@ def test_masks_of_another_pattern_are_refused_and_change_nothing(ours, tmp_path)
     assert all(torch.equal(x, before[n]) for n, x in state.snapshot(run, "f")[0]["model"].items())
     restore(run, path, states=("model",))
     assert all(p.live * 4 == p.mask.numel() for p in run.sparsity.parameters)
+
+
+def list_tensors(run) -> list[torch.Tensor]:
+    moments = [x for p in run.model.parameters() for x in run.optimizer.state[p].values()]
+    parts = [x for p in run.sparsity.parameters for x in p.layout.parts]
+    return [*run.model.parameters(), *moments, *parts, *run.sparsity.explored.bits.values()]
+
+
+@pytest.mark.parametrize("rule", ["static", "rigl"])
+def test_one_tensor_at_a_time_is_whole(rule, tmp_path):
+    """While a checkpoint is copied to the host and while it is loaded: beyond what is packed there is one weight."""
+    wide = {**TINY, "hidden_size": 64, "filter_size": 256}
+    run, again = (sparse_run("packed", rule, model=wide, seed=s) for s in (1, 2))
+    for step in range(6):
+        train_step(run, batch(step), 1)
+    wholes = [4 * p.shape.numel() for p in run.sparsity.parameters]
+    room = max(wholes) * 11 // 10  # numbers of blocks too
+    assert len(wholes) > 6 and sum(wholes) > 4 * room
+    files, facts = state.snapshot(run, "f")
+    host = HostCopy()
+    first = {s: {k: x.clone() for k, x in part.items()} for s, part in host.take(files).items()}
+    there = [x for part in host.take(files).values() for x in part.values()]  # memory that the next copy takes again
+    with PeakMemory([*list_tensors(run), *there]) as copying:
+        copied = host.take(files)
+    assert copying.peak < room
+    assert all(torch.equal(x, first[s][k]) for s, part in copied.items() for k, x in part.items())
+    held = [*list_tensors(again), *there]
+    with PeakMemory(held) as loading:
+        state.restore(again, str(tmp_path), copied, facts, "f")
+    new = sum(x.nbytes for x in list_tensors(again))  # live blocks that take the place of those that were drawn
+    assert loading.peak < new + room
+    for part, theirs in zip(copied.values(), state.snapshot(again, "f")[0].values(), strict=True):
+        assert all(torch.equal(x, theirs[k]) for k, x in part.items()) and part.keys() == theirs.keys()
 
 
 def test_gradients_and_moments_exist_for_live_blocks_alone():

@@ -54,7 +54,11 @@ def run(params: Path, folder: Path, *more, mode: str = "train") -> int:
 
 def files(folder: Path) -> dict[str, bytes]:
     """All that a run has written, by name; timing is another matter."""
-    kept = (p for p in folder.rglob("*") if p.is_file() and p.name not in (NAME, "timing.jsonl", "launches.jsonl"))
+    kept = (
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in (NAME, "timing.jsonl", "speed.json", "launches.jsonl")
+    )
     return {str(p.relative_to(folder)): p.read_bytes() for p in kept}
 
 

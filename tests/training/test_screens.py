@@ -16,13 +16,13 @@ from modelzoo import cli
 from modelzoo.backends import peaks
 from modelzoo.backends.local import Local
 from modelzoo.backends.peaks import Peak
+from modelzoo.config.device import Backend, Precision
 from modelzoo.config.load import dump
-from modelzoo.config.trainer import Backend, Precision
 from modelzoo.distributed import Ranks
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.tasks import pretrain
 from modelzoo.train_state import Step, Timed
-from modelzoo.training import console
+from modelzoo.training import console, launch
 from modelzoo.training.build import Options
 from modelzoo.training.run_folder import RunFolder
 from tests.study.conftest import RIGL, tiny_config
@@ -183,6 +183,14 @@ def test_a_runs_speed_is_kept_and_its_page_has_the_share(trained, tmp_path, capf
     capfd.readouterr()
     assert cli.main(["report", str(folder), "-o", page]) == 0 and "MFU" not in Path(page).read_text()
     assert f"{folder}/speed.json: step" in capfd.readouterr().err
+
+
+def test_a_speed_that_cannot_be_kept_ends_no_run(tmp_path, capsys):
+    tally, folder = console.Tally(0), RunFolder(str(tmp_path / "gone"))
+    for seconds in (1.0, 2.0):
+        tally.add(Timed(Step(1.0, 1.0, 0.1, 100, 0, False), seconds, 0.0, 100), Ledger(1, 1))
+    launch.record_speed(folder, 2, tally, None, None)
+    assert "speed.json cannot be written" in capsys.readouterr().err and not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize(("name", "tera"), [

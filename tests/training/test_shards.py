@@ -39,7 +39,8 @@ KINDS = {
             "backend": {"activation_checkpointing": "attention"}},
     "rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 7}},
              "loop": {"max_steps": STEPS, "eval_frequency": 10, "grad_accum_steps": 4}},
-    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 30}},
+    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 30},
+                         "update": {"freq": 9}, "block": [4, 4], "permute_inputs": "updates"},
             "backend": {"activation_checkpointing": "layer"}},
     "momentum": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "update": {"freq": 9}},
                  "optimizer": {"SGD": {"momentum": 0.9, "lr": 1e-2}}},
@@ -204,7 +205,7 @@ def test_the_plan_s_bytes_are_those_that_ranks_hold_and_send(kind, data, tmp_pat
         sums = {"sent": traffic.sent, "weights": sum(map(count_bytes, run.parameters.values()))}
         state = [(k, x) for of in run.optimizer.state.values() for k, x in of.items() if torch.is_tensor(x) and x.dim()]
         sums["optimizer"] = sum(count_bytes(x) for k, x in state if k != "born")
-        masks = [x for k, x in state if k == "born"]
+        masks = [*run.sparsity.explored.bits.values(), *(x for k, x in state if k == "born")]
         for p in run.sparsity.parameters:
             masks += p.layout.parts if isinstance(p, sharding.SharedPacked) else (p.part, p.keep)
         sums["masks"] = sum(map(count_bytes, masks))
