@@ -255,7 +255,9 @@ def _inspection(verbs) -> None:
     p.add_argument("path")
     p.add_argument("--examples", type=count, default=1, metavar="N", help="how many to print as text")
     p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: that of the shards' folder)")
-    p.add_argument("--document", metavar="ID", help="what became of the record with this key, PMID or PMCID instead")
+    p.add_argument(
+        "--document", metavar="ID", help="what became of the record with this key, PMID, PMCID, id or DOI instead"
+    )
     p = _verb(
         verbs, "verify", "check every byte of an output folder against its manifests", "verify shards", run_verify
     )

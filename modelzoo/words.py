@@ -1,5 +1,6 @@
 """What a person may type for a command line, turned into its full form: `plan s75.yaml` is `-p s75.yaml -m plan`."""
 
+import os
 from collections.abc import Sequence
 
 from modelzoo import modes, verbs
@@ -32,6 +33,8 @@ def complete_words(words: Sequence[str]) -> list[str]:
             after += ["-p", word]
         elif word in DATA_VERBS:
             raise UserError(f"{word}: is a verb of python -m data_preprocessing, which prepares data")
+        elif os.path.isfile(own := os.path.join(word, "config.yaml")):
+            raise UserError(f"{word}: is a run's folder; name its config, {own}")
         else:
             near = did_you_mean(word, [*modes.MODES, *verbs.VERBS, *DEVICES])
             meant = near if near.endswith("?") else "; see --help"

@@ -125,6 +125,13 @@ def test_what_a_user_can_mend_is_one_line(capsys, args, words):
     assert err.startswith("error: ") and err.count("\n") == 1 and words in err
 
 
+def test_a_runs_folder_in_place_of_its_config_is_named(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text("trainer: {}\n", encoding="utf-8")
+    for args in (["eval", str(tmp_path)], ["-p", str(tmp_path), "-m", "eval"]):
+        assert cli.main(args) == 2
+        assert f"{tmp_path}/config.yaml" in capsys.readouterr().err
+
+
 def test_several_problems_are_several_lines(capsys):
     err = refused(
         capsys, "-p", S75, "-m", "plan", "--set", "trainer.init.sead=1", "--set", "trainer.init.loop.max_stepz=1"

@@ -1,4 +1,4 @@
-"""What became of one record: its line in documents/*.tsv.gz, found by key, PMID or PMCID, in words."""
+"""What became of one record: its line in documents/*.tsv.gz, found by key, PMID, PMCID, id or DOI, in words."""
 
 import os
 from collections.abc import Iterator
@@ -9,10 +9,11 @@ from modelzoo.config.errors import UserError
 
 TABLE, LINE = 2**36, 2**24  # bytes of a table unpacked, and of one line
 NAMES = ("key", "pmid", "pmcid")
+PREFIXES = ("id:", "doi:")  # of keys that are the record's own, JSONL's id_key or an article's DOI
 
 
 def describe_record(out: str, name: str) -> str:
-    """The fate of every record of an output folder that has `name` for its key, PMID or PMCID.
+    """The fate of every record of an output folder that has `name` for its key, PMID, PMCID, id or DOI.
 
     Raises:
         UserError: there is no such record, or a table cannot be read.
@@ -23,7 +24,7 @@ def describe_record(out: str, name: str) -> str:
         raise UserError(f"{folder}: holds no *.tsv.gz; --document takes the folder OUT that a job wrote, not OUT/train")
     found = [_describe(row, table) for table in tables for row in _find(os.path.join(folder, table), name)]
     if not found:
-        raise UserError(f"--document {name}: is no key, PMID or PMCID of a record in {folder}")
+        raise UserError(f"--document {name}: is no key, PMID, PMCID, id or DOI of a record in {folder}")
     return "\n\n".join(found)
 
 
@@ -37,7 +38,7 @@ def _find(path: str, name: str) -> Iterator[dict[str, str]]:
     for line in lines:
         if wanted in line:
             row = dict(zip(head, line.decode("utf-8", "replace").split("\t"), strict=False))
-            if name in (row.get(key) for key in NAMES):
+            if name in (row.get(key) for key in NAMES) or row["key"] in (p + name for p in PREFIXES):
                 yield row
 
 

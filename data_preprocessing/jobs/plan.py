@@ -45,7 +45,7 @@ def make_plan(job: Job) -> Plan:
     units = listing.units(files, job.unit_megabytes)
     job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})
     plan = Plan(job, units, dict(passed))
-    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.read_given(job.tokenizer.path))
+    tokenizer = None if job.tokenizer.path == "train" else _sha(parts.check_given(job))
     settings = _settings(job)
     settings["filters"]["decontaminate"] = [streams.sha256_file(p) for p in job.filters.decontaminate]
     record = {

@@ -128,20 +128,34 @@ def _read_unchanged(path: str, facts: tuple) -> str:
     return read_tokenizer(path)
 
 
+def check_given(job: Job) -> str:
+    """The text of the tokenizer that a config names: a job of hours is not begun with one that does not fit.
+
+    Raises:
+        UserError: it cannot be read, lacks a token, or has larger ids than `vocab_size`.
+    """
+    config = job.tokenizer
+    engine = "gigatoken" if config.encoder == "gigatoken" else "tokenizers"
+    encoder = tokenizing.Encoder(read_given(config.path), config.path, engine)
+    for token in (config.eos_token, *(tokenizing.FIM_TOKENS if job.objective.name == "fim" else ())):
+        tokenizing.token_id(encoder.reference, token, config.path)
+    if config.vocab_size and encoder.size > config.vocab_size:
+        raise UserError(
+            f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
+        )
+    return encoder.text
+
+
 def make_tokenizer(part: Part) -> dict:
-    """Train on the kept documents, or copy the given tokenizer and check that its ids fit."""
+    """Train on the kept documents, or copy the given tokenizer."""
     config = part.job.tokenizer
     if config.path == "train":
         special = [config.eos_token, *(tokenizing.FIM_TOKENS if part.job.objective.name == "fim" else [])]
         text = tokenizing.train(_training_texts(part), config.vocab_size or 50257, special)
     else:
-        text = read_given(config.path)
+        text = check_given(part.job)
     encoder = tokenizing.Encoder(text, config.path, "tokenizers")
     eos = tokenizing.token_id(encoder.reference, config.eos_token, config.path)
-    if config.path != "train" and config.vocab_size and encoder.size > config.vocab_size:
-        raise UserError(
-            f"{config.path}: has ids up to {encoder.size - 1}, which do not fit vocab_size {config.vocab_size}"
-        )
     shards.write_bytes(os.path.join(part.out, "tokenizer.json"), text.encode())
     return {"sha256": encoder.sha256, "size": encoder.size, "eos_id": eos}
 

@@ -15,16 +15,31 @@ def device(text: str) -> str:
     return {name.lower(): name for name in DEVICES}.get(text.lower(), text)
 
 
+def _require_words(action: argparse.Action, values: object) -> None:
+    """Refuse an empty word, which `-o "$RUN"` is where no RUN is set: it would count as a flag that is not there."""
+    if values == "" or isinstance(values, list) and "" in values:
+        raise argparse.ArgumentError(action, "is empty; a shell's variable that is not set gives that")
+
+
 class _Once(argparse._StoreAction):
-    """Stores a flag's value, and refuses a second one: argparse would keep the last in silence."""
+    """Stores a flag's value, and refuses a second one: argparse would keep the last in silence. None is empty."""
 
     filled: argparse.Namespace | None = None  # by the last parse that met the flag
 
     def __call__(self, parser, namespace, values, option_string=None):
+        _require_words(self, values)
         before = getattr(namespace, self.dest, None)
         if self.option_strings and self.filled is namespace and values != before:
             raise argparse.ArgumentError(self, f"given twice, as {_show(before)} and as {_show(values)}; give it once")
         self.filled = namespace
+        super().__call__(parser, namespace, values, option_string)
+
+
+class _Extend(argparse._ExtendAction):
+    """Adds a flag's values to those before. None is empty."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        _require_words(self, values)
         super().__call__(parser, namespace, values, option_string)
 
 
@@ -53,6 +68,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **kwargs)
         for name in (None, "store"):
             self.register("action", name, _Once)
+        self.register("action", "extend", _Extend)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")

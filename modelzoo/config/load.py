@@ -71,7 +71,9 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
     except FileNotFoundError:
         raise UserError(f"{file}: no such config file{_near(file)}") from None
     except IsADirectoryError:
-        raise UserError(f"{file}: is a folder; name a YAML file in it") from None
+        own = os.path.join(file, "config.yaml")
+        meant = f"did you mean {own}?" if os.path.isfile(own) else "name a YAML file in it"
+        raise UserError(f"{file}: is a folder; {meant}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text; a config is a YAML file") from None
     except OSError as e:

@@ -4,6 +4,7 @@ import multiprocessing
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,15 +70,17 @@ def iterate_batches(shards: Shards, start: int, stop: int, pin_memory: bool = Fa
 
 
 def _loader(shards: Shards, start: int, stop: int, workers: int, pin_memory: bool) -> torch.utils.data.DataLoader:
-    return torch.utils.data.DataLoader(
-        Steps(shards),
-        batch_size=None,
-        sampler=range(start, stop),
-        num_workers=workers,
-        pin_memory=pin_memory,
-        prefetch_factor=shards.config.prefetch_factor if workers else None,
-        persistent_workers=bool(workers) and shards.config.persistent_workers,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # `planning.batches` notes it, with the key
+        return torch.utils.data.DataLoader(
+            Steps(shards),
+            batch_size=None,
+            sampler=range(start, stop),
+            num_workers=workers,
+            pin_memory=pin_memory,
+            prefetch_factor=shards.config.prefetch_factor if workers else None,
+            persistent_workers=bool(workers) and shards.config.persistent_workers,
+        )
 
 
 def _try_semaphores(workers: int) -> None:

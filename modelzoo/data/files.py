@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
-from modelzoo.data.folder import UNRECORDED, Recorded, check_masks, list_shards, open_shard, read_shards
+from modelzoo.data.folder import UNRECORDED, Recorded, check_masks, list_shards, open_shard, read_manifest, read_shards
 
 SOME = 16  # shards that a plan opens: it is read in a second, whatever the data
 
@@ -47,6 +47,11 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
             files.append(folder)
             continue
         found = list_shards(folder)
+        if not found and read_manifest(folder).get("n_examples") == 0:
+            raise UserError(
+                f"{folder}: holds no example, as its manifest records: no document fell into this split; raise "
+                "--val_fraction when the data is made, or leave this folder out"
+            )
         if not found:
             below = next((d for part in ("train", "val") if list_shards_below(d := os.path.join(folder, part))), None)
             near = f"; did you mean {below}?" if below else ""

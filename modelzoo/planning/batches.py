@@ -1,7 +1,9 @@
-"""Whether batches and data go together: what a run will do that nobody would ask for is reported. No torch."""
+"""Whether batches, data and tokenizer are what was meant: what a run will do all the same is reported. No torch."""
 
+import os
 from collections import Counter
 
+from modelzoo import host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
@@ -9,7 +11,7 @@ from modelzoo.data import manifest
 
 def note_batches(config: Config) -> list[str]:
     """What a run does with its batches that its config hardly means; one line each."""
-    fit = config.trainer.fit
+    fit, tokenizer = config.trainer.fit, config.trainer.init.tokenizer
     if fit is None:
         return []
     loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
@@ -19,6 +21,10 @@ def note_batches(config: Config) -> list[str]:
             f"micro_batch_size {loader.micro_batch_size} has no effect next to loop.grad_accum_steps: batches of "
             f"{loader.batch_size} are cut into {accum} micro-batches of {loader.batch_size // accum}"
         )
+    if tokenizer is not None and not os.path.exists(tokenizer):
+        found.append(f"trainer.init.tokenizer {tokenizer} is not there: training needs none, texts and exports do")
+    if loader.num_workers > (cores := host.available_cores()):
+        found.append(f"num_workers {loader.num_workers}: there are {cores} cores here, which the model needs too")
     return found
 
 

@@ -1,6 +1,7 @@
 """The content of a checkpoint's state.json, whoever writes it: training, an import, Model Zoo's .mdl. No torch."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from modelzoo.redact import redact_values
 
 ADAPTERS = ("soft_prompt", "lora")  # sections of trainer.init that add parameters to the model
 Count = Annotated[int, Field(ge=0)]
+ORDERING = ("batch_size", "shuffle", "shuffle_seed", "num_samples", "use_vsl")  # keys of data that make other batches
 
 
 class Scale(Record):
@@ -143,3 +145,15 @@ def read_config(path: str, saved: Mapping[str, Any]) -> Config | None:
         return validate(yaml12.parse(text, path), Config)
     except UserError:  # of a version whose keys this one does not know
         return None
+
+
+def name_reordering(path: str, saved: Mapping[str, Any], now: Config | None) -> str:
+    """The keys of the training data's section by which batches differ from the checkpoint's; empty for none.
+
+    "batch_size 8, now 16, shuffle true, now false"
+    """
+    before = read_config(path, saved)
+    if before is None or now is None or before.trainer.fit is None or now.trainer.fit is None:
+        return ""
+    old, new = (c.trainer.fit.train_dataloader.model_dump(mode="json") for c in (before, now) if c.trainer.fit)
+    return ", ".join(f"{k} {json.dumps(old[k])}, now {json.dumps(new[k])}" for k in ORDERING if old[k] != new[k])

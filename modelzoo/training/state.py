@@ -17,7 +17,14 @@ from modelzoo.names import SOFT_PROMPT, is_adapter, is_lora, is_mask, name_mask,
 from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import Reduction, TrainState
-from modelzoo.training.checkpoint_state import CheckpointState, LogFacts, LoRAFacts, Scale, record_config
+from modelzoo.training.checkpoint_state import (
+    CheckpointState,
+    LogFacts,
+    LoRAFacts,
+    Scale,
+    name_reordering,
+    record_config,
+)
 from modelzoo.training.required import require_optimizer
 
 # A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
@@ -131,9 +138,11 @@ def restore(
         _check_masks(run, path, masks, files.get(ORDERS, {}), state.global_step - state.skipped if resumes else None)
     moments = _moments(run, path, files, state, strict, absent) if "optimizer" in states else {}
     if "dataloader" in states and fingerprint is not None and state.dataset != fingerprint:
+        keys = name_reordering(path, saved, run.config)
+        what = f"in other batches ({keys})" if keys else "on other data (or another batch size or shuffle seed)"
         raise UserError(
-            f"{path}: was trained on other data (or another batch size or shuffle seed), so its position in the data "
-            "means nothing here; restore the data, or start at its beginning with "
+            f"{path}: was trained {what}, so its position in the data means nothing here; "
+            f"{'take its values' if keys else 'restore the data'}, or start at its beginning with "
             f"{OTHER} model,optimizer,sparsity"
         )
     explored = files.get(EXPLORED, {}) if resumes else {}  # older checkpoints have none: counted from their masks on

@@ -2,6 +2,7 @@
 
 import pytest
 
+from data_preprocessing import cli as data_cli
 from modelzoo import cli, verbs
 from modelzoo.config.arguments import Parser
 from modelzoo.config.errors import UserError
@@ -42,3 +43,25 @@ def test_a_default_is_no_value_that_was_given():
     assert parser.parse_args(["--n", "2", "y"]).n == 2
     with pytest.raises(UserError, match="--n: given twice, as 2 and as 3"):
         parser.parse_args(["--n", "2", "--n", "3"])
+
+
+@pytest.mark.parametrize(
+    "parser,words,flag",
+    [
+        (cli.parser, [*RUN, "-o", ""], "-o/--model_dir"),
+        (cli.parser, [*RUN, "--checkpoint_path="], "--checkpoint_path"),  # which began from nothing, in silence
+        (cli.parser, [*RUN, "--tasks", ""], "--tasks"),
+        (cli.parser, [*RUN, "--mount_dirs", "a", ""], "--mount_dirs"),
+        (data_cli.parser, ["pubmed", "--input", "", "--output", "o"], "--input"),
+        (data_cli.parser, ["pubmed", "--input", "i", "--output", ""], "--output"),
+    ],
+)
+def test_an_empty_word_is_refused_and_not_taken_for_a_flag_that_is_not_there(parser, words, flag):
+    with pytest.raises(UserError, match=f"^{flag}: is empty; a shell's variable that is not set gives that"):
+        parser().parse_args(words)
+
+
+def test_a_prompt_may_be_empty():
+    parser = Parser()
+    verbs.VERBS["generate"].arguments(parser)
+    assert parser.parse_args(["run", "--prompt", ""]).prompt == [""]

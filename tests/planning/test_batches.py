@@ -2,11 +2,15 @@
 
 import pytest
 
+from modelzoo import host
 from modelzoo.cli import main
 from modelzoo.config.yaml12 import dump
 from tests.support import TINY, examples, write_shard
 
-NOTES = ("repeat examples", "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers")
+NOTES = (
+    "repeat examples", "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
+    "is not there: training", "which the model needs too", "This DataLoader",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -18,15 +22,19 @@ NOTES = ("repeat examples", "times in data_dir", "has no effect next to", "neith
         ({"data_dir": ["d", "d"]}, {}, ["d is named 2 times in data_dir: its examples come 2 times an epoch"]),
         ({"micro_batch_size": 1}, {"grad_accum_steps": 2}, ["micro_batch_size 1 has no effect next to loop.grad"]),
         ({"micro_batch_size": 2}, {"grad_accum_steps": 2}, []),
+        ({"num_workers": 2}, {}, ["num_workers 2: there are 1 cores here, which the model needs too"]),
+        ({}, {"tokenizer": "none.json"}, ["trainer.init.tokenizer none.json is not there: training needs none, texts"]),
         ({}, {"lr": None}, ["neither optimizer.lr nor schedulers give one; it is 0.001 throughout"]),
     ],
 )
 def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, init, words):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(host, "available_cores", lambda: 1)
     write_shard(tmp_path / "d" / "a.h5", examples(8))
     sections = {
         "model": {**TINY, "vocab_size": 37}, "optimizer": {"AdamW": {"lr": init.get("lr", 1e-3)}},
         "precision": {"enabled": False}, "loop": {"max_steps": 1, "grad_accum_steps": init.get("grad_accum_steps", 1)},
+        "tokenizer": init.get("tokenizer"),
     }  # fmt: skip
     fit = {"train_dataloader": {"data_dir": "d", "batch_size": 4, **loader}}
     (tmp_path / "c.yaml").write_text(dump({"trainer": {"init": sections, "fit": fit}}), encoding="utf-8")

@@ -18,6 +18,8 @@ def run(tmp_path, monkeypatch, capsys):
         write_shard(tmp_path / "data" / part / "a.h5", examples(8, msl=12))
         write_manifest(tmp_path / "data" / part, vocab_size=37, msl=12, n_examples=8)
 
+    (tmp_path / "data" / "empty").mkdir()
+    write_manifest(tmp_path / "data" / "empty", n_examples=0)
     write_shard(tmp_path / "data" / "long" / "b.h5", examples(8, msl=8))
 
     def call(mode: str, init=None, model=None, data="data/train"):
@@ -50,6 +52,7 @@ def test_a_config_that_runs_has_no_problem(run):
         ({"data": {"max_sequence_length": 8}}, "a.h5: sequences of 12 tokens, but max_sequence_length is 8"),
         ({"data": {"use_vsl": True}}, "a.h5: use_vsl needs attention_span and position_ids rows; pack with"),
         ({"data": {"data_dir": ["data/train", "data/long"]}}, "b.h5: [3, 8] but data/train/a.h5: [3, 12]; shards of"),
+        ({"data": "data/empty"}, "data/empty: holds no example, as its manifest records: no document fell into this"),
         ({"data": {"data_dir": []}}, "trainer.fit.train_dataloader.data_dir: takes at least 1 items, got 0"),
         ({"init": {"loggers": [{"WandbLogger": {"project": "p"}}]}}, "pip install 'mediswift-trainer[wandb]'"),
     ],

@@ -40,8 +40,8 @@ REFUSED = {  # key: the value now, and what the line names
     f"{GROUP}.param_filter": ('["*proj_q*"]', "sparse in one of checkpoint and config only"),
     f"{INIT}.model.nonlinearity": ("relu", "model.nonlinearity"),
     f"{INIT}.optimizer": ("{SGD: {lr: 0.1}}", "SGD"),
-    "trainer.fit.train_dataloader.batch_size": ("2", "other data"),
-    "trainer.fit.train_dataloader.shuffle": ("true", "other data"),
+    "trainer.fit.train_dataloader.batch_size": ("2", "in other batches (batch_size 4, now 2)"),
+    "trainer.fit.train_dataloader.shuffle": ("true", "in other batches (shuffle false, now true)"),
 }
 
 

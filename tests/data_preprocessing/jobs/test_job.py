@@ -409,10 +409,19 @@ def test_foreign_folder_and_second_writer_are_refused(tmp_path, corpus, tokenize
         run_job(plan, How())
 
 
-def test_ids_that_do_not_fit_are_refused(tmp_path, corpus, tokenizer):
-    with pytest.raises(UserError, match="do not fit vocab_size 600"):
-        run(make(corpus, tmp_path / "out", tokenizer, tokenizer={"path": str(tokenizer), "vocab_size": 600}))
-    assert not (tmp_path / "out" / "train").exists()
+@pytest.mark.parametrize(
+    "settings,words",
+    [
+        ({"tokenizer": {"vocab_size": 600}}, "do not fit vocab_size 600"),
+        ({"tokenizer": {"eos_token": "</s>"}}, "has no token '</s>'; name the one it uses"),
+    ],
+)
+def test_a_tokenizer_that_does_not_fit_is_refused_before_anything_is_read(tmp_path, corpus, tokenizer, settings, words):
+    """Not after hours of extraction, and the command with the right words begins the folder."""
+    settings = {**settings, "tokenizer": {"path": str(tokenizer), **settings.get("tokenizer", {})}}
+    with pytest.raises(UserError, match=words):
+        run(make(corpus, tmp_path / "out", tokenizer, **settings))
+    assert not (tmp_path / "out").exists() or os.listdir(tmp_path / "out") in ([], [".lock"])
 
 
 def test_broken_input_stops_the_job_and_writes_no_shard(tmp_path, corpus, tokenizer):
