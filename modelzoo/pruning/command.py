@@ -17,6 +17,8 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation
 from modelzoo.data.hdf5 import Shards
+from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.data.tokenizer_files import tokenizer_in
 from modelzoo.generation.load import build_model, choose_device
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters
@@ -26,7 +28,6 @@ from modelzoo.pruning import source
 from modelzoo.pruning.calibration import draw_examples, read_rows
 from modelzoo.pruning.choose import Plan
 from modelzoo.pruning.prune import Pruned, prune_by_magnitude, prune_model
-from modelzoo.records import read_text
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
 from modelzoo.training.new_run import require_empty, write_run
@@ -159,8 +160,8 @@ def _write(
         k: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for k, s in scores.items()
     }
     others = {REPORT: json.dumps(report, indent=1) + "\n"}
-    if (words := source.find_tokenizer(found.path)) is not None:
-        others[f.TOKENIZER] = read_text(words, "missing")
+    if (words := tokenizer_in([RunFolder.containing(found.path).path])) is not None:
+        others[f.TOKENIZER] = read_tokenizer(words)
     files = {"model": tensors, "optimizer": {}}
     if orders := {p.name: p.order for p in pruned if p.order is not None}:
         files[ORDERS] = orders
