@@ -144,6 +144,15 @@ def vocabulary_size(backend) -> int:
     return max(backend.get_vocab().values()) + 1
 
 
+def compare_vocabularies(there: "tokenizers.Tokenizer", here: "tokenizers.Tokenizer") -> str | None:
+    """The first token that has another id in `here` than in `there`, in words; None where they are one vocabulary."""
+    theirs, ours = there.get_vocab(), here.get_vocab()
+    if theirs == ours:
+        return None
+    odd = next((t for t, i in sorted(theirs.items(), key=lambda item: item[1]) if ours.get(t) != i), None)
+    return "fewer tokens" if odd is None else f"{odd[:40]!a} is {theirs[odd]} there, {ours.get(odd, 'none')} here"
+
+
 def check_vocabulary(name: str, size: int, vocab_size: int) -> None:
     """Refuse the tokenizer `name` of `size` (its largest id + 1) for a model of `vocab_size` rows; fewer ids fit."""
     if size > vocab_size:

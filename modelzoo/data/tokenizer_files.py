@@ -1,6 +1,7 @@
 """Where the tokenizer of a run lies, and which files it consists of. No torch."""
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 
 from modelzoo.config.errors import UserError
@@ -9,7 +10,7 @@ from modelzoo.data import format as f
 from modelzoo.data import hub, manifest
 from modelzoo.data import tokenizer_kinds as kinds
 from modelzoo.data.bos import write_bos
-from modelzoo.data.tokenizer import read_clean, read_tokenizer
+from modelzoo.data.tokenizer import Tokenizer, compare_vocabularies, parse_tokenizer, read_clean, read_tokenizer
 from modelzoo.files import write_bytes
 from modelzoo.reading import exists, read_bytes
 
@@ -36,6 +37,20 @@ def tokenizer_in(places: Iterable[str]) -> str | None:
     """The same as `tokenizer.read_tokenizer` takes it: a tokenizer.json, or a folder that is converted."""
     first = next(iter(find_vocabulary(places)), None)
     return first if first is None or os.path.basename(first) == f.TOKENIZER else os.path.dirname(first)
+
+
+def note_other(words: Tokenizer, places: Iterable[str]) -> None:
+    """Report a tokenizer that was named where the model was trained with another one, which is in one of `places`."""
+    path = tokenizer_in(places)
+    if path is None or os.path.realpath(path) == os.path.realpath(words.name):
+        return
+    try:
+        which = compare_vocabularies(parse_tokenizer(read_tokenizer(path), path), words.backend)
+    except UserError:  # the one that was named is there to go on without it
+        return
+    if which is not None:
+        text = f"{words.name}: is another tokenizer than {path}, which the model was trained with ({which})"
+        print(f"note       {text}", file=sys.stderr, flush=True)
 
 
 def require_tokenizer(init: Init, places: Sequence[str], who: str) -> str:

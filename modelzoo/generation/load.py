@@ -16,7 +16,7 @@ from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos, load_with_bos
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
-from modelzoo.data.tokenizer_files import list_places, require_tokenizer
+from modelzoo.data.tokenizer_files import list_places, note_other, require_tokenizer
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.generation.prompts import Prompt
@@ -133,7 +133,9 @@ def _load_words(named: str | None, init: Init, config: Config | None, path: str)
     places = list_places(config) if config is not None else []
     places += [RunFolder.containing(path).path, os.path.dirname(os.path.abspath(path))]
     try:
-        return tokenizer.load_tokenizer(named or require_tokenizer(init, places, path), bos=init.model.bos_token_id)
+        words = tokenizer.load_tokenizer(named or require_tokenizer(init, places, path), bos=init.model.bos_token_id)
+        note_other(words, places)
+        return words
     except UserError as e:
         if named is None and "--set trainer.init.tokenizer" in str(e):
             raise UserError(str(e).replace("--set trainer.init.tokenizer=PATH", "--tokenizer PATH")) from None

@@ -38,9 +38,15 @@ class Header(Record):
     base_model: Names = None
 
 
-def describe(library: str, tags: list[str]) -> dict[str, Any]:
-    """The metadata that an export knows."""
-    return {"language": "en", "library_name": library, "pipeline_tag": "text-generation", "tags": tags}
+def describe(library: str, tags: list[str], base_model: str | None = None) -> dict[str, Any]:
+    """The metadata that an export knows.
+
+    Args:
+        base_model: on the Hub, whose weights the run began from.
+    """
+    known = base_model if base_model is not None and is_hub_id(base_model) else None
+    facts = {"language": "en", "library_name": library, "pipeline_tag": "text-generation", "tags": tags}
+    return {**facts, **({"base_model": known} if known else {})}
 
 
 def render_header(facts: Mapping[str, Any]) -> str:

@@ -16,9 +16,11 @@ from modelzoo.data import format as f
 from modelzoo.data import hub
 from modelzoo.evaluation.exported import PICKLED, read_index
 from modelzoo.interop import biogpt, hf, hf_sections, mdl, mdl_state
+from modelzoo.interop import origin as origins
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.imported_tokenizer import compare_with_data, take_tokenizer
 from modelzoo.interop.masks_ahead import describe_loss
+from modelzoo.interop.origin import read_origin
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
@@ -30,6 +32,7 @@ from modelzoo.training.new_run import load_with_model, require_empty, write_run
 from modelzoo.training.run_folder import RunFolder
 
 WRITER = "imported by `run.py import`"  # the first line of config.yaml
+ADAPTER = "adapter_config.json"
 _CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 
 
@@ -53,6 +56,8 @@ def import_checkpoint(source: str, out: str, params: str | None = None, weights_
         raise UserError(f"{source}: is a part of a model; name its folder: {os.path.dirname(source) or '.'}")
     if source.endswith(PICKLED):
         raise UserError(f"{source}: is pickled and could run code, so it is not loaded; {_CONVERT}")
+    if not source.endswith(".mdl"):
+        raise UserError(f"{source}: is neither a Hugging Face model's folder nor a .mdl; those can be imported")
     return _mdl(source, out, params, weights_only)
 
 
@@ -101,6 +106,11 @@ def _dataset(config: Config) -> tuple[str | None, str]:
 def _hf(source: str, out: str, params: str | None) -> str:
     check_checksums(source)
     file = os.path.join(source, "config.json")
+    if not exists(file) and exists(os.path.join(source, ADAPTER)):
+        raise UserError(
+            f"{source}: holds an adapter of PEFT ({ADAPTER}) and no model; import the model that it is for, and name "
+            "the adapter with trainer.init.lora.path (or soft_prompt.path)"
+        )
     described = read_json(file, "missing; a Hugging Face model folder has one")
     if isinstance(described, dict) and described.get("model_type") == biogpt.KIND:
         section, notes, kind = biogpt.read_model_section(described, file), [], "BioGPT"
@@ -136,12 +146,19 @@ def _hf(source: str, out: str, params: str | None) -> str:
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     if config.trainer.init.sparsity and len(model) == len(weights):
         print("\n".join(describe_loss(config.trainer.init, weights, out)), flush=True)
-    path = write_run(
-        out, {"model": model, "optimizer": {}}, state, config, WRITER, {} if words is None else {f.TOKENIZER: words}
-    )
+    origin = read_origin(source)
+    others = {origins.FILE: origin.as_json(), **({} if words is None else {f.TOKENIZER: words})}
+    path = write_run(out, {"model": model, "optimizer": {}}, state, config, WRITER, others)
     lines = [f"wrote      {path}: {len(weights)} weights of a {kind}, {len(model) - len(weights)} masks"]
     lines += [f"note       {note}" for note in notes]
-    lines += [f"           {out}: config.yaml{f', {f.TOKENIZER}' if words is not None else ''}"]
+    lines += [f"           {out}: config.yaml, {', '.join(others)}"]
+    if origin.revision:
+        lines.append(f"           from {origin.describe()}, which its exports' cards name")
+    if len(model) > len(weights) and not config.trainer.init.sparsity:
+        lines.append(
+            "           the masks are in the checkpoint, the config has no sparsity section: trained on, the model is "
+            "dense; import with -p CONFIG that has one to keep them"
+        )
     about_words += compare_with_data(words, config) if words is not None else []
     lines += [f"           {line}" for line in about_words]
     if config.trainer.fit is None:

@@ -58,12 +58,10 @@ def compare_with_data(text: str, config: Config) -> list[str]:
     if path is None:
         return []
     try:
-        data = tokenizer.parse_tokenizer(tokenizer.read_tokenizer(path), path).get_vocab()
+        data = tokenizer.parse_tokenizer(tokenizer.read_tokenizer(path), path)
     except UserError as e:
         return [f"the data's tokenizer cannot be compared: {e}"]
-    own = tokenizer.parse_tokenizer(text, "the model's").get_vocab()
-    if data == own:
+    which = tokenizer.compare_vocabularies(data, tokenizer.parse_tokenizer(text, "the model's"))
+    if which is None:
         return []
-    odd = next((t for t, i in sorted(data.items(), key=lambda item: item[1]) if own.get(t) != i), None)
-    which = "fewer tokens" if odd is None else f"{odd[:40]!a} is {data[odd]} there, {own.get(odd, 'none')} here"
     return [f"{path}: the training data was made with another tokenizer than this model's ({which})"]

@@ -6,14 +6,17 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.interop import card_header, provenance
 from modelzoo.interop.markdown import escape
+from modelzoo.interop.origin import Origin, trace_origin
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
 from modelzoo.planning.plan_text import describe_heads
 from modelzoo.planning.stored import group_sizes
 from modelzoo.progress import format_amount
+from modelzoo.redact import redact_text
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
 from modelzoo.training.run_length import total_steps
@@ -93,12 +96,14 @@ def render_card(
     sparsity = [f"- {line}" for line in _recipe(config)] or ["- dense: no masks"]
     rows = _list_rows(architecture, config, state, masks, facts)
     tags = ["biomedical", *["sparse"] * bool(masks), "mediswift"]
-    header = card_header.render_header(card_header.describe(form.library, tags))
+    origin = _trace(config, run, note)
+    header = card_header.render_header(card_header.describe(form.library, tags, origin.name if origin else None))
+    of = f"whose weights began as those of {escape(origin.describe())}, {_how_far(state)}" if origin else "trained"
     table = "\n".join(["| | |", "|---|---|", *(f"| {k} | {v} |" for k, v in rows)])
     return f"""{header}
 # {escape(name)}
 
-A GPT for biomedical text, trained by the MediSwift trainer (sparse pre-training after arXiv 2403.00952).
+A GPT for biomedical text, {of} by the MediSwift trainer (sparse pre-training after arXiv 2403.00952).
 
 > **Not for clinical use.** This is a research model. It invents facts, doses and citations, it has not been evaluated
 > for safety, and nothing it writes is medical advice. Do not use it for diagnosis, treatment, triage or any decision
@@ -119,6 +124,20 @@ on hardware without support for unstructured sparsity a masked weight is a store
 
 {form.use}
 {_CLOSING}"""
+
+
+def _trace(config: Config, run: str | None, note: provenance.Note) -> Origin | None:
+    section = config.trainer.finetune
+    try:
+        return trace_origin(run, section.checkpoint if section is not None else None)
+    except UserError as e:
+        note(redact_text(str(e)))
+        return None
+
+
+def _how_far(state: Mapping[str, Any]) -> str:
+    """What was done with weights that came from elsewhere."""
+    return "trained on" if state.get("global_step") else "imported"
 
 
 class Facts(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
-from modelzoo.data.folder import list_shards, read_manifest
+from modelzoo.data.folder import read_manifest
 from modelzoo.data.hdf5 import Shards
 from modelzoo.data.tokenizer import Tokenizer, load_tokenizer
 from modelzoo.data.tokenizer_files import tokenizer_in
@@ -35,11 +35,7 @@ def shards(folder: str | os.PathLike[str], *, msl: int | None = None) -> "ShardF
     try:
         return ShardFolder(path, msl)
     except UserError as e:
-        splits = [s for s in ("train", "val") if os.path.isdir(os.path.join(path, s))]
-        hint = (
-            f"; name {' or '.join(os.path.join(path, s) for s in splits)}" if splits and not list_shards(path) else ""
-        )
-        e.args = (str(e).replace("max_sequence_length", "msl") + hint,)
+        e.args = (str(e).replace("max_sequence_length", "msl"),)
         raise
 
 

@@ -1,5 +1,6 @@
 """The checkpoint that a task starts from: a run folder, a step folder or a .mdl; its model, and its tokenizer."""
 
+import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -70,7 +71,10 @@ def find_checkpoint(path: str) -> str:
             print(f"damaged    {problem}" + ("; taking the one before" if found else ""), file=sys.stderr)
         if found is not None:
             return found
-    raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder")
+    inside = (glob.glob(os.path.join(glob.escape(path), *"*" * depth, "checkpoints")) for depth in (1, 2))
+    run_below = next((os.path.dirname(p) for found in inside for p in sorted(found)), None)
+    near = f"; did you mean {run_below}?" if run_below else ""  # of a study, or of fine-tuning
+    raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder{near}")
 
 
 def complete_model(doc: Document, path: str | None) -> None:
@@ -98,8 +102,12 @@ def find_tokenizer_path(init: Init, path: str) -> str:
     Raises:
         UserError: there is none next to the training data or the checkpoint.
     """
+    return require_tokenizer(init, [] if init.tokenizer else list_tokenizer_places(path), path)
+
+
+def list_tokenizer_places(path: str) -> list[str]:
+    """Where the tokenizer that the checkpoint `path` was trained with may lie."""
     run = RunFolder.containing(path)
-    config = run.read_config() if init.tokenizer is None else None
+    config = run.read_config()
     places = list_places(config) if config is not None else []
-    places += [run.path, os.path.dirname(os.path.abspath(path))]
-    return require_tokenizer(init, places, path)
+    return [*places, run.path, os.path.dirname(os.path.abspath(path))]

@@ -20,6 +20,8 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation
 from modelzoo.data.hdf5 import Shards
+from modelzoo.data.tokenizer import read_tokenizer
+from modelzoo.data.tokenizer_files import tokenizer_in
 from modelzoo.files import sha256
 from modelzoo.generation.load import build_model, choose_device
 from modelzoo.lock import lock_folder
@@ -32,7 +34,7 @@ from modelzoo.pruning.calibration import draw_examples, read_rows
 from modelzoo.pruning.choose import Plan
 from modelzoo.pruning.prune import Pruned, prune_by_magnitude, prune_model
 from modelzoo.pruning.unfinished import SUFFIX, Unfinished
-from modelzoo.records import hash_value, read_text
+from modelzoo.records import hash_value
 from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
@@ -197,8 +199,8 @@ def _write(
         k: {"loss": s.loss, "perplexity": s.perplexity, "tokens": s.tokens} for k, s in scores.items()
     }
     others = {REPORT: json.dumps(report, indent=1) + "\n"}
-    if (words := source.find_tokenizer(found.path)) is not None:
-        others[f.TOKENIZER] = read_text(words, "missing")
+    if (words := tokenizer_in([RunFolder.containing(found.path).path])) is not None:
+        others[f.TOKENIZER] = read_tokenizer(words)
     files = {"model": tensors, "optimizer": {}}
     if orders := {p.name: p.order for p in pruned if p.order is not None}:
         files[ORDERS] = orders

@@ -1,6 +1,5 @@
 """What is pruned: a run's dense weights, the config that training goes on with, and the plan for each weight."""
 
-import os
 import shlex
 import sys
 from collections.abc import Mapping
@@ -172,9 +171,3 @@ def make_plans(config: Config, groups: tuple[SparsityGroup, ...], method: str) -
 def is_read(name: str, kind: str) -> bool:
     """Whether a weight is a linear's in a layer, so that calibration text has inputs for it."""
     return kind == "linear" and layer_of(name) is not None
-
-
-def find_tokenizer(path: str) -> str | None:
-    """The tokenizer.json in the folder of the run that the step folder `path` belongs to, as an import leaves it."""
-    file = os.path.join(RunFolder.containing(path).path, "tokenizer.json")
-    return file if exists(file) else None

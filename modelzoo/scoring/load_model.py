@@ -15,6 +15,7 @@ from modelzoo.data import manifest, tokenizer
 from modelzoo.data.bos import load_with_bos
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
+from modelzoo.data.tokenizer_files import note_other
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
@@ -90,6 +91,8 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
     m = init.model
     words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(init, path), bos=m.bos_token_id)
     check_vocabulary(words.name, words.size, m.vocab_size)
+    if init.tokenizer is not None:
+        note_other(words, start_checkpoint.list_tokenizer_places(path))
     facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
     facts["parameters"] = _count(run.model)
     if run.sparsity.parameters:

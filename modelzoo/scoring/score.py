@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 from modelzoo.backends.select import joining_ranks
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
+from modelzoo.data.bos import describe_bos
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation import harness
+from modelzoo.evaluation import exported, harness
 from modelzoo.evaluation.examples import Example
 from modelzoo.evaluation.load import load_task
 from modelzoo.evaluation.results import (
@@ -104,8 +105,11 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
             print(score_table.format_lm_eval(name, results[name]))
     print(f"wrote      {run.task_scores}" + (" and the predictions next to it" if jobs else ""))
     if jobs:
-        print(f"next       python run.py {shlex.join(['prompt-search', paths[0], '--task', request.tasks[0]])}")
-        print(f"           {_finetune_command(jobs[0].task, request.tasks[0], paths[0])}")
+        task, data = next(t for t in request.tasks if not t.startswith(LM_EVAL)), request.data_dir
+        search = ["prompt-search", paths[0], "--task", task, *(["--data_dir", data] if data else [])]
+        print(f"next       python run.py {shlex.join(search)}")
+        if not exported.is_exported(paths[0]):
+            print(f"           {_finetune_command(jobs[0].task, task, paths[0], data)}")
 
 
 def _score_all(
@@ -125,7 +129,8 @@ def _score_all(
     run, results = RunFolder(options.model_dir), {}
     for number, (path, checkpoint) in enumerate(checkpoints):
         model = load_model(path, config, options, ranks)
-        print(f"checkpoint {path}\n{model.choice.describe()}", file=sys.stderr)
+        notes = [f"           {line}" for line in describe_bos(model.tokenizer)]
+        print("\n".join([f"checkpoint {path}", model.choice.describe(), *notes]), file=sys.stderr)
         for job in jobs:
             suffix = f"_{number}" if len(checkpoints) > 1 else ""
             scores = _score_job(job, model, run.evaluation, suffix, request.batch_size)
@@ -147,12 +152,13 @@ def _score_all(
     return results
 
 
-def _finetune_command(task: Task, name: str, path: str) -> str:
+def _finetune_command(task: Task, name: str, path: str, data: str | None) -> str:
     """The command that fine-tunes the checkpoint on the task that was scored."""
     own = task.config.form if task.config.form in ("pubmedqa", "hoc") else None
     config = f"configs/finetune/{own or 'base'}.yaml"
     chosen = [] if own else ["--set", f"trainer.finetune.task={name}"]
-    words = ["-p", config, "-m", "finetune", *chosen, "--checkpoint_path", path, "-o", f"runs/{task.name}"]
+    words = ["-p", config, "-m", "finetune", *chosen, *(["--data_dir", data] if data else [])]
+    words += ["--checkpoint_path", path, "-o", f"runs/{task.name}"]
     return f"python run.py {shlex.join(words)}"
 
 

@@ -19,7 +19,7 @@ UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/")
 # ... and of these only the presence counts.
 PRESENT = (
     "/timing.jsonl", "/speed.json", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
-    "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
+    "/pruning.json", "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
 )  # fmt: skip
 MOMENT = ("/state.json", "/manifest.json")  # of a checkpoint: they also tell what was logged by then
 STEP = re.compile(r"(.*checkpoints/step_)(\d+)/")

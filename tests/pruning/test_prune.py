@@ -47,7 +47,8 @@ def make_folder(path: Path, data: Path, **init) -> Path:
         for p in made.model.parameters():
             p.mul_(torch.exp(torch.randn(p.shape[-1], generator=torch.Generator().manual_seed(p.numel()))))
     made.sparsity.mask_weights()
-    checkpoint.save(str(path / "checkpoints"), 3, *state.snapshot(made, "none"), None)
+    made.step = 3
+    checkpoint.save(str(path / "checkpoints"), made.step, *state.snapshot(made, "none"), None)
     text = dump(config(**init)).replace("data_dir:\n      - nowhere", f"data_dir:\n      - {data}")
     (path / "config.yaml").write_text(text)
     return path
