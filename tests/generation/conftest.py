@@ -29,8 +29,9 @@ def write_run(folder: Path, words: str, model=None, **init) -> Path:  # noqa: F8
             spread = 0.3 if p.dim() > 1 else 0.1
             p.copy_(torch.randn(p.shape, generator=generator) * spread + ("norm" in name or "ln_f" in name))
         made.sparsity.mask_weights()
+    made.step = 1
     files, saved = state.snapshot(made, "none")
-    checkpoint.save(str(folder / "checkpoints"), 1, files, saved, None)
+    checkpoint.save(str(folder / "checkpoints"), made.step, files, saved, None)
     config = made.config
     assert isinstance(config, Config)
     (folder / "config.yaml").write_text(dump(config))
