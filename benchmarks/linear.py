@@ -4,6 +4,7 @@
     python benchmarks/linear.py --dtype float32 --sparsity 0.5 0.9 --block 64,64 1,1
     python benchmarks/linear.py --shape 768,768 --rounds 40
     python benchmarks/linear.py --threads 1 --busy                 # a machine with other work: processor time
+    python benchmarks/linear.py --block 32,32 64,64 --permuted     # what gathering permuted inputs costs beside it
 
 Each round calls every contestant once; ratios are taken within rounds, and the table gives their medians with
 quartiles. `GFLOP/s` counts live weights only. The last lines sum the shapes: what linear layers gain as a whole.
@@ -22,6 +23,7 @@ from program import run
 from shapes import resolve_dtype
 
 from modelzoo.config.arguments import positive_int, share
+from modelzoo.kernels.blocks import arrange
 from modelzoo.kernels.choose import choose_kernel, describe_choice
 from modelzoo.kernels.layout import Layout, layout_of
 
@@ -56,6 +58,13 @@ def contestants(args, out: int, inputs: int, sparsity: float, dtype: torch.dtype
         calls["forward"][name] = lambda k=kernel, v=values, p=layout: k.forward(x, v, p, None)
         calls["dX"][name] = lambda k=kernel, v=values, p=layout: k.backward_x(dy, v, p)
         calls["dW"][name] = lambda k=kernel, p=layout: k.backward_w(dy, x, p)
+        if args.permuted and block[1] > 1:  # as packed.linear gathers for `permute_inputs`
+            order = torch.randperm(inputs)
+            back, name = order.argsort(), f"{name} p"
+            live[name] = layout.density
+            calls["forward"][name] = lambda k=kernel, v=values, p=layout, o=order: k.forward(arrange(x, o), v, p, None)
+            calls["dX"][name] = lambda k=kernel, v=values, p=layout, o=back: arrange(k.backward_x(dy, v, p), o)
+            calls["dW"][name] = lambda k=kernel, p=layout, o=order: k.backward_w(dy, arrange(x, o), p)
     return calls, live
 
 
@@ -76,6 +85,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--tokens", type=positive_int, default=1024)
     p.add_argument("--rounds", type=positive_int, default=15)
     p.add_argument("--threads", type=positive_int, default=torch.get_num_threads())
+    p.add_argument("--permuted", action="store_true", help="also blocks of permuted inputs, marked p")
     p.add_argument("--summary", action="store_true", help="print the shapes' sums alone")
     p.add_argument("--busy", action="store_true", help="count one thread's processor time, not time on the wall")
     args = p.parse_args()
