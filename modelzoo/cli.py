@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from modelzoo.config.trainer import Config
     from modelzoo.config.yaml12 import Document
     from modelzoo.training.build import Options
+    from modelzoo.training.run_folder import RunFolder
 
 
 def states(text: str | None) -> tuple[str, ...]:
@@ -233,7 +234,7 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
 
     init = config.trainer.init
     folder = RunFolder.of(init, find_model_dir(args.params, args.model_dir, args.overrides, init))
-    there = "holds a run already, which -m train resumes" if folder.begun else "new"
+    there = f"holds a run already, which -m train resumes{_name_changes(folder, config)}" if folder.begun else "new"
     plan = make_plan(config, args.target)
     if args.json:
         print(describe_as_json(config, plan, notes))
@@ -243,6 +244,18 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
     if problems := find_problems(config, plan, find_kind(init, args.target) == "CPU" and not host.has_gpu_driver()):
         sys.stdout.flush()
         raise UserError("\n".join(problems))
+
+
+def _name_changes(folder: "RunFolder", config: "Config") -> str:
+    """In which keys a run that is there was configured otherwise than `config`, where that is known."""
+    from modelzoo.training.config_changes import config_changes, name_changes
+
+    try:
+        before = folder.read_config()
+    except UserError:
+        return ""  # the run says what it does about it
+    changes = config_changes(before, config) if before is not None else {}
+    return f"; it was configured otherwise: {name_changes(changes)}" if changes else ""
 
 
 def _try_step(args: argparse.Namespace, config: "Config", options: "Options") -> None:

@@ -39,6 +39,7 @@ from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, launch, logs, resume, state
 from modelzoo.training.build import Options, build_run, open_shards
 from modelzoo.training.checkpoint_state import CheckpointState
+from modelzoo.training.config_changes import name_changes
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
 from modelzoo.training.required import require_finetune, require_fit
@@ -101,7 +102,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     stop = count_steps(config, len(shards))
     if changes and run.step >= stop:
         raise UserError(
-            f"{job.folder.path}: was trained to its end with another config ({resume.name_changes(changes)}); give "
+            f"{job.folder.path}: was trained to its end with another config ({name_changes(changes)}); give "
             "another -o, or --restart (it moves that run aside)"
         )
 

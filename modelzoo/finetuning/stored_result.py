@@ -8,7 +8,7 @@ from modelzoo.evaluation.results import Origin, is_unchanged
 from modelzoo.finetuning.job import Job
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
-from modelzoo.training import resume
+from modelzoo.training.config_changes import config_changes, name_changes
 from modelzoo.training.required import require_finetune
 
 START = "trainer.finetune.checkpoint"
@@ -60,16 +60,14 @@ def find_result(job: Job, origin: Mapping[str, Any], note: Callable[[str], None]
         return None
     found = _read(path, note)
     before = job.folder.read_config()
-    changes = resume.config_changes(before, job.config) if before is not None else {}
+    changes = config_changes(before, job.config) if before is not None else {}
     section = require_finetune(job.config)
     start = None if found is None else found.get("start")
     if changes.get(START, ("",))[0] == "null" and start == section.checkpoint:
         del changes[START]  # older runs have it in their result alone
     derived = DERIVED[:1] if section.masks is None else DERIVED
     if wrong := {k: v for k, v in changes.items() if not k.startswith(derived)}:
-        raise UserError(
-            f"{job.folder.path}: holds the result of another config ({resume.name_changes(wrong)}); {OTHERWISE}"
-        )
+        raise UserError(f"{job.folder.path}: holds the result of another config ({name_changes(wrong)}); {OTHERWISE}")
     if found is not None:
         _check_origin(job, found.get("made_from"), origin, before is not None)
     return found

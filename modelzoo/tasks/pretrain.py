@@ -21,6 +21,7 @@ from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, console, launch, resume, state, trackers
 from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.config_changes import describe_changes
 from modelzoo.training.logs import Logs
 from modelzoo.training.loop import fit
 from modelzoo.training.required import require_fit
@@ -88,7 +89,7 @@ def _train(
         out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
         if changes:
             out.note("           it was trained otherwise than this config says:")
-        for line in resume.describe_changes(changes):
+        for line in describe_changes(changes):
             out.note(line)
         return
     trackers.require_packages(init)

@@ -27,6 +27,7 @@ from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
 from modelzoo.training.appending import append_line, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
+from modelzoo.training.config_changes import describe_changes as describe_keys
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder, Speed
 
@@ -91,7 +92,7 @@ def check_space(run: TrainState, root: str) -> None:
 def describe_changes(run: TrainState, changes: Mapping[str, tuple[str, str]], arithmetic: Arithmetic) -> list[str]:
     """Lines about what a run does otherwise from here on: config keys, and the arithmetic of this machine."""
     change = console.describe_arithmetic_change(arithmetic, run)
-    return resume.describe_changes(changes) + ([change] if change else [])
+    return describe_keys(changes) + ([change] if change else [])
 
 
 def record(

@@ -13,14 +13,13 @@ from typing import Any, NamedTuple
 
 from modelzoo.config import differences
 from modelzoo.config.errors import UserError
-from modelzoo.config.idle import NO_EFFECT
 from modelzoo.config.trainer import ALL_STATES, Config, Init
 from modelzoo.files import write_guarded
 from modelzoo.reading import exists, read_bytes
-from modelzoo.redact import redact_values
 from modelzoo.sparsity.schedules import held
 from modelzoo.train_state import TrainState
 from modelzoo.training import checkpoint, checkpoint_state
+from modelzoo.training.config_changes import config_changes, name_changes
 from modelzoo.training.run_folder import RunFolder
 
 FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: a resumed run may change them
@@ -117,33 +116,6 @@ def check_unbegun(folder: RunFolder, config: Config) -> None:
                 f"{folder.path}: holds the log of a run with another config ({name_changes(changed)}); give another "
                 "-o, or --restart (it moves that run aside)"
             )
-
-
-def config_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
-    """The keys that differ, with the values before and now as text, but for those that have no effect. No secrets."""
-    idle = {key for keys in NO_EFFECT.values() for key in keys}
-    found = {}
-    for key, (a, b) in differences.keys([before, now]).items():
-        a, b = _redact(key, a), _redact(key, b)
-        if a != b and key.rpartition(".")[2] not in idle:
-            found[key] = a, b
-    return found
-
-
-def _redact(key: str, text: str) -> str:
-    """The JSON of a value (or "-" for none), without secrets: a checkpoint holds none either."""
-    return text if text == "-" else json.dumps(redact_values(json.loads(text), key))
-
-
-def describe_changes(changes: Mapping[str, tuple[str, str]]) -> list[str]:
-    """A line for each key that a resumed run changes from here on."""
-    return [f"changed    {key}: {a} -> {b}" for key, (a, b) in changes.items()]
-
-
-def name_changes(changes: Mapping[str, tuple[str, str]], most: int = 6) -> str:
-    """`key: before -> now`, for a line on screen."""
-    shown = [f"{k.removeprefix('trainer.init.')}: {a} -> {b}" for k, (a, b) in list(changes.items())[:most]]
-    return ", ".join(shown) + (f" and {len(changes) - most} more" if len(changes) > most else "")
 
 
 def check_changes(folder: RunFolder, now: Config, run: TrainState) -> dict[str, tuple[str, str]]:

@@ -105,3 +105,10 @@ def test_json_has_the_figures_of_the_plan(run, capsys):
     assert found["parameters"]["total"] - found["parameters"]["live"] == found["parameters"]["masked"] // 2
     assert found["steps"] == 1 and found["tokens"] == 4 * 12 and {d["found"] for d in found["data"]} == {True}
     assert found["flops"]["as_scheduled"] < found["flops"]["dense"] and sum(found["memory"].values()) > 0
+
+
+def test_a_plan_names_what_a_run_that_is_there_was_configured_with(run):
+    assert run("plan")[2].endswith("run: new\n") and run("train")[0] == 0
+    assert run("plan")[2].endswith("run: holds a run already, which -m train resumes\n")
+    line = run("plan", init={"seed": 9, "loop": {"max_steps": 2}})[2].splitlines()[-1]
+    assert line.endswith("; it was configured otherwise: seed: 1 -> 9, loop.max_steps: 1 -> 2")
