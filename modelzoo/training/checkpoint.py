@@ -216,10 +216,14 @@ def _verify_named(path: str, step: int) -> None:
     """`verify` a checkpoint of a run, which its name has to say the step of: by it the newest is known.
 
     Raises:
-        UserError: of `verify` and `read_state`, or it is of another step.
+        UserError: of `verify`, or it is of another step. A state of another form is for its reader to refuse.
     """
     verify(path)
-    if (held := read_state(path)["global_step"]) != step:
+    try:
+        held = read_state(path)["global_step"]
+    except UserError:
+        return
+    if held != step:
         raise UserError(f"{path}: holds step {held:,}, which its name does not say; rename it to step_{held}")
 
 
