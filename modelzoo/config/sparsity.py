@@ -236,6 +236,8 @@ class SparsityGroup(Section):
     def _aliases(cls, value: Any) -> Any:
         if isinstance(value, int | float) and not isinstance(value, bool):
             return {"sparsity": value}
+        if isinstance(value, str) and value.strip().endswith("%"):
+            return {"sparsity": value.strip()}
         if not isinstance(value, dict):
             raise ValueError(
                 f"takes the share of weights off, or a mapping (algorithm, sparsity, ...); got {format_value(value)}"

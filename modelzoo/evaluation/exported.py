@@ -1,6 +1,7 @@
 """A Hugging Face folder as a model that can be scored: what `run.py export` wrote, or any other causal LM there."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -151,6 +152,9 @@ def load_exported(path: str, device: torch.device) -> Exported:
     except Exception as e:  # each architecture raises its own kinds for a config or weights that do not fit
         raise UserError(f"{path}: transformers cannot load it: {_one_line(e)}") from None
     _require_all(path, about)
+    if os.path.isdir(os.path.join(path, "adapter")):  # of a LoRA or soft-prompt run
+        text = "its adapter/ is not applied, the base model alone is computed; name the run itself for both"
+        print(f"note       {path}: {text}", file=sys.stderr, flush=True)
     found = Exported(hf)
     _require_sizes(path, found)
     return found.to(device)

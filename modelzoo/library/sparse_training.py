@@ -251,23 +251,42 @@ class SparseTraining:
     def state_dict(self) -> dict[str, Any]:
         """What a resumed training needs besides the module's and the optimizer's own: steps, masks, births, and orders.
 
+        `seeds` are those of the groups whose updates draw: they are compared, and not taken.
         `born` holds the steps at which weights were regrown, where Adam corrects its bias by their own age; `orders`
         those of inputs in which blocks are formed, where a group has `permute_inputs`.
         """
-        found = {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict()}
+        found = {"steps": self.steps, "masks": self.masks, "born": self._regrown.state_dict(), "seeds": self._seeds()}
         return found | ({"orders": orders} if (orders := self._sparsity.orders()) else {})
+
+    def _seeds(self) -> list[int | None]:
+        return [group.algorithm.seed if group.algorithm.draws else None for group in self._sparsity.groups]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse pickle and deepcopy: hooks tie a training to its own module and optimizer.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError("sparsity: is tied to its module and optimizer and cannot be copied; store its state_dict()")
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`. Load it before the module's and the optimizer's: packed weights take its form.
 
         Raises:
-            UserError: it is none, or its masks are not those of this module and config.
+            UserError: it is none, its masks are not those of this module and config, or were drawn by another seed.
         """
         optimizer = self._require()
         steps, found = (state.get("steps"), state.get("masks")) if isinstance(state, Mapping) else (None, None)
         if type(steps) is not int or steps < 0 or not isinstance(found, Mapping):
             raise UserError("sparsity.load_state_dict: takes what state_dict gave: {'steps': ..., 'masks': ...}")
+        own = self._seeds()
+        seeds = state.get("seeds", own)  # older states lack them
+        if seeds != own:
+            raise UserError(
+                f"sparsity.load_state_dict: was trained with the seeds {seeds!s:.80} of its groups, this training has "
+                f"{own}, and would go on otherwise; give sparsify(..., seed=) or the config the same"
+            )
         orders = state.get("orders") or {}
         parameters = self._sparsity.parameters
         if odd := sorted({p.name for p in parameters} ^ set(found)):

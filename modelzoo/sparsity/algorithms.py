@@ -21,6 +21,7 @@ class Static:
     """A mask fixed at the start (arXiv 2303.10464 pre-trains with `random`; MediSwift does too)."""
 
     changes = False  # whether masks ever change
+    draws = False  # whether an update draws, by the seed
     needs_gradient = False  # whether an update wants the dense gradient
     needs_live_gradient = False  # whether it wants that of live weights alone, which every step makes
 
@@ -148,6 +149,7 @@ class SET(Static):
     """Sparse evolutionary training (arXiv 1707.04780)."""
 
     changes = True
+    draws = True
     drops = 0.3  # the share of live weights that is dropped, where the config names none
 
     def drop_fraction(self, step: int) -> float:
@@ -181,6 +183,7 @@ class SET(Static):
 class RigL(SET):
     """Rigging the lottery (arXiv 1911.11134)."""
 
+    draws = False
     needs_gradient = True
 
     def grow_score(self, name, weight, kept, grad, step):

@@ -1,6 +1,7 @@
 """Models whose tokenizer begins each text with a token: prompts and scores are those of transformers."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -164,3 +165,11 @@ def test_who_says_what_comes_first(tmp_path, single, config, bos):
         assert (theirs == [bos]) == (bos is not None)
     else:
         assert "'<s>' '</s>' in front" in found.notes[0]
+
+
+def test_an_adapter_that_is_not_applied_is_named(llama, tmp_path, capsys):
+    shutil.copytree(llama, tmp_path / "llama")
+    for adapter in (False, True):
+        (tmp_path / "llama/adapter").mkdir() if adapter else None
+        modelzoo.load(tmp_path / "llama")
+        assert ("its adapter/ is not applied" in capsys.readouterr().err) == adapter

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import pickle
 
 import numpy as np
 import pytest
@@ -504,3 +505,34 @@ def test_calls_out_of_order_are_refused():
     sparsity.detach()
     optimizer.step()
     optimizer.step()
+
+
+@pytest.mark.parametrize("algorithm", ["set", "smet", "mest", "chts", "rigl"])
+def test_a_state_of_another_seed_is_refused_where_it_is_drawn_by(algorithm):
+    """Updates of two seeds move other weights, unless the algorithm draws none: then the seed is no part of a state."""
+    made = []
+    for seed in (1, 2):
+        module = mlp()
+        optimizer = torch.optim.Adam(module.parameters(), 0.01)
+        group = {"algorithm": algorithm, "sparsity": 0.75, "update": {"freq": 1}, "init_method": "topk"}
+        made.append((module, optimizer, sparsify(module, optimizer, group, seed=seed)))
+    state = made[0][2].state_dict()
+    one_step(*made[0], 0)
+    one_step(*made[1], 0)
+    masks, others = (x[2].masks for x in made)
+    alike = all(torch.equal(m, others[n]) for n, m in masks.items())
+    assert alike == (algorithm == "rigl")
+    if alike:
+        made[1][2].load_state_dict(state)
+    else:
+        with pytest.raises(UserError, match=r"^[^\n]*the seeds \[1\] of its groups, this training has \[2\]"):
+            made[1][2].load_state_dict(state)
+        made[1][2].load_state_dict({k: v for k, v in state.items() if k != "seeds"})  # as earlier versions wrote it
+
+
+def test_a_training_is_not_copied():
+    module = mlp()
+    sparsity = sparsify(module, torch.optim.SGD(module.parameters(), 0.1), RIGL)
+    for copying in (copy.deepcopy, pickle.dumps):
+        with pytest.raises(UserError, match="store its state_dict"):
+            copying(sparsity)
