@@ -217,6 +217,7 @@ def test_a_key_below_a_bare_name_is_one_of_that_class(write):
         ("trainer.init.checkpoint.steps=5", lambda t: t.init.checkpoint.steps, 5),
         ("trainer.init.optimizer={SGD: {momentum: 0.5}}", lambda t: t.init.optimizer.value.momentum, 0.5),
         ("trainer.init.sparsity.sparsity=0.5", lambda t: t.init.sparsity[0].sparsity.value, 0.5),
+        ("trainer.init.sparsity=50%", lambda t: t.init.sparsity[0].sparsity.value, 0.5),
         ("trainer.init.sparsity=0.75", lambda t: t.init.sparsity[0].sparsity.value, 0.75),
         (
             "trainer.init.schedulers.0.SequentialLR.schedulers.0.LinearLR.total_iters=20",
