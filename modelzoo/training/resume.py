@@ -57,7 +57,7 @@ def choose_start(
         states: the parts of it that the command asks for.
         autoload: the config's checkpoint.autoload_last_checkpoint.
         restart: whether the command says --restart.
-        note: is called with a line for each damaged checkpoint that is skipped.
+        note: is called with a line for each damaged checkpoint that is skipped, and for a run that begins again.
 
     Raises:
         UserError: the folder holds a run that the command would abandon without --restart, or nothing but damaged
@@ -74,6 +74,11 @@ def choose_start(
             raise UserError(
                 f"{root}: every checkpoint here is damaged; put one back from a copy, or start again with --restart "
                 f"(it moves this run aside)"
+            )
+        if os.path.isfile(folder.metrics) and os.path.getsize(folder.metrics):
+            note(
+                f"note       {folder.path}: has a log and no checkpoint (none was written yet, or they were removed); "
+                "the run begins again, and its log with it"
             )
         return Start(named, states)
     if not autoload:

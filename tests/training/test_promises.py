@@ -165,6 +165,7 @@ def test_a_log_without_a_checkpoint_is_the_same_runs_or_refused(params, tmp_path
     assert run(params, folder) == 2 and "checkpoint.steps" in capsys.readouterr().err
     assert (folder / "metrics.jsonl").read_bytes() == before
     assert run(params, folder, "--set", "trainer.init.checkpoint.steps=null") == 0
+    assert f"{folder}: has a log and no checkpoint" in capsys.readouterr().err
     assert (folder / "metrics.jsonl").read_bytes() == before
 
 
