@@ -30,7 +30,7 @@ class Peak(NamedTuple):
     what: str
 
 
-def find_peak(backend: Backend, seconds: float = WORTH) -> Peak | None:
+def find_peak(backend: Backend, seconds: float = WORTH, leaving: bool = False) -> Peak | None:
     """What the run's devices can do. All ranks must call it; on CPUs each measures its own share at the same time.
 
     None where no figure is known: on a GPU without one, or in float32, whose products may or may not use the units that
@@ -38,11 +38,12 @@ def find_peak(backend: Backend, seconds: float = WORTH) -> Peak | None:
 
     Args:
         seconds: that rank 0 has trained for.
+        leaving: the run was told to end, so another rank may be gone already: none waits for the others.
     """
     ranks = backend.ranks
     if backend.kind == "GPU" and backend.dtype in (torch.bfloat16, torch.float16):
         return look_up(torch.cuda.get_device_name(backend.device), ranks.size)
-    if backend.kind != "CPU" or not ranks.first_does(lambda: seconds >= WORTH):
+    if backend.kind != "CPU" or (leaving and ranks.size > 1) or not ranks.first_does(lambda: seconds >= WORTH):
         return None
     native = backend.dtype == torch.bfloat16 and processor.multiplies_bf16()
     dtype = torch.bfloat16 if native else torch.float32  # an emulated format is no yardstick

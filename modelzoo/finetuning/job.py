@@ -228,8 +228,9 @@ def _train(
         return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
-    memory, peak = backend.memory(), peaks.find_peak(backend, done.tally.seconds)
-    backend.ranks.first_does(lambda: launch.record_speed(job.folder, run.step, done.tally, memory, peak))
+    memory, peak = backend.memory(), peaks.find_peak(backend, done.tally.seconds, leaving=bool(done.interrupted))
+    if backend.ranks.first:
+        launch.record_speed(job.folder, run.step, done.tally, memory, peak)
     for line in console.describe_cost(done.tally, memory, peak):
         progress.note(line)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)

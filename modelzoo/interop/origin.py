@@ -15,7 +15,7 @@ from modelzoo.training.run_folder import RunFolder
 
 FILE = "import.json"  # in the folder of an imported run
 PRUNED = "pruning.json"  # in that of a pruned one
-_SNAPSHOT = re.compile(r"models--(?P<name>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})")
+_SNAPSHOT = re.compile(r"(?:^|/)models--(?P<name>[^/]+)/snapshots/(?P<revision>[0-9a-f]{40})")
 _REVISION = re.compile(rb"[0-9a-f]{40}")
 _METADATA = os.path.join(".cache", "huggingface", "download", "config.json.metadata")  # of `hf download --local-dir`
 _FAR = 20  # runs that one may have begun from, one after the other

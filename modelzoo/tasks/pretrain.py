@@ -13,6 +13,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
+from modelzoo.files import remove_temporaries
 from modelzoo.interop import mdl_state
 from modelzoo.interop.adapter_files import load_adapters
 from modelzoo.planning import lengths, plan, start_checkpoint
@@ -86,6 +87,8 @@ def _train(
     if run.step >= stop and not run.unassessed:
         if start.own:
             checkpoint.prepare(folder.checkpoints)
+        if ranks.first:
+            remove_temporaries(folder.path)
         out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
         if changes:
             out.note("           it was trained otherwise than this config says:")
@@ -110,8 +113,9 @@ def _train(
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
     events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
-    peak = peaks.find_peak(choice.backend, done.tally.seconds)
-    ranks.first_does(lambda: launch.record_speed(folder, run.step, done.tally, memory, peak))
+    peak = peaks.find_peak(choice.backend, done.tally.seconds, leaving=bool(done.interrupted))
+    if ranks.first:
+        launch.record_speed(folder, run.step, done.tally, memory, peak)
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
     ranks.first_does(lambda: launch.check_written(folder, done.saved))
     if done.interrupted and run.step < stop:

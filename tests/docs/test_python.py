@@ -62,7 +62,7 @@ def test_the_page_on_sparsify_runs(tmp_path, monkeypatch, capsys):
     exec(example, space)
     out = capsys.readouterr().out
     assert out.count("gave up their place") == 2 and "transformer.h.1.mlp.c_proj.weight" in out  # at steps 5 and 10
-    assert set(torch.load("last.pt")["sparsity"]) == {"steps", "masks", "born"}
+    assert set(torch.load("last.pt")["sparsity"]) == {"steps", "masks", "born", "seeds"}
     for text in (first, cerebras):
         module = torch.nn.Linear(16, 16)
         space = {"module": module, "optimizer": torch.optim.SGD(module.parameters(), 0.1), "modelzoo": modelzoo}

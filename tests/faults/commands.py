@@ -15,10 +15,10 @@ from tests.faults import mirror
 from tests.faults.world import World
 
 # By their nature these differ from one run to the next (times, process numbers, what a launch reports)...
-UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/")
+UNSEEN = ("/.lock", "/tensorboard/", "/logs/", "/work/", "/speed.json")
 # ... and of these only the presence counts.
 PRESENT = (
-    "/timing.jsonl", "/speed.json", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
+    "/timing.jsonl", "/launches.jsonl", "/study/report", "/evaluation/results.json", "/comparison.svg",
     "/pruning.json", "/pmc/download.json", "/pmc/state/request.json",  # an address, a day
 )  # fmt: skip
 MOMENT = ("/state.json", "/manifest.json")  # of a checkpoint: they also tell what was logged by then
