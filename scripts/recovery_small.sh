@@ -3,6 +3,7 @@
 # text they have not seen in this order, with their masks lifted, kept, and dense from the start; a report shows both.
 #   scripts/recovery_small.sh runs/study/pubmed
 # Two runs at a time, one thread each; killed, the same command goes on. Shorter: STEPS=5 METHODS="dense static75".
+# Of another study: RUNS="runs/study/regrow/runs/90-static-lr0.01-seed*" scripts/recovery_small.sh runs/study/regrow
 set -euo pipefail
 [ $# -eq 1 ] && [ -d "$1/runs" ] || { echo "error: name the folder of the finished study, for example runs/study/pubmed" >&2; exit 2; }
 export STUDY=$1 OUT=${OUT:-runs/recovery} PYTHON=${PYTHON:-python} STEPS=${STEPS:-200} OMP_NUM_THREADS=1
@@ -32,9 +33,13 @@ rows = [r for r in csv.DictReader(open(sys.argv[1])) if r["group"] == sys.argv[2
 print(min(rows, key=lambda r: float(r["loss"]))["peak"])' "$STUDY/report_files/learning_rates.csv" "small-$1"
 }
 
-for method in ${METHODS:-dense static75 static90}; do
-    for from in "$STUDY"/runs/small-"$method"-lr"$(best "$method")"-seed*; do
-        if [ "$method" = dense ]; then echo "$from dense"; else printf '%s lifted\n%s kept\n' "$from" "$from"; fi
+list_runs() {
+    if [ -n "${RUNS:-}" ]; then printf '%s\n' $RUNS; return; fi  # not quoted: its patterns are for the shell
+    for method in ${METHODS:-dense static75 static90}; do
+        printf '%s\n' "$STUDY"/runs/small-"$method"-lr"$(best "$method")"-seed*
     done
+}
+list_runs | while read -r from; do
+    case $from in */small-dense-*) echo "$from dense" ;; *) printf '%s lifted\n%s kept\n' "$from" "$from" ;; esac
 done | xargs -P 2 -I{} bash -c 'run {}'
 $PYTHON run.py report "$OUT"/*-seed* -o "$OUT/report.html"
