@@ -42,4 +42,4 @@ list_runs() {
 list_runs | while read -r from; do
     case $from in */small-dense-*) echo "$from dense" ;; *) printf '%s lifted\n%s kept\n' "$from" "$from" ;; esac
 done | xargs -P 2 -I{} bash -c 'run {}'
-$PYTHON run.py report "$OUT"/*-seed* -o "$OUT/report.html"
+$PYTHON run.py report "$OUT"/*-seed*/ -o "$OUT/report.html"
