@@ -117,7 +117,10 @@ def _train(
     if ranks.first:
         launch.record_speed(folder, run.step, done.tally, memory, peak)
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
-    ranks.first_does(lambda: launch.check_written(folder, done.saved))
+    if not done.interrupted:
+        ranks.first_does(lambda: launch.check_written(folder, done.saved))
+    elif ranks.first:  # the others may be gone
+        launch.check_written(folder, done.saved)
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 

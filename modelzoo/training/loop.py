@@ -100,6 +100,8 @@ def fit(
                 if last:
                     break
             saves.finish()
+            # while signals are still caught: a rank that is told last must not be gone before the others hear of it
+            number = next((n for n in ranks.gather(interrupted[:1]) if n), [])
     except Exception as e:
         saves.save_before(explain_shortage(e, backend, run, config) if lacks_memory(e) else e)
         raise
@@ -107,7 +109,6 @@ def fit(
         saves.writer.give_up()  # only where neither of the ways above has waited: Ctrl-C twice
         out.close()
         logs.close()
-    number = next((n for n in ranks.gather(interrupted[:1]) if n), [])
     return Fitted(tally, saves.path, number[0] if number else None)
 
 
