@@ -38,7 +38,7 @@ def find_peak(backend: Backend, seconds: float = WORTH, leaving: bool = False) -
 
     Args:
         seconds: that rank 0 has trained for.
-        leaving: the run was told to end, so another rank may be gone already: none waits for the others.
+        leaving: a signal ends the run, so another rank may be gone already: none waits for the others.
     """
     ranks = backend.ranks
     if backend.kind == "GPU" and backend.dtype in (torch.bfloat16, torch.float16):

@@ -5,7 +5,6 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from modelzoo.backends import peaks
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
@@ -114,7 +113,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
     interrupted, saved = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
-    ranks.first_does(lambda: launch.check_written(job.folder, saved))
+    launch.check_written(ranks, job.folder, saved, interrupted)
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
@@ -228,9 +227,7 @@ def _train(
         return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
-    memory, peak = backend.memory(), peaks.find_peak(backend, done.tally.seconds, leaving=bool(done.interrupted))
-    if backend.ranks.first:
-        launch.record_speed(job.folder, run.step, done.tally, memory, peak)
+    memory, peak = launch.measure_speed(backend, job.folder, run.step, done)
     for line in console.describe_cost(done.tally, memory, peak):
         progress.note(line)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)

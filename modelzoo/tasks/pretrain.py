@@ -5,7 +5,6 @@ import os
 import sys
 import time
 
-from modelzoo.backends import peaks
 from modelzoo.backends.base import Backend
 from modelzoo.backends.batch_shares import BATCH_SIZE
 from modelzoo.backends.select import Choice, joining_ranks, select_training_device
@@ -112,15 +111,10 @@ def _train(
 
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
-    events, memory = trackers.events_folder(init, folder.path), choice.backend.memory()
-    peak = peaks.find_peak(choice.backend, done.tally.seconds, leaving=bool(done.interrupted))
-    if ranks.first:
-        launch.record_speed(folder, run.step, done.tally, memory, peak)
+    events = trackers.events_folder(init, folder.path)
+    memory, peak = launch.measure_speed(choice.backend, folder, run.step, done)
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
-    if not done.interrupted:
-        ranks.first_does(lambda: launch.check_written(folder, done.saved))
-    elif ranks.first:  # the others may be gone
-        launch.check_written(folder, done.saved)
+    launch.check_written(ranks, folder, done.saved, done.interrupted)
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 import torch
 
 from modelzoo import version
+from modelzoo.backends import peaks
 from modelzoo.backends.arithmetic import Arithmetic
+from modelzoo.backends.base import Backend
 from modelzoo.backends.peaks import Peak
 from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
@@ -28,6 +30,7 @@ from modelzoo.training import checkpoint, console, logs, resume, trackers
 from modelzoo.training.appending import append_line, set_aside
 from modelzoo.training.checkpoint_state import LogFacts
 from modelzoo.training.config_changes import describe_changes as describe_keys
+from modelzoo.training.loop import Fitted
 from modelzoo.training.resume import Start
 from modelzoo.training.run_folder import RunFolder, Speed
 
@@ -180,15 +183,35 @@ def record_speed(folder: RunFolder, step: int, tally: console.Tally, memory: int
         LiveLine().note(f"note       {folder.speed} cannot be written ({e.strerror}); the summary has its numbers")
 
 
-def check_written(folder: RunFolder, saved: str | None) -> None:
-    """Check that what a run wrote is there still.
+def measure_speed(backend: Backend, folder: RunFolder, step: int, done: Fitted) -> tuple[int | None, Peak | None]:
+    """The most memory that was held, and what the devices can do, where known; writes speed.json. All ranks call it.
 
     Args:
-        saved: its newest checkpoint.
+        step: at which this launch ended, as `done` says how.
+    """
+    memory = backend.memory()
+    peak = peaks.find_peak(backend, done.tally.seconds, leaving=bool(done.interrupted))
+    if backend.ranks.first:
+        record_speed(folder, step, done.tally, memory, peak)
+    return memory, peak
+
+
+def check_written(ranks: Ranks, folder: RunFolder, saved: str | None, interrupted: int | None) -> None:
+    """Check that what a run wrote is there still. All ranks must call it.
+
+    Args:
+        saved: its newest checkpoint. interrupted: the signal that ended it: other ranks may be gone, and none waits.
 
     Raises:
         UserError: something was removed while the run went on; names it.
     """
+    if not interrupted:
+        ranks.first_does(lambda: _require_written(folder, saved))
+    elif ranks.first:
+        _require_written(folder, saved)
+
+
+def _require_written(folder: RunFolder, saved: str | None) -> None:
     files = [folder.config, folder.launches, folder.metrics, folder.timing, *([saved] if saved else [])]
     if gone := [path for path in files if not exists(path)]:
         names = ", ".join(os.path.relpath(path, folder.path) for path in gone)

@@ -100,7 +100,7 @@ def fit(
                 if last:
                     break
             saves.finish()
-            # while signals are still caught: a rank that is told last must not be gone before the others hear of it
+            # while signals are still caught: the last rank to get one must not be gone before the others ask it
             number = next((n for n in ranks.gather(interrupted[:1]) if n), [])
     except Exception as e:
         saves.save_before(explain_shortage(e, backend, run, config) if lacks_memory(e) else e)

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shlex
+import signal
+import types
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from modelzoo.backends import peaks
 from modelzoo.backends.local import Local
 from modelzoo.backends.peaks import Peak
 from modelzoo.config.device import Backend, Precision
+from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.distributed import Ranks
 from modelzoo.sparsity.ledger import Ledger
@@ -213,3 +216,14 @@ def test_names_in_printed_commands_are_quoted():
         f"{path}: {line.strip()}" for path in files for line in path.read_text().split("\n") if command.search(line)
     ]
     assert len(files) > 200 and not bare
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_that_a_signal_ended_asks_no_other_rank(first, tmp_path):
+    """Another rank may be gone by then; rank 0 still says what was removed."""
+    ranks = types.SimpleNamespace(first=first, first_does=lambda _: pytest.fail("waits for the others"))
+    if first:
+        with pytest.raises(UserError, match=r"config\.yaml, launches\.jsonl.* were removed during the run"):
+            launch.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)
+    else:
+        launch.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)
