@@ -3,7 +3,7 @@
     pip install uv && python scripts/lock.py     # after a pin has changed; asks the package index, installs nothing
 
 Every file of a pinned version is listed, for all platforms. uv resolves setup.py with all extras, so pins that do not
-fit each other are refused, and so is what a package brings along and nothing pins. PyTorch's CPU builds are in an index
+fit each other are refused, and so is what a package depends on and nothing pins. PyTorch's CPU builds are in an index
 of its own.
 """
 
@@ -23,7 +23,7 @@ from modelzoo.config.errors import UserError
 REPO = Path(__file__).resolve().parents[1]
 LOCKS = REPO / "locks"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu/torch/"
-CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")  # what PyPI's torch for Linux is, and brings along
+CUDA = re.compile(r"torch|triton|nvidia-.*|cuda-.*")  # what PyPI's torch for Linux is, and depends on
 BUILD = "setuptools-scm"  # what a package of the tests without a wheel is built with
 SOURCES = ("seqeval",)  # of the tests, without a wheel
 FILES = {
@@ -87,7 +87,7 @@ def check_pins(pins: Mapping[str, str], blocks: Iterable[str], where: str) -> No
         UserError: names what is pinned and not needed, or needed and not pinned.
     """
     if missing := sorted(set(blocks) - set(pins)):
-        raise UserError(f"{where}: pin these too, which others bring along: {', '.join(missing)}")
+        raise UserError(f"{where}: pin these too, on which others depend: {', '.join(missing)}")
     if idle := sorted(set(pins) - set(blocks)):
         raise UserError(f"{where}: nothing needs {', '.join(idle)}; remove the pins")
 

@@ -6,16 +6,17 @@ Seconds are those of training steps alone: the median step times the steps, RigL
 moment of other work on the machine does not count.
 """
 
-import argparse
 import re
 import statistics
 import sys
 from pathlib import Path
 
+from study_figures import read_finished, show_study
+
 from modelzoo import entry
 from modelzoo.sparsity.schedules import update_steps
 from modelzoo.study.draw import axes, legend, look, svg
-from modelzoo.study.results import Result, read_run
+from modelzoo.study.results import Result
 
 NAMES = {
     "single": "unstructured",
@@ -39,14 +40,12 @@ def seconds(run: Result) -> float:
 
 
 def collect(folder: Path) -> list[dict]:
-    """A row for each setting: means over its finished runs' seeds of loss and time, at the better of several rates."""
+    """A row for each setting, none without a dense run.
+
+    Means over its finished runs' seeds of loss and time, at the better of several rates.
+    """
     runs: dict[tuple, dict[str | None, list[tuple[float, float]]]] = {}
-    for path in sorted((folder / "runs").iterdir()):
-        if not (found := RUN.fullmatch(path.name)):
-            continue
-        run = read_run(str(path))
-        if not run.validation or run.validation[-1]["step"] != run.config.trainer.init.loop.max_steps:
-            continue
+    for found, run in read_finished(folder, RUN):
         *setting, peak = found.group("pattern", "level", "method", "length", "peak")
         runs.setdefault(tuple(setting), {}).setdefault(peak, []).append((run.validation[-1]["loss"], seconds(run)))
     rows = []
@@ -55,7 +54,7 @@ def collect(folder: Path) -> list[dict]:
         row = dict(zip(("pattern", "level", "method", "length"), setting, strict=True))
         losses, times = zip(*mine, strict=True)
         rows.append({**row, "loss": statistics.mean(losses), "seconds": statistics.mean(times), "losses": losses})
-    return rows
+    return rows if any(r["pattern"] == "dense" for r in rows) else []  # the others are compared with it
 
 
 def table(rows: list[dict]) -> str:
@@ -108,19 +107,7 @@ def picture(rows: list[dict]) -> str:
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("study", type=Path, help="the study's output folder")
-    p.add_argument("-o", "--output", type=Path, help="an SVG file")
-    args = p.parse_args()
-    rows = collect(args.study) if (args.study / "runs").is_dir() else []
-    if not any(r["pattern"] == "dense" for r in rows):
-        print(f"error: {args.study}: no finished dense run; run configs/study/patterns.yaml first", file=sys.stderr)
-        return 2
-    print(table(rows))
-    if args.output:
-        args.output.write_text(picture(rows), encoding="utf-8")
-        print(f"\nwrote {args.output}")
-    return 0
+    return show_study(__doc__ or "", "configs/study/patterns.yaml", "dense run", collect, table, picture)
 
 
 if __name__ == "__main__":

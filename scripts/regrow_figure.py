@@ -1,4 +1,4 @@
-"""The tables and the picture of configs/study/regrow.yaml: each method's loss beside static masks', seed by seed.
+"""The tables and the picture of configs/study/regrow.yaml: each method's loss and static masks', seed by seed.
 
     python scripts/regrow_figure.py runs/study/regrow -o docs/pictures/regrow.svg
 
@@ -6,15 +6,16 @@ Of several peak rates a method's best is taken, by the mean over the seeds that 
 one seed, with 95 % intervals (Student's t) where there are two or more.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from study_figures import read_finished, show_study
+
 from modelzoo import entry
 from modelzoo.study.draw import axes, look, svg
-from modelzoo.study.results import interval, read_run
+from modelzoo.study.results import interval
 
 LEVELS = {"90": "90 %, single weights", "90b": "90 %, 32x32", "75": "75 %, single weights", "75b": "75 %, 32x32"}
 METHODS = {
@@ -43,12 +44,7 @@ class Row(NamedTuple):
 def collect(folder: Path) -> dict[tuple[str, str], Row]:
     """The finished runs of a study by level and method."""
     found: dict[tuple[str, str], dict[str | None, Row]] = {}
-    for path in sorted((folder / "runs").iterdir()):
-        if not (named := RUN.fullmatch(path.name)):
-            continue
-        run = read_run(str(path))
-        if not run.validation or run.validation[-1]["step"] != run.config.trainer.init.loop.max_steps:
-            continue
+    for named, run in read_finished(folder, RUN):
         level, method, peak = named.group("level", "method", "peak")
         if method.startswith("gmp"):
             level = "90b"
@@ -86,6 +82,11 @@ def table(rows: dict[tuple[str, str], Row], level: str) -> str:
     return "\n".join(lines)
 
 
+def list_levels(rows: dict[tuple[str, str], Row]) -> list[str]:
+    """The levels that have runs."""
+    return [level for level in LEVELS if any(r.level == level for r in rows.values())]
+
+
 def picture(rows: dict[tuple[str, str], Row], levels: list[str]) -> str:
     """A panel a level: a dot a seed, a bar the mean, static masks' mean as a line."""
     figure, plots = axes(2, -(-len(levels) // 2), width=9, height=2.9 * -(-len(levels) // 2))
@@ -105,21 +106,14 @@ def picture(rows: dict[tuple[str, str], Row], levels: list[str]) -> str:
     return svg(figure, "regrow")
 
 
+def tabulate(rows: dict[tuple[str, str], Row]) -> str:
+    """The tables of all levels."""
+    return "\n\n".join(table(rows, level) for level in list_levels(rows))
+
+
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("study", type=Path, help="the study's output folder")
-    p.add_argument("-o", "--output", type=Path, help="an SVG file")
-    args = p.parse_args()
-    rows = collect(args.study) if (args.study / "runs").is_dir() else {}
-    if not rows:
-        print(f"error: {args.study}: no finished run; run configs/study/regrow.yaml first", file=sys.stderr)
-        return 2
-    levels = [level for level in LEVELS if any(r.level == level for r in rows.values())]
-    print("\n\n".join(table(rows, level) for level in levels))
-    if args.output:
-        args.output.write_text(picture(rows, levels), encoding="utf-8")
-        print(f"\nwrote {args.output}")
-    return 0
+    draw = lambda rows: picture(rows, list_levels(rows))
+    return show_study(__doc__ or "", "configs/study/regrow.yaml", "run", collect, tabulate, draw)
 
 
 if __name__ == "__main__":

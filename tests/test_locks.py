@@ -70,7 +70,7 @@ def test_each_lock_is_there_and_installed_by_something():
 
 
 def test_a_pin_that_is_lacking_idle_or_twice_is_named():
-    with pytest.raises(UserError, match="pins: pin these too, which others bring along: b"):
+    with pytest.raises(UserError, match="pins: pin these too, on which others depend: b"):
         lock.check_pins({"a": "1"}, ["a", "b"], "pins")
     with pytest.raises(UserError, match="pins: nothing needs c; remove"):
         lock.check_pins({"a": "1", "c": "1"}, ["a"], "pins")

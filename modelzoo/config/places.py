@@ -9,9 +9,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import NOWHERE, Document, Path
 
 _KEY = re.compile(r"trainer(?:\.\w+)+(?=[: ])")
-_HOLDS_PATHS = re.compile(
-    r"dir|path|root|file|checkpoint$|tokenizer|data$"
-)  # a folder may be called as a choice is: none
+# keys that name folders and files: one may be called as a choice of another key is (none)
+_HOLDS_PATHS = re.compile(r"dir|path|root|file|checkpoint$|tokenizer|data$")
 
 
 @contextlib.contextmanager

@@ -234,10 +234,9 @@ class SparsityGroup(Section):
     @model_validator(mode="before")
     @classmethod
     def _aliases(cls, value: Any) -> Any:
-        if isinstance(value, int | float) and not isinstance(value, bool):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if is_number or (isinstance(value, str) and value.strip().endswith("%")):
             return {"sparsity": value}
-        if isinstance(value, str) and value.strip().endswith("%"):
-            return {"sparsity": value.strip()}
         if not isinstance(value, dict):
             raise ValueError(
                 f"takes the share of weights off, or a mapping (algorithm, sparsity, ...); got {format_value(value)}"

@@ -112,6 +112,13 @@ def require_length(path: str, shape: Sequence[int], msl: int | None) -> None:
         raise UserError(f"{path}: sequences of {shape[2]} tokens, but max_sequence_length is {msl}")
 
 
+def count_examples(shape: Sequence[int], msl: int | None) -> int | None:
+    """Examples of a shard of that shape, or those that its plain tokens are cut into; None where `msl` is missing."""
+    if len(shape) == 3:
+        return shape[0]
+    return max(0, (shape[0] - 1) // msl) if msl else None
+
+
 def require_rows(path: str, rows: int, vsl: bool) -> None:
     """Refuse a shard that does not say where its documents begin, if they are to be kept apart.
 
@@ -166,7 +173,7 @@ def inspect_shards(path: str, msl: int | None = None, recorded: Recorded = UNREC
         check_masks(path, data, recorded)
     require_length(path, shape, msl)
     if len(shape) == 1 and msl is not None:
-        return _nonempty(Shard(path, max(0, (shape[0] - 1) // msl), msl, 0, recorded, stamp))
+        return _nonempty(Shard(path, count_examples(shape, msl) or 0, msl, 0, recorded, stamp))
     if recorded.n_examples not in (None, shape[0]):
         raise UserError(
             f"{path}: holds {shape[0]:,} examples, its {f.MANIFEST} records {recorded.n_examples:,}; restore this shard"

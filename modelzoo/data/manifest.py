@@ -7,6 +7,7 @@ from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
+from modelzoo.data import files
 from modelzoo.data.files import SOME, find_shards, list_recorded
 from modelzoo.data.folder import open_shard, read_manifest
 
@@ -58,7 +59,7 @@ def _count_in(path: str, msl: int | None) -> int | None:
     counts = [r.n_examples for _, r in found]
     if None in counts and len(found) <= SOME:
         shapes = [_read_shape(name) for name, _ in found]
-        counts = [s[0] if s and len(s) == 3 else (s[0] - 1) // msl if s and s[0] and msl else None for s in shapes]
+        counts = [None if shape is None else files.count_examples(shape, msl) for shape in shapes]
     return None if None in counts else sum(n for n in counts if n is not None)
 
 

@@ -44,6 +44,12 @@ class Soft(NamedTuple):
 NONE = Soft()
 
 
+def add_soft(ids: list[int], soft: Soft) -> list[int]:
+    """A context's ids with a model's soft prompt where it was trained to be."""
+    learned = list(range(soft.first, soft.first + soft.tokens))
+    return learned + ids if soft.place == "prefix" else ids + learned
+
+
 def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: int, soft: Soft = NONE) -> Prompt:
     """The ids before an answer, soft prompt and BOS included, so that the longest answer still fits `length` ids.
 
@@ -73,10 +79,9 @@ def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: in
             f"{task.name}: example {example.id} needs {least} tokens after cutting all that may be "
             f"({cuttable}), the context is {length}; shorten the template or take a longer context"
         )
-    learned, read = list(range(soft.first, soft.first + soft.tokens)), tokenizer.prefix + kept
-    if not read and not learned:
-        return Prompt([tokenizer.eos], len(ids) - len(kept))  # a token must come before the first one that is predicted
-    return Prompt(learned + read if soft.place == "prefix" else read + learned, len(ids) - len(kept))
+    read = add_soft(tokenizer.prefix + kept, soft)
+    # a token must come before the first one that is predicted
+    return Prompt(read or [tokenizer.eos], len(ids) - len(kept))
 
 
 def encode_pieces(pieces: Sequence[str], tokenizer: Tokenizer) -> list[int]:

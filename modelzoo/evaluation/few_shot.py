@@ -11,7 +11,7 @@ from typing import NamedTuple
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation.choice import Choices
-from modelzoo.evaluation.encode import NONE, Soft
+from modelzoo.evaluation.encode import NONE, Soft, add_soft
 from modelzoo.evaluation.examples import Example
 
 
@@ -70,12 +70,6 @@ def encode_choices(prompt: str, choices: Sequence[str], tokenizer: Tokenizer) ->
     before = tokenizer.encode(context)
     behind = [tokenizer.encode(context + spaces + text)[len(before) :] for text in choices]
     return tokenizer.prefix + before, behind
-
-
-def add_soft(ids: list[int], soft: Soft) -> list[int]:
-    """A context's ids with a model's soft prompt where it was trained to be."""
-    learned = list(range(soft.first, soft.first + soft.tokens))
-    return learned + ids if soft.place == "prefix" else ids + learned
 
 
 def count_cut(asked: Sequence[Asked]) -> ChoiceCounts:

@@ -21,7 +21,7 @@ from modelzoo.kernels import blocks
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
 from modelzoo.records import Record, check_record
-from modelzoo.sparsity.order import derive_order, has_blocks
+from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
 from modelzoo.training.required import require_finetune, require_optimizer
@@ -81,7 +81,7 @@ def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     if any(side % b for side, b in zip(mask.shape, block, strict=True)):
         return False
     if group.permute_inputs is not None:
-        return has_blocks(mask, block, derive_order(mask, block))
+        return blocks.has_blocks(mask, block, derive_order(mask, block))
     live = blocks.gathered(mask, block)
     even = not group.shared_inputs or len(live.sum(1).unique()) == 1
     return even and int(live.sum()) * math.prod(block) == int(mask.sum())

@@ -6,6 +6,7 @@ import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.draws import make_generator
+from modelzoo.evaluation.encode import add_soft
 from modelzoo.evaluation.predict import Continuation
 from modelzoo.generation.load import LoadedModel
 from modelzoo.generation.prompts import Prompt
@@ -46,8 +47,8 @@ class Text:
         # one that leaves no room keeps its end: half the context at least, more where few tokens are asked for
         self.cut = max(0, len(words) - (room - min(settings.max_new_tokens, room // 2))) if len(words) >= room else 0
         self.words = words[self.cut :]
-        learned, read = list(range(soft.first, soft.first + soft.tokens)), first + self.words
-        self.begin = learned + read if soft.place == "prefix" else read + learned
+        read = first + self.words
+        self.begin = add_soft(read, soft)
         self._seen = set(read)
         self._generator = None if settings.greedy else make_generator(settings.seed, "generate", sample)
         self._growing = GrowingText(model.tokenizer.decode, read, settings.stops)

@@ -112,7 +112,7 @@ def _folder(found: Exportable, out: str, dtype: str) -> str:
     texts = {
         "config.json": {**hf_config.make_config_json(c, family, eos), "torch_dtype": dtype, "dtype": dtype},
         "generation_config.json": {
-            "bos_token_id": eos if c.bos_token_id is None else c.bos_token_id,
+            "bos_token_id": hf_config.choose_bos(c, eos),
             "eos_token_id": eos,
             "pad_token_id": eos,
         },
@@ -164,7 +164,7 @@ def _tokenizer_config(path: str, eos: int | None, c: GPTConfig) -> dict[str, Any
     found = read_record(path, _Tokenizer, "missing", "is not a byte-level tokenizer.json")
     ids = {**found.model.vocab, **{t.content: t.id for t in found.added_tokens or ()}}
     check_vocabulary(path, max(ids.values()) + 1, c.vocab_size)
-    named = (eos, eos if c.bos_token_id is None else c.bos_token_id)
+    named = (eos, hf_config.choose_bos(c, eos))
     text, first = (next((t for t, i in ids.items() if i == wanted), None) for wanted in named)
     special = {"eos_token": text, "bos_token": first, "pad_token": text}
     return {

@@ -170,7 +170,7 @@ def write_gguf(found: Exportable, out: str, dtype: str) -> str:
             writer = gguf.GGUFWriter(temporary, how.name)
             try:
                 _add_facts(writer, gguf, out, c, how, facts, dtype)
-                _add_words(writer, words, c.bos_token_id)
+                _add_words(writer, words, c)
                 for name, (array, qtype) in arrays.items():
                     writer.add_tensor(name, array, raw_dtype=qtype)
                 writer.write_header_to_file()
@@ -225,14 +225,14 @@ def _add_facts(
             writer.add_rope_scaling_factor(c.pos_stretch)
 
 
-def _add_words(writer: Any, words: Words, bos: int | None) -> None:
+def _add_words(writer: Any, words: Words, c: GPTConfig) -> None:
     writer.add_tokenizer_model("gpt2")  # byte-level BPE, of any model
     writer.add_tokenizer_pre(words.pre)
     writer.add_token_list(words.tokens)
     writer.add_token_types(words.types)
     writer.add_token_merges(words.merges)
-    writer.add_bos_token_id(words.eos if bos is None else bos)
+    writer.add_bos_token_id(hf_config.choose_bos(c, words.eos))
     for what in ("eos", "pad"):  # one token, as in the folder's generation_config.json
         getattr(writer, f"add_{what}_token_id")(words.eos)
-    writer.add_add_bos_token(bos is not None)
+    writer.add_add_bos_token(c.bos_token_id is not None)
     writer.add_add_eos_token(False)

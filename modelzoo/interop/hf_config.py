@@ -70,6 +70,11 @@ def choose_family(c: GPTConfig) -> Family:
     return family
 
 
+def choose_bos(c: GPTConfig, eos: int | None) -> int | None:
+    """The `bos_token_id` of an export: the model's own, else the token that ends a text, as GPT-2's is."""
+    return eos if c.bos_token_id is None else c.bos_token_id
+
+
 def make_config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str, Any]:
     """config.json for `family`, in the spelling that transformers 4 and 5 both read."""
     embedding = c.dropout_rate if c.embedding_dropout_rate is None else c.embedding_dropout_rate
@@ -81,7 +86,7 @@ def make_config_json(c: GPTConfig, family: Family, eos: int | None) -> dict[str,
         "vocab_size": c.vocab_size,
         "initializer_range": c.initializer_range,
         "tie_word_embeddings": c.share_embedding_weights,
-        "bos_token_id": eos if c.bos_token_id is None else c.bos_token_id,
+        "bos_token_id": choose_bos(c, eos),
         "eos_token_id": eos,
         "torch_dtype": "float32",
         "use_cache": True,

@@ -20,7 +20,6 @@ from modelzoo.interop import origin as origins
 from modelzoo.interop.export import MASKS
 from modelzoo.interop.imported_tokenizer import compare_with_data, take_tokenizer
 from modelzoo.interop.masks_ahead import describe_loss
-from modelzoo.interop.origin import read_origin
 from modelzoo.interop.tensors import read_tensors, require_floats
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
@@ -146,7 +145,7 @@ def _hf(source: str, out: str, params: str | None) -> str:
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     if config.trainer.init.sparsity and len(model) == len(weights):
         print("\n".join(describe_loss(config.trainer.init, weights, out)), flush=True)
-    origin = read_origin(source)
+    origin = origins.read_origin(source)
     others = {origins.FILE: origin.as_json(), **({} if words is None else {f.TOKENIZER: words})}
     path = write_run(out, {"model": model, "optimizer": {}}, state, config, WRITER, others)
     lines = [f"wrote      {path}: {len(weights)} weights of a {kind}, {len(model) - len(weights)} masks"]

@@ -39,7 +39,7 @@ def take_tokenizer(source: str, vocab_size: int) -> Taken:
     if size < vocab_size:
         much = "; is it this model's?" if size < 0.9 * vocab_size else ""
         lines.append(f"the tokenizer has {size:,} ids, the model {vocab_size:,} rows: the last are no token{much}")
-    if not any(backend.token_to_id(t) is not None for t in tokenizer.END_OF_TEXT):
+    if tokenizer.find_end_of_text(backend) is None:
         lines.append(
             f"the tokenizer has no end of text ({', '.join(tokenizer.END_OF_TEXT)}): generate and score need one"
         )

@@ -45,3 +45,8 @@ def spread(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> T
 def gathered(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> Tensor:
     """[out, in] to [out / R, in / C]: whether a block has a live weight."""
     return mask if tuple(block) == (1, 1) else tiles(arrange(mask, order), block).any(3).any(2)
+
+
+def has_blocks(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> bool:
+    """Whether a mask [out, in] is constant on each block of its inputs, in `order`."""
+    return torch.equal(spread(gathered(mask, block, order), block, order), mask)

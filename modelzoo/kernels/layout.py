@@ -130,10 +130,9 @@ def layout_from_mask(mask: Tensor, block: Sequence[int], order: Tensor | None = 
     """
     if not packable(mask.shape, block):
         raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
-    live = blocks.gathered(mask, block, order)
-    if not torch.equal(blocks.spread(live, block, order), mask):
+    if not blocks.has_blocks(mask, block, order):
         raise ValueError(f"the mask is not constant on blocks of {list(block)}")
-    return layout_of(live, block, order)
+    return layout_of(blocks.gathered(mask, block, order), block, order)
 
 
 def pack(weight: Tensor, layout: Layout) -> Tensor:

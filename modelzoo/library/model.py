@@ -13,8 +13,9 @@ from modelzoo.config.arguments import count, nonnegative_float, positive_float, 
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import predict
+from modelzoo.evaluation.encode import add_soft
 from modelzoo.evaluation.exported import Exported
-from modelzoo.evaluation.few_shot import add_soft, encode_choices
+from modelzoo.evaluation.few_shot import encode_choices
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt, check_text
 from modelzoo.generation.settings import Settings, choose_settings, require_model

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from modelzoo.kernels import blocks
 from modelzoo.sparsity import order
 from modelzoo.sparsity.algorithms import SRSTE, Static
 from modelzoo.sparsity.parameter import RefinedParameter, SparseParameter, TransposedParameter
@@ -41,24 +42,30 @@ class Group:
             n, m = self.algorithm.group.nm
             return bool((mask.view(-1, m).sum(1) == n).all())
         if p.order is None:
-            return order.has_blocks(mask, p.block)
+            return blocks.has_blocks(mask, p.block)
         if of is not None and not order.is_order(of, p.shape[1]):
             return False
-        return order.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
+        return blocks.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
 
     def has_gradient(self, p: SparseParameter) -> bool:
         """Whether the step made the gradient of `p` that an update reads; true where it reads none."""
-        if self.algorithm.needs_live_gradient:
-            return p.live_gradient() is not None
-        return not self.algorithm.needs_gradient or p.whole_gradient() is not None
+        return not self._reads_gradient or self._find_gradient(p) is not None
+
+    @property
+    def _reads_gradient(self) -> bool:
+        return self.algorithm.needs_gradient or self.algorithm.needs_live_gradient
+
+    def _find_gradient(self, p: SparseParameter) -> Tensor | None:
+        """The gradient [out, in] of `p` that an update may read, where the step made one."""
+        return p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
 
     def next_mask(self, p: SparseParameter, step: int, k: int) -> Tensor:
         """The mask [out, in] of `p` after update step `step`, with k live weights; sets its order, if that changes too.
 
         It stays as it is where the update needs a gradient and the step made none: the weight had no part in it.
         """
-        grad = p.live_gradient() if self.algorithm.needs_live_gradient else p.whole_gradient()
-        if grad is None and (self.algorithm.needs_gradient or self.algorithm.needs_live_gradient):
+        grad = self._find_gradient(p)
+        if grad is None and self._reads_gradient:
             return p.mask
         weight, mask, k = p.whole(p.weight.detach()), p.mask, k // p.area
         if p.order is not None and self.algorithm.group.permute_inputs == "updates":

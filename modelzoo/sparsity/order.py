@@ -15,8 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelzoo.kernels import blocks
-
 PARTS = 2.0**26  # of the largest score: sums over 2^27 of them are exact in float64
 ROUNDS = 20  # times that blocks are chosen and inputs swapped, at most
 PASSES = 100  # of swaps with the same blocks, at most
@@ -72,11 +70,6 @@ def derive_order(mask: Tensor, block: Sequence[int]) -> Tensor:
     full = [inputs[: len(inputs) // columns * columns] for inputs in by_kind]
     rest = [inputs[len(inputs) // columns * columns :] for inputs in by_kind]
     return torch.from_numpy(np.concatenate(full + rest))
-
-
-def has_blocks(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> bool:
-    """Whether a mask [out, in] is one of blocks, of its inputs in `order`."""
-    return torch.equal(blocks.spread(blocks.gathered(mask, block, order), block, order), mask)
 
 
 def is_order(order: Tensor, inputs: int) -> bool:

@@ -22,6 +22,7 @@ from modelzoo.reading import exists, read_text
 from modelzoo.records import Record, read_record
 from modelzoo.study.matrix import Cell
 from modelzoo.study.read_log import read_final_loss
+from modelzoo.training.config_changes import name_changes
 from modelzoo.training.run_folder import STATE, RunFolder
 
 
@@ -82,9 +83,7 @@ class CellFiles:
                 self._refuse("another config than the study now asks for")
             return
         if changed := _list_changes(before, self.cell.config):
-            more = f" and {len(changed) - 6} more" if len(changed) > 6 else ""
-            named = ", ".join(f"{k.removeprefix('trainer.init.')}: {a} -> {b}" for k, (a, b) in changed[:6])
-            self._refuse(f"another config than the study now asks for ({named}{more})")
+            self._refuse(f"another config than the study now asks for ({name_changes(changed)})")
 
     def _check_origin(self, origin: dict, note: Callable[[str], None]) -> None:
         if not exists(self.origin):  # of a version that wrote none
@@ -122,10 +121,11 @@ def describe_origin(config: Config) -> dict:
     return {"config": hash_config(config), "checkpoint": start, "data": data}
 
 
-def _list_changes(before: Config, now: Config) -> list[tuple[str, list[str]]]:
+def _list_changes(before: Config, now: Config) -> dict[str, tuple[str, str]]:
     """The keys that act on a run and differ, with both values as text."""
     idle = {key for keys in NO_EFFECT.values() for key in keys}
-    return [(k, v) for k, v in differences.keys([before, now]).items() if k.rpartition(".")[2] not in idle]
+    found = differences.keys([before, now])
+    return {k: (a, b) for k, (a, b) in found.items() if k.rpartition(".")[2] not in idle}
 
 
 def _read_if_there(path: str) -> str | None:

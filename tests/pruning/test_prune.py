@@ -13,11 +13,11 @@ import torch
 
 from modelzoo.cli import main
 from modelzoo.config.load import dump
+from modelzoo.kernels.blocks import has_blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
 from modelzoo.pruning import prune
 from modelzoo.pruning.unfinished import Unfinished
-from modelzoo.sparsity.order import has_blocks
 from modelzoo.sparsity.select import live_count
 from modelzoo.training import checkpoint, state
 from tests.commands import kill, start
@@ -270,8 +270,8 @@ def test_cut_short_it_goes_on_behind_the_last_layer(method, damaged, dense, data
         (left / "layer_0.safetensors").write_bytes(content)
     monkeypatch.setattr(prune, "_prune_linear", count)
     assert run(dense, out, *words) == 0
-    said = capsys.readouterr().err
-    assert "out.unfinished: 1 layer pruned already" in said and ("layer 1 is pruned again" in said) == damaged
+    printed = capsys.readouterr().err
+    assert "out.unfinished: 1 layer pruned already" in printed and ("layer 1 is pruned again" in printed) == damaged
     assert len(pruned) == (12 if damaged else 6) and not left.exists()
     a, b = load(tmp_path / "whole"), load(out)
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)

@@ -85,7 +85,7 @@ def test_blocks_that_were_shuffled_are_found_again():
     found = torch.from_numpy(find(sums, 8, k))
     mask = blocks.spread(masks.top_k(blocks.scores(shuffled, (4, 8), found).view(1, -1), k).view(6, 8), (4, 8), found)
     assert torch.equal(mask, shuffled > 1)
-    assert order.has_blocks(mask, (4, 8), order.derive_order(mask, (4, 8))) and not order.has_blocks(mask, (4, 8))
+    assert blocks.has_blocks(mask, (4, 8), order.derive_order(mask, (4, 8))) and not blocks.has_blocks(mask, (4, 8))
 
 
 def test_sums_are_whole_and_the_same_in_any_order():
@@ -110,7 +110,7 @@ def test_masks_in_permuted_coordinates(rows, groups, r, c, seed):
     sums = np.abs(x.numpy()[:, found]).reshape(rows, r, groups, c).sum((1, 3))
     assert np.allclose(blocks.scores(x, (r, c), torch.from_numpy(found)).numpy(), sums, rtol=1e-12)
     told = order.derive_order(mask, (r, c))
-    assert order.is_order(told, groups * c) and order.has_blocks(mask, (r, c), told)
+    assert order.is_order(told, groups * c) and blocks.has_blocks(mask, (r, c), told)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -151,7 +151,7 @@ def test_counts_are_exact_and_what_changes_place_starts_anew(rule):
             counts = group.counts(run.step)
             for p in group.parameters:
                 entries, new = run.optimizer.state[p.weight], p.mask & ~before[p.name]
-                assert p.live == counts[p.name] and order.has_blocks(p.mask, p.block, p.order)
+                assert p.live == counts[p.name] and blocks.has_blocks(p.mask, p.block, p.order)
                 for x in (p.weight, entries["exp_avg"], entries["exp_avg_sq"]):
                     assert not x[~p.mask].any() and not x[new].any()
                 if new.any():
@@ -193,7 +193,7 @@ def test_a_run_resumes_bit_by_bit(rule, storage, tmp_path):
     del found[state.ORDERS]
     state.restore(other, path, found, facts, "f")
     for p, q in zip(run.sparsity.parameters, other.sparsity.parameters, strict=True):
-        assert torch.equal(p.mask, q.mask) and order.has_blocks(q.mask, q.block, q.order)
+        assert torch.equal(p.mask, q.mask) and blocks.has_blocks(q.mask, q.block, q.order)
     again.init = run.init
     for step in range(4, 10):
         assert train_step(run, batch(step), 1) == train_step(again, batch(step), 1)
