@@ -15,6 +15,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import hub
 from modelzoo.evaluation.exported import PICKLED, read_index
+from modelzoo.folders import add_kind
 from modelzoo.interop import biogpt, hf, hf_sections, mdl, mdl_state
 from modelzoo.interop import origin as origins
 from modelzoo.interop.export import MASKS
@@ -110,7 +111,7 @@ def _hf(source: str, out: str, params: str | None) -> str:
             f"{source}: holds an adapter of PEFT ({ADAPTER}) and no model; import the model that it is for, and name "
             "the adapter with trainer.init.lora.path (or soft_prompt.path)"
         )
-    described = read_json(file, "missing; a Hugging Face model folder has one")
+    described = read_json(file, add_kind("missing; a Hugging Face model folder has one", source))
     if isinstance(described, dict) and described.get("model_type") == biogpt.KIND:
         section, notes, kind = biogpt.read_model_section(described, file), [], "BioGPT"
         convert = biogpt.convert_weights
