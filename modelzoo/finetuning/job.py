@@ -108,7 +108,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     def begin() -> list[dict[str, Any]]:
         launch.check_space(run, job.folder.checkpoints)
         launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
-        return _history(job.folder, run.step)
+        return _history(job.folder, run.step, out)
 
     history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
@@ -171,11 +171,14 @@ def _find_reduction(command: Command) -> Reduction | None:
     return None if found is None else Reduction(*found)
 
 
-def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+def _history(folder: RunFolder, step: int, out: Progress) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not exists(folder.metrics):
         return []
-    found = [r for r in logs.read_whole(folder.metrics)[0] if r["kind"] == "dev" and r["step"] <= step]
+    log = logs.read(folder.metrics)
+    if log.note is not None:
+        out.note(log.note)
+    found = [r for r in log.records if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
 
 

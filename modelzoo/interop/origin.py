@@ -88,7 +88,7 @@ def _find_start(run: str) -> str | None:
         if exists(path):
             return read_record(path, schema, "missing", "is not what this trainer writes", undefined=True).start
     try:
-        begun = [launch.get("start") for launch in folder.read_launches()]
+        begun = [launch.get("start") for launch in folder.read_launches().records]
     except UserError:  # the card names a log that cannot be read
         return None
     return next((b["path"] for b in begun if b is not None), None)

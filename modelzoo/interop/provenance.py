@@ -18,7 +18,7 @@ from modelzoo.interop.markdown import code, escape
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.redact import hide_cluster, redact_text
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.run_folder import Launch, RunFolder
 
 REPORT = "report.json"  # what preprocessing leaves next to the splits
 TOP = 6  # licences and reasons named; the rest is summed
@@ -83,12 +83,6 @@ class TaskResults(Record):
     """evaluation/results.json."""
 
     tasks: dict[str, list[SplitScores]] = Field(default={})
-
-
-class Launch(Record):
-    command: str
-    device: str
-    torch: str
 
 
 Kind = TypeVar("Kind", bound=Record)
@@ -217,13 +211,12 @@ def _commands(run: str, note: Note, before: str = "") -> list[str]:
         launches = RunFolder(run).read_launches()
     except UserError as e:
         return [_leave_out(e, note)]
-    for number, line in enumerate(launches, 1):
-        try:
-            launch = check_record(line, Launch, f"{RunFolder(run).launches}:{number}", "")
-        except UserError:
-            continue  # of another version, or damaged
-        command, device = code(hide_cluster(launch.command), most=2000), escape(redact_text(launch.device))
-        found.append(f"- {before}{command} on {device}, torch {code(launch.torch)}")
+    if launches.note is not None:
+        note(launches.note)
+    for launch in map(Launch.model_validate, launches.records):
+        command = code(hide_cluster(launch.command), most=2000) if launch.command else "a command that is not on record"
+        device = escape(redact_text(launch.device)) or "an unknown device"
+        found.append(f"- {before}{command} on {device}" + (f", torch {code(launch.torch)}" if launch.torch else ""))
     return list(dict.fromkeys(found))
 
 
