@@ -102,7 +102,7 @@ def _generate(args: argparse.Namespace) -> None:
     generate_texts(
         Request(
             args.path, found, how, args.batch_size, args.output, args.params, args.tokenizer, args.target,
-            args.refuse_long,
+            args.refuse_long, args.dtype,
         )
     )  # fmt: skip
 

@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
-from modelzoo.reading import load_json, look, open_regular, parse_json
+from modelzoo.reading import look, open_regular, parse_json
 from modelzoo.records import Record, check_record
 from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
 from modelzoo.training.checkpoint_state import Count, LogFacts
@@ -224,8 +224,8 @@ def _lines(path: str) -> Iterator[bytes]:
 def _parse(line: bytes, where: str) -> dict:
     """The record that a line holds, with its keys in their order."""
     try:
-        found = load_json(line) if b"NaN" in line or b"Infinity" in line else parse_json(line)
-    except (ValueError, RecursionError) as e:
+        found = parse_json(line, nonfinite=True)  # a loss may be infinite
+    except ValueError as e:
         raise UserError(f"{where}: is no record of a log ({' '.join(str(e).split())[:80]})") from None
     check_record(found, LogRecord, where, "is no record of a log")
     return found
