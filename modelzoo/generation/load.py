@@ -21,7 +21,7 @@ from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
 from modelzoo.generation.narrow import narrow_weights
 from modelzoo.generation.prompts import Prompt
-from modelzoo.interop import mdl_state
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.kernels import few, packed
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPT, GPTModel
@@ -101,7 +101,7 @@ def load_model(
     if found.endswith(".mdl"):
         if config is None:
             raise UserError(f"{found}: a .mdl does not hold its model's config; name the run's config with -p")
-        files, state = mdl_state.load_checkpoint(found, config.trainer.init, None)
+        files, state = load_checkpoint(found, config.trainer.init, None)
     else:
         files, state = checkpoint.load(found, only="model")
     saved = check_state(state, found)
