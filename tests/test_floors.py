@@ -30,6 +30,11 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("data_preprocessing.config", 1), ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
     ("data_preprocessing.reports", 1), ("data_preprocessing.limits", 0),
 ]  # fmt: skip
+ROOMS = {  # the floors inside of a package that has rooms of its own
+    "modelzoo.interop": {
+        "exporting": 3, "importing": 3, "adapters": 2, "gguf": 2, "cards": 1, "hf": 1, "mdl": 1,
+    },
+}  # fmt: skip
 ROOTS = ("modelzoo", "data_preprocessing")
 PACKAGES = {name for name, _ in FLOORS if (REPO / name.replace(".", "/")).is_dir()}
 
@@ -67,6 +72,18 @@ def test_imports_go_down(module, path):
             assert floor(name) < floor(module), f"{module} (floor {floor(module)}) imports {name} (floor {floor(name)})"
         elif name.startswith(f"{root}.") and package(name) is None:
             assert floor(name) < floor(module) or name.startswith(module), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("house", ROOMS)
+def test_imports_go_down_inside(house):
+    """From room to room of a package with rooms; in one room as its files like."""
+    floors = ROOMS[house]
+    assert set(floors) == {p.stem for p in (REPO / house.replace(".", "/")).iterdir() if p.name[0] != "_"}
+    for module, path in sources():
+        if module.startswith(f"{house}."):
+            room = module.split(".")[2]
+            for other in {n.split(".")[2] for n in imports(path) if n.startswith(f"{house}.")} - {room}:
+                assert floors[other] < floors[room], f"{module} imports of {other}"
 
 
 def test_only_one_module_names_cerebras():

@@ -77,7 +77,8 @@ def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: in
         least = len(kept) + length - room
         raise UserError(
             f"{task.name}: example {example.id} needs {least} tokens after cutting all that may be "
-            f"({cuttable}), the context is {length}; shorten the template or take a longer context"
+            f"({cuttable}), the context is {length}; shorten the template ({task.template_path}) or take a longer "
+            "context"
         )
     read = add_soft(tokenizer.prefix + kept, soft)
     # a token must come before the first one that is predicted

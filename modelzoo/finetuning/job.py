@@ -29,8 +29,8 @@ from modelzoo.finetuning.masks import (
 )
 from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.finetuning.task_shards import write_shards
-from modelzoo.interop import mdl_state
-from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.interop.adapters.load import load_adapters
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import lengths, plan
 from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
@@ -129,7 +129,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         own: the folder's own checkpoint; without one the run starts from the command's.
     """
     section, out = require_finetune(job.config), command.out
-    files, saved = mdl_state.load_checkpoint(command.checkpoint, job.config.trainer.init, None)
+    files, saved = load_checkpoint(command.checkpoint, job.config.trainer.init, None)
     masks = read_masks(files["model"])
     config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks, command.checkpoint))
     shards = open_shards(config, require_fit(config).train_dataloader)

@@ -38,11 +38,15 @@ def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> floa
     Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more) on processors
     with AVX2, AVX-512 with and without bf16, and AMX, and by benchmarks/gpu.py (8192 tokens, sides of 2048) on an H200.
     """
+    gathers = 0.1 if layout.order is not None else 0.0  # permuted inputs: what selecting them costs
+    return max(0.0, _find_densest_as_is(layout, kernel, dtype) - gathers)
+
+
+def _find_densest_as_is(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
+    """`find_densest` for inputs that are in order."""
     if kernel is native:
         tiles = dtype == torch.bfloat16 and library(native.name_library(layout)).has_tiles()
-        if (
-            tiles
-        ):  # AMX, where dense products are quickest, too: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
+        if tiles:  # AMX, where dense products are quickest: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
             return 0.65 if layout.block[1] % 32 == 0 else 0.3
         # blocks: 1.6x at half, 3x at a quarter; unstructured: 0.9x at 0.4, 1.3x and more at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8

@@ -10,8 +10,8 @@ from modelzoo.data import manifest
 from modelzoo.distributed import Ranks
 from modelzoo.files import write_json
 from modelzoo.folders import add_kind
-from modelzoo.interop import mdl_state
-from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.interop.adapters.load import load_adapters
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.records import hash_value
 from modelzoo.training import checkpoint, console, launch, state
@@ -44,7 +44,7 @@ def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks
     results = []
     for path in paths:
         run = build_run(config, choice)
-        state.restore(run, path, *mdl_state.load_checkpoint(path, init, None), None, states, options.strict)
+        state.restore(run, path, *load_checkpoint(path, init, None), None, states, options.strict)
         print(f"checkpoint {path}, step {run.step}", file=sys.stderr)
         for shards, loader in zip(vals, loaders, strict=True):
             score = validate(choice.backend, run, shards, init.loop.eval_steps)

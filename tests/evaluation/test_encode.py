@@ -77,7 +77,7 @@ def test_cuts_are_counted_and_what_cannot_be_cut_is_refused_by_id(tasks, tokeniz
     whole = len(tokenizer.encode(task.source(long).text))
     answer = max(len(tokenizer.encode(t)) for t in task.choices(long).values())
     assert counts.truncated == 1 and counts.tokens_cut == whole + answer - 60
-    with pytest.raises(UserError, match=r"example 7 needs \d+ tokens .*context"):
+    with pytest.raises(UserError, match=r"example 7 needs \d+ tokens .*template\.yaml\) .*context"):
         encode.encode_training(task, [example(question="why " * 60)], tokenizer, 60)
     with pytest.raises(UserError, match="example 7 has no label"):
         encode.encode_training(task, [example(gold=None)], tokenizer, 60)
