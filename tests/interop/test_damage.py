@@ -18,7 +18,7 @@ from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation.exported import load_exported
+from modelzoo.evaluation.inference.exported import load_exported
 from modelzoo.interop.adapters import lora, soft_prompt
 from modelzoo.interop.cards.header import split_card
 from modelzoo.interop.hf.families import GPT2
