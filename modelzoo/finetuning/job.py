@@ -32,6 +32,7 @@ from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.interop.adapters.load import load_adapters
 from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import lengths, plan
+from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
 from modelzoo.train_state import Reduction, TrainState
@@ -135,7 +136,7 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     stop = count_steps(config, len(shards))
     plan.check_sparsity(config.trainer.init, stop)
     run = build_run(config, command.choice)
-    for note in (*run.sparsity.notes, *lengths.note_lengths(config.trainer.init, stop)):
+    for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(config.trainer.init, stop)):
         out.note(note)
     if needs_ages(section):
         add_ages(run, config.trainer.init)

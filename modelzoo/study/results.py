@@ -17,6 +17,7 @@ from scipy import stats
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
+from modelzoo.folders import add_kind
 from modelzoo.names import is_mask, split_masks
 from modelzoo.reading import exists, open_regular
 from modelzoo.records import read_record
@@ -90,6 +91,8 @@ def read_run(folder: str) -> Result:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such run folder")
     files = RunFolder(folder)
+    if not exists(files.config):
+        raise UserError(add_kind(f"{folder}: is no run folder; one has config.yaml and metrics.jsonl", folder))
     config = load(files.config, Config)
     metrics, timing = read_log.read_metrics(files.metrics), read_log.read_timing(files.timing)
     launches, speed = files.read_launches(), _read_speed(files)

@@ -9,6 +9,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.distributed import Ranks
 from modelzoo.files import write_json
+from modelzoo.folders import add_kind
 from modelzoo.interop.adapters.load import load_adapters
 from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import plan, start_checkpoint
@@ -75,10 +76,11 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
     for problem in damaged:
         print(f"damaged    {problem}{outcome if found else ''}", file=sys.stderr)
     if not found:
-        raise UserError(
+        message = (
             f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
             "-m train"
         )
+        raise UserError(add_kind(message, folder.path))
     return found
 
 

@@ -76,6 +76,7 @@ def _train(
     )
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
+        launch.note_place(folder, out)
     run = build_run(config, choice, may_shard=True)
     for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(init, stop)):
         out.note(note)

@@ -8,6 +8,7 @@ from typing import Any
 
 from modelzoo import checksums
 from modelzoo.config.errors import UserError
+from modelzoo.folders import add_kind
 from modelzoo.interop.cards.header import UNKNOWN, check_facts, is_hub_id, render_header, split_card
 from modelzoo.progress import format_size
 from modelzoo.reading import MIB, exists, read_text
@@ -77,7 +78,8 @@ def _check_folder(folder: str) -> None:
         what = "is a file; push takes a folder that export wrote" if exists(folder) else "no such folder"
         raise UserError(f"{folder}: {what} (python run.py export RUN OUT)")
     if not any(exists(os.path.join(folder, n)) for n in _MODELS):
-        raise UserError(f"{folder}: holds no {' or '.join(_MODELS)}; name a folder that export wrote")
+        missing = f"holds no {' or '.join(_MODELS)}; name a folder that export wrote"
+        raise UserError(add_kind(f"{folder}: {missing}", folder))
     if not exists(os.path.join(folder, checksums.NAME)):
         raise UserError(f"{folder}: has no {checksums.NAME}: export did not write it, or it was removed; export again")
     for inner in _list_parts(folder):

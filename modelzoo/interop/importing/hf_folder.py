@@ -13,6 +13,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.evaluation.inference.exported_files import PICKLED, read_index
+from modelzoo.folders import add_kind
 from modelzoo.interop.adapters.folder import PEFT_FILES
 from modelzoo.interop.cards import origin as origins
 from modelzoo.interop.hf import biogpt
@@ -48,7 +49,7 @@ def import_hf(source: str, out: str, params: str | None) -> str:
             f"{source}: holds an adapter of PEFT ({PEFT_FILES[0]}) and no model; import the model that it is for, and "
             "name the adapter with trainer.init.lora.path (or soft_prompt.path)"
         )
-    described = read_json(file, "missing; a Hugging Face model folder has one")
+    described = read_json(file, add_kind("missing; a Hugging Face model folder has one", source))
     if isinstance(described, dict) and described.get("model_type") == biogpt.KIND:
         section, notes, kind = biogpt.read_model_section(described, file), [], "BioGPT"
         convert = biogpt.convert_weights

@@ -80,12 +80,12 @@ def test_what_is_no_model_is_named(tmp_path, capsys):
         assert words in error and error.count("\n") == 1
 
 
-def test_a_folder_of_runs_names_the_first(snapshot, tmp_path, capsys):
+def test_a_folder_of_runs_names_them(snapshot, tmp_path, capsys):
     assert run("import", snapshot, tmp_path / "tuned/fold_0/seed_1") == 0
     shutil.copytree(tmp_path / "tuned/fold_0/seed_1", tmp_path / "tuned/fold_0/seed_2")
     capsys.readouterr()
     assert run("export", tmp_path / "tuned", tmp_path / "out") == 2
-    assert f"did you mean {tmp_path}/tuned/fold_0/seed_1?" in capsys.readouterr().err
+    assert f"it holds 2 runs: {tmp_path}/tuned/fold_0/seed_1 {tmp_path}/tuned/fold_0/seed_2" in capsys.readouterr().err
 
 
 def test_a_tokenizer_of_another_model_is_named(snapshot, tmp_path, capsys):
