@@ -116,6 +116,12 @@ def add_generate_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--refuse_long", action="store_true", help="refuse a prompt longer than the context (default: cut)")
     p.add_argument("-o", "--output", metavar="FILE", help="JSON lines here, - for standard output (default: texts)")
     p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of weights (float32); bfloat16: half of the memory, quicker, and rounded",
+    )
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
     p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")

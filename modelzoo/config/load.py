@@ -19,6 +19,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.merge import is_choice, put_over
 from modelzoo.config.renamed import rename_old
 from modelzoo.config.yaml12 import Document, Mark, Path
+from modelzoo.folders import describe_folder, find_runs
 from modelzoo.reading import is_number, read_text
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
@@ -72,9 +73,9 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
     except FileNotFoundError:
         raise UserError(f"{file}: no such config file{_near(file)}") from None
     except IsADirectoryError:
-        own = os.path.join(file, "config.yaml")
-        meant = f"did you mean {own}?" if os.path.isfile(own) else "name a YAML file in it"
-        raise UserError(f"{file}: is a folder; {meant}") from None
+        own = next((c for d in (file, *find_runs(file)) if os.path.isfile(c := os.path.join(d, "config.yaml"))), None)
+        meant = f"did you mean {own}?" if own else describe_folder(file) or "name a YAML file in it"
+        raise UserError(f"{file}: is a folder, and a config is a YAML file; {meant}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text; a config is a YAML file") from None
     except OSError as e:

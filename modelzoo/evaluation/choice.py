@@ -17,7 +17,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
 from modelzoo.evaluation import metrics
 from modelzoo.evaluation.classification import Classification
-from modelzoo.evaluation.examples import Example
+from modelzoo.evaluation.examples import Example, pass_over
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.pubmedqa import PubMedQA, Question
 from modelzoo.evaluation.task import END, Option, SingleLabel
@@ -50,6 +50,9 @@ class Choices(SingleLabel):
         """The fields that a prompt is made of."""
         t = self.template
         return list(dict.fromkeys(f for x in (t.description, t.source, *t.labels.values()) for f in placeholders(x)))
+
+    def fields(self) -> list[str]:
+        return self.used
 
     def words(self, example: Example, label: str) -> str:
         """A choice as it counts in lengths: without the delimiter before it."""
@@ -116,7 +119,7 @@ class Choices(SingleLabel):
     @cached_property
     def _known(self) -> list[Example]:
         split = self.config.shots.split
-        return self.labelled(self.read(split, self.config.fold), split)
+        return self.labelled(self.read(split, self.config.fold, pass_over), split)
 
     def draw_shots(self, examples: Sequence[Example], split: str) -> list[list[Example]]:
         """Solved examples for each of the examples, which are of `split`: those that lm-evaluation-harness draws.

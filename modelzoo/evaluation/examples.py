@@ -15,6 +15,13 @@ MAX_DATA = 256 * MIB  # of a task's file; the largest known ones have a few MiB
 HEADER = "the first line is taken for the columns' names: put one before the data if the file has none"
 
 
+Remark = Callable[[str, str], None]  # is called with what is left out, in words, and its place
+
+
+def pass_over(what: str, where: str) -> None:
+    """A `Remark` of who has no use for it."""
+
+
 class Example(NamedTuple):
     """`fields` fill the template; `gold` is what the task's metrics compare (None where it is not known)."""
 

@@ -126,8 +126,8 @@ def is_exported(path: str) -> bool:
     return os.path.isfile(os.path.join(path, "config.json"))
 
 
-def load_exported(path: str, device: torch.device) -> Exported:
-    """The causal LM in `path`, in float32. Only safetensors are read, and no code of the folder runs.
+def load_exported(path: str, device: torch.device, dtype: torch.dtype = torch.float32) -> Exported:
+    """The causal LM in `path`, in `dtype`. Only safetensors are read, and no code of the folder runs.
 
     Raises:
         UserError: transformers is not installed, a file was changed since the export, or transformers cannot load the
@@ -147,7 +147,7 @@ def load_exported(path: str, device: torch.device) -> Exported:
     logging.set_verbosity_error()  # its tables of weights that do not fit: `_require_all` says it in one line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=torch.float32, local_files_only=True, use_safetensors=True, trust_remote_code=False,
+            path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False,
             output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
         hf, about = loaded

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from modelzoo.data.tokenizer import Tokenizer
 from modelzoo.evaluation import predict
 from modelzoo.evaluation.choice import Choices
 from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.remarks import read_examples
 from modelzoo.evaluation.task import SingleLabel, Task
 
 
@@ -82,7 +84,10 @@ def convert_task(task: Task, split: str):
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    examples = task.labelled(task.examples(split), split)
+    examples, remarks = read_examples(task, split)
+    examples = task.labelled(examples, split)
+    for line in remarks.describe():
+        print(f"note       lm_eval:{task.name}: {line}", file=sys.stderr)
     if not isinstance(task, SingleLabel) or task.config.form == "similarity":
         raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")
     labels, delimiter = list(task.labels), task.head

@@ -8,7 +8,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation import metrics, pubtator, templates
-from modelzoo.evaluation.examples import Example, check_unique, read_text, split_lines
+from modelzoo.evaluation.examples import Example, Remark, check_unique, read_text, split_lines
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import END, Option, Task
 
@@ -30,12 +30,12 @@ class NER(Task):
             raise UserError(f"{template_path}: labels: O is missing")
         self.kinds = sorted({t[2:] for t in self.labels if t != "O"})
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         path = self.path(split)
         if path.endswith(CONLL):
             found = conll(path, read_text(path), self.kinds[0] if len(self.kinds) == 1 else None)
         else:
-            found = pubtator.examples(path, read_text(path), self.config.sentences)
+            found = pubtator.examples(path, read_text(path), self.config.sentences, remark)
         return check_unique((self._example(*x) for x in found), path)
 
     def _example(self, where: str, name: str, words: list[str], tags: list[str]) -> Example:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation import metrics
-from modelzoo.evaluation.examples import Example, read_json
+from modelzoo.evaluation.examples import Example, Remark, read_json
 from modelzoo.evaluation.metrics import Values, Weights
 from modelzoo.evaluation.task import SingleLabel
 from modelzoo.reading import exists
@@ -36,7 +36,7 @@ class PubMedQA(SingleLabel):
     main_metric = "accuracy"
     long_fields = ("context", "sections")
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         if split == "test":
             return self._test()
         path, key = os.path.join(self.folder(), FOLDS), f"pqal_fold{fold}"

@@ -7,6 +7,7 @@ from modelzoo import host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.data.tokenizer_files import find_vocabulary
 
 
 def note_batches(config: Config) -> list[str]:
@@ -23,6 +24,8 @@ def note_batches(config: Config) -> list[str]:
         )
     if tokenizer is not None and not os.path.exists(tokenizer):
         found.append(f"trainer.init.tokenizer {tokenizer} is not there: training needs none, texts and exports do")
+    elif tokenizer is not None and os.path.isdir(tokenizer) and not find_vocabulary([tokenizer]):
+        found.append(f"trainer.init.tokenizer {tokenizer} holds none: training needs none, texts and exports do")
     if loader.num_workers > (cores := host.available_cores()):
         found.append(f"num_workers {loader.num_workers}: there are {cores} cores here, which the model needs too")
     return found

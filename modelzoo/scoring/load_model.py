@@ -19,7 +19,7 @@ from modelzoo.data.tokenizer_files import note_other
 from modelzoo.distributed import ALONE, Ranks
 from modelzoo.evaluation import exported
 from modelzoo.evaluation.encode import Soft
-from modelzoo.interop import mdl_state
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import start_checkpoint
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
@@ -85,7 +85,7 @@ def load_model(path: str, config: Config, options: Options, ranks: Ranks = ALONE
 def _ours(path: str, config: Config, options: Options, choice: Choice) -> LoadedModel:
     init = config.trainer.init
     run = build_run(config, choice)
-    files, saved = mdl_state.load_checkpoint(path, init, None)
+    files, saved = load_checkpoint(path, init, None)
     states = tuple(s for s in options.load_states if s != "optimizer")
     state.restore(run, path, files, saved, None, states, options.strict)
     m = init.model

@@ -19,8 +19,13 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.exported import load_exported
-from modelzoo.interop import hf_families, import_checkpoint, mdl, mdl_state, peft
-from modelzoo.interop.card_header import split_card
+from modelzoo.interop.adapters import lora, soft_prompt
+from modelzoo.interop.cards.header import split_card
+from modelzoo.interop.hf.families import GPT2
+from modelzoo.interop.importing.import_checkpoint import import_checkpoint
+from modelzoo.interop.mdl import file as mdl
+from modelzoo.interop.mdl import state as mdl_state
+from modelzoo.interop.mdl.seal import SEAL
 from modelzoo.planning.start_checkpoint import complete_model
 from modelzoo.training import checkpoint
 from tests.faults.mutate_bytes import flip_bit
@@ -79,13 +84,13 @@ def world(tmp_path_factory) -> Path:
 def import_folder(folder: Path) -> dict:
     out = str(folder.parent / "imported")
     shutil.rmtree(out, ignore_errors=True)
-    import_checkpoint.import_checkpoint(str(folder), out)
+    import_checkpoint(str(folder), out)
     return checkpoint.load(os.path.join(out, "checkpoints/step_0"))[0]["model"]
 
 
 def read_mdl(path: Path) -> dict:
     init = load(path.parent / "sparse.yaml", Config).trainer.init
-    return mdl_state.convert_from_zoo(str(path), mdl.read(str(path), mdl_state.SECTIONS), init, "data")[0]
+    return mdl_state.convert_from_zoo(str(path), mdl.read_mdl(str(path), mdl_state.SECTIONS), init, "data")[0]
 
 
 def same(a: object, b: object) -> bool:
@@ -131,7 +136,7 @@ def test_no_flipped_bit_of_a_mdl_changes_what_is_read_nor_reaches_hdf5(world, tm
 def test_a_mdl_without_a_seal_that_ends_hdf5_is_refused_in_one_line(world, tmp_path, monkeypatch):
     """A bit of a chunk's index or of its lz4 frame can end the process; a fork meets it first."""
     whole, draw = (world / "m.mdl").read_bytes(), Random(4)
-    whole = whole[: whole.rindex(mdl.SEAL)]
+    whole = whole[: whole.rindex(SEAL)]
     shutil.copy(world / "sparse.yaml", tmp_path)
     for _ in range(20):
         (tmp_path / "m.mdl").write_bytes(flip_bit(whole, draw))
@@ -158,11 +163,11 @@ def model_of(folder: Path):
 
 
 def read_lora(folder: Path) -> object:
-    return peft.read_lora(str(folder / "adapter"), model_of(folder), hf_families.GPT2)
+    return lora.read_lora(str(folder / "adapter"), model_of(folder), GPT2)
 
 
 def read_prompt(folder: Path) -> object:
-    return peft.read_prompt(str(folder / "adapter"), model_of(folder))
+    return soft_prompt.read_prompt(str(folder / "adapter"), model_of(folder))
 
 
 KINDS: dict[str, tuple[str, str, Callable, Callable]] = {
@@ -280,7 +285,7 @@ def test_pickles_are_refused_and_never_run(world, tmp_path, name, capsys):
     with pytest.raises(UserError, match="pickled and could run code"):
         load_exported(str(folder), torch.device("cpu"))
     with pytest.raises(UserError, match="pickled and could run code"):
-        peft.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, hf_families.GPT2)
+        lora.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, GPT2)
     assert not (tmp_path / "trap").exists() and not (tmp_path / "out").exists()
 
 

@@ -9,7 +9,7 @@ from tests.support import TINY, examples, write_shard
 
 NOTES = (
     "repeat examples", "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
-    "is not there: training", "which the model needs too", "This DataLoader",
+    "training needs none", "which the model needs too", "This DataLoader",
 )  # fmt: skip
 
 
@@ -24,6 +24,7 @@ NOTES = (
         ({"micro_batch_size": 2}, {"grad_accum_steps": 2}, []),
         ({"num_workers": 2}, {}, ["num_workers 2: there are 1 cores here, which the model needs too"]),
         ({}, {"tokenizer": "none.json"}, ["trainer.init.tokenizer none.json is not there: training needs none, texts"]),
+        ({}, {"tokenizer": "d"}, ["trainer.init.tokenizer d holds none: training needs none, texts and exports do"]),
         ({}, {"lr": None}, ["neither optimizer.lr nor schedulers give one; it is 0.001 throughout"]),
     ],
 )
