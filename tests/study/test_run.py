@@ -168,8 +168,8 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
 
     Its run ends with it, even if the study is killed.
     """
-    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
-            "common": {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint": {"steps": 50, "keep": 1}}}  # fmt: skip
+    common = {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint": {"steps": 50, "keep": 1}}
+    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}}, "common": common}
     path, out = write(base, **keys), base.parent / "out"
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is
