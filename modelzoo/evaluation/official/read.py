@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.examples import Remark
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.official.archive import Archive
 from modelzoo.records import Record, check_record
 

@@ -12,7 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
-from modelzoo.evaluation.exported import PICKLED, read_index
+from modelzoo.evaluation.inference.exported_files import PICKLED, read_index
 from modelzoo.folders import add_kind
 from modelzoo.interop.adapters.folder import PEFT_FILES
 from modelzoo.interop.cards import origin as origins
