@@ -23,7 +23,7 @@ FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
 LONGEST = 2000  # characters of one line of a message
 NO_MEMORY = "not enough memory; give a smaller model, micro-batch or input, or a machine with more"
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # how torch words it
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)  # how torch words it
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 

@@ -254,7 +254,7 @@ def run(argv: list[str]) -> None:
     )
     verb.arguments(p)
     args = p.parse_args(argv[1:])
-    from modelzoo.kernels.processor import processor_class
+    from modelzoo.kernels.processor import check_switches
 
-    processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as
+    check_switches()
     verb.run(args)

@@ -46,6 +46,7 @@ def reports(tmp_path, monkeypatch):
     (MemoryError(), 2, f"error: {entry.NO_MEMORY}"),
     (RuntimeError("[enforce fail] CPUAllocator: can't allocate memory"), 2, f"error: {entry.NO_MEMORY}"),
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, f"error: {entry.NO_MEMORY}"),
+    (RuntimeError("std::bad_alloc"), 2, f"error: {entry.NO_MEMORY}"),
     (KeyboardInterrupt(), 130, "\nstopped; all is whole"),
 ])  # fmt: skip
 def test_what_is_raised_becomes_a_line_and_a_code(error, code, line, capsys, reports):

@@ -27,6 +27,7 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("data_preprocessing.__main__", 8), ("data_preprocessing.cli", 7), ("data_preprocessing.inspection", 6),
     ("data_preprocessing.verbs", 5), ("data_preprocessing.jobs", 4), ("data_preprocessing.steps", 3),
     ("data_preprocessing.downloading", 3), ("data_preprocessing.sources", 2), ("data_preprocessing.tokens", 2),
+    ("data_preprocessing.idle", 2),
     ("data_preprocessing.config", 1), ("data_preprocessing.job_flags", 1),
     ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
     ("data_preprocessing.reports", 1), ("data_preprocessing.limits", 0),

@@ -94,6 +94,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     folder = os.path.join(job.options.model_dir, "data", f"fold_{job.fold}")
     task.examples("dev", job.fold)  # what is wrong with them is reported before training
     data = ranks.first_does(lambda: write_shards(folder, task, job.fold, out, replace=job.options.restart))
+    task.note_remarks("dev", job.fold, out)
     own = ranks.first_does(lambda: resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note))
     run, config, shards, start, changes = prepare_run(job, command, data, Start.of(own))
     before = run.reduction if run.step else _find_reduction(command)
@@ -255,6 +256,7 @@ def _conclude(
     except UserError as e:  # many a test set is kept apart
         command.out.note(f"no test    {e}")
     else:
+        task.note_remarks("test", job.fold, command.out)
         scores["test"] = task.score(backend, run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
     found = {
@@ -273,6 +275,9 @@ def _conclude(
         },
         "dev": history,
     }
+    remarks = {split: task.remarks(split, job.fold).as_dict() for split in ("train", *scores)}
+    if remarks := {split: about for split, about in remarks.items() if about}:
+        found["remarks"] = remarks
     result = add_check(leave_out_undefined(found))
 
     def write() -> None:

@@ -16,6 +16,11 @@ TALL = 32  # rows of a block from which one gathered product per block row beats
 COPIES = 8  # a batched product gathers its inputs: at most so many copies of the activations
 
 
+def may_batch(block: tuple[int, int], device: str) -> bool:
+    """Whether the kernel for such blocks depends on `Layout.even`; where it does not, none need look at that."""
+    return block[1] == 1 and block[0] > 128 if device == "cuda" else block[0] >= TALL
+
+
 def choose_kernel(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
     """The kernel for activations of `dtype` on `device`."""
     return _chosen(layout, device, dtype)[0]
@@ -60,7 +65,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
     if device.type == "cuda":
         return _on_gpu(layout, dtype)
     rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
-    if copies <= COPIES and rows >= TALL and layout.even:
+    if copies <= COPIES and may_batch(layout.block, device.type) and layout.even:
         plain = batched
     else:
         tall = rows >= (TALL if dtype.itemsize >= 4 else 2 * TALL)
@@ -82,7 +87,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
 
 
 def _on_gpu(layout: Layout, dtype: torch.dtype) -> tuple[ModuleType, str]:
-    if layout.even and layout.block[1] == 1 and layout.block[0] > 128:  # shared inputs
+    if may_batch(layout.block, "cuda") and layout.even:  # shared inputs
         return batched, ""
     try:
         from modelzoo.kernels import triton_blocks, triton_tiles

@@ -24,6 +24,7 @@ from modelzoo.evaluation.scores.results import CHECK, add_check, hash_examples, 
 from modelzoo.evaluation.statistics import intervals
 from modelzoo.evaluation.statistics.metrics import rank
 from modelzoo.evaluation.tasks.base import Task
+from modelzoo.evaluation.tasks.remarks import read_examples
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
@@ -66,7 +67,7 @@ def search_prompts(request: Request) -> str:
     """
     own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
     found = list_candidates(own, request.templates)
-    examples = own.examples(request.split)
+    examples, remarks = read_examples(own, request.split)
     own.labelled(examples, request.split)
     out = request.out or os.path.join("prompt_search", own.name)
     path, config = _checkpoint(request)
@@ -74,6 +75,8 @@ def search_prompts(request: Request) -> str:
     live = Progress(len(found))
     live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
+    for line in remarks.describe():
+        live.note(f"           {line}")
     results: list[dict[str, Any]] = []
     for number, candidate in enumerate(found, 1):
         results.append(_score_candidate(candidate, examples, model, out, request))
@@ -81,7 +84,8 @@ def search_prompts(request: Request) -> str:
     live.close()
     _compare(own, results)
     ranked = sorted(results, key=lambda r: -rank(_main(own, r)))
-    shown = [{k: v for k, v in r.items() if k not in ("predictions", CHECK)} for r in ranked]
+    about = {"remarks": remarks.as_dict()} if remarks.as_dict() else {}
+    shown = [{k: v for k, v in {**r, **about}.items() if k not in ("predictions", CHECK)} for r in ranked]
     write_json(os.path.join(out, "results.json"), leave_out_undefined(shown))
     best = next(c for c in found if c.name == ranked[0]["name"])
     text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")

@@ -372,7 +372,7 @@ def test_nothing_of_a_cluster_is_exported(world):
         assert CANARY.encode() not in path.read_bytes(), path
 
 
-def test_a_model_is_not_scored_with_invented_weights(world, tmp_path):
+def test_a_model_is_not_scored_with_invented_weights(world, tmp_path, capfd):
     pytest.importorskip("transformers")
     folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
     load_exported(str(folder), torch.device("cpu"))
@@ -387,6 +387,10 @@ def test_a_model_is_not_scored_with_invented_weights(world, tmp_path):
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(UserError, match=key):
             load_exported(str(folder), torch.device("cpu"))
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": config["n_positions"] // 2}))
+    with pytest.raises(UserError, match=r"f: has another shape of transformer\.wpe\.weight than its config\.json asks"):
+        load_exported(str(folder), torch.device("cpu"))
+    assert not any(capfd.readouterr())  # no table of transformers'
 
 
 def test_a_tokenizer_of_another_kind_is_not_left_out_in_silence(world, tmp_path, capsys):

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation.examples.files import split_lines
+from modelzoo.evaluation.examples.remarks import Remark, pass_over
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
 _PLACE = re.compile(r"[0-9]{1,9}")  # of a character
@@ -72,14 +73,21 @@ def _joined(parts: dict[str, str]) -> str:
     return parts.get("t", "") + (" " + parts["a"] if "a" in parts else "")
 
 
-def read_pubtator(path: str, text: str, sentences: bool) -> Iterator[tuple[str, str, list[str], list[str]]]:
+def read_pubtator(
+    path: str, text: str, sentences: bool, remark: Remark = pass_over
+) -> Iterator[tuple[str, str, list[str], list[str]]]:
     """(where, id, words, IOB2 tags) of each sentence or document.
 
     Sentences end at . ! or ? before a capital, digit or bracket, never inside an entity. Of entities that overlap the
     longer counts. A word counts to an entity that covers any character of it.
     """
-    for document in _distinct(read_documents(path, text)):
+    for document in _distinct(read_documents(path, text), remark):
         chosen = _choose(document.entities)
+        for e in document.entities if len(chosen) < len(document.entities) else ():
+            if e not in chosen:
+                remark("entities that overlap a longer one: left out", e.where)
+        if not document.text.strip():
+            remark("documents without a word: left out", document.where)
         ends = [e.end for e in chosen]
         breaks = [m.end() for m in _BREAK.finditer(document.text)] if sentences else []
         breaks = [b for b in breaks if (i := bisect.bisect_right(ends, b)) == len(chosen) or chosen[i].begin >= b]
@@ -100,7 +108,7 @@ def _choose(entities: list[Entity]) -> list[Entity]:
     return chosen
 
 
-def _distinct(found: Iterator[Document]) -> Iterator[Document]:
+def _distinct(found: Iterator[Document], remark: Remark) -> Iterator[Document]:
     """The documents, less word-for-word repetitions (NCBI-disease's training set has one)."""
     seen: dict[str, Document] = {}
     for document in found:
@@ -109,6 +117,8 @@ def _distinct(found: Iterator[Document]) -> Iterator[Document]:
             yield document
         elif first.text != document.text:
             raise UserError(f"{document.where}: document {document.id} occurs twice with different words; remove one")
+        else:
+            remark("documents that are there already, word for word: left out", document.where)
 
 
 def _tags(words: list[tuple[str, int, int]], entities: list[Entity], ends: list[int]) -> list[str]:

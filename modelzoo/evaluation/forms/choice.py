@@ -16,6 +16,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
 from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.examples.remarks import pass_over
 from modelzoo.evaluation.forms.classification import Classification
 from modelzoo.evaluation.forms.pubmedqa import PubMedQA, Question
 from modelzoo.evaluation.statistics import metrics
@@ -51,6 +52,9 @@ class Choices(SingleLabel):
         """The fields that a prompt is made of."""
         t = self.template
         return list(dict.fromkeys(f for x in (t.description, t.source, *t.labels.values()) for f in placeholders(x)))
+
+    def fields(self) -> list[str]:
+        return self.used
 
     def words(self, example: Example, label: str) -> str:
         """A choice as it counts in lengths: without the delimiter before it."""
@@ -117,7 +121,7 @@ class Choices(SingleLabel):
     @cached_property
     def _known(self) -> list[Example]:
         split = self.config.shots.split
-        return self.labelled(self.read(split, self.config.fold), split)
+        return self.labelled(self.read(split, self.config.fold, pass_over), split)
 
     def draw_shots(self, examples: Sequence[Example], split: str) -> list[list[Example]]:
         """Solved examples for each of the examples, which are of `split`: those that lm-evaluation-harness draws.

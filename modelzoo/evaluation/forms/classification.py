@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from modelzoo.evaluation.examples.example import Example, as_text, find_id, read_examples, require_field
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.statistics import metrics
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks.labels import SingleLabel
@@ -14,7 +15,7 @@ class Classification(SingleLabel):
 
     main_metric = "accuracy"
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         return read_examples(self.path(split), self._example)
 
     def _example(self, number: int, where: str, row: dict) -> Example:

@@ -9,6 +9,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation.examples.example import Example, as_text, check_unique, require_field
 from modelzoo.evaluation.examples.files import read_rows
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.statistics import metrics
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks.labels import MultiLabel
@@ -56,7 +57,7 @@ class HoC(MultiLabel):
         assert self.config.protocol is not None  # the schema asks `form: hoc` for one
         return self.config.protocol
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         path = os.path.join(self.folder(), getattr(self.config, split) or f"{split}.tsv")
         if not exists(path):
             raise UserError(f"{path}: no such file (columns labels, sentence, index); score another split with --split")
@@ -70,7 +71,12 @@ class HoC(MultiLabel):
             Example(pmid, {"text": " ".join(s.fields["text"] for s in parts)}, self._union(parts))
             for pmid, parts in documents.items()
         ]
-        return [e for e in joined if e.gold or self.protocol != "BLUE"]
+        if self.protocol != "BLUE":
+            return joined
+        for e in joined:
+            if not e.gold:
+                remark("documents without a label: left out, as BLUE does", e.id)
+        return [e for e in joined if e.gold]
 
     def _sentence(self, where: str, row: dict[str, str]) -> Example:
         found = set()

@@ -11,6 +11,7 @@ from modelzoo.evaluation.examples.conll import read_conll
 from modelzoo.evaluation.examples.example import Example, check_unique
 from modelzoo.evaluation.examples.files import read_text
 from modelzoo.evaluation.examples.pubtator import read_pubtator
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.statistics import metrics
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks import templates
@@ -33,12 +34,12 @@ class NER(Task):
             raise UserError(f"{template_path}: labels: O is missing")
         self.kinds = sorted({t[2:] for t in self.labels if t != "O"})
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         path = self.path(split)
         if path.endswith(CONLL):
             found = read_conll(path, read_text(path), self.kinds[0] if len(self.kinds) == 1 else None)
         else:
-            found = read_pubtator(path, read_text(path), self.config.sentences)
+            found = read_pubtator(path, read_text(path), self.config.sentences, remark)
         return check_unique((self._example(*x) for x in found), path)
 
     def _example(self, where: str, name: str, words: list[str], tags: list[str]) -> Example:

@@ -10,6 +10,7 @@ from pydantic import Field
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.files import read_json
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.statistics import metrics
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks.labels import SingleLabel
@@ -37,7 +38,7 @@ class PubMedQA(SingleLabel):
     main_metric = "accuracy"
     long_fields = ("context", "sections")
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         if split == "test":
             return self._test()
         path, key = os.path.join(self.folder(), FOLDS), f"pqal_fold{fold}"

@@ -110,14 +110,18 @@ def load_exported(path: str, device: torch.device, dtype: torch.dtype = torch.fl
     except ImportError:
         raise UserError(f"{path}: a Hugging Face folder needs transformers (pip install transformers)") from None
     logging.disable_progress_bar()  # it takes moments, and would stand between our own lines
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # its tables of weights that do not fit: `_require_all` says it in one line
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False,
-            output_loading_info=True,
+            output_loading_info=True, ignore_mismatched_sizes=True,
         )  # fmt: skip
         hf, about = loaded
     except Exception as e:  # each architecture raises its own kinds for a config or weights that do not fit
         raise UserError(f"{path}: transformers cannot load it: {_one_line(e)}") from None
+    finally:
+        logging.set_verbosity(level)
     _require_all(path, about)
     if os.path.isdir(os.path.join(path, "adapter")):  # of a LoRA or soft-prompt run
         text = "its adapter/ is not applied, the base model alone is computed; name the run itself for both"

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from modelzoo.evaluation.inference.decoding import decode_greedily
 from modelzoo.evaluation.inference.likelihoods import score_continuations
 from modelzoo.evaluation.tasks.base import Task
 from modelzoo.evaluation.tasks.labels import SingleLabel
+from modelzoo.evaluation.tasks.remarks import read_examples
 
 
 def require_lm_eval() -> None:
@@ -85,7 +87,10 @@ def convert_task(task: Task, split: str):
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
 
-    examples = task.labelled(task.examples(split), split)
+    examples, remarks = read_examples(task, split)
+    examples = task.labelled(examples, split)
+    for line in remarks.describe():
+        print(f"note       lm_eval:{task.name}: {line}", file=sys.stderr)
     if not isinstance(task, SingleLabel) or task.config.form == "similarity":
         raise UserError(f"lm_eval:{task.name}: the harness takes tasks whose answer is one of a few labels")
     labels, delimiter = list(task.labels), task.head

@@ -9,8 +9,9 @@ import numpy as np
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
-from modelzoo.config.task import Template
+from modelzoo.config.task import Template, placeholders
 from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.examples.remarks import Remark, pass_over
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks import templates
 from modelzoo.reading import exists
@@ -44,18 +45,19 @@ class Task:
             raise UserError(f"{template_path}: labels: missing; give each label its words")
         self.head, self.tail = templates.around_label(template.target)
 
-    def examples(self, split: str, fold: int | None = None) -> list[Example]:
+    def examples(self, split: str, fold: int | None = None, remark: Remark = pass_over) -> list[Example]:
         """The examples of a split (train, dev or test), in the files' order.
 
         Args:
             fold: of tasks with folds; default: the task's.
+            remark: is called for each thing in the files that is left out.
 
         Raises:
             UserError: a file that is missing, malformed or empty; an id twice; a label that the task does not know.
         """
         if split not in SPLITS:
             raise UserError(f"{self.name}: no split {split!r}; known: {', '.join(SPLITS)}")
-        found = self.read(split, self.config.fold if fold is None else fold)
+        found = self.read(split, self.config.fold if fold is None else fold, remark)
         if not found:
             raise UserError(f"{self.name}: the {split} split holds no example")
         return found[: self.config.max_examples]
@@ -70,7 +72,7 @@ class Task:
             return found
         raise UserError(f"{self.name}: no example of the {split} split has a label, so there is nothing to score")
 
-    def read(self, split: str, fold: int) -> list[Example]:
+    def read(self, split: str, fold: int, remark: Remark) -> list[Example]:
         raise NotImplementedError
 
     def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
@@ -80,6 +82,10 @@ class Task:
     def describe(self) -> str:
         """One line for a person: the data, what is predicted, and the metric."""
         raise NotImplementedError
+
+    def fields(self) -> list[str]:
+        """The fields that the text before an answer is made of."""
+        return list(dict.fromkeys(placeholders(self.template.source)))
 
     def source(self, example: Example) -> templates.Rendered:
         """The text before the answer, with what may be cut from it."""
