@@ -29,7 +29,7 @@ from modelzoo.generation.load import load_model
 from modelzoo.generation.prompts import Prompt
 from modelzoo.generation.settings import Settings
 from modelzoo.generation.write import Text, write_texts
-from modelzoo.interop.export import export
+from modelzoo.interop.exporting.export import export
 from modelzoo.training import checkpoint, state
 
 PATTERNS = {

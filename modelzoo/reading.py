@@ -86,6 +86,11 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
+def is_number(text: str, digits: int = 18) -> bool:
+    """Whether a text is one to `digits` ASCII digits, which `int` takes: not "²", not "", and no 4,301 digits."""
+    return len(text) <= digits and text.isascii() and text.isdigit()
+
+
 def load_json(text: str | bytes, **options: Any) -> Any:
     """`json.loads` of a text from anywhere: deep nesting would overrun the stack where its limit was raised, and of a
     key that occurs twice the second value would win in silence.

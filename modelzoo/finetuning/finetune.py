@@ -20,7 +20,7 @@ from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos
 from modelzoo.distributed import ALONE, Ranks
-from modelzoo.evaluation.results import hash_checkpoint
+from modelzoo.evaluation.scores.results import hash_checkpoint
 from modelzoo.files import write_json
 from modelzoo.finetuning import stored_result
 from modelzoo.finetuning.job import Command, Job, prepare_run, run_job

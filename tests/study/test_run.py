@@ -78,9 +78,15 @@ def test_mistakes_name_the_file_and_the_setting(base):
     path = write(base, axes={"method": {"bad": {"trainer.init.sparsty": 0.5}}})
     with pytest.raises(UserError, match=r"study\.yaml: in bad: .*unknown key.*did you mean 'sparsity'"):
         grid.read_matrix(path, [], None)
-    path = write(base, axes={"method": {"bad": {"budget.days": 5}}})
-    with pytest.raises(UserError, match=r"study\.yaml: in bad: "):
-        grid.read_matrix(path, [], None)
+    for keys, said in (
+        ({"budget.days": 5}, r"study\.yaml: in bad: budget\.days=5: unknown key 'budget\.days'; known keys: flops"),
+        ({"budget": {"days": 5}}, r"study\.yaml: in bad: budget\.days=5: unknown key 'budget\.days'"),
+        ({"budget.steps": "x"}, r"study\.yaml: in bad: budget\.steps='x': budget\.steps: takes an integer, got 'x'$"),
+        ({"learning_rate.peak": -1}, r"in bad: .*peak.*: must be above 0, got -1"),
+        ({"budget": "null"}, r"axes\.method\.bad: 'budget' is no key; write .* budget\.\.\. or"),
+    ):
+        with pytest.raises(UserError, match=said):
+            grid.read_matrix(write(base, axes={"method": {"bad": keys}}), [], None)
 
 
 def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
@@ -93,7 +99,7 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     assert sorted(taken) == sorted(c.name for c in grid.read_matrix(path, [], None).cells)
 
 
-def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
+def test_a_run_that_another_process_is_at_is_passed_over(base, forked, capsys):
     path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
     with lock_folder(str(run)):
         study.run_study(path, [], None, study.Options("CPU"))
@@ -163,7 +169,8 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
     Its run ends with it, even if the study is killed.
     """
     keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
-            "common": {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
+            "common": {"trainer.init.loop.eval_frequency": 150,
+                       "trainer.init.checkpoint": {"steps": 50, "keep": 1}}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is
