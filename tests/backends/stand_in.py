@@ -151,6 +151,7 @@ CARD = {
     "is_bf16_supported": lambda **_: True,
     "max_memory_allocated": lambda *_: 1 << 30,
     "is_available": lambda: True,
+    "is_current_stream_capturing": lambda: False,  # which torch built for CUDA asks a driver
     "device_count": lambda: 1,
     "Event": _Event,
 }
