@@ -22,6 +22,12 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+parts=" tests dense-XL sparse dense-Large dense-Med products nanogpt-XL "
+for name in $only; do
+    [ "${parts#* "$name" }" != "$parts" ] || { echo "error: --only $name: there are$parts" >&2; exit 2; }
+done
+[ "$only" != " " ] || { echo "error: --only needs names:$parts" >&2; exit 2; }
+case "$only" in *" nanogpt-XL "*) [ -n "$clone" ] || { echo "error: nanogpt-XL needs --nanogpt" >&2; exit 2; } ;; esac
 mkdir -p "$out" && out=$(cd "$out" && pwd) || exit 2
 [ -z "$clone" ] || clone=$(cd "$clone" && pwd) || exit 2
 [ -z "$clone" ] || [ -f "$clone/model.py" ] || { echo "error: $clone has no model.py: not a clone of nanoGPT" >&2; exit 2; }
