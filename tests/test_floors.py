@@ -22,7 +22,7 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("modelzoo.draws", 2), ("modelzoo.share", 2), ("modelzoo.modes", 2), ("modelzoo.records", 2),
     ("modelzoo.joining", 4), ("modelzoo.distributed", 3), ("modelzoo.processes", 2),
     ("modelzoo.config.errors", 0), ("modelzoo.config", 1), ("modelzoo.files", 1), ("modelzoo.entry", 1),
-    ("modelzoo.sink", 1), ("modelzoo.folders", 0),
+    ("modelzoo.adapter_files", 4), ("modelzoo.sink", 1), ("modelzoo.folders", 0),
     ("modelzoo.host", 0), ("modelzoo.version", 0), ("modelzoo.reading", 0), ("modelzoo.redact", 0),
     ("data_preprocessing.__main__", 8), ("data_preprocessing.cli", 7), ("data_preprocessing.inspection", 6),
     ("data_preprocessing.verbs", 5), ("data_preprocessing.jobs", 4), ("data_preprocessing.steps", 3),

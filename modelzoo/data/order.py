@@ -14,11 +14,17 @@ def draw_permutation(n: int, seed: int) -> Tensor:
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
 
 
-def mix_datasets(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-    """Example numbers of one epoch in which dataset j has its weight's share: each cycles through its own examples."""
+def share_epoch(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+    """How many examples of each dataset an epoch has: as many in all as there are, by weight."""
     total = sum(sizes)
     share = np.array(weights) / sum(weights) * total
     counts = np.floor(share).astype(int)
     counts[np.argsort(counts - share, kind="stable")[: total - counts.sum()]] += 1
+    return counts
+
+
+def mix_datasets(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+    """Example numbers of one epoch in which dataset j has its weight's share: each cycles through its own examples."""
+    counts = share_epoch(sizes, weights)
     starts = np.cumsum([0, *sizes])
     return np.concatenate([starts[j] + np.arange(n) % sizes[j] for j, n in enumerate(counts)])

@@ -136,6 +136,7 @@ def _read_pair(vocab_path: str, merges_path: str) -> "Tokenizer":
     if other := kinds.explain_vocabulary(vocab_path, vocab):
         raise UserError(other)
     _check_class(os.path.dirname(vocab_path))
+    _note_unmade(vocab, merges, merges_path)
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     with kinds.refusing(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary"):
@@ -144,6 +145,15 @@ def _read_pair(vocab_path: str, merges_path: str) -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
     return tokenizer
+
+
+def _note_unmade(vocab: dict[str, int], merges: list[tuple[str, ...]], path: str) -> None:
+    """Report pieces that no merge makes, as of a file that is cut short: no text ever has their ids."""
+    made = {"".join(pair) for pair in merges}
+    unmade = [t for t in vocab if len(t) > 1 and t not in made and not (t[0] == "<" and t[-1] == ">")]
+    if unmade:
+        count = f"{len(unmade):,} pieces of its vocabulary of {len(vocab):,}"
+        _report(path, f"no merge makes {count}, {unmade[0]!a} first, so no text has their ids; is the file whole?")
 
 
 def _check_class(folder: str) -> None:

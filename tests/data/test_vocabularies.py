@@ -125,6 +125,21 @@ def pieces(request, tmp_path_factory):
     return folder
 
 
+def test_pieces_that_no_merge_makes_are_reported(tmp_path, capsys):
+    """As of merges that were cut short: the vocabulary is whole, and texts have other ids than the model's."""
+    spec = json.loads(tokenizing.train(iter([[TEXTS[0]] * 5]), 300, ["<|endoftext|>"]))["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in spec["merges"]]
+    for name, kept in (("whole", len(merges)), ("cut", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps(spec["vocab"]))
+        (tmp_path / name / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[:kept]]), encoding="utf-8")
+        load_tokenizer(str(tmp_path / name))
+        said = capsys.readouterr().err
+        number = len({m.replace(" ", "") for m in merges} - {m.replace(" ", "") for m in merges[:kept]})
+        expected = f"{name}/merges.txt: no merge makes {number} pieces of its vocabulary of {len(spec['vocab'])}, "
+        assert expected in said if name == "cut" else not said
+
+
 def test_a_sentencepiece_model_gives_its_own_ids(pieces, tmp_path):
     import sentencepiece
 

@@ -204,7 +204,7 @@ def test_mutants_are_one_line_or_read(world, tmp_path, kind):
 def test_mutants_of_a_mdl_are_one_line_or_read(world, tmp_path):
     whole, draw, refused = (world / "m.mdl").read_bytes(), Random(3), 0
     shutil.copy(world / "sparse.yaml", tmp_path)
-    for _ in range(40):
+    for _ in range(25):
         (tmp_path / "m.mdl").write_bytes(mutate_mdl(whole, draw, str(world / "data/train/output_chunk_0_0.h5")))
         try:
             read_mdl(tmp_path / "m.mdl")
@@ -362,6 +362,23 @@ def test_names_stay_text_in_the_card(world, tmp_path):
     assert "<img" not in card and "](javascript" not in card and "\n# Approved" not in card
     facts, body = split_card(card, "README.md")
     assert facts.keys() == {"language", "library_name", "pipeline_tag", "tags"} and body.startswith("\n# &#60;img")
+
+
+def test_a_mask_that_switches_off_what_is_there_is_refused(world, tmp_path, capsys):
+    folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
+    (folder / "checksums.json").unlink()
+    masks = load_file(folder / "masks.safetensors")
+    name = sorted(masks)[0]
+    save_file({**masks, name: torch.zeros_like(masks[name])}, folder / "masks.safetensors")
+    assert run("import", folder, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert re.search(r"f: masks.safetensors switches off \d+ weights of model\S+ that are not 0; it is damaged", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_is_not_imported_is_named(world, tmp_path, capsys):
+    assert run("import", world / "lora", tmp_path / "out") == 0
+    assert f"note       {world / 'lora/adapter'} is not imported, the base model alone is" in capsys.readouterr().out
 
 
 def test_nothing_of_a_cluster_is_exported(world):

@@ -99,7 +99,7 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     assert sorted(taken) == sorted(c.name for c in grid.read_matrix(path, [], None).cells)
 
 
-def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
+def test_a_run_that_another_process_is_at_is_passed_over(base, forked, capsys):
     path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
     with lock_folder(str(run)):
         study.run_study(path, [], None, study.Options("CPU"))
@@ -168,8 +168,9 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
 
     Its run ends with it, even if the study is killed.
     """
-    common = {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint": {"steps": 50, "keep": 1}}
-    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}}, "common": common}
+    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
+            "common": {"trainer.init.loop.eval_frequency": 150,
+                       "trainer.init.checkpoint": {"steps": 50, "keep": 1}}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is

@@ -144,6 +144,7 @@ def test_fast_sums_are_equal_to_rounding(kind, data, tmp_path):
     assert all(torch.allclose(x, two[n], atol=1e-4) for n, x in one.items() if not n.endswith("_mask"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_another_number(seed, data, tmp_path):
     draw = random.Random(seed)

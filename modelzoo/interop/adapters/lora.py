@@ -13,10 +13,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from modelzoo.adapter_files import NO_ADAPTER
 from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
-from modelzoo.interop.adapters.folder import NO_ADAPTER, Count, Files, read_adapter, require_kind
+from modelzoo.interop.adapters.folder import Count, Files, read_adapter, require_kind
 from modelzoo.interop.hf.families import LAYER, LINEAR, QKV, Family
 from modelzoo.interop.hf.tensors import convert_to_hf, query_scales
 from modelzoo.names import LORA_A, LORA_B

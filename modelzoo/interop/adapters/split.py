@@ -5,8 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from modelzoo.adapter_files import PEFT_FILES
 from modelzoo.config.adapters import LoRA
-from modelzoo.interop.adapters.folder import PEFT_FILES
 from modelzoo.interop.adapters.lora import make_lora_files
 from modelzoo.interop.adapters.soft_prompt import make_prompt_files
 from modelzoo.interop.hf.families import Family

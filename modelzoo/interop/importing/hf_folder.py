@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from modelzoo.adapter_files import PEFT_FILES
 from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
@@ -14,7 +15,6 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.evaluation.inference.exported_files import PICKLED, read_index
 from modelzoo.folders import add_kind
-from modelzoo.interop.adapters.folder import PEFT_FILES
 from modelzoo.interop.cards import origin as origins
 from modelzoo.interop.hf import biogpt
 from modelzoo.interop.hf.model_section import read_model
@@ -73,6 +73,11 @@ def import_hf(source: str, out: str, params: str | None) -> str:
     for name, x in found.items():
         if name not in weights or x.shape != weights[name].shape:
             raise UserError(f"{source}: {MASKS} holds a mask for {name}, which has another shape or none")
+        if count := int(weights[name][~x.bool()].count_nonzero()):
+            raise UserError(
+                f"{source}: {MASKS} switches off {count:,} weights of {name} that are not 0; it is damaged, or of "
+                "another model: export again, or remove it for a dense model"
+            )
     if params is None:
         optimizer = {"AdamW": {"betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "lr": 1e-4}}
         config = Config.model_validate({"trainer": {"init": {"model": section, "optimizer": optimizer}}})
@@ -90,6 +95,11 @@ def import_hf(source: str, out: str, params: str | None) -> str:
     path = write_run(out, {"model": model, "optimizer": {}}, state, config, origins.WRITER, others)
     lines = [f"wrote      {path}: {len(weights)} weights of a {kind}, {len(model) - len(weights)} masks"]
     lines += [f"note       {note}" for note in notes]
+    if os.path.isdir(adapter := os.path.join(source, "adapter")):
+        lines.append(
+            f"note       {adapter} is not imported, the base model alone is; name it with trainer.init.lora.path or "
+            "soft_prompt.path"
+        )
     lines += [f"           {out}: config.yaml, {', '.join(others)}"]
     if origin.revision:
         lines.append(f"           from {origin.describe()}, which its exports' cards name")

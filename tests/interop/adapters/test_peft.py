@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from modelzoo.adapter_files import OUR_FILES, PEFT_FILES
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.interop.adapters.folder import OUR_FILES, PEFT_FILES
 from modelzoo.interop.adapters.load import load_adapters
 from modelzoo.interop.adapters.lora import make_lora_files, read_lora
 from modelzoo.interop.adapters.soft_prompt import make_prompt_files, read_prompt
