@@ -82,6 +82,8 @@ def snapshot(
         fingerprint: of the data. logs: how long each log is now, by file name.
     """
     scale = run.loss_scale
+    if run.recorded is None:
+        run.recorded = record_config(run.config)
     state = CheckpointState.of(
         run.init,
         global_step=run.step,
@@ -99,7 +101,7 @@ def snapshot(
         run=run.origin,
         logs={name: facts.model_dump() for name, facts in logs.items()},
         unassessed=run.unassessed,
-        **record_config(run.config),
+        **run.recorded,
     )
     return list_tensors(run), state.as_json()
 
