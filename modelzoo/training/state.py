@@ -302,8 +302,8 @@ def _check_masks(
             if mask.dtype != torch.bool or mask.shape != sizes:
                 kind = str(mask.dtype).removeprefix("torch.")
                 raise UserError(
-                    f"{path}: the mask of {p.name} is {kind} {list(mask.shape)}, not bool {list(sizes)}; it is damaged: draw "
-                    f"new masks with {OTHER} model"
+                    f"{path}: the mask of {p.name} is {kind} {list(mask.shape)}, not bool {list(sizes)}; it is "
+                    f"damaged: draw new masks with {OTHER} model"
                 )
             if not group.fits(p, mask, orders.get(p.name)):
                 raise UserError(
