@@ -42,7 +42,6 @@ def test_graphs_compute_the_bits_of_plain_steps(pattern, micro_batches, compiled
         if there.graphs is not None:
             assert not there.graphs.failed and len(there.graphs.captured) == min(micro_batches, 2)
         found.append((losses, [p.detach().cpu() for p in run.model.parameters()]))
-    torch._dynamo.reset()
     if GPU and pattern == "shared":
         assert all(choose_kernel(p.layout, DEVICE, torch.bfloat16) is batched for p in run.sparsity.parameters)
     assert found[0][0] == found[1][0]
