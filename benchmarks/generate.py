@@ -6,7 +6,7 @@
 
 One dense run and two that have 75 % of their weights off (blocks of 32 x 32, and single weights) are made with drawn
 weights; the dense one is exported, and transformers loads the export. Contestants take turns on the same prompts; each
-writes as many tokens greedily, in float32, with its cache; ratios are taken within rounds.
+writes as many tokens greedily with its cache, weights in float32 and in bfloat16; ratios are taken within rounds.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from modelzoo.generation.load import load_model
 from modelzoo.generation.prompts import Prompt
 from modelzoo.generation.settings import Settings
 from modelzoo.generation.write import Text, write_texts
-from modelzoo.interop.export import export
+from modelzoo.interop.exporting.export import export
 from modelzoo.training import checkpoint, state
 
 PATTERNS = {
@@ -52,9 +52,9 @@ def write_run(folder: str, args, sparsity) -> None:
     Path(folder, "tokenizer.json").write_text(json.dumps(words), encoding="utf-8")
 
 
-def our_contestant(folder: str, prompts: list[str], tokens: int):
+def our_contestant(folder: str, prompts: list[str], tokens: int, dtype: str):
     """Write the texts of all prompts as one batch."""
-    model = load_model(folder, target="CPU")
+    model = load_model(folder, target="CPU", dtype=dtype)
     model = model._replace(tokenizer=model.tokenizer._replace(eos=-1))  # no text ends before the others
 
     def write() -> None:
@@ -63,13 +63,13 @@ def our_contestant(folder: str, prompts: list[str], tokens: int):
     return write
 
 
-def their_contestant(folder: str, ids: torch.Tensor, tokens: int):
+def their_contestant(folder: str, ids: torch.Tensor, tokens: int, dtype: str):
     """The same by transformers' generate."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).eval()
     settings = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False, "pad_token_id": 0}
     mask = torch.ones_like(ids)
     return lambda: model.generate(ids, attention_mask=mask, **settings)
@@ -97,7 +97,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     clock = time.thread_time if args.busy else time.perf_counter
     print(machine())
-    print(f"width {args.hidden}, {args.layers} layers, vocabulary {args.vocab}; float32; {args.new_tokens} new tokens")
+    print(f"width {args.hidden}, {args.layers} layers, vocabulary {args.vocab}; {args.new_tokens} new tokens")
     with tempfile.TemporaryDirectory() as folder:
         runs = {name: os.path.join(folder, str(i)) for i, name in enumerate(PATTERNS)}
         for name, path in runs.items():
@@ -108,8 +108,10 @@ def main() -> None:
         for batch in args.batches:
             ids = torch.randint(1, args.vocab, (batch, args.prompt_tokens))
             prompts = [" ".join(f"w{i}" for i in row) for row in ids.tolist()]
-            calls = {"transformers' generate": their_contestant(exported, ids, args.new_tokens)}
-            calls |= {name: our_contestant(path, prompts, args.new_tokens) for name, path in runs.items()}
+            calls = {}
+            for dtype, mark in (("float32", ""), ("bfloat16", ", bfloat16")):
+                calls["transformers' generate" + mark] = their_contestant(exported, ids, args.new_tokens, dtype)
+                calls |= {n + mark: our_contestant(path, prompts, args.new_tokens, dtype) for n, path in runs.items()}
             times = rounds(calls, args.rounds, warmup=1, clock=clock)
             print(f"\n{batch} at once")
             print(table(times, "transformers' generate", batch * args.new_tokens, "tokens"))

@@ -9,11 +9,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-PARTS = ("products", "sparse", "dense-XL", "dense-Large", "dense-Med", "nanogpt-XL")
+OUTCOME = r"\d+ (?:passed|failed|skipped|errors?)"
+END = OUTCOME + r".* in [\d.]+ ?s"  # pytest's last line
+PARTS = ("dense-XL", "nanogpt-XL", "sparse", "dense-Large", "dense-Med", "products")
 
 
 def write_section(folder: Path) -> str:
-    """The section: a heading with the card's name, the tests' outcome, and a table for each part that was run."""
+    """The section: a heading with the card's name, the tests' outcome, and a table for each part that was begun."""
     found = {
         name: json.loads(path.read_text(encoding="utf-8"))
         for name in PARTS
@@ -25,44 +27,49 @@ def write_section(folder: Path) -> str:
     for name in PARTS:
         if name not in found:
             lines += [f"**{name}**: not run.", ""]
-        elif "products" in found[name]:
-            lines += [*tabulate_products(found[name]), ""]
         else:
-            lines += [*tabulate(name, found[name]), ""]
+            kind = tabulate_products if found[name]["part"] == "products" else tabulate
+            lines += [*kind(name, found[name]), *list_unmeasured(found[name]), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def describe_tests(folder: Path) -> str:
-    """The last line of pytest's output that counts."""
+    """The outcomes in pytest's last line, or that it has none."""
     path = folder / "tests.txt"
-    counts = (
-        re.findall(r"\d+ (?:passed|failed|skipped|errors?)", path.read_text(encoding="utf-8")) if path.exists() else []
-    )
-    return f"Tests: {', '.join(counts[-4:])}." if counts else "Tests: not run."
+    if not path.exists():
+        return "Tests: not run."
+    ends = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if re.search(END, line)]
+    return f"Tests: {', '.join(re.findall(OUTCOME, ends[-1]))}." if ends else "Tests: not run to the end."
+
+
+def list_unmeasured(part: dict[str, Any]) -> list[str]:
+    """What was tried and has no figures, and why."""
+    lines = [f"\n{who}: not measured, {why}" for who, why in part.get("failed", {}).items()]
+    return lines + ([f"\n{part['under_way']}: not measured, stopped on the way"] if part["under_way"] else [])
 
 
 def tabulate(name: str, part: dict[str, Any]) -> list[str]:
     """Contestants of whole steps."""
     lines = [
-        f"**{name}**: {part['model']}, {part['size']}; a plain product {part['product_tflops']:.0f} TFLOP/s.",
+        f"**{name}**: {part['model']}, {part['size']}; MFU is of a plain product in the same rounds.",
         "",
         f"| | ms/step | tokens/s | MFU | memory, GB | speed against {part['base']} |",
         "|---|---|---|---|---|---|",
     ]
-    for who, f in part["contestants"].items():
-        ratio = f"{f['ratio']:.2f}x [{f['low']:.2f} to {f['high']:.2f}]"
-        cells = (
-            f"{f['milliseconds']:.1f} | {f['tokens_per_second']:,.0f} | {f['mfu']:.0%} | {f['memory_bytes'] / 1e9:.1f}"
-        )
+    for who, f in part.get("contestants", {}).items():
+        ratio = f"{f['ratio']:.2f}x [{f['low']:.2f} to {f['high']:.2f}]" if "ratio" in f else "-"
+        share = f"{f['mfu']:.0%} of {f['product_tflops']:.0f} TFLOP/s" if f["mfu"] else "-"
+        cells = f"{f['milliseconds']:.1f} | {f['tokens_per_second']:,.0f} | {share} | {f['memory_bytes'] / 1e9:.1f}"
         lines.append(f"| {who} | {cells} | {ratio} |")
-    return lines + [f"\n{who}: not measured, {why}" for who, why in part["failed"].items()]
+    return lines
 
 
-def tabulate_products(part: dict[str, Any]) -> list[str]:
+def tabulate_products(name: str, part: dict[str, Any]) -> list[str]:
     """Microseconds of each product."""
-    names = list(next(iter(part["products"].values())))
-    lines = ["**products**, microseconds:", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for product, times in part["products"].items():
+    rows = part.get("products", {})
+    names = list(next(iter(rows.values()), ()))
+    lines = [f"**{name}**, microseconds:", "", f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for product, times in rows.items():
         cells = " | ".join(format(times[n]["microseconds"], ".0f") for n in names)
         lines.append(f"| {product} | {cells} |")
     return lines

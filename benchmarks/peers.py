@@ -56,7 +56,8 @@ def hf_model(args):
         vocab_size=args.vocab, n_embd=args.hidden, n_layer=args.layers, n_head=args.heads, n_positions=args.length,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
     )  # fmt: skip
-    return GPT2LMHeadModel(made).to(args.device)
+    with torch.device(args.device):  # drawn there: on the host a billion weights take half a minute
+        return GPT2LMHeadModel(made).to(args.device)
 
 
 def hf_raw(args, fused: bool = False):
@@ -110,7 +111,8 @@ def nanogpt_model(args, clone: str):
         block_size=args.length, vocab_size=args.vocab, n_layer=args.layers, n_head=args.heads, n_embd=args.hidden,
         dropout=0.0, bias=True,
     )  # fmt: skip
-    return module.GPT(made).to(args.device)
+    with torch.device(args.device):  # as above
+        return module.GPT(made).to(args.device)
 
 
 def nanogpt(args, clone: str):

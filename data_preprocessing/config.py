@@ -5,9 +5,10 @@ import stat
 from collections.abc import Callable
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 from data_preprocessing import limits
+from modelzoo.config.base import Bool, Str
 from modelzoo.config.errors import UserError
 from modelzoo.data import hub
 
@@ -18,13 +19,16 @@ def _refuse_nul(path: str) -> str:
     return path
 
 
+# Strict, as the trainer's; without bounds of their own, which would win over those of the fields
+Int = Annotated[int, Strict()]
+Float = Annotated[float, Strict()]
 Policy = Literal["keep", "drop", "mark"]
-PathName = Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_refuse_nul)]
+PathName = Annotated[Str, Field(min_length=1, max_length=4096), AfterValidator(_refuse_nul)]
 Paths = Annotated[tuple[PathName, ...], Field(max_length=100_000)]
-Word = Annotated[str, Field(max_length=200)]
+Word = Annotated[Str, Field(max_length=200)]
 Words = Annotated[tuple[Word, ...], Field(max_length=1000)]
-Vocabulary = Annotated[int, Field(ge=257, le=limits.VOCABULARY)]
-Megabytes = Annotated[float, Field(gt=0, le=limits.MEGABYTES)]
+Vocabulary = Annotated[Int, Field(ge=257, le=limits.VOCABULARY)]
+Megabytes = Annotated[Float, Field(gt=0, le=limits.MEGABYTES)]
 
 
 class Frozen(BaseModel):
@@ -44,7 +48,7 @@ class TextPolicy(Frozen):
     tables: Literal["drop", "text"] = "drop"  # JATS: drop, or one line per row with cells joined by " | "
     captions: Literal["drop", "keep"] = "drop"  # JATS: captions of figures and tables
     citations: Literal["drop", "keep"] = "drop"  # JATS: [12], (Li, 2001); years alone stay
-    body: bool = True  # JATS: False = title and abstract only
+    body: Bool = True  # JATS: False = title and abstract only
 
 
 class Kinds(Frozen):
@@ -61,17 +65,17 @@ class Kinds(Frozen):
 class Filters(Frozen):
     """Each names the reason under which it drops. Order: as listed here; the first that objects is the one counted."""
 
-    require_abstract: bool = True  # no_abstract: a record with a title alone
-    min_chars: int = Field(default=50, ge=0, le=limits.CHARACTERS)  # too_short
-    max_chars: int | None = Field(default=None, ge=1, le=limits.CHARACTERS)  # too_long
+    require_abstract: Bool = True  # no_abstract: a record with a title alone
+    min_chars: Int = Field(default=50, ge=0, le=limits.CHARACTERS)  # too_short
+    max_chars: Int | None = Field(default=None, ge=1, le=limits.CHARACTERS)  # too_long
     languages: Words = ()  # language: ISO 639-2 codes as MEDLINE writes them (eng); () = any
     licences: Words = ()  # licence: prefixes such as CC-BY, CC0; () = any
-    boilerplate: bool = True  # boilerplate: "No abstract available", copyright lines and the like
+    boilerplate: Bool = True  # boilerplate: "No abstract available", copyright lines and the like
     decontaminate: Paths = ()  # benchmark_pmid, benchmark_overlap: test sets (ids or texts)
-    decontaminate_ngram: int = Field(default=13, ge=3, le=1000)
-    exact_duplicates: bool = True  # exact_duplicate: same text, case and white space apart
-    near_duplicates: float | None = Field(default=None, gt=0, le=1)  # near_duplicate: Jaccard of 5-grams at least this
-    near_permutations: int = Field(default=64, ge=8, le=512)
+    decontaminate_ngram: Int = Field(default=13, ge=3, le=1000)
+    exact_duplicates: Bool = True  # exact_duplicate: same text, case and white space apart
+    near_duplicates: Float | None = Field(default=None, gt=0, le=1)  # near_duplicate: Jaccard of 5-grams at least this
+    near_permutations: Int = Field(default=64, ge=8, le=512)
 
 
 class TokenizerConfig(Frozen):
@@ -80,7 +84,7 @@ class TokenizerConfig(Frozen):
     path: PathName = "train"  # tokenizer.json | folder with encoder.json + vocab.bpe (vocab.json + merges.txt) | train
     vocab_size: Vocabulary | None = None  # train: size to reach (50257); given: what the model takes
     eos_token: Word = "<|endoftext|>"
-    train_megabytes: int = Field(default=200, ge=1, le=limits.MEGABYTES)  # text to train on, sampled evenly by hash
+    train_megabytes: Int = Field(default=200, ge=1, le=limits.MEGABYTES)  # text to train on, sampled evenly by hash
     encoder: Literal["auto", "gigatoken", "tokenizers"] = "auto"  # what turns text to ids; the ids are the same
 
 
@@ -89,8 +93,8 @@ class Objective(Frozen):
 
     name: Literal["lm", "vsl", "fim", "prompt_completion"] = "lm"
     tail: Literal["pad", "drop"] = "pad"  # the last, unfilled window of each unit and split
-    fim_rate: float = Field(default=0.5, ge=0, le=1)  # share of documents that are rearranged
-    fim_spm_rate: float = Field(default=0.5, ge=0, le=1)  # of those, the share in suffix-prefix-middle order
+    fim_rate: Float = Field(default=0.5, ge=0, le=1)  # share of documents that are rearranged
+    fim_spm_rate: Float = Field(default=0.5, ge=0, le=1)  # of those, the share in suffix-prefix-middle order
     too_long: Literal["drop", "truncate"] = "truncate"  # prompt_completion: cut the prompt's left, or drop
 
 
@@ -101,10 +105,10 @@ class Job(Frozen):
     input: Paths = Field(min_length=1)  # files and folders
     output: PathName
     tokenizer: TokenizerConfig = TokenizerConfig()
-    msl: int = Field(default=2048, ge=8, le=limits.MSL)
+    msl: Int = Field(default=2048, ge=8, le=limits.MSL)
     objective: Objective = Objective()
-    val_fraction: float = Field(default=0.05, ge=0, lt=1)
-    seed: int = Field(default=0, ge=-(2**63), lt=2**63)
+    val_fraction: Float = Field(default=0.05, ge=0, lt=1)
+    seed: Int = Field(default=0, ge=-(2**63), lt=2**63)
     text: TextPolicy = TextPolicy()
     kinds: Kinds = Kinds()
     filters: Filters = Filters()
@@ -119,11 +123,11 @@ class Job(Frozen):
     language_key: Word = "language"
     licence_key: Word = "licence"  # or license
     compression: Literal["none", "gzip", "lzf"] = "gzip"
-    shard_tokens: int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
+    shard_tokens: Int = Field(default=2**23, ge=1, le=limits.SHARD_TOKENS)  # tokens that one shard holds at most
     unit_megabytes: Megabytes = 4  # small input files are grouped into units of about this on disk
     unreadable: Literal["refuse", "drop"] = "drop"  # a record that cannot be read: count it and go on, or stop the run
-    buckets: int = Field(default=8, ge=1, le=limits.BUCKETS)  # calls of the steps across the corpus; many units: more
-    max_file_gigabytes: float = Field(default=64, gt=0, le=10_000)  # refuse an input that unpacks to more
+    buckets: Int = Field(default=8, ge=1, le=limits.BUCKETS)  # calls of the steps across the corpus; many units: more
+    max_file_gigabytes: Float = Field(default=64, gt=0, le=10_000)  # refuse an input that unpacks to more
 
     @model_validator(mode="after")
     def _fits(self) -> "Job":

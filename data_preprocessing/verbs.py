@@ -10,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator
 
 from data_preprocessing.config import Job, check_paths
+from data_preprocessing.idle import idle
 from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.merge import merge
 from modelzoo.host import available_cores
+from modelzoo.redact import redact_text
 from modelzoo.share import parse_share
 
 # Flags by the key they set; those of how a job runs are not here.
@@ -60,6 +62,8 @@ def read_job(args) -> Job:
             raise UserError(f"{flag} is missing" + (f" (and {args.config} has no `{name}:`)" if args.config else ""))
     found = load.validate(doc, Job)
     check_paths(found, doc.mark)
+    for line in idle(doc, found):
+        print(f"no effect  {redact_text(line)}", file=sys.stderr)
     return found
 
 

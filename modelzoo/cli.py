@@ -138,9 +138,9 @@ def _study(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
     """Resolve the config, check what can be checked without torch, and do what the mode says."""
     from modelzoo.config.places import naming_places
-    from modelzoo.kernels.processor import processor_class
+    from modelzoo.kernels.processor import check_switches
 
-    processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as, before anything runs
+    check_switches()
     if args.mode == "study":
         _study(args)
         return None

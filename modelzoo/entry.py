@@ -21,8 +21,9 @@ from modelzoo.redact import redact_text, redact_words
 
 FAULT = 70  # EX_SOFTWARE of sysexits.h
 INTERRUPTED = 130
+LONGEST = 2000  # characters of one line of a message
 NO_MEMORY = "not enough memory; give a smaller model, micro-batch or input, or a machine with more"
-_NO_MEMORY = re.compile(r"can't allocate memory|out of memory", re.IGNORECASE)  # how torch words it
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|bad_alloc", re.IGNORECASE)  # how torch words it
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
@@ -149,7 +150,8 @@ def _guard(
         return body() or 0
     except UserError as e:
         if not e.quiet:
-            say("\n".join(f"error: {escape_controls(line)}" for line in redact_text(str(e)).rstrip("\n").split("\n")))
+            lines = redact_text(str(e)).rstrip("\n").split("\n")
+            say("\n".join(f"error: {escape_controls(shorten(line))}" for line in lines))
         return e.exit_code
     except UnicodeEncodeError as e:
         say(f"error: {host.explain_encoding(e)}")
@@ -160,7 +162,7 @@ def _guard(
     except OSError as e:
         if e.filename is None and e.errno not in _NO_ROOM:
             return _report_fault(e, words, say)
-        say(f"error: {escape_controls(redact_text(explain_os_error(e)))}")
+        say(f"error: {escape_controls(shorten(redact_text(explain_os_error(e))))}")
     except (SystemExit, GeneratorExit):
         raise
     except BaseException as e:  # not Exception: a library's Rust panics are none
@@ -183,6 +185,11 @@ def escape_controls(text: str, kept: str = "\t") -> str:
     """
     seen = lambda c: c.isprintable() or c in kept or unicodedata.category(c) == "Zs"
     return "".join(c if seen(c) else ascii(c)[1:-1] for c in text)
+
+
+def shorten(line: str) -> str:
+    """A line of a message that a file's or a command line's own words have made long: its beginning and its end."""
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 500]} ... {line[-500:]}"
 
 
 def explain_os_error(error: OSError) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
-from modelzoo.reading import read_bytes
+from modelzoo.reading import is_number, read_bytes
 
 NAME = ".lock"
 _BUSY = (errno.EAGAIN, errno.EACCES)
@@ -141,7 +141,7 @@ def _others(folder: str, mine: str) -> list[str]:
         if not name.startswith(f"{NAME}.") or path == mine:
             continue
         machine, _, pid = name.removeprefix(f"{NAME}.").rpartition(".")[0].rpartition("-")
-        if machine == _machine() and pid.isdecimal() and not host.is_alive(int(pid), _read_start(path)):
+        if machine == _machine() and is_number(pid) and not host.is_alive(int(pid), _read_start(path)):
             with contextlib.suppress(OSError):
                 os.remove(path)
         else:

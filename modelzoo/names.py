@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import TypeVar
 
+from modelzoo.reading import is_number
+
 T = TypeVar("T")
 
 WORDS = "model.embedding_layer.word_embeddings"
@@ -48,4 +50,4 @@ def is_adapter(name: str) -> bool:
 def layer_of(name: str) -> int | None:
     """The number of the decoder layer that a parameter belongs to; None outside them."""
     number = name.partition(".layers.")[2].partition(".")[0]
-    return int(number) if number.isdigit() else None
+    return int(number) if is_number(number) else None

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
+from modelzoo.reading import is_number
 
 PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # where this package is
 NOTICE = 10.0  # seconds in which the others notice and report that one has failed; then those that wait get a SIGTERM
@@ -61,6 +62,8 @@ def find_world(env: Mapping[str, str] = os.environ) -> World | None:
                 "torchrun, or unset them"
             )
         rank, size, port = (_number(env, n) for n in ("RANK", "WORLD_SIZE", "MASTER_PORT"))
+        if not port < 65536:
+            raise UserError(f"MASTER_PORT={port}: a port is at most 65535; start with torchrun, or unset it")
         if not rank < size:
             raise UserError(f"RANK={rank} is not below WORLD_SIZE={size}: start with torchrun, or unset them")
         local = _number(env, "LOCAL_RANK") if "LOCAL_RANK" in env else rank
@@ -102,8 +105,8 @@ def _number(env: Mapping[str, str], name: str, default: int | None = None) -> in
     text = env.get(name, "")
     if default is not None and not text:
         return default
-    if not (text.isascii() and text.isdigit()):
-        raise UserError(f"{name}={text}: takes a number from 0; start with torchrun, or unset it")
+    if not is_number(text, 9):
+        raise UserError(f"{name}={text[:40]}: takes a number from 0; start with torchrun, or unset it")
     return int(text)
 
 

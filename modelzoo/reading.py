@@ -86,18 +86,24 @@ def read_text(path: str | os.PathLike, max_bytes: int = MAX_TEXT) -> str:
     return read_bytes(path, max_bytes).decode("utf-8")
 
 
+def is_number(text: str, digits: int = 18) -> bool:
+    """Whether a text is one to `digits` ASCII digits, which `int` takes: not "²", not "", and no 4,301 digits."""
+    return len(text) <= digits and text.isascii() and text.isdigit()
+
+
 def load_json(text: str | bytes, **options: Any) -> Any:
-    """`json.loads` of a text from anywhere: deep nesting would overrun the stack where its limit was raised.
+    """`json.loads` of a text from anywhere: deep nesting would overrun the stack where its limit was raised, and of a
+    key that occurs twice the second value would win in silence.
 
     Raises:
-        ValueError: it is not JSON, or is nested too deeply.
+        ValueError: it is not JSON, is nested too deeply, or gives a key twice.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8")
     if text.count("[") + text.count("{") > MAX_DEPTH and _measure_depth(text) > MAX_DEPTH:
         raise ValueError("is nested too deeply")
     try:
-        return json.loads(text, **options)
+        return json.loads(text, object_pairs_hook=_without_repeats, **options)
     except RecursionError:
         raise ValueError("is nested too deeply") from None
 
@@ -126,7 +132,7 @@ def parse_json(text: str | bytes, max_depth: int = MAX_DEPTH, undefined: bool = 
             message is one line.
     """
     constant = float if nonfinite else (lambda name: None) if undefined else _refuse_constant
-    found = load_json(text, object_pairs_hook=_without_repeats, parse_constant=constant)
+    found = load_json(text, parse_constant=constant)
     _check_values(found, max_depth)
     return found
 

@@ -4,9 +4,11 @@ import os
 from collections.abc import Mapping
 
 from modelzoo.config.errors import UserError
+from modelzoo.reading import is_number
 
 OPTION = "--share"
 SLURM, TORCHRUN = ("SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"), ("RANK", "WORLD_SIZE")
+_COUNTED = ("SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_STEP")  # where an array begins, and in what steps it counts
 
 
 def parse_share(text: str | None, environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
@@ -23,11 +25,14 @@ def parse_share(text: str | None, environment: Mapping[str, str] = os.environ) -
         names = next((names for names in (SLURM, TORCHRUN) if all(n in environment for n in names)), None)
         if names is None:
             return 0, 1
-        text, where = "/".join(environment[n] for n in names), f"{' and '.join(names)}; give {OPTION}:"
-        if names == SLURM and text.replace("/", "").isdecimal():
-            first, step = (int(environment.get(f"SLURM_ARRAY_TASK_{n}", d)) for n, d in (("MIN", 0), ("STEP", 1)))
-            text = f"{(int(environment[SLURM[0]]) - first) // max(step, 1)}/{environment[SLURM[1]]}"
+        found = {n: environment[n] for n in (*names, *(_COUNTED if names == SLURM else ())) if n in environment}
+        where = f"{', '.join(f'{n}={v[:40]!a}' for n, v in found.items())}: give {OPTION},"
+        if not all(map(is_number, found.values())):
+            raise UserError(f"{where} or start by Slurm or torchrun, which set numbers")
+        task, count = (int(found[n]) for n in names)
+        first, step = (int(found.get(n, d)) for n, d in zip(_COUNTED, ("0", "1"), strict=True))
+        text = f"{(task - first) // max(step, 1)}/{count}"
     i, slash, n = text.partition("/")
-    if not (slash and i.isdecimal() and n.isdecimal() and int(i) < int(n)):
-        raise UserError(f"{where} {text}: write I/N with 0 <= I < N, for example 0/8")
+    if not (slash and is_number(i) and is_number(n) and int(i) < int(n)):
+        raise UserError(f"{where} {text[:80]!a}: write I/N with 0 <= I < N, for example 0/8")
     return int(i), int(n)

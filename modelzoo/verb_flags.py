@@ -6,6 +6,7 @@ from modelzoo.config.arguments import (
     Settings,
     count,
     device,
+    integer,
     nonnegative_float,
     parse_block,
     parse_nm,
@@ -109,12 +110,18 @@ def add_generate_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--top_k", type=positive_int, metavar="K", help="draw among the K likeliest tokens")
     p.add_argument("--top_p", type=share, metavar="P", help="draw among the likeliest that have this share together")
     p.add_argument("--repetition_penalty", type=positive_float, default=1.0, metavar="R", help="of tokens there (1)")
-    p.add_argument("--samples", type=positive_int, default=1, metavar="N", help="texts for each prompt (1)")
+    p.add_argument("--samples", type=integer(1, 2**20), default=1, metavar="N", help="texts for each prompt (1)")
     p.add_argument("--seed", type=count, metavar="N", help="of the draws (0): the same texts again, in any batch")
     p.add_argument("--stop", action="append", default=[], metavar="TEXT", help="ends a text; may be repeated")
     p.add_argument("--refuse_long", action="store_true", help="refuse a prompt longer than the context (default: cut)")
     p.add_argument("-o", "--output", metavar="FILE", help="JSON lines here, - for standard output (default: texts)")
     p.add_argument("--batch_size", type=positive_int, default=8, metavar="N", help="texts at once (8)")
+    p.add_argument(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="of weights (float32); bfloat16: half of the memory, quicker, and rounded",
+    )
     p.add_argument("-p", "--params", metavar="CONFIG", help="the run's config (default: config.yaml of the run folder)")
     p.add_argument("--tokenizer", metavar="PATH", help="a tokenizer.json or its folder (default: the run's)")
     p.add_argument("--target", type=device, choices=["GPU", "CPU", "auto"], default="auto", help="device (auto)")

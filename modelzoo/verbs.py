@@ -25,26 +25,26 @@ def _convert(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from modelzoo.interop.export import export
+    from modelzoo.interop.exporting.export import export
 
     print(export(args.checkpoint, args.out, args.params, args.tokenizer, args.dtype, args.format))
 
 
 def _import(args: argparse.Namespace) -> None:
-    from modelzoo.interop.import_checkpoint import import_checkpoint
+    from modelzoo.interop.importing.import_checkpoint import import_checkpoint
 
     print(import_checkpoint(args.checkpoint, args.out, args.params, args.weights))
 
 
 def _push(args: argparse.Namespace) -> None:
-    from modelzoo.interop.push import prepare_push
+    from modelzoo.interop.exporting.push import prepare_push
 
     given = {key: getattr(args, key) for key in ("license", "language", "datasets", "base_model")}
     print(prepare_push(args.folder, args.repo, given))
 
 
 def _prompt(args: argparse.Namespace) -> None:
-    from modelzoo.interop.adapters import format_prompt_table
+    from modelzoo.interop.adapters.prompt_table import format_prompt_table
 
     print(format_prompt_table(args.run, args.tokenizer, args.nearest))
 
@@ -102,7 +102,7 @@ def _generate(args: argparse.Namespace) -> None:
     generate_texts(
         Request(
             args.path, found, how, args.batch_size, args.output, args.params, args.tokenizer, args.target,
-            args.refuse_long,
+            args.refuse_long, args.dtype,
         )
     )  # fmt: skip
 
@@ -254,7 +254,7 @@ def run(argv: list[str]) -> None:
     )
     verb.arguments(p)
     args = p.parse_args(argv[1:])
-    from modelzoo.kernels.processor import processor_class
+    from modelzoo.kernels.processor import check_switches
 
-    processor_class()  # refuses a MEDISWIFT_PROCESSOR that this machine cannot act as
+    check_switches()
     verb.run(args)

@@ -46,6 +46,7 @@ def reports(tmp_path, monkeypatch):
     (MemoryError(), 2, f"error: {entry.NO_MEMORY}"),
     (RuntimeError("[enforce fail] CPUAllocator: can't allocate memory"), 2, f"error: {entry.NO_MEMORY}"),
     (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), 2, f"error: {entry.NO_MEMORY}"),
+    (RuntimeError("std::bad_alloc"), 2, f"error: {entry.NO_MEMORY}"),
     (KeyboardInterrupt(), 130, "\nstopped; all is whole"),
 ])  # fmt: skip
 def test_what_is_raised_becomes_a_line_and_a_code(error, code, line, capsys, reports):
@@ -151,3 +152,10 @@ def test_one_refusal_is_one_line_and_moves_no_cursor(error, capsys, reports):
     err = capsys.readouterr().err
     assert err.startswith(r"error: a\x85b\u2028c\x1b[2Jd\x0be\rf\u202eg h" + "\u00a0ä中")
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [UserError, lambda text: OSError(errno.ENOENT, "no such file", text)])
+def test_a_line_of_which_a_file_made_a_book_keeps_its_beginning_and_its_end(error, capsys, reports):
+    assert entry.run_command(raising(error(f"a.yaml:3: {'9' * 100_000}: a reason")), [], "") == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: a.yaml:3: 999") and ": a reason" in err[-50:] and len(err) < 2100

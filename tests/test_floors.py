@@ -22,14 +22,25 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("modelzoo.draws", 2), ("modelzoo.share", 2), ("modelzoo.modes", 2), ("modelzoo.records", 2),
     ("modelzoo.joining", 4), ("modelzoo.distributed", 3), ("modelzoo.processes", 2),
     ("modelzoo.config.errors", 0), ("modelzoo.config", 1), ("modelzoo.files", 1), ("modelzoo.entry", 1),
-    ("modelzoo.sink", 1),
+    ("modelzoo.adapter_files", 4), ("modelzoo.sink", 1), ("modelzoo.folders", 0),
     ("modelzoo.host", 0), ("modelzoo.version", 0), ("modelzoo.reading", 0), ("modelzoo.redact", 0),
     ("data_preprocessing.__main__", 8), ("data_preprocessing.cli", 7), ("data_preprocessing.inspection", 6),
     ("data_preprocessing.verbs", 5), ("data_preprocessing.jobs", 4), ("data_preprocessing.steps", 3),
     ("data_preprocessing.downloading", 3), ("data_preprocessing.sources", 2), ("data_preprocessing.tokens", 2),
-    ("data_preprocessing.config", 1), ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
+    ("data_preprocessing.idle", 2),
+    ("data_preprocessing.config", 1), ("data_preprocessing.job_flags", 1),
+    ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
     ("data_preprocessing.reports", 1), ("data_preprocessing.limits", 0),
 ]  # fmt: skip
+ROOMS = {  # the floors inside of a package that has rooms of its own
+    "modelzoo.evaluation": {
+        "scores": 5, "prompts": 4, "forms": 3, "inference": 3, "tasks": 2, "official": 2, "examples": 1,
+        "statistics": 1,
+    },
+    "modelzoo.interop": {
+        "exporting": 3, "importing": 3, "adapters": 2, "gguf": 2, "cards": 1, "hf": 1, "mdl": 1,
+    },
+}  # fmt: skip
 ROOTS = ("modelzoo", "data_preprocessing")
 PACKAGES = {name for name, _ in FLOORS if (REPO / name.replace(".", "/")).is_dir()}
 
@@ -69,6 +80,18 @@ def test_imports_go_down(module, path):
             assert floor(name) < floor(module) or name.startswith(module), f"{module} imports {name}"
 
 
+@pytest.mark.parametrize("house", ROOMS)
+def test_imports_go_down_inside(house):
+    """From room to room of a package with rooms; in one room as its files like."""
+    floors = ROOMS[house]
+    assert set(floors) == {p.stem for p in (REPO / house.replace(".", "/")).iterdir() if p.name[0] != "_"}
+    for module, path in sources():
+        if module.startswith(f"{house}."):
+            room = module.split(".")[2]
+            for other in {n.split(".")[2] for n in imports(path) if n.startswith(f"{house}.")} - {room}:
+                assert floors[other] < floors[room], f"{module} imports of {other}"
+
+
 def test_only_one_module_names_cerebras():
     users = [m for m, p in sources() if any(i.split(".")[0] == "cerebras" for i in imports(p))]
     assert set(users) <= {"modelzoo.backends.csx"}
@@ -88,6 +111,7 @@ def test_preprocessing_stands_on_config_host_format_and_tokenizer_alone():
                     "modelzoo.redact",
                     "modelzoo.version",
                     "modelzoo.files",
+                    "modelzoo.folders",
                     "modelzoo.lock",
                     "modelzoo.progress",
                     "modelzoo.share",

@@ -35,3 +35,4 @@ def test_a_parameter_knows_its_layer():
     layers = {names.layer_of(n) for n, _ in make_run().model.named_parameters()}
     assert layers == {None, *range(TINY["num_hidden_layers"])}
     assert names.layer_of("model.transformer_decoder.layers.12.norm1.weight") == 12
+    assert names.layer_of("model.layers.².weight") is None and names.layer_of(f"x.layers.{'9' * 5000}.w") is None

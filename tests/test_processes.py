@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from modelzoo import processes
+from modelzoo.config.errors import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="signals and process groups")
 REPO = Path(__file__).resolve().parents[1]
@@ -136,3 +137,13 @@ def test_a_process_of_its_own_is_none_of_the_ranks():
     assert processes.find_world(world) is not None and processes.find_world(slurm) is not None
     left = processes.leave_ranks({**world, **slurm, "HOME": "/h"})
     assert processes.find_world(left) is None and left["HOME"] == "/h" and left["SLURM_JOB_ID"] == "9"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RANK", "9" * 5000), ("RANK", "²"), ("WORLD_SIZE", "x"), ("MASTER_PORT", "99999")]
+)
+def test_variables_that_make_no_sense_are_refused_by_name(name, value):
+    env = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500", name: value}
+    with pytest.raises(UserError, match=f"{name}=.*torchrun, or unset it") as e:
+        processes.find_world(env)
+    assert len(str(e.value)) < 200

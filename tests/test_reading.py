@@ -33,6 +33,11 @@ def test_a_device_a_folder_and_a_giant_are_refused(tmp_path):
         reading.read_text(tmp_path / "none")
 
 
+def test_a_number_is_what_int_takes():
+    assert all(reading.is_number(x) for x in ("0", "007", "9" * 18)) and reading.is_number("9" * 30, 30)
+    assert not any(map(reading.is_number, ("", "-1", "+1", " 1", "1_0", "²", "١", "9" * 19, "9" * 5000)))
+
+
 def test_an_error_of_an_open_file_names_it_too(tmp_path, monkeypatch):
     def fail(fd):
         raise PermissionError(13, "Permission denied")

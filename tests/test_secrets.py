@@ -14,7 +14,7 @@ from modelzoo import entry
 from modelzoo.cli import main
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.interop.provenance import describe_provenance
+from modelzoo.interop.cards.provenance import describe_provenance
 from modelzoo.study.compare import compare_runs
 from modelzoo.study.report import report_runs
 from tests.support import TINY, examples, write_manifest, write_shard

@@ -24,7 +24,7 @@ def test_what_is_given_goes_before_what_is_found():
     assert parse_share("5/7", torchrun | slurm) == (5, 7)
 
 
-@pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2", "/", "", "1/2/3", "0/0", "²/3"])
+@pytest.mark.parametrize("text", ["3/3", "1", "a/b", "-1/2", "/", "", "1/2/3", "0/0", "²/3", f"1/{'9' * 5000}"])
 def test_nonsense_is_refused(text):
     with pytest.raises(UserError, match=r"--share .*0 <= I < N"):
         parse_share(text, {})
@@ -35,9 +35,12 @@ def test_nonsense_is_refused(text):
     [
         {"SLURM_ARRAY_TASK_ID": "9", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "1"},  # --array=1,9
         {"SLURM_ARRAY_TASK_ID": "x", "SLURM_ARRAY_TASK_COUNT": "2"},
+        {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_MIN": "x"},
+        {"SLURM_ARRAY_TASK_ID": "1", "SLURM_ARRAY_TASK_COUNT": "2", "SLURM_ARRAY_TASK_STEP": ""},
+        {"SLURM_ARRAY_TASK_ID": "9" * 5000, "SLURM_ARRAY_TASK_COUNT": "2"},
         {"RANK": "", "WORLD_SIZE": "2"},
     ],
 )
 def test_a_scheduler_that_makes_no_sense_is_named(found):
-    with pytest.raises(UserError, match=rf"{next(iter(found))}.*give --share"):
+    with pytest.raises(UserError, match=rf"{next(iter(found))}=.*give --share"):
         parse_share(None, found)

@@ -76,6 +76,9 @@ def check_url(url: str) -> str:
     try:
         parts = urllib.parse.urlsplit(url)
         port = parts.port
+        (parts.hostname or "").encode("idna")  # what a connection would fail on: an empty part of a name, a long one
+    except UnicodeError:
+        raise UserError(f"--base_url {shown}: names no host; check its spelling") from None
     except ValueError as e:
         raise UserError(f"--base_url {shown}: {e}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"[\s\x00-\x1f]", url):
@@ -267,7 +270,7 @@ def _choose_proxy(url: str) -> str | None:
     """The proxy of the environment (http_proxy, https_proxy, no_proxy) for this address.
 
     Raises:
-        UserError: it is of another kind than http(s).
+        UserError: it is of another kind than http(s), or names no host.
     """
     parts = urllib.parse.urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme)
@@ -276,7 +279,15 @@ def _choose_proxy(url: str) -> str | None:
     kind, there, _ = proxy.partition("://")
     if there and kind.lower() not in ("http", "https"):
         raise UserError(f"{parts.scheme}_proxy: is a proxy of the kind {kind[:20]!a}; http and https ones are used")
-    return proxy if there else f"http://{proxy}"
+    found = proxy if there else f"http://{proxy}"
+    try:
+        split = urllib.parse.urlsplit(found)
+        named = bool(split.hostname) and split.port != 0 and bool(split.hostname.encode("idna"))
+    except ValueError:  # a part of the name that is empty or too long, no number for a port, half an IPv6 address
+        named = False
+    if not named:
+        raise UserError(f"{parts.scheme}_proxy: {redact_text(proxy)[:80]!a} names no host; correct or unset it")
+    return found
 
 
 def read_pause(text: str) -> float | None:

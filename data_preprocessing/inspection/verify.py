@@ -11,6 +11,7 @@ from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import NEGATIVE, check_masks, list_shards, open_shard, read_manifest
+from modelzoo.folders import add_kind
 from modelzoo.reading import exists
 from modelzoo.records import is_sealed
 
@@ -86,7 +87,7 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
     if not manifest:
         names = list_shards(folder)
         if not names:
-            raise UserError(f"{folder}: holds neither {fmt.MANIFEST} nor shards")
+            raise UserError(add_kind(f"{folder}: holds neither {fmt.MANIFEST} nor shards", folder))
         faults = [fault for name in names for fault in _try(_read_through, name)]
         return faults, len(names), sum(map(os.path.getsize, names))
     listed = manifest.get("shards") or []

@@ -6,6 +6,7 @@ Europe PMC's files hold ten thousand articles in <articles>, efetch's <pmc-artic
 import re
 from collections.abc import Iterator
 
+from data_preprocessing.sources.window import Window
 from modelzoo.config.errors import UserError
 
 MAX_ARTICLE = 128 << 20  # bytes of one article's XML
@@ -51,13 +52,12 @@ def cut(chunks: Iterator[bytes], path: str) -> Iterator[bytes | ValueError]:
     yield from _Cutter(head, chunks, path).articles()
 
 
-class _Cutter:
+class _Cutter(Window):
     """The bytes that are still to be cut, and the tags that are open where they begin."""
 
     def __init__(self, head: bytearray, rest: Iterator[bytes], path: str):
-        self.buffer, self.rest, self.path = head, rest, path
-        self.at = 0  # in the buffer; what is before it is done with, but for an article's bytes while it is held
-        self.inside = self.holding = False  # of an article; whether its bytes are kept
+        super().__init__(rest, MAX_ARTICLE, head)
+        self.path, self.inside = path, False  # of an article
         self.doctype = b""
         self.around: list[tuple[bytes, bytes]] = []  # (name, start tag) of the tags that are open
         self.level = 1  # tags around the last article
@@ -112,8 +112,7 @@ class _Cutter:
 
     def _take_article(self) -> bytes | ValueError:
         """The article that begins here, with what is around it."""
-        del self.buffer[: self.at]
-        self.at = 0
+        self.drop(self.at)
         self.inside = self.holding = True
         self.level = len(self.around)
         begun = False
@@ -148,7 +147,7 @@ class _Cutter:
         """Go to the next token that the pattern finds; None, at the end of the file, where there is none."""
         while (found := pattern.search(self.buffer, self.at)) is None:
             self._skip(max(self.at, len(self.buffer) - _LONGEST))
-            if not self._read_on():
+            if not self.read_on():
                 self._skip(len(self.buffer))
                 return None
         self._skip(found.start())
@@ -164,7 +163,7 @@ class _Cutter:
     def _match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
         """What the pattern finds here, read on for as long as it may yet end; None where it cannot."""
         while (found := pattern.match(self.buffer, self.at)) is None:
-            if len(self.buffer) - self.at > MAX_TAG or not self._read_on():
+            if len(self.buffer) - self.at > MAX_TAG or not self.read_on():
                 return None
         return found
 
@@ -177,7 +176,7 @@ class _Cutter:
         end = _ENDS[token]
         while (found := self.buffer.find(end, self.at)) < 0:
             self.at = max(self.at, len(self.buffer) - len(end) + 1)
-            if not self._read_on():
+            if not self.read_on():
                 self.at = len(self.buffer)
                 return
         self.at = found + len(end)
@@ -193,17 +192,7 @@ class _Cutter:
                     self.at = found + 3
                     return
                 break
-            if not self._read_on():
+            if not self.read_on():
                 break
         if not self.inside:
             self.misfit = "a comment without an end"
-
-    def _read_on(self) -> bool:
-        """Read more; what is done with is dropped, and so is an article that is too large."""
-        self.holding = self.holding and self.at <= MAX_ARTICLE
-        if not self.holding:
-            del self.buffer[: self.at]
-            self.at = 0
-        chunk = next(self.rest, b"")
-        self.buffer += chunk
-        return bool(chunk)

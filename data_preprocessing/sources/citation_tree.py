@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable
 
 from data_preprocessing.config import TextPolicy
-from data_preprocessing.text.document import Document, is_number
+from data_preprocessing.text.document import Document
 from data_preprocessing.text.markup import render, tidy
 from data_preprocessing.text.xml import parse_fragment
+from modelzoo.reading import is_number
 
 ANY_YEAR = re.compile(r"(1[5-9]\d\d|20\d\d)", re.ASCII)  # in a MedlineDate such as "1998 Dec-1999 Jan"
 _FOUR = re.compile(r"\s*(\d{4})", re.ASCII)
@@ -170,7 +171,7 @@ def _read_pmid(element, otherwise: str) -> str:
 
 def _read_version(pmid) -> int:
     text = pmid.get("Version", "1").strip()
-    if not is_number(text):
+    if not is_number(text, 9):
         raise ValueError(f"the version {text[:40]!r} is no number")
     return int(text)
 

@@ -3,9 +3,10 @@
 from data_preprocessing.config import TextPolicy
 from data_preprocessing.sources.article_ids import identify
 from data_preprocessing.sources.jats_body import list_blocks, list_lines, read_block
-from data_preprocessing.text.document import Document, is_number
+from data_preprocessing.text.document import Document
 from data_preprocessing.text.spellings import find_licence_link, find_licence_words, normalise_language
 from data_preprocessing.text.xml import local
+from modelzoo.reading import is_number
 
 _SIDE_ABSTRACTS = {
     "graphical",
@@ -105,7 +106,7 @@ def _abstract(abstract, policy: TextPolicy) -> list[str]:
 
 def _year(meta) -> int:
     texts = ((y.text or "").strip() for y in meta.findall("{*}pub-date/{*}year"))
-    years = [int(text) for text in texts if is_number(text)]
+    years = [int(text) for text in texts if is_number(text, 9)]
     return min((y for y in years if 1500 < y < 2200), default=0)
 
 

@@ -7,6 +7,7 @@ one value, an array, JSON lines and values one after another are all read.
 import re
 from collections.abc import Iterator
 
+from data_preprocessing.sources.window import Window
 from modelzoo.config.errors import UserError
 
 MAX_DOCUMENT = 32 << 20  # bytes; as Python objects they take some ten times as much
@@ -30,14 +31,12 @@ def cut(chunks: Iterator[bytes], path: str, keys: frozenset[bytes]) -> Iterator[
     yield from _Cutter(chunks, path, keys).documents()
 
 
-class _Cutter:
+class _Cutter(Window):
     """The bytes that are still to be cut, and the containers around them."""
 
     def __init__(self, chunks: Iterator[bytes], path: str, keys: frozenset[bytes]):
-        self.chunks, self.path, self.keys = iter(chunks), path, keys
-        self.buffer, self.at = bytearray(), 0
-        self.passed = 0  # bytes that are no longer in the buffer
-        self.holding = False  # the bytes before `at`, of a document
+        super().__init__(iter(chunks), MAX_DOCUMENT)
+        self.path, self.keys = path, keys
         self.string = b""  # the last one, if it is short
 
     def documents(self) -> Iterator[bytes | None]:
@@ -60,9 +59,7 @@ class _Cutter:
     def _read_object(self, around: list[bytes], keep: bool) -> Iterator[bytes | None]:
         """Yield the object whose first brace was passed; or, where it holds documents, go into them."""
         if keep:
-            del self.buffer[: self.at - 1]
-            self.passed += self.at - 1
-            self.at = 1
+            self.drop(self.at - 1)
         self.holding, depth = keep, 1
         while depth:
             if (mark := self._next_mark()) is None:
@@ -85,7 +82,7 @@ class _Cutter:
         if name not in self.keys:
             return False
         while (found := _COLON.match(self.buffer, self.at)) is None or not found[2]:
-            if not self._read_on():
+            if not self.read_on():
                 return False
         if found[1] and found[2] == b"[":
             self.at = found.end()
@@ -96,13 +93,13 @@ class _Cutter:
         """Pass the next bracket or string; None at the end of the file."""
         while (found := _MARK.search(self.buffer, self.at)) is None:
             self._skip(len(self.buffer), between)
-            if not self._read_on():
+            if not self.read_on():
                 return None
         self._skip(found.start(), between)
         mark = bytes(found[0])
         if mark == b'"':
             while (string := _STRING.match(self.buffer, self.at)) is None:
-                if len(self.buffer) - self.at > MAX_DOCUMENT or not self._read_on():
+                if len(self.buffer) - self.at > MAX_DOCUMENT or not self.read_on():
                     raise self._damage("a string without an end")
             self.string = string[0][1:-1] if string.end() - string.start() < 100 else b""
             self.at = string.end()
@@ -114,17 +111,6 @@ class _Cutter:
         if between and not _BETWEEN.match(self.buffer[self.at : to]):
             raise self._damage("a value that is no document")
         self.at = to
-
-    def _read_on(self) -> bool:
-        """Read more; what is done with is dropped, and so is a document that is too large."""
-        self.holding = self.holding and self.at <= MAX_DOCUMENT
-        if not self.holding:
-            del self.buffer[: self.at]
-            self.passed += self.at
-            self.at = 0
-        chunk = next(self.chunks, b"")
-        self.buffer += chunk
-        return bool(chunk)
 
     def _damage(self, what: str) -> UserError:
         return UserError(f"{self.path}: not JSON of documents ({what}, at byte {self.passed + self.at:,})")

@@ -11,7 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.reading import load_json
 
 MAX_LINE = 4 * MAX_TEXT  # bytes
-MAX_PARTS = 6_000_000  # objects, lists and strings of a line; each takes some 60 bytes
+MAX_PARTS = 3_000_000  # objects, lists and strings of a line; each takes some 150 bytes while it is read
 BLANK = "\ufeff \t\r\n"
 
 

@@ -81,8 +81,9 @@ def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
     if name.endswith(".json"):
         _walk(load_json(text), pmids, texts)
     elif name.endswith(".jsonl"):
-        for line in filter(str.strip, lines):
-            _walk(load_json(line), pmids, texts)
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                _walk(_load_line(line, number), pmids, texts)
     elif name.endswith(".tsv"):
         for line in lines:
             for cell in filter(None, line.split("\t")):
@@ -101,6 +102,13 @@ def _read(text: str, path: str, pmids: set[str], texts: list[str]) -> None:
                 texts.append(found[2])
             else:
                 pmids.add(line) if _PMID.match(line) else texts.append(line)
+
+
+def _load_line(line: str, number: int) -> object:
+    try:
+        return load_json(line)
+    except ValueError as e:
+        raise ValueError(f"line {number}: {e}") from None
 
 
 def _walk(value: object, pmids: set[str], texts: list[str]) -> None:

@@ -84,11 +84,6 @@ def restore_cp1252(text: str) -> str:
     return text.translate(_CP1252) if not text.isascii() and _C1.search(text) else text
 
 
-def is_number(text: str, digits: int = 9) -> bool:
-    """Whether a text is one to `digits` ASCII digits, so that `int` takes it (str.isdigit also accepts "²")."""
-    return len(text) <= digits and text.isascii() and text.isdigit()
-
-
 def read_year(value: object) -> int:
     """The year that a source gives as a number or text: 2020, 20200131, 2020.0, "2020-01-31T00:00", "May 14, 2023".
 

@@ -12,6 +12,7 @@ from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards
+from modelzoo.folders import add_kind
 from modelzoo.reading import parse_json
 
 MAX_UNPACKED = 1 << 34  # bytes of a JSONL file
@@ -25,7 +26,7 @@ def find_sources(paths: list[str]) -> list[tuple[str, str]]:
         if os.path.isdir(path):
             names = sorted(list_shards(path), key=lambda n: listing.order(os.path.basename(n)))
             if not names:
-                raise UserError(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})")
+                raise UserError(add_kind(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})", path))
             found += [(path, name) for name in names]
         elif path.endswith(fmt.SHARD_SUFFIXES):
             found.append((path, path))

@@ -15,6 +15,7 @@ from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
+from modelzoo.reading import is_number
 
 TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"
 CLUSTER_FILE = "/opt/cerebras/config_v2"
@@ -49,19 +50,21 @@ def explain_missing_cluster(config: Backend) -> str | None:
     if not address and not os.path.exists(file) and not in_cluster:
         return f"no cluster is configured (no mgmt_address, no {file})"
     if address and (why := _unreachable(address)):
-        return f"the cluster at {address} does not answer ({why})"
+        return f"the cluster at {address[:80]!a} does not answer ({why})"
     return explain_missing_library()
 
 
 def _unreachable(address: str) -> str | None:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not is_number(port, 5):
         return "mgmt_address takes HOST:PORT"
     try:
         with socket.create_connection((host, int(port)), timeout=1.0):
             return None
     except OSError as e:
         return str(e.strerror or e).lower()
+    except (UnicodeError, OverflowError):  # a part of the host is longer than 63 characters; a port above 65535
+        return "mgmt_address takes HOST:PORT"
 
 
 def require_cluster(config: Backend) -> None:

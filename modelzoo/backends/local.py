@@ -66,6 +66,9 @@ class Local:
 
     def place(self, model: GPTModel, move: bool = True) -> GPTModel:
         model = model.to(self.device) if move else model
+        if self.compiles:
+            # Weights that are stored packed differ in size, and change it: the compiler would soon give up on them.
+            torch._dynamo.config.force_parameter_static_shapes = False
         for layer in [m for m in model.modules() if isinstance(m, DecoderLayer)]:
             layer.recompute = self.config.activation_checkpointing
             if self.compiles:

@@ -128,9 +128,7 @@ def _sum_exactly(
         loss = torch.stack([_backward(backend, run, m, denominator) for m in pieces]).sum()
         nodes.append(_Sums(0, _take_gradients(leaves), loss))
         while len(nodes) > 1 and nodes[-1].level == nodes[-2].level:
-            right, left = nodes.pop(), nodes.pop()
-            torch._foreach_add_(left.grads, right.grads)  # pyright: ignore[reportPrivateImportUsage]  as in clipping
-            nodes.append(_Sums(left.level + 1, left.grads, left.loss + right.loss))
+            _add_last(nodes)
     (root,) = nodes
     if ranks.size == 1:
         loss, grads = root.loss, root.grads
@@ -144,6 +142,13 @@ def _sum_exactly(
     for leaf, grad in zip(leaves, grads, strict=True):
         leaf.grad = grad
     return loss
+
+
+def _add_last(nodes: list[_Sums]) -> None:
+    """Put the sum of the last two nodes in their place. A function of its own, since a name would hold a node on."""
+    right, left = nodes.pop(), nodes.pop()
+    torch._foreach_add_(left.grads, right.grads)  # pyright: ignore[reportPrivateImportUsage]  as in clipping
+    nodes.append(_Sums(left.level + 1, left.grads, left.loss + right.loss))
 
 
 def _powers(ranks: Ranks) -> Iterator[int]:

@@ -19,10 +19,12 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.merge import is_choice, put_over
 from modelzoo.config.renamed import rename_old
 from modelzoo.config.yaml12 import Document, Mark, Path
-from modelzoo.reading import read_text
+from modelzoo.folders import describe_folder, find_runs
+from modelzoo.reading import is_number, read_text
 
 Schema = typing.TypeVar("Schema", bound=BaseModel)
 MAX_PARENTS = 50
+LONGEST = 200  # characters of a setting in a message
 _ABSENT = object()  # in place of the value of a key that is not there
 
 
@@ -71,9 +73,9 @@ def read(path: str | os.PathLike, schema: type[BaseModel] | None = None, _seen: 
     except FileNotFoundError:
         raise UserError(f"{file}: no such config file{_near(file)}") from None
     except IsADirectoryError:
-        own = os.path.join(file, "config.yaml")
-        meant = f"did you mean {own}?" if os.path.isfile(own) else "name a YAML file in it"
-        raise UserError(f"{file}: is a folder; {meant}") from None
+        own = next((c for d in (file, *find_runs(file)) if os.path.isfile(c := os.path.join(d, "config.yaml"))), None)
+        meant = f"did you mean {own}?" if own else describe_folder(file) or "name a YAML file in it"
+        raise UserError(f"{file}: is a folder, and a config is a YAML file; {meant}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file}: not UTF-8 text; a config is a YAML file") from None
     except OSError as e:
@@ -138,7 +140,7 @@ def _report_packaged(file: str, packaged: str) -> None:
 def _override(doc: Document, text: str, schema: type[BaseModel] | None = None) -> None:
     """Write `key=value` over `doc`, as a file that extends it would (see `merge`)."""
     key, eq, value = text.partition("=")
-    mark = Mark(f"--set {text}")
+    mark = Mark(f"--set {text if len(text) <= LONGEST else f'{text[:LONGEST]}...'}")
     keys = key.strip().split(".")
     if not eq or not all(keys):
         raise UserError(f"{mark}: write key=value, for example trainer.init.loop.max_steps=20")
@@ -167,7 +169,7 @@ def _child(target: dict | list, name: str, path: Path, mark: Mark) -> tuple[int 
     """The key or index that `name` means in the mapping or list at `path`, and what is there now."""
     if isinstance(target, dict):
         return name, target.get(name, _ABSENT)
-    if not name.isdecimal() or int(name) >= len(target):
+    if not is_number(name) or int(name) >= len(target):
         where = ".".join(map(str, path))
         raise UserError(f"{mark}: {where} is a list of {len(target)}; name an item by number from 0")
     return int(name), target[int(name)]

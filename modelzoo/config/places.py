@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import NOWHERE, Document, Path
+from modelzoo.reading import is_number
 
 _KEY = re.compile(r"trainer(?:\.\w+)+(?=[: ])")
 # keys that name folders and files: one may be called as a choice of another key is (none)
@@ -38,7 +39,7 @@ def _describe(line: str, doc: Document) -> str:
     key there, ` (FILE:LINE)`.
     """
     if named := _KEY.match(line):
-        mark = str(doc.mark(tuple(int(k) if k.isdecimal() else k for k in named[0].split("."))))
+        mark = str(doc.mark(tuple(int(k) if is_number(k) else k for k in named[0].split("."))))
         return f" ({mark})" if mark != NOWHERE and mark not in line else ""
     found = [
         (len(value), any(isinstance(key, str) and _HOLDS_PATHS.search(key) for key in path), path)

@@ -21,10 +21,13 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.explain import format_value
+from modelzoo.config.load import validate
+from modelzoo.config.yaml12 import Document, Mark
 
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 MOST_RUNS = 10_000  # of a study
-_OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
+OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
 
 
 class Budget(Section):
@@ -48,6 +51,13 @@ class LearningRate(Section):
     peak: Annotated[tuple[PositiveFloat, ...], BeforeValidator(listed), Field(min_length=1)]
     warmup: Rate = 0.1  # share of the steps
     final: Rate = 0.1  # share of the peak
+
+
+class Own(Section):
+    """The sections of a study that a value of an axis may change too."""
+
+    budget: Budget
+    learning_rate: LearningRate | None = None
 
 
 class Study(Section):
@@ -90,7 +100,8 @@ class Study(Section):
                 raise ValueError(f"axes.{axis}: {bad!r} names a folder, so it takes letters, digits, _ and . alone")
         for where, keys in (("common", self.common), *((f"axes.{a}.{n}", k) for a, n, k in self._values())):
             for key in keys:
-                if key.partition(".")[0] not in ("trainer", *_OWN):
+                section, _, field = key.partition(".")
+                if section not in ("trainer", *OWN) or not field:
                     raise ValueError(
                         f"{where}: {key!r} is no key; write trainer.init..., budget... or learning_rate..."
                     )
@@ -130,22 +141,26 @@ class Study(Section):
             keys |= self.axes[axis][name] or {}
         return keys
 
-    def of(self, setting: dict[str, str]) -> tuple[Budget, LearningRate | None]:
-        """The budget and learning rate of a setting."""
-        own = {name: part.model_dump() for name in _OWN if (part := getattr(self, name)) is not None}
+    def of(self, setting: dict[str, str]) -> Own:
+        """The budget and learning rate of a setting.
+
+        Raises:
+            UserError: a key of the setting is none of theirs, or has no value that fits.
+        """
+        doc = Document({name: part.model_dump() for name in OWN if (part := getattr(self, name)) is not None})
         for key, value in self.keys(setting).items():
             section, _, field = key.partition(".")
-            if section in _OWN:
-                own.setdefault(section, {})[field] = value
-        rate = own.get("learning_rate")
-        return Budget.model_validate(own["budget"]), None if rate is None else LearningRate.model_validate(rate)
+            if section in OWN:
+                doc.data.setdefault(section, {})[field] = value
+                doc.marks[(section, field)] = Mark(f"{key}={format_value(value)}")
+        return validate(doc, Own)
 
 
 def _join(keys: dict[str, Any]) -> dict[str, Any]:
-    """`keys` with what is nested below `trainer`, `trainer.init` or `trainer.fit` under dotted keys."""
+    """`keys` with what is nested below `trainer`, its `init` or `fit`, or a section of OWN under dotted keys."""
     found: dict[str, Any] = {}
     for key, value in keys.items():
-        if key in ("trainer", "trainer.init", "trainer.fit") and isinstance(value, dict):
+        if key in ("trainer", "trainer.init", "trainer.fit", *OWN) and isinstance(value, dict):
             for dotted, below in _join({f"{key}.{name}": below for name, below in value.items()}).items():
                 found[dotted] = _merge(found.get(dotted), below)
         else:

@@ -124,13 +124,8 @@ def parse_tokenizer(text: str, name: str):
     """A tokenizers.Tokenizer that treats special tokens in documents as plain text: text never becomes control."""
     from tokenizers import Tokenizer
 
-    try:
+    with kinds.refusing(f"{name}: is not a Hugging Face tokenizer.json", f"; {_newer()}"):
         tokenizer = Tokenizer.from_str(text)
-    except BaseException as e:  # tokenizers raises bare Exception, and its Rust code can panic, which is none
-        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        reason = " ".join(str(e).split())[:120]
-        raise UserError(f"{name}: is not a Hugging Face tokenizer.json ({reason}); {_newer()}") from None
     if getattr(tokenizer.model, "dropout", None):
         tokenizer.model.dropout = None  # else the same text has other ids each time
     tokenizer.encode_special_tokens = True

@@ -1,8 +1,10 @@
 """Tokenizers by their files: those that are converted where they are read, and those that are refused. No torch."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
+from modelzoo.config.errors import UserError
 from modelzoo.reading import exists
 
 _SAVE = "from_pretrained('{folder}').save_pretrained('OUT')\", and name OUT/tokenizer.json"
@@ -26,6 +28,24 @@ PAIRS = (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt"))  # a vocab
 FAIRSEQ = ("dict.txt", "bpecodes")  # of BioGPT's own release
 PIECES = "tokenizer.model"  # SentencePiece's, whose ids are the places of its pieces
 SHIFTED = ("spiece.model", "sentencepiece.bpe.model")  # transformers gives their pieces other ids
+
+
+@contextlib.contextmanager
+def refusing(what: str, more: str = "") -> Iterator[None]:
+    """Refuse what a library of tokenizers fails on: they raise bare Exceptions, and Rust can panic, which is none.
+
+    Args:
+        what: the files, and what they are not; the library's reason follows, then `more`.
+
+    Raises:
+        UserError: the library failed.
+    """
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError):
+        raise
+    except BaseException as e:
+        raise UserError(f"{what} ({' '.join(str(e).split())[:120]}){more}") from None
 
 
 def explain_folder(folder: str) -> str | None:

@@ -74,7 +74,8 @@ def convert_sentencepiece(path: str) -> "Tokenizer":
     """The tokenizer of a SentencePiece model, which is reported."""
     from modelzoo.data import sentence_pieces
 
-    found = sentence_pieces.make_tokenizer(path)
+    with kinds.refusing(f"{path}: is no SentencePiece model that a tokenizer.json can be made of"):
+        found = sentence_pieces.make_tokenizer(path)
     _report(path, "a SentencePiece model, read as a tokenizer.json that gives the same ids")
     return found
 
@@ -91,6 +92,11 @@ def read_words(path: str) -> str:
         raise UserError(f"{path}: tokenizer cannot be read: {e.strerror}") from None
     except UnicodeDecodeError as e:
         raise UserError(f"{path}: tokenizer cannot be read: is not UTF-8 text (byte {e.start})") from None
+
+
+def _list_lines(path: str) -> list[str]:
+    """The lines of a tokenizer's file: Unicode's own line breaks are pieces of a vocabulary, and end none."""
+    return [line.removesuffix("\r") for line in read_words(path).split("\n")]
 
 
 def parse_words(text: str, path: str) -> Any:
@@ -120,8 +126,8 @@ def _read_vocabulary(path: str) -> dict[str, int]:
 
 def _read_pair(vocab_path: str, merges_path: str) -> "Tokenizer":
     vocab = _read_vocabulary(vocab_path)
-    lines = [line.removesuffix("\r") for line in read_words(merges_path).split("\n")]
-    version = re.match(r"#version: *(\d+)\.(\d+)", lines[0])
+    lines = _list_lines(merges_path)
+    version = re.match(r"#version: *(\d{1,9})\.(\d{1,9})", lines[0], re.ASCII)
     if version and (int(version[1]), int(version[2])) > MERGES_VERSION:
         raise UserError(f"{merges_path}:1: {version[0][1:]}, where up to {'.'.join(map(str, MERGES_VERSION))} is read")
     merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
@@ -130,19 +136,24 @@ def _read_pair(vocab_path: str, merges_path: str) -> "Tokenizer":
     if other := kinds.explain_vocabulary(vocab_path, vocab):
         raise UserError(other)
     _check_class(os.path.dirname(vocab_path))
+    _note_unmade(vocab, merges, merges_path)
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-    try:
+    with kinds.refusing(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary"):
         tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))  # type: ignore[arg-type] tokenizers checks pairs
-    except BaseException as e:
-        if isinstance(e, KeyboardInterrupt | SystemExit | MemoryError):
-            raise
-        reason = " ".join(str(e).split())[:120]
-        raise UserError(f"{vocab_path}, {merges_path}: not a byte-level BPE vocabulary ({reason})") from None
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(t, special=True) for t in ("<|endoftext|>",) if t in vocab])
     return tokenizer
+
+
+def _note_unmade(vocab: dict[str, int], merges: list[tuple[str, ...]], path: str) -> None:
+    """Report pieces that no merge makes, as of a file that is cut short: no text ever has their ids."""
+    made = {"".join(pair) for pair in merges}
+    unmade = [t for t in vocab if len(t) > 1 and t not in made and not (t[0] == "<" and t[-1] == ">")]
+    if unmade:
+        count = f"{len(unmade):,} pieces of its vocabulary of {len(vocab):,}"
+        _report(path, f"no merge makes {count}, {unmade[0]!a} first, so no text has their ids; is the file whole?")
 
 
 def _check_class(folder: str) -> None:
@@ -157,7 +168,7 @@ def _check_class(folder: str) -> None:
 
 def _read_fairseq(dictionary: str, codes: str) -> "Tokenizer":
     """BioGPT's files as its authors released them: pieces end in @@ within a word there."""
-    pieces = [line.rpartition(" ")[0] for line in read_words(dictionary).splitlines() if line]
+    pieces = [line.rpartition(" ")[0] for line in _list_lines(dictionary) if line]
     names = [
         "<s>",
         "<pad>",
@@ -168,7 +179,7 @@ def _read_fairseq(dictionary: str, codes: str) -> "Tokenizer":
     vocab = {name: i for i, name in enumerate(names)}
     if len(vocab) < len(names):
         raise UserError(f"{dictionary}: holds a piece twice")
-    merges = [tuple(line.split(" ")) for line in read_words(codes).splitlines() if line and line[:1] != "#"]
+    merges = [tuple(line.split(" ")) for line in _list_lines(codes) if line and line[:1] != "#"]
     return _make_moses(vocab, merges, dictionary)
 
 
@@ -177,7 +188,8 @@ def _make_moses(vocab: dict[str, int], lines: list[tuple[str, ...]], path: str) 
 
     if bad := next((line for line in lines if len(line) < 2), None):
         raise UserError(f"{path}: its merges have a line that is no pair: {' '.join(bad)[:40]!a}")
-    found = moses.make_tokenizer(vocab, [(line[0], line[1]) for line in lines], path)
+    with kinds.refusing(f"{path}: is no vocabulary of BioGPT with its merges"):
+        found = moses.make_tokenizer(vocab, [(line[0], line[1]) for line in lines], path)
     _report(
         path,
         "BioGPT's BPE after Moses' rules, read as a tokenizer.json: the same ids, but where apostrophes or commas "

@@ -12,10 +12,10 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation.intervals import RESAMPLES
-from modelzoo.evaluation.metrics import rank
-from modelzoo.evaluation.results import add_check, hash_config, leave_out_undefined
-from modelzoo.evaluation.scores import Scores, score_predictions
+from modelzoo.evaluation.scores.evaluate import Scores, score_predictions
+from modelzoo.evaluation.scores.results import add_check, hash_config, leave_out_undefined
+from modelzoo.evaluation.statistics.intervals import RESAMPLES
+from modelzoo.evaluation.statistics.metrics import rank
 from modelzoo.files import write_json
 from modelzoo.finetuning.masks import (
     add_ages,
@@ -29,9 +29,10 @@ from modelzoo.finetuning.masks import (
 )
 from modelzoo.finetuning.task import FinetuneTask
 from modelzoo.finetuning.task_shards import write_shards
-from modelzoo.interop import mdl_state
-from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.interop.adapters.load import load_adapters
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import lengths, plan
+from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
 from modelzoo.train_state import Reduction, TrainState
@@ -93,6 +94,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     folder = os.path.join(job.options.model_dir, "data", f"fold_{job.fold}")
     task.examples("dev", job.fold)  # what is wrong with them is reported before training
     data = ranks.first_does(lambda: write_shards(folder, task, job.fold, out, replace=job.options.restart))
+    task.note_remarks("dev", job.fold, out)
     own = ranks.first_does(lambda: resume.choose_start(job.folder, None, ALL_STATES, True, False, out.note))
     run, config, shards, start, changes = prepare_run(job, command, data, Start.of(own))
     before = run.reduction if run.step else _find_reduction(command)
@@ -108,7 +110,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     def begin() -> list[dict[str, Any]]:
         launch.check_space(run, job.folder.checkpoints)
         launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
-        return _history(job.folder, run.step)
+        return _history(job.folder, run.step, out)
 
     history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
@@ -128,14 +130,14 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
         own: the folder's own checkpoint; without one the run starts from the command's.
     """
     section, out = require_finetune(job.config), command.out
-    files, saved = mdl_state.load_checkpoint(command.checkpoint, job.config.trainer.init, None)
+    files, saved = load_checkpoint(command.checkpoint, job.config.trainer.init, None)
     masks = read_masks(files["model"])
     config = make_config(job.config, masks, command.checkpoint, data, read_patterns(saved, masks, command.checkpoint))
     shards = open_shards(config, require_fit(config).train_dataloader)
     stop = count_steps(config, len(shards))
     plan.check_sparsity(config.trainer.init, stop)
     run = build_run(config, command.choice)
-    for note in (*run.sparsity.notes, *lengths.note_lengths(config.trainer.init, stop)):
+    for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(config.trainer.init, stop)):
         out.note(note)
     if needs_ages(section):
         add_ages(run, config.trainer.init)
@@ -171,11 +173,14 @@ def _find_reduction(command: Command) -> Reduction | None:
     return None if found is None else Reduction(*found)
 
 
-def _history(folder: RunFolder, step: int) -> list[dict[str, Any]]:
+def _history(folder: RunFolder, step: int, out: Progress) -> list[dict[str, Any]]:
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not exists(folder.metrics):
         return []
-    found = [r for r in logs.read_whole(folder.metrics)[0] if r["kind"] == "dev" and r["step"] <= step]
+    log = logs.read(folder.metrics)
+    if log.note is not None:
+        out.note(log.note)
+    found = [r for r in log.records if r["kind"] == "dev" and r["step"] <= step]
     return [{k: v for k, v in r.items() if k != "kind"} for r in found]
 
 
@@ -251,6 +256,7 @@ def _conclude(
     except UserError as e:  # many a test set is kept apart
         command.out.note(f"no test    {e}")
     else:
+        task.note_remarks("test", job.fold, command.out)
         scores["test"] = task.score(backend, run, "test", job.fold, RESAMPLES)
     predictions = {s: [p._asdict() for p in x.predictions] for s, x in scores.items()}
     found = {
@@ -269,6 +275,9 @@ def _conclude(
         },
         "dev": history,
     }
+    remarks = {split: task.remarks(split, job.fold).as_dict() for split in ("train", *scores)}
+    if remarks := {split: about for split, about in remarks.items() if about}:
+        found["remarks"] = remarks
     result = add_check(leave_out_undefined(found))
 
     def write() -> None:

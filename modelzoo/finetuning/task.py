@@ -11,13 +11,17 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
 from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
-from modelzoo.evaluation import intervals
-from modelzoo.evaluation.encode import Counts, Soft, encode_training
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.results import hash_examples, hash_task
-from modelzoo.evaluation.scores import Scores, evaluate_task
-from modelzoo.evaluation.task import SPLITS, Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.examples.remarks import Remarks
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.prompts.encode import Counts, encode_training
+from modelzoo.evaluation.prompts.soft_prompt import Soft
+from modelzoo.evaluation.scores.evaluate import Scores, evaluate_task
+from modelzoo.evaluation.scores.results import hash_examples, hash_task
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.tasks.base import SPLITS, Task
+from modelzoo.evaluation.tasks.remarks import remark_examples
+from modelzoo.progress import Progress
 from modelzoo.records import hash_value
 from modelzoo.train_state import TrainState
 
@@ -32,7 +36,7 @@ class FinetuneTask:
     soft: Soft
     batch_size: int
     limits: dict[str, int | None]  # how many examples of a split to take
-    _read: dict[tuple[str, int], list[Example]] = field(default_factory=dict)
+    _read: dict[tuple[str, int], tuple[list[Example], Remarks]] = field(default_factory=dict)
 
     @classmethod
     def open(cls, section: Finetune, init: Init, tokenizer: Tokenizer) -> "FinetuneTask":
@@ -72,11 +76,29 @@ class FinetuneTask:
         return self.task.describe()
 
     def examples(self, split: str, fold: int) -> list[Example]:
+        return self._take(split, fold)[0]
+
+    def remarks(self, split: str, fold: int) -> Remarks:
+        """What a person should know of a split's examples."""
+        return self._take(split, fold)[1]
+
+    def note_remarks(self, split: str, fold: int, out: Progress) -> None:
+        """Write a line for each of them."""
+        for line in self.remarks(split, fold).describe():
+            out.note(f"{split:<10} {line}")
+
+    def _take(self, split: str, fold: int) -> tuple[list[Example], Remarks]:
         if (split, fold) not in self._read:
-            found = self.task.examples(split, fold)[: self.limits.get(split)]
+            remarks, limit = Remarks(), self.limits.get(split)
+            whole = self.task.examples(split, fold, remarks.add)
+            found = whole[:limit]
+            remark_examples(self.task, split, found, remarks.add)
+            if limit is not None and limit > len(whole):
+                key = "num_examples" if split == "train" else "num_dev_examples"
+                remarks.notes.append(f"trainer.finetune.{key}: {limit:,} are asked for, the split has {len(whole):,}")
             if split == "dev":  # which decides which weights are the best
                 self.task.labelled(found, split)
-            self._read[split, fold] = found
+            self._read[split, fold] = found, remarks
         return self._read[split, fold]
 
     def fingerprint(self, fold: int) -> dict[str, str | None]:

@@ -44,6 +44,7 @@ def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress, repl
     text, words = json.dumps(manifest, indent=1) + "\n", read_tokenizer(task.tokenizer.name)
     cut = f", {counts.truncated} cut to the context ({counts.tokens_cut:,} tokens)" if counts.truncated else ""
     out.note(f"data       {counts.examples} training examples, {counts.tokens:,} tokens{cut}")
+    task.note_remarks("train", fold, out)
     path, shard = os.path.join(folder, f.MANIFEST), os.path.join(folder, SHARD)
     try:
         if exists(path) and not replace:

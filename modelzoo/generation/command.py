@@ -24,6 +24,7 @@ class Request(NamedTuple):
         prompts: None: whoever is at the terminal gives them.
         out: a file of JSON lines, "-" for these on standard output; None: texts alone, there.
         refuse_long: refuse a prompt that leaves no room in the context, instead of reading its end.
+        dtype: of weights, float32 or bfloat16.
     """
 
     path: str
@@ -35,6 +36,7 @@ class Request(NamedTuple):
     tokenizer: str | None = None
     target: str = "auto"
     refuse_long: bool = False
+    dtype: str = "float32"
 
 
 def generate_texts(request: Request) -> None:
@@ -43,7 +45,7 @@ def generate_texts(request: Request) -> None:
     Raises:
         UserError: a model, tokenizer or prompt that does not fit, or `out` exists.
     """
-    model = load_model(request.path, request.params, request.tokenizer, request.target)
+    model = load_model(request.path, request.params, request.tokenizer, request.target, request.dtype)
     lines = [f"model      {model.path}", model.choice.describe(), *(f"           {note}" for note in model.notes)]
     _say("\n".join(lines))
     if request.prompts is None:

@@ -17,10 +17,12 @@ from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos, load_with_bos
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.data.tokenizer_files import list_places, note_other, require_tokenizer
-from modelzoo.evaluation import exported
-from modelzoo.evaluation.encode import Soft
+from modelzoo.evaluation.inference import exported
+from modelzoo.evaluation.inference.exported_files import is_exported
+from modelzoo.evaluation.prompts.soft_prompt import Soft
+from modelzoo.generation.narrow import narrow_weights
 from modelzoo.generation.prompts import Prompt
-from modelzoo.interop import mdl_state
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.kernels import few, packed
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPT, GPTModel
@@ -78,26 +80,29 @@ class LoadedModel(NamedTuple):
         return ids or ([] if self.tokenizer.bos is not None else [self.tokenizer.eos])
 
 
-def load_model(path: str, params: str | None = None, words: str | None = None, target: str = "auto") -> LoadedModel:
-    """The model at `path`, in float32 on the device that `target` leads to.
+def load_model(
+    path: str, params: str | None = None, words: str | None = None, target: str = "auto", dtype: str = "float32"
+) -> LoadedModel:
+    """The model at `path`, on the device that `target` leads to.
 
     Args:
         path: a run folder (fine-tuned: its best checkpoint, else the newest), a step folder, a .mdl, or an export.
         params: the run's config; default: config.yaml of the run folder.
         words: a tokenizer.json or its folder; default: the run's or the export's own.
+        dtype: float32 or bfloat16, of weights; what CPUs compute is float32 in either case, but for an export.
 
     Raises:
         UserError: there is no such model, it does not fit its config, is not finite, or has no tokenizer that fits.
     """
-    if exported.is_exported(path):
-        return _load_folder(path, words, target)
+    if is_exported(path):
+        return _load_folder(path, words, target, dtype)
     found = find_checkpoint(path)
     file = params or RunFolder.containing(found).config
     config = load(file, Config) if params or exists(file) else None
     if found.endswith(".mdl"):
         if config is None:
             raise UserError(f"{found}: a .mdl does not hold its model's config; name the run's config with -p")
-        files, state = mdl_state.load_checkpoint(found, config.trainer.init, None)
+        files, state = load_checkpoint(found, config.trainer.init, None)
     else:
         files, state = checkpoint.load(found, only="model")
     saved = check_state(state, found)
@@ -112,6 +117,8 @@ def load_model(path: str, params: str | None = None, words: str | None = None, t
     notes = pack_masked(model, masks, init.sparsity) if choice.backend.kind == "CPU" else []
     if choice.backend.kind == "CPU":
         use_quick(model)
+    if dtype == "bfloat16":
+        notes.append(narrow_weights(model, compute_narrow=choice.backend.kind != "CPU"))
     model, length = choice.backend.place(model), saved.model.max_position_embeddings
     notes += describe_bos(tokens)
     return LoadedModel(found, model.eval(), choice, tokens, length, Soft.of(init), tokens.size, tuple(notes))
@@ -143,18 +150,19 @@ def _load_words(named: str | None, init: Init, config: Config | None, path: str)
 
 
 def choose_device(target: str, init: Init) -> Choice:
-    """In float32: one token at a time, 16-bit products gain nothing and cost digits."""
+    """In float32: one token at a time, what a product costs is reading its weight (`narrow_weights`)."""
     precision = init.precision.model_copy(update={"enabled": False})
     backend = init.backend.model_copy(update={"torch_compile": False, "activation_checkpointing": "none"})
     return select_device(target, init.model_copy(update={"precision": precision, "backend": backend}))
 
 
-def _load_folder(path: str, words: str | None, target: str) -> LoadedModel:
+def _load_folder(path: str, words: str | None, target: str, dtype: str) -> LoadedModel:
     choice = choose_device(target, Init.model_validate({"model": {}}))
-    model = exported.load_exported(path, choice.backend.device).eval()
+    model = exported.load_exported(path, choice.backend.device, getattr(torch, dtype)).eval()
     found = load_with_bos(words or path)
     check_vocabulary(found.name, found.size, model.vocab_size)
-    notes = ("an export: transformers computes it", *describe_bos(found))
+    computed = "an export: transformers computes it" + (", in bfloat16" if dtype == "bfloat16" else "")
+    notes = (computed, *describe_bos(found))
     return LoadedModel(path, model, choice, found, model.length, Soft(), found.size, notes)
 
 

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from modelzoo.kernels.rows import gather_columns
+
 
 def arrange(x: Tensor, order: Tensor | None) -> Tensor:
     """[..., in] with its inputs in `order`; None leaves them as they are."""
-    return x if order is None else x.index_select(-1, order.to(x.device))
+    return x if order is None else gather_columns(x, order.to(x.device))
 
 
 def restore(x: Tensor, order: Tensor | None) -> Tensor:

@@ -13,14 +13,20 @@ from pathlib import Path
 
 import torch
 
-from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
 from modelzoo.host import cache_folders
-from modelzoo.kernels.processor import TITLES, classes_up_to, compiler_flags, find_compiler, processor_class
+from modelzoo.kernels.processor import (
+    KERNELS,
+    TITLES,
+    classes_up_to,
+    compiler_flags,
+    find_compiler,
+    kernels_are_off,
+    processor_class,
+)
 
 SOURCES = Path(__file__).with_name("csrc")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-w")
-SWITCH = "MEDISWIFT_KERNELS"  # "torch": never compile; unset or "auto": compile where it can be done
 DIGEST = 32  # bytes of SHA-256 that end a library: one cut short would end the process when it is loaded
 
 
@@ -167,11 +173,8 @@ def library(source_name: str) -> ctypes.CDLL:
         Unavailable: they were switched off, or cannot be had here.
         UserError: MEDISWIFT_KERNELS or MEDISWIFT_PROCESSOR has no such value.
     """
-    switch = os.environ.get(SWITCH) or "auto"
-    if switch == "torch":
-        raise Unavailable(f"{SWITCH}=torch")
-    if switch != "auto":
-        raise UserError(f"{SWITCH}={switch}: it is auto (the default) or torch")
+    if kernels_are_off():
+        raise Unavailable(f"{KERNELS}=torch")
     loaded = _load(source_name, processor_class())
     if isinstance(loaded, Unavailable):
         raise loaded

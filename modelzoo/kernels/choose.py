@@ -16,6 +16,11 @@ TALL = 32  # rows of a block from which one gathered product per block row beats
 COPIES = 8  # a batched product gathers its inputs: at most so many copies of the activations
 
 
+def may_batch(block: tuple[int, int], device: str) -> bool:
+    """Whether the kernel for such blocks depends on `Layout.even`; where it does not, none need look at that."""
+    return block[1] == 1 and block[0] > 128 if device == "cuda" else block[0] >= TALL
+
+
 def choose_kernel(layout: Layout, device: torch.device, dtype: torch.dtype) -> ModuleType:
     """The kernel for activations of `dtype` on `device`."""
     return _chosen(layout, device, dtype)[0]
@@ -38,11 +43,15 @@ def find_densest(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> floa
     Measured by benchmarks/linear.py (forward, dX and dW together; 1024 tokens, sides of 768 and more) on processors
     with AVX2, AVX-512 with and without bf16, and AMX, and by benchmarks/gpu.py (8192 tokens, sides of 2048) on an H200.
     """
+    gathers = 0.1 if layout.order is not None else 0.0  # permuted inputs: what selecting them costs
+    return max(0.0, _find_densest_as_is(layout, kernel, dtype) - gathers)
+
+
+def _find_densest_as_is(layout: Layout, kernel: ModuleType, dtype: torch.dtype) -> float:
+    """`find_densest` for inputs that are in order."""
     if kernel is native:
         tiles = dtype == torch.bfloat16 and library(native.name_library(layout)).has_tiles()
-        if (
-            tiles
-        ):  # AMX, where dense products are quickest, too: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
+        if tiles:  # AMX, where dense products are quickest: 1.1x at 0.7, 2.4x at a quarter; narrow ones 1.0x at 0.35
             return 0.65 if layout.block[1] % 32 == 0 else 0.3
         # blocks: 1.6x at half, 3x at a quarter; unstructured: 0.9x at 0.4, 1.3x and more at a quarter
         return 0.35 if layout.block == (1, 1) else 0.8
@@ -56,7 +65,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
     if device.type == "cuda":
         return _on_gpu(layout, dtype)
     rows, copies = layout.block[0], layout.density * layout.shape[0] / layout.block[0]
-    if copies <= COPIES and rows >= TALL and layout.even:
+    if copies <= COPIES and may_batch(layout.block, device.type) and layout.even:
         plain = batched
     else:
         tall = rows >= (TALL if dtype.itemsize >= 4 else 2 * TALL)
@@ -78,7 +87,7 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
 
 
 def _on_gpu(layout: Layout, dtype: torch.dtype) -> tuple[ModuleType, str]:
-    if layout.even and layout.block[1] == 1 and layout.block[0] > 128:  # shared inputs
+    if may_batch(layout.block, "cuda") and layout.even:  # shared inputs
         return batched, ""
     try:
         from modelzoo.kernels import triton_blocks, triton_tiles

@@ -1,12 +1,14 @@
 """Linears of few rows in C++: a token at a time, a product costs what reading its weight costs (csrc/few.cpp).
 
 A row's result has the same bits whatever other rows there are, up to MOST of them. In float32 on CPUs, without
-gradients; all else goes the way that it goes in training.
+gradients; all else goes the way that it goes in training. Weights are float32, or bfloat16 of half the bytes, which are
+widened to float32, exactly, where they are multiplied.
 """
 
 import ctypes
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modelzoo.kernels.build import Unavailable, library, pointer
@@ -14,6 +16,7 @@ from modelzoo.kernels.layout import Layout
 from modelzoo.kernels.native import weight_of
 
 MOST = 16  # rows: beyond, the kernels of training are quicker
+WEIGHTS = (torch.float32, torch.bfloat16)
 DENSEST = {True: 0.8, False: 0.4}  # live share up to which blocks, or single weights, are quicker than the dense weight
 
 
@@ -25,7 +28,7 @@ def compiled() -> ctypes.CDLL | None:
         return None
     if found.few_dense.argtypes is None:  # plain integers are quicker to hand over than ctypes' own
         size, at = ctypes.c_int64, ctypes.c_void_p
-        found.few_dense.argtypes = [ctypes.c_int, size, size, size, at, at, at, at]
+        found.few_dense.argtypes = [ctypes.c_int, ctypes.c_int, size, size, size, at, at, at, at]
     return found
 
 
@@ -49,23 +52,25 @@ def pays(layout: Layout) -> bool:
 
 
 def multiply_dense(kernels: ctypes.CDLL, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x W^T + bias for a float32 weight [out, in], contiguous as its bias is; `takes(x)`."""
+    """x W^T + bias for a weight [out, in] of WEIGHTS, contiguous, and a float32 bias; `takes(x)`."""
     out, inputs = weight.shape
     x, y = x.contiguous(), x.new_empty(*x.shape[:-1], out)
     add = None if bias is None else bias.data_ptr()
     places = x.data_ptr(), weight.data_ptr(), add, y.data_ptr()
-    kernels.few_dense(torch.get_num_threads(), x.numel() // inputs, inputs, out, *places)
+    narrow = int(weight.dtype == torch.bfloat16)
+    kernels.few_dense(narrow, torch.get_num_threads(), x.numel() // inputs, inputs, out, *places)
     return y
 
 
 def multiply_packed(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor | None:
-    """x W^T + bias for a packed float32 weight; `takes(x)`. None where there is no kernel for it."""
-    kernels = compiled() if serves(layout.block) and values.dtype == torch.float32 else None
+    """x W^T + bias for a packed weight of WEIGHTS; `takes(x)`. None where there is no kernel for it."""
+    kernels = compiled() if serves(layout.block) and values.dtype in WEIGHTS else None
     if kernels is None:
         return None
     x, values, y = x.contiguous(), values.contiguous(), x.new_empty(*x.shape[:-1], layout.shape[0])
     n, weight = ctypes.c_int64(x.numel() // x.shape[-1]), weight_of(values, layout)
-    kernels.few_packed(ctypes.byref(weight), torch.get_num_threads(), n, *map(pointer, (x, bias, y)))
+    narrow, threads = int(values.dtype == torch.bfloat16), torch.get_num_threads()
+    kernels.few_packed(ctypes.byref(weight), narrow, threads, n, *map(pointer, (x, bias, y)))
     return y
 
 
@@ -101,9 +106,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -
 
 
 class FewRowsLinear(nn.Linear):
-    """A linear that multiplies few rows by the kernels here. Weight and bias are the very ones that it had."""
+    """A linear that multiplies few rows by the kernels here. Weight and bias are the very ones that it had.
 
-    def __init__(self, linear: nn.Linear, kernels: ctypes.CDLL):
+    The weight may be of less precision than what it multiplies. Without kernels torch multiplies.
+    """
+
+    def __init__(self, linear: nn.Linear, kernels: ctypes.CDLL | None):
         nn.Module.__init__(self)  # not Linear's: the weight is there already
         self.kernels = kernels
         self.in_features, self.out_features = linear.in_features, linear.out_features
@@ -111,15 +119,15 @@ class FewRowsLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """[..., in] to [..., out]."""
-        if takes(input) and self.weight.dtype == torch.float32 and self.weight.is_contiguous():
-            return multiply_dense(self.kernels, input, self.weight, self.bias)
-        return super().forward(input)
+        weight = self.weight
+        if self.kernels is not None and takes(input) and weight.dtype in WEIGHTS and weight.is_contiguous():
+            return multiply_dense(self.kernels, input, weight, self.bias)
+        return F.linear(input, weight.to(input.dtype), self.bias)
 
 
 def use_few(model: nn.Module) -> None:
-    """Let the plain linears of `model` multiply few rows by the kernels here; without these nothing changes."""
-    if (kernels := compiled()) is None:
-        return
+    """Let the plain linears of `model` multiply few rows by the kernels here, where these can be had."""
+    kernels = compiled()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:

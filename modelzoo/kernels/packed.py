@@ -20,7 +20,7 @@ from torch import Tensor
 
 from modelzoo.kernels import few
 from modelzoo.kernels.blocks import arrange
-from modelzoo.kernels.choose import choose_kernel
+from modelzoo.kernels.choose import choose_kernel, may_batch
 from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, repack, unpack
 from modelzoo.kernels.rows import sum_rows
 
@@ -53,7 +53,8 @@ def linear(
     if torch.is_autocast_enabled(device):
         x = x.to(torch.get_autocast_dtype(device))
     if torch.compiler.is_compiling():  # opaque to the compiler, so its neighbours are still fused
-        shape = *layout.block, layout.even, layout.order, layout.inverse
+        even = may_batch(layout.block, device) and layout.even  # read only there: it is compiled anew where it differs
+        shape = *layout.block, even, layout.order, layout.inverse
         return _linear_op(x, values, bias, probe, *layout.parts, *shape)
     if few.takes(x) and (y := few.multiply_packed(arrange(x, layout.order), values, layout, bias)) is not None:
         return y

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from modelzoo.config.errors import UserError
 
+KERNELS = "MEDISWIFT_KERNELS"  # "torch": never compile; unset or "auto": compile where it can be done
 SWITCH = "MEDISWIFT_PROCESSOR"  # a weaker class to act as; unset or "native": what the machine has
 TITLES = {
     "plain": "no vector class",
@@ -120,9 +121,29 @@ def compiler_flags(name: str) -> tuple[str, ...]:
 
 
 def find_compiler() -> tuple[list[str], str | None]:
-    """The words of $CXX, or g++, which compile the kernels; and where that program is, if it is here."""
-    command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    """The words of $CXX, or g++, which compile the kernels; and where that program is, if it is here.
+
+    Raises:
+        UserError: $CXX is no command.
+    """
+    text = os.environ.get("CXX", "")
+    try:
+        command = shlex.split(text) or ["g++"]
+    except ValueError as e:
+        raise UserError(f"CXX={text[:80]!a}: is no command ({str(e).lower()}); correct or unset it") from None
     return command, shutil.which(command[0])
+
+
+def kernels_are_off() -> bool:
+    """Whether MEDISWIFT_KERNELS asks for torch's own kernels, and for none that would be compiled.
+
+    Raises:
+        UserError: it has another value than auto (the default) and torch.
+    """
+    switch = os.environ.get(KERNELS) or "auto"
+    if switch not in ("auto", "torch"):
+        raise UserError(f"{KERNELS}={switch[:80]!a}: it is auto (the default) or torch")
+    return switch == "torch"
 
 
 def processor_class() -> str:
@@ -138,6 +159,16 @@ def processor_class() -> str:
     if wanted not in weaker:
         raise UserError(f"{SWITCH}={wanted}: this machine can act as {', '.join(weaker)} or native")
     return wanted
+
+
+def check_switches() -> None:
+    """Refuse values of MEDISWIFT_PROCESSOR and MEDISWIFT_KERNELS that mean nothing here, before anything runs.
+
+    Raises:
+        UserError: names the variable, and its values.
+    """
+    processor_class()
+    kernels_are_off()
 
 
 def title() -> str:

@@ -38,6 +38,25 @@ def sum_rows(x: Tensor) -> Tensor:
     return sums
 
 
+def gather_columns(x: Tensor, order: Tensor) -> Tensor:
+    """x [..., dim] -> x[..., order], for `order` [dim] int64 on x's device.
+
+    Raises:
+        IndexError: a place in `order` is not one of x.
+    """
+    watched = x.requires_grad and torch.is_grad_enabled()  # autograd sees torch's own operators alone
+    compiled = None if watched or torch.compiler.is_compiling() else _compiled(x, (x.dtype,))
+    known = order.shape == x.shape[-1:] and order.dtype == torch.int64 and x.element_size() in _INTEGERS
+    if compiled is None or not known:
+        return x.index_select(-1, order)
+    y, order = torch.empty_like(x), order.contiguous()
+    rows, dim = x.numel() // max(1, x.shape[-1]), x.shape[-1]
+    sizes = x.element_size(), torch.get_num_threads(), ctypes.c_int64(rows), ctypes.c_int64(dim)
+    if not compiled.rows_gather(*sizes, pointer(x), pointer(order), pointer(y)):
+        raise IndexError(f"an order of inputs has a place that is not one of {dim}")
+    return y
+
+
 def zero_dead(x: Tensor, keep: Tensor) -> float | None:
     """Set floats `x` to +0.0 in place where `keep` is 0, whatever its value, NaN too.
 

@@ -12,10 +12,10 @@ from torch import nn
 from modelzoo.config.arguments import count, nonnegative_float, positive_float, positive_int, share
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import Tokenizer
-from modelzoo.evaluation import predict
-from modelzoo.evaluation.encode import add_soft
-from modelzoo.evaluation.exported import Exported
-from modelzoo.evaluation.few_shot import encode_choices
+from modelzoo.evaluation.inference.exported import Exported
+from modelzoo.evaluation.inference.likelihoods import score_continuations
+from modelzoo.evaluation.prompts.few_shot import encode_choices
+from modelzoo.evaluation.prompts.soft_prompt import add_soft
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt, check_text
 from modelzoo.generation.settings import Settings, choose_settings, require_model
@@ -24,8 +24,15 @@ from modelzoo.generation.write import begin_texts, write_batches
 Path = str | os.PathLike[str]
 
 
-def load(path: Path, *, config: Path | None = None, tokenizer: Path | None = None, target: str = "auto") -> "Model":
-    """The model of a run, a checkpoint or an exported folder, in float32, ready to write and score.
+def load(
+    path: Path,
+    *,
+    config: Path | None = None,
+    tokenizer: Path | None = None,
+    target: str = "auto",
+    dtype: str = "float32",
+) -> "Model":
+    """The model of a run, a checkpoint or an exported folder, ready to write and score.
 
     Args:
         path: a run folder (fine-tuned: its best checkpoint, else the newest), a step folder, a `.mdl`, or a folder of
@@ -33,6 +40,8 @@ def load(path: Path, *, config: Path | None = None, tokenizer: Path | None = Non
         config: the run's YAML; default: config.yaml of the run folder. A `.mdl` needs one.
         tokenizer: a tokenizer.json or its folder; default: the run's or the export's own.
         target: CPU, GPU, or auto: the best at hand.
+        dtype: float32 or bfloat16, of weights: half of the memory, and quicker to write. What CPUs compute with a run's
+            model is float32 in either case.
 
     Raises:
         UserError: there is no such model, it does not fit its config or tokenizer, or is damaged.
@@ -42,10 +51,12 @@ def load(path: Path, *, config: Path | None = None, tokenizer: Path | None = Non
             raise UserError(f"{name}: takes a path, got {type(value).__name__}")
     if target not in ("CPU", "GPU", "auto"):
         raise UserError(f"target: takes CPU, GPU or auto, got {target!r}")
+    if dtype not in ("float32", "bfloat16"):
+        raise UserError(f"dtype: takes float32 or bfloat16, got {dtype!r}")
     text = os.fspath(path)
     require_model(text)
     params, words = (None if x is None else os.fspath(x) for x in (config, tokenizer))
-    return Model(load_model(text, params, words, target))
+    return Model(load_model(text, params, words, target, dtype))
 
 
 class Model:
@@ -185,7 +196,7 @@ class Model:
 
     def _measure(self, pairs: list[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
         size = _check("batch_size", positive_int, batch_size)
-        found = predict.continuations(self._loaded.model, self._loaded.backend, pairs, size)
+        found = score_continuations(self._loaded.model, self._loaded.backend, pairs, size)
         return [log_p for log_p, _ in found]
 
 

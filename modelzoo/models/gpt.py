@@ -68,7 +68,7 @@ class EmbeddingLayer(nn.Module):
         if self.kind == "learned":
             x = x + self.position_embeddings.embed(position_ids + self.offset)
         elif self.kind == "fixed":
-            x = x + self.fpe[position_ids]
+            x = x + self.fpe[position_ids].to(x.dtype)
         return x
 
 

@@ -5,7 +5,7 @@ Data is judged by its manifests and the shapes of some shards; only a run reads 
 
 import os
 
-from modelzoo import host
+from modelzoo import adapter_files, host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -38,6 +38,12 @@ def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:
         require_packages(config.trainer.init)
     except UserError as e:
         found.append(str(e))
+    for section in (config.trainer.init.lora, config.trainer.init.soft_prompt):
+        try:
+            if section is not None and section.path is not None:
+                adapter_files.find_files(section.path)
+        except UserError as e:
+            found.append(str(e))
     need, have = sum(plan.bytes.values()), host.total_memory()
     if on_cpu and have is not None and need > have:
         found.append(

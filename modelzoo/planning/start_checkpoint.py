@@ -1,6 +1,5 @@
 """The checkpoint that a task starts from: a run folder, a step folder or a .mdl; its model, and its tokenizer."""
 
-import glob
 import os
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
+from modelzoo.folders import add_kind
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
 from modelzoo.training.run_folder import STATE, RunFolder
@@ -71,10 +71,7 @@ def find_checkpoint(path: str) -> str:
             print(f"damaged    {problem}" + ("; taking the one before" if found else ""), file=sys.stderr)
         if found is not None:
             return found
-    inside = (glob.glob(os.path.join(glob.escape(path), *"*" * depth, "checkpoints")) for depth in (1, 2))
-    run_below = next((os.path.dirname(p) for found in inside for p in sorted(found)), None)
-    near = f"; did you mean {run_below}?" if run_below else ""  # of a study, or of fine-tuning
-    raise UserError(f"{path}: holds no whole checkpoint; name a run folder or a step folder{near}")
+    raise UserError(add_kind(f"{path}: holds no whole checkpoint; name a run folder or a step folder", path))
 
 
 def complete_model(doc: Document, path: str | None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import measure_file, replacing, write_text
-from modelzoo.interop.tensors import read_tensors, write_tensors
+from modelzoo.interop.hf.tensor_files import read_tensors, write_tensors
 from modelzoo.reading import exists
 from modelzoo.records import is_sealed, read_json, seal
 

@@ -16,13 +16,15 @@ from modelzoo.config.load import dump, load
 from modelzoo.config.task import Template
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.evaluation import exported, intervals
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import FORMS, load_task
-from modelzoo.evaluation.metrics import rank
-from modelzoo.evaluation.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
-from modelzoo.evaluation.scores import evaluate_task
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.forms.load import FORMS, load_task
+from modelzoo.evaluation.inference.exported_files import is_exported, read_index
+from modelzoo.evaluation.scores.evaluate import evaluate_task
+from modelzoo.evaluation.scores.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.statistics.metrics import rank
+from modelzoo.evaluation.tasks.base import Task
+from modelzoo.evaluation.tasks.remarks import read_examples
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
@@ -65,7 +67,7 @@ def search_prompts(request: Request) -> str:
     """
     own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
     found = list_candidates(own, request.templates)
-    examples = own.examples(request.split)
+    examples, remarks = read_examples(own, request.split)
     own.labelled(examples, request.split)
     out = request.out or os.path.join("prompt_search", own.name)
     path, config = _checkpoint(request)
@@ -73,6 +75,8 @@ def search_prompts(request: Request) -> str:
     live = Progress(len(found))
     live.note(f"checkpoint {path}\n{model.choice.describe()}\ntask       {own.describe()}")
     live.note(f"candidates {len(found)}, on {len(examples)} {request.split} examples")
+    for line in remarks.describe():
+        live.note(f"           {line}")
     results: list[dict[str, Any]] = []
     for number, candidate in enumerate(found, 1):
         results.append(_score_candidate(candidate, examples, model, out, request))
@@ -80,7 +84,8 @@ def search_prompts(request: Request) -> str:
     live.close()
     _compare(own, results)
     ranked = sorted(results, key=lambda r: -rank(_main(own, r)))
-    shown = [{k: v for k, v in r.items() if k not in ("predictions", CHECK)} for r in ranked]
+    about = {"remarks": remarks.as_dict()} if remarks.as_dict() else {}
+    shown = [{k: v for k, v in {**r, **about}.items() if k not in ("predictions", CHECK)} for r in ranked]
     write_json(os.path.join(out, "results.json"), leave_out_undefined(shown))
     best = next(c for c in found if c.name == ranked[0]["name"])
     text = dump(best.task.template, f"{best.name}: best of {len(found)} on {request.split} of {own.name}")
@@ -119,7 +124,7 @@ def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
 
 
 def _checkpoint(request: Request) -> tuple[str, Config]:
-    if exported.is_exported(request.checkpoint):
+    if is_exported(request.checkpoint):
         if request.params is None:
             raise UserError(
                 f"{request.checkpoint}: an exported folder needs -p CONFIG, which says device and precision"
@@ -202,7 +207,7 @@ def _hash_weights(path: str) -> str:
     """SHA-256 of the weights at `path` (a step folder, an exported folder or a .mdl)."""
     if not os.path.isdir(path):
         return sha256(path)
-    names = sorted(set((exported.read_index(path) or {"": "model.safetensors"}).values()))
+    names = sorted(set((read_index(path) or {"": "model.safetensors"}).values()))
     digests = [sha256(os.path.join(path, n)) for n in names]
     return digests[0] if len(digests) == 1 else hash_value(digests)
 

@@ -18,18 +18,20 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.bos import describe_bos
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation import exported, harness
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.results import (
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.inference.exported_files import is_exported
+from modelzoo.evaluation.scores import harness
+from modelzoo.evaluation.scores.evaluate import evaluate_task as score
+from modelzoo.evaluation.scores.results import (
     hash_checkpoint,
     hash_config,
     hash_examples,
     hash_task,
     leave_out_undefined,
 )
-from modelzoo.evaluation.scores import evaluate_task as score
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.tasks.base import Task
+from modelzoo.evaluation.tasks.remarks import read_examples
 from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
@@ -69,7 +71,8 @@ class Job(NamedTuple):
     split: str
     examples: list[Example]
     train: list[Example]  # for the baseline; empty where they are not at hand
-    note: str | None
+    notes: list[str]
+    remarks: dict[str, Any]  # on the files' examples, for results
 
 
 def score_checkpoints(config: Config, options: Options, request: Request) -> None:
@@ -87,6 +90,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     if others:
         if request.show:
             raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
+        _check_flags(request, [name for name in others if not name.endswith(".yaml")])
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
@@ -97,7 +101,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     with lock_folder(run.evaluation) if ranks.first else contextlib.nullcontext():
         results = _score_all(list(zip(paths, hashes, strict=True)), jobs, others, config, options, request, ranks)
     for job in jobs:
-        print(score_table.format_task(job.task, job.note, results[job.task.name]))
+        print(score_table.format_task(job.task, job.notes, results[job.task.name]))
         if request.show:
             print(score_table.format_prompts(job.task, job.examples[: request.show], job.split))
     for name in results:
@@ -108,8 +112,19 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
         task, data = next(t for t in request.tasks if not t.startswith(LM_EVAL)), request.data_dir
         search = ["prompt-search", paths[0], "--task", task, *(["--data_dir", data] if data else [])]
         print(f"next       python run.py {shlex.join(search)}")
-        if not exported.is_exported(paths[0]):
+        if not is_exported(paths[0]):
             print(f"           {_finetune_command(jobs[0].task, task, paths[0], data)}")
+
+
+def _check_flags(request: Request, foreign: list[str]) -> None:
+    """Report flags that tasks of the harness's own do not take; refuse them where there are no other tasks."""
+    for flag, value in (("--data_dir", request.data_dir), ("--split", request.split)):
+        if value is None or not foreign:
+            continue
+        text = f"{flag} does nothing with {LM_EVAL}{foreign[0]}: the harness brings its own data and splits"
+        if len(foreign) == len(request.tasks):
+            raise UserError(text)
+        print(f"note       {text}", file=sys.stderr)
 
 
 def _score_all(
@@ -164,22 +179,25 @@ def _finetune_command(task: Task, name: str, path: str, data: str | None) -> str
 
 def _job(name: str, request: Request) -> Job:
     task = load_task(name, request.overrides())
-    split, note = request.split or "test", None
+    split, notes = request.split or "test", []
     try:
-        examples = task.examples(split)
+        examples, remarks = read_examples(task, split)
     except UserError as e:
         if request.split is not None:
             raise
-        split, note = "dev", f"no test scores: {e}"
+        split, notes = "dev", [f"no test scores: {e}"]
         try:
-            examples = task.examples(split)
+            examples, remarks = read_examples(task, split)
         except UserError:
             raise e from None
+    notes += remarks.describe()
+    if task.shot_pool():
+        notes += [f"solved examples: {line}" for line in read_examples(task, task.config.shots.split)[1].describe()]
     try:
         train = task.examples("train")
-    except UserError:
-        train = []
-    return Job(task, split, examples, train, note)
+    except UserError as e:
+        train, notes = [], [*notes, f"no constant answer to compare with: {e}"]
+    return Job(task, split, examples, train, notes, remarks.as_dict())
 
 
 def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_size: int) -> dict[str, Any]:
@@ -216,6 +234,7 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
         "counts": found.counts._asdict(),
         "metrics": found.metrics,
         "intervals": found.intervals,
+        **({"remarks": job.remarks} if job.remarks else {}),
         **({"groups": {k: g._asdict() for k, g in found.groups.items()}} if found.groups else {}),
         **({"origin": task.config.origin.model_dump()} if task.config.origin else {}),
         "baseline": _baseline(job),

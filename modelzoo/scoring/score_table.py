@@ -4,23 +4,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelzoo.evaluation import intervals
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.tasks.base import Task
 from modelzoo.progress import format_amount
 
 WIDTH = 38
 
 
-def format_task(task: Task, note: str | None, results: Sequence[Mapping[str, Any]]) -> str:
-    """One task's table. `results` hold one entry a checkpoint."""
+def format_task(task: Task, notes: Sequence[str], results: Sequence[Mapping[str, Any]]) -> str:
+    """One task's table, with notes on its data. `results` hold one entry a checkpoint."""
     first = results[0]
     names = list(first["metrics"])
     lines = [f"\n{task.name}: {first['protocol']}", f"  {_what(first)}"]
     if origin := task.config.origin:
         lines.append(f"  data: {origin.url}; {origin.licence}")
-    if note:
-        lines.append(f"  {note}")
+    lines += [f"  {note}" for note in notes]
     if first["counts"]["truncated"]:
         lines.append(f"  {_cut(first['counts'])}")
     if not names:
@@ -73,7 +72,7 @@ def _name(r: Mapping[str, Any]) -> str:
 
 
 def _what(r: Mapping[str, Any]) -> str:
-    part = f" (the first {r['max_examples']} only)" if r["max_examples"] else ""
+    part = f" (the first {r['max_examples']} only)" if r["max_examples"] == r["counts"]["examples"] else ""
     normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
     return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
 

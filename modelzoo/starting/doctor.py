@@ -66,7 +66,7 @@ def _find_version(name: str) -> str | None:
 
 def _describe_compiler() -> str:
     (compiler, *_), path = processor.find_compiler()
-    if os.environ.get("MEDISWIFT_KERNELS") == "torch":
+    if processor.kernels_are_off():
         return "torch's own, as MEDISWIFT_KERNELS says"
     if path is None:
         lacking = f"no C++ compiler is here ({compiler}; $CXX names another)"

@@ -1,6 +1,7 @@
 """Runs side by side: their scores in a table, their curves and their sparsity per layer in a picture. No torch."""
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.results import leave_out_undefined
+from modelzoo.evaluation.scores.results import leave_out_undefined
 from modelzoo.files import replacing, write_text
 from modelzoo.names import layer_of
 from modelzoo.planning import plan
@@ -63,7 +64,8 @@ def _share_off(masks: dict[str, np.ndarray]) -> dict[int, float]:
 def format_table(compared: Sequence[Compared]) -> str:
     """Names, live weights, FLOPs and scores, a run a line; ratios and gaps are to the first run."""
     head = ["run", "live weights", "FLOPs/token", "steps", "tokens", "validation loss", "perplexity", "tokens/s"]
-    rows, first = [head], compared[0].plan.mean
+    tuned = any(c.run.dev for c in compared)
+    rows, first = [[*head, "best on dev"] if tuned else head], compared[0].plan.mean
     for c in compared:
         scored = c.run.validation[-1] if c.run.validation else {}
         done, rate = c.run.train[-1] if c.run.train else {}, measure_speed(c.run)
@@ -71,9 +73,20 @@ def format_table(compared: Sequence[Compared]) -> str:
             c.name, f"{c.plan.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
             str(done.get("step", "-")), f"{done.get('tokens', 0):,}", f"{scored['loss']:.4f}" if scored else "-",
             f"{scored['perplexity']:.2f}" if "perplexity" in scored else "-", format_amount(rate) if rate else "-",
+            *([_describe_best(c.run)] if tuned else []),
         ])  # fmt: skip
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _describe_best(run: Result) -> str:
+    """The highest score of a fine-tuning run on its dev set, by the first metric of its log."""
+    metric = next((k for r in run.dev for k in r if k not in ("step", "kind")), None)
+    found = [r for r in run.dev if metric in r and not math.isnan(r[metric])]
+    if not found:
+        return "-"
+    best = max(found, key=lambda r: r[metric])
+    return f"{metric} {best[metric]:.4f} at step {best['step']}"
 
 
 def draw_picture(compared: Sequence[Compared], path: str) -> None:
@@ -176,5 +189,6 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
 def _numbers(c: Compared) -> dict:
     return {
         "run": c.name, "folder": redact_text(c.run.folder), "live": c.plan.live, "flops_per_token": c.plan.mean,
-        "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "layers": c.sparsity,
+        "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "dev": c.run.dev,
+        "layers": c.sparsity,
     }  # fmt: skip

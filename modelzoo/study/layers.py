@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelzoo.models.shapes import list_parameters
+from modelzoo.reading import is_number
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import group_counts, select_parameters
 from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
@@ -20,7 +21,7 @@ def _part(name: str) -> tuple[int, str]:
     layer, _, rest = inner.partition(".")
     short = rest.removesuffix(".weight").replace("self_attn.proj_", "").replace("_dense_layer", "")
     short = short.replace("ffn.ffn.", "ffn").replace(".linear_layer", "").replace("_for_glu", "g")
-    return (int(layer) if layer.isdigit() else 0), short
+    return (int(layer) if is_number(layer) else 0), short
 
 
 def targets(result: Result, step: int) -> dict[str, float]:

@@ -65,14 +65,12 @@ def read_matrix(path: str, overrides: list[str], output: str | None) -> Matrix:
         except UserError as e:
             lines = [f"{path}: in {label}: {line.removeprefix('--set ')}" for line in str(e).split("\n")]
             raise UserError("\n".join(lines)) from None
-        except ValueError as e:  # of the study's own sections
-            last = str(e).split("\n")[-1].strip()
-            raise UserError(f"{path}: in {label}: {last}") from None
     return Matrix(study, made)
 
 
 def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> list[Cell]:
-    length, rate = study.of(setting)
+    own_sections = study.of(setting)
+    length, rate = own_sections.budget, own_sections.learning_rate
     keys = {k: v for k, v in study.keys(setting).items() if k.startswith("trainer.")}
 
     def config(steps: int, peak: float | None = None, seed: int = study.seeds[0], folder: str = "x") -> Config:

@@ -1,43 +1,37 @@
 """A run's logs as studies and reports read them: only records of their form, whoever wrote the rest. No torch."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from modelzoo.config.errors import UserError
 from modelzoo.reading import exists
 from modelzoo.training import logs
+from modelzoo.training.lines import Log
 
 NEEDED = {"train": ("loss", "tokens"), "validation": ("loss",)}  # numbers of a metrics.jsonl's record, by its kind
 LARGEST = 2.0**53  # steps and sums beyond it are no counts
 
 
-def read_metrics(path: str) -> tuple[list[dict[str, Any]], int]:
-    """The records of a metrics.jsonl, and how many lines were left out since they are none.
+def read_metrics(path: str) -> Log:
+    """The records of a metrics.jsonl that a report can use.
 
     Raises:
         UserError: there is no such log, or it cannot be read.
     """
-    return _read(path, lambda r: NEEDED.get(r["kind"], ()))
+    return logs.read(path, lambda r: _is_record(r) and all(k in r for k in NEEDED.get(r["kind"], ())))
 
 
-def read_timing(path: str) -> tuple[list[dict[str, Any]], int]:
-    """The records of a timing.jsonl, and how many were left out; errors of `read_metrics`."""
-    return _read(path, lambda r: ("seconds",))
+def read_timing(path: str) -> Log:
+    """The records of a timing.jsonl that a report can use; errors of `read_metrics`."""
+    return logs.read(path, lambda r: _is_record(r) and "seconds" in r)
 
 
 def read_final_loss(path: str, steps: int) -> float | None:
     """Validation loss at step `steps` by a metrics.jsonl; None where it has none, or cannot be read."""
     try:
-        records = read_metrics(path)[0] if exists(path) else []
+        records = read_metrics(path).records if exists(path) else []
     except UserError:
         return None
     return next((r["loss"] for r in records if r["kind"] == "validation" and r["step"] == steps), None)
-
-
-def _read(path: str, needed: Callable[[dict[str, Any]], Sequence[str]]) -> tuple[list[dict[str, Any]], int]:
-    found, left_out = logs.read_whole(path)
-    kept = [r for r in found if _is_record(r) and all(k in r for k in needed(r))]
-    return kept, left_out + len(found) - len(kept)
 
 
 def _is_record(record: dict[str, Any]) -> bool:

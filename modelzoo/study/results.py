@@ -1,6 +1,5 @@
 """Run folders as a report reads them: logs, configs and masks; runs that differ in seed alone are one group."""
 
-import contextlib
 import json
 import os
 import re
@@ -13,28 +12,19 @@ from itertools import pairwise
 
 import numpy as np
 import safetensors
-from pydantic import Field
 from scipy import stats
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
+from modelzoo.folders import add_kind
 from modelzoo.names import is_mask, split_masks
 from modelzoo.reading import exists, open_regular
-from modelzoo.records import Record, check_record, read_record
+from modelzoo.records import read_record
 from modelzoo.study import read_log
 from modelzoo.study.names import show_name
 from modelzoo.training import checkpoint
 from modelzoo.training.run_folder import RunFolder, Speed
-
-
-class Launch(Record):
-    """What reports use of a line of launches.jsonl."""
-
-    command: str = ""
-    device: str = "an unknown device"
-    notes: list[str] = Field(default=[])
-
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -101,15 +91,16 @@ def read_run(folder: str) -> Result:
     if not os.path.isdir(folder):
         raise UserError(f"{folder}: no such run folder")
     files = RunFolder(folder)
+    if not exists(files.config):
+        raise UserError(add_kind(f"{folder}: is no run folder; one has config.yaml and metrics.jsonl", folder))
     config = load(files.config, Config)
-    metrics, strange = read_log.read_metrics(files.metrics)
-    timing, strange_times = read_log.read_timing(files.timing)
-    for path, count in ((files.metrics, strange), (files.timing, strange_times)):
-        if count:
-            print(f"note       {path}: {count} lines are no records of this trainer, and are left out", file=sys.stderr)
-    of = lambda kind: [r for r in metrics if r["kind"] == kind]
-    launches, speed = _read_launches(files), _read_speed(files)
-    return Result(folder, config, of("train"), of("validation"), of("dev"), timing, launches, speed)
+    metrics, timing = read_log.read_metrics(files.metrics), read_log.read_timing(files.timing)
+    launches, speed = files.read_launches(), _read_speed(files)
+    for log in (metrics, timing, launches):
+        if log.note is not None:
+            print(log.note, file=sys.stderr)
+    of = lambda kind: [r for r in metrics.records if r["kind"] == kind]
+    return Result(folder, config, of("train"), of("validation"), of("dev"), timing.records, launches.records, speed)
 
 
 def _split_words(command: str) -> list[str]:
@@ -140,16 +131,6 @@ def tensors(path: str, wanted=lambda name: True) -> dict[str, np.ndarray]:
 def masks(path: str) -> dict[str, np.ndarray]:
     """[out, in] bool by parameter name."""
     return split_masks(tensors(path, is_mask))[1]
-
-
-def _read_launches(files: RunFolder) -> list[dict]:
-    """The launches of a run; lines of another form are left out."""
-    found = []
-    for line in files.read_launches():
-        with contextlib.suppress(UserError):
-            check_record(line, Launch, files.launches, "")
-            found.append(line)
-    return found
 
 
 def _read_speed(files: RunFolder) -> Speed | None:

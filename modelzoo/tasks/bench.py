@@ -189,7 +189,9 @@ def _table(
 
 def _advice(times: Mapping[str, list[float]], params: str) -> list[str]:
     """The fastest pattern, if one is clearly faster than dense, and what to run next."""
-    best = max((n for n in times if n != "dense"), key=lambda n: _ratios(times, n)[1])
+    if not (patterns := [n for n in times if n != "dense"]):
+        return ["done       no pattern could be timed here: each is left out, for the reason in its line"]
+    best = max(patterns, key=lambda n: _ratios(times, n)[1])
     low, ratio, _ = _ratios(times, best)
     if low <= 1.0:
         return [f"done       no pattern is clearly faster than dense here ({best}: {ratio:.2f}x)"]

@@ -9,8 +9,9 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.distributed import Ranks
 from modelzoo.files import write_json
-from modelzoo.interop import mdl_state
-from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.folders import add_kind
+from modelzoo.interop.adapters.load import load_adapters
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.records import hash_value
 from modelzoo.training import checkpoint, console, launch, state
@@ -43,7 +44,7 @@ def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks
     results = []
     for path in paths:
         run = build_run(config, choice)
-        state.restore(run, path, *mdl_state.load_checkpoint(path, init, None), None, states, options.strict)
+        state.restore(run, path, *load_checkpoint(path, init, None), None, states, options.strict)
         print(f"checkpoint {path}, step {run.step}", file=sys.stderr)
         for shards, loader in zip(vals, loaders, strict=True):
             score = validate(choice.backend, run, shards, init.loop.eval_steps)
@@ -75,10 +76,11 @@ def _checkpoints(config: Config, options: Options, every: bool) -> list[str]:
     for problem in damaged:
         print(f"damaged    {problem}{outcome if found else ''}", file=sys.stderr)
     if not found:
-        raise UserError(
+        message = (
             f"{folder.checkpoints}: holds no whole checkpoint; name one with --checkpoint_path, or train first with "
             "-m train"
         )
+        raise UserError(add_kind(message, folder.path))
     return found
 
 

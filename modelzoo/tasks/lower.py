@@ -14,7 +14,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
 from modelzoo.finetuning.masks import describe_masks, make_config, read_masks
-from modelzoo.interop import mdl_state
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.models.shapes import list_with_adapters
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.training.build import Options
@@ -45,7 +45,7 @@ def _make_finetuning(config: Config, section: Finetune, options: Options) -> Con
     named, masks, path = options.checkpoint_path or section.checkpoint, {}, "the checkpoint"
     if named is not None:
         path = start_checkpoint.find_checkpoint(named)
-        masks = read_masks(mdl_state.load_checkpoint(path, init, None)[0]["model"])
+        masks = read_masks(load_checkpoint(path, init, None)[0]["model"])
     elif section.masks not in (None, "lift"):
         raise UserError(
             "trainer.finetune.checkpoint: missing; the masks to keep or open are a checkpoint's: name a run folder "

@@ -13,8 +13,8 @@ from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
 from modelzoo.files import remove_temporaries
-from modelzoo.interop import mdl_state
-from modelzoo.interop.adapter_files import load_adapters
+from modelzoo.interop.adapters.load import load_adapters
+from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import lengths, plan, start_checkpoint
 from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
@@ -76,6 +76,7 @@ def _train(
     )
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
+        launch.note_place(folder, out)
     run = build_run(config, choice, may_shard=True)
     for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(init, stop)):
         out.note(note)
@@ -138,7 +139,7 @@ def _load_start(run: TrainState, start: Start, shards: Shards, fingerprint: str,
         files, saved = checkpoint.load(start.path)
         state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), strict=strict)
     else:
-        files, saved = mdl_state.load_checkpoint(start.path, run.init, fingerprint)
+        files, saved = load_checkpoint(start.path, run.init, fingerprint)
         state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), start.states, strict)
 
 

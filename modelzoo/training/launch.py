@@ -22,6 +22,7 @@ from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded, write_text
+from modelzoo.folders import EMPTY, describe_folder
 from modelzoo.progress import LiveLine, format_size
 from modelzoo.reading import exists, look
 from modelzoo.redact import redact_text, redact_values
@@ -158,6 +159,13 @@ def record(
             LiveLine().note(problem)
     except OSError as e:
         raise UserError(f"{e.filename or folder.path}: cannot be written ({e.strerror}); give another -o") from None
+
+
+def note_place(folder: RunFolder, out: LiveLine) -> None:
+    """Report that the folder of a run that begins is something else already, next to which the run is written."""
+    found = None if folder.holds_a_run else describe_folder(folder.path)
+    if found not in (None, EMPTY):
+        out.note(f"note       {folder.path}: {found}; the run is written next to it")
 
 
 def record_speed(folder: RunFolder, step: int, tally: console.Tally, memory: int | None, peak: Peak | None) -> None:

@@ -17,15 +17,16 @@ from pydantic import ConfigDict
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
-from modelzoo.reading import load_json, look, open_regular, parse_json
-from modelzoo.records import Record, check_record
+from modelzoo.reading import look, open_regular
+from modelzoo.records import Record
 from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
 from modelzoo.training.checkpoint_state import Count, LogFacts
 from modelzoo.training.events import Events, name_cards
+from modelzoo.training.lines import MAX_LINE, Log, parse_line, read_log
 from modelzoo.training.run_folder import RunFolder
 from modelzoo.training.trackers import Tracker
 
-MAX_LINE = 2**20  # bytes; a record has some hundred
+NO_RECORD = "is no record of a log"
 
 
 class LogError(UserError):
@@ -182,53 +183,9 @@ class NoLogs(Logs):
         """Nothing: rank 0 writes the records of all."""
 
 
-def read(path: str) -> list[dict]:
-    """The records of a metrics.jsonl or timing.jsonl; a half-written last line (a killed run) is left out.
-
-    Raises:
-        UserError: there is no such log, it cannot be read, or a line is no record of a log; names the line.
-    """
-    found = []
-    for number, line in enumerate(_lines(path), 1):
-        if not line.endswith(b"\n"):
-            break
-        found.append(_parse(line, f"{path}:{number}"))
-    return found
-
-
-def read_whole(path: str) -> tuple[list[dict], int]:
-    """The records of a log that may be damaged, and how many lines were left out since they are none.
-
-    Raises:
-        UserError: there is no such log, or it cannot be read.
-    """
-    found, lines = [], 0
-    for line in _lines(path):
-        lines += line.endswith(b"\n")  # a half-written last line (a killed run) is not counted
-        with contextlib.suppress(UserError):
-            found.append(_parse(line, path))
-    return found, max(0, lines - len(found))
-
-
-def _lines(path: str) -> Iterator[bytes]:
-    try:
-        with open_regular(path) as file:
-            while line := file.readline(MAX_LINE):
-                yield line
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such log") from None
-    except OSError as e:
-        raise UserError(f"{path}: cannot be read ({e.strerror})") from None
-
-
-def _parse(line: bytes, where: str) -> dict:
-    """The record that a line holds, with its keys in their order."""
-    try:
-        found = load_json(line) if b"NaN" in line or b"Infinity" in line else parse_json(line)
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{where}: is no record of a log ({' '.join(str(e).split())[:80]})") from None
-    check_record(found, LogRecord, where, "is no record of a log")
-    return found
+def read(path: str, fits: Callable[[dict], bool] = lambda record: True) -> Log:
+    """The records of a metrics.jsonl or timing.jsonl; `fits` and errors as of `read_log`."""
+    return read_log(path, LogRecord, NO_RECORD, fits)
 
 
 def cut_back(folder: RunFolder, step: int, facts: Mapping[str, LogFacts]) -> list[str]:
@@ -287,7 +244,7 @@ def _cut(path: str, step: int, facts: LogFacts | None) -> str | None:
 def _try(line: bytes) -> dict | None:
     if line.endswith(b"\n") and len(line) <= MAX_LINE:
         with contextlib.suppress(UserError):
-            return _parse(line, "")
+            return parse_line(line, LogRecord, "", NO_RECORD)
     return None
 
 

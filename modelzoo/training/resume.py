@@ -86,8 +86,11 @@ def choose_start(
             f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; start again "
             "with --restart (it moves this run aside), or give another -o"
         )
+    launches = folder.read_launches()
+    if launches.note is not None:
+        note(launches.note)
     if named is not None and _same(named, newest):
-        last = next((x for x in reversed(folder.read_launches()) if "start" in x), None)
+        last = next((x for x in reversed(launches.records) if "start" in x), None)
         repeated = last is None or (last["start"] or {}).get("states") == list(states)
         if states != ALL_STATES and not repeated:
             raise UserError(
@@ -186,7 +189,7 @@ def find_origin(folder: RunFolder, config: Config, run: TrainState, start: Start
 
 
 def _last_origin(folder: RunFolder) -> str | None:
-    found = (line.get("run") for line in reversed(folder.read_launches()))
+    found = (line.get("run") for line in reversed(folder.read_launches().records))
     return next((x for x in found if isinstance(x, str)), None)
 
 

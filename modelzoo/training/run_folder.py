@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
@@ -23,8 +23,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.lock import lock_folder
-from modelzoo.reading import exists, parse_json, read_bytes
-from modelzoo.records import Record, check_record
+from modelzoo.reading import exists
+from modelzoo.records import Record
+from modelzoo.training.lines import Log, read_log
 
 CONFIG, STATE = "config.yaml", "state.json"
 
@@ -179,23 +180,13 @@ class RunFolder:
         """
         return load(self.config, Config) if exists(self.config) else None
 
-    def read_launches(self) -> list[dict[str, Any]]:
-        """The lines of launches.jsonl, oldest first; half-written ones and what is no launch are left out.
+    def read_launches(self) -> Log:
+        """launches.jsonl, oldest line first; empty where there is none.
 
         Raises:
             UserError: it is there, and cannot be read.
         """
-        try:
-            lines = read_bytes(self.launches).splitlines()
-        except FileNotFoundError:
-            return []
-        except OSError as e:
-            raise UserError(f"{self.launches}: cannot be read ({e.strerror})") from None
-        found = []
-        for line in lines:
-            with contextlib.suppress(ValueError, UserError):
-                found.append(check_record(parse_json(line), Launch, self.launches, "").model_dump(exclude_unset=True))
-        return found
+        return read_log(self.launches, Launch, "is no launch of a run") if self.begun else Log([])
 
     def move_aside(self) -> str:
         """Move the run that is here into before_N, so that another may begin; nothing is deleted.

@@ -298,7 +298,14 @@ def _check_masks(
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
         for p in group.parameters:
-            if not group.fits(p, saved[name_mask(p.name)], orders.get(p.name)):
+            mask, sizes = saved[name_mask(p.name)], tuple(group.sizes[p.name])
+            if mask.dtype != torch.bool or mask.shape != sizes:
+                kind = str(mask.dtype).removeprefix("torch.")
+                raise UserError(
+                    f"{path}: the mask of {p.name} is {kind} {list(mask.shape)}, not bool {list(sizes)}; it is "
+                    f"damaged: draw new masks with {OTHER} model"
+                )
+            if not group.fits(p, mask, orders.get(p.name)):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     f"set the checkpoint's, or draw new masks with {OTHER} model"

@@ -62,7 +62,9 @@ def test_an_address_that_does_not_answer_is_refused_at_once():
         Backend(mgmt_address=f"localhost:{port}")
     )
     assert time.monotonic() - begin < 2
-    assert "HOST:PORT" in preflight.explain_missing_cluster(Backend(mgmt_address="cluster"))
+    for odd in ("cluster", "h:²", f"{'x' * 64}:1", "localhost:99999999999999999999", f"h:{'9' * 5000}"):
+        assert "HOST:PORT" in preflight.explain_missing_cluster(Backend(mgmt_address=odd))
+    assert "\n" not in preflight.explain_missing_cluster(Backend(mgmt_address="a\nb:1"))
 
 
 def test_an_address_that_answers_asks_for_the_library_next(address, monkeypatch):

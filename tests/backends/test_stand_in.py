@@ -10,7 +10,7 @@ import torch
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
-from modelzoo.evaluation import predict
+from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
 from modelzoo.kernels import packed, rows
@@ -27,18 +27,26 @@ from tests.support import batch, config, examples, write_shard
 from tests.training.test_promises import write_config
 
 UPDATE = {"freq": 2}
+CUBIC = {"type": "cubic", "final": 0.75, "end": 4}
 TINY = {**support.TINY, "num_hidden_layers": 1}
 ROTARY = {"position_embedding_type": "rotary", "rotary_dim": 4}
 RULES = {
     "static": {"sparsity": 0.5},
-    "gmp": {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 4}, "update": UPDATE},
+    "gmp": {"algorithm": "gmp", "sparsity": CUBIC, "update": UPDATE},
     "set": {"algorithm": "set", "sparsity": 0.5, "update": UPDATE},
     "rigl": {"algorithm": "rigl", "sparsity": 0.5, "update": UPDATE},
+}
+VARIANTS = {
+    **{rule: {"algorithm": rule, "sparsity": 0.5, "update": UPDATE} for rule in ("smet", "mest", "chts")},
+    **{rule: {"algorithm": rule, "sparsity": CUBIC, "update": UPDATE} for rule in ("granet", "chtss")},
 }
 BLOCKS = {"storage": "packed", "block": [4, 4]}
 KINDS = {
     **{f"{rule}, masked": {"sparsity": {**r, "storage": "masked"}} for rule, r in RULES.items()},
     **{f"{rule}, packed": {"sparsity": {**r, **BLOCKS}} for rule, r in RULES.items()},
+    **{rule: {"sparsity": {**r, **BLOCKS}} for rule, r in VARIANTS.items()},
+    "sr_ste": {"sparsity": {"algorithm": "sr_ste", "nm": [2, 4]}},
+    "permuted": {"sparsity": {**RULES["gmp"], **BLOCKS, "permute_inputs": "updates"}},
     "columns": {"sparsity": {**RULES["set"], "storage": "packed", "block": [8, 1]}},
     "shared inputs": {"sparsity": {**RULES["rigl"], "storage": "packed", "shared_inputs": 4}},
     "2:4": {"sparsity": {"sparsity": 0.5, "nm": [2, 4]}},
@@ -147,8 +155,8 @@ def test_texts_and_scores_are_the_cpus(name, fields, words, tmp_path):  # noqa: 
         model = load_model(str(folder), target=target)
         texts = [t.ids for t in write(model, PROMPTS, Settings(12, repetition_penalty=1.5))]
         pairs = [([7, 8, 9 + i], [10, 11, 12][: i + 1]) for i in range(3)]
-        scored = predict.continuations(model.model, model.backend, pairs, 2)
-        likely = predict.likelihoods(model.model, model.backend, [[5, 6], [3]], [[[1, 2], [1, 3]], [[4], [5]]], 2)
+        scored = score_continuations(model.model, model.backend, pairs, 2)
+        likely = compute_likelihoods(model.model, model.backend, [[5, 6], [3]], [[[1, 2], [1, 3]], [[4], [5]]], 2)
         return texts, [s for s, _ in scored], [x for found in likely for x in found.log_p]
 
     texts, scores, likely = found("CPU")

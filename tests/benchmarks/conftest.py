@@ -7,7 +7,10 @@ from types import SimpleNamespace
 import pytest
 
 REPO = Path(__file__).resolve().parents[2]
-NAMES = ("blocks", "figures", "forced", "harness", "linear", "page", "program", "scaling", "sections", "train_step")
+NAMES = (
+    "blocks", "figures", "forced", "gpu", "gpu_page", "gpu_turns", "harness", "linear", "page", "program", "scaling",
+    "sections", "train_step",
+)  # fmt: skip
 
 
 @pytest.fixture

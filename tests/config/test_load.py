@@ -257,6 +257,7 @@ def test_the_last_override_wins_and_later_ones_build_on_earlier(write):
         ("trainer.init.seed.x=1", "trainer.init.seed"),
         ("trainer.fit.train_dataloader.data_dir.2=c", "data_dir is a list of 2; name an item by number from 0"),
         ("trainer.fit.train_dataloader.data_dir.x=c", "data_dir is a list of 2; name an item by number from 0"),
+        (f"trainer.fit.train_dataloader.data_dir.{'9' * 5000}=c", "data_dir is a list of 2; name an item by number"),
         ("trainer.fit.train_dataloader.data_dir.-1=c", "data_dir is a list of 2; name an item by number from 0"),
         ("trainer.fit.train_dataloader.data_dir.0.x=c", "data_dir.0 is 'a', which has no keys"),
         ("trainer.init.seed=[1", "not valid YAML"),

@@ -52,7 +52,7 @@ def test_the_rate_rises_to_its_peak_and_falls_to_its_end(steps, peak, warmup, fi
 def test_a_value_may_change_the_budget_and_the_rate():
     axes = {"size": {"s": {}, "l": {"budget.steps": 20, "learning_rate.peak": 1e-2}}}
     s = study(axes=axes, learning_rate={"peak": [1e-3, 2e-3], "final": 0.5})
-    (small, rates), (large, rate) = (s.of(x) for x in s.settings())
+    (small, rates), (large, rate) = ((own.budget, own.learning_rate) for own in map(s.of, s.settings()))
     assert (small.steps, rates.peak) == (10, (1e-3, 2e-3))
     assert (large.steps, rate.peak, rate.final) == (20, (1e-2,), 0.5)
 

@@ -6,7 +6,7 @@ cstorch = pytest.importorskip("cerebras.pytorch", reason="needs the CS-2 environ
 
 import torch  # noqa: E402
 
-from modelzoo.interop import mdl  # noqa: E402
+from modelzoo.interop.mdl.file import _flat, read_mdl, write_mdl  # noqa: E402
 
 W = torch.linspace(-3, 3, 5000).reshape(50, 100)
 
@@ -52,15 +52,15 @@ def same(a, b) -> None:
 
 def test_cstorch_loads_what_we_write(tmp_path):
     path = str(tmp_path / "ours.mdl")
-    mdl.write(path, state())
+    write_mdl(path, state())
     same(state(), cstorch.load(path, map_location="cpu"))
 
 
 def test_we_read_what_cstorch_saves(tmp_path):
     path = str(tmp_path / "theirs.mdl")
     cstorch.save(state(), path)
-    expected = dict(mdl._flat(state()))
-    found = mdl.read(path, list(state()))
+    expected = dict(_flat(state()))
+    found = read_mdl(path, list(state()))
     assert found.keys() == expected.keys()
     for key, value in expected.items():
         same(value, found[key])
@@ -72,7 +72,7 @@ def test_tied_weights_and_filled_tensors(tmp_path):
     path = str(tmp_path / "theirs.mdl")
     filled = DeferredFullTensor(torch.Size([2, 3]), torch.float32, 0.5)
     cstorch.save({"model": {"a": W, "b": W, "full": filled}, "global_step": 3, "other": [3]}, path)
-    found = mdl.read(path, ["model", "global_step"])
+    found = read_mdl(path, ["model", "global_step"])
     assert torch.equal(found["model.a"], W) and torch.equal(found["model.b"], W)
     assert torch.equal(found["model.full"], torch.full((2, 3), 0.5)) and found["global_step"] == 3
 
@@ -82,14 +82,14 @@ def test_objects_that_cstorch_pickles_are_refused(tmp_path):
 
     path = str(tmp_path / "theirs.mdl")
     cstorch.save({"model": {"a": W}, "extra": {"thing": slice(1, 2)}}, path)
-    assert set(mdl.read(path, ["model"])) == {"model.a"}
+    assert set(read_mdl(path, ["model"])) == {"model.a"}
     with pytest.raises(UserError, match="pickled object"):
-        mdl.read(path, ["extra"])
+        read_mdl(path, ["extra"])
 
 
 def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     """cstorch's AdamW, loaded from our exported state, takes the step that AdamW would (torch's, as reference)."""
-    from modelzoo.interop import mdl_state
+    from modelzoo.interop.mdl.state import convert_to_zoo, list_parameter_groups
     from modelzoo.models.shapes import list_parameters
     from modelzoo.optim.adam import AgedAdam
     from modelzoo.training.state import snapshot
@@ -100,14 +100,14 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
         train_step(run, batch(step), 1)
     files, st = snapshot(run, "data")
     path = str(tmp_path / "ours.mdl")
-    mdl.write(path, mdl_state.convert_to_zoo(files, st, run.init))
+    write_mdl(path, convert_to_zoo(files, st, run.init))
     loaded = cstorch.load(path, map_location="cpu")
 
     if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
         cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))
-    names = [n for _, _, group in mdl_state.list_parameter_groups(config().trainer.init.model) for n in group]
+    names = [n for _, _, group in list_parameter_groups(config().trainer.init.model) for n in group]
     params = {n: torch.nn.Parameter(loaded["model"][n].detach().clone()) for n in names}
-    groups = [{"params": [params[n] for n in g]} for _, _, g in mdl_state.list_parameter_groups(run.init.model)]
+    groups = [{"params": [params[n] for n in g]} for _, _, g in list_parameter_groups(run.init.model)]
     theirs = cstorch.optim.AdamW(groups, lr=0.5, betas=(0.5, 0.5))
     theirs.load_state_dict(loaded["optimizer"])
     torch.manual_seed(0)
@@ -127,7 +127,7 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
 
 def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
     """A RigL run of ours, written as .mdl, in cstorch: masks equal, its algorithm at our step, nothing missing."""
-    from modelzoo.interop import mdl_state
+    from modelzoo.interop.mdl.state import convert_to_zoo
     from modelzoo.models.gpt import GPTModel
     from modelzoo.training.state import snapshot
     from tests.support import batch, make_run, train_step
@@ -137,7 +137,7 @@ def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
     for step in range(5):
         train_step(run, batch(step), 1)
     path = str(tmp_path / "ours.mdl")
-    mdl.write(path, mdl_state.convert_to_zoo(*snapshot(run, "data"), run.init))
+    write_mdl(path, convert_to_zoo(*snapshot(run, "data"), run.init))
     loaded = cstorch.load(path, map_location="cpu")
     if cstorch.current_backend(raise_exception=False, raise_warning=False) is None:  # one a process
         cstorch.backend("CPU", artifact_dir=str(tmp_path / "artifacts"))

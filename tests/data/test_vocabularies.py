@@ -78,9 +78,15 @@ def test_fairseqs_files_are_the_same_tokenizer(biogpt, tmp_path):
     pytest.importorskip("sacremoses", reason="pip install sacremoses (the extra `tokenizers`)")
     vocab = json.loads((biogpt / "vocab.json").read_text())
     lines = [p.removesuffix("</w>") if p.endswith("</w>") else f"{p}@@" for p in vocab if vocab[p] > 3]
-    (tmp_path / "dict.txt").write_text("".join(f"{line} 7\n" for line in lines))
+    lines[-1:] = ["a\u2028b", lines[-1]]  # one piece, not two that give all after it other ids
+    vocab = {**dict(list(vocab.items())[:-1]), "a\u2028b</w>": len(vocab) - 1, list(vocab)[-1]: len(vocab)}
+    (tmp_path / "same").mkdir()
+    (tmp_path / "same/vocab.json").write_text(json.dumps(vocab))
+    (tmp_path / "same/merges.txt").write_text((biogpt / "merges.txt").read_text())
+    (tmp_path / "dict.txt").write_text("".join(f"{line} 7\n" for line in lines), encoding="utf-8")
     (tmp_path / "bpecodes").write_text((biogpt / "merges.txt").read_text().partition("\n")[2])
-    ours, same = load_tokenizer(str(biogpt)), load_tokenizer(str(tmp_path))
+    ours, same = load_tokenizer(str(tmp_path / "same")), load_tokenizer(str(tmp_path))
+    assert same.size == ours.size == len(vocab)
     assert [same.encode(t) for t in TEXTS] == [ours.encode(t) for t in TEXTS]
 
 
@@ -117,6 +123,21 @@ def pieces(request, tmp_path_factory):
         hard_vocab_limit=False, character_coverage=1.0,
     )  # fmt: skip
     return folder
+
+
+def test_pieces_that_no_merge_makes_are_reported(tmp_path, capsys):
+    """As of merges that were cut short: the vocabulary is whole, and texts have other ids than the model's."""
+    spec = json.loads(tokenizing.train(iter([[TEXTS[0]] * 5]), 300, ["<|endoftext|>"]))["model"]
+    merges = [m if isinstance(m, str) else " ".join(m) for m in spec["merges"]]
+    for name, kept in (("whole", len(merges)), ("cut", 3)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "vocab.json").write_text(json.dumps(spec["vocab"]))
+        (tmp_path / name / "merges.txt").write_text("\n".join(["#version: 0.2", *merges[:kept]]), encoding="utf-8")
+        load_tokenizer(str(tmp_path / name))
+        said = capsys.readouterr().err
+        number = len({m.replace(" ", "") for m in merges} - {m.replace(" ", "") for m in merges[:kept]})
+        expected = f"{name}/merges.txt: no merge makes {number} pieces of its vocabulary of {len(spec['vocab'])}, "
+        assert expected in said if name == "cut" else not said
 
 
 def test_a_sentencepiece_model_gives_its_own_ids(pieces, tmp_path):
@@ -156,6 +177,18 @@ def test_what_is_no_sentencepiece_model_is_refused(tmp_path, data):
     pytest.importorskip("sentencepiece", reason="pip install sentencepiece (the extra `tokenizers`)")
     (tmp_path / "tokenizer.model").write_bytes(data)
     with pytest.raises(UserError, match=r"^\S+tokenizer\.model: [^\n]+$"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_a_sentencepiece_model_whose_normalizer_is_damaged_is_refused(pieces, tmp_path):
+    """The library raises a bare Exception."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto()
+    model.ParseFromString((pieces / "tokenizer.model").read_bytes())
+    model.normalizer_spec.precompiled_charsmap = (1024).to_bytes(4, "little") + bytes(1024) + b"\xff"
+    (tmp_path / "tokenizer.model").write_bytes(model.SerializeToString())
+    with pytest.raises(UserError, match=r"^\S+tokenizer\.model: is no SentencePiece model that .* \(.*charsmap"):
         load_tokenizer(str(tmp_path))
 
 

@@ -28,6 +28,22 @@ def test_sizes_have_bounds(key, value, tmp_path, capsys):
     assert re.search(rf"^error: .*{re.escape(key)}[: ]", said) and not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "reason"),
+    [
+        ("seed", "true", "takes an integer, got true"), ("msl", "32.0", "takes an integer, got 32.0; write 32"),
+        ("val_fraction", "'0.1'", "takes a number, got '0.1'; write the number without quotes"),
+        ("text.body", "no", "takes true or false, got 'no'; write false"),
+        ("filters.boilerplate", "1", "takes true or false, got 1"), ("filters.near_duplicates", "true", "takes a num"),
+        ("text_key", "1", "takes text, got 1"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused(key, value, reason, tmp_path, capsys):
+    """As in the trainer's configs: pydantic would take true for 1 and "no" for false in silence."""
+    words = ["jsonl", "--input", tmp_path, "--output", tmp_path / "out", "--set", f"{key}={value}"]
+    assert f"{key}: {reason}" in refuse(words, capsys)
+
+
 @pytest.mark.parametrize("workers", [0, 100_000, "9" * 400, "9" * 5000])
 def test_workers_have_bounds(workers, tmp_path, capsys):
     said = refuse(["jsonl", "--input", tmp_path, "--output", tmp_path / "out", "--workers", workers], capsys)

@@ -30,7 +30,7 @@ WARM = (
     "data_preprocessing.inspection.verify",
     "data_preprocessing.sources.synthetic", "data_preprocessing.downloading.download",
     "data_preprocessing.downloading.articles",
-    "modelzoo.finetuning.finetune", "modelzoo.interop.export", "modelzoo.interop.import_checkpoint",
+    "modelzoo.finetuning.finetune", "modelzoo.interop.exporting.export", "modelzoo.interop.importing.import_checkpoint",
     "modelzoo.scoring.score",
     "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",
     "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.trackers", "tensorboard.compat.proto",

@@ -44,10 +44,10 @@ def shard() -> bytes:
 
 @pytest.fixture(scope="module")
 def mdl(tmp_path_factory) -> bytes:
-    from modelzoo.interop.mdl import write
+    from modelzoo.interop.mdl.file import write_mdl
 
     path = tmp_path_factory.mktemp("mdl") / "x.mdl"
-    write(str(path), {"model": {"a": torch.ones(3, 2), "b": torch.zeros(4)}, "global_step": 3})
+    write_mdl(str(path), {"model": {"a": torch.ones(3, 2), "b": torch.zeros(4)}, "global_step": 3})
     return path.read_bytes()
 
 

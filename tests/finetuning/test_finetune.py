@@ -177,6 +177,43 @@ def test_seeds_differ_finished_runs_stay_and_the_best_weights_are_kept(world, tm
     assert "mean of 2" in capsys.readouterr().out
 
 
+def test_batches_are_noted_as_by_pre_training(world, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    loop = {"max_steps": 1, "eval_frequency": 1, "grad_accum_steps": 2}
+    section = {"batch_size": 40, "micro_batch_size": 10, "num_dev_examples": 2}
+    config = write_config(world, tmp_path / "c.yaml", section, loop=loop)
+    (tmp_path / "o").mkdir()
+    byte_tokenizer().save(str(tmp_path / "o" / "tokenizer.json"))
+    args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o")
+    assert run_py(*args) == 0
+    printed = capsys.readouterr().err
+    place = f"{tmp_path / 'o'}: it holds a tokenizer"
+    assert place in printed and run_py(*args) == 0 and place not in capsys.readouterr().err
+    assert printed.count("batches of 40 repeat examples: an epoch has 32\n") == 1
+    assert "micro_batch_size 10 has no effect next to loop.grad_accum_steps" in printed
+
+
+def test_examples_without_label_or_text_are_counted(world, tmp_path, capsys):
+    shutil.copytree(world / "toy", tmp_path / "toy")
+    rows = [json.loads(line) for line in (tmp_path / "toy/dev.jsonl").read_text().splitlines()]
+    for i in (0, 5):
+        rows[i]["label"] = None
+    (tmp_path / "toy/dev.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    section = {"data_dir": str(tmp_path / "toy"), "num_examples": 99, "num_dev_examples": 8}
+    config = write_config(world, tmp_path / "c.yaml", section, loop={"max_steps": 1, "eval_frequency": 1})
+    assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o") == 0
+    printed, found = capsys.readouterr().err, result(tmp_path / "o")
+    assert "train      trainer.finetune.num_examples: 99 are asked for, the split has 32\n" in printed
+    assert f"dev        2 without a label: not scored (first: {rows[0]['id']})\n" in printed
+    empty = "with an empty {context}: taken as they are"
+    assert found["scores"]["dev"]["n"] == 6 and found["remarks"] == {
+        "train": {empty: {"count": 7, "first": "0"}},
+        "dev": {
+            "without a label: not scored": {"count": 2, "first": rows[0]["id"]}, empty: {"count": 1, "first": "35"},
+        },
+    }  # fmt: skip
+
+
 def test_results_of_another_config_are_not_shown_as_new(world, tmp_path, capsys):
     out = tmp_path / "o"
     command = ("CPU", "-m", "finetune", "-o", out, "--max_steps", "4")

@@ -18,9 +18,14 @@ from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation.exported import load_exported
-from modelzoo.interop import hf_families, import_checkpoint, mdl, mdl_state, peft
-from modelzoo.interop.card_header import split_card
+from modelzoo.evaluation.inference.exported import load_exported
+from modelzoo.interop.adapters import lora, soft_prompt
+from modelzoo.interop.cards.header import split_card
+from modelzoo.interop.hf.families import GPT2
+from modelzoo.interop.importing.import_checkpoint import import_checkpoint
+from modelzoo.interop.mdl import file as mdl
+from modelzoo.interop.mdl import state as mdl_state
+from modelzoo.interop.mdl.seal import SEAL
 from modelzoo.planning.start_checkpoint import complete_model
 from modelzoo.training import checkpoint
 from tests.faults.mutate_bytes import flip_bit
@@ -79,13 +84,13 @@ def world(tmp_path_factory) -> Path:
 def import_folder(folder: Path) -> dict:
     out = str(folder.parent / "imported")
     shutil.rmtree(out, ignore_errors=True)
-    import_checkpoint.import_checkpoint(str(folder), out)
+    import_checkpoint(str(folder), out)
     return checkpoint.load(os.path.join(out, "checkpoints/step_0"))[0]["model"]
 
 
 def read_mdl(path: Path) -> dict:
     init = load(path.parent / "sparse.yaml", Config).trainer.init
-    return mdl_state.convert_from_zoo(str(path), mdl.read(str(path), mdl_state.SECTIONS), init, "data")[0]
+    return mdl_state.convert_from_zoo(str(path), mdl.read_mdl(str(path), mdl_state.SECTIONS), init, "data")[0]
 
 
 def same(a: object, b: object) -> bool:
@@ -131,7 +136,7 @@ def test_no_flipped_bit_of_a_mdl_changes_what_is_read_nor_reaches_hdf5(world, tm
 def test_a_mdl_without_a_seal_that_ends_hdf5_is_refused_in_one_line(world, tmp_path, monkeypatch):
     """A bit of a chunk's index or of its lz4 frame can end the process; a fork meets it first."""
     whole, draw = (world / "m.mdl").read_bytes(), Random(4)
-    whole = whole[: whole.rindex(mdl.SEAL)]
+    whole = whole[: whole.rindex(SEAL)]
     shutil.copy(world / "sparse.yaml", tmp_path)
     for _ in range(20):
         (tmp_path / "m.mdl").write_bytes(flip_bit(whole, draw))
@@ -158,11 +163,11 @@ def model_of(folder: Path):
 
 
 def read_lora(folder: Path) -> object:
-    return peft.read_lora(str(folder / "adapter"), model_of(folder), hf_families.GPT2)
+    return lora.read_lora(str(folder / "adapter"), model_of(folder), GPT2)
 
 
 def read_prompt(folder: Path) -> object:
-    return peft.read_prompt(str(folder / "adapter"), model_of(folder))
+    return soft_prompt.read_prompt(str(folder / "adapter"), model_of(folder))
 
 
 KINDS: dict[str, tuple[str, str, Callable, Callable]] = {
@@ -280,7 +285,7 @@ def test_pickles_are_refused_and_never_run(world, tmp_path, name, capsys):
     with pytest.raises(UserError, match="pickled and could run code"):
         load_exported(str(folder), torch.device("cpu"))
     with pytest.raises(UserError, match="pickled and could run code"):
-        peft.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, hf_families.GPT2)
+        lora.read_lora(str(adapter), load(world / "sparse.yaml", Config).trainer.init.model, GPT2)
     assert not (tmp_path / "trap").exists() and not (tmp_path / "out").exists()
 
 
@@ -359,6 +364,33 @@ def test_names_stay_text_in_the_card(world, tmp_path):
     assert facts.keys() == {"language", "library_name", "pipeline_tag", "tags"} and body.startswith("\n# &#60;img")
 
 
+def test_a_mask_that_switches_off_what_is_there_is_refused(world, tmp_path, capsys):
+    folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
+    (folder / "checksums.json").unlink()
+    masks = load_file(folder / "masks.safetensors")
+    name = sorted(masks)[0]
+    save_file({**masks, name: torch.zeros_like(masks[name])}, folder / "masks.safetensors")
+    assert run("import", folder, tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert re.search(r"f: masks.safetensors switches off \d+ weights of model\S+ that are not 0; it is damaged", said)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_parameter_that_no_mdl_holds_is_named_with_its_checkpoint(world, tmp_path, capsys):
+    files, state = checkpoint.load(checkpoint.newest(str(world / "run_sparse/checkpoints"))[0])
+    files["model"]["x" * 1000] = torch.ones(2)
+    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    assert run("export", step, tmp_path / "out.mdl", "-p", world / "sparse.yaml") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {step}: 'xxx") and "Model Zoo's GPT has no such parameter" in said
+    assert len(said) < 500 and not (tmp_path / "out.mdl").exists()
+
+
+def test_an_adapter_that_is_not_imported_is_named(world, tmp_path, capsys):
+    assert run("import", world / "lora", tmp_path / "out") == 0
+    assert f"note       {world / 'lora/adapter'} is not imported, the base model alone is" in capsys.readouterr().out
+
+
 def test_nothing_of_a_cluster_is_exported(world):
     assert CANARY in (world / "run_sparse/config.yaml").read_text()
     files = [p for name in ("sparse", "lora", "prompt") for p in (world / name).rglob("*") if p.is_file()]
@@ -367,7 +399,7 @@ def test_nothing_of_a_cluster_is_exported(world):
         assert CANARY.encode() not in path.read_bytes(), path
 
 
-def test_a_model_is_not_scored_with_invented_weights(world, tmp_path):
+def test_a_model_is_not_scored_with_invented_weights(world, tmp_path, capfd):
     pytest.importorskip("transformers")
     folder = Path(shutil.copytree(world / "sparse", tmp_path / "f"))
     load_exported(str(folder), torch.device("cpu"))
@@ -382,6 +414,10 @@ def test_a_model_is_not_scored_with_invented_weights(world, tmp_path):
         (folder / "config.json").write_text(json.dumps({**config, key: value}))
         with pytest.raises(UserError, match=key):
             load_exported(str(folder), torch.device("cpu"))
+    (folder / "config.json").write_text(json.dumps({**config, "n_positions": config["n_positions"] // 2}))
+    with pytest.raises(UserError, match=r"f: has another shape of transformer\.wpe\.weight than its config\.json asks"):
+        load_exported(str(folder), torch.device("cpu"))
+    assert not any(capfd.readouterr())  # no table of transformers'
 
 
 def test_a_tokenizer_of_another_kind_is_not_left_out_in_silence(world, tmp_path, capsys):

@@ -32,7 +32,7 @@ def tiny(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "SOURCES", sources)
     monkeypatch.setenv(host.CACHE, str(tmp_path / "cache"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    for name in (build.SWITCH, processor.SWITCH):
+    for name in (processor.KERNELS, processor.SWITCH):
         monkeypatch.delenv(name, raising=False)
     build._load.cache_clear()
     build._say.cache_clear()
@@ -158,13 +158,21 @@ def test_a_temporary_folder_that_others_may_enter_holds_no_code_of_ours(tiny, mo
 
 
 def test_switches_know_their_values(tiny, monkeypatch):
-    monkeypatch.setenv(build.SWITCH, "pytorch")
-    with pytest.raises(UserError, match="MEDISWIFT_KERNELS=pytorch: it is auto"):
+    monkeypatch.setenv(processor.KERNELS, "pytorch")
+    with pytest.raises(UserError, match="MEDISWIFT_KERNELS='pytorch': it is auto"):
         build.library("tiny")
-    monkeypatch.setenv(build.SWITCH, "auto")
+    with pytest.raises(UserError, match="MEDISWIFT_KERNELS='pytorch': it is auto"):
+        processor.check_switches()  # of every command, that needs kernels or not
+    monkeypatch.setenv(processor.KERNELS, "auto")
     monkeypatch.setenv(processor.SWITCH, "avx1024")
     with pytest.raises(UserError, match="MEDISWIFT_PROCESSOR=avx1024: this machine can act as plain"):
         build.library("tiny")
+
+
+def test_cxx_whose_quote_does_not_end_is_named(tiny, monkeypatch):
+    monkeypatch.setenv("CXX", "g++ -DX='1")
+    with pytest.raises(UserError, match=r"CXX=.*is no command .no closing quotation.; correct or unset it"):
+        processor.find_compiler()
 
 
 def test_cxx_may_carry_arguments(tiny, monkeypatch):
@@ -180,7 +188,7 @@ def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
         "print(y.sum().item(), describe_choice(layout, torch.device('cpu'), torch.float32))"
     )
     env = {**os.environ, "CXX": "/nonexistent/g++", "MEDISWIFT_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(REPO)}
-    env[build.SWITCH] = "auto"  # whatever the tests themselves run with
+    env[processor.KERNELS] = "auto"  # whatever the tests themselves run with
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("6144.0 [32, 32] blocks in float32 on cpu: torch, gathered (no compiled kernels: no")

@@ -40,6 +40,19 @@ def test_dense(out, into, biased):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("out,into", [(64, 32), (37, 16), (5, 7), (1, 100), (130, 257)])
+def test_dense_bfloat16_is_widened_exactly(out, into):
+    kept = nn.Sequential(nn.Linear(into, out))
+    few.use_few(kept)
+    kept[0].weight = nn.Parameter(drawn(out, into).bfloat16())
+    check(kept, kept[0].weight, kept[0].bias)
+    whole = nn.Sequential(few.FewRowsLinear(nn.Linear(into, out), few.compiled()))
+    whole[0].weight, whole[0].bias = nn.Parameter(kept[0].weight.float()), kept[0].bias
+    for n in (*ROWS, 17):
+        assert torch.equal(kept(drawn(n, into)), whole(drawn(n, into)))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("block", [(1, 1), (16, 1), (32, 1), (32, 2), (32, 4), (16, 8), (32, 16), (32, 32), (64, 32)])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_packed(block, density):
@@ -52,6 +65,10 @@ def test_packed(block, density):
         found = few.multiply_packed(drawn(3, 96), values, layout, b)
         assert found is not None and torch.equal(packed.linear(drawn(3, 96), values, layout, b), found)
         check(lambda x, b=b: few.multiply_packed(x, values, layout, b), weight, b)
+    narrow = values.bfloat16()
+    for n in ROWS:
+        found, wide = (few.multiply_packed(drawn(n, 96), v, layout, bias) for v in (narrow, narrow.float()))
+        assert found is not None and wide is not None and torch.equal(found, wide)
 
 
 def test_what_they_do_not_take_goes_the_other_way():

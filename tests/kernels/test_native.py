@@ -181,9 +181,9 @@ def test_what_the_kernels_do_not_know_goes_to_torch():
 
 def test_the_switch_forces_torch(monkeypatch):
     layout = layout_of(uneven(4), (32, 32))
-    monkeypatch.setenv(build.SWITCH, "torch")
+    monkeypatch.setenv(processor.KERNELS, "torch")
     assert choose.choose_kernel(layout, torch.device("cpu"), torch.float32) is gathered
-    assert f"{build.SWITCH}=torch" in choose.describe_choice(layout, torch.device("cpu"), torch.float32)
+    assert f"{processor.KERNELS}=torch" in choose.describe_choice(layout, torch.device("cpu"), torch.float32)
 
 
 @pytest.mark.slow

@@ -161,6 +161,9 @@ def test_no_gain_is_claimed_for_dense_products_behind_a_mask():
     assert choose.find_densest(layout, masked, f32) == choose.find_densest(layout, scattered, torch.bfloat16) == 0.0
     single = layout_of(live_blocks(3, 4, 0.4), (1, 1))
     assert 0 < choose.find_densest(single, native, f32) < choose.find_densest(layout, native, f32) < 1
+    permuted = layout_of(layout.block_mask(), layout.block, torch.arange(layout.shape[1]).flip(0))
+    assert 0 < choose.find_densest(permuted, native, f32) < choose.find_densest(layout, native, f32)  # it gathers, too
+    assert choose.find_densest(permuted, masked, f32) == 0.0
 
 
 def test_float64_never_meets_a_compiled_kernel():

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
-from modelzoo.interop import hf, hf_config
+from modelzoo.interop.hf.config import choose_family, make_config_json
+from modelzoo.interop.hf.tensors import convert_to_hf, fold_scales
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters, list_with_adapters, trains
@@ -115,12 +116,10 @@ def test_gradients_equal_hugging_face_with_inputs_embeds(fields):
     transformers = pytest.importorskip("transformers")
     made = model({"tokens": 3}, **fields)
     c = made.model.config
-    weights = hf.fold_scales({n: p.detach() for n, p in made.named_parameters() if n != SOFT_PROMPT}, c)
-    family = hf_config.choose_family(c)
-    theirs = transformers.GPT2LMHeadModel(
-        transformers.GPT2Config.from_dict(hf_config.make_config_json(c, family, None))
-    )
-    theirs.load_state_dict(hf.convert_to_hf(weights, c, family), strict=False)
+    weights = fold_scales({n: p.detach() for n, p in made.named_parameters() if n != SOFT_PROMPT}, c)
+    family = choose_family(c)
+    theirs = transformers.GPT2LMHeadModel(transformers.GPT2Config.from_dict(make_config_json(c, family, None)))
+    theirs.load_state_dict(convert_to_hf(weights, c, family), strict=False)
     theirs.eval()
     data = batch(uneven=True)
     for at in (0, 5):

@@ -1,6 +1,7 @@
 """A plan ends on the lines on which the run would end, and on none where it would go on."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -54,11 +55,17 @@ def test_a_config_that_runs_has_no_problem(run):
         ({"data": {"data_dir": ["data/train", "data/long"]}}, "b.h5: [3, 8] but data/train/a.h5: [3, 12]; shards of"),
         ({"data": "data/empty"}, "data/empty: holds no example, as its manifest records: no document fell into this"),
         ({"data": {"data_dir": []}}, "trainer.fit.train_dataloader.data_dir: takes at least 1 items, got 0"),
+        ({"init": {"lora": {"path": "nowhere"}}}, "nowhere: holds neither adapter_config.json nor soft_prompt.json"),
+        ({"init": {"lora": {"path": "lora"}}}, "lora/adapter_config.json: is not valid JSON"),
+        ({"init": {"soft_prompt": {"tokens": 2, "init": "file", "path": "soft"}}}, "soft_prompt.safetensors: missing"),
         ({"init": {"loggers": [{"WandbLogger": {"project": "p"}}]}}, "pip install 'mediswift-trainer[wandb]'"),
     ],
 )
 def test_plan_and_train_end_on_the_same_line(run, monkeypatch, changes, words):
     monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    for name in ("lora/adapter_config.json", "lora/adapter_model.safetensors", "soft/soft_prompt.json"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("{", encoding="utf-8")
     planned, trained = run("plan", **changes), run("train", **changes)
     assert planned[0] == trained[0] == 2
     assert words in planned[1][0] and words in trained[1][0]

@@ -57,6 +57,33 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
         assert line in printed
 
 
+def test_examples_without_label_or_text_are_counted_in_results_and_table(world, tmp_path, capsys):
+    shutil.copytree(world / "tasks", tmp_path / "tasks")
+    (tmp_path / "tasks/train.jsonl").unlink()
+    rows = [json.loads(line) for line in (world / "tasks/dev.jsonl").read_text().splitlines()]
+    rows[1]["label"] = rows[3]["label"] = None
+    rows[2]["context"] = ""
+    (tmp_path / "tasks/dev.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    ask = ("--checkpoint_path", world / "run", "--split", "dev", "--data_dir", tmp_path / "tasks")
+    assert evaluate(world, tmp_path / "out", *ask) == 0
+    printed, (found,) = capsys.readouterr().out, results(tmp_path / "out")["task"]
+    assert found["n"] == len(rows) - 2 and found["counts"]["examples"] == len(rows) and found["baseline"] is None
+    assert found["remarks"] == {
+        "without a label: not scored": {"count": 2, "first": rows[1]["id"]},
+        "with an empty {context}: taken as they are": {"count": 1, "first": rows[2]["id"]},
+    }
+    assert f"  2 without a label: not scored (first: {rows[1]['id']})\n" in printed
+    assert "train.jsonl: no such file" in printed and "no constant answer to compare with: " in printed
+
+
+@pytest.mark.parametrize("flag", ["--data_dir", "--split"])
+def test_flags_that_the_harness_does_not_take_are_refused(world, tmp_path, capsys, flag):
+    assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", flag, "dev", tasks="lm_eval:pubmedqa") == 2
+    assert (
+        f"error: {flag} does nothing with lm_eval:pubmedqa: the harness brings its own data" in capsys.readouterr().err
+    )
+
+
 def test_scores_follow_the_processors_arithmetic(world, ours, tmp_path, act_as, capsys):
     """The model's run was float32; asked for bfloat16, its scores are the same where that is not multiplied."""
     ask = ("--checkpoint_path", world / "run", "--set", "trainer.init.precision.enabled=true")

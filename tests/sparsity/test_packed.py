@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import nn
 
+from modelzoo.backends.local import Local
+from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.kernels import batched, blocks, choose, gathered, masked, native, packed
+from modelzoo.models.decoder import DecoderLayer
 from modelzoo.sparsity import storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
 from modelzoo.training import checkpoint, state
 from modelzoo.training.background import HostCopy
+from modelzoo.training.build import build_run
 from tests.memory import PeakMemory
 from tests.sparsity import pairs
-from tests.support import TINY, batch, make_run, train_step
+from tests.support import TINY, batch, config, make_run, train_step
 
 UPDATE = {"freq": 5, "stop": 61}
 RULES = {
@@ -288,3 +292,21 @@ def test_a_compiled_layer_takes_packed_weights_whose_blocks_move():
         step_both(batch(step))
         graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
     assert graphs[0] > 0 and graphs[-1] == graphs[9]  # after the first update step with a probe, and one without
+
+
+def test_a_compiled_layer_takes_packed_weights_that_become_fewer(monkeypatch):
+    """A graph for the first sizes, one for all others, one for a single block: at eight the compiler would give up."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch._dynamo.config, "force_parameter_static_shapes", True)  # as it was, afterwards
+    monkeypatch.setattr(DecoderLayer, "compile", lambda self: nn.Module.compile(self, backend="eager", fullgraph=True))
+    rule = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.9, "end": 24}, "update": {"freq": 2}}
+    section = {**rule, "block": [4, 4], "storage": "packed"}
+    whole = config(sparsity=section, backend={"torch_compile": True})
+    local = Local(torch.device("cpu"), whole.trainer.init.backend, whole.trainer.init.precision)
+    run, sizes = build_run(whole, Choice(local, "", None)), set()
+    for step in range(25):
+        local.train_step(run, batch(step), 1)
+        sizes.add(run.sparsity.parameters[0].live)
+    assert len(sizes) > 8 and torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
+    torch._dynamo.reset()

@@ -19,7 +19,7 @@ def test_every_run_is_whole_and_the_budget_is_met(path):
     for cell in matrix.cells:
         init = cell.config.trainer.init
         assert init.loop.max_steps == cell.steps and total_steps(cell.config) == cell.steps
-        budget, _ = matrix.study.of(cell.setting)
+        budget = matrix.study.of(cell.setting).budget
         tokens = cell.steps * cell.config.trainer.fit.train_dataloader.batch_size * manifest.find_context(cell.config)
         spent, meant = (cell.flops, budget.flops) if budget.flops else (tokens, budget.tokens)
         assert abs(spent / meant - 1) < 0.5 / cell.steps + 0.01

@@ -68,9 +68,15 @@ def test_mistakes_name_the_file_and_the_setting(base):
     path = write(base, axes={"method": {"bad": {"trainer.init.sparsty": 0.5}}})
     with pytest.raises(UserError, match=r"study\.yaml: in bad: .*unknown key.*did you mean 'sparsity'"):
         grid.read_matrix(path, [], None)
-    path = write(base, axes={"method": {"bad": {"budget.days": 5}}})
-    with pytest.raises(UserError, match=r"study\.yaml: in bad: "):
-        grid.read_matrix(path, [], None)
+    for keys, said in (
+        ({"budget.days": 5}, r"study\.yaml: in bad: budget\.days=5: unknown key 'budget\.days'; known keys: flops"),
+        ({"budget": {"days": 5}}, r"study\.yaml: in bad: budget\.days=5: unknown key 'budget\.days'"),
+        ({"budget.steps": "x"}, r"study\.yaml: in bad: budget\.steps='x': budget\.steps: takes an integer, got 'x'$"),
+        ({"learning_rate.peak": -1}, r"in bad: .*peak.*: must be above 0, got -1"),
+        ({"budget": "null"}, r"axes\.method\.bad: 'budget' is no key; write .* budget\.\.\. or"),
+    ):
+        with pytest.raises(UserError, match=said):
+            grid.read_matrix(write(base, axes={"method": {"bad": keys}}), [], None)
 
 
 def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
@@ -98,6 +104,13 @@ def test_a_run_whose_last_validation_was_not_made_is_not_finished(base, forked, 
     state, wanted = run / "checkpoints" / "step_10" / "state.json", records(run, "validation")
     cell = grid.read_matrix(path, [], None).cells[0]
     assert wanted and study.files(grid.read_matrix(path, [], None), cell).is_finished
+    assert "has no validation loss" not in capsys.readouterr().err
+    log = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("".join(x for x in log.splitlines(True) if '"validation"' not in x))
+    with pytest.raises(UserError, match="none of these runs was validated"):
+        study.run_study(path, [], None, study.Options("CPU"))
+    assert f"{run / 'metrics.jsonl'}: has no validation loss of the last step, 10" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text(log)
     for text in (json.dumps({**json.loads(state.read_text()), "unassessed": True}), "{", "[]"):
         state.write_text(text)
         assert not study.files(grid.read_matrix(path, [], None), cell).is_finished

@@ -72,6 +72,9 @@ def test_ratios_are_taken_round_by_round():
     advice = bench._advice({"dense": [2.0] * 4, "block: [32, 32]": [1.0] * 4, "y": [1.9] * 4}, "x.yaml")
     assert "fastest: block: [32, 32], 2.00" in advice[0] and "-p x.yaml -m train" in advice[1]
     assert bench._advice({"dense": [1.0] * 4, "y": [1.1] * 4}, "x.yaml")[0].startswith("done       no pattern")
+    assert bench._advice({"dense": [1.0] * 4}, "x.yaml") == [
+        "done       no pattern could be timed here: each is left out, for the reason in its line"
+    ]
 
 
 @pytest.mark.parametrize("rows,accum,shape,parts", [

@@ -83,7 +83,7 @@ def test_every_change_is_named(key, hand, trained, tmp_path, capsys):
     assert run(trained / "c.yaml", folder, "--max_steps", 7, "--set", f"{key.removesuffix('.value')}={now}") == 0
     printed = capsys.readouterr().err
     assert f"changed    {key}: {before} -> {now}\n" in printed
-    changes = RunFolder(str(folder)).read_launches()[-1]["changes"]
+    changes = RunFolder(str(folder)).read_launches().records[-1]["changes"]
     assert changes[key] == [before, now]
     assert changes.keys() == {key, f"{INIT}.loop.max_steps"}, "nothing else is called changed"
     assert load(folder / "config.until_4.yaml", Config) == load(trained / "run/config.yaml", Config)

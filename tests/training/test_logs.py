@@ -3,13 +3,13 @@
 import errno
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modelzoo.config.errors import UserError
 from modelzoo.training import events, logs
 from modelzoo.training.events import Events
 from modelzoo.training.logs import LogError, Logs
@@ -74,7 +74,7 @@ def test_a_damaged_log_is_named_and_ends_no_run(damage, name, params, tmp_path, 
     assert run(params, folder, "--max_steps", 5) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("damaged    ")]
     assert str(log) in line
-    assert [r["step"] for r in logs.read(str(log))][-2:] == [4, 5]
+    assert [r["step"] for r in logs.read(str(log)).records][-2:] == [4, 5]
     if damage != "gone":
         assert (folder / f"{name}.jsonl.set_aside_1").exists()  # what it was is not lost
     if elsewhere is not None:
@@ -103,32 +103,42 @@ def test_an_older_checkpoints_log_is_cut_by_its_records(tmp_path):
             "".join(json.dumps({"step": s, "kind": "train", "loss": 0.1 * s}) + "\n" for s in range(1, 6)) + '{"st'
         )
     assert logs.cut_back(folder, 3, {}) == []
-    assert [r["step"] for r in logs.read(folder.metrics)] == [1, 2, 3]
-    assert logs.cut_back(folder, 0, {}) == [] and logs.read(folder.metrics) == []
+    assert [r["step"] for r in logs.read(folder.metrics).records] == [1, 2, 3]
+    assert logs.cut_back(folder, 0, {}) == [] and logs.read(folder.metrics).records == []
 
 
-def test_a_report_names_the_line_that_is_no_record(tmp_path):
-    good = '{"step": 1, "kind": "train", "loss": NaN}\n'
-    for line, named in (('{"step": -1, "kind": "x"}', "step"), ('{"step": 2}', "kind"), ("{", "JSON|record"),
-                        ('{"step": 2, "kind": "train", "loss": "low"}', "loss")):  # fmt: skip
-        path = tmp_path / "metrics.jsonl"
-        path.write_text(good + line + "\n" + good)
-        with pytest.raises(UserError, match=rf"metrics.jsonl:2: .*({named})") as e:
-            logs.read(str(path))
-        assert "\n" not in str(e.value)
-        assert len(logs.read_whole(str(path))) == 2
-        path.write_text(good + line)  # what a kill leaves at the end
-        assert len(logs.read(str(path))) == 1
+def test_a_reader_names_the_line_that_is_no_record(tmp_path):
+    """Whoever reads a log, the first line that is none is named with its reason, and all such lines are counted."""
+    path, good = tmp_path / "metrics.jsonl", '{"step": 1, "kind": "train", "loss": NaN}\n'
+    for line, named in (('{"step": -1, "kind": "x"}', "step"), ('{"step": 2}', "kind"), ("{", "Expecting"),
+                        ('{"step": 2, "kind": "train", "loss": "low"}', "loss"), ("\xff", "utf-8"), ("", "Expecting"),
+                        ('{"step": 2, "kind": "train", "step": 3}', "'step' twice")):  # fmt: skip
+        path.write_text(good + line + "\n" + good, encoding="latin-1")
+        log = logs.read(str(path))
+        assert len(log.records) == 2 and re.fullmatch(rf"note .*metrics.jsonl:2: .*{named}.*it is left out", log.note)
+        path.write_text((line + "\n") * 3 + good, encoding="latin-1")
+        assert re.match(r"note .*metrics.jsonl:1: .*; 3 such lines are left out", logs.read(str(path)).note)
+        path.write_text(good + line, encoding="latin-1")  # what a kill leaves at the end is no fault
+        assert logs.read(str(path)).note is None and len(logs.read(str(path)).records) == 1
+    path.write_bytes(b"x" * (3 << 20) + b"\n" + good.encode())  # one line, however long
+    log = logs.read(str(path))
+    assert len(log.records) == 1 and "metrics.jsonl:1: " in log.note and "it is left out" in log.note
 
 
-def test_launches_survive_what_is_no_launch(params, tmp_path):
+def test_launches_survive_what_is_no_launch_and_name_it(params, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(params, folder, "--max_steps", 2) == 0
     path = folder / "launches.jsonl"
     path.write_bytes(b"\xff\n[]\n" + path.read_bytes() + b'{"comm')  # half a line, as a kill leaves it
+    capsys.readouterr()
     assert run(params, folder, "--max_steps", 3) == 0
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if "launches.jsonl" in x]
+    assert re.fullmatch(
+        r"note .*launches.jsonl:1: is no launch of a run \(.*utf-8.*\); 2 such lines are left out", line
+    )
     found = RunFolder(str(folder)).read_launches()
-    assert [x["from_step"] for x in found] == [0, 2] and found[0]["run"] == found[1]["run"]
+    assert [x["from_step"] for x in found.records] == [0, 2] and len({x["run"] for x in found.records}) == 1
+    assert "launches.jsonl:1: " in found.note and "3 such lines" in found.note  # half a line, too, which is whole now
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "launches.jsonl", "config.yaml"])
@@ -190,7 +200,7 @@ def test_tensorboard_that_cannot_write_ends_no_run(when, data, tmp_path, monkeyp
     assert run(params, folder) == 0
     said = [x for x in capsys.readouterr().err.splitlines() if "TensorBoard" in x]
     assert len(said) == 1 and "metrics.jsonl has all records" in said[0]
-    assert [r["step"] for r in logs.read(str(folder / "metrics.jsonl"))] == [1, 2, 3, 4]
+    assert [r["step"] for r in logs.read(str(folder / "metrics.jsonl")).records] == [1, 2, 3, 4]
 
 
 def test_logs_that_cannot_be_opened_are_one_line(tmp_path):
@@ -217,4 +227,4 @@ def test_a_log_that_cannot_be_seen_is_not_taken_for_a_missing_one(code, tmp_path
         m.setattr(os, "lstat", failing)
         with pytest.raises(OSError, match=os.strerror(code)):
             logs.cut_back(folder, 1, {"metrics.jsonl": facts})
-    assert os.listdir(tmp_path) == ["metrics.jsonl"] and len(logs.read(folder.metrics)) == 1
+    assert os.listdir(tmp_path) == ["metrics.jsonl"] and len(logs.read(folder.metrics).records) == 1

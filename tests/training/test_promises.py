@@ -112,7 +112,7 @@ def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, cap
         assert f"changed    trainer.init.{part}\n" in printed
     was, now = (load(folder / n, Config).trainer.init.loop for n in ("config.until_4.yaml", "config.yaml"))
     assert (was.max_steps, now.max_steps) == (4, 6)
-    assert "trainer.init.loop.max_steps" in RunFolder(str(folder)).read_launches()[-1]["changes"]
+    assert "trainer.init.loop.max_steps" in RunFolder(str(folder)).read_launches().records[-1]["changes"]
     assert run(params, folder, *more) == 0  # nothing to do, and nothing is written
     assert not (folder / "config.until_6.yaml").exists()
 

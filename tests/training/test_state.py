@@ -168,6 +168,20 @@ def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_
     assert_same(before, tensors(run))
 
 
+@pytest.mark.parametrize("change", [lambda x: x.T.contiguous(), lambda x: x[:1], lambda x: x.float()])
+def test_a_mask_of_another_form_is_found_before_anything_changes(tmp_path, change):
+    files, facts = state.snapshot(trained(2, sparsity=0.5), "f")
+    name = "model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"
+    files["model"] = {**files["model"], f"mask_{name}": change(files["model"][f"mask_{name}"])}
+    path, run = checkpoint.save(str(tmp_path), 2, files, facts, None), make_run(sparsity=0.5)
+    before = tensors(run)
+    with pytest.raises(
+        UserError, match=r"the mask of \S+ffn\S+ is \w+ \[\d+, \d+\], not bool \[32, 16\]; it is damaged"
+    ):
+        restore(run, path)
+    assert_same(before, tensors(run))
+
+
 @pytest.mark.parametrize("field,value", [
     ("dropout_rate", 0.3), ("attention_dropout_rate", 0.2), ("loss_scaling", "batch_size"), ("initializer_range", 0.1),
     ("initializer", {"name": "normal"}), ("name", "gpt2"),

@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.official.archive import Archive
 from modelzoo.records import Record, check_record
 
@@ -29,7 +30,7 @@ class _MedQA(Record):
     answer_idx: str
 
 
-def read_medqa(archive: Archive) -> Rows:
+def read_medqa(archive: Archive, remark: Remark) -> Rows:
     """The four-option questions of US/4_options, or of a folder that holds these files alone."""
     found: Rows = {}
     for split in ("train", "dev", "test"):
@@ -59,7 +60,7 @@ class _MedMCQA(Record):
     subject_name: str | None = None
 
 
-def read_medmcqa(archive: Archive) -> Rows:
+def read_medmcqa(archive: Archive, remark: Remark) -> Rows:
     """data.zip's train.json, dev.json and test.json (options from 1), or the Parquet files of the hub (from 0)."""
     found: Rows = {}
     for split, other in (("train", "train"), ("dev", "validation"), ("test", "test")):
@@ -88,7 +89,7 @@ def _medmcqa_row(where: str, value: Any, first: int, unknown: bool) -> dict[str,
     )
 
 
-def read_mmlu(archive: Archive) -> Rows:
+def read_mmlu(archive: Archive, remark: Remark) -> Rows:
     """The medical subjects of data.tar: dev (five solved examples each), val and test.
 
     Raises:
@@ -124,7 +125,11 @@ def _read_subject(archive: Archive, subject: str, split: str) -> Iterator[dict[s
                 f"{where}: has {len(cells)} columns; a question of MMLU has 6: question, four options, letter"
             )
         question, *options, label = cells
-        row = {"id": f"{subject}-{split}-{number}", "question": question.strip(), **dict(zip(LETTERS, options))}
+        row = {
+            "id": f"{subject}-{split}-{number}",
+            "question": question.strip(),
+            **dict(zip(LETTERS, options, strict=True)),
+        }
         yield _check(where, {**row, "label": label, "subject": subject.replace("_", " ")})
 
 
@@ -166,7 +171,7 @@ class _BioASQFile(Record):
     questions: list[dict[str, Any]]
 
 
-def read_bioasq(archive: Archive) -> Rows:
+def read_bioasq(archive: Archive, remark: Remark) -> Rows:
     """The yes/no questions: *golden*.json are the test, other .json files are train, less a tenth of it, dev.
 
     A question is of dev where the SHA-256 of its id is a multiple of ten. One that occurs again, as in the training
@@ -179,11 +184,18 @@ def read_bioasq(archive: Archive) -> Rows:
         for number, value in enumerate(file.questions, 1):
             where = f"{archive.where(name)}: question {number}"
             q = check_record(value, _BioASQ, where, "is no question of BioASQ's task b")
-            if q.type == "yesno":
-                (test if is_test else rest)[q.id] = _bioasq_row(where, q)
+            if q.type != "yesno":
+                remark(f"questions of the type {q.type[:20]}: left out", where)
+                continue
+            into = test if is_test else rest
+            if q.id in into:
+                remark("questions that are there already, in an earlier file: the later one is taken", where)
+            into[q.id] = _bioasq_row(where, q)
     found: Rows = {"train": [], "dev": [], "test": list(test.values())}
     for i, row in rest.items():
-        if i not in test:
+        if i in test:
+            remark("training questions that are in the test, too: left out of train and dev", i)
+        else:
             found["dev" if int(hashlib.sha256(i.encode()).hexdigest(), 16) % 10 == 0 else "train"].append(row)
     return {split: rows for split, rows in found.items() if rows}
 
@@ -212,7 +224,7 @@ def _check(where: str, row: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-READERS: dict[str, Callable[[Archive], Rows]] = {
+READERS: dict[str, Callable[[Archive, Remark], Rows]] = {
     "medqa": read_medqa,
     "medmcqa": read_medmcqa,
     "mmlu": read_mmlu,

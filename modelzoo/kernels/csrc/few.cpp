@@ -1,5 +1,5 @@
 // Products of few rows with a weight, dense or packed: each weight is read once, in the order of memory, whose speed
-// bounds them. Generation asks for them, token by token.
+// bounds them. Generation asks for them, token by token. Weights (W) are float32, or bfloat16: half of the bytes.
 //
 // A result is summed in an order that its own row and output decide alone, with one multiply-add a step: the other rows,
 // and how many there are, change none of its bits.
@@ -19,21 +19,22 @@ static inline float total(V v) {
 }
 
 // The first `count` of a vector's lanes; the others are 0.
-static inline V load_some(const float* from, int64_t count) {
-    V v = {};
-    memcpy(&v, from, count * 4);
-    return v;
+template <class T>
+static inline V load_some(const T* from, int64_t count) {
+    T some[LANES] = {};
+    memcpy(some, from, count * sizeof(T));
+    return widen(some);
 }
 
 // y [T, R outputs] = bias + x W^T; x: T rows `in` apart, w: R rows.
-template <int T, int R>
-static inline void dense_tile(int64_t in, int64_t out, const float* x, const float* w, const float* bias, float* y) {
+template <int T, int R, class W>
+static inline void dense_tile(int64_t in, int64_t out, const float* x, const W* w, const float* bias, float* y) {
     V acc[T][R] = {};
     int64_t whole = in / LANES * LANES;
     for (int64_t k = 0; k < whole; k += LANES) {
         V b[R];
         for (int r = 0; r < R; r++) {
-            b[r] = load(w + r * in + k);
+            b[r] = widen(w + r * in + k);
             __builtin_prefetch(w + r * in + k + 16 * LANES);
         }
         for (int t = 0; t < T; t++) {
@@ -49,8 +50,8 @@ static inline void dense_tile(int64_t in, int64_t out, const float* x, const flo
         for (int r = 0; r < R; r++) y[t * out + r] = total(acc[t][r]) + (bias ? bias[r] : 0.0f);
 }
 
-template <int R>
-static inline void dense_rows(int64_t n, int64_t in, int64_t out, const float* x, const float* w, const float* bias,
+template <int R, class W>
+static inline void dense_rows(int64_t n, int64_t in, int64_t out, const float* x, const W* w, const float* bias,
                               float* y) {
     int64_t t = 0;
     for (; t + TOGETHER <= n; t += TOGETHER) dense_tile<TOGETHER, R>(in, out, x + t * in, w, bias, y + t * out);
@@ -58,8 +59,9 @@ static inline void dense_rows(int64_t n, int64_t in, int64_t out, const float* x
     if (t < n) dense_tile<1, R>(in, out, x + t * in, w, bias, y + t * out);
 }
 
-extern "C" void few_dense(int threads, int64_t n, int64_t in, int64_t out, const float* x, const float* w,
-                          const float* bias, float* y) {
+template <class W>
+static void dense(int threads, int64_t n, int64_t in, int64_t out, const float* x, const W* w, const float* bias,
+                  float* y) {
     constexpr int R = 4;
     int64_t tiles = out / R;
 #pragma omp parallel for schedule(dynamic, 16) num_threads(threads) if (in * out > 1 << 15)
@@ -71,16 +73,23 @@ extern "C" void few_dense(int threads, int64_t n, int64_t in, int64_t out, const
     }
 }
 
+extern "C" void few_dense(int bf16, int threads, int64_t n, int64_t in, int64_t out, const float* x, const void* w,
+                          const float* bias, float* y) {
+    if (bf16) dense(threads, n, in, out, x, (const uint16_t*)w, bias, y);
+    else dense(threads, n, in, out, x, (const float*)w, bias, y);
+}
+
 // Sums of one block row, [R * width / LANES][T] vectors. `wide`: a block's columns fill whole vectors, and the vectors
 // of an output are summed into one; else a vector holds several outputs, whose columns alternate.
-template <int T, bool wide>
+template <class W, int T, bool wide>
 static inline void block_row(const Weight& w, int64_t i, const float* x, const float* bias, float* y, V* acc) {
     int64_t R = w.R, C = w.C, vectors = wide ? R : R * C / LANES, step = wide ? C : LANES;
     std::fill(acc, acc + vectors * T, V{});
     int32_t column[LANES];
     for (int l = 0; l < LANES; l++) column[l] = l % C;
     for (int64_t b = w.row_ptr[i]; b < w.row_ptr[i + 1]; b++) {
-        const float *values = w.values + b * R * C, *from = x + w.cols[b] * C;
+        const W* values = (const W*)w.values + b * R * C;
+        const float* from = x + w.cols[b] * C;
         V repeated[T];
         if (!wide)
             for (int t = 0; t < T; t++) {
@@ -93,11 +102,11 @@ static inline void block_row(const Weight& w, int64_t i, const float* x, const f
             for (int t = 0; t < T; t++) sum[t] = acc[v * T + t];
             if (wide)
                 for (int64_t c = 0; c < C; c += LANES) {
-                    V value = load(values + c);
+                    V value = widen(values + c);
                     for (int t = 0; t < T; t++) sum[t] += value * load(from + t * w.in + c);
                 }
             else {
-                V value = load(values);
+                V value = widen(values);
                 for (int t = 0; t < T; t++) sum[t] += value * repeated[t];
             }
             for (int t = 0; t < T; t++) acc[v * T + t] = sum[t];
@@ -113,23 +122,24 @@ static inline void block_row(const Weight& w, int64_t i, const float* x, const f
         }
 }
 
-template <bool wide>
+template <class W, bool wide>
 static void block_rows(const Weight& w, int64_t n, const float* x, const float* bias, float* y, int threads) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads) if (w.row_ptr[w.out / w.R] * w.R * w.C > 1 << 15)
     for (int64_t i = 0; i < w.out / w.R; i++) {
         V* acc = (V*)scratch<0>(w.R * std::max<int64_t>(w.C, LANES) * TOGETHER);
         int64_t t = 0;
         for (; t + TOGETHER <= n; t += TOGETHER)
-            block_row<TOGETHER, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
-        for (; t + 2 <= n; t += 2) block_row<2, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
-        if (t < n) block_row<1, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+            block_row<W, TOGETHER, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+        for (; t + 2 <= n; t += 2) block_row<W, 2, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
+        if (t < n) block_row<W, 1, wide>(w, i, x + t * w.in, bias, y + t * w.out, acc);
     }
 }
 
 // Single weights, for as many rows as a vector `S` has lanes. lanes: [in] of them.
-template <class S>
+template <class W, class S>
 static void single_rows(const Weight& w, int64_t rows, const float* x, const float* bias, float* y, int threads) {
     constexpr int64_t width = sizeof(S) / 4;
+    const W* values = (const W*)w.values;
     S* lanes = (S*)scratch<1>(w.in * width);
     for (int64_t k = 0; k < w.in; k++)
         for (int64_t l = 0; l < width; l++) lanes[k][l] = l < rows ? x[l * w.in + k] : 0.0f;
@@ -138,22 +148,28 @@ static void single_rows(const Weight& w, int64_t rows, const float* x, const flo
         S acc[4] = {};
         int64_t i = w.row_ptr[o], end = w.row_ptr[o + 1];
         for (; i + 4 <= end; i += 4)
-            for (int j = 0; j < 4; j++) acc[j] += w.values[i + j] * lanes[w.cols[i + j]];
-        for (int j = 0; i + j < end; j++) acc[j] += w.values[i + j] * lanes[w.cols[i + j]];
+            for (int j = 0; j < 4; j++) acc[j] += widen1(values[i + j]) * lanes[w.cols[i + j]];
+        for (int j = 0; i + j < end; j++) acc[j] += widen1(values[i + j]) * lanes[w.cols[i + j]];
         S sums = (acc[0] + acc[1]) + (acc[2] + acc[3]);
         for (int64_t l = 0; l < rows; l++) y[l * w.out + o] = sums[l] + (bias ? bias[o] : 0.0f);
     }
 }
 
-extern "C" void few_packed(const Weight* w, int threads, int64_t n, const float* x, const float* bias, float* y) {
+template <class W>
+static void packed(const Weight* w, int threads, int64_t n, const float* x, const float* bias, float* y) {
     typedef float Four __attribute__((vector_size(16)));
     if (w->R == 1 && w->C == 1)
         for (int64_t t = 0; t < n; t += LANES) {
             int64_t rows = std::min<int64_t>(n - t, LANES);
-            (rows <= 4 ? single_rows<Four> : single_rows<V>)(*w, rows, x + t * w->in, bias, y + t * w->out, threads);
+            (rows <= 4 ? single_rows<W, Four> : single_rows<W, V>)(*w, rows, x + t * w->in, bias, y + t * w->out, threads);
         }
-    else if (w->C % LANES == 0) block_rows<true>(*w, n, x, bias, y, threads);
-    else block_rows<false>(*w, n, x, bias, y, threads);
+    else if (w->C % LANES == 0) block_rows<W, true>(*w, n, x, bias, y, threads);
+    else block_rows<W, false>(*w, n, x, bias, y, threads);
+}
+
+extern "C" void few_packed(const Weight* w, int bf16, int threads, int64_t n, const float* x, const float* bias,
+                           float* y) {
+    (bf16 ? packed<uint16_t> : packed<float>)(w, threads, n, x, bias, y);
 }
 
 // e^x for x <= 0, to two units in the last place; 0 below -87, and of -inf.

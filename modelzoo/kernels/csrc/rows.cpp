@@ -56,6 +56,27 @@ static double zero_dead(int64_t n, float* x, const int8_t* keep, int threads) {
     return square;
 }
 
+// y [n, dim]: y[t, j] = x[t, order[j]]. torch selects columns element by element, at several times a copy's cost.
+template <class T>
+static void gather_columns(int64_t n, int64_t dim, const T* x, const int64_t* order, T* y, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (n * dim > 1 << 16)
+    for (int64_t t = 0; t < n; t++)
+        for (int64_t j = 0; j < dim; j++) y[t * dim + j] = x[t * dim + order[j]];
+}
+
+// Elements of `size` bytes (1, 2, 4 or 8). 0: nothing is written, since a place in `order` is not one of x.
+extern "C" int rows_gather(int size, int threads, int64_t n, int64_t dim, const void* x, const int64_t* order, void* y) {
+    for (int64_t j = 0; j < dim; j++)
+        if (order[j] < 0 || order[j] >= dim) return 0;
+    switch (size) {
+        case 1: gather_columns(n, dim, (const uint8_t*)x, order, (uint8_t*)y, threads); return 1;
+        case 2: gather_columns(n, dim, (const uint16_t*)x, order, (uint16_t*)y, threads); return 1;
+        case 4: gather_columns(n, dim, (const uint32_t*)x, order, (uint32_t*)y, threads); return 1;
+        case 8: gather_columns(n, dim, (const uint64_t*)x, order, (uint64_t*)y, threads); return 1;
+    }
+    return 0;
+}
+
 extern "C" void rows_zero_dead(int threads, int64_t n, float* x, const int8_t* keep, double* square) {
     *square = zero_dead(n, x, keep, threads);
 }

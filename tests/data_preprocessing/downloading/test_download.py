@@ -231,6 +231,8 @@ def test_only_web_addresses(tmp_path):
         "http://[",
         "http://a b",
         "x",
+        "http://a..b",
+        f"http://{'x' * 64}.org",
     ):
         with pytest.raises(UserError, match="--base_url"):
             transfer.check_url(url)

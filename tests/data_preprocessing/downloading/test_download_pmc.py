@@ -365,6 +365,10 @@ def test_the_proxy_of_the_environment_is_used(service, tmp_path, monkeypatch, ca
     capsys.readouterr()
     assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
     assert capsys.readouterr().err.startswith("error: http_proxy: is a proxy of the kind 'socks5'")
+    for odd in ("http://", "http://[::1", f"{'x' * 64}:8080", "127.0.0.1:99999"):
+        monkeypatch.setenv("http_proxy", odd)
+        assert cli.main(["download", *flags, "--base_url", "http://pmc.invalid"]) == 2
+        assert "names no host" in capsys.readouterr().err
 
 
 def test_from_the_service_to_shards(service, tmp_path, tokenizer, capsys):

@@ -106,6 +106,15 @@ def test_one_bad_document_is_counted_or_refused_by_its_number(tmp_path, name):
         read(tmp_path / name)
 
 
+@pytest.mark.parametrize("form", ["bare.json", "array.json", "lines.jsonl", "alone.json"])
+def test_a_document_with_a_key_twice_is_counted_and_the_others_are_read(tmp_path, form):
+    text = FORMS[form](ARTICLE, PUBTATOR).replace('"pmid": 31', '"pmid": 31, "pmid": 32')
+    assert text.count('"pmid": 3') == 2
+    (tmp_path / form).write_text(text, encoding="utf-8")
+    article, other = read(tmp_path / form, unreadable="drop")
+    assert (article.key, other.kinds) == ("PMC7", ("unreadable",)) and "gives the key 'pmid' twice" in other.text
+
+
 @pytest.mark.parametrize(
     "text", ["[1]", '["a"]', "{", '[{"a": "', "]", "words", '{"documents": [{}', "{}}", '[{"a": 1}']
 )

@@ -13,8 +13,9 @@ from data_preprocessing.inputs import listing, streams
 from data_preprocessing.sources import jsonl, pmc, pubmed
 from data_preprocessing.steps import extract
 from data_preprocessing.text import document
-from data_preprocessing.text.document import Document, is_number, read_year
+from data_preprocessing.text.document import Document, read_year
 from modelzoo.config.errors import UserError
+from modelzoo.reading import is_number
 
 TEXT = "A document that is long enough to be kept by every filter there is, number {}."
 
@@ -90,8 +91,8 @@ def test_years(given, year):
 @settings(max_examples=300)
 @given(st.text(st.characters(categories=["Nd", "No", "Nl"]) | st.sampled_from("0123456789 +-_"), max_size=12))
 def test_what_is_a_number_is_one_for_int(text):
-    assert is_number(text) == (text.isascii() and text.isdigit() and len(text) < 10)
-    assert not is_number(text) or int(text) < 10**9
+    assert is_number(text, 9) == (text.isascii() and text.isdigit() and len(text) < 10)
+    assert not is_number(text, 9) or int(text) < 10**9
 
 
 @pytest.mark.parametrize(

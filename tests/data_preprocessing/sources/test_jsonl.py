@@ -39,6 +39,15 @@ def test_marks_nulls_and_bad_lines_are_one_record_each(tmp_path):
         read(path, unreadable="refuse")
 
 
+def test_a_key_that_occurs_twice_is_named_with_its_line(tmp_path):
+    """The second value would win in silence, in the record itself and in objects inside of it."""
+    lines = [{"text": TEXT}, f'{{"text": "{TEXT}", "text": "other"}}', f'{{"text": "{TEXT}", "m": {{"k": 1, "k": 2}}}}']
+    path = write(tmp_path / "a.jsonl", *lines)
+    assert [d.text for d in read(path) if d.kinds] == [f"not JSON (gives the key '{k}' twice)" for k in ("text", "k")]
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not JSON \(gives the key 'text' twice\)"):
+        read(path, unreadable="refuse")
+
+
 def test_a_line_that_would_fill_the_memory_is_unreadable(tmp_path, monkeypatch):
     monkeypatch.setattr(jsonl, "MAX_PARTS", 1000)
     path = write(tmp_path / "a.jsonl", {"text": TEXT, "x": [{}] * 995}, {"text": TEXT, "x": [{}] * 996})

@@ -180,6 +180,14 @@ def test_a_cell_of_csv_may_hold_lines_and_be_long(tmp_path):
     assert reason(Document("k", LONG + QUESTION), benchmark=benchmark) == "benchmark_overlap"
 
 
+@pytest.mark.parametrize("name,where", [("set.json", ""), ("set.jsonl", "line 1: ")])
+def test_a_test_set_with_a_key_twice_is_refused(tmp_path, name, where):
+    """The first question would not be kept out of the training data."""
+    (tmp_path / name).write_text(f'{{"a": "{QUESTION}", "a": "other"}}')
+    with pytest.raises(UserError, match=rf"{name}: cannot be read as a test set: {where}gives the key 'a' twice"):
+        decontaminate.load((str(tmp_path / name),), 13)
+
+
 @pytest.mark.parametrize(("name", "content"), [("empty.txt", ""), ("bad.json", "{"), ("none.json", '{"a": ["b"]}')])
 def test_test_sets_without_content_are_refused(tmp_path, name, content):
     (tmp_path / name).write_text(content)
