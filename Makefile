@@ -10,11 +10,16 @@ JOBS ?= 2
 PIP := $(PY) -m pip install -qq --no-compile --disable-pip-version-check --constraint constraints.txt
 # make env LOCKED=1: what is installed is held to the SHA-256 in locks/, and nothing else is taken.
 HASHED := $(PIP) --no-deps --require-hashes
-# A file's tests stay in one process: what a fixture trains or lowers for them is made once.
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
+# A file's tests stay in one process: what a fixture trains or lowers for them is made once. Slow files go first.
+PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# What looks at no computed number, and imports nothing that computes one (tests/test_ways.py holds it to that).
+EXACT := $(patsubst %,tests/test_%.py,checksums cli entry files floors lock locks nobody patterns processes progress reading \
+    redact share sink speed_runs ways words) tests/training/test_torchrun.py
 # Where another processor's rounding could show.
-ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim tests/test_*.py \
-    tests/training tests/interop tests/finetuning
+ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim $(filter-out $(EXACT),$(wildcard tests/test_*.py)) \
+    tests/training tests/interop tests/finetuning $(patsubst %,--ignore=%,$(filter tests/training/%,$(EXACT)))
+# What is imported is compiled once, whatever the shell says: every process of the tests would do it again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-avx2 test-plain check locks docs env env-test env-csx test-csx test-aarch64 test-gpu test-ray faults bench clean
 

@@ -124,8 +124,8 @@ BASE = "ours, dense"
 WHOLE = "nanoGPT, compiled whole"  # as its train.py does; more layers at once than a compiler is quick with
 PEERS: dict[str, Callable[..., Callable[[], object]]] = {
     "Hugging Face": hf,
-    "nanoGPT, not compiled": lambda args: nanogpt(args, ""),
     "nanoGPT, its layers compiled": lambda args: nanogpt(args, "layers"),
+    "nanoGPT, not compiled": lambda args: nanogpt(args, ""),
     WHOLE: lambda args: nanogpt(args, "whole"),
 }
 
@@ -195,7 +195,7 @@ def main() -> None:
     p.add_argument("--model", choices=MODELS, default="XL")
     p.add_argument("--batch", type=positive_int, default=4, help="sequences of 2048 tokens (4)")
     p.add_argument("--rounds", type=positive_int, default=5)
-    p.add_argument("--steps", type=positive_int, default=5, help="of a turn (5)")
+    p.add_argument("--steps", type=positive_int, default=4, help="of a turn (4)")
     p.add_argument("--dtype", default="bfloat16")
     p.add_argument(
         "--only", nargs="+", choices=[*PATTERNS, *PEERS], help="patterns or peers; default: all that soon run"

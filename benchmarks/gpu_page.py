@@ -11,7 +11,7 @@ from typing import Any
 
 OUTCOME = r"\d+ (?:passed|failed|skipped|errors?)"
 END = OUTCOME + r".* in [\d.]+ ?s"  # pytest's last line
-PARTS = ("products", "sparse", "dense-XL", "dense-Large", "dense-Med", "nanogpt-XL")
+PARTS = ("dense-XL", "nanogpt-XL", "sparse", "dense-Large", "dense-Med", "products")
 
 
 def write_section(folder: Path) -> str:

@@ -14,3 +14,11 @@ def make_seed(*key: int | str, bits: int = 63) -> int:
 def make_generator(*key: int | str) -> torch.Generator:
     """A CPU generator of `make_seed(*key)`."""
     return torch.Generator().manual_seed(make_seed(*key))
+
+
+def seed_torch(seed: int, device: torch.device) -> None:
+    """Seed what torch draws on the CPU and on `device`, dropout among it."""
+    if device.type == "cpu":  # torch.manual_seed writes down its callers each time, for a CUDA that has not begun
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)

@@ -7,6 +7,7 @@ python scripts/drawing.py --check    # reports whether it is up to date, and cha
 import argparse
 import ast
 import sys
+from functools import cache
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parents[1]
@@ -15,6 +16,7 @@ BEGIN, END = "<!-- drawing: begin -->\n", "<!-- drawing: end -->\n"
 ROOMS = ("cli", "tasks", "training", "backends", "models", "data", "optim", "sparsity", "kernels", "config")
 
 
+@cache
 def find_imports(room: str) -> set[str]:
     """The rooms of ROOMS that a room's files import."""
     top = REPO / "modelzoo"

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from modelzoo import entry
-from modelzoo.evaluation.intervals import measure_spread
+from modelzoo.evaluation.statistics.intervals import measure_spread
 
 METRICS = {"pubmedqa": ("accuracy", "macro_f1"), "hoc": ("micro_f1", "macro_f1")}
 MASKS = {"lift": "dense", "keep": "sparse"}

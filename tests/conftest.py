@@ -28,6 +28,12 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, so that no worker still has one when the others have ended."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def act_as(monkeypatch):
     """Let runs take this machine's processor for one of another class, stronger or weaker; kernels stay its own."""

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.tasks.base import Task
 
 SINGLE = """
 source: "{context}\\nQuestion: {question}\\nAnswer:"

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from modelzoo.draws import make_generator, make_seed
+from modelzoo.draws import make_generator, make_seed, seed_torch
 
 
 def test_seeds_stay_what_they_were():
@@ -29,3 +29,13 @@ def test_a_draw_depends_on_its_key_alone():
         torch.rand(5, generator=make_generator(*key)) for key in ((2, "a", 0), (1, "b", 0), (1, "a", 1), (1, "a"))
     ]
     assert not any(torch.equal(first, x) for x in others)
+
+
+@pytest.mark.parametrize("seed", [0, 17642593611817588, 2**56 - 1])
+def test_a_seeded_cpu_draws_what_it_does_after_manual_seed(seed):
+    torch.manual_seed(seed)
+    expected = torch.rand(5), torch.nn.functional.dropout(torch.ones(50), 0.3)
+    torch.manual_seed(1)
+    seed_torch(seed, torch.device("cpu"))
+    assert torch.equal(expected[0], torch.rand(5))
+    assert torch.equal(expected[1], torch.nn.functional.dropout(torch.ones(50), 0.3))

@@ -28,10 +28,15 @@ FLOORS = [  # the first match counts; a module may import what stands on a lower
     ("data_preprocessing.verbs", 5), ("data_preprocessing.jobs", 4), ("data_preprocessing.steps", 3),
     ("data_preprocessing.downloading", 3), ("data_preprocessing.sources", 2), ("data_preprocessing.tokens", 2),
     ("data_preprocessing.idle", 2),
-    ("data_preprocessing.config", 1), ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
+    ("data_preprocessing.config", 1), ("data_preprocessing.job_flags", 1),
+    ("data_preprocessing.inputs", 1), ("data_preprocessing.text", 1),
     ("data_preprocessing.reports", 1), ("data_preprocessing.limits", 0),
 ]  # fmt: skip
 ROOMS = {  # the floors inside of a package that has rooms of its own
+    "modelzoo.evaluation": {
+        "scores": 5, "prompts": 4, "forms": 3, "inference": 3, "tasks": 2, "official": 2, "examples": 1,
+        "statistics": 1,
+    },
     "modelzoo.interop": {
         "exporting": 3, "importing": 3, "adapters": 2, "gguf": 2, "cards": 1, "hf": 1, "mdl": 1,
     },

@@ -16,7 +16,7 @@ from modelzoo import cli, modes
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation import predict
+from modelzoo.evaluation.inference import likelihoods
 from modelzoo.models.gpt import GPTModel
 from modelzoo.processes import World
 from modelzoo.share import parse_share
@@ -124,7 +124,7 @@ def test_scoring_writes_the_files_of_one_process(world, one_process, tmp_path, m
 
 @pytest.mark.parametrize("way", ["killed", "error"])
 def test_a_rank_that_fails_while_scoring_ends_all_and_writes_nothing(way, world, one_process, tmp_path, monkeypatch):  # noqa: F811
-    command, logits, calls = score_command(world, tmp_path), predict._logits, []
+    command, logits, calls = score_command(world, tmp_path), likelihoods._logits, []
 
     def fail(*arguments):
         calls.append(1)
@@ -135,7 +135,7 @@ def test_a_rank_that_fails_while_scoring_ends_all_and_writes_nothing(way, world,
         return logits(*arguments)
 
     with monkeypatch.context() as m:
-        m.setattr(predict, "_logits", fail)
+        m.setattr(likelihoods, "_logits", fail)
         launch = start(command, 2, tmp_path / "run", monkeypatch)
         codes = launch.wait()
     (line,) = [x for x in launch.text(0).splitlines() if x.startswith("error: ")]

@@ -16,7 +16,7 @@ from modelzoo import cli, version
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import find_config, load, packaged_configs
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.forms.load import load_task
 from modelzoo.study import matrix
 from modelzoo.training import state
 from tests.support import make_run

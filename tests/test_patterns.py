@@ -2,6 +2,7 @@
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ def find_patterns() -> dict[str, tuple[re.Pattern, str]]:
     everything = "\n".join(texts.values())
     found: dict[str, tuple[re.Pattern, str]] = {}
     for path, text in texts.items():
+        if not re.search(r"\bre\b", text):  # neither makes a pattern nor is one handed in by name
+            continue
         tree, names = ast.parse(text), {"re": re}
         where = str(path.relative_to(REPO))
         for node in tree.body:
@@ -37,10 +40,11 @@ def find_patterns() -> dict[str, tuple[re.Pattern, str]]:
         for node in ast.walk(tree):
             if (
                 isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Attribute)
                 and ast.unparse(node.func) in (f"re.{use}" for use in (*SCANS, "match", "fullmatch", "compile"))
                 and isinstance(node.args[0], ast.Constant)
             ):
-                use = ast.unparse(node.func).removeprefix("re.")
+                use = node.func.attr
                 flags = re.S if any("re.S" in ast.unparse(a) for a in node.args[1:]) else 0
                 if use != "compile":
                     pattern = re.compile(node.args[0].value, flags)
@@ -58,11 +62,17 @@ def _within(value: object) -> list[re.Pattern]:
 
 def _use(name: str, texts: str) -> str:
     """The most that is asked of a pattern: a search from every place, or a match at one."""
-    if re.search(rf"\b{name}\.match\(|match\({name}[,)]", texts) and not re.search(
-        rf"\b{name}\.(?:{'|'.join(SCANS)})\b", texts
-    ):
+    uses = _list_uses(texts)
+    if (name, "match(") in uses and not any((name, scan) in uses for scan in SCANS):
         return "match"
-    return "fullmatch" if re.search(rf"\b{name}\.fullmatch\(", texts) else "finditer"
+    return "fullmatch" if (name, "fullmatch(") in uses else "finditer"
+
+
+@cache
+def _list_uses(texts: str) -> set[tuple[str, str]]:
+    """(name, method) of all `name.method` in a text, "match(" and "fullmatch(" where it is called."""
+    found = re.findall(rf"\b(\w+)\.(match\(|fullmatch\(|(?:{'|'.join(SCANS)})\b)", texts)
+    return {*found, *((name, "match(") for name in re.findall(r"match\((\w+)[,)]", texts))}
 
 
 PATTERNS = find_patterns()

@@ -1,5 +1,6 @@
 """The ways to install and run: their files have the form, name what is there, and do what they say as far as tried."""
 
+import ast
 import os
 import re
 import shutil
@@ -58,3 +59,19 @@ def test_scripts_for_slurm_are_scripts_and_want_their_words(script):
     assert done.returncode != 0 and "name a config" in done.stderr
     options = re.findall(r"^#SBATCH (.*)", script.read_text(encoding="utf-8"), re.M)
     assert options and all(word.startswith("--") for line in options for word in line.split())
+
+
+ROOMS = ("backends", "kernels", "models", "optim", "sparsity", "train_state", "training", "finetuning", "interop")
+COMPUTING = ("torch", "safetensors", "tests.support", "tests.commands", *(f"modelzoo.{room}" for room in ROOMS))
+
+
+def test_what_is_not_run_again_on_other_arithmetic_imports_nothing_that_computes():
+    (stems, more), *_ = re.findall(r"^EXACT := \$\(patsubst %,tests/test_%.py,([^)]*)\)(.*)$", read("Makefile"), re.M)
+    found = [f"tests/test_{stem}.py" for stem in stems.replace("\\", "").split()] + more.split()
+    assert len(found) > 15
+    for path in map(REPO.joinpath, found):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            names = [a.name for a in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            for name in [f"{module}.{n}" if module else n for n in names]:
+                assert not name.startswith(COMPUTING), f"{path.name} imports {name}"

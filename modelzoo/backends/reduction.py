@@ -18,7 +18,7 @@ from modelzoo.backends.base import DENOMINATOR, TorchBackend
 from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
 from modelzoo.config.device import Backend as Config
 from modelzoo.distributed import Ranks
-from modelzoo.draws import make_seed
+from modelzoo.draws import make_seed, seed_torch
 from modelzoo.kernels.linear_cross_entropy import counted_rows
 from modelzoo.train_state import Reduction, TrainState
 
@@ -74,7 +74,7 @@ def accumulate(
     if run.shares is not None:
         return _sum_shares(backend, run, batch, denominator, micro_batches)
     if slices is None and ranks.size == 1:
-        torch.manual_seed(make_seed(run.init.seed, run.step, bits=56))
+        seed_torch(make_seed(run.init.seed, run.step, bits=56), backend.device)
         return torch.stack([_backward(backend, run, m, denominator) for m in cut(batch, micro_batches)]).sum()
     if slices is not None:
         return _sum_exactly(backend, run, batch, denominator, micro_batches, slices)
@@ -123,14 +123,12 @@ def _sum_exactly(
     nodes: list[_Sums] = []
     for part in range(ranks.rank * each, (ranks.rank + 1) * each):
         # keyed by the slice, not by the rank or by what was drawn before: dropout is the same wherever it is computed
-        torch.manual_seed(make_seed(run.init.seed, run.step, f"slice {part}", bits=56))
+        seed_torch(make_seed(run.init.seed, run.step, f"slice {part}", bits=56), backend.device)
         pieces = cut(_rows(batch, part, slices), -(-micro_batches // slices))
         loss = torch.stack([_backward(backend, run, m, denominator) for m in pieces]).sum()
         nodes.append(_Sums(0, _take_gradients(leaves), loss))
         while len(nodes) > 1 and nodes[-1].level == nodes[-2].level:
-            right, left = nodes.pop(), nodes.pop()
-            torch._foreach_add_(left.grads, right.grads)  # pyright: ignore[reportPrivateImportUsage]  as in clipping
-            nodes.append(_Sums(left.level + 1, left.grads, left.loss + right.loss))
+            _add_last(nodes)
     (root,) = nodes
     if ranks.size == 1:
         loss, grads = root.loss, root.grads
@@ -144,6 +142,13 @@ def _sum_exactly(
     for leaf, grad in zip(leaves, grads, strict=True):
         leaf.grad = grad
     return loss
+
+
+def _add_last(nodes: list[_Sums]) -> None:
+    """Put the sum of the last two nodes in their place. A function of its own, since a name would hold a node on."""
+    right, left = nodes.pop(), nodes.pop()
+    torch._foreach_add_(left.grads, right.grads)  # pyright: ignore[reportPrivateImportUsage]  as in clipping
+    nodes.append(_Sums(left.level + 1, left.grads, left.loss + right.loss))
 
 
 def _powers(ranks: Ranks) -> Iterator[int]:
@@ -192,10 +197,12 @@ def _unpack(places: Mapping[Tensor, Tensor], leaves: list[Tensor], grads: list[T
 
 
 def _share_batch(
-    ranks: Ranks, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int
+    backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int
 ) -> list[dict[str, Tensor]]:
     """This rank's rows of a batch, in micro-batches; seeds its dropout."""
-    torch.manual_seed(make_seed(run.init.seed, run.step, f"rank {ranks.rank} of {ranks.size}", bits=56))
+    ranks = backend.ranks
+    key = f"rank {ranks.rank} of {ranks.size}"
+    seed_torch(make_seed(run.init.seed, run.step, key, bits=56), backend.device)
     return list(cut(_rows(batch, ranks.rank, ranks.size), -(-micro_batches // ranks.size)))
 
 
@@ -205,7 +212,7 @@ def _sum_shares(
     """Each micro-batch's gradients are summed at once into the shares: no rank ever holds the whole gradient."""
     assert run.shares is not None
     with backend.ranks.computing():
-        pieces = _share_batch(backend.ranks, run, batch, micro_batches)
+        pieces = _share_batch(backend, run, batch, micro_batches)
         losses = [_backward(backend, run, m, denominator) for m in pieces]
     run.shares.take_gradients()
     return backend.ranks.sum(torch.stack(losses).sum().float())
@@ -215,7 +222,7 @@ def _sum_fast(
     backend: TorchBackend, run: TrainState, batch: Mapping[str, Tensor], denominator: Tensor, micro_batches: int
 ) -> Tensor:
     ranks, leaves = backend.ranks, list_leaves(run)
-    pieces = _share_batch(ranks, run, batch, micro_batches)
+    pieces = _share_batch(backend, run, batch, micro_batches)
     losses = [_backward(backend, run, m, denominator) for m in pieces[:-1]]
     buckets = _Buckets(ranks, run, leaves)
     try:

@@ -205,6 +205,11 @@ class SparsityGroup(Section):
     renamed: ClassVar = (Renamed("storage", "storage", lambda v: "masked" if v == "dense" else v),)
 
     @property
+    def copies_dense_gradient(self) -> bool:
+        """Whether they are kept apart from the weight's own gradient until masks change (SR-STE's are that one)."""
+        return self.needs_dense_gradient and self.algorithm != "sr_ste"
+
+    @property
     def needs_dense_gradient(self) -> bool:
         """Whether an update wants the gradient of dead weights too."""
         return self.algorithm in ("rigl", "granet", "sr_ste")

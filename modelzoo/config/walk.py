@@ -2,7 +2,8 @@
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,11 +11,12 @@ from pydantic import BaseModel
 from modelzoo.config.yaml12 import Path
 
 
-def models(annotation: object) -> list[type[BaseModel]]:
+@cache
+def models(annotation: Any) -> tuple[type[BaseModel], ...]:
     """The models that an annotation names, in order."""
     if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation] if issubclass(annotation, BaseModel) else []
-    return [m for arg in typing.get_args(annotation) for m in models(arg)]
+        return (annotation,) if issubclass(annotation, BaseModel) else ()
+    return tuple(m for arg in typing.get_args(annotation) for m in models(arg))
 
 
 def find_key(schema: type[BaseModel], key: str) -> list[str]:
@@ -49,17 +51,24 @@ def sections(data: Any, annotation: Any, path: Path = ()) -> Iterator[tuple[Path
         return
     by_name = _has_names(annotation)
     for model in models(annotation):
-        fields = {name: f for n, f in model.model_fields.items() for name in {n, f.alias or n}}
+        fields = _list_fields(model)
         if by_name and not fields.keys() & data.keys():
             below = dict.fromkeys(data, model)
         else:
             yield path, model, data
-            below = {key: fields[key].annotation if key in fields else model for key in data}
+            below = {key: fields.get(key, model) for key in data}
         for key, annotated in below.items():
             if key in data:  # the caller may rename keys during the walk
                 yield from sections(data[key], annotated, (*path, key))
 
 
+@cache
+def _list_fields(model: type[BaseModel]) -> Mapping[str, Any]:
+    """The annotation of each field by its name and by its alias."""
+    return {name: f.annotation for n, f in model.model_fields.items() for name in {n, f.alias or n}}
+
+
+@cache
 def _has_names(annotation: Any) -> bool:
     """Whether an annotation allows a mapping of names to sections."""
     return typing.get_origin(annotation) is dict or any(_has_names(a) for a in typing.get_args(annotation))

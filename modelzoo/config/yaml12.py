@@ -6,6 +6,7 @@ float, `no` is a string, and a repeated key is a problem with both line numbers.
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import yaml
@@ -16,6 +17,7 @@ Path = tuple[str | int, ...]
 MAX_NODES = 100_000  # a config has hundreds of nodes; more means aliases that expand without end
 MAX_DEPTH = 64  # levels of nesting; a config has a dozen
 MAX_CHARS = 2**20  # of a file; a config has thousands
+SHORT = 20_000  # characters: the nodes of so short a text are kept for when it is parsed again
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,7 @@ def parse(text: str, file: str) -> Document:
     if len(text) > MAX_CHARS:
         raise UserError(f"{file}: has {len(text):,} characters; a config has at most {MAX_CHARS:,}")
     try:
-        node = yaml.compose(text, Loader=_Loader)
+        node = _compose_short(text) if len(text) <= SHORT else yaml.compose(text, Loader=_Loader)
         builder.doc.data = None if node is None else builder.build(node, ())
     except yaml.MarkedYAMLError as e:
         line = e.problem_mark.line + 1 if e.problem_mark else "?"
@@ -233,6 +235,12 @@ def parse(text: str, file: str) -> Document:
     except RecursionError:
         raise UserError(f"{file}: nested too deeply for a config") from None
     return builder.doc
+
+
+@lru_cache(maxsize=64)
+def _compose_short(text: str) -> yaml.Node | None:
+    """The nodes of a text, which are only read: a study's runs differ in a few values of one file."""
+    return yaml.compose(text, Loader=_Loader)
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo.data.mixture import share_epoch
+
 
 @lru_cache(maxsize=2)
 def draw_permutation(n: int, seed: int) -> Tensor:
@@ -16,9 +18,6 @@ def draw_permutation(n: int, seed: int) -> Tensor:
 
 def mix_datasets(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
     """Example numbers of one epoch in which dataset j has its weight's share: each cycles through its own examples."""
-    total = sum(sizes)
-    share = np.array(weights) / sum(weights) * total
-    counts = np.floor(share).astype(int)
-    counts[np.argsort(counts - share, kind="stable")[: total - counts.sum()]] += 1
+    counts = share_epoch(sizes, weights)
     starts = np.cumsum([0, *sizes])
     return np.concatenate([starts[j] + np.arange(n) % sizes[j] for j, n in enumerate(counts)])

@@ -12,10 +12,10 @@ from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation.intervals import RESAMPLES
-from modelzoo.evaluation.metrics import rank
-from modelzoo.evaluation.results import add_check, hash_config, leave_out_undefined
-from modelzoo.evaluation.scores import Scores, score_predictions
+from modelzoo.evaluation.scores.evaluate import Scores, score_predictions
+from modelzoo.evaluation.scores.results import add_check, hash_config, leave_out_undefined
+from modelzoo.evaluation.statistics.intervals import RESAMPLES
+from modelzoo.evaluation.statistics.metrics import rank
 from modelzoo.files import write_json
 from modelzoo.finetuning.masks import (
     add_ages,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.results import Origin, is_unchanged
+from modelzoo.evaluation.scores.results import Origin, is_unchanged
 from modelzoo.finetuning.job import Job
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json

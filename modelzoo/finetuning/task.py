@@ -11,14 +11,16 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
 from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
-from modelzoo.evaluation import intervals
-from modelzoo.evaluation.encode import Counts, Soft, encode_training
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.remarks import Remarks, remark_examples
-from modelzoo.evaluation.results import hash_examples, hash_task
-from modelzoo.evaluation.scores import Scores, evaluate_task
-from modelzoo.evaluation.task import SPLITS, Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.examples.remarks import Remarks
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.prompts.encode import Counts, encode_training
+from modelzoo.evaluation.prompts.soft_prompt import Soft
+from modelzoo.evaluation.scores.evaluate import Scores, evaluate_task
+from modelzoo.evaluation.scores.results import hash_examples, hash_task
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.tasks.base import SPLITS, Task
+from modelzoo.evaluation.tasks.remarks import remark_examples
 from modelzoo.progress import Progress
 from modelzoo.records import hash_value
 from modelzoo.train_state import TrainState

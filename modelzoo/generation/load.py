@@ -17,8 +17,9 @@ from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos, load_with_bos
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.data.tokenizer_files import list_places, note_other, require_tokenizer
-from modelzoo.evaluation import exported
-from modelzoo.evaluation.encode import Soft
+from modelzoo.evaluation.inference import exported
+from modelzoo.evaluation.inference.exported_files import is_exported
+from modelzoo.evaluation.prompts.soft_prompt import Soft
 from modelzoo.generation.narrow import narrow_weights
 from modelzoo.generation.prompts import Prompt
 from modelzoo.interop.mdl.state import load_checkpoint
@@ -93,7 +94,7 @@ def load_model(
     Raises:
         UserError: there is no such model, it does not fit its config, is not finite, or has no tokenizer that fits.
     """
-    if exported.is_exported(path):
+    if is_exported(path):
         return _load_folder(path, words, target, dtype)
     found = find_checkpoint(path)
     file = params or RunFolder.containing(found).config

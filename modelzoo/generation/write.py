@@ -6,8 +6,8 @@ import torch
 
 from modelzoo.config.errors import UserError
 from modelzoo.draws import make_generator
-from modelzoo.evaluation.encode import add_soft
-from modelzoo.evaluation.predict import Continuation
+from modelzoo.evaluation.inference.decoding import Continuation
+from modelzoo.evaluation.prompts.soft_prompt import add_soft
 from modelzoo.generation.load import LoadedModel
 from modelzoo.generation.prompts import Prompt
 from modelzoo.generation.sampling import choose_token

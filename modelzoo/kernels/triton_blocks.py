@@ -16,6 +16,7 @@ from modelzoo.kernels.layout import Layout
 NAME = "Triton"
 TOKENS = 64  # of a tile
 COLUMNS = 32  # live columns at a time
+ROWS = 64  # of a block at a time in dX; all 128 take more memory in float32 than an older GPU's processor has
 
 
 def serves(layout: Layout, dtype: torch.dtype) -> bool:
@@ -54,14 +55,16 @@ def _forward(
 @triton.jit
 def _backward_x(
     dy, values, dx, col_ptr, col_rows, by_column, n, out, inputs,
-    R: tl.constexpr, C: tl.constexpr, T: tl.constexpr,
+    R: tl.constexpr, C: tl.constexpr, T: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     t, column = tl.program_id(0) * T + tl.arange(0, T), tl.program_id(1)
-    r, c = tl.arange(0, R), tl.arange(0, C)
+    k, c = tl.arange(0, K), tl.arange(0, C)
     total = tl.zeros((T, C), tl.float32)
-    for i in range(tl.load(col_ptr + column), tl.load(col_ptr + column + 1)):
-        block = tl.load(by_column + i)
-        at = tl.load(col_rows + i) * R + r
+    parts: tl.constexpr = R // K
+    for i in range(tl.load(col_ptr + column) * parts, tl.load(col_ptr + column + 1) * parts):
+        j, r = i // parts, (i % parts) * K + k
+        block = tl.load(by_column + j)
+        at = tl.load(col_rows + j) * R + r
         a = tl.load(dy + t[:, None].to(tl.int64) * out + at[None, :], mask=(t < n)[:, None], other=0.0)
         w = tl.load(values + (block.to(tl.int64) * R + r[:, None]) * C + c[None, :])
         total += tl.dot(a, w.to(a.dtype), input_precision="ieee")
@@ -120,6 +123,7 @@ def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
         R=r,
         C=c,
         T=TOKENS,
+        K=min(r, ROWS),
     )
     return dx
 

@@ -12,10 +12,10 @@ from torch import nn
 from modelzoo.config.arguments import count, nonnegative_float, positive_float, positive_int, share
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import Tokenizer
-from modelzoo.evaluation import predict
-from modelzoo.evaluation.encode import add_soft
-from modelzoo.evaluation.exported import Exported
-from modelzoo.evaluation.few_shot import encode_choices
+from modelzoo.evaluation.inference.exported import Exported
+from modelzoo.evaluation.inference.likelihoods import score_continuations
+from modelzoo.evaluation.prompts.few_shot import encode_choices
+from modelzoo.evaluation.prompts.soft_prompt import add_soft
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt, check_text
 from modelzoo.generation.settings import Settings, choose_settings, require_model
@@ -196,7 +196,7 @@ class Model:
 
     def _measure(self, pairs: list[tuple[list[int], list[int]]], batch_size: int) -> list[float]:
         size = _check("batch_size", positive_int, batch_size)
-        found = predict.continuations(self._loaded.model, self._loaded.backend, pairs, size)
+        found = score_continuations(self._loaded.model, self._loaded.backend, pairs, size)
         return [log_p for log_p, _ in found]
 
 

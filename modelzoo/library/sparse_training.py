@@ -17,6 +17,7 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.library.gradients import Gradients
 from modelzoo.library.owned import MARK, check_alone, check_counts, check_owned, check_state, check_types
 from modelzoo.library.regrown import RegrownWeights, replace_weight
+from modelzoo.library.saved_state import read_saved_state
 from modelzoo.names import name_mask
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.group import Group
@@ -277,40 +278,12 @@ class SparseTraining:
             UserError: it is none, its masks are not those of this module and config, or were drawn by another seed.
         """
         optimizer = self._require()
-        steps, found = (state.get("steps"), state.get("masks")) if isinstance(state, Mapping) else (None, None)
-        if type(steps) is not int or steps < 0 or not isinstance(found, Mapping):
-            raise UserError("sparsity.load_state_dict: takes what state_dict gave: {'steps': ..., 'masks': ...}")
-        own = self._seeds()
-        seeds = state.get("seeds", own)  # older states lack them
-        if seeds != own:
-            raise UserError(
-                f"sparsity.load_state_dict: was trained with the seeds {seeds!s:.80} of its groups, this training has "
-                f"{own}, and would go on otherwise; give sparsify(..., seed=) or the config the same"
-            )
-        orders = state.get("orders") or {}
-        parameters = self._sparsity.parameters
-        if odd := sorted({p.name for p in parameters} ^ set(found)):
-            raise UserError(f"{odd[0]}: is in {'the loaded masks' if odd[0] in found else 'this module'} alone")
-        for group in self._sparsity.groups:
-            counts = None if group.changes or group.algorithm.group.init_method == "from_zeros" else group.counts(0)
-            for p in group.parameters:
-                mask = found[p.name]
-                if not isinstance(mask, Tensor) or mask.dtype != torch.bool or p.turned(mask).shape != p.shape:
-                    raise UserError(f"{p.name}: its loaded mask is no bool tensor of its shape")
-                order = orders.get(p.name)
-                order = order.to(p.weight.device) if isinstance(order, Tensor) else None
-                if not group.fits(p, p.turned(mask).to(p.weight.device), order):
-                    raise UserError(f"{p.name}: its loaded mask has not the pattern of the config")
-                if counts is not None and int(mask.sum()) != counts[p.name] and not group.algorithm.group.compat:
-                    raise UserError(
-                        f"{p.name}: {int(mask.sum()):,} live weights are loaded; the config has {counts[p.name]:,}"
-                    )
-        born = state.get("born") or {}
-        self._regrown.check(born)
-        self.steps, self._taken, self._early = steps, False, False
-        masks = {name_mask(p.name): p.turned(found[p.name]) for p in parameters}
-        self._sparsity.load_state_dict(masks, state=optimizer.state, orders=orders)
-        self._regrown.load_state_dict(born)
+        saved = read_saved_state(state, self._sparsity.groups, self._seeds())
+        self._regrown.check(saved.born)
+        self.steps, self._taken, self._early = saved.steps, False, False
+        masks = {name_mask(p.name): p.turned(saved.masks[p.name]) for p in self._sparsity.parameters}
+        self._sparsity.load_state_dict(masks, state=optimizer.state, orders=saved.orders)
+        self._regrown.load_state_dict(saved.born)
         self._sparsity.drop_gradients()
         self._watch()
 

@@ -7,6 +7,7 @@ from modelzoo import host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
+from modelzoo.data.mixture import share_epoch
 from modelzoo.data.tokenizer_files import find_vocabulary
 
 
@@ -16,7 +17,7 @@ def note_batches(config: Config) -> list[str]:
     if fit is None:
         return []
     loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
-    found = [*_repeats(loader), *_repeated_folders(loader)]
+    found = [*_repeats(loader), *_repeated_folders(loader), *_shares(loader)]
     if accum > 1 and isinstance(loader.micro_batch_size, int) and loader.micro_batch_size * accum != loader.batch_size:
         found.append(
             f"micro_batch_size {loader.micro_batch_size} has no effect next to loop.grad_accum_steps: batches of "
@@ -33,10 +34,31 @@ def note_batches(config: Config) -> list[str]:
 
 def _repeats(loader: DataLoader) -> list[str]:
     """Batches that hold an example more than once."""
-    examples = loader.num_samples or manifest.count_examples(loader)
-    if examples is None or loader.batch_size <= examples:
+    there = manifest.count_examples(loader)
+    examples = loader.num_samples or there
+    found = []
+    if loader.num_samples and there and loader.num_samples > there:
+        found.append(f"num_samples {loader.num_samples:,} repeats examples: the data has {there:,}")
+    if examples is not None and loader.batch_size > examples:
+        found.append(f"batches of {loader.batch_size:,} repeat examples: an epoch has {examples:,}")
+    return found
+
+
+def _shares(loader: DataLoader) -> list[str]:
+    """Parts of a mixture of which an epoch has not each example once."""
+    parts, alone = loader.mixture or (), {"mixture": None}
+    sizes = [manifest.count_examples(loader.model_copy(update={**alone, "data_dir": p.data_dir})) for p in parts]
+    known = [n for n in sizes if n]
+    if len(known) < len(parts) or not parts:
         return []
-    return [f"batches of {loader.batch_size:,} repeat examples: an epoch has {examples:,}"]
+    taken, found = share_epoch(known, [p.weight for p in parts]), []
+    for part, size, n in zip(parts, known, taken, strict=True):
+        name = ", ".join(part.data_dir)
+        if n < size:
+            found.append(f"mixture: of the {size:,} examples of {name} the first {n:,} alone are ever taken")
+        elif n > size:
+            found.append(f"mixture: an epoch takes {n:,} of the {size:,} examples of {name}, some of them again")
+    return found
 
 
 def _repeated_folders(loader: DataLoader) -> list[str]:

@@ -6,9 +6,11 @@ from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.kernels.limits import count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
-from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest
-from modelzoo.planning.traffic import count_gathered, count_masked, count_sent
+from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest, group_sizes
+from modelzoo.planning.traffic import count_gathered, count_masked, count_sent, find_dense_step, is_packed
 from modelzoo.training.run_length import count_micro_batches
+
+DENSE = "dense gradients (update steps)"
 
 
 class Layout(NamedTuple):
@@ -77,15 +79,43 @@ def count_memory(
         "sums": _count_sums(init, kept, layout),
         "activations (estimate)": activations,
         "work (estimate)": work,
+        DENSE: _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout), activations + work),
     }
+
+
+def _count_dense_gradients(init: Init, layout: Layout, several: bool, room: int) -> int:
+    """What dense gradients of masked weights take on update steps (RigL's, GraNet's), beyond the most of other steps.
+
+    Where a weight is stored whole they are a copy of its gradient, made after backward. Where its live blocks are
+    stored they come in backward, apart from its own gradient, and are summed with it.
+
+    Args:
+        several: whether a device computes its rows (of a slice) in several passes, between which those are held.
+        room: bytes of activations and work, which are free once backward has ended.
+    """
+    if find_dense_step(init, None) is None:
+        return 0
+    shapes, whole, packed = list_with_adapters(init), 0, 0
+    for group, sizes in group_sizes(init):
+        for name in sizes if group.copies_dense_gradient else ():
+            stored_packed = is_packed(group, shapes[name])
+            packed += stored_packed * shapes[name].numel
+            whole += (not stored_packed) * shapes[name].numel
+    whole //= layout.devices if layout.sharded else 1
+    held = 4 * packed * (_count_waiting(layout) + several)
+    return held + max(4 * (whole + (0 if several else packed)) - room, 0)
+
+
+def _count_waiting(layout: Layout) -> int:
+    """Sums of slices that a device holds at most while it computes another: one of each level of the tree."""
+    return ((layout.slices or 1) // layout.devices if layout.slices else 1).bit_length() - 1
 
 
 def _count_sums(init: Init, kept: int, layout: Layout) -> int:
     """What adding up takes besides the gradients: sums of slices that wait, what is sent and received."""
     if layout.sharded:
         return _count_gathered(init, layout)
-    per_device = (layout.slices or 1) // layout.devices if layout.slices else 1
-    waiting = 4 * kept * (per_device.bit_length() - 1)  # a sum of each level of the tree
+    waiting = 4 * kept * _count_waiting(layout)
     if layout.devices == 1:
         return waiting
     sent, masked = 4 * count_sent(init, 1), count_masked(init)

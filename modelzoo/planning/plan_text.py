@@ -17,6 +17,7 @@ from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
 from modelzoo.planning.batches import note_batches
 from modelzoo.planning.devices_text import describe_devices
+from modelzoo.planning.memory import DENSE
 from modelzoo.planning.plan import Plan, make_plan
 from modelzoo.planning.stored import count_stored, group_sizes
 from modelzoo.planning.traffic import name_asking
@@ -136,10 +137,11 @@ def _describe_flops(init: Init, p: Plan) -> list[str]:
 def _describe_memory(init: Init, p: Plan) -> list[str]:
     needs = ", ".join(f"{k} {format_size(v)}" for k, v in p.bytes.items() if v)
     lines = [f"memory     {format_size(sum(p.bytes.values()))}: {needs}"]
-    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.needs_dense_gradient for s in sizes.values())
+    asked = sum(math.prod(s) for g, sizes in group_sizes(init) if g.copies_dense_gradient for s in sizes.values())
     if asked and not init.base_frozen:
-        whose = name_asking(init)
-        lines.append(f"           and {format_size(4 * asked)} on {whose} update steps, for dense gradients")
+        size, more = format_size(4 * asked), format_size(p.bytes[DENSE])
+        text = f"{name_asking(init)} update steps have {size} of dense gradients, and take {more} more"
+        lines.append(f"           {text}")
     return lines
 
 

@@ -12,7 +12,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, validate
 from modelzoo.config.sparsity import Constant, SparsityGroup
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation import exported
+from modelzoo.evaluation.inference.exported_files import is_exported
 from modelzoo.models.shapes import check_weights, list_parameters
 from modelzoo.names import layer_of, split_masks
 from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
@@ -51,7 +51,7 @@ def read_source(path: str, params: str | None) -> Source:
         raise UserError(
             f"{path}: import it first: python run.py import {shlex.quote(path)} RUN -p CONFIG; then prune RUN"
         )
-    if exported.is_exported(path):
+    if is_exported(path):
         raise UserError(f"{path}: is an exported model; import it first: python run.py import {shlex.quote(path)} RUN")
     found = find_checkpoint(path)
     files, state = checkpoint.load(found, only="model")

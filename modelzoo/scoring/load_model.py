@@ -17,8 +17,9 @@ from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary
 from modelzoo.data.tokenizer_files import note_other
 from modelzoo.distributed import ALONE, Ranks
-from modelzoo.evaluation import exported
-from modelzoo.evaluation.encode import Soft
+from modelzoo.evaluation.inference import exported
+from modelzoo.evaluation.inference.exported_files import is_exported
+from modelzoo.evaluation.prompts.soft_prompt import Soft
 from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import start_checkpoint
 from modelzoo.reading import exists
@@ -69,7 +70,7 @@ def find_checkpoints(config: Config, options: Options) -> list[str]:
     if options.checkpoint_path is None:
         return [start_checkpoint.find_checkpoint(options.model_dir)]
     named = [options.checkpoint_path] if os.path.exists(options.checkpoint_path) else options.checkpoint_path.split(",")
-    return [p if exported.is_exported(p) else start_checkpoint.find_checkpoint(p) for p in named]
+    return [p if is_exported(p) else start_checkpoint.find_checkpoint(p) for p in named]
 
 
 def load_model(path: str, config: Config, options: Options, ranks: Ranks = ALONE) -> LoadedModel:
@@ -79,7 +80,7 @@ def load_model(path: str, config: Config, options: Options, ranks: Ranks = ALONE
         UserError: it does not fit the config, or has no tokenizer.
     """
     choice = select_device(options.target, config.trainer.init, ranks=ranks)
-    return _folder(path, config, choice) if exported.is_exported(path) else _ours(path, config, options, choice)
+    return _folder(path, config, choice) if is_exported(path) else _ours(path, config, options, choice)
 
 
 def _ours(path: str, config: Config, options: Options, choice: Choice) -> LoadedModel:

@@ -16,14 +16,15 @@ from modelzoo.config.load import dump, load
 from modelzoo.config.task import Template
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer
-from modelzoo.evaluation import exported, intervals
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import FORMS, load_task
-from modelzoo.evaluation.metrics import rank
-from modelzoo.evaluation.remarks import read_examples
-from modelzoo.evaluation.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
-from modelzoo.evaluation.scores import evaluate_task
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.forms.load import FORMS, load_task
+from modelzoo.evaluation.inference.exported_files import is_exported, read_index
+from modelzoo.evaluation.scores.evaluate import evaluate_task
+from modelzoo.evaluation.scores.results import CHECK, add_check, hash_examples, is_unchanged, leave_out_undefined
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.statistics.metrics import rank
+from modelzoo.evaluation.tasks.base import Task
+from modelzoo.evaluation.tasks.remarks import read_examples
 from modelzoo.files import sha256, write_json, write_text
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
@@ -123,7 +124,7 @@ def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
 
 
 def _checkpoint(request: Request) -> tuple[str, Config]:
-    if exported.is_exported(request.checkpoint):
+    if is_exported(request.checkpoint):
         if request.params is None:
             raise UserError(
                 f"{request.checkpoint}: an exported folder needs -p CONFIG, which says device and precision"
@@ -206,7 +207,7 @@ def _hash_weights(path: str) -> str:
     """SHA-256 of the weights at `path` (a step folder, an exported folder or a .mdl)."""
     if not os.path.isdir(path):
         return sha256(path)
-    names = sorted(set((exported.read_index(path) or {"": "model.safetensors"}).values()))
+    names = sorted(set((read_index(path) or {"": "model.safetensors"}).values()))
     digests = [sha256(os.path.join(path, n)) for n in names]
     return digests[0] if len(digests) == 1 else hash_value(digests)
 

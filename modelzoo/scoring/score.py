@@ -18,19 +18,20 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.bos import describe_bos
 from modelzoo.distributed import Ranks
-from modelzoo.evaluation import exported, harness
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.remarks import read_examples
-from modelzoo.evaluation.results import (
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.inference.exported_files import is_exported
+from modelzoo.evaluation.scores import harness
+from modelzoo.evaluation.scores.evaluate import evaluate_task as score
+from modelzoo.evaluation.scores.results import (
     hash_checkpoint,
     hash_config,
     hash_examples,
     hash_task,
     leave_out_undefined,
 )
-from modelzoo.evaluation.scores import evaluate_task as score
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.tasks.base import Task
+from modelzoo.evaluation.tasks.remarks import read_examples
 from modelzoo.files import write_json
 from modelzoo.lock import lock_folder
 from modelzoo.progress import Progress
@@ -89,6 +90,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     if others:
         if request.show:
             raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
+        _check_flags(request, [name for name in others if not name.endswith(".yaml")])
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
@@ -110,8 +112,19 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
         task, data = next(t for t in request.tasks if not t.startswith(LM_EVAL)), request.data_dir
         search = ["prompt-search", paths[0], "--task", task, *(["--data_dir", data] if data else [])]
         print(f"next       python run.py {shlex.join(search)}")
-        if not exported.is_exported(paths[0]):
+        if not is_exported(paths[0]):
             print(f"           {_finetune_command(jobs[0].task, task, paths[0], data)}")
+
+
+def _check_flags(request: Request, foreign: list[str]) -> None:
+    """Report flags that tasks of the harness's own do not take; refuse them where there are no other tasks."""
+    for flag, value in (("--data_dir", request.data_dir), ("--split", request.split)):
+        if value is None or not foreign:
+            continue
+        text = f"{flag} does nothing with {LM_EVAL}{foreign[0]}: the harness brings its own data and splits"
+        if len(foreign) == len(request.tasks):
+            raise UserError(text)
+        print(f"note       {text}", file=sys.stderr)
 
 
 def _score_all(

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelzoo.evaluation import intervals
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.task import Task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.statistics import intervals
+from modelzoo.evaluation.tasks.base import Task
 from modelzoo.progress import format_amount
 
 WIDTH = 38

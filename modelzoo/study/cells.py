@@ -16,7 +16,7 @@ from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
-from modelzoo.evaluation.results import Origin, hash_checkpoint, hash_config
+from modelzoo.evaluation.scores.results import Origin, hash_checkpoint, hash_config
 from modelzoo.files import sha256, write_guarded, write_json
 from modelzoo.reading import exists, read_text
 from modelzoo.records import Record, read_record

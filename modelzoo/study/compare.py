@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.results import leave_out_undefined
+from modelzoo.evaluation.scores.results import leave_out_undefined
 from modelzoo.files import replacing, write_text
 from modelzoo.names import layer_of
 from modelzoo.planning import plan

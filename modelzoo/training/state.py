@@ -50,16 +50,11 @@ class Streamed(Mapping[str, Tensor]):
         return len(self._make)
 
 
-def snapshot(
-    run: TrainState, fingerprint: str, logs: Mapping[str, LogFacts] = MappingProxyType({})
-) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
-    """What a checkpoint of `run` holds: tensors by file and name, and JSON state. Tied weights are written once.
+def list_tensors(run: TrainState) -> dict[str, Mapping[str, Tensor]]:
+    """The tensors of a checkpoint of `run` by file and name. Tied weights are written once.
 
-    Read the tensors before the run goes on, and keep none: all of them whole may not fit where the run is.
+    Read them before the run goes on, and keep none: all of them whole may not fit where the run is.
     Where each rank holds a share, all must call it, and rank 0 alone has the tensors.
-
-    Args:
-        fingerprint: of the data. logs: how long each log is now, by file name.
     """
     names = {p: n for n, p in run.parameters.items()}
     model = {n: partial(run.whole, p, p.detach()) for p, n in names.items()}
@@ -72,7 +67,23 @@ def snapshot(
         if value is not None
     }
     explored = {n: partial(Tensor.detach, bits) for n, bits in run.sparsity.explored.bits.items()}
+    orders = {n: partial(Tensor.detach, order) for n, order in run.sparsity.orders().items()}
+    files = {"model": model, "optimizer": moments}
+    files |= {name: found for name, found in ((EXPLORED, explored), (ORDERS, orders)) if found}
+    return {stem: _collect(run, make) for stem, make in files.items()}
+
+
+def snapshot(
+    run: TrainState, fingerprint: str, logs: Mapping[str, LogFacts] = MappingProxyType({})
+) -> tuple[dict[str, Mapping[str, Tensor]], dict[str, Any]]:
+    """What a checkpoint of `run` holds: `list_tensors`, and JSON state.
+
+    Args:
+        fingerprint: of the data. logs: how long each log is now, by file name.
+    """
     scale = run.loss_scale
+    if run.recorded is None:
+        run.recorded = record_config(run.config)
     state = CheckpointState.of(
         run.init,
         global_step=run.step,
@@ -90,12 +101,9 @@ def snapshot(
         run=run.origin,
         logs={name: facts.model_dump() for name, facts in logs.items()},
         unassessed=run.unassessed,
-        **record_config(run.config),
+        **run.recorded,
     )
-    orders = {n: partial(Tensor.detach, order) for n, order in run.sparsity.orders().items()}
-    files = {"model": model, "optimizer": moments}
-    files |= {name: found for name, found in ((EXPLORED, explored), (ORDERS, orders)) if found}
-    return {stem: _collect(run, make) for stem, make in files.items()}, state.as_json()
+    return list_tensors(run), state.as_json()
 
 
 def _collect(run: TrainState, make: Mapping[str, Callable[[], Tensor]]) -> Mapping[str, Tensor]:

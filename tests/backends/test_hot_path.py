@@ -69,18 +69,21 @@ def reads(monkeypatch):
     return seen
 
 
-@pytest.mark.parametrize("name", [*MORE, *STILL])
+DOCUMENTS = {"attention_span": torch.full((4, 12), 5), "position_ids": torch.arange(12).repeat(4, 1)}
+
+
+@pytest.mark.parametrize("name", [*MORE, *STILL, "documents"])
 def test_a_queued_step_waits_for_nothing(name, reads, monkeypatch):
     """After some steps; where masks move the fourth may have been an update, whose masks and ages are read once."""
     monkeypatch.setattr(Local, "autocast", lambda self: nullcontext())  # which does not know the stand-in
-    kind = {**KINDS, **MORE}[name]
+    kind, more = {**KINDS, **MORE, "documents": {}}[name], DOCUMENTS if name == "documents" else {}
     with standing_in() as there:
         local, run = make_run(there.device, kind)
         for number in range(5 if run.sparsity.changes else 2):
-            local.queue_step(run, batch(number, uneven=True), 2)
+            local.queue_step(run, batch(number, uneven=True) | more, 2)
         reads.clear()
         with Waits() as waits:
-            assert local.queue_step(run, batch(6, uneven=True), 2) is None
+            assert local.queue_step(run, batch(6, uneven=True) | more, 2) is None
     assert (waits.seen, reads) == ([], [])
 
 

@@ -10,7 +10,7 @@ import torch
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
-from modelzoo.evaluation import predict
+from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
 from modelzoo.kernels import packed, rows
@@ -155,8 +155,8 @@ def test_texts_and_scores_are_the_cpus(name, fields, words, tmp_path):  # noqa: 
         model = load_model(str(folder), target=target)
         texts = [t.ids for t in write(model, PROMPTS, Settings(12, repetition_penalty=1.5))]
         pairs = [([7, 8, 9 + i], [10, 11, 12][: i + 1]) for i in range(3)]
-        scored = predict.continuations(model.model, model.backend, pairs, 2)
-        likely = predict.likelihoods(model.model, model.backend, [[5, 6], [3]], [[[1, 2], [1, 3]], [[4], [5]]], 2)
+        scored = score_continuations(model.model, model.backend, pairs, 2)
+        likely = compute_likelihoods(model.model, model.backend, [[5, 6], [3]], [[[1, 2], [1, 3]], [[4], [5]]], 2)
         return texts, [s for s, _ in scored], [x for found in likely for x in found.log_p]
 
     texts, scores, likely = found("CPU")

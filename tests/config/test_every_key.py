@@ -20,7 +20,7 @@ FILES = [f for room in ("modelzoo", "data_preprocessing") for f in (REPO / room)
 # Read by a name that is put together, or of an argument without a type: where, and the text of the reader.
 DECLARED = {
     **{("Study", key): ("config/study.py", "getattr(self, name)") for key in ("budget", "learning_rate")},
-    **{("Task", key): ("evaluation/task.py", "getattr(self.config, split") for key in ("train", "dev", "test")},
+    **{("Task", key): ("evaluation/tasks/base.py", "getattr(self.config, split") for key in ("train", "dev", "test")},
     **{("Job", key): ("data_preprocessing/sources/jsonl.py", f"job.{key}")
        for key in ("text_key", "prompt_key", "completion_key", "id_key", "year_key", "language_key", "licence_key",
                    "pmid_key", "pmcid_key")},

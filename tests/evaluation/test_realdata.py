@@ -8,10 +8,10 @@ import pytest
 
 from modelzoo.config.errors import UserError
 from modelzoo.data.tokenizer import load_tokenizer
-from modelzoo.evaluation import encode
-from modelzoo.evaluation.hoc import HALLMARKS
-from modelzoo.evaluation.load import load_task
-from modelzoo.evaluation.scores import evaluate_task
+from modelzoo.evaluation.forms.hoc import HALLMARKS
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.prompts.encode import encode_training
+from modelzoo.evaluation.scores.evaluate import evaluate_task
 from modelzoo.models.gpt import GPTModel
 from tests.support import local, tiny
 
@@ -45,7 +45,7 @@ def test_the_ten_folds_part_the_500(shared_data):
 def test_contexts_are_cut_and_questions_never(shared_data, gpt2):
     pubmedqa = task(shared_data, "pubmedqa")
     examples = pubmedqa.examples("train")
-    data, counts = encode.encode_training(pubmedqa, examples, gpt2, 256)
+    data, counts = encode_training(pubmedqa, examples, gpt2, 256)
     assert 300 < counts.truncated < 450
     for e, (ids, mask, labels) in zip(examples, data, strict=True):
         assert f"Question: {e.fields['question']}\nAnswer" in gpt2.decode(ids.tolist())

@@ -13,6 +13,7 @@ from tests.faults.run import find_parts
 REPO = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the harness forks, and loads a library before libc")
 def test_a_sample_of_every_part_has_no_new_fault(tmp_path):
     """In a process of its own, which the library that fails operations is loaded into."""

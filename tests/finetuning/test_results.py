@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelzoo.cli import main
-from modelzoo.evaluation.results import hash_config
+from modelzoo.evaluation.scores.results import hash_config
 from modelzoo.training import checkpoint, state
 from tests.finetuning.test_finetune import MODEL, byte_tokenizer, write_config, write_task
 from tests.support import batch, config, make_run, train_step

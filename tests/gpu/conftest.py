@@ -5,6 +5,7 @@ failure is written to the file MEDISWIFT_TEST_FAILURES at once, for a run that i
 """
 
 import os
+import sys
 import time
 
 # Before the first product: torch asks once whether sums on the GPU can be repeatable.
@@ -28,6 +29,8 @@ def device(request):
     yield DEVICE
     torch.use_deterministic_algorithms(False)
     torch.backends.cuda.matmul.allow_tf32 = tf32
+    if "torch._dynamo" in sys.modules:  # what was compiled for another model's sizes is in the way of the next one's
+        torch._dynamo.reset()
 
 
 def pytest_runtest_logreport(report):

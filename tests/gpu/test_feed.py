@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelzoo.backends.step import trim_padding
+from modelzoo.backends.step import settle, trim_padding
 from modelzoo.data.hdf5 import Shards
 from modelzoo.training import checkpoint, state
 from modelzoo.training.background import HostCopy
 from tests.gpu.device import DEVICE, GPU, backend_of, make_run, train_step
 from tests.gpu.test_steps import RULES, STORED, rows
-from tests.support import examples, loader, write_shard
+from tests.support import batch, examples, loader, write_shard
 
 pytestmark = pytest.mark.gpu
 
@@ -24,13 +24,13 @@ def test_batches_arrive_as_they_are(workers, tmp_path):
     run = make_run()
     there, arrived = backend_of(run.config), []
     busy = torch.ones(2048 if GPU else 1, 2048, device=DEVICE)
-    for batch in there.batches(run, shards, 8):
-        assert all(x.is_pinned() == GPU for x in batch.values())
+    for read in there.batches(run, shards, 8):
+        assert all(x.is_pinned() == GPU for x in read.values())
         for _ in range(20):
             busy = busy @ busy.t() * 1e-4
-        cut = {name: x[:, 3:17] for name, x in batch.items()}
-        arrived.append((there.put(batch), there.put(trim_padding(cut, 8))))
-        del batch, cut  # their memory may be taken for the next ones while copies are under way
+        cut = {name: x[:, 3:17] for name, x in read.items()}
+        arrived.append((there.put(read), there.put(trim_padding(cut, 8))))
+        del read, cut  # their memory may be taken for the next ones while copies are under way
     assert len(arrived) == 8
     for step, (whole, part) in enumerate(arrived):
         want = shards.batch(step)
@@ -68,20 +68,40 @@ def test_a_copy_in_the_background_has_the_bytes_of_one_that_waits(rule, stored, 
             assert Path(waited, name).read_bytes() == Path(written, name).read_bytes(), name
 
 
-def test_a_busy_device_is_not_waited_for():
+PACKED = {"sparsity": 0.5, "block": [32, 32], "storage": "packed"}
+MOVED = {"algorithm": "rigl", "update": {"freq": 4, "stop": 8}}
+QUEUED = {
+    "dense": {},
+    "masked": {"sparsity": {"sparsity": 0.5, **MOVED}},
+    "packed": {"sparsity": PACKED},
+    "packed, without graphs": {"sparsity": PACKED, "backend": {"cuda_graphs": False}},
+    "packed, moved": {"sparsity": {**PACKED, **MOVED}},
+    "columns": {"sparsity": {**PACKED, "block": [32, 1]}},
+    "a fixed scale": {"precision": {"enabled": True, "fp16_type": "float16", "loss_scaling_factor": 1024.0}},
+}
+
+
+@pytest.mark.parametrize("name", QUEUED)
+def test_a_busy_device_is_not_waited_for(name):
     """Steps are queued, not waited for: the host is far ahead of the device. Only a look at the values waits."""
     if not GPU:
         pytest.skip("a CPU computes at once")
-    run = make_run(precision={"enabled": True})
+    clipped = {"enabled": True, "max_gradient_norm": 0.5}
+    run = make_run(**{"precision": clipped, **QUEUED[name]})
     there = backend_of(run.config)
-    train_step(run, rows(0))
-    there.queue_step(run, rows(1), 1)  # kernels are loaded here
+    for step in range(9):  # masks move after the fourth; kernels are loaded and graphs captured here
+        there.queue_step(run, batch(step, 4, 32), 2)
+    settle(run)
+    assert (there.graphs is not None and len(there.graphs.captured) == 2) == (
+        name in ("packed", "packed, moved", "columns")
+    )
     torch.cuda.synchronize()
-    torch.cuda._sleep(4_000_000_000)  # cycles: two seconds
+    torch.cuda._sleep(2_000_000_000)  # cycles: a second
     torch.cuda.set_sync_debug_mode("error")
     try:
-        assert there.queue_step(run, rows(2), 1) is None
+        assert there.queue_step(run, batch(9, 4, 32), 2) is None
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert not torch.cuda.current_stream().query()
-    torch.cuda.synchronize()
+    settle(run)
+    assert run.step == 10

@@ -3,26 +3,33 @@
 import pytest
 import torch
 
-from tests.gpu.device import GPU, SMALL, backend_of, make_run
+from modelzoo.kernels import batched
+from modelzoo.kernels.choose import choose_kernel
+from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run
 from tests.gpu.test_steps import ADAM
 from tests.support import batch
 
 pytestmark = pytest.mark.gpu
 
 BLOCKS = {"sparsity": 0.5, "block": [32, 32], "storage": "packed"}
+UPDATE = {"freq": 5, "stop": 100}
+GMP = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 10}, "update": UPDATE}
 PATTERNS = {
     "static": BLOCKS,
-    "rigl": {**BLOCKS, "algorithm": "rigl", "update": {"freq": 5, "stop": 100}},
+    "rigl": {**BLOCKS, "algorithm": "rigl", "update": UPDATE},
+    "fewer, permuted": {**BLOCKS, **GMP, "permute_inputs": "updates"},
     "narrow": {"sparsity": 0.5, "block": [32, 1], "storage": "packed"},
+    "shared": {"sparsity": 0.5, "shared_inputs": 2, "storage": "packed"},
 }
+WIDE = {"hidden_size": 512, "filter_size": 1024}  # groups of outputs that are batched
+CASES = [(pattern, parts, False) for pattern in PATTERNS for parts in (1, 2)]
+COMPILED = [("static", 2, True), ("rigl", 1, True), ("fewer, permuted", 1, True), ("shared", 1, True)]
 
 
-@pytest.mark.parametrize("compiled", [False, True] if GPU else [False])
-@pytest.mark.parametrize("micro_batches", [1, 2])
-@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("pattern,micro_batches,compiled", COMPILED + CASES if GPU else CASES)
 def test_graphs_compute_the_bits_of_plain_steps(pattern, micro_batches, compiled):
     """With dropout, in bfloat16, masks that move on the way, and gradients added up."""
-    model = {**SMALL, "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
+    model = {**SMALL, **(WIDE if pattern == "shared" else {}), "dropout_rate": 0.1, "attention_dropout_rate": 0.1}
     found = []
     for graphs in (False, True):
         backend = {"cuda_graphs": graphs, "torch_compile": compiled, "deterministic": True}
@@ -35,6 +42,7 @@ def test_graphs_compute_the_bits_of_plain_steps(pattern, micro_batches, compiled
         if there.graphs is not None:
             assert not there.graphs.failed and len(there.graphs.captured) == min(micro_batches, 2)
         found.append((losses, [p.detach().cpu() for p in run.model.parameters()]))
-    torch._dynamo.reset()
+    if GPU and pattern == "shared":
+        assert all(choose_kernel(p.layout, DEVICE, torch.bfloat16) is batched for p in run.sparsity.parameters)
     assert found[0][0] == found[1][0]
     assert all(map(torch.equal, found[0][1], found[1][1]))

@@ -46,7 +46,12 @@ def hold(got: torch.Tensor, want: torch.Tensor, near: float, what: object = "") 
 
 @pytest.mark.parametrize(
     "block,dtype",
-    [(b, d) for b in BLOCKS for d in DTYPES if d == torch.bfloat16 or b in ((16, 16), (32, 32), (32, 1), (64, 3))],
+    [
+        (b, d)
+        for b in BLOCKS
+        for d in DTYPES
+        if d == torch.bfloat16 or b in ((16, 16), (32, 32), (128, 128), (32, 1), (64, 3))
+    ],
     ids=str,
 )
 def test_packed_products(block, dtype):
@@ -61,6 +66,14 @@ def test_packed_products_of_few_and_of_many_tokens(block):
     layout = layout_of(draw_blocks(block, 0.3, 5), block)
     for tokens in (0, 1, 7, 256, 3001):
         hold_packed(block, torch.bfloat16, layout, tokens, tokens)
+
+
+@pytest.mark.parametrize("block", [(64, 64), (32, 32), (32, 2), (16, 16)], ids=str)
+def test_packed_products_of_permuted_inputs(block):
+    """Blocks of the inputs in another order: gathered before the products, and put back after dX."""
+    live = draw_blocks(block, 0.4, 3)
+    order = torch.randperm(live.shape[1] * block[1], generator=torch.Generator().manual_seed(4))
+    hold_packed(block, torch.bfloat16, layout_of(live, block, order), 65, 1)
 
 
 def draw_blocks(block: tuple[int, int], density: float, seed: int) -> torch.Tensor:

@@ -14,7 +14,9 @@ import torch
 
 from modelzoo.cli import main
 from modelzoo.config.yaml12 import dump
-from modelzoo.evaluation import exported, predict
+from modelzoo.evaluation.inference import exported
+from modelzoo.evaluation.inference.decoding import decode_greedily
+from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
 from modelzoo.training import checkpoint, state
@@ -170,13 +172,13 @@ def test_greedy_texts_are_the_cpus(name, words, tmp_path):  # noqa: F811
     assert [t.ids for t in write(here, PROMPTS, settings)] == [t.ids for t in write(there, PROMPTS, settings)]
     pairs = [([7, 8, 9 + i], [10, 11, 12][: i + 1]) for i in range(3)]
     prompts, answers = [[5, 6, 7], [3] * 9], [[[1, 2], [1, 3]], [[4], [5], [6]]]
-    scores = [predict.continuations(m.model, m.backend, pairs, 2) for m in (here, there)]
+    scores = [score_continuations(m.model, m.backend, pairs, 2) for m in (here, there)]
     assert [g for _, g in scores[0]] == [g for _, g in scores[1]]
     assert [x for x, _ in scores[1]] == pytest.approx([x for x, _ in scores[0]], rel=1e-4)
-    likely = [predict.likelihoods(m.model, m.backend, prompts, answers, 2) for m in (here, there)]
+    likely = [compute_likelihoods(m.model, m.backend, prompts, answers, 2) for m in (here, there)]
     for a, b in zip(*likely, strict=True):
         assert b.log_p == pytest.approx(a.log_p, rel=1e-4)
-    written = [predict.greedy(m.model, m.backend, prompts, 5, lambda ids: len(ids) > 3) for m in (here, there)]
+    written = [decode_greedily(m.model, m.backend, prompts, 5, lambda ids: len(ids) > 3) for m in (here, there)]
     assert written[0] == written[1]
 
 

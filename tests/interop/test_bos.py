@@ -12,10 +12,11 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.data.bos import find_bos, write_bos
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer
-from modelzoo.evaluation.encode import Soft, encode_prompt
-from modelzoo.evaluation.examples import Example
-from modelzoo.evaluation.few_shot import encode_choices
-from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.forms.load import load_task
+from modelzoo.evaluation.prompts.encode import encode_prompt
+from modelzoo.evaluation.prompts.few_shot import encode_choices
+from modelzoo.evaluation.prompts.soft_prompt import Soft
 from tests.interop.words import train_words
 
 transformers = pytest.importorskip("transformers")

@@ -127,7 +127,7 @@ def test_what_is_wrong_with_a_run_is_raised(world):
     mapping = json.loads((world / "c.yaml").read_text())
     refused("no such config file", world / "d.yaml")
     refused("a config is a YAML file|a config is a mapping", world / "data" / "a.h5")
-    refused("is a folder; name a YAML file in it", world / "data")
+    refused("is a folder, and a config is a YAML file; it holds training data", world / "data")
     refused("takes a YAML file or a mapping, got int", 3)
     refused("unknown key 'trainer.init.sed'; did you mean 'seed'", {"trainer": {"init": {"sed": 1}}})
     refused(

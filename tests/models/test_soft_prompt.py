@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.config.adapters import SoftPrompt
@@ -58,6 +58,7 @@ def test_a_prompt_of_words_is_as_these_words(fields):
         assert torch.equal(prompted.model.hidden(soft), plain.model.hidden(hard))
 
 
+@settings(max_examples=30)
 @given(st.integers(1, 9), st.sampled_from(["random", "vocab_mean", "sample_vocab"]), st.integers(0, 99))
 def test_beginnings(tokens, how, seed):
     made = model({"tokens": tokens, "init": how, "seed": seed})

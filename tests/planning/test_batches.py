@@ -8,7 +8,8 @@ from modelzoo.config.yaml12 import dump
 from tests.support import TINY, examples, write_shard
 
 NOTES = (
-    "repeat examples", "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
+    "repeat examples", "repeats examples", "mixture: ",
+    "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
     "training needs none", "which the model needs too", "This DataLoader",
 )  # fmt: skip
 
@@ -19,6 +20,16 @@ NOTES = (
         ({}, {}, []),
         ({"batch_size": 9}, {}, ["batches of 9 repeat examples: an epoch has 8"]),
         ({"num_samples": 3}, {}, ["batches of 4 repeat examples: an epoch has 3"]),
+        ({"num_samples": 9}, {}, ["num_samples 9 repeats examples: the data has 8"]),
+        (
+            {"data_dir": None, "mixture": [{"data_dir": "d", "weight": 3}, {"data_dir": "e", "weight": 1}]},
+            {},
+            [
+                "an epoch takes 12 of the 8 examples of d, some of",
+                "of the 8 examples of e the first 4 alone are ever taken",
+            ],
+        ),
+        ({"data_dir": None, "mixture": [{"data_dir": d, "weight": 2} for d in "de"]}, {}, []),
         ({"data_dir": ["d", "d"]}, {}, ["d is named 2 times in data_dir: its examples come 2 times an epoch"]),
         ({"micro_batch_size": 1}, {"grad_accum_steps": 2}, ["micro_batch_size 1 has no effect next to loop.grad"]),
         ({"micro_batch_size": 2}, {"grad_accum_steps": 2}, []),
@@ -31,7 +42,8 @@ NOTES = (
 def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, init, words):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(host, "available_cores", lambda: 1)
-    write_shard(tmp_path / "d" / "a.h5", examples(8))
+    for folder in "de":
+        write_shard(tmp_path / folder / "a.h5", examples(8))
     sections = {
         "model": {**TINY, "vocab_size": 37}, "optimizer": {"AdamW": {"lr": init.get("lr", 1e-3)}},
         "precision": {"enabled": False}, "loop": {"max_steps": 1, "grad_accum_steps": init.get("grad_accum_steps", 1)},

@@ -275,7 +275,8 @@ def test_text_says_where_sparsity_is_real(act_as):
     assert f"then {format_size(saved)} less memory than below" in auto and "-m bench" in auto
     rigl = {"algorithm": "rigl", "update": {"freq": 2}}
     assert (
-        f"and {format_size(4 * MATRICES)} on RigL's update steps" in text({**blocks, **rigl}) and "RigL's" not in auto
+        f"RigL's update steps have {format_size(4 * MATRICES)} of dense gradients" in text({**blocks, **rigl})
+        and "RigL's" not in auto
     )
     both = text({**blocks, "storage": "packed", "param_filter": "*proj_q*weight"}, {"sparsity": 0.5})
     assert "2 weights are stored and computed as live blocks, 10 whole under masks" in both

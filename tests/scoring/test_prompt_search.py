@@ -9,7 +9,7 @@ from modelzoo.cli import main
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.task import Template
-from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.forms.load import load_task
 from modelzoo.scoring import prompt_search
 from tests.tasks_at_hand import SINGLE
 

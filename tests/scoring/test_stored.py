@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from modelzoo.evaluation.results import add_check, is_unchanged, leave_out_undefined
+from modelzoo.evaluation.scores.results import add_check, is_unchanged, leave_out_undefined
 from modelzoo.scoring import prompt_search
 from modelzoo.scoring.load_model import read_decontamination
 from tests.scoring.test_prompt_search import run as search

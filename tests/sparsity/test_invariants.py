@@ -14,9 +14,9 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity.attach import Sparsity
 from tests.support import TINY, batch, config, make_run, tiny, train_step
 
-CUBIC = {"type": "cubic", "init": 0.1, "final": 0.8, "begin": 3, "end": 22}
-FREQ = 4
-UPDATE = {"freq": FREQ, "stop": 21}
+CUBIC = {"type": "cubic", "init": 0.1, "final": 0.8, "begin": 2, "end": 13}
+FREQ, LAST = 3, 12  # steps between updates, and the last of them
+UPDATE = {"freq": FREQ, "stop": LAST + 1}
 ALGORITHMS = {
     "static": {"algorithm": "static", "sparsity": 0.75},
     "gmp": {"algorithm": "gmp", "sparsity": CUBIC, "update": UPDATE},
@@ -61,7 +61,7 @@ def sigmoid(step: int) -> float:
 
 
 def expected_live(kind: str, numel: int, step: int) -> int:
-    last_update = min(step // FREQ * FREQ, 20)
+    last_update = min(step // FREQ * FREQ, LAST)
     curve = {"gmp": cubic, "granet": cubic, "chtss": sigmoid}.get(kind, lambda step: 0.75)
     return live(numel, curve(last_update))
 
@@ -108,26 +108,26 @@ def test_masked_is_zero_and_live_is_counted_at_every_step(kind, optimizer, named
     watch("zero_grad")
     check(run)
     assert len(run.sparsity.parameters) == 2 * 6
-    for step in range(1, 26):
+    for step in range(1, LAST + 4):
         before = [p.mask.clone() for p in run.sparsity.parameters]
         result = train_step(run, batch(step, uneven=True), parts)
         check(run)
         for p, old in zip(run.sparsity.parameters, before, strict=True):
             assert p.live == int(p.mask.sum()) == expected_live(kind, p.mask.numel(), step), (step, p.name)
-            if step % FREQ or step > 20 or kind == "static":
+            if step % FREQ or step > LAST or kind == "static":
                 assert torch.equal(p.mask, old)
         gone = sum(int((old & ~p.mask).sum()) for p, old in zip(run.sparsity.parameters, before, strict=True))
         assert result.churn == gone and not result.skipped
-        if kind != "static" and step % FREQ == 0 and step <= 20:
+        if kind != "static" and step % FREQ == 0 and step <= LAST:
             assert gone > 0
-    assert seen == ["step", "zero_grad"] * 25
+    assert seen == ["step", "zero_grad"] * (LAST + 3)
     moved = [p.weight.detach()[p.mask] for p in run.sparsity.parameters]
     assert all(x.isfinite().all() and (x != 0).float().mean() > 0.9 for x in moved)
 
 
 def test_gmp_only_prunes():
     run, masks = make_run(sparsity=ALGORITHMS["gmp"]), []
-    for step in range(1, 25):
+    for step in range(1, LAST + 4):
         masks.append([p.mask.clone() for p in run.sparsity.parameters])
         train_step(run, batch(step), 1)
     for earlier, later in itertools.pairwise(masks):

@@ -12,7 +12,7 @@ from modelzoo.cli import main
 from modelzoo.config.load import load
 from modelzoo.config.optim import Optimizer
 from modelzoo.config.trainer import Config
-from modelzoo.evaluation.load import load_task
+from modelzoo.evaluation.forms.load import load_task
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.starting import doctor, first_config, listing
 from tests.support import examples, write_manifest, write_shard

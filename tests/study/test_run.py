@@ -99,7 +99,7 @@ def test_every_setting_belongs_to_exactly_one_share(base, monkeypatch):
     assert sorted(taken) == sorted(c.name for c in grid.read_matrix(path, [], None).cells)
 
 
-def test_a_run_that_another_process_is_at_is_passed_over(base, capsys):
+def test_a_run_that_another_process_is_at_is_passed_over(base, forked, capsys):
     path, run = write(base, axes={"method": {"dense": {}}}), base.parent / "out" / "runs" / "dense-seed1"
     with lock_folder(str(run)):
         study.run_study(path, [], None, study.Options("CPU"))
@@ -114,6 +114,13 @@ def test_a_run_whose_last_validation_was_not_made_is_not_finished(base, forked, 
     state, wanted = run / "checkpoints" / "step_10" / "state.json", records(run, "validation")
     cell = grid.read_matrix(path, [], None).cells[0]
     assert wanted and study.files(grid.read_matrix(path, [], None), cell).is_finished
+    assert "has no validation loss" not in capsys.readouterr().err
+    log = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("".join(x for x in log.splitlines(True) if '"validation"' not in x))
+    with pytest.raises(UserError, match="none of these runs was validated"):
+        study.run_study(path, [], None, study.Options("CPU"))
+    assert f"{run / 'metrics.jsonl'}: has no validation loss of the last step, 10" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text(log)
     for text in (json.dumps({**json.loads(state.read_text()), "unassessed": True}), "{", "[]"):
         state.write_text(text)
         assert not study.files(grid.read_matrix(path, [], None), cell).is_finished
@@ -169,7 +176,8 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
     Its run ends with it, even if the study is killed.
     """
     keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
-            "common": {"trainer.init.loop.eval_frequency": 150, "trainer.init.checkpoint.keep": 1}}  # fmt: skip
+            "common": {"trainer.init.loop.eval_frequency": 150,
+                       "trainer.init.checkpoint": {"steps": 50, "keep": 1}}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is

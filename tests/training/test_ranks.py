@@ -144,10 +144,12 @@ def test_fast_sums_are_equal_to_rounding(kind, data, tmp_path):
     assert all(torch.allclose(x, two[n], atol=1e-4) for n, x in one.items() if not n.endswith("_mask"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_another_number(seed, data, tmp_path):
     draw = random.Random(seed)
-    long = {"loop": {"max_steps": 60, "eval_frequency": 20}, "checkpoint": {"steps": 5}}
+    steps = 30
+    long = {"loop": {"max_steps": steps, "eval_frequency": 10}, "checkpoint": {"steps": 5}}
     config = write_config(data, tmp_path / "a.yaml", **KINDS["set"], **long)
     run_ranks(words(config, tmp_path / "whole"), 2)
     victim = draw.randrange(2)
@@ -162,7 +164,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_another_number(s
         assert codes[1 - victim] == 75
         assert f"rank {victim} of 2: gone, or no answer" in launch.text(1 - victim)
     run_ranks(words(config, tmp_path / "part"), (1, 2, 4)[seed])
-    assert read_run(tmp_path / "part", 60) == read_run(tmp_path / "whole", 60)
+    assert read_run(tmp_path / "part", steps) == read_run(tmp_path / "whole", steps)
 
 
 def test_a_signal_to_one_rank_ends_all_of_them_with_a_checkpoint(data, tmp_path):

@@ -26,7 +26,7 @@ from tests.support import TINY
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks of a process with torch in it")
 
-STEPS = 50
+STEPS = 24
 SHARED = {  # one norm a layer, and one head of keys and values for all heads
     "name": "gptj", "rotary_dim": 4, "embd_pdrop": 0.0, "attention_module": "multiquery_attention",
     "extra_attention_params": {"num_kv_groups": 1},
@@ -38,17 +38,17 @@ KINDS = {
     "set": {"sparsity": {"algorithm": "set", "sparsity": 0.5, "update": {"freq": 5}},
             "backend": {"activation_checkpointing": "attention"}},
     "rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 7}},
-             "loop": {"max_steps": STEPS, "eval_frequency": 10, "grad_accum_steps": 4}},
-    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 30},
-                         "update": {"freq": 9}, "block": [4, 4], "permute_inputs": "updates"},
+             "loop": {"max_steps": STEPS, "eval_frequency": 8, "grad_accum_steps": 4}},
+    "gmp": {"sparsity": {"algorithm": "gmp", "sparsity": {"type": "cubic", "init": 0.0, "final": 0.75, "end": 18},
+                         "update": {"freq": 6}, "block": [4, 4], "permute_inputs": "updates"},
             "backend": {"activation_checkpointing": "layer"}},
-    "momentum": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "update": {"freq": 9}},
+    "momentum": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "update": {"freq": 6}},
                  "optimizer": {"SGD": {"momentum": 0.9, "lr": 1e-2}}},
     "packed": {"sparsity": {"sparsity": 0.75, "block": [4, 4], "storage": "packed"}},
     "packed_rigl": {"sparsity": {"algorithm": "rigl", "sparsity": 0.5, "block": [4, 4], "storage": "packed",
-                                 "update": {"freq": 9}}},
-    "mest": {"sparsity": {"algorithm": "mest", "sparsity": 0.5, "update": {"freq": 9}, "gamma": 1.0,
-                          "regrow_warmup": 12}},
+                                 "update": {"freq": 6}}},
+    "mest": {"sparsity": {"algorithm": "mest", "sparsity": 0.5, "update": {"freq": 6}, "gamma": 1.0,
+                          "regrow_warmup": 8}},
 }  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def write_config(data: Path, path: Path, **init) -> Path:
         init,
         model=TINY,
         optimizer={"AdamW": {"betas": [0.9, 0.95], "weight_decay": 0.1, "lr": 1e-3}},
-        loop={"max_steps": STEPS, "eval_frequency": 10},
+        loop={"max_steps": STEPS, "eval_frequency": 8},
     )
 
 
@@ -136,7 +136,7 @@ def test_a_run_resumes_with_either_kind_and_any_number(kind, data, tmp_path):
     config = write_config(data, tmp_path / "a.yaml", **KINDS[kind])
     assert cli.main([str(w) for w in words(config, tmp_path / "whole")]) == 0
     replicas = ["--set", "trainer.init.backend.parallel=replicate", "--set", "trainer.init.backend.reduction=fast"]
-    for stop, count, more in ((12, 2, []), (20, 2, replicas), (27, 1, []), (41, 4, []), (STEPS, 2, [])):
+    for stop, count, more in ((5, 2, []), (9, 2, replicas), (13, 1, []), (19, 4, []), (STEPS, 2, [])):
         run_ranks(words(config, tmp_path / "part", "--max_steps", stop, *more), count)
     assert_same_weights(tmp_path / "part", tmp_path / "whole")
 

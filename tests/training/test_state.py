@@ -58,8 +58,8 @@ def test_a_restored_run_goes_on_exactly(tmp_path, kind, optimizer):
         "sparsity": SPARSITY[kind], "optimizer": OPTIMIZERS[optimizer], "model": {**TINY, "dropout_rate": 0.1},
     }  # fmt: skip
     run, losses, paths = make_run(**sections), [], {}
-    for step in range(14):
-        if step in (0, 3, 4, 5, 9):
+    for step in range(10):
+        if step in (0, 3, 4, 5, 8):
             paths[step] = save(run, tmp_path)
         losses.append(train_step(run, batch(step), 2))
     for start, path in paths.items():
@@ -69,7 +69,7 @@ def test_a_restored_run_goes_on_exactly(tmp_path, kind, optimizer):
                 p.add_(1.0)  # whatever was there before is gone
         restore(again, path)
         assert (again.step, again.tokens) == (start, start * 48)
-        assert [train_step(again, batch(step), 2) for step in range(start, 14)] == losses[start:]
+        assert [train_step(again, batch(step), 2) for step in range(start, 10)] == losses[start:]
         assert_same(tensors(run), tensors(again))
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.examples import MAX_DATA, split_lines
-from modelzoo.reading import parse_json, read_bytes
+from modelzoo.evaluation.examples.files import MAX_DATA, parse_lines, parse_value
+from modelzoo.reading import read_bytes
 
 _DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 
@@ -117,14 +117,11 @@ class Archive:
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value."""
-        return _parse(self.decode(name), self.where(name))
+        return parse_value(self.decode(name), f"{self.where(name)}:")
 
     def read_jsonl(self, name: str) -> Iterator[tuple[str, Any]]:
         """("file:line", value) of each line."""
-        for number, line in enumerate(split_lines(self.decode(name)), 1):
-            if line.strip():
-                where = f"{self.where(name)}:{number}"
-                yield where, _parse(line, where)
+        return parse_lines(self.decode(name), self.where(name))
 
     def read_parquet(self, name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """("file:row", columns) of each row.
@@ -145,10 +142,3 @@ class Archive:
             raise self._damaged(where, e) from None
         for number, row in enumerate(rows, 1):
             yield f"{where}:{number}", row
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return parse_json(text)
-    except ValueError as e:
-        raise UserError(f"{where}: is not valid JSON: {' '.join(str(e).split())[:160]}") from None

@@ -9,10 +9,10 @@ import os
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.evaluation.examples.remarks import Remarks
 from modelzoo.evaluation.official.archive import Archive
 from modelzoo.evaluation.official.pubmedqa_folds import read_pubmedqa
 from modelzoo.evaluation.official.read import LAYOUTS, READERS
-from modelzoo.evaluation.remarks import Remarks
 from modelzoo.files import making_folder, write_text
 from modelzoo.reading import exists
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
-from modelzoo.evaluation.examples import Remark
+from modelzoo.evaluation.examples.remarks import Remark
 from modelzoo.evaluation.official.archive import Archive
 from modelzoo.records import Record, check_record
 
@@ -125,7 +125,11 @@ def _read_subject(archive: Archive, subject: str, split: str) -> Iterator[dict[s
                 f"{where}: has {len(cells)} columns; a question of MMLU has 6: question, four options, letter"
             )
         question, *options, label = cells
-        row = {"id": f"{subject}-{split}-{number}", "question": question.strip(), **dict(zip(LETTERS, options))}
+        row = {
+            "id": f"{subject}-{split}-{number}",
+            "question": question.strip(),
+            **dict(zip(LETTERS, options, strict=True)),
+        }
         yield _check(where, {**row, "label": label, "subject": subject.replace("_", " ")})
 
 

@@ -1,7 +1,7 @@
 """Our tensors under Hugging Face's names and in its layouts, both ways.
 
 A Hugging Face model computes what ours does if its architecture has every part that the config asks for
-(`hf_config.choose_family`); scalars that it has no place for (muP's, attention scales) are multiplied into weights by
+(`config.choose_family`); scalars that it has no place for (muP's, attention scales) are multiplied into weights by
 `fold_scales`.
 """
 

@@ -4,7 +4,7 @@ import os
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import hub
-from modelzoo.evaluation.exported import PICKLED
+from modelzoo.evaluation.inference.exported_files import PICKLED
 from modelzoo.interop.importing.hf_folder import CONVERT, import_hf
 from modelzoo.interop.importing.mdl_file import import_mdl
 from modelzoo.reading import exists
