@@ -303,7 +303,7 @@ def _check_masks(
                 kind = str(mask.dtype).removeprefix("torch.")
                 raise UserError(
                     f"{path}: the mask of {p.name} is {kind} {list(mask.shape)}, not bool {list(sizes)}; it is "
-                    f"damaged: draw new masks with {OTHER} model"
+                    f"damaged, draw new masks with {OTHER} model"
                 )
             if not group.fits(p, mask, orders.get(p.name)):
                 raise UserError(
@@ -350,7 +350,10 @@ def _moments(
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
             raise UserError(f"{path}: has no optimizer state for {name}; {remedy}")
-        if any(value.dim() and value.shape != run.shape(p) for value in theirs.values()):
+        if any(value.shape != run.shape(p) for entry, value in theirs.items() if entry != "step"):
             raise UserError(f"{path}: the optimizer state of {name} has another shape; {remedy}")
+        step = theirs.get("step")  # of Adam; it may be more than the run's own, which may have begun with its moments
+        if step is not None and not (step.numel() == 1 and 0 <= float(step) < 2**53):
+            raise UserError(f"{path}: the optimizer state of {name} has no count of steps; {remedy}")
         found[p] = theirs
     return found
