@@ -88,6 +88,7 @@ class TrainState:
     reduction: Reduction = field(default_factory=Reduction)
     unread: "list[Unread]" = field(default_factory=list)  # steps whose values are on the device, in order
     config: Config | None = None  # the whole config, for checkpoints; None: the run has none
+    recorded: Mapping[str, str] | None = None  # `config` as checkpoints hold it, once one did
     origin: str | None = None  # which run this is: the hash of what it began with
     resumed_from: Mapping[str, Any] = field(default_factory=dict)  # state.json of the checkpoint that it resumes
     unassessed: bool = False  # whether the validation that is due at this step has not been made

@@ -7,20 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modelzoo.data.mixture import share_epoch
+
 
 @lru_cache(maxsize=2)
 def draw_permutation(n: int, seed: int) -> Tensor:
     """0..n-1 as an epoch shuffles them: torch's randperm, as Model Zoo's map reader draws it."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-
-
-def share_epoch(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-    """How many examples of each dataset an epoch has: as many in all as there are, by weight."""
-    total = sum(sizes)
-    share = np.array(weights) / sum(weights) * total
-    counts = np.floor(share).astype(int)
-    counts[np.argsort(counts - share, kind="stable")[: total - counts.sum()]] += 1
-    return counts
 
 
 def mix_datasets(sizes: Sequence[int], weights: Sequence[float]) -> np.ndarray:

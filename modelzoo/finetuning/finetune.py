@@ -28,6 +28,7 @@ from modelzoo.finetuning.task import FinetuneTask, format_table
 from modelzoo.finetuning.task_shards import write_shards
 from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
+from modelzoo.reading import exists
 from modelzoo.records import hash_value
 from modelzoo.training import launch
 from modelzoo.training.build import FirstStep, Options
@@ -58,6 +59,8 @@ def _join_finetuning(config: Config, options: Options, ranks: Ranks) -> None:
                 command.out.note(f"moved      the run that was here to {job.folder.move_aside()}")
         return [stored_result.find_result(job, command.describe_origin(job), command.out.note) for job in jobs]
 
+    if not exists(os.path.join(options.model_dir, "data")):  # nothing of this command is there
+        launch.note_place(RunFolder(options.model_dir), command.out)
     with RunFolder(options.model_dir).lock() if ranks.first else contextlib.nullcontext():
         finished = ranks.first_does(look)
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):

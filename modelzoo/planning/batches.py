@@ -7,7 +7,7 @@ from modelzoo import host
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.data.order import share_epoch
+from modelzoo.data.mixture import share_epoch
 from modelzoo.data.tokenizer_files import find_vocabulary
 
 
@@ -51,7 +51,7 @@ def _shares(loader: DataLoader) -> list[str]:
     known = [n for n in sizes if n]
     if len(known) < len(parts) or not parts:
         return []
-    taken, found = share_epoch(known, [p.weight for p in parts]).tolist(), []
+    taken, found = share_epoch(known, [p.weight for p in parts]), []
     for part, size, n in zip(parts, known, taken, strict=True):
         name = ", ".join(part.data_dir)
         if n < size:

@@ -90,6 +90,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     if others:
         if request.show:
             raise UserError(f"--show: prints prompts of our own tasks; it does not know those of {LM_EVAL}{others[0]}")
+        _check_flags(request, [name for name in others if not name.endswith(".yaml")])
         harness.require_lm_eval()
     run = RunFolder(options.model_dir)
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
@@ -113,6 +114,17 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
         print(f"next       python run.py {shlex.join(search)}")
         if not is_exported(paths[0]):
             print(f"           {_finetune_command(jobs[0].task, task, paths[0], data)}")
+
+
+def _check_flags(request: Request, foreign: list[str]) -> None:
+    """Report flags that tasks of the harness's own do not take; refuse them where there are no other tasks."""
+    for flag, value in (("--data_dir", request.data_dir), ("--split", request.split)):
+        if value is None or not foreign:
+            continue
+        text = f"{flag} does nothing with {LM_EVAL}{foreign[0]}: the harness brings its own data and splits"
+        if len(foreign) == len(request.tasks):
+            raise UserError(text)
+        print(f"note       {text}", file=sys.stderr)
 
 
 def _score_all(

@@ -192,6 +192,13 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
     output = matrix.study.output
     wanted = [c for cells in matrix.settings for c in cells if _wanted(matrix, cells, c)]
     open_ = [c.name for c in wanted if not files(matrix, c).is_finished]
+    for c in wanted:
+        if c.name not in open_ and files(matrix, c).final_loss is None:
+            print(
+                f"note       {files(matrix, c).run.metrics}: has no validation loss of the last step, {c.steps}: its "
+                "learning rate was not compared",
+                file=sys.stderr,
+            )
     report, problem = os.path.join(output, "report.html"), None
     if len(open_) < len(wanted):
         print(f"done       {len(wanted) - len(open_)} of {len(wanted)} runs")

@@ -82,6 +82,8 @@ def snapshot(
         fingerprint: of the data. logs: how long each log is now, by file name.
     """
     scale = run.loss_scale
+    if run.recorded is None:
+        run.recorded = record_config(run.config)
     state = CheckpointState.of(
         run.init,
         global_step=run.step,
@@ -99,7 +101,7 @@ def snapshot(
         run=run.origin,
         logs={name: facts.model_dump() for name, facts in logs.items()},
         unassessed=run.unassessed,
-        **record_config(run.config),
+        **run.recorded,
     )
     return list_tensors(run), state.as_json()
 
@@ -296,7 +298,14 @@ def _check_masks(
         raise UserError(f"{path}: {name} is sparse in one of checkpoint and config only; the sparsity sections differ")
     for group in run.sparsity.groups:
         for p in group.parameters:
-            if not group.fits(p, saved[name_mask(p.name)], orders.get(p.name)):
+            mask, sizes = saved[name_mask(p.name)], tuple(group.sizes[p.name])
+            if mask.dtype != torch.bool or mask.shape != sizes:
+                kind = str(mask.dtype).removeprefix("torch.")
+                raise UserError(
+                    f"{path}: the mask of {p.name} is {kind} {list(mask.shape)}, not bool {list(sizes)}; it is "
+                    f"damaged, draw new masks with {OTHER} model"
+                )
+            if not group.fits(p, mask, orders.get(p.name)):
                 raise UserError(
                     f"{path}: the mask of {p.name} is not of the config's pattern ({group.algorithm.group.pattern}); "
                     f"set the checkpoint's, or draw new masks with {OTHER} model"
@@ -341,7 +350,10 @@ def _moments(
         fresh, theirs = run.optimizer.state.get(p, {}), entries.get(name, {})
         if strict and fresh.keys() - theirs.keys() - {"born"}:
             raise UserError(f"{path}: has no optimizer state for {name}; {remedy}")
-        if any(value.dim() and value.shape != run.shape(p) for value in theirs.values()):
+        if any(value.shape != run.shape(p) for entry, value in theirs.items() if entry != "step"):
             raise UserError(f"{path}: the optimizer state of {name} has another shape; {remedy}")
+        step = theirs.get("step")  # of Adam; it may be more than the run's own, which may have begun with its moments
+        if step is not None and not (step.numel() == 1 and 0 <= float(step) < 2**53):
+            raise UserError(f"{path}: the optimizer state of {name} has no count of steps; {remedy}")
         found[p] = theirs
     return found

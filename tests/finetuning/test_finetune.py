@@ -182,8 +182,13 @@ def test_batches_are_noted_as_by_pre_training(world, tmp_path, monkeypatch, caps
     loop = {"max_steps": 1, "eval_frequency": 1, "grad_accum_steps": 2}
     section = {"batch_size": 40, "micro_batch_size": 10, "num_dev_examples": 2}
     config = write_config(world, tmp_path / "c.yaml", section, loop=loop)
-    assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o") == 0
+    (tmp_path / "o").mkdir()
+    byte_tokenizer().save(str(tmp_path / "o" / "tokenizer.json"))
+    args = ("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o")
+    assert run_py(*args) == 0
     printed = capsys.readouterr().err
+    place = f"{tmp_path / 'o'}: it holds a tokenizer"
+    assert place in printed and run_py(*args) == 0 and place not in capsys.readouterr().err
     assert printed.count("batches of 40 repeat examples: an epoch has 32\n") == 1
     assert "micro_batch_size 10 has no effect next to loop.grad_accum_steps" in printed
 

@@ -376,6 +376,16 @@ def test_a_mask_that_switches_off_what_is_there_is_refused(world, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
+def test_a_parameter_that_no_mdl_holds_is_named_with_its_checkpoint(world, tmp_path, capsys):
+    files, state = checkpoint.load(checkpoint.newest(str(world / "run_sparse/checkpoints"))[0])
+    files["model"]["x" * 1000] = torch.ones(2)
+    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    assert run("export", step, tmp_path / "out.mdl", "-p", world / "sparse.yaml") == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {step}: 'xxx") and "Model Zoo's GPT has no such parameter" in said
+    assert len(said) < 500 and not (tmp_path / "out.mdl").exists()
+
+
 def test_an_adapter_that_is_not_imported_is_named(world, tmp_path, capsys):
     assert run("import", world / "lora", tmp_path / "out") == 0
     assert f"note       {world / 'lora/adapter'} is not imported, the base model alone is" in capsys.readouterr().out

@@ -76,6 +76,14 @@ def test_examples_without_label_or_text_are_counted_in_results_and_table(world, 
     assert "train.jsonl: no such file" in printed and "no constant answer to compare with: " in printed
 
 
+@pytest.mark.parametrize("flag", ["--data_dir", "--split"])
+def test_flags_that_the_harness_does_not_take_are_refused(world, tmp_path, capsys, flag):
+    assert evaluate(world, tmp_path, "--checkpoint_path", world / "run", flag, "dev", tasks="lm_eval:pubmedqa") == 2
+    assert (
+        f"error: {flag} does nothing with lm_eval:pubmedqa: the harness brings its own data" in capsys.readouterr().err
+    )
+
+
 def test_scores_follow_the_processors_arithmetic(world, ours, tmp_path, act_as, capsys):
     """The model's run was float32; asked for bfloat16, its scores are the same where that is not multiplied."""
     ask = ("--checkpoint_path", world / "run", "--set", "trainer.init.precision.enabled=true")

@@ -46,7 +46,15 @@ def _hold(ours: dict[str, Tensor], theirs: dict[str, Tensor], apart: float, upda
     for name, x in theirs.items():
         kind = name.partition("/")[2]
         near = 0.0 if x.dtype == torch.bool or kind in ("step", "born") else apart * largest[kind] if kind else update
-        torch.testing.assert_close(ours[name], x, rtol=0.0, atol=near, msg=lambda m, n=name: f"{n}: {m}")
+        if not _is_near(ours[name], x, near):
+            torch.testing.assert_close(ours[name], x, rtol=0.0, atol=near, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _is_near(x: Tensor, y: Tensor, near: float) -> bool:
+    """Whether `assert_close` would pass, for a tenth of its time; False also where it alone can tell."""
+    if x.shape != y.shape or x.dtype != y.dtype:
+        return False
+    return bool((x - y).abs_().le(near).all()) if x.is_floating_point() else torch.equal(x, y)
 
 
 def pair(first: TrainState, second: TrainState, apart: float, update: float, take_step=train_step):

@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -31,15 +29,7 @@ def base(data, tmp_path) -> Path:
 
 @pytest.fixture
 def forked(monkeypatch):
-    """The study's runs start by a fork, without the seconds of importing torch."""
-
-    def popen(command, stdout, stderr, env, start_new_session):
-        assert command[:3] == [sys.executable, "-c", study.RUN.format(parent=os.getpid())]
-        assert stderr is stdout and start_new_session
-        return commands.start(command[3:], stdout, env)
-
-    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=popen))
-    monkeypatch.setattr(study, "POLL", 0.02)
+    commands.fork_runs_of_studies(monkeypatch)
 
 
 def write(base: Path, **keys) -> str:
@@ -114,6 +104,13 @@ def test_a_run_whose_last_validation_was_not_made_is_not_finished(base, forked, 
     state, wanted = run / "checkpoints" / "step_10" / "state.json", records(run, "validation")
     cell = grid.read_matrix(path, [], None).cells[0]
     assert wanted and study.files(grid.read_matrix(path, [], None), cell).is_finished
+    assert "has no validation loss" not in capsys.readouterr().err
+    log = (run / "metrics.jsonl").read_text()
+    (run / "metrics.jsonl").write_text("".join(x for x in log.splitlines(True) if '"validation"' not in x))
+    with pytest.raises(UserError, match="none of these runs was validated"):
+        study.run_study(path, [], None, study.Options("CPU"))
+    assert f"{run / 'metrics.jsonl'}: has no validation loss of the last step, 10" in capsys.readouterr().err
+    (run / "metrics.jsonl").write_text(log)
     for text in (json.dumps({**json.loads(state.read_text()), "unassessed": True}), "{", "[]"):
         state.write_text(text)
         assert not study.files(grid.read_matrix(path, [], None), cell).is_finished

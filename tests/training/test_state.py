@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
+from modelzoo.names import name_mask
 from modelzoo.training import checkpoint, state
 from tests.support import TINY, batch, make_run, train_step
 
@@ -148,7 +149,7 @@ def test_other_data_is_refused(tmp_path):
     assert other.step == 0 and other.optimizer.state[next(other.model.parameters())]["step"].item() == 2
 
 
-@pytest.mark.parametrize("damage", ["entry", "parameter", "shape", "file"])
+@pytest.mark.parametrize("damage", ["entry", "parameter", "shape", "scalar", "step", "file"])
 def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_path, damage):
     files, facts = state.snapshot(trained(2), "f")
     name = "model.ln_f.weight"
@@ -157,6 +158,10 @@ def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_
         del files["optimizer"][f"{name}/exp_avg_sq"]
     elif damage == "shape":
         files["optimizer"][f"{name}/exp_avg"] = torch.zeros(3)
+    elif damage == "scalar":
+        files["optimizer"][f"{name}/exp_avg"] = torch.tensor(3.0)
+    elif damage == "step":
+        files["optimizer"][f"{name}/step"] = torch.tensor(float("nan"))
     elif damage == "file":
         del files["optimizer"]
     else:
@@ -164,6 +169,18 @@ def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_
     path, run = checkpoint.save(str(tmp_path), 2, files, facts, None), make_run()
     before = tensors(run)
     with pytest.raises(UserError, match=r"optimizer state .*--load_checkpoint_states model,sparsity"):
+        restore(run, path)
+    assert_same(before, tensors(run))
+
+
+@pytest.mark.parametrize("change", [lambda x: x.T.contiguous(), lambda x: x[:1], lambda x: x.float()])
+def test_a_mask_of_another_form_is_found_before_anything_changes(tmp_path, change):
+    files, facts = state.snapshot(trained(2, sparsity=0.5), "f")
+    name = name_mask("model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight")
+    files["model"] = {**files["model"], name: change(files["model"][name])}
+    path, run = checkpoint.save(str(tmp_path), 2, files, facts, None), make_run(sparsity=0.5)
+    before = tensors(run)
+    with pytest.raises(UserError, match=r"the mask of \S+ffn\S+ is \w+ \[\d+, \d+\], not bool \[32, 16\]; "):
         restore(run, path)
     assert_same(before, tensors(run))
 

@@ -71,14 +71,16 @@ class PubMedQA(SingleLabel):
 
     def _example(self, path: str, pmid: str, value: Any) -> Example:
         q = check_record(value, Question, f"{path}: {pmid}", "has no QUESTION with CONTEXTS")
+        if len(q.LABELS) not in (0, len(q.CONTEXTS)):
+            raise UserError(f"{path}: {pmid}: LABELS: {len(q.LABELS)} headings of {len(q.CONTEXTS)} CONTEXTS")
         gold = q.final_decision
         return Example(pmid, self.make_fields(q), None if gold is None else self.known(gold, f"{path}: {pmid}"))
 
     def make_fields(self, question: Question) -> dict[str, str]:
         """What templates may name."""
         contexts = [" ".join(c.split()) for c in question.CONTEXTS]
-        headings = [*question.LABELS, *[""] * len(contexts)]
-        sections = [f"{h.capitalize()}: {c}" if h else c for h, c in zip(headings, contexts, strict=False)]
+        headings = question.LABELS or [""] * len(contexts)
+        sections = [f"{h.capitalize()}: {c}" if h else c for h, c in zip(headings, contexts, strict=True)]
         return {
             "question": " ".join(question.QUESTION.split()),
             "context": " ".join(contexts),

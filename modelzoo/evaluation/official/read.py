@@ -125,7 +125,11 @@ def _read_subject(archive: Archive, subject: str, split: str) -> Iterator[dict[s
                 f"{where}: has {len(cells)} columns; a question of MMLU has 6: question, four options, letter"
             )
         question, *options, label = cells
-        row = {"id": f"{subject}-{split}-{number}", "question": question.strip(), **dict(zip(LETTERS, options))}
+        row = {
+            "id": f"{subject}-{split}-{number}",
+            "question": question.strip(),
+            **dict(zip(LETTERS, options, strict=True)),
+        }
         yield _check(where, {**row, "label": label, "subject": subject.replace("_", " ")})
 
 

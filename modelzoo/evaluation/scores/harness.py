@@ -37,6 +37,7 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
     class Harness(TemplateLM):
         eot_token_id = tokenizer.eos  # plain values for the properties that TemplateLM asks for
         prefix_token_id = tokenizer.first
+        cut = shortened = 0  # prompts, and answers' lengths, that the model's context has no room for
 
         def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs) -> list[int]:
             return [*([] if add_special_tokens is False else tokenizer.prefix), *tokenizer.encode(string)]
@@ -47,6 +48,7 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
                 if len(continuation) > length:
                     raise UserError(f"lm_eval: an answer of {len(continuation)} tokens exceeds the context of {length}")
                 kept = length + 1 - len(continuation)  # of a long context the end, as the harness has it
+                self.cut += len(context) > kept
                 pairs.append((context[-kept:], continuation))
             return score_continuations(model, backend, pairs, batch_size)
 
@@ -62,15 +64,23 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
             def generate(batch: list) -> list[str]:
                 return [self._generate(*r.args) for r in batch]
 
+            for context, options in (r.args for r in requests):
+                whole, tokens = self._read(context, options)
+                self.cut += len(whole) > length - tokens
+                self.shortened += tokens < options.get("max_gen_toks", 256)
             return [x for found in share_batches(requests, 1, backend.ranks, generate) for x in found]
+
+        def _read(self, context: str, options: dict[str, Any]) -> tuple[list[int], int]:
+            """A prompt's ids, and how many may follow it."""
+            return self.tok_encode(context) or [tokenizer.eos], min(options.get("max_gen_toks", 256), length - 1)
 
         def _generate(self, context: str, options: dict[str, Any]) -> str:
             if options.get("do_sample"):
                 raise UserError("lm_eval: this task samples; only greedy generation is supported")
             until = options.get("until") or []
             stops = [until] if isinstance(until, str) else list(until)
-            tokens = min(options.get("max_gen_toks", 256), length - 1)
-            prompt = (self.tok_encode(context) or [tokenizer.eos])[-(length - tokens) :]
+            whole, tokens = self._read(context, options)
+            prompt = whole[-(length - tokens) :]
 
             def done(ids: list[int]) -> bool:
                 return ids[-1] == tokenizer.eos or any(s in tokenizer.decode(ids) for s in stops)
@@ -156,8 +166,9 @@ def run_lm_eval(
     model.eval()
     try:
         manager = TaskManager(include_path=folders or None)
+        wrapped = wrap_model(model, backend, tokenizer, length, batch_size)
         found = lm_eval.simple_evaluate(
-            model=wrap_model(model, backend, tokenizer, length, batch_size), tasks=tasks, task_manager=manager,
+            model=wrapped, tasks=tasks, task_manager=manager,
             batch_size=batch_size, limit=limit, bootstrap_iters=1000, log_samples=False, num_fewshot=shots,
             fewshot_random_seed=Shots().seed if shots_seed is None else shots_seed,
         )  # fmt: skip
@@ -167,6 +178,12 @@ def run_lm_eval(
         ) from e
     finally:
         model.train(was)
+    for count, what in (
+        (wrapped.cut, "prompts exceed the context and lost their beginning"),
+        (wrapped.shortened, "answers may have fewer tokens than their task asks for: the context has no more"),
+    ):
+        if count:
+            print(f"note       lm_eval: {count:,} {what}", file=sys.stderr)
     asked = {task.name: name for name, task in files.items()}
     numbers: dict[str, dict[str, float]]
     numbers = {n: {k: float(v) for k, v in m.items() if isinstance(v, float)} for n, m in found["results"].items()}

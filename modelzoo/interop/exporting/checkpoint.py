@@ -57,12 +57,15 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
     """
     files, state = checkpoint.load(path)
     saved = check_state(state, path)
-    if not saved.finite:
-        raise UserError(f"{path}: has weights that are not finite; export an earlier checkpoint")
     config = load(config_file, Config) if config_file else _config_of(state, path)
     weights, masks = split_masks(files.get("model", {}))
     check_weights({n: x.shape for n, x in weights.items()}, saved.model, path)
     _check_masks(masks, weights, path)
+    odd = next((n for n, x in weights.items() if not bool(torch.isfinite(x).all())), None)
+    if odd is not None or not saved.finite:
+        raise UserError(
+            f"{path}: has weights that are not finite{f' ({odd})' if odd else ''}; export an earlier checkpoint"
+        )
     folders = manifest.list_folders(config.trainer.fit.train_dataloader) if config.trainer.fit else []
     c = saved.model
     eos = next((e for d in folders if (e := _find_end(d)) is not None and 0 <= e < c.vocab_size), None)

@@ -33,7 +33,11 @@ def export_mdl(path: str, out: str, config_file: str | None) -> str:
     saved = check_state(state, path)
     if init.optimizer is None or init.optimizer.name != saved.optimizer:
         raise UserError(f"{config_file}: trainer.init.optimizer: the checkpoint holds {saved.optimizer} state")
-    write_mdl(out, convert_to_zoo(files, state, init))
+    try:
+        made = convert_to_zoo(files, state, init)
+    except UserError as e:  # of a parameter, which it names
+        raise UserError(f"{path}: {e}") from None
+    write_mdl(out, made)
     masks = sum(map(is_mask, files["model"]))
     lines = [
         f"wrote      {out}: step {saved.global_step}, {len(files['model']) - masks} weights, {masks} masks, "

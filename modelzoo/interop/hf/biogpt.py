@@ -16,11 +16,10 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop.hf.families import FFN_IN, FFN_OUT, LAYER, OUTPUT, QKV
 from modelzoo.interop.hf.model_section import check_section
-from modelzoo.interop.hf.schemas import Layers, Size
+from modelzoo.interop.hf.schemas import ACTIVATIONS, Layers, Size
 from modelzoo.names import HEAD, POSITIONS, WORDS
 from modelzoo.records import Record, check_record
 
-KIND = "biogpt"
 OFFSET, EPSILON = 2, 1e-5
 TOP = {
     "biogpt.embed_tokens": WORDS,
@@ -83,8 +82,7 @@ def read_model_section(found: Any, path: str) -> dict[str, Any]:
     """
     theirs = check_record(found, _BioGPT, path, "is not the config.json of a BioGPT")
     given = {k: getattr(DEFAULTS, k) if (v := getattr(theirs, k)) is None else v for k in _BioGPT.model_fields}
-    act = {"relu2": "squared_relu", "swish": "silu", "gelu_pytorch_tanh": "gelu_new"}
-    given["hidden_act"] = act.get(given["hidden_act"], given["hidden_act"])
+    given["hidden_act"] = ACTIVATIONS.get(given["hidden_act"], given["hidden_act"])
     section = {
         "name": "gpt2",
         **{ours: given[theirs] for theirs, ours in KEYS.items()},

@@ -37,7 +37,9 @@ def read_model(found: Any, path: str) -> Found:
     """
     kind = found.get("model_type") if isinstance(found, dict) else None
     if isinstance(kind, str) and kind not in schemas.KINDS:
-        raise UserError(f"{path}: model_type {kind[:40]!r}; can be imported: {', '.join(schemas.KINDS)}")
+        raise UserError(
+            f"{path}: model_type {kind[:40]!r}; can be imported: {', '.join((*schemas.KINDS, schemas.BIOGPT))}"
+        )
     if kind == "gpt_neox":
         return _read_neox(found, path)
     if kind in schemas.LLAMAS:

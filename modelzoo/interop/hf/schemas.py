@@ -162,3 +162,4 @@ ACTIVATIONS = {
 }  # fmt: skip
 GATES = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "relu": "reglu"}
 KINDS = ("gpt2", "gptj", "gpt_neox", *LLAMAS)
+BIOGPT = "biogpt"  # which `biogpt` reads

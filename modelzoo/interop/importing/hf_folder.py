@@ -18,6 +18,7 @@ from modelzoo.folders import add_kind
 from modelzoo.interop.cards import origin as origins
 from modelzoo.interop.hf import biogpt
 from modelzoo.interop.hf.model_section import read_model
+from modelzoo.interop.hf.schemas import BIOGPT
 from modelzoo.interop.hf.tensor_files import MASKS, read_tensors, require_floats
 from modelzoo.interop.hf.tensors import convert_from_hf
 from modelzoo.interop.importing.initial_masks import describe_initial_masks
@@ -50,7 +51,7 @@ def import_hf(source: str, out: str, params: str | None) -> str:
             "name the adapter with trainer.init.lora.path (or soft_prompt.path)"
         )
     described = read_json(file, add_kind("missing; a Hugging Face model folder has one", source))
-    if isinstance(described, dict) and described.get("model_type") == biogpt.KIND:
+    if isinstance(described, dict) and described.get("model_type") == BIOGPT:
         section, notes, kind = biogpt.read_model_section(described, file), [], "BioGPT"
         convert = biogpt.convert_weights
     else:

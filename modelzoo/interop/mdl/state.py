@@ -79,7 +79,9 @@ def convert_to_zoo(files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str
     saved = check_state(state, "the checkpoint")
     c = saved.model
     if foreign := sorted(n for n in files["model"] if name_weight(n) not in list_parameters(c)):
-        raise UserError(f"{foreign[0]}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead")
+        raise UserError(
+            f"{foreign[0][:120]!a}: Model Zoo's GPT has no such parameter; export to a Hugging Face folder instead"
+        )
     weights, moments = files["model"], files.get("optimizer", {})
     model: dict[str, Any] = dict(weights)
     if c.share_embedding_weights:

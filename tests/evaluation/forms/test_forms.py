@@ -93,6 +93,10 @@ def test_pubmedqas_test_set_comes_from_the_authors_file(tmp_path):
             r"1: unknown label 'perhaps'.*knows yes, no, maybe",
         ),
         (
+            {"questions": {"1": question(LABELS=["AIM"]), "2": question()}},
+            r"pqal_cv_500.json: 1: LABELS: 1 headings of 2 CONTEXTS",
+        ),
+        (
             {"questions": {"1": {"QUESTION": "?"}, "2": question()}},
             r"pqal_cv_500.json: 1: CONTEXTS: is missing; has no QUESTION with CONTEXTS",
         ),

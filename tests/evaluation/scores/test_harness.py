@@ -37,9 +37,11 @@ def requests(kind, *arguments):
 
 def test_loglikelihood(both):
     asked = requests("loglikelihood", ("aspirin", " lowers"), ("", "fever"), ("the ", "fever"), (LONG, " no"))
+    before = both[0].cut
     ours, theirs = (m.loglikelihood(asked, disable_tqdm=True) for m in both)
     for (a, greedy_a), (b, greedy_b) in zip(ours, theirs, strict=True):
         assert a == pytest.approx(b, abs=1e-4) and greedy_a == greedy_b
+    assert both[0].cut == before + 1
     with pytest.raises(UserError, match="exceeds the context of 96"):
         both[0].loglikelihood(requests("loglikelihood", ("a", LONG)), disable_tqdm=True)
 
@@ -53,5 +55,8 @@ def test_loglikelihood_rolling(both):
 def test_generate_until(both):
     options = [{"until": ["\n"], "max_gen_toks": 12}, {"until": ["e", "zz"], "max_gen_toks": 20}, {"max_gen_toks": 5}]
     asked = requests("generate_until", *((("aspirin lowers", o)) for o in options), (LONG, options[0]))
+    before = both[0].cut, both[0].shortened
     ours, theirs = (m.generate_until(asked) for m in both)
-    assert ours == theirs
+    assert ours == theirs and (both[0].cut, both[0].shortened) == (before[0] + 1, before[1])
+    both[0].generate_until(requests("generate_until", ("aspirin", {"max_gen_toks": 96, "until": ["a", "e", "i"]})))
+    assert (both[0].cut, both[0].shortened) == (before[0] + 1, before[1] + 1)

@@ -361,6 +361,10 @@ def test_a_weight_beyond_float16_is_refused_and_never_infinite(world, tmp_path, 
     check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16")
     check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16", name="folder")
     assert run("export", step, tmp_path / "m.gguf", *words, "--dtype", "bfloat16") == 0
+    files["model"]["model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"][0, 0] = float("nan")
+    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 2, files, state, None)
+    for name in ("n.gguf", "folder"):  # whatever its state says of it
+        check_refusal(step, tmp_path, capsys, "ffn.ffn.0.linear_layer.weight); export an earlier", *words, name=name)
 
 
 def test_a_soft_prompt_has_no_place(world, tmp_path, capsys):

@@ -51,7 +51,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     "config",
     [{}, {"hidden_size": 16, "num_attention_heads": 2}, {"scale_embedding": False}, {"tie_word_embeddings": False},
-     {"hidden_act": "relu"}],
+     {"hidden_act": "relu"}, {"hidden_act": "gelu_fast"}],
 )  # fmt: skip
 @torch.no_grad()
 def test_logits_equal_and_go_out_again(tmp_path, config, capsys):

@@ -265,7 +265,10 @@ def test_a_sliding_window_is_the_context():
 @pytest.mark.parametrize(
     "config,names",
     [
-        ({"model_type": "bloom"}, "model_type 'bloom'"),
+        (
+            {"model_type": "bloom"},
+            "'bloom'; can be imported: gpt2, gptj, gpt_neox, llama, mistral, qwen2, biogpt",
+        ),
         ({"model_type": "gpt2", "add_cross_attention": True}, "add_cross_attention"),
         ({}, "model_type"),
         ({"model_type": "llama", "rope_scaling": {"rope_type": "yarn", "factor": 8.0}}, "rope_scaling: 'yarn'"),
