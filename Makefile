@@ -13,8 +13,8 @@ HASHED := $(PIP) --no-deps --require-hashes
 # A file's tests stay in one process: what a fixture trains or lowers for them is made once. Slow files go first.
 PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # What looks at no computed number, and imports nothing that computes one (tests/test_ways.py holds it to that).
-EXACT := $(patsubst %,tests/test_%.py,checksums cli entry files floors lock locks nobody patterns processes progress reading \
-    redact share sink speed_runs ways words) tests/training/test_torchrun.py
+EXACT := $(patsubst %,tests/test_%.py,checksums cli entry file_modes files floors lock locks nobody patterns processes \
+    progress reading redact share sink speed_runs ways words) tests/training/test_torchrun.py
 # Where another processor's rounding could show.
 ARITHMETIC := tests/kernels tests/sparsity tests/models tests/optim $(filter-out $(EXACT),$(wildcard tests/test_*.py)) \
     tests/training tests/interop tests/finetuning $(patsubst %,--ignore=%,$(filter tests/training/%,$(EXACT)))

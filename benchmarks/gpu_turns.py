@@ -18,6 +18,8 @@ import torch
 from harness import rounds, spread
 from train_step import Ours, product
 
+from modelzoo.backends.step import settle
+
 PRODUCT = "plain product"
 Make = Callable[[], Callable[[], object]]  # builds a contestant and returns its step; keeps nothing of it
 
@@ -93,6 +95,18 @@ class Contestant:
             self.step()
         wait(self.args)
 
+    def settle(self) -> None:
+        """Read our queued steps.
+
+        Raises:
+            RuntimeError: one was not finite, so that those after it changed nothing.
+        """
+        if isinstance(self.step, Ours):
+            taken = self.step.run.step
+            settle(self.step.run)
+            if self.step.run.step != taken:
+                raise RuntimeError(f"step {self.step.run.step + 1} was not finite")
+
 
 def compete(args, makers: Mapping[str, Make], base: str, record: Record) -> None:
     """Let each of `makers` take turns with `base`, one of them, and put its figures into `record`."""
@@ -156,6 +170,9 @@ def _take_turns(args, made: Contestant | None, base: Contestant | None) -> dict[
     turns: dict[str, Callable[[], object]] = {"base": base} if base is not None else {}
     turns |= {"shown": made} if made is not None else {}
     times = rounds({**turns, PRODUCT: multiplied}, args.rounds, warmup=1)
+    for contestant in (made, base):
+        if contestant is not None:
+            contestant.settle()
     peak = count / statistics.median(times[PRODUCT])
     seconds = times["shown" if made is not None else "base"]
     middle, tokens = statistics.median(seconds), args.batch * args.length * args.steps

@@ -9,10 +9,12 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO
 
 import modelzoo.tasks.pretrain  # noqa: F401 - torch, for the forks to have
 from modelzoo.cli import main
+from modelzoo.study import run as study
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -87,6 +89,18 @@ def start(arguments: Sequence[object], out: IO | None = None, env: Mapping[str, 
     target = subprocess.DEVNULL if out is None else out
     command = [sys.executable, str(REPO / "run.py"), *words]
     return subprocess.Popen(command, stdout=target, stderr=target, env=dict(env), start_new_session=True)
+
+
+def fork_runs_of_studies(monkeypatch) -> None:
+    """Let the runs of a study in this process start by a fork."""
+
+    def popen(command, stdout, stderr, env, start_new_session):
+        assert command[:3] == [sys.executable, "-c", study.RUN.format(parent=os.getpid())]
+        assert stderr is stdout and start_new_session
+        return start(command[3:], stdout, env)
+
+    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=popen))
+    monkeypatch.setattr(study, "POLL", 0.02)
 
 
 def kill(process: "Forked | subprocess.Popen") -> int:

@@ -8,6 +8,7 @@ import pytest
 from data_preprocessing import cli as data_cli
 from modelzoo import cli
 from modelzoo.evaluation.official.pubmedqa_folds import split_pqal
+from tests.commands import fork_runs_of_studies
 from tests.docs.pages import REPO, commands
 
 STEPS = "trainer.init.loop.max_steps=1000"  # a key is given once
@@ -44,6 +45,7 @@ def prepare(folder) -> None:
 @pytest.mark.slow
 def test_readme_works_line_by_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    fork_runs_of_studies(monkeypatch)
     prepare(tmp_path)
     ran = []
     for command in commands(REPO / "README.md"):
@@ -72,6 +74,7 @@ def test_readme_works_line_by_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.slow
 def test_the_tutorial_works_line_by_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    fork_runs_of_studies(monkeypatch)
     ran = []
     for command in commands(REPO / "docs" / "tutorial.md"):
         words = shlex.split(command.text, comments=True)

@@ -190,7 +190,11 @@ def test_dropout_is_repeatable():
     assert losses[0] == losses[1] and len(set(losses[0])) == 3
 
 
-@pytest.mark.parametrize("name", test_stand_in.KINDS)
+# Not those whose masks turn on last bits of the weights: `CASES` has them, from the same values at each update.
+KINDS = [name for name in test_stand_in.KINDS if name not in (*VARIANTS, "permuted")]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_run_is_the_cpus(name):
     """Positions, adapters, optimizers and ways to sum, by the losses of four steps."""
     kind = test_stand_in.KINDS[name]

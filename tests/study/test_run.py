@@ -3,10 +3,8 @@
 import json
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -31,15 +29,7 @@ def base(data, tmp_path) -> Path:
 
 @pytest.fixture
 def forked(monkeypatch):
-    """The study's runs start by a fork, without the seconds of importing torch."""
-
-    def popen(command, stdout, stderr, env, start_new_session):
-        assert command[:3] == [sys.executable, "-c", study.RUN.format(parent=os.getpid())]
-        assert stderr is stdout and start_new_session
-        return commands.start(command[3:], stdout, env)
-
-    monkeypatch.setattr(study, "subprocess", SimpleNamespace(Popen=popen))
-    monkeypatch.setattr(study, "POLL", 0.02)
+    commands.fork_runs_of_studies(monkeypatch)
 
 
 def write(base: Path, **keys) -> str:
