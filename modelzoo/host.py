@@ -235,7 +235,8 @@ def end_with_parent(parent: int, by: int | None = None) -> None:
     """End this process when the one that started it ends, however it ends: a kill -9 leaves no workers behind.
 
     On Linux the kernel sends SIGKILL when the thread ends that started this process. Elsewhere, and where it is another
-    signal, which the kernel sends again for each thread of the other process, a thread of this one looks every second.
+    signal, which the kernel sends again for each thread of the other process, a thread of this one looks five times a
+    second.
 
     Args:
         parent: the number of the process that started this one. If it is gone already, this one ends now.
@@ -262,7 +263,7 @@ def _watch_parent(parent: int, by: int) -> None:
 
     known = multiprocessing.parent_process()  # Windows keeps the number of a parent that is gone
     while os.getppid() == parent and (known is None or known.is_alive()):
-        time.sleep(1)
+        time.sleep(0.2)
     os.kill(os.getpid(), by)
 
 

@@ -165,9 +165,10 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
 
     Its run ends with it, even if the study is killed.
     """
-    keys = {"budget": {"steps": 150}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
-            "common": {"trainer.init.loop.eval_frequency": 150,
-                       "trainer.init.checkpoint": {"steps": 50, "keep": 1}}}  # fmt: skip
+    # Many more steps than are made before the run looks whether its study is there, on any machine.
+    keys = {"budget": {"steps": 500}, "axes": {"method": {"rigl": {"trainer.init.sparsity": RIGL}}},
+            "common": {"trainer.init.loop.eval_frequency": 500,
+                       "trainer.init.checkpoint": {"steps": 100, "keep": 1}}}  # fmt: skip
     path, out = write(base, **keys), base.parent / "out"
     log = out / "runs" / "rigl-seed1" / "metrics.jsonl"
     env = {**os.environ, "PYTHONPATH": os.getcwd()}  # its run is an interpreter of its own, as a user's is
@@ -183,7 +184,7 @@ def test_interrupted_it_saves_and_goes_on_where_it_was(base, request, number, co
         time.sleep(0.05)
     assert "it resumes exactly" in ended, "the run of a killed study goes on"
     stopped = records(log.parent, "train")[-1]["step"]
-    assert 0 < stopped < 150 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
+    assert 0 < stopped < 500 and (log.parent / "checkpoints" / f"step_{stopped}").is_dir()
     request.getfixturevalue("forked")
     study.run_study(path, [], None, study.Options("CPU"))
     study.run_study(path, [], str(base.parent / "whole"), study.Options("CPU"))
