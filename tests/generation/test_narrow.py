@@ -6,7 +6,7 @@ from torch import nn
 
 from modelzoo.generation.load import load_model
 from modelzoo.generation.narrow import narrow_weights
-from modelzoo.kernels import build, few
+from modelzoo.kernels import few, processor
 from modelzoo.kernels.few import FewRowsLinear
 from modelzoo.sparsity.parameter import PackedLinear
 from tests.generation.conftest import run
@@ -65,7 +65,7 @@ def test_computing_in_bfloat16_comes_close(make, name):
 def test_without_compiled_kernels_torch_widens(make, monkeypatch):
     folder = str(make("learned"))
     expected = write(load_model(folder, dtype="bfloat16"), PROMPTS, GREEDY)
-    monkeypatch.setenv(build.SWITCH, "torch")
+    monkeypatch.setenv(processor.KERNELS, "torch")
     model = load_model(folder, dtype="bfloat16")
     assert few.compiled() is None and model.model.model.lm_head.weight.dtype == torch.bfloat16
     ids, hidden = expected[0].begin, model.model.model.hidden(torch.tensor([expected[0].begin]))

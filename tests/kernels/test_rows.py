@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import build, rows
+from modelzoo.kernels import processor, rows
 
 DTYPES = (torch.bool, torch.int8, torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.float64)
 
@@ -26,7 +26,7 @@ def test_columns_are_gathered_as_torch_selects_them(dtype, leading, dim, seed):
 def test_columns_are_gathered_by_threads_and_without_a_compiler(monkeypatch):
     x, order = torch.randn(300, 1024).bfloat16(), torch.randperm(1024)
     assert torch.equal(rows.gather_columns(x, order), x[:, order])
-    monkeypatch.setenv(build.SWITCH, "torch")
+    monkeypatch.setenv(processor.KERNELS, "torch")
     assert torch.equal(rows.gather_columns(x, order), x[:, order])
 
 
