@@ -100,7 +100,13 @@ PATTERNS = {
         "block": [32, 64],
         "update": UPDATE,
     },
-    "permuted": {"sparsity": 0.75, "block": [32, 32], "init_method": "topk", "permute_inputs": "start"},
+    "permuted": {
+        "sparsity": 0.75,
+        "block": [32, 32],
+        "init_method": "topk",
+        "permute_inputs": "start",
+        "storage": "packed",
+    },
     "packed single weights": {"sparsity": 2 / 3, "storage": "packed"},
 }
 
