@@ -271,6 +271,7 @@ def test_gathered_products_pay_where_dense_ones_are_slow(kind, dtype, densest, m
         assert choose.find_densest(layout, gathered, dtype) == share
         permuted = packed.layout_of(layout.block_mask(), layout.block, torch.arange(256).flip(0))
         assert choose.find_densest(permuted, gathered, dtype) == max(0.0, share - 0.1)
+        assert choose.find_densest(layout, batched, dtype) == (0.1 if densest == (0.0,) * 4 else 0.5)
 
 
 @pytest.mark.parametrize("pattern", [{"block": [32, 32]}, {"shared_inputs": 4}])
