@@ -49,6 +49,12 @@ def gathered(mask: Tensor, block: Sequence[int], order: Tensor | None = None) ->
     return mask if tuple(block) == (1, 1) else tiles(arrange(mask, order), block).any(3).any(2)
 
 
+def find_live(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> Tensor | None:
+    """`gathered` of a mask [out, in] that is constant on each block of its inputs, in `order`; None of another."""
+    live = gathered(mask, block, order)
+    return live if torch.equal(spread(live, block, order), mask) else None
+
+
 def has_blocks(mask: Tensor, block: Sequence[int], order: Tensor | None = None) -> bool:
     """Whether a mask [out, in] is constant on each block of its inputs, in `order`."""
-    return torch.equal(spread(gathered(mask, block, order), block, order), mask)
+    return find_live(mask, block, order) is not None

@@ -79,7 +79,7 @@ def _find_densest_gathered(rows: int, dtype: torch.dtype) -> float:
         return 0.0
     wide = dtype == torch.float32 and processor.processor_class() in processor.X86[1:]
     shares = (0.1, 0.15, 0.25) if wide else (0.25, 0.35, 0.4)
-    return 0.0 if rows < 32 else shares[0 if rows < 64 else 1 if rows < 128 else 2]
+    return 0.0 if rows < TALL else shares[0 if rows < 64 else 1 if rows < 128 else 2]
 
 
 def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[ModuleType, str]:

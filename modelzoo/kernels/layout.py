@@ -130,9 +130,9 @@ def layout_from_mask(mask: Tensor, block: Sequence[int], order: Tensor | None = 
     """
     if not packable(mask.shape, block):
         raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
-    if not blocks.has_blocks(mask, block, order):
+    if (live := blocks.find_live(mask, block, order)) is None:
         raise ValueError(f"the mask is not constant on blocks of {list(block)}")
-    return layout_of(blocks.gathered(mask, block, order), block, order)
+    return layout_of(live, block, order)
 
 
 def pack(weight: Tensor, layout: Layout) -> Tensor:

@@ -46,8 +46,9 @@ def _repeats(loader: DataLoader) -> list[str]:
 
 def _shares(loader: DataLoader) -> list[str]:
     """Parts of a mixture of which an epoch has not each example once."""
-    parts, alone = loader.mixture or (), {"mixture": None}
-    sizes = [manifest.count_examples(loader.model_copy(update={**alone, "data_dir": p.data_dir})) for p in parts]
+    parts = loader.mixture or ()
+    alone = [loader.model_copy(update={"mixture": None, "data_dir": p.data_dir}) for p in parts]
+    sizes = [manifest.count_examples(part) for part in alone]
     known = [n for n in sizes if n]
     if len(known) < len(parts) or not parts:
         return []

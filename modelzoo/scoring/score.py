@@ -121,7 +121,7 @@ def _check_flags(request: Request, foreign: list[str]) -> None:
     for flag, value in (("--data_dir", request.data_dir), ("--split", request.split)):
         if value is None or not foreign:
             continue
-        text = f"{flag} does nothing with {LM_EVAL}{foreign[0]}: the harness brings its own data and splits"
+        text = f"{flag} does nothing with {LM_EVAL}{foreign[0]}: the harness has its own data and splits"
         if len(foreign) == len(request.tasks):
             raise UserError(text)
         print(f"note       {text}", file=sys.stderr)

@@ -191,11 +191,14 @@ def _last_step(metrics: str) -> int:
 def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> None:
     output = matrix.study.output
     wanted = [c for cells in matrix.settings for c in cells if _wanted(matrix, cells, c)]
-    open_ = [c.name for c in wanted if not files(matrix, c).is_finished]
+    open_ = []
     for c in wanted:
-        if c.name not in open_ and files(matrix, c).final_loss is None:
+        own = files(matrix, c)
+        if not own.is_finished:
+            open_.append(c.name)
+        elif own.final_loss is None:
             print(
-                f"note       {files(matrix, c).run.metrics}: has no validation loss of the last step, {c.steps}: its "
+                f"note       {own.run.metrics}: has no validation loss of the last step, {c.steps}: its "
                 "learning rate was not compared",
                 file=sys.stderr,
             )

@@ -21,7 +21,7 @@ from modelzoo.training.checkpoint_state import (
     name_reordering,
     record_config,
 )
-from modelzoo.training.fit import OTHER, Files, check_masks, check_model, read_moments
+from modelzoo.training.compatibility import OTHER, Files, check_masks, check_model, read_moments
 
 EXPLORED = "explored"  # the file of the weights that were ever live; runs whose masks stay have none
 ORDERS = "orders"  # the file of the orders of inputs in which blocks are formed; other runs have none
