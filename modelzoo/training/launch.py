@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded, write_text
 from modelzoo.folders import EMPTY, describe_folder
 from modelzoo.progress import LiveLine, format_size
-from modelzoo.reading import exists, look, read_bytes
+from modelzoo.reading import exists
 from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
@@ -146,7 +145,7 @@ def record(
         line["changes"] = {k: list(v) for k, v in changes.items()}
     try:
         os.makedirs(folder.path, exist_ok=True)
-        if (problem := clear_launches(folder)) is not None:
+        if (problem := logs.clear_launches(folder)) is not None:
             LiveLine().note(problem)
         append_line(folder.launches, json.dumps(redact_values(line)))
         if changes:
@@ -159,30 +158,6 @@ def record(
             LiveLine().note(problem)
     except OSError as e:
         raise UserError(f"{e.filename or folder.path}: cannot be written ({e.strerror}); give another -o") from None
-
-
-def clear_launches(folder: RunFolder) -> str | None:
-    """Leave the lines of launches.jsonl that are whole, so that another may follow: a kill leaves half a line.
-
-    Returns:
-        A line where the file is not what was written; what it was is kept next to it.
-
-    Raises:
-        OSError: it cannot be read, or written anew.
-    """
-    path = folder.launches
-    if (found := look(path)) is None:
-        return None
-    if not stat.S_ISREG(found.st_mode):
-        return f"damaged    {path}: is not a file; it is {set_aside(path)} now"
-    log, data = folder.read_launches(), read_bytes(path)
-    if log.note is None and data.endswith(b"\n"):
-        return None
-    kept = set_aside(path) if log.note is not None else None
-    write_text(path, "".join(json.dumps(record) + "\n" for record in log.records))
-    if kept is None:
-        return None
-    return f"damaged    {path}: lines of it are no launches; it is {kept} now, and the log goes on with those that are"
 
 
 def note_place(folder: RunFolder, out: LiveLine) -> None:
