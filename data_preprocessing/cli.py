@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 from data_preprocessing import limits
 from data_preprocessing.job_flags import ABOUT, add_job_flags
 from modelzoo import entry, host, version
 from modelzoo.config.arguments import Parser, count, integer
+from modelzoo.config.errors import UserError
 
 _DOWNLOAD = """
 PubMed: N means the first N files, A-B a range, 'all' everything; 38 M citations are 40 GB, an hour at 10 MB/s.
@@ -143,11 +145,9 @@ def _tokenizer(verbs) -> None:
     p.add_argument("--source", choices=("pubmed", "pmc", "bioc", "jsonl"), default="pubmed")
     p.add_argument("--output", metavar="FILE", help="tokenizer.json to write (training)")
     p.add_argument("--check", metavar="TOKENIZER", help="compare ids of this tokenizer on all documents instead")
-    p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), default=50257)
-    p.add_argument("--eos_token", default="<|endoftext|>")
-    p.add_argument(
-        "--megabytes", type=integer(1, limits.MEGABYTES), default=200, help="text to read at most (training)"
-    )
+    p.add_argument("--vocab_size", type=integer(257, limits.VOCABULARY), metavar="N", help="training (50257)")
+    p.add_argument("--eos_token", metavar="TOKEN", help="training (<|endoftext|>)")
+    p.add_argument("--megabytes", type=integer(1, limits.MEGABYTES), metavar="N", help="text to read at most (200)")
     p.add_argument("--fim", action="store_true", help="add the fill-in-the-middle tokens")
 
 
@@ -187,7 +187,7 @@ def _inspection(verbs) -> None:
         run_inspect,
     )
     p.add_argument("path")
-    p.add_argument("--examples", type=count, default=1, metavar="N", help="how many to print as text")
+    p.add_argument("--examples", type=count, metavar="N", help="how many to print as text (1)")
     p.add_argument("--tokenizer", metavar="PATH", help="to turn ids to text (default: that of the shards' folder)")
     p.add_argument(
         "--document", metavar="ID", help="what became of the record with this key, PMID, PMCID, id or DOI instead"
@@ -233,6 +233,17 @@ def _synthetic(verbs) -> None:
     p.add_argument("--files", type=integer(1, limits.FILES), default=2)
 
 
+def _refuse_idle(args, names: Sequence[str], why: str) -> None:
+    """Refuse flags that were given and would do nothing.
+
+    Raises:
+        UserError: names the first of them, and `why`.
+    """
+    given = [name for name in names if getattr(args, name) is not None and getattr(args, name) is not False]
+    if given:
+        raise UserError(f"--{given[0]}: does nothing {why}; leave it out")
+
+
 def run_job(args) -> int:
     from data_preprocessing import verbs
 
@@ -248,6 +259,8 @@ def run_download(args) -> int:
 def run_tokenizer(args) -> int:
     from data_preprocessing import verbs
 
+    if args.check:
+        _refuse_idle(args, ("vocab_size", "eos_token", "megabytes", "fim"), "with --check, which trains nothing")
     return verbs.tokenizer(args)
 
 
@@ -260,6 +273,8 @@ def run_pack(args) -> int:
 def run_inspect(args) -> int:
     from data_preprocessing.inspection.describe import print_shards
 
+    if args.document is not None:
+        _refuse_idle(args, ("examples", "tokenizer"), "with --document, which is about one record")
     return print_shards(args)
 
 
@@ -272,6 +287,8 @@ def run_verify(args) -> int:
 def run_report(args) -> int:
     from data_preprocessing.inspection.describe import report
 
+    if not args.scale:
+        _refuse_idle(args, ("documents",), "without --scale")
     return report(args)
 
 

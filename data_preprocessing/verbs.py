@@ -191,13 +191,14 @@ def tokenizer(args) -> int:
             documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
         print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
         return 0
-    special = [args.eos_token, *(tokenizing.FIM_TOKENS if args.fim else ())]
-    text = tokenizing.train(some(tokenizing.batched(texts(args.megabytes * 1e6))), args.vocab_size, special)
+    special = [args.eos_token or "<|endoftext|>", *(tokenizing.FIM_TOKENS if args.fim else ())]
+    wanted, megabytes = args.vocab_size or 50257, args.megabytes or 200
+    text = tokenizing.train(some(tokenizing.batched(texts(megabytes * 1e6))), wanted, special)
     shards.write_bytes(os.path.abspath(args.output), text.encode())
     size = tokenizing.Encoder(text, args.output, "tokenizers").size
-    if size < args.vocab_size:
+    if size < wanted:
         print(
-            f"note: the text has no more than {size:,} entries to learn (asked for {args.vocab_size:,})",
+            f"note: the text has no more than {size:,} entries to learn (asked for {wanted:,})",
             file=sys.stderr,
         )
     print("\n".join(filter(None, [show_passed(passed), f"{args.output}: {size:,} entries"])))

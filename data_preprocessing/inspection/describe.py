@@ -38,7 +38,7 @@ def print_shards(args) -> int:
     folder = os.path.dirname(os.path.abspath(files[0]))
     if manifest := read_manifest(folder):
         print(_describe(total, manifest))
-    _examples(files[0], args.examples, tokenizer)
+    _examples(files[0], 1 if args.examples is None else args.examples, tokenizer)
     return 0
 
 

@@ -20,7 +20,7 @@ def verify(args) -> int:
     """The verb `verify`: prints every fault; exit code 2 where there is one."""
     top = exists(os.path.join(args.path, "job.json"))
     if not os.path.isdir(args.path):
-        raise UserError(f"{args.path}: no such folder")
+        raise UserError(f"{args.path}: {'is a file; name its' if exists(args.path) else 'no such'} folder")
     faults, checked, size = verify_output(args.path) if top else verify_split(args.path)
     if args.tokens:
         folders = [os.path.join(args.path, s) for s in ("train", "val")] if top else [args.path]

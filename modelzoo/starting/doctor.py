@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from modelzoo import host, version
 from modelzoo.backends import arithmetic
 from modelzoo.config.device import Backend, Precision
+from modelzoo.config.errors import UserError
 from modelzoo.kernels import processor
 from modelzoo.progress import format_size
 
@@ -35,7 +36,12 @@ def describe_machine(folder: str = ".") -> list[str]:
 
     Args:
         folder: where runs would be written, for the room on its disk.
+
+    Raises:
+        UserError: it is no folder.
     """
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: is no folder in which runs could be written")
     cores, memory = os.cpu_count() or 1, host.total_memory()
     have = f", {format_size(memory)} of memory" if memory else ""
     lines = [

@@ -56,6 +56,14 @@ def test_no_module_imports_torch(repo):
         (["synthetic", "--output", "x", "--documents", "0"], "must be at least 1"),
         (["pack", "--input", "nowhere", "--output", "o", "--msl", "16", "--eos_id", "0"], "nowhere: no such file"),
         (["tokenizer", "--input", "."], "give either"),
+        (
+            ["tokenizer", "--input", ".", "--check", "t", "--vocab_size", "300"],
+            "--vocab_size: does nothing with --check",
+        ),
+        (["tokenizer", "--input", ".", "--check", "t", "--fim"], "--fim: does nothing with --check"),
+        (["inspect", ".", "--document", "1", "--examples", "0"], "--examples: does nothing with --document"),
+        (["report", ".", "--documents", "5"], "--documents: does nothing without --scale"),
+        (["verify", __file__], "is a file; name its folder"),
     ],
 )
 def test_one_clear_line(cli, tmp_path, monkeypatch, repo, flags, message):

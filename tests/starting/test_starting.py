@@ -102,3 +102,10 @@ def test_a_completion_names_every_mode_verb_and_flag(shell, capsys):
     assert {"CPU", "train_and_eval", "generate", "--checkpoint_path"} <= set(line.replace('"', " ").split())
     if shell == "bash" and shutil.which("bash"):
         assert subprocess.run(["bash", "-n", "-c", line], check=False).returncode == 0
+
+
+def test_doctor_takes_folders_alone(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for name in ("file", "none"):
+        assert main(["doctor", str(tmp_path / name)]) == 2
+        assert f"{tmp_path / name}: is no folder in which runs could be written" in capsys.readouterr().err
