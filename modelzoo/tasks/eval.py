@@ -50,7 +50,7 @@ def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks
             score = validate(choice.backend, run, shards, init.loop.eval_steps)
             where = ", ".join(manifest.list_folders(loader))
             facts = {"checkpoint": path, "step": run.step, "data": where}
-            results.append({**facts, **score.metrics, "tokens": score.tokens})
+            results.append({**facts, **score.metrics, "tokens": score.tokens, "examples": score.examples})
             print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.describe_score(score)}")
     target = RunFolder(options.model_dir).validation_scores
     ranks.first_does(lambda: write_json(target, results))
