@@ -13,6 +13,7 @@ from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
 from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.remarks import Remarks
+from modelzoo.evaluation.examples.sample import take_sample
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.evaluation.prompts.encode import Counts, encode_training
 from modelzoo.evaluation.prompts.soft_prompt import Soft
@@ -91,11 +92,13 @@ class FinetuneTask:
         if (split, fold) not in self._read:
             remarks, limit = Remarks(), self.limits.get(split)
             whole = self.task.examples(split, fold, remarks.add)
-            found = whole[:limit]
+            found = take_sample(whole, limit)
             remark_examples(self.task, split, found, remarks.add)
-            if limit is not None and limit > len(whole):
+            if limit is not None and limit != len(whole):
                 key = "num_examples" if split == "train" else "num_dev_examples"
-                remarks.notes.append(f"trainer.finetune.{key}: {limit:,} are asked for, the split has {len(whole):,}")
+                how = f"are asked for, the split has {len(whole):,}"
+                how = how if limit > len(whole) else f"of the split's {len(whole):,}, drawn by their ids"
+                remarks.notes.append(f"trainer.finetune.{key}: {limit:,} {how}")
             if split == "dev":  # which decides which weights are the best
                 self.task.labelled(found, split)
             self._read[split, fold] = found, remarks

@@ -72,9 +72,8 @@ def _name(r: Mapping[str, Any]) -> str:
 
 
 def _what(r: Mapping[str, Any]) -> str:
-    part = f" (the first {r['max_examples']} only)" if r["max_examples"] == r["counts"]["examples"] else ""
     normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
-    return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
+    return f"{r['split']}: {r['n']} examples; template {r['template']}; by {r['decoding']}{normal}"
 
 
 def _cut(counts: Mapping[str, Any]) -> str:
