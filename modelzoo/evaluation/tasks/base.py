@@ -85,6 +85,10 @@ class Task:
         """Scores by name, `main_metric` among them: numbers, or with weights [resamples, n] arrays [resamples]."""
         raise NotImplementedError
 
+    def find_unit(self, example_id: str) -> str:
+        """What is drawn together with other examples in a bootstrap: the document, where several are of one."""
+        return example_id
+
     def describe(self) -> str:
         """One line for a person: the data, what is predicted, and the metric."""
         raise NotImplementedError
