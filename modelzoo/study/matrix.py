@@ -120,7 +120,7 @@ def describe_matrix(matrix: Matrix, report_time) -> str:
         report_time: seconds to text.
     """
     study = matrix.study
-    rows = [("setting", "runs", "steps", "tokens", "live weights", "FLOPs a run", "dense / sparse", "time a run")]
+    rows = [("setting", "runs", "steps", "tokens", "live at first", "FLOPs a run", "dense / sparse", "time a run")]
     for cells in matrix.settings:
         cell, made = cells[0], plan.make_plan(cells[0].config)
         seconds = cell.dense / study.flops_per_second if study.flops_per_second else None
