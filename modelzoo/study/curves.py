@@ -135,11 +135,12 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, shown, True, titles)
 
 
-def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
+def draw_by_peak(losses: Mapping[str, Mapping[float, float]], others: float | None = None) -> Panel | None:
     """Final loss against the peak learning rate.
 
     Args:
         losses: of the first seed, by setting and peak.
+        others: where the peak is of the decoder's matrices: that of all other weights.
     """
     if not any(len(of) > 1 for of in losses.values()):
         return None
@@ -160,7 +161,9 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
     at_edge = [
         label for label, of in losses.items() if len(of) > 2 and min(of, key=of.__getitem__) in (min(of), max(of))
     ]
-    caption = "One seed each; the ringed rate trains the other seeds." + (
+    caption = "One seed each; the ringed rate trains the other seeds."
+    caption += "" if others is None else f" Rates of the decoder's matrices; all other weights' peak is {others:g}."
+    caption += (
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
         if at_edge
         else ""
