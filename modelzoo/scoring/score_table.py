@@ -1,6 +1,7 @@
 """Format scores as tables: ours with their intervals, the baseline, and published figures kept apart."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -114,6 +115,8 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not recorded in the data's manifest"
     dropped = found["dropped"]
+    if unrecorded := found.get("unrecorded"):
+        return f"not of all data: nothing is recorded for {', '.join(map(os.path.basename, unrecorded))}"
     return (
         f"{len(found['test_sets'])} files, {found['ngram']} words in a row; "
         f"{dropped['benchmark_pmid']} documents left out by id, {dropped['benchmark_overlap']} by shared words"

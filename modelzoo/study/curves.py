@@ -1,5 +1,6 @@
 """Losses: against FLOPs with the Pareto front, against tokens and time, at the end with intervals, and by peak rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from modelzoo.study.draw import Panel, axes, find_unit, legend, limit_axis, log_loss, look, svg
@@ -144,30 +145,33 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]], others: float | No
     """
     if not any(len(of) > 1 for of in losses.values()):
         return None
-    best = {label: min(of, key=of.__getitem__) for label, of in losses.items()}
+    finite = {label: {p: x for p, x in of.items() if math.isfinite(x)} for label, of in losses.items()}
+    best = {label: min(of, key=of.__getitem__) for label, of in finite.items() if of}
     figure, ((plot,),) = axes(height=3.4)
-    for i, (label, of) in enumerate(losses.items()):
+    for i, (label, of) in enumerate(finite.items()):
         colour, style, marker = look(i)
         peaks = sorted(of)
         plot.plot(
             peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label_line(label)
         )
-        plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
+        if of:
+            plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
     plot.set(xlabel="peak learning rate", ylabel="validation loss at the end (nats per token)", xscale="log")
     tried = sorted({peak for of in losses.values() for peak in of})
     plot.set_xticks(tried, [f"{peak:g}" for peak in tried])
     plot.set_xticks([], minor=True)
     legend(figure, plot)
-    at_edge = [
-        label for label, of in losses.items() if len(of) > 2 and min(of, key=of.__getitem__) in (min(of), max(of))
-    ]
-    caption = "One seed each; the ringed rate trains the other seeds."
-    caption += "" if others is None else f" Rates of the decoder's matrices; all other weights' peak is {others:g}."
-    caption += (
+    at_edge = [label for label, of in losses.items() if len(of) > 2 and best.get(label) in (min(of), max(of))]
+    diverged = [f"{label} at {p:g}" for label, of in losses.items() for p in sorted(of) if p not in finite[label]]
+    caption = "".join([
+        "One seed each; the ringed rate trains the other seeds. It was picked by the loss on the validation set that "
+        "this report shows, so the first seed's is a little flattered.",
+        "" if others is None else f" Rates of the decoder's matrices; all other weights' peak is {others:g}.",
+        f" Not finite, and without a point: {', '.join(diverged)}." if diverged else "",
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
         if at_edge
-        else ""
-    )
+        else "",
+    ])  # fmt: skip
     rows = [(label, peak, loss) for label, of in losses.items() for peak, loss in sorted(of.items())]
     return Panel(
         "learning_rates", "Learning rates tried", caption, svg(figure, "rates"), ("group", "peak", "loss"), rows

@@ -125,6 +125,10 @@ def test_peaks_at_the_edge_are_named():
     assert "matrices" not in curves.draw_by_peak(losses).caption
     assert "decoder's matrices; all other weights' peak is 0.005" in curves.draw_by_peak(losses, 5e-3).caption
     assert curves.draw_by_peak({"a": {1e-3: 2.0}}) is None
+    losses = {"a": {1e-3: math.nan, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: math.inf, 2e-3: math.nan}}
+    panel = curves.draw_by_peak(losses)
+    assert "a better one" not in panel.caption and "a at 0.001, b at 0.001, b at 0.002." in panel.caption
+    assert [r[:2] for r in panel.rows] == [(label, p) for label in "ab" for p in losses[label]]
 
 
 class Page(HTMLParser):
