@@ -136,11 +136,12 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, shown, True, titles)
 
 
-def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
+def draw_by_peak(losses: Mapping[str, Mapping[float, float]], others: float | None = None) -> Panel | None:
     """Final loss against the peak learning rate.
 
     Args:
         losses: of the first seed, by setting and peak.
+        others: where the peak is of the decoder's matrices: that of all other weights.
     """
     if not any(len(of) > 1 for of in losses.values()):
         return None
@@ -165,6 +166,7 @@ def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
     caption = "".join([
         "One seed each; the ringed rate trains the other seeds. It was picked by the loss on the validation set that "
         "this report shows, so the first seed's is a little flattered.",
+        "" if others is None else f" Rates of the decoder's matrices; all other weights' peak is {others:g}.",
         f" Not finite, and without a point: {', '.join(diverged)}." if diverged else "",
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
         if at_edge

@@ -29,7 +29,7 @@ from modelzoo.records import Record, check_record, is_inside, read_json, read_re
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
-_STEP = re.compile(r"step_(\d+)(\.replaced)?$")
+_STEP = re.compile(r"step_([0-9]+)(\.replaced)?$")
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 _MISSING = "missing; not a checkpoint of this trainer, or an unfinished one"
 _OTHER = "is not what this trainer writes; it was changed"

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -24,7 +23,7 @@ from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded, write_text
 from modelzoo.folders import EMPTY, describe_folder
 from modelzoo.progress import LiveLine, format_size
-from modelzoo.reading import exists, look
+from modelzoo.reading import exists
 from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import Reduction, TrainState
 from modelzoo.training import checkpoint, console, logs, resume, trackers
@@ -144,10 +143,10 @@ def record(
         line["start"] = {"path": start.path, "states": list(start.states)} if start.path is not None else None
     if changes:
         line["changes"] = {k: list(v) for k, v in changes.items()}
-    if (found := look(folder.launches)) is not None and not stat.S_ISREG(found.st_mode):
-        LiveLine().note(f"damaged    {folder.launches}: is not a file; it is {set_aside(folder.launches)} now")
     try:
         os.makedirs(folder.path, exist_ok=True)
+        if (problem := logs.clear_launches(folder)) is not None:
+            LiveLine().note(problem)
         append_line(folder.launches, json.dumps(redact_values(line)))
         if changes:
             resume.keep_history(folder, run)

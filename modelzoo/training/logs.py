@@ -204,6 +204,34 @@ def cut_back(folder: RunFolder, step: int, facts: Mapping[str, LogFacts]) -> lis
     return [line for line in found if line is not None]
 
 
+def clear_launches(folder: RunFolder) -> str | None:
+    """Leave the lines of launches.jsonl that are whole, so that another may follow: a kill leaves half a line.
+
+    Returns:
+        A line where the file is not what was written; what it was is kept next to it.
+
+    Raises:
+        OSError: it cannot be read, or written anew.
+    """
+    path = folder.launches
+    if (found := look(path)) is None:
+        return None
+    if not stat.S_ISREG(found.st_mode):
+        return f"damaged    {path}: is no file; it is {set_aside(path)} now, and the log goes on without it"
+    log = folder.read_launches()
+    with open_regular(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        if log.note is None and file.read(1) in (b"\n", b""):
+            return None
+    kept = set_aside(path) if log.note is not None else None
+    write_bytes(path, "".join(json.dumps(record) + "\n" for record in log.records).encode())
+    if log.note is None:
+        return None
+    problem = log.note.removeprefix("note").strip()
+    return f"damaged    {problem}; it is {kept} now, and the log goes on with the records that are whole"
+
+
 def _cut(path: str, step: int, facts: LogFacts | None) -> str | None:
     end = facts.unwritten.encode() if facts is not None else b""
     if look(path) is None:

@@ -18,7 +18,7 @@ from modelzoo.files import write_guarded
 from modelzoo.reading import exists, read_bytes
 from modelzoo.sparsity.schedules import held
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, checkpoint_state
+from modelzoo.training import checkpoint, checkpoint_state, logs
 from modelzoo.training.config_changes import config_changes, name_changes
 from modelzoo.training.run_folder import RunFolder
 
@@ -57,7 +57,7 @@ def choose_start(
         states: the parts of it that the command asks for.
         autoload: the config's checkpoint.autoload_last_checkpoint.
         restart: whether the command says --restart.
-        note: is called with a line for each damaged checkpoint that is skipped, and for a run that begins again.
+        note: is called with a line for each damaged checkpoint or log, and for a run that begins again.
 
     Raises:
         UserError: the folder holds a run that the command would abandon without --restart, or nothing but damaged
@@ -86,11 +86,10 @@ def choose_start(
             f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; start again "
             "with --restart (it moves this run aside), or give another -o"
         )
-    launches = folder.read_launches()
-    if launches.note is not None:
-        note(launches.note)
+    if (problem := logs.clear_launches(folder)) is not None:
+        note(problem)
     if named is not None and _same(named, newest):
-        last = next((x for x in reversed(launches.records) if "start" in x), None)
+        last = next((x for x in reversed(folder.read_launches().records) if "start" in x), None)
         repeated = last is None or (last["start"] or {}).get("states") == list(states)
         if states != ALL_STATES and not repeated:
             raise UserError(

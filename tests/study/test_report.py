@@ -122,6 +122,8 @@ def test_time_adds_up_to_the_log(runs, groups):
 def test_peaks_at_the_edge_are_named():
     losses = {"a": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 1.5}}
     assert curves.draw_by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
+    assert "matrices" not in curves.draw_by_peak(losses).caption
+    assert "decoder's matrices; all other weights' peak is 0.005" in curves.draw_by_peak(losses, 5e-3).caption
     assert curves.draw_by_peak({"a": {1e-3: 2.0}}) is None
     losses = {"a": {1e-3: math.nan, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: math.inf, 2e-3: math.nan}}
     panel = curves.draw_by_peak(losses)
