@@ -19,6 +19,11 @@ def note_batches(config: Config) -> list[str]:
         return []
     loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
     found = [*_repeats(loader), *_heads(loader, total_steps(config)), *_repeated_folders(loader), *_shares(loader)]
+    if (model := config.trainer.init.model).loss_scaling == "batch_size":
+        found.append(
+            "loss_scaling: batch_size: the training loss that is shown is a sum over tokens times "
+            f"{model.loss_weight:g} over the batch's sequences; validation's is in nats per token"
+        )
     if accum > 1 and isinstance(loader.micro_batch_size, int) and loader.micro_batch_size * accum != loader.batch_size:
         found.append(
             f"micro_batch_size {loader.micro_batch_size} has no effect next to loop.grad_accum_steps: batches of "

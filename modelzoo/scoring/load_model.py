@@ -97,9 +97,10 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
     if init.tokenizer is not None:
         note_other(words, start_checkpoint.list_tokenizer_places(path))
     facts = {"checkpoint": path, "step": run.step, "dtype": choice.backend.arithmetic.dtype}
-    facts["parameters"] = _count(run.model)
-    if run.sparsity.parameters:
-        facts["sparsity"] = run.sparsity.actual()
+    facts["parameters"] = sum(shape.numel for shape in run.shapes.values())
+    if masked := run.sparsity.parameters:
+        facts["sparsity"] = run.sparsity.actual()  # of the weights under masks
+        facts["live"] = facts["parameters"] - sum(p.shape.numel() - p.live for p in masked)
     if found := read_decontamination(config):
         facts["decontamination"] = found
     return LoadedModel(path, run.model, choice, words, m.max_position_embeddings, Soft.of(init), facts)
@@ -109,12 +110,9 @@ def _folder(path: str, config: Config, choice: Choice) -> LoadedModel:
     model = exported.load_exported(path, choice.backend.device)
     words = load_with_bos(config.trainer.init.tokenizer or path)
     check_vocabulary(words.name, words.size, model.vocab_size)
-    facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": _count(model)}
+    count = sum(p.numel() for p in model.parameters())
+    facts = {"checkpoint": path, "dtype": choice.backend.arithmetic.dtype, "parameters": count}
     return LoadedModel(path, model, choice, words, model.length, Soft(), facts)
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def read_decontamination(config: Config) -> dict[str, Any] | None:

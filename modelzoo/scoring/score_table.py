@@ -69,8 +69,8 @@ def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _name(r: Mapping[str, Any]) -> str:
-    off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
-    return f"this model ({format_amount(r['parameters'])} weights{off})"
+    live = f"{format_amount(r['live'])} of " if "live" in r else ""
+    return f"this model ({live}{format_amount(r['parameters'])} weights{' live' if live else ''})"
 
 
 def _what(r: Mapping[str, Any]) -> str:

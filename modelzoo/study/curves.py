@@ -16,7 +16,7 @@ def points(groups: Sequence[Group]) -> list[tuple]:
     for group in groups:
         for step in group.steps:
             spent = [group.mean(key, step) for key in ("flops", "dense_flops", "tokens", "seconds")]
-            rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.runs)))
+            rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.validated)))
     return rows
 
 
@@ -104,15 +104,15 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     rows = []
     for i, group in enumerate(groups):
         if group.steps:
-            losses = group.losses(group.steps[-1])
-            flops = group.mean("flops", group.steps[-1])
-            rows.append((i, group.label, *interval(losses), len(losses), flops, losses))
+            last = group.steps[-1]
+            losses, flops = group.losses(last), group.mean("flops", last)
+            rows.append((i, group.label, *interval(losses), len(losses), flops, losses, last))
     if not rows:
         return None
     rows.sort(key=lambda r: r[2])
     names = [wrap_label(r[1]) for r in rows]
     figure, ((plot,),) = axes(height=0.8 + sum(0.2 + 0.14 * name.count("\n") + 0.14 for name in names))
-    for y, (i, _, mean, low, high, _, _, losses) in enumerate(rows):
+    for y, (i, _, mean, low, high, _, _, losses, _) in enumerate(rows):
         colour, _, marker = look(i)
         plot.plot(losses, [y] * len(losses), ".", color=colour, alpha=0.5, markersize=5)
         plot.errorbar([mean], [y], xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
@@ -120,10 +120,11 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     cut = limit_axis(plot, "x", [x for r in rows for x in (r[2], *r[7])], [x for r in rows for x in r[3:5]])
     plot.set_ylim(len(rows) - 0.5, -0.5)
     few = min(r[5] for r in rows) < 2
-    caption = f"Mean over seeds with its 95 % interval (Student's t); dots are single runs.{cut}" + (
+    last = "At the last step at which all validated runs of a group were. "
+    caption = f"{last}Mean over seeds with its 95 % interval (Student's t); dots are single runs.{cut}" + (
         " A group with one run has no interval: its difference from others may be the seed's." if few else ""
     )
-    head = ("group", "loss", "low", "high", "runs", "flops")
+    head = ("group", "loss", "low", "high", "runs", "flops", "step")
     titles = (
         "group",
         "validation loss (nats per token)",
@@ -131,8 +132,9 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
         "to",
         "runs",
         "training FLOPs, counted",
+        "step",
     )
-    shown = [(*r[1:3], *(r[3:5] if r[5] > 1 else (None, None)), *r[5:7]) for r in rows]
+    shown = [(*r[1:3], *(r[3:5] if r[5] > 1 else (None, None)), *r[5:7], r[8]) for r in rows]
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, shown, True, titles)
 
 

@@ -275,3 +275,12 @@ def test_a_records_seconds_are_those_of_all_steps_since_the_one_before(data, tmp
     assert [r["step"] for r in records] == [4, 8, 12] and sum(took) >= 0.09
     assert all(0.03 <= 4 * r["waiting"] < 4 * r["seconds"] for r in records)
     assert all(r["tokens_per_second"] == pytest.approx(48 / r["seconds"]) for r in records)
+
+
+def test_a_group_keeps_its_losses_where_a_run_has_none_yet(runs):
+    first, second = (read_run(str(runs / f"dense-seed{s}")) for s in (1, 2))
+    second.validation = [r for r in second.validation if r["step"] < 12]
+    third = results.Result("x", first.config, [], [], [], [], [])
+    (row,) = curves.draw_final_losses([Group("dense", [first, second, third])]).rows
+    ends = [next(r["loss"] for r in run.validation if r["step"] == 8) for run in (first, second)]
+    assert row[1] == pytest.approx(np.mean(ends)) and row[4] == 2 and row[-1] == 8
