@@ -242,11 +242,22 @@ def _describe_path(path: str, shards: bool) -> str:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
-    examples, count = read_manifest(path).get("n_examples"), 0
+    manifest, count = read_manifest(path), 0
+    examples = manifest.get("n_examples")
     if shards:
         count = len(list_shards(path)) if stat.S_ISDIR(found.st_mode) else 0
     return (
         f"{path}  found"
         + (f", {count} shards" if count else "")
         + (f", {examples:,} examples" if isinstance(examples, int) else "")
+        + _describe_counted(manifest)
     )
+
+
+def _describe_counted(manifest: Mapping[str, object]) -> str:
+    """What share of an example's places counts for the loss, where it is not all: the rest is prompts and padding."""
+    examples, msl, counted = (manifest.get(key) for key in ("n_examples", "msl", "loss_tokens"))
+    if not (isinstance(examples, int) and isinstance(msl, int) and isinstance(counted, int) and examples * msl > 0):
+        return ""
+    share = counted / (examples * msl)
+    return f", {share:.1%} of whose tokens count for loss" if share < 0.9995 else ""

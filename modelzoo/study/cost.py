@@ -136,4 +136,5 @@ def _measured(group: Group, twin: Group | None) -> str:
         return f"{mean:,.0f} tokens/s{mfu}"
     ratio = mean / interval(theirs)[0]
     low, high = min(ours) / max(theirs), max(ours) / min(theirs)
-    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense [{low:.2f} to {high:.2f}]{mfu}"
+    spread = f" [{low:.2f} to {high:.2f}]" if len(ours) + len(theirs) > 2 else ", one run each"
+    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense{spread}{mfu}"

@@ -10,7 +10,7 @@ from tests.support import TINY, examples, write_shard
 NOTES = (
     "repeat examples", "repeats examples", "mixture: ",
     "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
-    "in file order", "training needs none", "which the model needs too", "This DataLoader",
+    "in file order", "nats per token", "training needs none", "which the model needs too", "This DataLoader",
 )  # fmt: skip
 
 
@@ -55,6 +55,11 @@ NOTES = (
         ({"num_workers": 2}, {}, ["num_workers 2: there are 1 cores here, which the model needs too"]),
         ({}, {"tokenizer": "none.json"}, ["trainer.init.tokenizer none.json is not there: training needs none, texts"]),
         ({}, {"tokenizer": "d"}, ["trainer.init.tokenizer d holds none: training needs none, texts and exports do"]),
+        (
+            {},
+            {"loss_scaling": "batch_size"},
+            ["loss_scaling: batch_size: the training loss that is shown is a sum over"],
+        ),
         ({}, {"lr": None}, ["neither optimizer.lr nor schedulers give one; it is 0.001 throughout"]),
     ],
 )
@@ -64,7 +69,8 @@ def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, ini
     for folder in "de":
         write_shard(tmp_path / folder / "a.h5", examples(8))
     sections = {
-        "model": {**TINY, "vocab_size": 37}, "optimizer": {"AdamW": {"lr": init.get("lr", 1e-3)}},
+        "model": {**TINY, "vocab_size": 37, "loss_scaling": init.get("loss_scaling", "num_tokens")},
+        "optimizer": {"AdamW": {"lr": init.get("lr", 1e-3)}},
         "precision": {"enabled": False}, "loop": {"max_steps": 1, "grad_accum_steps": init.get("grad_accum_steps", 1)},
         "tokenizer": init.get("tokenizer"),
     }  # fmt: skip

@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -284,3 +285,19 @@ def test_a_group_keeps_its_losses_where_a_run_has_none_yet(runs):
     (row,) = curves.draw_final_losses([Group("dense", [first, second, third])]).rows
     ends = [next(r["loss"] for r in run.validation if r["step"] == 8) for run in (first, second)]
     assert row[1] == pytest.approx(np.mean(ends)) and row[4] == 2 and row[-1] == 8
+
+
+def test_targets_are_those_of_the_checkpoint_whose_masks_are_shown(data, tmp_path):
+    """Of a run that went on after its last checkpoint, while its schedule went on too."""
+    gmp = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 12}, "update": {"freq": 1}}
+    config = tiny_config(data, tmp_path / "gmp", sparsity=gmp)
+    pretrain.train(config, Options(target="CPU", model_dir=str(tmp_path / "gmp")), evaluate=False)
+    shutil.rmtree(tmp_path / "gmp" / "checkpoints" / "step_12")
+    panel = layers.draw_by_layer(group_runs([read_run(str(tmp_path / "gmp"))]))
+    assert all(0 < target < 0.74 and target == pytest.approx(actual) for *_, target, actual in panel.rows)
+
+
+def test_a_speed_of_one_run_against_one_has_no_range(runs):
+    pair = group_runs([read_run(str(runs / n)) for n in ("dense-seed1", "s75-seed1")])
+    cells = {r[0]: r[5] for r in cost.tabulate_savings(pair).rows}
+    assert cells["s75"].endswith("x dense, one run each")
