@@ -18,7 +18,7 @@ from modelzoo.config.load import find_config, load, packaged_configs
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.study import matrix
-from modelzoo.training import state
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import make_run
 
 REPO = Path(__file__).resolve().parents[1]
@@ -206,5 +206,5 @@ def test_the_flag_prints_it(main, capsys):
 
 
 def test_checkpoints_record_it():
-    _, saved = state.snapshot(make_run(), "data")
+    _, saved = snapshot(make_run(), "data")
     assert json.loads(json.dumps(saved))["version"] == version.describe()

@@ -27,6 +27,7 @@ from modelzoo.backends.csx import cstorch, log_to_stderr
 from modelzoo.backends.csx_input import input_batches
 from modelzoo.backends.csx_refusal import explain_refusal
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_optimizer
 from modelzoo.config.trainer import Init
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
@@ -259,7 +260,7 @@ class CSX:
             p.copy_(found["weights"][name])
             for key, value in found["moments"][name].items():
                 run.optimizer.state[p][key].copy_(value)
-            if "step" in run.optimizer.state[p] and parts.require_optimizer(self.init).value.correct_bias:
+            if "step" in run.optimizer.state[p] and require_optimizer(self.init).value.correct_bias:
                 run.optimizer.state[p]["step"].fill_(run.optimizer_step)
         run.sparsity.load_state_dict({name_mask(name): mask for name, mask in found["masks"].items()})
         run.sparsity.explored.forget()  # it changes masks where nobody looks

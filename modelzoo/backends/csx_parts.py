@@ -11,6 +11,7 @@ from modelzoo.backends.csx import cstorch
 from modelzoo.config import optim as o
 from modelzoo.config import sparsity as s
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_optimizer
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask
@@ -19,17 +20,6 @@ from modelzoo.optim.lr import DEFAULT_LR
 from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
 from modelzoo.sparsity.select import live_counts, select_parameters
-
-
-def require_optimizer(init: Init) -> o.Optimizer:
-    """The config's optimizer.
-
-    Raises:
-        UserError: it has none.
-    """
-    if init.optimizer is None:
-        raise UserError("trainer.init.optimizer: missing; a training step needs one")
-    return init.optimizer
 
 
 def make_optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:

@@ -15,6 +15,7 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune, Open, Opening
 from modelzoo.config.model import GPTConfig
+from modelzoo.config.required import require_finetune, require_optimizer
 from modelzoo.config.sparsity import SparsityGroup, Update
 from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.kernels import blocks
@@ -24,7 +25,6 @@ from modelzoo.records import Record, check_record
 from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
-from modelzoo.training.required import require_finetune, require_optimizer
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
 # Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.

@@ -35,8 +35,8 @@ from modelzoo.records import check_record
 from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.parameter import PackedLinear
 from modelzoo.sparsity.select import block_of, select_parameters
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 
 class LoadedModel(NamedTuple):

@@ -8,7 +8,7 @@ from modelzoo.kernels.limits import count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest, group_sizes
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent, find_dense_step, is_packed
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.runs.length import count_micro_batches
 
 DENSE = "dense gradients (update steps)"
 

@@ -19,10 +19,10 @@ from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
 from modelzoo.pruning.choose import Plan, make_algorithm
 from modelzoo.reading import exists
 from modelzoo.sparsity.select import check_sides, group_counts, select_parameters
-from modelzoo.training import checkpoint
-from modelzoo.training.checkpoint_state import read_config
-from modelzoo.training.new_run import load_with_model
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.state_json import read_config
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import load_with_model
 
 
 class Source(NamedTuple):

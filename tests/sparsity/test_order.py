@@ -14,7 +14,9 @@ from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.kernels import blocks, packed
 from modelzoo.sparsity import masks, order
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import ORDERS, snapshot
 from tests.sparsity import pairs
 from tests.support import batch, make_run, train_step
 
@@ -183,51 +185,51 @@ def test_a_run_resumes_bit_by_bit(rule, storage, tmp_path):
     run = permuted_run(rule, storage)
     for step in range(4):
         train_step(run, batch(step), 1)
-    files, facts = state.snapshot(run, "f")
-    path = checkpoint.save(str(tmp_path), run.step, files, facts, None)
-    assert set(files[state.ORDERS]) == {p.name for p in run.sparsity.parameters}
+    files, facts = snapshot(run, "f")
+    path = saving.save(str(tmp_path), run.step, files, facts, None)
+    assert set(files[ORDERS]) == {p.name for p in run.sparsity.parameters}
     again = permuted_run(rule, storage, seed=7)
-    state.restore(again, path, *checkpoint.load(path), "f")
+    restore(again, path, *checkpoint.load(path), "f")
     other = permuted_run(rule, storage, seed=8)
     found, facts = checkpoint.load(path)
-    del found[state.ORDERS]
-    state.restore(other, path, found, facts, "f")
+    del found[ORDERS]
+    restore(other, path, found, facts, "f")
     for p, q in zip(run.sparsity.parameters, other.sparsity.parameters, strict=True):
         assert torch.equal(p.mask, q.mask) and blocks.has_blocks(q.mask, q.block, q.order)
     again.init = run.init
     for step in range(4, 10):
         assert train_step(run, batch(step), 1) == train_step(again, batch(step), 1)
-    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(again, "f")[0].values(), strict=True):
+    for a, b in zip(snapshot(run, "f")[0].values(), snapshot(again, "f")[0].values(), strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_orders_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     run = permuted_run("static")
-    files, facts = state.snapshot(run, "f")
-    path, name = checkpoint.save(str(tmp_path), 0, files, facts, None), run.sparsity.parameters[0].name
+    files, facts = snapshot(run, "f")
+    path, name = saving.save(str(tmp_path), 0, files, facts, None), run.sparsity.parameters[0].name
     other = permuted_run("static", seed=8)
-    before = state.snapshot(other, "f")[0]["model"]
+    before = snapshot(other, "f")[0]["model"]
     for bad in (torch.zeros(16, dtype=torch.int32), torch.randperm(16).int(), torch.arange(4), torch.rand(16)):
         files, facts = checkpoint.load(path)
-        files[state.ORDERS][name] = bad
+        files[ORDERS][name] = bad
         with pytest.raises(UserError, match=r"not of the config's pattern .*permute_inputs: start") as e:
-            state.restore(other, path, files, facts, "f")
+            restore(other, path, files, facts, "f")
         assert "\n" not in str(e.value)
     plain = make_run(
         sparsity={"sparsity": 0.75, "init_method": "topk", "block": [4, 4]}, precision=PRECISION, optimizer=ADAM
     )
     with pytest.raises(UserError, match="not of the config's pattern"):
-        state.restore(plain, path, *checkpoint.load(path), "f")
-    assert all(torch.equal(x, before[n]) for n, x in state.snapshot(other, "f")[0]["model"].items())
+        restore(plain, path, *checkpoint.load(path), "f")
+    assert all(torch.equal(x, before[n]) for n, x in snapshot(other, "f")[0]["model"].items())
 
 
 def test_from_zeros_finds_the_blocks_of_weights_that_are_zero_already(tmp_path):
     run = permuted_run("static")
-    files, facts = state.snapshot(run, "f")
-    path = checkpoint.save(str(tmp_path), 0, files, facts, None)
+    files, facts = snapshot(run, "f")
+    path = saving.save(str(tmp_path), 0, files, facts, None)
     rule = {"sparsity": 0.75, "init_method": "from_zeros", "permute_inputs": "start", "block": [4, 4]}
     again = make_run(sparsity=rule, precision=PRECISION, optimizer=ADAM, seed=4)
-    state.restore(again, path, *checkpoint.load(path), "f", states=("model",))
+    restore(again, path, *checkpoint.load(path), "f", states=("model",))
     for p, q in zip(run.sparsity.parameters, again.sparsity.parameters, strict=True):
         assert torch.equal(p.mask, q.mask)
 

@@ -9,9 +9,10 @@ import pytest
 
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
-from modelzoo.training import checkpoint
-from modelzoo.training.resume import keep_history
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.launch.resume import keep_history
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.folder import RunFolder
 from tests.support import examples, write_shard
 from tests.training.test_promises import files, run, write_config
 
@@ -83,7 +84,7 @@ def test_every_change_is_named(key, hand, trained, tmp_path, capsys):
     assert run(trained / "c.yaml", folder, "--max_steps", 7, "--set", f"{key.removesuffix('.value')}={now}") == 0
     printed = capsys.readouterr().err
     assert f"changed    {key}: {before} -> {now}\n" in printed
-    changes = RunFolder(str(folder)).read_launches().records[-1]["changes"]
+    changes = read_launches(RunFolder(str(folder))).records[-1]["changes"]
     assert changes[key] == [before, now]
     assert changes.keys() == {key, f"{INIT}.loop.max_steps"}, "nothing else is called changed"
     assert load(folder / "config.until_4.yaml", Config) == load(trained / "run/config.yaml", Config)
@@ -116,7 +117,7 @@ def rewrite(step: Path, change) -> None:
     """A checkpoint with a changed state.json, and the manifest that fits."""
     tensors, state = checkpoint.load(str(step))
     change(state)
-    checkpoint.save(str(step.parent), int(step.name.removeprefix("step_")), tensors, state, None)
+    saving.save(str(step.parent), int(step.name.removeprefix("step_")), tensors, state, None)
 
 
 def as_older(state: dict) -> None:

@@ -16,9 +16,9 @@ import torch
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_text
 from modelzoo.planning.start_checkpoint import find_checkpoint
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint, saving
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 
 def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
@@ -30,7 +30,7 @@ def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def save(root, step, finite=True, keep=None):
-    return checkpoint.save(str(root), step, tensors(step), {"global_step": step, "finite": finite}, keep)
+    return saving.save(str(root), step, tensors(step), {"global_step": step, "finite": finite}, keep)
 
 
 def whole(path, step, value=None) -> None:
@@ -337,7 +337,7 @@ def test_a_kill_between_any_two_operations_leaves_a_valid_state(tmp_path, case):
         with pytest.MonkeyPatch.context() as patch:
             done = kill_at(patch, n)
             try:
-                checkpoint.save(str(root), 2, tensors(2 if case != "same step" else 22), later(case), keep)
+                saving.save(str(root), 2, tensors(2 if case != "same step" else 22), later(case), keep)
                 finished = True
             except Killed:
                 finished = False
@@ -391,13 +391,14 @@ def test_a_real_write_limit(tmp_path, limit):
     script = f"""
 import resource, sys, torch
 sys.path.insert(0, {str(REPO)!r})
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints import checkpoint
 from modelzoo.config.errors import UserError
 files = {{"model": {{"w": torch.zeros(30_000)}}, "optimizer": {{"w/step": torch.zeros(40_000)}}}}
-checkpoint.save({str(tmp_path)!r}, 1, files, {{"global_step": 1, "finite": True}}, None)
+saving.save({str(tmp_path)!r}, 1, files, {{"global_step": 1, "finite": True}}, None)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 try:
-    checkpoint.save({str(tmp_path)!r}, 2, files, {{"global_step": 2, "finite": True}}, None)
+    saving.save({str(tmp_path)!r}, 2, files, {{"global_step": 2, "finite": True}}, None)
 except UserError as e:
     print(e)
     sys.exit(2)

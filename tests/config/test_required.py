@@ -3,11 +3,11 @@
 import pytest
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_finetune, require_fit, require_optimizer
 from modelzoo.config.trainer import Config
 from modelzoo.finetuning.masks import make_config
 from modelzoo.study.budget import count_flops
-from modelzoo.training.required import require_finetune, require_fit, require_optimizer
-from modelzoo.training.run_length import count_micro_batches, count_steps
+from modelzoo.training.runs.length import count_micro_batches, count_steps
 from tests.support import TINY, config
 
 BARE = Config.model_validate({"trainer": {"init": {"model": TINY}}})

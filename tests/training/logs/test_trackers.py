@@ -8,10 +8,10 @@ import pytest
 
 from modelzoo.config.errors import UserError
 from modelzoo.tasks import pretrain
-from modelzoo.training import trackers
 from modelzoo.training.build import Options
-from modelzoo.training.logs import Logs
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.logs import trackers
+from modelzoo.training.logs.writing import Logs
+from modelzoo.training.runs.folder import RunFolder
 from tests.study.conftest import tiny_config
 from tests.support import config, examples, write_manifest, write_shard
 

@@ -93,28 +93,6 @@ def describe_config(init: Init) -> dict[str, Any]:
     return redact_values(init.model_dump(mode="json", exclude={"backend"}))
 
 
-def events_folder(init: Init, folder: str) -> str | None:
-    """Where a run's TensorBoard files go; None where its loggers leave TensorBoard out.
-
-    TensorBoard names a run by its folder, so the default is one with the run's name in tensorboard/. What is there
-    already is continued, whatever it is called.
-    """
-    named = [logger.value for logger in init.loggers if logger.name == "TensorBoardLogger"]
-    if init.loggers and not named:
-        return None
-    if named and named[-1].summary_dir:
-        return named[-1].summary_dir
-    root = os.path.join(folder, "tensorboard")
-    try:
-        held = sorted(os.listdir(root))
-    except OSError:
-        held = []
-    if any(name.startswith("events.") for name in held):  # as earlier versions wrote them
-        return root
-    folders = [name for name in held if os.path.isdir(os.path.join(root, name))]
-    return os.path.join(root, folders[0] if folders else os.path.basename(os.path.abspath(folder)))
-
-
 def _package(name: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(extra)

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig, find_difference
+from modelzoo.config.required import require_optimizer
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.names import is_adapter, is_lora, name_mask, name_weight
 from modelzoo.sparsity.group import Group
 from modelzoo.train_state import TrainState
-from modelzoo.training.checkpoint_state import CheckpointState, LoRAFacts
-from modelzoo.training.required import require_optimizer
+from modelzoo.training.checkpoints.state_json import CheckpointState, LoRAFacts
 
 # A run that goes on takes all of its checkpoint (`resume.choose_start`); parts of it start another run.
 OTHER = "another -o, --checkpoint_path and --load_checkpoint_states"

@@ -11,6 +11,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from modelzoo.config.trainer import Init
+
 _NAME = re.compile(r"events\.out\.tfevents\.(\d{1,12})\.")
 
 
@@ -29,6 +31,28 @@ def name_cards(kind: str, values: Mapping[str, float]) -> dict[str, float]:
         tag = kind if key == "loss" else key if kind == "train" else f"{kind}_{key}"
         named[f"{group}/{tag}"] = x
     return named
+
+
+def events_folder(init: Init, folder: str) -> str | None:
+    """Where a run's TensorBoard files go; None where its loggers leave TensorBoard out.
+
+    TensorBoard names a run by its folder, so the default is one with the run's name in tensorboard/. What is there
+    already is continued, whatever it is called.
+    """
+    named = [logger.value for logger in init.loggers if logger.name == "TensorBoardLogger"]
+    if init.loggers and not named:
+        return None
+    if named and named[-1].summary_dir:
+        return named[-1].summary_dir
+    root = os.path.join(folder, "tensorboard")
+    try:
+        held = sorted(os.listdir(root))
+    except OSError:
+        held = []
+    if any(name.startswith("events.") for name in held):  # as earlier versions wrote them
+        return root
+    folders = [name for name in held if os.path.isdir(os.path.join(root, name))]
+    return os.path.join(root, folders[0] if folders else os.path.basename(os.path.abspath(folder)))
 
 
 class Events:

@@ -1,46 +1,28 @@
-"""The logs of a run: metrics.jsonl (what was computed), timing.jsonl (how fast), and TensorBoard's files.
+"""The logs of a run as it writes them: metrics.jsonl (what was computed), timing.jsonl (how fast), TensorBoard's files.
 
 What was computed is kept apart from how fast, so that metrics.jsonl of a resumed run equals the uninterrupted one's to
-the byte. Each checkpoint holds the length and the hash of both: on resume they are cut back to that, and a log that is
-no longer what was written is named, but ends no run.
+the byte. Each checkpoint holds the length and the hash of both (`cutting`).
 """
 
 import contextlib
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
-from pydantic import ConfigDict
-
 from modelzoo.config.errors import UserError
 from modelzoo.files import write_bytes
-from modelzoo.reading import look, open_regular
-from modelzoo.records import Record
-from modelzoo.training.appending import is_there, open_append, set_aside, write_whole
-from modelzoo.training.checkpoint_state import Count, LogFacts
-from modelzoo.training.events import Events, name_cards
-from modelzoo.training.lines import MAX_LINE, Log, parse_line, read_log
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.trackers import Tracker
-
-NO_RECORD = "is no record of a log"
+from modelzoo.reading import look
+from modelzoo.training.checkpoints.state_json import LogFacts
+from modelzoo.training.logs.appending import is_there, open_append, set_aside, write_whole
+from modelzoo.training.logs.tensorboard import Events, name_cards
+from modelzoo.training.logs.trackers import Tracker
+from modelzoo.training.runs.folder import RunFolder
 
 
 class LogError(UserError):
     """A log cannot be written."""
-
-
-class LogRecord(Record):
-    """A line of a log: numbers of one step."""
-
-    model_config = ConfigDict(extra="allow", allow_inf_nan=True)  # a loss may be infinite
-    __pydantic_extra__: dict[str, float | None]  # pyright: ignore[reportIncompatibleVariableOverride]  # pydantic's way
-
-    step: Count
-    kind: str  # train, validation, dev
 
 
 class _Log:
@@ -181,79 +163,3 @@ class NoLogs(Logs):
 
     def write(self, step: int, kind: str, metrics: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """Nothing: rank 0 writes the records of all."""
-
-
-def read(path: str, fits: Callable[[dict], bool] = lambda record: True) -> Log:
-    """The records of a metrics.jsonl or timing.jsonl; `fits` and errors as of `read_log`."""
-    return read_log(path, LogRecord, NO_RECORD, fits)
-
-
-def cut_back(folder: RunFolder, step: int, facts: Mapping[str, LogFacts]) -> list[str]:
-    """Cut a run's logs back to what they held at step `step` (0: nothing). No log, whatever became of it, ends a run.
-
-    Args:
-        facts: by file name, of the checkpoint; older ones have none, and logs are cut by their records' steps.
-
-    Returns:
-        A line for each log that is not what was written; what it was is kept next to it.
-
-    Raises:
-        OSError: a log cannot be written.
-    """
-    found = (_cut(path, step, facts.get(os.path.basename(path))) for path in (folder.metrics, folder.timing))
-    return [line for line in found if line is not None]
-
-
-def _cut(path: str, step: int, facts: LogFacts | None) -> str | None:
-    end = facts.unwritten.encode() if facts is not None else b""
-    if look(path) is None:
-        if facts is None or not facts.bytes:
-            return None
-        write_bytes(path, end)
-        return f"damaged    {path}: is missing; its records until step {step} are lost"
-    try:
-        with open_append(path) as file:
-            if step == 0:
-                file.truncate(0)
-                return None
-            if facts is not None and _hash(file, facts.bytes - len(end), end) == facts.sha256:
-                file.truncate(facts.bytes - len(end))
-                write_whole(file, path, end)
-                return None
-        with open_regular(path) as file:
-            lines = file.read().splitlines(keepends=True)
-    except OSError as e:
-        if (found := look(path)) is None or stat.S_ISREG(found.st_mode):
-            raise
-        aside = set_aside(path)
-        write_bytes(path, end)
-        return f"damaged    {path}: {e.strerror}; it is {aside} now, and the log goes on without it"
-    records = [(line, record) for line in lines if (record := _try(line)) is not None]
-    text = b"".join(line for line, record in records if record["step"] <= step)
-    text += b"" if text.endswith(end) else end
-    others = len(lines) - len(records) - (not lines[-1:] or not lines[-1].endswith(b"\n"))
-    if facts is None and others <= 0:  # an older checkpoint's
-        write_bytes(path, text)
-        return None
-    kept = set_aside(path)
-    write_bytes(path, text)
-    what = f"{others} of its lines are no records" if others > 0 else "it is not what was written"
-    return f"damaged    {path}: {what}; it is {kept} now, and the log goes on with the records that are whole"
-
-
-def _try(line: bytes) -> dict | None:
-    if line.endswith(b"\n") and len(line) <= MAX_LINE:
-        with contextlib.suppress(UserError):
-            return parse_line(line, LogRecord, "", NO_RECORD)
-    return None
-
-
-def _hash(file: BinaryIO, length: int, end: bytes) -> str:
-    """The SHA-256 of the first `length` bytes of a file, and of `end`."""
-    digest, left = hashlib.sha256(), length
-    file.seek(0)
-    while left > 0 and (block := file.read(min(left, 2**20))):
-        digest.update(block)
-        left -= len(block)
-    digest.update(end)
-    return digest.hexdigest()

@@ -10,8 +10,8 @@ from modelzoo.config.load import dump, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.files import making_folder, write_guarded, write_text
 from modelzoo.reading import exists
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.runs.folder import RunFolder
 
 
 def require_empty(out: str) -> None:
@@ -43,7 +43,7 @@ def write_run(
     """Write the whole run folder or nothing; returns its checkpoint.
 
     Args:
-        files, state: of the checkpoint, as `checkpoint.save` takes them. comment: the first line of config.yaml.
+        files, state: of the checkpoint, as `saving.save` takes them. comment: the first line of config.yaml.
         others: the texts of further files by name.
         rest: a folder that is of no more use then. It goes first: a kill between the two leaves neither half-way.
 
@@ -55,7 +55,7 @@ def write_run(
         with making_folder(out) as temporary:
             folder = RunFolder(temporary)
             try:
-                path = checkpoint.save(folder.checkpoints, state["global_step"], files, state, None)
+                path = saving.save(folder.checkpoints, state["global_step"], files, state, None)
             except UserError as e:
                 raise UserError(str(e).replace(temporary, out)) from None
             write_guarded(folder.config, dump(config, comment))

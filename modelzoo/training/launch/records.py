@@ -1,8 +1,7 @@
-"""Checks and records at the beginning of a command that trains."""
+"""What a command that trains records of itself in the run's folder: its launch, the config, how fast it was."""
 
 import json
 import os
-import shutil
 import stat
 import sys
 import time
@@ -15,82 +14,27 @@ from modelzoo.backends import peaks
 from modelzoo.backends.arithmetic import Arithmetic
 from modelzoo.backends.base import Backend
 from modelzoo.backends.peaks import Peak
-from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
-from modelzoo.distributed import Ranks
 from modelzoo.files import write_guarded, write_text
 from modelzoo.folders import EMPTY, describe_folder
-from modelzoo.progress import LiveLine, format_size
-from modelzoo.reading import exists, look
+from modelzoo.progress import LiveLine
+from modelzoo.reading import look
 from modelzoo.redact import redact_text, redact_values
-from modelzoo.train_state import Reduction, TrainState
-from modelzoo.training import checkpoint, console, logs, resume, trackers
-from modelzoo.training.appending import append_line, set_aside
-from modelzoo.training.checkpoint_state import LogFacts
-from modelzoo.training.config_changes import describe_changes as describe_keys
+from modelzoo.train_state import TrainState
+from modelzoo.training import console
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.state_json import LogFacts
+from modelzoo.training.launch import resume
+from modelzoo.training.launch.resume import Start
+from modelzoo.training.logs import trackers
+from modelzoo.training.logs.appending import append_line, set_aside
+from modelzoo.training.logs.cutting import cut_back
 from modelzoo.training.loop import Fitted
-from modelzoo.training.resume import Start
-from modelzoo.training.run_folder import RunFolder, Speed
-
-
-def compare_ranks(ranks: Ranks, config: Config, others: Mapping[str, str]) -> None:
-    """Refuse to run where ranks have other configs, code or data than rank 0.
-
-    Args:
-        others: what else must be the same: what it is, and its hash.
-
-    Raises:
-        UserError: names what differs, and the ranks.
-    """
-    facts = {
-        "the config": dump(config),
-        "the trainer's version": version.describe(),
-        "torch's version": torch.__version__,
-        **others,
-    }
-    ranks.require_same(facts, "start all ranks with the same command, code and files")
-
-
-def settle_reduction(
-    run: TrainState, choice: Choice, batch_size: int, key: str, before: Reduction | None, out: LiveLine
-) -> None:
-    """Decide how a run sums from here on, and note it where it is not as one process alone sums.
-
-    Args:
-        batch_size: of the config's key `key`.
-        before: how it has summed so far, if it has.
-
-    Raises:
-        UserError: the batch cannot be shared out among the ranks.
-    """
-    ranks = choice.backend.ranks
-    run.reduction = decide_reduction(run.init.backend, choice.backend.kind, batch_size, ranks.size, before, key)
-    if run.reduction.threads is not None:
-        torch.set_num_threads(run.reduction.threads)
-    if ranks.size > 1 or run.reduction.exact or (before is not None and before != run.reduction):
-        was = f", until step {run.step} {before.describe()}" if run.step and before not in (None, run.reduction) else ""
-        out.note(f"gradients  {ranks.size} x {batch_size // ranks.size} rows, added up {run.reduction.describe()}{was}")
-
-
-def check_space(run: TrainState, root: str) -> None:
-    """Check that a checkpoint fits on the disk: better before the first step than after the first hour.
-
-    Raises:
-        UserError: less is free under `root` than one checkpoint takes.
-    """
-    need = sum(run.shape(p).numel() * 12 for p in run.parameters.values())
-    folder = os.path.abspath(root)
-    while not os.path.exists(folder):
-        folder = os.path.dirname(folder)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise UserError(
-            f"{folder}: {format_size(free)} free, but one checkpoint takes about {format_size(need)}; "
-            "free some space or give another -o"
-        )
+from modelzoo.training.runs.changes import describe_changes as describe_keys
+from modelzoo.training.runs.folder import RunFolder, Speed
 
 
 def describe_changes(run: TrainState, changes: Mapping[str, tuple[str, str]], arithmetic: Arithmetic) -> list[str]:
@@ -99,7 +43,7 @@ def describe_changes(run: TrainState, changes: Mapping[str, tuple[str, str]], ar
     return describe_keys(changes) + ([change] if change else [])
 
 
-def record(
+def record_launch(
     config: Config,
     command: str,
     folder: RunFolder,
@@ -121,7 +65,7 @@ def record(
     """
     change = console.describe_arithmetic_change(choice.backend.arithmetic, run)
     trackers.require_packages(run.init)
-    checkpoint.prepare(folder.checkpoints)
+    saving.prepare(folder.checkpoints)
     run.origin = resume.find_origin(folder, config, run, start)
     line = {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -155,7 +99,7 @@ def record(
             LiveLine().note(f"damaged    {folder.config}: is a folder; it is {set_aside(folder.config)} now")
         write_guarded(folder.config, dump(config, f"resolved config of `{redact_text(command)}`"))
         facts = run.resumed_from.get("logs", {}) if start.own else {}
-        for problem in logs.cut_back(folder, run.step, {name: LogFacts(**of) for name, of in facts.items()}):
+        for problem in cut_back(folder, run.step, {name: LogFacts(**of) for name, of in facts.items()}):
             LiveLine().note(problem)
     except OSError as e:
         raise UserError(f"{e.filename or folder.path}: cannot be written ({e.strerror}); give another -o") from None
@@ -202,25 +146,3 @@ def measure_speed(backend: Backend, folder: RunFolder, step: int, done: Fitted) 
     if backend.ranks.first:
         record_speed(folder, step, done.tally, memory, peak)
     return memory, peak
-
-
-def check_written(ranks: Ranks, folder: RunFolder, saved: str | None, interrupted: int | None) -> None:
-    """Check that what a run wrote is there still. All ranks must call it.
-
-    Args:
-        saved: its newest checkpoint. interrupted: the signal that ended it: other ranks may be gone, and none waits.
-
-    Raises:
-        UserError: something was removed while the run went on; names it.
-    """
-    if not interrupted:
-        ranks.first_does(lambda: _require_written(folder, saved))
-    elif ranks.first:
-        _require_written(folder, saved)
-
-
-def _require_written(folder: RunFolder, saved: str | None) -> None:
-    files = [folder.config, folder.launches, folder.metrics, folder.timing, *([saved] if saved else [])]
-    if gone := [path for path in files if not exists(path)]:
-        names = ", ".join(os.path.relpath(path, folder.path) for path in gone)
-        raise UserError(f"{folder.path}: {names} {'was' if len(gone) == 1 else 'were'} removed during the run")

@@ -19,16 +19,17 @@ import torch
 from modelzoo import host
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
-from modelzoo.training import background, checkpoint, state
-from modelzoo.training.background import GivenUp, HostCopy, Writer, explain_shortage
-from modelzoo.training.logs import Logs
+from modelzoo.training.checkpoints import background, checkpoint, saving
+from modelzoo.training.checkpoints.background import GivenUp, HostCopy, Writer, explain_shortage
+from modelzoo.training.checkpoints.snapshot import snapshot
+from modelzoo.training.logs.writing import Logs
 from tests.commands import start
 from tests.faults.commands import tree
 from tests.support import batch, examples, make_run, train_step, write_shard
 from tests.training.test_promises import run, write_config
 from tests.training.test_ways_out import fail_at
 
-STEPS, REPO = 8, Path(__file__).resolve().parents[2]
+STEPS, REPO = 8, Path(__file__).resolve().parents[3]
 MODE = "train_and_eval"
 
 
@@ -90,7 +91,7 @@ def delay_saves(monkeypatch, then=None) -> list[tuple[int, int, int]]:
     Returns:
         Of each write: the checkpoint's step, and the last step that was logged when it began and when it ended.
     """
-    found, logged, plain, under_way = [], count_steps(monkeypatch), checkpoint.save, []
+    found, logged, plain, under_way = [], count_steps(monkeypatch), saving.save, []
 
     def save(root, step, *args):
         assert not under_way, "two at once"
@@ -109,7 +110,7 @@ def delay_saves(monkeypatch, then=None) -> list[tuple[int, int, int]]:
         finally:
             under_way.clear()
 
-    monkeypatch.setattr(checkpoint, "save", save)
+    monkeypatch.setattr(saving, "save", save)
     return found
 
 
@@ -198,7 +199,7 @@ def test_without_memory_or_threads_training_waits(what, params, whole, monkeypat
 def test_what_counts_as_room():
     """Against sums by hand: 4 bytes each of weight, gradient and two moments, and torch's count of steps."""
     made = make_run()
-    files, _ = state.snapshot(made, "f")
+    files, _ = snapshot(made, "f")
     n, parameters = sum(p.numel() for p in made.model.parameters()), len(list(made.model.parameters()))
     copy = 12 * n + 4 * parameters
     for ranks in (1, 2):
@@ -215,7 +216,7 @@ def test_a_copy_is_apart_from_the_run_and_its_memory_is_used_again():
     train_step(made, batch())
     addresses = []
     for _ in range(2):
-        live = state.snapshot(made, "f")[0]
+        live = snapshot(made, "f")[0]
         wanted = {(s, n): x.clone() for s, part in live.items() for n, x in part.items()}
         copied = copies.take(live)
         train_step(made, batch(1))
@@ -340,12 +341,12 @@ def test_what_was_given_up_does_not_take_its_place(monkeypatch):
     """Another process may have the folder by then."""
     begun, go = threading.Event(), threading.Event()
     writer, made = Writer(True, print), make_run()
-    files, found = state.snapshot(made, "f")
+    files, found = snapshot(made, "f")
 
     def write(files, placing):
         begun.set()
         go.wait(60)
-        return checkpoint.save("root", 5, files, found, None, placing), 5
+        return saving.save("root", 5, files, found, None, placing), 5
 
     assert writer.start(files, made, 1, write) and begun.wait(60)
     monkeypatch.setattr(background.atexit, "register", lambda action: None)  # it would end the tests
@@ -354,7 +355,7 @@ def test_what_was_given_up_does_not_take_its_place(monkeypatch):
     with pytest.raises(GivenUp):
         writer.finish()
     assert checkpoint.steps("root") == [] and os.listdir("root")  # what is left is removed by the next run
-    checkpoint.clean("root")
+    saving.clean("root")
     assert os.listdir("root") == []
 
 

@@ -1,9 +1,9 @@
 """How long a run is: steps, micro-batches, and steps between validations. No torch."""
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
-from modelzoo.training.required import require_fit
 
 
 def total_steps(config: Config) -> int | None:

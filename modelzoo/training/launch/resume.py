@@ -18,9 +18,10 @@ from modelzoo.files import write_guarded
 from modelzoo.reading import exists, read_bytes
 from modelzoo.sparsity.schedules import held
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, checkpoint_state
-from modelzoo.training.config_changes import config_changes, name_changes
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint, state_json
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.changes import config_changes, name_changes
+from modelzoo.training.runs.folder import RunFolder
 
 FREE = r"\.(update|drop_fraction|storage|max_sparsity)(\.|$)"  # of a sparsity group: a resumed run may change them
 FIXED = ("trainer.init.sparsity", "trainer.init.seed", "trainer.init.soft_prompt", "trainer.init.lora")
@@ -86,7 +87,7 @@ def choose_start(
             f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; start again "
             "with --restart (it moves this run aside), or give another -o"
         )
-    launches = folder.read_launches()
+    launches = read_launches(folder)
     if launches.note is not None:
         note(launches.note)
     if named is not None and _same(named, newest):
@@ -144,7 +145,7 @@ def check_changes(folder: RunFolder, now: Config, run: TrainState) -> dict[str, 
             f"({saved['run']}, not {known}); remove it, or start a run from it: another -o with --checkpoint_path"
         )
     where = f"{folder.checkpoints}: step_{run.step}"
-    before = checkpoint_state.read_config(where, saved) or folder.read_config()
+    before = state_json.read_config(where, saved) or folder.read_config()
     if before is None:
         _check_recorded(where, saved, now.trainer.init)
         return {}
@@ -189,7 +190,7 @@ def find_origin(folder: RunFolder, config: Config, run: TrainState, start: Start
 
 
 def _last_origin(folder: RunFolder) -> str | None:
-    found = (line.get("run") for line in reversed(folder.read_launches().records))
+    found = (line.get("run") for line in reversed(read_launches(folder).records))
     return next((x for x in found if isinstance(x, str)), None)
 
 

@@ -20,7 +20,7 @@ from modelzoo.training.build import Options
 from tests.commands import kill, start
 from tests.support import examples, write_shard
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 STEPS = 24
 UPDATE = {"freq": 5, "stop": 23}  # masks change after steps 5, 10, 15 and 20
 ALGORITHMS = {

@@ -10,10 +10,14 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from modelzoo.training import events, logs
-from modelzoo.training.events import Events
-from modelzoo.training.logs import LogError, Logs
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints.state_json import LogFacts
+from modelzoo.training.logs import tensorboard
+from modelzoo.training.logs.cutting import cut_back
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.logs.lines import read_records
+from modelzoo.training.logs.tensorboard import Events
+from modelzoo.training.logs.writing import LogError, Logs
+from modelzoo.training.runs.folder import RunFolder
 from tests.support import examples, write_shard
 from tests.training.test_promises import run, write_config
 
@@ -74,7 +78,7 @@ def test_a_damaged_log_is_named_and_ends_no_run(damage, name, params, tmp_path, 
     assert run(params, folder, "--max_steps", 5) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("damaged    ")]
     assert str(log) in line
-    assert [r["step"] for r in logs.read(str(log)).records][-2:] == [4, 5]
+    assert [r["step"] for r in read_records(str(log)).records][-2:] == [4, 5]
     if damage != "gone":
         assert (folder / f"{name}.jsonl.set_aside_1").exists()  # what it was is not lost
     if elsewhere is not None:
@@ -91,8 +95,8 @@ def test_what_follows_the_checkpoint_is_cut_without_a_word(params, tmp_path, cap
             (folder / f"{name}.jsonl").write_bytes(text + more)
         config = RunFolder(str(folder))
         state = json.loads((folder / "checkpoints/step_3/state.json").read_text())
-        facts = {n: logs.LogFacts(**of) for n, of in state["logs"].items()}
-        assert logs.cut_back(config, 3, facts) == [], number
+        facts = {n: LogFacts(**of) for n, of in state["logs"].items()}
+        assert cut_back(config, 3, facts) == [], number
         assert {n: (folder / f"{n}.jsonl").read_bytes() for n in before} == before
 
 
@@ -102,9 +106,9 @@ def test_an_older_checkpoints_log_is_cut_by_its_records(tmp_path):
         file.write(
             "".join(json.dumps({"step": s, "kind": "train", "loss": 0.1 * s}) + "\n" for s in range(1, 6)) + '{"st'
         )
-    assert logs.cut_back(folder, 3, {}) == []
-    assert [r["step"] for r in logs.read(folder.metrics).records] == [1, 2, 3]
-    assert logs.cut_back(folder, 0, {}) == [] and logs.read(folder.metrics).records == []
+    assert cut_back(folder, 3, {}) == []
+    assert [r["step"] for r in read_records(folder.metrics).records] == [1, 2, 3]
+    assert cut_back(folder, 0, {}) == [] and read_records(folder.metrics).records == []
 
 
 def test_a_reader_names_the_line_that_is_no_record(tmp_path):
@@ -114,14 +118,14 @@ def test_a_reader_names_the_line_that_is_no_record(tmp_path):
                         ('{"step": 2, "kind": "train", "loss": "low"}', "loss"), ("\xff", "utf-8"), ("", "Expecting"),
                         ('{"step": 2, "kind": "train", "step": 3}', "'step' twice")):  # fmt: skip
         path.write_text(good + line + "\n" + good, encoding="latin-1")
-        log = logs.read(str(path))
+        log = read_records(str(path))
         assert len(log.records) == 2 and re.fullmatch(rf"note .*metrics.jsonl:2: .*{named}.*it is left out", log.note)
         path.write_text((line + "\n") * 3 + good, encoding="latin-1")
-        assert re.match(r"note .*metrics.jsonl:1: .*; 3 such lines are left out", logs.read(str(path)).note)
+        assert re.match(r"note .*metrics.jsonl:1: .*; 3 such lines are left out", read_records(str(path)).note)
         path.write_text(good + line, encoding="latin-1")  # what a kill leaves at the end is no fault
-        assert logs.read(str(path)).note is None and len(logs.read(str(path)).records) == 1
+        assert read_records(str(path)).note is None and len(read_records(str(path)).records) == 1
     path.write_bytes(b"x" * (3 << 20) + b"\n" + good.encode())  # one line, however long
-    log = logs.read(str(path))
+    log = read_records(str(path))
     assert len(log.records) == 1 and "metrics.jsonl:1: " in log.note and "it is left out" in log.note
 
 
@@ -136,7 +140,7 @@ def test_launches_survive_what_is_no_launch_and_name_it(params, tmp_path, capsys
     assert re.fullmatch(
         r"note .*launches.jsonl:1: is no launch of a run \(.*utf-8.*\); 2 such lines are left out", line
     )
-    found = RunFolder(str(folder)).read_launches()
+    found = read_launches(RunFolder(str(folder)))
     assert [x["from_step"] for x in found.records] == [0, 2] and len({x["run"] for x in found.records}) == 1
     assert "launches.jsonl:1: " in found.note and "3 such lines" in found.note  # half a line, too, which is whole now
 
@@ -173,7 +177,7 @@ def test_tensorboard_shows_all_steps_though_the_clock_went_back(back, tmp_path, 
         first.write(step, {"train/loss": float(step)})
     first.close()
     now = time.time()
-    monkeypatch.setattr(events.time, "time", lambda: now - back)
+    monkeypatch.setattr(tensorboard.time, "time", lambda: now - back)
     again = Events(str(tmp_path), 3)
     for step in range(4, 8):
         again.write(step, {"train/loss": float(10 * step)})
@@ -200,7 +204,7 @@ def test_tensorboard_that_cannot_write_ends_no_run(when, data, tmp_path, monkeyp
     assert run(params, folder) == 0
     said = [x for x in capsys.readouterr().err.splitlines() if "TensorBoard" in x]
     assert len(said) == 1 and "metrics.jsonl has all records" in said[0]
-    assert [r["step"] for r in logs.read(str(folder / "metrics.jsonl")).records] == [1, 2, 3, 4]
+    assert [r["step"] for r in read_records(str(folder / "metrics.jsonl")).records] == [1, 2, 3, 4]
 
 
 def test_logs_that_cannot_be_opened_are_one_line(tmp_path):
@@ -222,9 +226,9 @@ def test_a_log_that_cannot_be_seen_is_not_taken_for_a_missing_one(code, tmp_path
             raise OSError(code, os.strerror(code), path)
         return plain(path, *args, **kwargs)
 
-    facts = logs.LogFacts(bytes=29, sha256="")
+    facts = LogFacts(bytes=29, sha256="")
     with monkeypatch.context() as m:
         m.setattr(os, "lstat", failing)
         with pytest.raises(OSError, match=os.strerror(code)):
-            logs.cut_back(folder, 1, {"metrics.jsonl": facts})
-    assert os.listdir(tmp_path) == ["metrics.jsonl"] and len(logs.read(folder.metrics).records) == 1
+            cut_back(folder, 1, {"metrics.jsonl": facts})
+    assert os.listdir(tmp_path) == ["metrics.jsonl"] and len(read_records(folder.metrics).records) == 1

@@ -6,11 +6,15 @@ Whoever reads metrics.jsonl, timing.jsonl or launches.jsonl passes over what is 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from pydantic import ConfigDict
+
 from modelzoo.config.errors import UserError
 from modelzoo.reading import open_regular, parse_json
 from modelzoo.records import Record, check_record
+from modelzoo.training.checkpoints.state_json import Count
 
 MAX_LINE = 2**20  # bytes; a record has some hundred
+NO_RECORD = "is no record of a log"
 
 
 class Log(NamedTuple):
@@ -18,6 +22,16 @@ class Log(NamedTuple):
 
     records: list[dict[str, Any]]
     note: str | None = None
+
+
+class LogRecord(Record):
+    """A line of a log: numbers of one step."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)  # a loss may be infinite
+    __pydantic_extra__: dict[str, float | None]  # pyright: ignore[reportIncompatibleVariableOverride]  # pydantic's way
+
+    step: Count
+    kind: str  # train, validation, dev
 
 
 def read_log(
@@ -46,6 +60,11 @@ def read_log(
         return Log(found)
     which = f"{len(problems):,} such lines are" if len(problems) > 1 else "it is"
     return Log(found, f"note       {problems[0]}; {which} left out")
+
+
+def read_records(path: str, fits: Callable[[dict], bool] = lambda record: True) -> Log:
+    """The records of a metrics.jsonl or timing.jsonl; `fits` and errors as of `read_log`."""
+    return read_log(path, LogRecord, NO_RECORD, fits)
 
 
 def parse_line(line: bytes, schema: type[Record], where: str, if_other: str) -> dict[str, Any]:

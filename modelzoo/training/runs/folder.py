@@ -25,30 +25,8 @@ from modelzoo.config.trainer import Config, Init
 from modelzoo.lock import lock_folder
 from modelzoo.reading import exists
 from modelzoo.records import Record
-from modelzoo.training.lines import Log, read_log
 
 CONFIG, STATE = "config.yaml", "state.json"
-
-
-class Begun(Record):
-    """What a run first started from."""
-
-    path: str
-    states: list[str]
-
-
-class Launch(Record):
-    """A line of launches.jsonl: one command that trained in the folder. Older ones lack some keys."""
-
-    command: str = ""
-    time: str = ""
-    device: str = ""
-    torch: str = ""
-    notes: Annotated[list[str], Field(default_factory=list)]
-    from_step: Annotated[int, Field(ge=0)] = 0
-    run: str | None = None
-    start: Begun | None = None
-    changes: Annotated[dict[str, list[str]], Field(default_factory=dict)]
 
 
 class Speed(Record):
@@ -179,14 +157,6 @@ class RunFolder:
             UserError: it is not one that this version reads.
         """
         return load(self.config, Config) if exists(self.config) else None
-
-    def read_launches(self) -> Log:
-        """launches.jsonl, oldest line first; empty where there is none.
-
-        Raises:
-            UserError: it is there, and cannot be read.
-        """
-        return read_log(self.launches, Launch, "is no launch of a run") if self.begun else Log([])
 
     def move_aside(self) -> str:
         """Move the run that is here into before_N, so that another may begin; nothing is deleted.

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import ALL_STATES
 from modelzoo.names import name_mask
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, batch, make_run, train_step
 
 UPDATE = {"freq": 4, "stop": 15}
@@ -26,7 +29,7 @@ OPTIMIZERS = {
 
 
 def tensors(run) -> dict[str, torch.Tensor]:
-    return {f"{stem}/{n}": x.clone() for stem, part in state.snapshot(run, "f")[0].items() for n, x in part.items()}
+    return {f"{stem}/{n}": x.clone() for stem, part in snapshot(run, "f")[0].items() for n, x in part.items()}
 
 
 def assert_same(a, b) -> None:
@@ -43,11 +46,11 @@ def trained(steps=6, **sections):
 
 
 def save(run, root, fingerprint="f") -> str:
-    return checkpoint.save(str(root), run.step, *state.snapshot(run, fingerprint), None)
+    return saving.save(str(root), run.step, *snapshot(run, fingerprint), None)
 
 
-def restore(run, path, fingerprint="f", states=state.ALL_STATES, strict=True) -> None:
-    state.restore(run, path, *checkpoint.load(path), fingerprint, states, strict)
+def read_back(run, path, fingerprint="f", states=ALL_STATES, strict=True) -> None:
+    restore(run, path, *checkpoint.load(path), fingerprint, states, strict)
 
 
 @pytest.mark.parametrize("kind", SPARSITY)
@@ -67,7 +70,7 @@ def test_a_restored_run_goes_on_exactly(tmp_path, kind, optimizer):
         with torch.no_grad():
             for p in again.model.parameters():
                 p.add_(1.0)  # whatever was there before is gone
-        restore(again, path)
+        read_back(again, path)
         assert (again.step, again.tokens) == (start, start * 48)
         assert [train_step(again, batch(step), 2) for step in range(start, 10)] == losses[start:]
         assert_same(tensors(run), tensors(again))
@@ -79,21 +82,21 @@ def test_skipped_steps_and_the_loss_scale_come_back(tmp_path):
     run.skipped, run.loss_scale.dynamic, run.loss_scale.scale, run.loss_scale.good_steps = 2, True, 256.0, 17
     again = make_run()
     again.loss_scale.dynamic = True
-    restore(again, save(run, tmp_path))
+    read_back(again, save(run, tmp_path))
     assert (again.step, again.skipped, again.unavoidable, again.optimizer_step) == (3, 2, 1, 1)
     assert (again.loss_scale.scale, again.loss_scale.good_steps) == (256.0, 17)
 
 
 def test_finite_is_said(tmp_path):
     run = trained(1)
-    assert state.snapshot(run, "f")[1]["finite"] is True
+    assert snapshot(run, "f")[1]["finite"] is True
     with torch.no_grad():
         next(run.model.parameters())[0, 0] = float("inf")
-    assert state.snapshot(run, "f")[1]["finite"] is False
+    assert snapshot(run, "f")[1]["finite"] is False
 
 
 def test_tied_weights_are_written_once(tmp_path):
-    names = state.snapshot(trained(1), "f")[0]["model"].keys()
+    names = snapshot(trained(1), "f")[0]["model"].keys()
     assert "model.embedding_layer.word_embeddings.weight" in names and "model.lm_head.weight" not in names
 
 
@@ -132,7 +135,7 @@ def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(tmp_path,
     run = trained(1, **ours)
     before = tensors(run)
     with pytest.raises(UserError, match=message) as e:
-        restore(run, path)
+        read_back(run, path)
     assert str(e.value).startswith(path) and "\n" not in str(e.value)
     assert_same(before, tensors(run))
     assert run.step == 1
@@ -141,17 +144,17 @@ def test_a_checkpoint_of_something_else_is_refused_and_changes_nothing(tmp_path,
 def test_other_data_is_refused(tmp_path):
     path, run = save(trained(2), tmp_path), make_run()
     with pytest.raises(UserError, match=r"trained on other data.*--load_checkpoint_states model,optimizer,sparsity"):
-        restore(run, path, fingerprint="g")
-    restore(run, path, fingerprint=None)  # validation has no place in the data
+        read_back(run, path, fingerprint="g")
+    read_back(run, path, fingerprint=None)  # validation has no place in the data
     assert run.step == 2
     other = make_run()
-    restore(other, path, fingerprint="g", states=("model", "optimizer", "sparsity"))
+    read_back(other, path, fingerprint="g", states=("model", "optimizer", "sparsity"))
     assert other.step == 0 and other.optimizer.state[next(other.model.parameters())]["step"].item() == 2
 
 
 @pytest.mark.parametrize("damage", ["entry", "parameter", "shape", "scalar", "step", "file"])
 def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_path, damage):
-    files, facts = state.snapshot(trained(2), "f")
+    files, facts = snapshot(trained(2), "f")
     name = "model.ln_f.weight"
     files["optimizer"] = dict(files["optimizer"])
     if damage == "entry":
@@ -166,22 +169,22 @@ def test_optimizer_state_that_does_not_fit_is_found_before_anything_changes(tmp_
         del files["optimizer"]
     else:
         files["optimizer"] = {k: v for k, v in files["optimizer"].items() if name not in k}
-    path, run = checkpoint.save(str(tmp_path), 2, files, facts, None), make_run()
+    path, run = saving.save(str(tmp_path), 2, files, facts, None), make_run()
     before = tensors(run)
     with pytest.raises(UserError, match=r"optimizer state .*--load_checkpoint_states model,sparsity"):
-        restore(run, path)
+        read_back(run, path)
     assert_same(before, tensors(run))
 
 
 @pytest.mark.parametrize("change", [lambda x: x.T.contiguous(), lambda x: x[:1], lambda x: x.float()])
 def test_a_mask_of_another_form_is_found_before_anything_changes(tmp_path, change):
-    files, facts = state.snapshot(trained(2, sparsity=0.5), "f")
+    files, facts = snapshot(trained(2, sparsity=0.5), "f")
     name = name_mask("model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight")
     files["model"] = {**files["model"], name: change(files["model"][name])}
-    path, run = checkpoint.save(str(tmp_path), 2, files, facts, None), make_run(sparsity=0.5)
+    path, run = saving.save(str(tmp_path), 2, files, facts, None), make_run(sparsity=0.5)
     before = tensors(run)
     with pytest.raises(UserError, match=r"the mask of \S+ffn\S+ is \w+ \[\d+, \d+\], not bool \[32, 16\]; "):
-        restore(run, path)
+        read_back(run, path)
     assert_same(before, tensors(run))
 
 
@@ -191,7 +194,7 @@ def test_a_mask_of_another_form_is_found_before_anything_changes(tmp_path, chang
 ])  # fmt: skip
 def test_what_acts_on_training_alone_may_change(tmp_path, field, value):
     run = make_run(model={**TINY, field: value})
-    restore(run, save(trained(2), tmp_path))
+    read_back(run, save(trained(2), tmp_path))
     assert run.step == 2
 
 
@@ -209,7 +212,7 @@ def test_weights_alone_start_a_sparse_run_that_keeps_the_largest(tmp_path):
     source = trained(4)
     weights = {n: p.detach().clone() for n, p in source.model.named_parameters()}
     run = make_run(sparsity={"sparsity": 0.75, "init_method": "topk"})
-    restore(run, save(source, tmp_path), states=("model",))
+    read_back(run, save(source, tmp_path), states=("model",))
     for p in run.sparsity.parameters:
         w = weights[p.name]
         assert p.live == w.numel() // 4 and torch.equal(p.weight.detach(), torch.where(p.mask, w, 0.0))
@@ -222,7 +225,7 @@ def test_weights_alone_start_a_sparse_run_that_keeps_the_largest(tmp_path):
 def test_from_zeros_reads_the_checkpoints_zeros(tmp_path):
     source = trained(2, sparsity=0.75)
     run = make_run(sparsity={"sparsity": 0.75, "init_method": "from_zeros"})
-    restore(run, save(source, tmp_path), states=("model",))
+    read_back(run, save(source, tmp_path), states=("model",))
     for p, q in zip(run.sparsity.parameters, source.sparsity.parameters, strict=True):
         assert torch.equal(p.mask, p.weight.detach() != 0) and not (p.mask & ~q.mask).any()
 
@@ -231,7 +234,7 @@ def test_from_zeros_reads_the_checkpoints_zeros(tmp_path):
 def test_moments_of_a_denser_run_are_masked(tmp_path, optimizer):
     run = make_run(sparsity=0.75, optimizer=OPTIMIZERS[optimizer])
     path = save(trained(3, optimizer=OPTIMIZERS[optimizer]), tmp_path)
-    restore(run, path, states=("model", "optimizer", "global_step", "dataloader"))
+    read_back(run, path, states=("model", "optimizer", "global_step", "dataloader"))
     assert run.step == 3
     for step in range(3, 6):
         dead_is_zero(run)
@@ -242,7 +245,7 @@ def test_moments_of_a_denser_run_are_masked(tmp_path, optimizer):
 def test_lifting_the_masks(tmp_path):
     """A sparse run's weights as a dense model: the next stage of sparse pre-training, dense fine-tuning."""
     source, run = trained(3, sparsity=0.75), make_run()
-    restore(run, save(source, tmp_path), states=("model",))
+    read_back(run, save(source, tmp_path), states=("model",))
     for (n, p), (_, q) in zip(run.model.named_parameters(), source.model.named_parameters(), strict=True):
         assert torch.equal(p, q), n
     train_step(run, batch(0), 1)
@@ -253,7 +256,7 @@ def test_lifting_the_masks(tmp_path):
 def test_without_model_the_weights_stay(tmp_path):
     run = make_run(seed=8)
     weights = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    restore(run, save(trained(3), tmp_path), states=("optimizer",))
+    read_back(run, save(trained(3), tmp_path), states=("optimizer",))
     for n, p in run.model.named_parameters():
         assert torch.equal(p, weights[n])
     assert run.optimizer.state[next(run.model.parameters())]["step"].item() == 3
@@ -263,20 +266,20 @@ def test_not_strict_takes_what_fits(tmp_path):
     source = trained(3)
     run = make_run(model={**TINY, "num_hidden_layers": 3, "nonlinearity": "relu"})
     fresh = {n: p.detach().clone() for n, p in run.model.named_parameters()}
-    restore(run, save(source, tmp_path), strict=False)
+    read_back(run, save(source, tmp_path), strict=False)
     theirs = dict(source.model.named_parameters())
     for n, p in run.model.named_parameters():
         assert torch.equal(p, theirs[n] if n in theirs else fresh[n]), n
         assert run.optimizer.state[p]["step"].item() == (3 if n in theirs else 0)
     train_step(run, batch(3), 1)
     with pytest.raises(UserError, match="this is a checkpoint of another model"):  # a shape never fits
-        restore(make_run(model={**TINY, "filter_size": 48}), save(source, tmp_path), strict=False)
+        read_back(make_run(model={**TINY, "filter_size": 48}), save(source, tmp_path), strict=False)
 
 
 def test_a_static_run_may_go_on_as_rigl(tmp_path):
     run = make_run(sparsity=SPARSITY["rigl"])
     source = trained(2, sparsity=SPARSITY["static"])
-    restore(run, save(source, tmp_path))
+    read_back(run, save(source, tmp_path))
     for p, q in zip(run.sparsity.parameters, source.sparsity.parameters, strict=True):
         assert torch.equal(p.mask, q.mask)
         assert not run.optimizer.state[p.weight]["born"].any()
