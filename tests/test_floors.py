@@ -44,6 +44,10 @@ ROOMS = {  # the floors inside of a package that has rooms of its own
         "launch": 5, "loop": 4, "logs": 3, "console": 3, "shortage": 3, "runs": 2, "checkpoints": 1, "build": 1,
         "validation": 1, "signals": 1,
     },
+    "modelzoo.kernels": {
+        "attention": 4, "cross_entropy": 4, "products": 4, "few": 3, "triton": 3, "blocks": 2, "compiled": 1,
+        "limits": 0, "processor": 0,
+    },
 }  # fmt: skip
 ROOTS = ("modelzoo", "data_preprocessing")
 PACKAGES = {name for name, _ in FLOORS if (REPO / name.replace(".", "/")).is_dir()}

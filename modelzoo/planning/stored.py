@@ -67,7 +67,7 @@ def count_explored(init: Init) -> int:
 
 
 def count_indices(init: Init, packed: tuple[str, ...]) -> int:
-    """Bytes that say where the live blocks are that are stored alone (`kernels.layout`): every process has all of them.
+    """Bytes that say where blocks are that are stored alone (`kernels.blocks.layout`): each process has all of them.
 
     Args:
         packed: as in `count_stored`.

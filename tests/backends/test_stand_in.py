@@ -13,7 +13,9 @@ from modelzoo.cli import main
 from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
-from modelzoo.kernels import packed, rows
+from modelzoo.kernels.blocks.layout import layout_of
+from modelzoo.kernels.compiled import rows
+from modelzoo.kernels.products import packed
 from modelzoo.train_state import TrainState
 from modelzoo.training.build import build_run
 from modelzoo.training.checkpoints import saving
@@ -206,5 +208,5 @@ def test_the_stand_in_finds_mix_ups():
         assert x.tolist() == x.cpu().tolist() == [1.0] * 3 and float(x.sum()) == 3.0
         assert rows.zero_dead(x, torch.tensor([-1, 0, -1], dtype=torch.int8, device="cuda")) is None
         assert x.tolist() == [1.0, 0.0, 1.0]
-        layout = packed.layout_of(torch.ones(2, 2, dtype=torch.bool, device="cuda"), (2, 2))
+        layout = layout_of(torch.ones(2, 2, dtype=torch.bool, device="cuda"), (2, 2))
         assert isinstance(packed.probe(layout), OnGPU)

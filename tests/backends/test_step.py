@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modelzoo.backends import step as step_module
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
-from modelzoo.kernels import rows
+from modelzoo.kernels.compiled import rows
 from modelzoo.optim.loss_scale import LossScale
 from modelzoo.training import loop
 from modelzoo.training.checkpoints.snapshot import snapshot

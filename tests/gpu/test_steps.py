@@ -5,7 +5,7 @@ import torch
 
 from modelzoo.backends.local import Local
 from modelzoo.backends.step import settle
-from modelzoo.kernels.layout import pack
+from modelzoo.kernels.blocks.layout import pack
 from modelzoo.sparsity.parameter import PackedParameter, SemiStructuredLinear
 from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.backends import test_stand_in

@@ -13,7 +13,7 @@ import torch
 
 from modelzoo.cli import main
 from modelzoo.config.load import dump
-from modelzoo.kernels.blocks import has_blocks
+from modelzoo.kernels.blocks.tiling import has_blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
 from modelzoo.pruning import prune

@@ -9,7 +9,9 @@ from torch import nn
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import batched, blocks, choose, gathered, masked, native, packed
+from modelzoo.kernels.blocks import tiling
+from modelzoo.kernels.blocks.layout import layout_of
+from modelzoo.kernels.products import batched, choose, gathered, masked, native, packed
 from modelzoo.models.decoder import DecoderLayer
 from modelzoo.sparsity import storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
@@ -261,7 +263,7 @@ def test_what_is_packed_and_what_is_said():
 def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, block, densest, inputs):
     order = torch.arange(256 // block[0] * inputs // block[1]).view(256 // block[0], -1)
     for live in range(1, 21):
-        layout = packed.layout_of(order * 20 < live * order.numel(), block)
+        layout = layout_of(order * 20 < live * order.numel(), block)
         assert storage.pays(layout, kernel, torch.float32) is (inputs == 256 and layout.density <= densest)
 
 
@@ -269,9 +271,9 @@ def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, bl
 def test_gathered_products_pay_where_dense_ones_are_slow(kind, dtype, densest, monkeypatch):
     monkeypatch.setattr(choose.processor, "processor_class", lambda: kind)
     for rows, share in zip((16, 32, 64, 128), densest, strict=True):
-        layout = packed.layout_of(torch.ones(256 // rows, 8, dtype=torch.bool), (rows, 32))
+        layout = layout_of(torch.ones(256 // rows, 8, dtype=torch.bool), (rows, 32))
         assert choose.find_densest(layout, gathered, dtype) == share
-        permuted = packed.layout_of(layout.block_mask(), layout.block, torch.arange(256).flip(0))
+        permuted = layout_of(layout.block_mask(), layout.block, torch.arange(256).flip(0))
         assert choose.find_densest(permuted, gathered, dtype) == max(0.0, share - 0.1)
         assert choose.find_densest(layout, batched, dtype) == (0.1 if densest == (0.0,) * 4 else 0.5)
 
@@ -283,7 +285,7 @@ def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
         run = make_run(model=model, sparsity={"sparsity": sparsity, **pattern})
         (group,) = run.sparsity.groups
         for p in group.parameters:
-            layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
+            layout = layout_of(tiling.gathered(p.mask, p.block), p.block)
             kernel = choose.choose_kernel(layout, torch.device("cpu"), torch.float32)
             assert isinstance(p, PackedParameter) is (
                 layout.density <= choose.find_densest(layout, kernel, torch.float32)

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from modelzoo.kernels import semi_structured
-from modelzoo.kernels.semi_structured import is_two_of_four
+from modelzoo.kernels.products import semi_structured
+from modelzoo.kernels.products.semi_structured import is_two_of_four
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.parameter import SemiStructuredLinear, SparseParameter
 from modelzoo.training.checkpoints import checkpoint, saving

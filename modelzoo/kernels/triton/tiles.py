@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.blocks.layout import Layout
 
 try:
     from triton.tools.tensor_descriptor import TensorDescriptor  # pyright: ignore[reportMissingImports]

@@ -1,4 +1,4 @@
-"""The products of a packed weight in C++, compiled on first use for the processor at hand (csrc/).
+"""The products of a packed weight in C++, compiled on first use for the processor at hand (compiled/csrc/).
 
 Serves float32 anywhere, and bfloat16 where the kernels were compiled for a processor that multiplies it. Elsewhere a
 run computes in float32; one that insists on bfloat16 has its activations widened to float32 here, which is as exact
@@ -10,18 +10,11 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import library, pointer
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.blocks.c_struct import weight_of
+from modelzoo.kernels.blocks.layout import Layout
+from modelzoo.kernels.compiled.build import library, pointer
 
 NAME = "C++"
-
-
-class _Weight(ctypes.Structure):
-    """`struct Weight` of csrc/pack.h."""
-
-    _fields_ = [(name, ctypes.c_int64) for name in ("out", "input", "R", "C")] + [
-        (name, ctypes.c_void_p) for name in ("row_ptr", "cols", "col_ptr", "col_rows", "by_column", "values")
-    ]
 
 
 def serves(layout: Layout, dtype: torch.dtype) -> bool:
@@ -31,14 +24,8 @@ def serves(layout: Layout, dtype: torch.dtype) -> bool:
 
 
 def name_library(layout: Layout) -> str:
-    """The file of csrc/ that holds the pattern's kernels, and the first part of their names."""
+    """The file of compiled/csrc/ that holds the pattern's kernels, and the first part of their names."""
     return "single" if layout.block == (1, 1) else "block"
-
-
-def weight_of(values: Tensor, layout: Layout) -> _Weight:
-    """`struct Weight` of live blocks; the caller keeps `values`, float32 and contiguous, alive."""
-    index = (layout.row_ptr, layout.cols, layout.col_ptr, layout.col_rows, layout.by_column)
-    return _Weight(*layout.shape, *layout.block, *(t.data_ptr() for t in (*index, values)))
 
 
 def _call(name: str, values: Tensor, layout: Layout, x: Tensor, *others: Tensor | None) -> None:

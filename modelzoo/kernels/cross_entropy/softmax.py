@@ -6,7 +6,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import Unavailable, library, pointer
+from modelzoo.kernels.compiled.build import Unavailable, library, pointer
 
 PIECE_BYTES = 4 << 20  # float32 softmax at a time on a CPU: what the cache holds
 WORTH = 1 << 20  # logits from which a compiled pass pays for the compiler's seconds
@@ -41,10 +41,10 @@ def cross_entropy_(logits: Tensor, labels: Tensor, losses: Tensor, gradient: boo
 def _find_triton() -> ModuleType | None:
     """The pass for GPUs, where Triton is installed."""
     try:
-        from modelzoo.kernels import triton_softmax
+        from modelzoo.kernels.triton import softmax
     except ImportError:
         return None
-    return triton_softmax
+    return softmax
 
 
 def _compiled(logits: Tensor, labels: Tensor, losses: Tensor, gradient: bool) -> None:

@@ -8,8 +8,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import build, choose, gathered, masked, native, processor, rows, scattered
-from modelzoo.kernels.packed import layout_of, linear, pack, unpack
+from modelzoo.kernels import processor
+from modelzoo.kernels.blocks.layout import layout_of, pack, unpack
+from modelzoo.kernels.compiled import build, rows
+from modelzoo.kernels.products import choose, gathered, masked, native, scattered
+from modelzoo.kernels.products.packed import linear
 
 BLOCKS = [(1, 1), (32, 1), (32, 2), (32, 3), (64, 1), (32, 32), (64, 64), (32, 64), (64, 32), (96, 16)]
 TOLERANCE = {torch.float32: 2e-5, torch.bfloat16: 6e-3}  # of |want| + mean |want|: some roundings; half a bfloat16 step

@@ -10,8 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from modelzoo.kernels import masked
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.blocks.layout import Layout, unpack
 
 NAME = "Triton"
 TOKENS = 64  # of a tile
@@ -108,7 +107,7 @@ def backward_x(dy: Tensor, values: Tensor, layout: Layout) -> Tensor:
     """dy [n, out] -> [n, in] in dy's dtype."""
     (out, inputs), (r, c), n = layout.shape, layout.block, dy.shape[0]
     if c not in (16, 32, 64, 128):
-        return masked.backward_x(dy, values, layout)
+        return dy @ unpack(values.to(dy.dtype), layout)
     dx = dy.new_empty(n, inputs)
     _backward_x[triton.cdiv(n, TOKENS), inputs // c](
         dy.contiguous(),

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from modelzoo.kernels.cross_entropy.softmax import cross_entropy_
 from modelzoo.kernels.limits import count_head_rows
-from modelzoo.kernels.softmax import cross_entropy_
 
 
 class _LinearCrossEntropy(torch.autograd.Function):

@@ -7,9 +7,10 @@ from types import ModuleType
 
 import torch
 
-from modelzoo.kernels import batched, gathered, masked, native, processor, scattered
-from modelzoo.kernels.build import Unavailable, library
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels import processor
+from modelzoo.kernels.blocks.layout import Layout
+from modelzoo.kernels.compiled.build import Unavailable, library
+from modelzoo.kernels.products import batched, gathered, masked, native, scattered
 
 TALL = 32  # rows of a block from which one gathered product per block row may beat the dense product on a CPU; twice
 # as many in 16 bits, where products are quicker and gathering is not
@@ -112,12 +113,12 @@ def _on_gpu(layout: Layout, dtype: torch.dtype) -> tuple[ModuleType, str]:
     if may_batch(layout.block, "cuda") and layout.even:  # shared inputs
         return batched, ""
     try:
-        from modelzoo.kernels import triton_blocks, triton_tiles
+        from modelzoo.kernels.triton import blocks, tiles
     except ImportError:
         return masked, "Triton is not installed"
-    if triton_tiles.serves(layout, dtype):
-        return triton_tiles, ""
-    if not triton_blocks.serves(layout, dtype):
+    if tiles.serves(layout, dtype):
+        return tiles, ""
+    if not blocks.serves(layout, dtype):
         return masked, "Triton's kernels are for blocks of 16, 32, 64 or 128 rows"
     narrow = layout.block[1] not in (16, 32, 64, 128)
-    return triton_blocks, "dX of narrow blocks is dense" if narrow else ""
+    return blocks, "dX of narrow blocks is dense" if narrow else ""

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 HOLD = """
 import torch
-from modelzoo.kernels import triton_blocks as kernel
-from modelzoo.kernels.blocks import arrange
-from modelzoo.kernels.layout import layout_of, pack, unpack
+from modelzoo.kernels.triton import blocks as kernel
+from modelzoo.kernels.blocks.tiling import arrange
+from modelzoo.kernels.blocks.layout import layout_of, pack, unpack
 
 torch.manual_seed(0)
 for block in [(16, 16), (32, 32), (64, 64), (128, 128), (128, 16), (32, 64), (32, 1), (32, 2), (64, 3)]:
@@ -40,8 +40,8 @@ for block in [(16, 16), (32, 32), (64, 64), (128, 128), (128, 16), (32, 64), (32
                     scale = want.abs() + want.abs().mean() + 1e-30
                     assert ((got.double() - want).abs() / scale).max() < near, (block, density, tokens, dtype)
 
-from modelzoo.kernels import triton_tiles as tiles
-from modelzoo.kernels.triton_softmax import cross_entropy_
+from modelzoo.kernels.triton import tiles as tiles
+from modelzoo.kernels.triton.softmax import cross_entropy_
 
 def hold_tiles(block, density, tokens, tma, permuted=False):
     dtype, live = torch.float16, torch.rand(2, 3) < density
@@ -106,8 +106,8 @@ def test_the_largest_tiles_fit_every_generation(capability, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from modelzoo.kernels import triton_blocks as blocks
-    from modelzoo.kernels import triton_tiles as tiles
+    from modelzoo.kernels.triton import blocks as blocks
+    from modelzoo.kernels.triton import tiles as tiles
 
     side, found = 128, {}
     floats, fetches = "*" + dtype, capability >= 90

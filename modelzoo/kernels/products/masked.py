@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.layout import Layout, pack, unpack
+from modelzoo.kernels.blocks.layout import Layout, pack, unpack
 
 NAME = "torch, masked-dense"
 

@@ -7,7 +7,7 @@ as [G * k, out / G, 1]. Torch alone, on any device, at the speed of its dense pr
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.blocks.layout import Layout
 
 NAME = "torch, batched"
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 
 
 def packable(shape: Sequence[int], block: Sequence[int]) -> bool:
@@ -93,7 +93,7 @@ class Layout:
 
     def mask(self) -> Tensor:
         """[out, in] bool: where weights live."""
-        return blocks.spread(self.block_mask(), self.block, self.order)
+        return tiling.spread(self.block_mask(), self.block, self.order)
 
 
 def layout_of(live: Tensor, block: Sequence[int], order: Tensor | None = None) -> Layout:
@@ -130,15 +130,15 @@ def layout_from_mask(mask: Tensor, block: Sequence[int], order: Tensor | None = 
     """
     if not packable(mask.shape, block):
         raise ValueError(f"a mask of {list(mask.shape)} does not divide into blocks of {list(block)}")
-    if (live := blocks.find_live(mask, block, order)) is None:
+    if (live := tiling.find_live(mask, block, order)) is None:
         raise ValueError(f"the mask is not constant on blocks of {list(block)}")
     return layout_of(live, block, order)
 
 
 def pack(weight: Tensor, layout: Layout) -> Tensor:
     """The live blocks of `weight` [out, in] as a new [nnz, R, C], any dtype (weights, gradients, moments, masks)."""
-    weight = blocks.arrange(weight, layout.order)
-    return blocks.tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
+    weight = tiling.arrange(weight, layout.order)
+    return tiling.tiles(weight, layout.block)[layout.rows.long(), layout.cols.long()]
 
 
 def repack(values: Tensor, before: Layout, after: Layout) -> Tensor:
@@ -167,5 +167,5 @@ def _have_one_order(a: Layout, b: Layout) -> bool:
 def unpack(values: Tensor, layout: Layout, fill: float = 0.0) -> Tensor:
     """The dense [out, in] of live blocks `values` [nnz, R, C], `fill` elsewhere. `pack` takes it back bit for bit."""
     dense = torch.full(layout.shape, fill, dtype=values.dtype, device=values.device)
-    blocks.tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
-    return blocks.arrange(dense, layout.inverse)
+    tiling.tiles(dense, layout.block)[layout.rows.long(), layout.cols.long()] = values
+    return tiling.arrange(dense, layout.inverse)

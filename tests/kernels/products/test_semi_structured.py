@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modelzoo.kernels.semi_structured import is_two_of_four, linear, unavailable
+from modelzoo.kernels.products.semi_structured import is_two_of_four, linear, unavailable
 
 
 def two_of_four(out: int, inputs: int) -> torch.Tensor:

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import batched, choose, gathered, masked, native, scattered
-from modelzoo.kernels.packed import layout_from_mask, layout_of, linear, pack, packable, probe, repack, unpack
+from modelzoo.kernels.blocks.layout import layout_from_mask, layout_of, pack, packable, repack, unpack
+from modelzoo.kernels.products import batched, choose, gathered, masked, native, scattered
+from modelzoo.kernels.products.packed import linear, probe
 
 BLOCKS = [(1, 1), (2, 3), (32, 1), (32, 2), (16, 16), (32, 32), (64, 64)]
 
@@ -68,7 +69,7 @@ def test_a_mask_must_follow_its_blocks():
 @pytest.mark.parametrize("block", BLOCKS)
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_float64_products_equal_dense_ones(monkeypatch, kernel, block, density):
-    monkeypatch.setattr("modelzoo.kernels.packed.choose_kernel", lambda *_: kernel)
+    monkeypatch.setattr("modelzoo.kernels.products.packed.choose_kernel", lambda *_: kernel)
     layout = layout_of(live_blocks(3, 4, density), block)
     out, inputs = layout.shape
     torch.manual_seed(1)
@@ -89,7 +90,7 @@ def test_float64_products_equal_dense_ones(monkeypatch, kernel, block, density):
 
 @pytest.mark.parametrize("kernel", [gathered, masked, batched], ids=lambda m: m.__name__.split(".")[-1])
 def test_gradcheck(monkeypatch, kernel):
-    monkeypatch.setattr("modelzoo.kernels.packed.choose_kernel", lambda *_: kernel)
+    monkeypatch.setattr("modelzoo.kernels.products.packed.choose_kernel", lambda *_: kernel)
     layout = layout_of(torch.tensor([[True, False, True], [False, True, True]]), (4, 2))
     torch.manual_seed(0)
     x, values, bias = (

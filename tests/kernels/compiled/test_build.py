@@ -12,9 +12,10 @@ import pytest
 
 from modelzoo import host
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import build, processor
+from modelzoo.kernels import processor
+from modelzoo.kernels.compiled import build
 
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 SOURCE = '#include "units.h"\nextern "C" int lanes() { return LANES; }\nextern "C" int has_bf16() { return 0; }\n'
 
 
@@ -182,7 +183,9 @@ def test_cxx_may_carry_arguments(tiny, monkeypatch):
 
 def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
     code = (
-        "import torch; from modelzoo.kernels.packed import *; from modelzoo.kernels.choose import describe_choice\n"
+        "import torch; from modelzoo.kernels.blocks.layout import layout_of\n"
+        "from modelzoo.kernels.products.choose import describe_choice\n"
+        "from modelzoo.kernels.products.packed import linear\n"
         "layout = layout_of(torch.tensor([[True, False], [True, True]]), (32, 32))\n"
         "for _ in range(2): y = linear(torch.ones(2, 64), torch.ones(3, 32, 32), layout)\n"
         "print(y.sum().item(), describe_choice(layout, torch.device('cpu'), torch.float32))"
@@ -196,7 +199,8 @@ def test_without_a_compiler_torch_serves_and_says_why_once(tmp_path):
 
 
 def test_processes_that_compile_at_once_share_one_library(tiny):
-    code = "import sys, pathlib; from modelzoo.kernels import build; build.SOURCES = pathlib.Path(sys.argv[1])\n"
+    code = "import sys, pathlib; from modelzoo.kernels.compiled import build\n"
+    code += "build.SOURCES = pathlib.Path(sys.argv[1])\n"
     code += "print(build.compile_library('tiny', pathlib.Path(sys.argv[2])))"
     env = {**os.environ, "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-c", code, str(build.SOURCES), str(tiny / "both")]

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from modelzoo.kernels import limits
-from modelzoo.kernels import linear_cross_entropy as kernel
-from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
+from modelzoo.kernels.cross_entropy import linear as kernel
+from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
 from tests.memory import PeakMemory
 
 

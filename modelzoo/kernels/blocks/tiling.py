@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.rows import gather_columns
+from modelzoo.kernels.compiled.rows import gather_columns
 
 
 def arrange(x: Tensor, order: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.layout import Layout
+from modelzoo.kernels.blocks.layout import Layout
 
 NAME = "torch, gathered"
 

@@ -9,9 +9,9 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import library, pointer
-from modelzoo.kernels.layout import Layout
-from modelzoo.kernels.native import weight_of
+from modelzoo.kernels.blocks.c_struct import weight_of
+from modelzoo.kernels.blocks.layout import Layout
+from modelzoo.kernels.compiled.build import library, pointer
 
 NAME = "dense products on AMX"
 

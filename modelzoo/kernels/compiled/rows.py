@@ -5,7 +5,7 @@ import ctypes
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.build import Unavailable, library, pointer
+from modelzoo.kernels.compiled.build import Unavailable, library, pointer
 
 DTYPES = (torch.float32, torch.bfloat16)
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes

@@ -19,12 +19,10 @@ import torch
 from torch import Tensor
 
 from modelzoo.kernels import few
-from modelzoo.kernels.blocks import arrange
-from modelzoo.kernels.choose import choose_kernel, may_batch
-from modelzoo.kernels.layout import Layout, layout_from_mask, layout_of, pack, packable, repack, unpack
-from modelzoo.kernels.rows import sum_rows
-
-__all__ = ["Layout", "layout_from_mask", "layout_of", "linear", "pack", "packable", "probe", "repack", "unpack"]
+from modelzoo.kernels.blocks.layout import Layout, pack
+from modelzoo.kernels.blocks.tiling import arrange
+from modelzoo.kernels.compiled.rows import sum_rows
+from modelzoo.kernels.products.choose import choose_kernel, may_batch
 
 
 def probe(layout: Layout) -> Tensor:

@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import build, softmax
-from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
+from modelzoo.kernels.compiled import build
+from modelzoo.kernels.cross_entropy import softmax
+from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
 
 
 @pytest.fixture(params=["compiled", "torch"])

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.kernels import processor, rows
+from modelzoo.kernels import processor
+from modelzoo.kernels.compiled import rows
 
 DTYPES = (torch.bool, torch.int8, torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.float64)
 
