@@ -13,6 +13,7 @@ from modelzoo.config.arguments import (
     positive_float,
     positive_int,
     share,
+    sparsity,
 )
 
 
@@ -140,7 +141,7 @@ def add_init_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("folder", metavar="DIR", help="the folder to make")
     p.add_argument("--data", metavar="FOLDER", help="of shards (default: the one that is below this folder)")
     p.add_argument("--size", choices=["tiny", "small", "medium", "med"], help="of the model (by this machine)")
-    p.add_argument("--sparsity", type=share, default=0.75, help="share of the matrices' weights that is off (0.75)")
+    p.add_argument("--sparsity", type=sparsity, default=0.75, help="share of the matrices' weights that is off (0.75)")
 
 
 def add_completion_flags(p: argparse.ArgumentParser) -> None:
@@ -156,7 +157,7 @@ def add_prune_flags(p: argparse.ArgumentParser) -> None:
         choices=["magnitude", "wanda", "sparsegpt"],
         help="the largest weights stay, or the largest by |W| * |X|; sparsegpt also changes what stays",
     )
-    p.add_argument("--sparsity", type=share, metavar="S", help="the share of weights that goes (0.5)")
+    p.add_argument("--sparsity", type=sparsity, metavar="S", help="the share of weights that goes (0.5)")
     p.add_argument("--permute", action="store_const", const="start", help="order the inputs before blocks are formed")
     shape = p.add_mutually_exclusive_group()
     shape.add_argument("--block", type=parse_block, metavar="R,C", help="weights go in blocks of R outputs, C inputs")

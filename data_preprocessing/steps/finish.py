@@ -13,7 +13,7 @@ from data_preprocessing.tokens import shards
 from data_preprocessing.tokens.tokenizing import parse_once, token_id
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
-from modelzoo.reading import read_bytes
+from modelzoo.reading import is_number, read_bytes
 from modelzoo.records import seal
 
 SAMPLES = 4  # of a reason, in the report
@@ -198,4 +198,4 @@ def _facts(plan: Part, totals: _Totals, manifest: dict) -> dict:
 
 
 def _numeric(item: tuple[str, int]) -> tuple:
-    return (0, int(item[0]), "") if item[0].isdigit() else (1, 0, item[0])
+    return (0, int(item[0]), "") if is_number(item[0]) else (1, 0, item[0])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.scalars import MOST, PERCENT, is_number, parse_number, respell_number
 
 DEVICES = ("CSX", "GPU", "CPU", "auto")
 
@@ -74,33 +75,44 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see {self.prog} --help")
 
 
-def _number(kind: type, named: str, low: float, open_below: bool = False, below: float = math.inf) -> Callable:
+def _number(named: str, low: float, above: bool = False, most: int = MOST, below: float = math.inf) -> Callable:
+    """A parser of what a config takes for a number, from `low` on, or `above` it; an integer where `low` is one."""
+    kind = type(low)
+
     def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"takes {named}, got {text[:40]!r}") from None
-        if isinstance(value, float) and not math.isfinite(value):
+        if not is_number(text) or not isinstance(value := parse_number(text), kind | int):
+            plain = respell_number(text, kind is int)
+            raise argparse.ArgumentTypeError(
+                f"takes {named}, got {text[:40]!r}" + (f"; write {plain}" if plain else "")
+            )
+        if not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"takes a finite number, got {text!r}")
-        if value < low or (open_below and value == low):
-            raise argparse.ArgumentTypeError(f"must be {'above' if open_below else 'at least'} {low}, got {text[:40]}")
-        if value >= below:
-            raise argparse.ArgumentTypeError(f"must be below {below}, got {text[:40]}")
-        return value
+        if value < low or (above and value == low):
+            raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low:g}, got {text[:40]}")
+        if value >= below or value > most:
+            limit = f"below {below:g}" if value >= below else f"at most {most}"
+            raise argparse.ArgumentTypeError(f"must be {limit}, got {text[:40]}")
+        return kind(value)
 
     return parse
 
 
 def integer(low: int, high: int) -> Callable:
     """Parses an integer of at least `low` and at most `high`."""
-    return _number(int, "an integer", low, below=high + 1)
+    return _number("an integer", low, most=high)
 
 
-positive_int = _number(int, "an integer", 0, open_below=True)
-count = _number(int, "an integer", 0)
-nonnegative_float = _number(float, "a number", 0)
-positive_float = _number(float, "a number", 0, open_below=True)
-share = _number(float, "a share of 1", 0, below=1)
+positive_int = _number("an integer", 0, above=True)
+count = _number("an integer", 0)
+nonnegative_float = _number("a number", 0.0)
+positive_float = _number("a number", 0.0, above=True)
+share = _number("a share of 1", 0.0, below=1)
+
+
+def sparsity(text: str) -> float:
+    """Parses the share of weights that is off as a config writes it: 0.75, or 75%."""
+    percent = PERCENT.fullmatch(text)
+    return share(str(float(percent[1]) / 100) if percent else text)
 
 
 def parse_block(text: str) -> list[int]:

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_model, model_serializer, model_validator
 
 from modelzoo.config.renamed import Renamed, take_new_names
+from modelzoo.config.scalars import MOST
 
 # Strict: `true` is no integer, "6e-4" (quoted) is no number and 1.0 is no step count. A config says what it means.
-MOST = 2**63 - 1  # of any integer: what a signed 64-bit one holds
 Int = Annotated[int, Strict(), Field(ge=-MOST, le=MOST)]
 PositiveInt = Annotated[int, Strict(), Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, Strict(), Field(ge=0, le=MOST)]

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from modelzoo.config.shares import PERCENT
+from modelzoo.config.scalars import PERCENT, is_number, respell_number
 from modelzoo.config.walk import find_key, models
-from modelzoo.config.yaml12 import Document, Path, scalar
+from modelzoo.config.yaml12 import Document, Path
 
 LONGEST = 200  # characters of a value in a message
 # pydantic's error types whose own wording speaks of Python rather than of a config.
@@ -129,13 +129,10 @@ def _hint(kind: str, value: object) -> str:
         return f"; write {'true' if value.lower() in ('yes', 'on') else 'false'}"
     if kind == "bool_type" and isinstance(value, str) and value.lower() in ("true", "false"):
         return f"; write {value.lower()}, without quotes"
-    if kind in ("int_type", "float_type") and isinstance(value, str):
-        if _is_number(value):
-            return "; write the number without quotes"
-        if _is_number(value.replace("_", "").replace(",", "")):
-            return f"; write {value.replace('_', '').replace(',', '')}"
-    if kind == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
-        return f"; write {int(value)}"
+    if kind in ("int_type", "float_type") and isinstance(value, str) and is_number(value):
+        return "; write the number without quotes"
+    if kind in ("int_type", "float_type") and isinstance(value, str | float):
+        return f"; write {plain}" if (plain := respell_number(value, kind == "int_type")) else ""
     return ""
 
 
@@ -150,16 +147,6 @@ def _nearest(value: object, expected: str) -> str:
     words = [word[1:-1] for word in expected.replace(" or ", ", ").split(", ") if word[:1] == "'"]
     near = difflib.get_close_matches(value.lower(), words, n=1, cutoff=0.6) if isinstance(value, str) else []
     return f"; did you mean '{near[0]}'?" if near else ""
-
-
-def _is_number(text: str) -> bool:
-    for kind in ("int", "float"):
-        try:
-            scalar(kind, text)
-            return True
-        except ValueError:
-            pass
-    return False
 
 
 def _path_in_data(loc: tuple, data: object) -> Path:

@@ -1,11 +1,11 @@
 """Lengths as shares of a run: `75%` where a config names a number of steps, resolved once the run's length is known."""
 
-import re
 from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-PERCENT = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)%")
+from modelzoo.config.scalars import MOST, PERCENT
+
 LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of them
     "freq", "start", "stop", "steps", "regrow_warmup",  # sparsity.update, checkpoint.steps, finetune's gradual opening
     "begin", "end", "half_period",  # sparsity schedules
@@ -16,7 +16,6 @@ LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of
 SECTIONS = ("init", "finetune")  # of `trainer`, which may hold them
 COUNTS = ("max_steps", "num_steps", "num_epochs")  # keys of `loop` that say how long a run is
 ANY = 10_000  # steps, in place of a length that the schema refuses
-LONGEST = 2**63 - 1  # steps that the schema takes (`base.MOST`, which is above this module)
 
 
 def share_of(text: str, steps: int) -> int:
@@ -57,7 +56,7 @@ def length_of(trainer: dict) -> int | None:
     """Optimizer steps of the run that a `trainer` section describes; None where it alone does not define them."""
     init = trainer.get("init")
     loop = init.get("loop") if isinstance(init, dict) else None
-    counts = {k: v for k, v in loop.items() if type(v) is int and 0 < v <= LONGEST} if isinstance(loop, dict) else {}
+    counts = {k: v for k, v in loop.items() if type(v) is int and 0 < v <= MOST} if isinstance(loop, dict) else {}
     if steps := counts.get("max_steps") or counts.get("num_steps"):
         return steps
     return (
@@ -69,7 +68,7 @@ def _is_refused(init: Any) -> bool:
     """Whether `init` gives a length that is none (1e3, 0, "100"), which the schema then reports; a share need not."""
     loop = init.get("loop") if isinstance(init, dict) else None
     given = [loop[k] for k in COUNTS if loop.get(k) is not None] if isinstance(loop, dict) else []
-    return any(type(v) is not int or not 0 < v <= LONGEST for v in given)
+    return any(type(v) is not int or not 0 < v <= MOST for v in given)
 
 
 def _resolved(value: Any, steps: int, key: str | None = None) -> Any:

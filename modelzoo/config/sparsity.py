@@ -19,7 +19,7 @@ from modelzoo.config.base import (
 from modelzoo.config.explain import format_value
 from modelzoo.config.patterns import check_syntax
 from modelzoo.config.renamed import Renamed
-from modelzoo.config.shares import PERCENT
+from modelzoo.config.scalars import PERCENT
 
 
 class Constant(Section):

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.scalars import CORE, parse_scalar
 
 Path = tuple[str | int, ...]
 MAX_NODES = 100_000  # a config has hundreds of nodes; more means aliases that expand without end
@@ -116,16 +117,6 @@ class Document:
                 del self.marks[stale]
 
 
-CORE = {  # the core schema: how each type of plain scalar is written (https://yaml.org/spec/1.2.2/#1032-tag-resolution)
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
-    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", list("-+0123456789")),
-    "float": (
-        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
-        list("-+.0123456789"),
-    ),
-    "merge": (r"<<", ["<"]),  # not in YAML 1.2, but what every reader of configs knows
-}
 TAG = "tag:yaml.org,2002:"
 
 
@@ -136,21 +127,6 @@ class _Loader(yaml.SafeLoader):
 _Loader.yaml_implicit_resolvers = {}
 for _name, (_pattern, _first) in CORE.items():
     _Loader.add_implicit_resolver(TAG + _name, re.compile(rf"^(?:{_pattern})$"), _first)
-
-
-def scalar(kind: str, text: str):
-    """The value of a plain scalar of a core type. Raises ValueError where `text` is not written as that type is."""
-    if kind == "str":
-        return text
-    if kind not in CORE or not re.fullmatch(CORE[kind][0], text):
-        raise ValueError(f"{text!r} is not of type {kind}")
-    if kind == "null":
-        return None
-    if kind == "bool":
-        return text.lower() == "true"
-    if kind == "int":
-        return int(text, {"0o": 8, "0x": 16}.get(text[:2], 10)) if text[:2] in ("0o", "0x") else int(text)
-    return float(text.lower().replace(".inf", "inf").replace(".nan", "nan"))
 
 
 class _Builder:
@@ -171,7 +147,7 @@ class _Builder:
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, i), (*open_nodes, node)) for i, item in enumerate(node.value)]
         try:
-            return scalar(node.tag.removeprefix(TAG), node.value)
+            return parse_scalar(node.tag.removeprefix(TAG), node.value)
         except ValueError:
             text = node.value if len(node.value) < 40 else node.value[:40] + "..."
             raise self._error(node, f"{text!r} is not of type {node.tag.removeprefix(TAG)}") from None

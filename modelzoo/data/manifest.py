@@ -28,6 +28,16 @@ def list_loaders(config: Config) -> list[tuple[str, DataLoader]]:
     return found + [("val", loader) for loader in vals]
 
 
+def list_val_loaders(config: Config) -> list[DataLoader]:
+    """The validation sets, wherever the config names them."""
+    trainer = config.trainer
+    if trainer.validate_all is not None:
+        return list(trainer.validate_all.val_dataloaders)
+    if trainer.validate_ is not None:
+        return [trainer.validate_.val_dataloader]
+    return list(trainer.fit.val_dataloader) if trainer.fit is not None else []
+
+
 def count_examples(loader: DataLoader) -> int | None:
     """Examples of an epoch as the manifests count them, or the shards that have none; None where that is not known."""
     counts = [_count_in(d, loader.max_sequence_length) for d in list_folders(loader)]

@@ -32,6 +32,19 @@ def note_batches(config: Config) -> list[str]:
     return found
 
 
+def note_validation(config: Config) -> list[str]:
+    """Validation sets that have fewer batches than are asked for; one line each."""
+    asked, found = config.trainer.init.loop.eval_steps or 0, []
+    for loader in manifest.list_val_loaders(config) if asked else ():
+        batches = -(-(manifest.count_examples(loader) or 0) // loader.batch_size)
+        if 0 < batches < asked:
+            found.append(
+                f"eval_steps {asked:,}: {', '.join(manifest.list_folders(loader))} has {batches:,} "
+                f"batch{'es' * (batches > 1)} of {loader.batch_size}, so each validation takes the whole set"
+            )
+    return found
+
+
 def _repeats(loader: DataLoader) -> list[str]:
     """Batches that hold an example more than once."""
     there = manifest.count_examples(loader)

@@ -15,7 +15,7 @@ from modelzoo.data.manifest import list_folders, list_loaders
 from modelzoo.models.shapes import find_lora_targets
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import lengths
-from modelzoo.planning.batches import note_batches
+from modelzoo.planning.batches import note_batches, note_validation
 from modelzoo.planning.devices_text import describe_devices
 from modelzoo.planning.memory import DENSE
 from modelzoo.planning.plan import Plan, make_plan
@@ -67,7 +67,8 @@ def describe_as_json(config: Config, p: Plan, notes: Sequence[str]) -> str:
 
 def _list_notes(config: Config, p: Plan) -> list[str]:
     """What the run will do that its config hardly means."""
-    return note_batches(config) + (lengths.note_lengths(config.trainer.init, p.steps) if p.steps else [])
+    found = note_batches(config) + note_validation(config)
+    return found + (lengths.note_lengths(config.trainer.init, p.steps) if p.steps else [])
 
 
 def describe_heads(m: GPTConfig) -> str:

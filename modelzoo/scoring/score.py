@@ -230,6 +230,7 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
         "decoding": task.config.decoding if task.choices(job.examples[0]) else "generation",
         "normalize": task.config.normalize,
         "n": found.n,
+        "units": found.units,
         "max_examples": task.config.max_examples,
         "counts": found.counts._asdict(),
         "metrics": found.metrics,

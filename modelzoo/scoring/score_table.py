@@ -37,7 +37,8 @@ def format_task(task: Task, notes: Sequence[str], results: Sequence[Mapping[str,
         )
     if first["baseline"] is not None:
         lines.append(_row("best constant answer, no model", [_number(first["baseline"][n]) for n in names]))
-    lines.append("  [ ]: 95 % bootstrap over examples; ( ): 95 % of the mean over checkpoints, by Student's t")
+    over = f"{first['units']:,} documents" if first["units"] < first["n"] else "examples"
+    lines.append(f"  [ ]: 95 % bootstrap over {over}; ( ): 95 % of the mean over checkpoints, by Student's t")
     if published := [p for p in task.config.published if p.metric in names]:
         lines.append(
             f"  published, for scale only: other models, far larger and otherwise trained; {_comparable(first)}"
@@ -72,9 +73,8 @@ def _name(r: Mapping[str, Any]) -> str:
 
 
 def _what(r: Mapping[str, Any]) -> str:
-    part = f" (the first {r['max_examples']} only)" if r["max_examples"] == r["counts"]["examples"] else ""
     normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
-    return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
+    return f"{r['split']}: {r['n']} examples; template {r['template']}; by {r['decoding']}{normal}"
 
 
 def _cut(counts: Mapping[str, Any]) -> str:

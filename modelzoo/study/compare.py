@@ -29,6 +29,7 @@ class Compared(NamedTuple):
 
     run: Result
     plan: plan.Plan
+    live: int  # weights that are on: by the newest checkpoint's masks, without one by the first ones
     sparsity: dict[int, float]  # share of weights off by decoder layer
 
     @property
@@ -46,7 +47,8 @@ def read_compared(folder: str) -> Compared:
     made = plan.make_plan(run.config)
     dense = dict.fromkeys(range(run.init.model.num_hidden_layers), 0.0)
     masks = results.masks(run.last) if made.sparse_total and run.last is not None else {}
-    return Compared(run, made, _share_off(masks) if made.sparse_total else dense)
+    live = made.total - sum(int((~m).sum()) for m in masks.values()) if masks else made.live
+    return Compared(run, made, live, _share_off(masks) if made.sparse_total else dense)
 
 
 def _share_off(masks: dict[str, np.ndarray]) -> dict[int, float]:
@@ -70,7 +72,7 @@ def format_table(compared: Sequence[Compared]) -> str:
         scored = c.run.validation[-1] if c.run.validation else {}
         done, rate = c.run.train[-1] if c.run.train else {}, measure_speed(c.run)
         rows.append([
-            c.name, f"{c.plan.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
+            c.name, f"{c.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
             str(done.get("step", "-")), f"{done.get('tokens', 0):,}", f"{scored['loss']:.4f}" if scored else "-",
             f"{scored['perplexity']:.2f}" if "perplexity" in scored else "-", format_amount(rate) if rate else "-",
             *([_describe_best(c.run)] if tuned else []),
@@ -150,7 +152,8 @@ def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None
     """One run's training loss, thin, and its validation losses, over what it had spent of `key` by then."""
     colour, style, _ = look(number)
     spent = {r["step"]: scale * _spent(c, r, key) for r in c.run.train}
-    scored = [(spent[r["step"]], r["loss"]) for r in c.run.validation if r["step"] in spent]
+    at = [(c.run.at(r["step"]), r["loss"]) for r in c.run.validation]
+    scored = [(scale * _spent(c, record, key), loss) for record, loss in at if "tokens" in record]
     name = None if scored else label_line(c.name)
     plot.plot(spent.values(), [r["loss"] for r in c.run.train], color=colour, alpha=0.3, linewidth=1, label=name)
     if scored:
@@ -188,7 +191,7 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
 
 def _numbers(c: Compared) -> dict:
     return {
-        "run": c.name, "folder": redact_text(c.run.folder), "live": c.plan.live, "flops_per_token": c.plan.mean,
+        "run": c.name, "folder": redact_text(c.run.folder), "live": c.live, "flops_per_token": c.plan.mean,
         "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "dev": c.run.dev,
         "layers": c.sparsity,
     }  # fmt: skip

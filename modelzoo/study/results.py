@@ -78,9 +78,29 @@ class Result:
         return next((p for p in reversed(named) if p), None)
 
     def at(self, step: int) -> dict:
-        """The training record of `step`, with the seconds that training and validation had taken by then."""
-        record = next((r for r in self.train if r["step"] == step), {})
-        return {**record, "seconds": sum(t["seconds"] for t in self.timing if t["step"] <= step)}
+        """The training record of `step`, with the seconds that training and validation had taken by then.
+
+        Where the step has none (`logging.log_steps`), what grows step by step is between the records around it.
+        """
+        record = next((r for r in self.train if r["step"] == step), None) or self._between(step)
+        trained = sum(t["seconds"] * (min(step, t["step"]) - before) for before, t in self.timed if before < step)
+        others = sum(t["seconds"] for t in self.timing if t["kind"] != "train" and t["step"] <= step)
+        return {**record, "seconds": trained + others}
+
+    def _between(self, step: int) -> dict:
+        later = next((r for r in self.train if r["step"] > step), None)
+        if later is None:
+            return {}
+        sums = [k for k in ("tokens", "flops", "dense_flops") if k in later]
+        before = next((r for r in reversed(self.train) if r["step"] < step), {"step": 0, **dict.fromkeys(sums, 0)})
+        part = (step - before["step"]) / (later["step"] - before["step"])
+        return {"step": step, **{k: before[k] + part * (later[k] - before[k]) for k in sums if k in before}}
+
+    @cached_property
+    def timed(self) -> list[tuple[int, dict]]:
+        """Each timing record of training with the step of the one before (0): its means are of the steps in between."""
+        found = [t for t in self.timing if t["kind"] == "train"]
+        return list(zip([0, *(t["step"] for t in found)], found, strict=False))
 
 
 def read_run(folder: str) -> Result:

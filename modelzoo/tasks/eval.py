@@ -14,9 +14,10 @@ from modelzoo.folders import add_kind
 from modelzoo.interop.adapters.load import load_adapters
 from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import plan, start_checkpoint
+from modelzoo.planning.batches import note_validation
 from modelzoo.records import hash_value
 from modelzoo.training import console
-from modelzoo.training.build import FirstStep, Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.build import FirstStep, Options, build_run, open_shards
 from modelzoo.training.checkpoints import checkpoint
 from modelzoo.training.checkpoints.restore import restore
 from modelzoo.training.launch import checks
@@ -33,7 +34,7 @@ def evaluate_checkpoints(config: Config, options: Options, every: bool = False) 
 
 def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks) -> None:
     """What every rank does, each with its share of the batches; rank 0 writes and talks."""
-    init, loaders = config.trainer.init, list_val_loaders(config)
+    init, loaders = config.trainer.init, manifest.list_val_loaders(config)
     if not loaders:
         raise UserError("trainer.fit.val_dataloader: missing; eval needs a validation set")
     paths = ranks.first_does(lambda: _checkpoints(config, options, every))
@@ -44,6 +45,8 @@ def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks
         data = hash_value([shards.fingerprint() for shards in vals])
         checks.compare_ranks(ranks, config, {"the validation data": data})
     print(choice.describe(), file=sys.stderr)
+    for note in note_validation(config):
+        print(f"note       {note}", file=sys.stderr)
     results = []
     for path in paths:
         run = build_run(config, choice)

@@ -11,17 +11,18 @@ from modelzoo.backends.select import Choice, joining_ranks, select_training_devi
 from modelzoo.config.errors import UserError
 from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
 from modelzoo.files import remove_temporaries
 from modelzoo.interop.adapters.load import load_adapters
 from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import lengths, plan, start_checkpoint
-from modelzoo.planning.batches import note_batches
+from modelzoo.planning.batches import note_batches, note_validation
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
 from modelzoo.training import console
-from modelzoo.training.build import Options, build_run, list_val_loaders, open_shards
+from modelzoo.training.build import Options, build_run, open_shards
 from modelzoo.training.checkpoints import checkpoint, saving
 from modelzoo.training.checkpoints.restore import restore
 from modelzoo.training.launch import checks, records, resume
@@ -48,7 +49,7 @@ def _join_train(config: Config, options: Options, evaluate: bool, ranks: Ranks) 
     artefacts = os.path.join(options.model_dir, "cerebras_logs")
     choice = select_training_device(options.target, config, artefacts, evaluate, ranks)
     shards = open_shards(config, section.train_dataloader)
-    vals = [open_shards(config, loader) for loader in list_val_loaders(config)] if evaluate else []
+    vals = [open_shards(config, loader) for loader in manifest.list_val_loaders(config)] if evaluate else []
     if evaluate and not vals:
         raise UserError("trainer.fit.val_dataloader: missing; train_and_eval needs one (or use -m train)")
     stop = count_steps(config, len(shards))
@@ -83,7 +84,8 @@ def _train(
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
         records.note_place(folder, out)
     run = build_run(config, choice, may_shard=True)
-    for note in (*run.sparsity.notes, *note_batches(config), *lengths.note_lengths(init, stop)):
+    asked = [*note_batches(config), *(note_validation(config) if vals else ())]
+    for note in (*run.sparsity.notes, *asked, *lengths.note_lengths(init, stop)):
         out.note(note)
     _load_start(run, start, shards, fingerprint, options.strict)
     changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}

@@ -128,13 +128,3 @@ def open_shards(config: Config, loader: DataLoader) -> Shards:
     shards = Shards.open(loader, m.vocab_size, count_positions(m), prompt.tokens if prompt is not None else 0)
     shards.holding = holding
     return shards
-
-
-def list_val_loaders(config: Config) -> list[DataLoader]:
-    """The validation sets, wherever the config names them."""
-    trainer = config.trainer
-    if trainer.validate_all is not None:
-        return list(trainer.validate_all.val_dataloaders)
-    if trainer.validate_ is not None:
-        return [trainer.validate_.val_dataloader]
-    return list(trainer.fit.val_dataloader) if trainer.fit is not None else []

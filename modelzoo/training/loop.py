@@ -80,6 +80,7 @@ def fit(
         run.unassessed, saves.facts = False, None
         return enough
 
+    since: Timed | None = None  # the last record
     try:
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
@@ -90,11 +91,13 @@ def fit(
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 saves.check()
                 tally.add(timed, run.ledger)
+                since = timed if since is None else since.join(timed)
                 run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     metrics = _metrics(run, timed.step)
                     run.churn, run.churn_shown = 0, run.churn_shown - run.churn
-                    logs.write(run.step, "train", metrics, _timing(timed))
+                    logs.write(run.step, "train", metrics, _timing(since))
+                    since = None
                 if out.update(run.step, console.describe_step(run, timed, tally)):
                     run.churn_shown = run.churn
                 enough = run.unassessed and assess_due()
@@ -312,6 +315,6 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
 
 
 def _timing(timed: Timed) -> dict[str, float]:
-    """Speed and seconds of one step: the mean since the last one that was read."""
+    """Speed and seconds of one step: the means over all since the last record."""
     n = timed.steps
     return {"tokens_per_second": timed.speed, "seconds": timed.seconds / n, "waiting": timed.waiting / n}

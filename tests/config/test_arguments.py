@@ -1,10 +1,13 @@
 """Of two values of one flag none is dropped in silence."""
 
+import argparse
+
 import pytest
 
 from data_preprocessing import cli as data_cli
 from modelzoo import cli, verbs
-from modelzoo.config.arguments import Parser
+from modelzoo.config import yaml12
+from modelzoo.config.arguments import Parser, count, integer, nonnegative_float, positive_int, share, sparsity
 from modelzoo.config.errors import UserError
 
 RUN = ["-p", "a.yaml", "-m", "plan"]
@@ -38,7 +41,7 @@ def test_flags_of_many_values_take_all():
 
 def test_a_default_is_no_value_that_was_given():
     parser = Parser()
-    parser.add_argument("--n", type=int, default=2)
+    parser.add_argument("--n", type=count, default=2)
     parser.add_argument("place", nargs="?", default="x")
     assert parser.parse_args(["--n", "2", "y"]).n == 2
     with pytest.raises(UserError, match="--n: given twice, as 2 and as 3"):
@@ -65,3 +68,60 @@ def test_a_prompt_may_be_empty():
     parser = Parser()
     verbs.VERBS["generate"].arguments(parser)
     assert parser.parse_args(["run", "--prompt", ""]).prompt == [""]
+
+
+WRITTEN = [  # as people write numbers, as Python does, and as neither does
+    "5", "+5", "007", "0x10", "0o7", "0.5", ".5", "1e3", "1E-2", "1_000", "1,000", "1_0.5", "0,75", " 5", "5 ", "5\n",
+    "\u0663", "\u00b2", "nan", "inf", ".inf", ".nan", "1e999", "0b1", "5j", "75%", "true", "~", "--", "9" * 30,
+    "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", WRITTEN, ids=ascii)
+def test_a_number_on_a_command_line_is_what_it_is_in_a_config(text):
+    try:
+        value = yaml12.parse(f"a:\n  [{text}]" if text.strip() == text else f"a: '{text}'", "f").data["a"]
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+    except UserError:
+        value = None
+    for parse, kinds in ((count, (int,)), (nonnegative_float, (int, float))):
+        wanted = value if type(value) in kinds and 0 <= value < 2**63 else None
+        try:
+            assert parse(text) == wanted and type(parse(text)) is kinds[-1]
+        except argparse.ArgumentTypeError:
+            assert wanted is None
+
+
+@pytest.mark.parametrize("parse,text,words", [
+    (count, "1_000", "takes an integer, got '1_000'; write 1000"),
+    (positive_int, "1e3", "takes an integer, got '1e3'; write 1000"),
+    (positive_int, "1.5", "takes an integer, got '1.5'"),
+    (positive_int, "9" * 30, f"must be at most {2**63 - 1}, got {'9' * 30}"),
+    (integer(1, 256), "257", "must be at most 256, got 257"),
+    (share, "0,75", "takes a share of 1, got '0,75'; write 0.75"),
+    (share, "75%", "takes a share of 1, got '75%'; write 0.75"),
+    (sparsity, "100%", "must be below 1, got 1.0"),
+    (nonnegative_float, ".inf", "takes a finite number, got '.inf'"),
+])  # fmt: skip
+def test_a_number_that_is_refused_comes_with_how_to_write_it(parse, text, words):
+    with pytest.raises(argparse.ArgumentTypeError) as e:
+        parse(text)
+    assert str(e.value) == words
+
+
+def test_a_sparsity_may_be_in_percent_as_in_a_config():
+    assert sparsity("75%") == sparsity("0.75") == 0.75
+
+
+def test_every_number_of_every_command_line_is_read_by_these_rules():
+    """No flag is left to `int` or `float`, which take 1_000."""
+    tops = [cli.parser(), data_cli.parser()]
+    for verb in verbs.VERBS.values():
+        verb.arguments(top := Parser())
+        tops.append(top)
+    while tops:
+        for action in tops.pop()._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                tops += action.choices.values()
+            else:
+                assert action.type not in (int, float, complex), action.option_strings

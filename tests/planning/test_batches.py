@@ -56,3 +56,23 @@ def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, ini
         text = "".join(capsys.readouterr())
         found = [line for line in text.splitlines() if any(note in line for note in NOTES)]
         assert len(found) == len(words) and all(w in line for w, line in zip(words, found, strict=True)), text
+
+
+@pytest.mark.parametrize("steps,batches", [(None, None), (3, None), (1000, "3 batches of 3")])
+def test_more_validation_batches_than_there_are_is_noted_where_a_validation_is_due(
+    tmp_path, monkeypatch, capsys, steps, batches
+):
+    monkeypatch.chdir(tmp_path)
+    write_shard(tmp_path / "d" / "a.h5", examples(8))
+    init = {
+        "model": {**TINY, "vocab_size": 37}, "optimizer": {"AdamW": {"lr": 1e-3}}, "precision": {"enabled": False},
+        "loop": {"max_steps": 1, "eval_frequency": 1, "eval_steps": steps},
+    }  # fmt: skip
+    loader = {"data_dir": "d", "batch_size": 3}
+    fit = {"train_dataloader": {"data_dir": "d", "batch_size": 4}, "val_dataloader": loader}
+    (tmp_path / "c.yaml").write_text(dump({"trainer": {"init": init, "fit": fit}}), encoding="utf-8")
+    words = f"eval_steps {steps:,}: d has {batches}, so each validation takes the whole set" if batches else None
+    for mode, validates in (("plan", True), ("train_and_eval", True), ("eval", True), ("train", False)):
+        assert main(["CPU", "-p", "c.yaml", "-m", mode, "-o", "run" if validates else "alone"]) == 0
+        found = [line for line in "".join(capsys.readouterr()).splitlines() if "eval_steps" in line]
+        assert len(found) == (batches is not None and validates) and all(words in line for line in found)

@@ -4,6 +4,7 @@ import base64
 import csv
 import json
 import math
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,10 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
 from modelzoo.study import cost, curves, draw, finetuned, layers, page, results
 from modelzoo.study.report import report_runs, write
 from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
+from modelzoo.tasks import pretrain
+from modelzoo.training.build import Options
+from tests.study.conftest import tiny_config
 
 LOSS = st.floats(0.1, 20)
 
@@ -226,3 +231,41 @@ def test_a_start_that_is_gone_is_named(runs, capsys, monkeypatch):
     monkeypatch.setattr(type(run), "parent", property(lambda self: "runs/gone"))
     assert finetuned.draw_histograms([Group("one", [run])]) == []
     assert "dense-seed1 began from runs/gone, which is not there" in capsys.readouterr().err
+
+
+def test_time_and_flops_of_steps_between_records_count(runs):
+    """Against every step's own seconds, of a run that logs each fifth step and validates each third."""
+    seconds = np.random.default_rng(0).uniform(0.5, 2, 15)
+    train = [{"step": s, "tokens": 100 * s, "flops": 1000 * s, "loss": 1.0} for s in (5, 10, 15)]
+    timing = [{"step": s, "kind": "train", "seconds": seconds[s - 5 : s].mean(), "waiting": 0.1} for s in (5, 10, 15)]
+    timing += [{"step": s, "kind": "validation", "seconds": 7.0} for s in (3, 6, 9, 12, 15)]
+    validation = [{"step": s, "loss": 2.0} for s in (3, 6, 9, 12, 15)]
+    run = read_run(str(runs / "dense-seed1"))
+    run = results.Result("x", run.config, train, validation, [], sorted(timing, key=lambda t: t["step"]), [])
+    assert run.at(15)["seconds"] == pytest.approx(seconds.sum() + 5 * 7)
+    assert run.at(10)["seconds"] == pytest.approx(seconds[:10].sum() + 3 * 7)
+    assert run.at(6)["seconds"] == pytest.approx(seconds[:5].sum() + seconds[5:10].mean() + 2 * 7)
+    group = Group("x", [run])
+    assert [(r[1], r[2], r[4]) for r in curves.points([group])] == [(s, 1000 * s, 100 * s) for s in (3, 6, 9, 12, 15)]
+    (row,) = cost.draw_time([group]).rows
+    assert row[1:] == pytest.approx((seconds.sum() - 1.5, 1.5, 35))
+    assert "seconds" in run.at(16) and "tokens" not in run.at(16)
+
+
+def test_a_records_seconds_are_those_of_all_steps_since_the_one_before(data, tmp_path, monkeypatch):
+    """Of steps that each read the clock: one that is logged stands for those that are not."""
+    config = tiny_config(data, tmp_path, logging={"log_steps": 4}, loop={"max_steps": 12})
+    took = []
+
+    def slow(batches):
+        for number, batch in enumerate(batches):
+            took.append(0.03 if number % 4 == 1 else 0.0)  # never in a step that is logged
+            time.sleep(took[-1])
+            yield batch
+
+    monkeypatch.setattr(Local, "batches", lambda self, *a, of=Local.batches: slow(of(self, *a)))
+    pretrain.train(config, Options(target="CPU", model_dir=str(tmp_path)), evaluate=False)
+    records = [json.loads(x) for x in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [4, 8, 12] and sum(took) >= 0.09
+    assert all(0.03 <= 4 * r["waiting"] < 4 * r["seconds"] for r in records)
+    assert all(r["tokens_per_second"] == pytest.approx(48 / r["seconds"]) for r in records)

@@ -22,7 +22,7 @@ from modelzoo.records import Record, check_record, is_inside, read_json, read_re
 
 FORMAT = 1
 MANIFEST, STATE = "manifest.json", "state.json"
-STEP_NAME = re.compile(r"step_(\d+)(\.replaced)?$")
+STEP_NAME = re.compile(r"step_([0-9]+)(\.replaced)?$")
 REPLACED = ".replaced"  # ends the name of a step's folder while another takes its place
 _MISSING = "missing; not a checkpoint of this trainer, or an unfinished one"
 _OTHER = "is not what this trainer writes; it was changed"

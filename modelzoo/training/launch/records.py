@@ -2,7 +2,6 @@
 
 import json
 import os
-import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -21,7 +20,6 @@ from modelzoo.config.trainer import Config
 from modelzoo.files import write_guarded, write_text
 from modelzoo.folders import EMPTY, describe_folder
 from modelzoo.progress import LiveLine
-from modelzoo.reading import look
 from modelzoo.redact import redact_text, redact_values
 from modelzoo.train_state import TrainState
 from modelzoo.training import console
@@ -32,6 +30,7 @@ from modelzoo.training.launch.resume import Start
 from modelzoo.training.logs import trackers
 from modelzoo.training.logs.appending import append_line, set_aside
 from modelzoo.training.logs.cutting import cut_back
+from modelzoo.training.logs.launches import clear_launches
 from modelzoo.training.loop import Fitted
 from modelzoo.training.runs.changes import describe_changes as describe_keys
 from modelzoo.training.runs.folder import RunFolder, Speed
@@ -88,10 +87,10 @@ def record_launch(
         line["start"] = {"path": start.path, "states": list(start.states)} if start.path is not None else None
     if changes:
         line["changes"] = {k: list(v) for k, v in changes.items()}
-    if (found := look(folder.launches)) is not None and not stat.S_ISREG(found.st_mode):
-        LiveLine().note(f"damaged    {folder.launches}: is not a file; it is {set_aside(folder.launches)} now")
     try:
         os.makedirs(folder.path, exist_ok=True)
+        if (problem := clear_launches(folder)) is not None:
+            LiveLine().note(problem)
         append_line(folder.launches, json.dumps(redact_values(line)))
         if changes:
             resume.keep_history(folder, run)

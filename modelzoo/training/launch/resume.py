@@ -19,7 +19,7 @@ from modelzoo.reading import exists, read_bytes
 from modelzoo.sparsity.schedules import held
 from modelzoo.train_state import TrainState
 from modelzoo.training.checkpoints import checkpoint, state_json
-from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.logs.launches import clear_launches, read_launches
 from modelzoo.training.runs.changes import config_changes, name_changes
 from modelzoo.training.runs.folder import RunFolder
 
@@ -58,7 +58,7 @@ def choose_start(
         states: the parts of it that the command asks for.
         autoload: the config's checkpoint.autoload_last_checkpoint.
         restart: whether the command says --restart.
-        note: is called with a line for each damaged checkpoint that is skipped, and for a run that begins again.
+        note: is called with a line for each damaged checkpoint or log, and for a run that begins again.
 
     Raises:
         UserError: the folder holds a run that the command would abandon without --restart, or nothing but damaged
@@ -87,11 +87,10 @@ def choose_start(
             f"{root}: holds checkpoints, and trainer.init.checkpoint.autoload_last_checkpoint is false; start again "
             "with --restart (it moves this run aside), or give another -o"
         )
-    launches = read_launches(folder)
-    if launches.note is not None:
-        note(launches.note)
+    if (problem := clear_launches(folder)) is not None:
+        note(problem)
     if named is not None and _same(named, newest):
-        last = next((x for x in reversed(launches.records) if "start" in x), None)
+        last = next((x for x in reversed(read_launches(folder).records) if "start" in x), None)
         repeated = last is None or (last["start"] or {}).get("states") == list(states)
         if states != ALL_STATES and not repeated:
             raise UserError(

@@ -30,15 +30,13 @@ def open_append(path: str) -> BinaryIO:
 
 
 def append_line(path: str, line: str) -> None:
-    """Append one line, on a line of its own even where a kill cut the last one short.
+    """Append one line to a file of whole lines.
 
     Raises:
         OSError: of `open_append`, or the disk is full.
     """
     with open_append(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        cut = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
-        write_whole(file, path, ("\n" if cut else "").encode() + line.encode() + b"\n")
+        write_whole(file, path, line.encode() + b"\n")
 
 
 def write_whole(file: BinaryIO, path: str, data: bytes) -> None:

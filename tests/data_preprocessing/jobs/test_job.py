@@ -460,6 +460,16 @@ def test_near_duplicates_are_those_of_all_pairs(tmp_path, tokenizer, record, cit
     assert {r["key"] for r in table(out) if r["reason"] == "near_duplicate"} == expected and len(expected) == 3
 
 
+def test_a_language_that_looks_like_a_number_and_is_none_does_not_end_the_job(tmp_path, tokenizer):
+    lines = [
+        {"text": f"A record of {word} in plain words.", "language": word} for word in ("\u00b2", "\u2460", "7", "eng")
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
+    out = tmp_path / "out"
+    run(make(tmp_path / "p.jsonl", out, tokenizer, source="jsonl", val_fraction=0.0))
+    assert set(json.loads((out / "report.json").read_text())["languages"]) == {"\u00b2", "\u2460", "7", "eng"}
+
+
 def test_prompt_completion_from_jsonl(tmp_path, tokenizer):
     from tokenizers import Tokenizer
 

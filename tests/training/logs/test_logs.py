@@ -129,20 +129,38 @@ def test_a_reader_names_the_line_that_is_no_record(tmp_path):
     assert len(log.records) == 1 and "metrics.jsonl:1: " in log.note and "it is left out" in log.note
 
 
-def test_launches_survive_what_is_no_launch_and_name_it(params, tmp_path, capsys):
+def test_launches_survive_what_is_no_launch_and_name_it_once(params, tmp_path, capsys):
     folder = tmp_path / "run"
     assert run(params, folder, "--max_steps", 2) == 0
     path = folder / "launches.jsonl"
-    path.write_bytes(b"\xff\n[]\n" + path.read_bytes() + b'{"comm')  # half a line, as a kill leaves it
+    was = b"\xff\n[]\n" + path.read_bytes() + b'{"comm'  # half a line, as a kill leaves it
+    path.write_bytes(was)
     capsys.readouterr()
     assert run(params, folder, "--max_steps", 3) == 0
     (line,) = [x for x in capsys.readouterr().err.splitlines() if "launches.jsonl" in x]
     assert re.fullmatch(
-        r"note .*launches.jsonl:1: is no launch of a run \(.*utf-8.*\); 2 such lines are left out", line
-    )
+        r"damaged .*launches.jsonl:1: is no launch of a run \(.*utf-8.*\); 2 such lines are left out; it is "
+        r".*launches.jsonl.set_aside_1 now, and the log goes on with the records that are whole", line
+    )  # fmt: skip
+    assert (folder / "launches.jsonl.set_aside_1").read_bytes() == was
     found = read_launches(RunFolder(str(folder)))
     assert [x["from_step"] for x in found.records] == [0, 2] and len({x["run"] for x in found.records}) == 1
-    assert "launches.jsonl:1: " in found.note and "3 such lines" in found.note  # half a line, too, which is whole now
+    path.write_bytes(path.read_bytes() + b'{"comm')  # alone it is no fault, and the next line is on a line of its own
+    assert run(params, folder, "--max_steps", 4) == run(params, folder, "--max_steps", 5) == 0
+    assert "launches.jsonl" not in capsys.readouterr().err and not (folder / "launches.jsonl.set_aside_2").exists()
+    found = read_launches(RunFolder(str(folder)))
+    assert [x["from_step"] for x in found.records] == [0, 2, 3, 4] and found.note is None
+
+
+@pytest.mark.parametrize("put", [put_folder, put_fifo])
+def test_what_is_no_file_takes_no_launchs_place(put, params, tmp_path, capsys):
+    folder = tmp_path / "run"
+    assert run(params, folder, "--max_steps", 2) == 0
+    put(folder / "launches.jsonl")
+    assert (
+        run(params, folder, "--max_steps", 3) == 0 and "launches.jsonl: is no file; it is " in capsys.readouterr().err
+    )
+    assert [x["from_step"] for x in read_launches(RunFolder(str(folder))).records] == [2]
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "launches.jsonl", "config.yaml"])
