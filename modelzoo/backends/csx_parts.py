@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from modelzoo.backends.csx import cstorch
 from modelzoo.config import optim as o
-from modelzoo.config import sparsity as s
+from modelzoo.config import sparsity_schedules as s
 from modelzoo.config.errors import UserError
 from modelzoo.config.required import require_optimizer
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask
@@ -137,7 +138,7 @@ def _first_mask(weight: Tensor, device=None, mask: Tensor | None = None) -> Tens
     return mask.clone().to(device)
 
 
-def sparsity_block(group: s.SparsityGroup) -> dict:
+def sparsity_block(group: SparsityGroup) -> dict:
     """One group in `cerebras.pytorch.sparse.configure`'s own words, less its filter."""
     block = {"algorithm": group.algorithm, "sparsity": _schedule(group.sparsity)}
     if group.update is not None:
@@ -166,7 +167,7 @@ def _schedule(schedule):
     return given
 
 
-def advance_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
+def advance_sparsity(algorithm, group: SparsityGroup, steps: int) -> None:
     """Put an algorithm's counters where `steps` updates leave them (its own load_state_dict loses cycling's place)."""
     if group.algorithm == "static":
         return

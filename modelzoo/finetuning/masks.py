@@ -16,7 +16,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune, Open, Opening
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.required import require_finetune, require_optimizer
-from modelzoo.config.sparsity import SparsityGroup, Update
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity_schedules import Update
 from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.kernels.blocks import tiling
 from modelzoo.models.shapes import list_parameters

@@ -10,7 +10,8 @@ from torch import Tensor
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, validate
-from modelzoo.config.sparsity import Constant, SparsityGroup
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity_schedules import Constant
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.inference.exported_files import is_exported
 from modelzoo.models.shapes import check_weights, list_parameters
