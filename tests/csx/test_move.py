@@ -74,7 +74,7 @@ def test_the_hosts_masks_are_the_wafers(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 2)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     assert set(algorithm.sparse_params) == {p.name for p in run.sparsity.parameters}
     for p in run.sparsity.parameters:
         assert torch.equal(algorithm.sparse_params[p.name].mask, p.mask)
@@ -86,7 +86,7 @@ def test_biases_and_embeddings_stay_dense_whatever_the_filter(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 1)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     assert all(run.model.get_parameter(n).dim() > 1 for n in algorithm.sparse_params)
     batches.close()
 
@@ -99,9 +99,9 @@ def test_erk_levels(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 1)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     for p in run.sparsity.parameters:
-        level = algorithm.sparsity[backend.names[p.name]](torch.tensor(0))
+        level = algorithm.sparsity[backend.copy.names[p.name]](torch.tensor(0))
         kept = cstorch.sparse.utils.make_mask_topk_sparsity(torch.rand(p.weight.shape), level)
         assert int(kept.sum()) == p.live
     batches.close()
