@@ -162,6 +162,8 @@ def _describe_steps(config: Config, p: Plan) -> list[str]:
         lines.append(
             f"rate       {first:.3g} at 0 % of the run, {middle:.3g} at 50 %, {last:.3g} at 100 % (its last step)"
         )
+        for name, group in (init.model.lr_adjustment_groups or {}).items():
+            lines.append(f"           times {group.scale:.3g} for {name} (model.lr_adjustment_groups)")
     return lines
 
 

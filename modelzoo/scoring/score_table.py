@@ -1,6 +1,7 @@
 """Format scores as tables: ours with their intervals, the baseline, and published figures kept apart."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,8 +69,8 @@ def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _name(r: Mapping[str, Any]) -> str:
-    off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
-    return f"this model ({format_amount(r['parameters'])} weights{off})"
+    live = f"{format_amount(r['live'])} of " if "live" in r else ""
+    return f"this model ({live}{format_amount(r['parameters'])} weights{' live' if live else ''})"
 
 
 def _what(r: Mapping[str, Any]) -> str:
@@ -114,6 +115,8 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not recorded in the data's manifest"
     dropped = found["dropped"]
+    if unrecorded := found.get("unrecorded"):
+        return f"not of all data: nothing is recorded for {', '.join(map(os.path.basename, unrecorded))}"
     return (
         f"{len(found['test_sets'])} files, {found['ngram']} words in a row; "
         f"{dropped['benchmark_pmid']} documents left out by id, {dropped['benchmark_overlap']} by shared words"

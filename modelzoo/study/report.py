@@ -26,7 +26,11 @@ def report_runs(folders: Sequence[str], path: str) -> str:
 
 
 def write_study(
-    cells: Iterable[tuple[str, str]], losses: Mapping[str, Mapping[float, float]], path: str, name: str
+    cells: Iterable[tuple[str, str]],
+    losses: Mapping[str, Mapping[float, float]],
+    path: str,
+    name: str,
+    others: float | None = None,
 ) -> str:
     """Write the page of a study.
 
@@ -34,6 +38,7 @@ def write_study(
         cells: folder and group of each finished run.
         losses: final loss of the first seed by group and peak learning rate.
         name: the study's.
+        others: peak of all but the decoder's matrices, where `losses` is by theirs.
     """
     labels, runs, damaged = dict(cells), [], []
     for folder in labels:
@@ -45,7 +50,7 @@ def write_study(
         raise UserError("\n".join(damaged) or "report: no run has ended")
     for problem in damaged:
         print(f"damaged    {problem}; the report leaves this run out", file=sys.stderr)
-    written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses)])
+    written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses, others)])
     return written
 
 

@@ -177,18 +177,23 @@ class Group:
         return self.runs[0]
 
     @property
+    def validated(self) -> list[Result]:
+        """Its runs that were validated at all, which losses are of."""
+        return [run for run in self.runs if run.validation]
+
+    @property
     def steps(self) -> list[int]:
-        """Steps at which every run was validated."""
-        common = set.intersection(*({r["step"] for r in run.validation} for run in self.runs))
-        return sorted(common)
+        """Steps at which each of these was validated."""
+        found = [{r["step"] for r in run.validation} for run in self.validated]
+        return sorted(set.intersection(*found)) if found else []
 
     def losses(self, step: int) -> list[float]:
-        """Validation loss of each run at `step`."""
-        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.runs]
+        """Validation loss of each of them at `step`."""
+        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.validated]
 
     def mean(self, key: str, step: int) -> float | None:
-        """Mean over the runs of a training record's `key` (or `seconds`) at `step`; None where one has none."""
-        values = [run.at(step).get(key) for run in self.runs]
+        """Mean over them of a training record's `key` (or `seconds`) at `step`; None where one has none."""
+        values = [run.at(step).get(key) for run in self.validated]
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if len(known) == len(values) else None
 

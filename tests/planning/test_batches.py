@@ -10,7 +10,7 @@ from tests.support import TINY, examples, write_shard
 NOTES = (
     "repeat examples", "repeats examples", "mixture: ",
     "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
-    "training needs none", "which the model needs too", "This DataLoader",
+    "in file order", "training needs none", "which the model needs too", "This DataLoader",
 )  # fmt: skip
 
 
@@ -19,7 +19,26 @@ NOTES = (
     [
         ({}, {}, []),
         ({"batch_size": 9}, {}, ["batches of 9 repeat examples: an epoch has 8"]),
-        ({"num_samples": 3}, {}, ["batches of 4 repeat examples: an epoch has 3"]),
+        (
+            {"num_samples": 3},
+            {},
+            [
+                "batches of 4 repeat examples: an epoch has 3",
+                "num_samples 3: of 8 examples the first ones in file order alone are ever taken",
+            ],
+        ),
+        (
+            {"num_samples": 7, "batch_size": 2},
+            {},
+            ["num_samples 7: of 8 examples the first ones in file order alone are ever taken"],
+        ),
+        ({"shuffle": False}, {}, ["shuffle: false: of 8 examples the run takes the first 4 in file order"]),
+        ({"shuffle": False, "batch_size": 8}, {}, []),
+        (
+            {"data_dir": None, "mixture": [{"data_dir": d, "weight": 2} for d in "de"], "shuffle": False},
+            {},
+            ["shuffle: false: an epoch takes the sets of the mixture one after another, in file order"],
+        ),
         ({"num_samples": 9}, {}, ["num_samples 9 repeats examples: the data has 8"]),
         (
             {"data_dir": None, "mixture": [{"data_dir": "d", "weight": 3}, {"data_dir": "e", "weight": 1}]},
@@ -49,7 +68,7 @@ def test_plan_and_train_note_the_same(tmp_path, monkeypatch, capsys, loader, ini
         "precision": {"enabled": False}, "loop": {"max_steps": 1, "grad_accum_steps": init.get("grad_accum_steps", 1)},
         "tokenizer": init.get("tokenizer"),
     }  # fmt: skip
-    fit = {"train_dataloader": {"data_dir": "d", "batch_size": 4, **loader}}
+    fit = {"train_dataloader": {"data_dir": "d", "batch_size": 4, "shuffle": True, **loader}}
     (tmp_path / "c.yaml").write_text(dump({"trainer": {"init": sections, "fit": fit}}), encoding="utf-8")
     for mode in ("plan", "train"):
         assert main(["CPU", "-p", "c.yaml", "-m", mode, "-o", "run"]) == 0

@@ -122,7 +122,13 @@ def test_time_adds_up_to_the_log(runs, groups):
 def test_peaks_at_the_edge_are_named():
     losses = {"a": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 1.5}}
     assert curves.draw_by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
+    assert "matrices" not in curves.draw_by_peak(losses).caption
+    assert "decoder's matrices; all other weights' peak is 0.005" in curves.draw_by_peak(losses, 5e-3).caption
     assert curves.draw_by_peak({"a": {1e-3: 2.0}}) is None
+    losses = {"a": {1e-3: math.nan, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: math.inf, 2e-3: math.nan}}
+    panel = curves.draw_by_peak(losses)
+    assert "a better one" not in panel.caption and "a at 0.001, b at 0.001, b at 0.002." in panel.caption
+    assert [r[:2] for r in panel.rows] == [(label, p) for label in "ab" for p in losses[label]]
 
 
 class Page(HTMLParser):
@@ -269,3 +275,12 @@ def test_a_records_seconds_are_those_of_all_steps_since_the_one_before(data, tmp
     assert [r["step"] for r in records] == [4, 8, 12] and sum(took) >= 0.09
     assert all(0.03 <= 4 * r["waiting"] < 4 * r["seconds"] for r in records)
     assert all(r["tokens_per_second"] == pytest.approx(48 / r["seconds"]) for r in records)
+
+
+def test_a_group_keeps_its_losses_where_a_run_has_none_yet(runs):
+    first, second = (read_run(str(runs / f"dense-seed{s}")) for s in (1, 2))
+    second.validation = [r for r in second.validation if r["step"] < 12]
+    third = results.Result("x", first.config, [], [], [], [], [])
+    (row,) = curves.draw_final_losses([Group("dense", [first, second, third])]).rows
+    ends = [next(r["loss"] for r in run.validation if r["step"] == 8) for run in (first, second)]
+    assert row[1] == pytest.approx(np.mean(ends)) and row[4] == 2 and row[-1] == 8

@@ -200,6 +200,7 @@ def test_a_speed_that_cannot_be_kept_ends_no_run(tmp_path, capsys):
 @pytest.mark.parametrize(("name", "tera"), [
     ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121),
     ("NVIDIA L40S", 362), ("Tesla T4", 65), ("NVIDIA GeForce RTX 4090", None), ("AMD Instinct MI300X", None),
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
 ])  # fmt: skip
 def test_a_peak_is_known_by_the_devices_name_or_left_out(name, tera):
     found = peaks.look_up(name, 2)

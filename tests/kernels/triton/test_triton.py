@@ -106,8 +106,7 @@ def test_the_largest_tiles_fit_every_generation(capability, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from modelzoo.kernels.triton import blocks as blocks
-    from modelzoo.kernels.triton import tiles as tiles
+    from modelzoo.kernels.triton import blocks, tiles
 
     side, found = 128, {}
     floats, fetches = "*" + dtype, capability >= 90
