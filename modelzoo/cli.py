@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from modelzoo import entry, host, modes, processes, progress, verbs
 from modelzoo.config.errors import UserError
-from modelzoo.flags import overrides, parser
+from modelzoo.flags import overrides, parser, path_flags
 from modelzoo.redact import redact_words
 from modelzoo.share import parse_share
 from modelzoo.words import complete_words
@@ -145,7 +145,7 @@ def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
         _study(args)
         return None
     doc, config = _resolve_config(args)
-    with naming_places(doc):
+    with naming_places(doc, path_flags(args)):
         if (count := _count_processes(args, config)) > 1:
             return processes.start_ranks(argv, count)
         _run_config(args, doc, config, f"run.py {shlex.join(redact_words(argv))}")
@@ -218,7 +218,7 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
-    with naming_places(doc):
+    with naming_places(doc, path_flags(args)):
         start_checkpoint.complete_model(doc, args.checkpoint_path)
         lengths.count_epoch(doc)
         config = validate(doc, Config)

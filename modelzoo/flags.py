@@ -125,6 +125,11 @@ def _add_cluster_flags(p: argparse.ArgumentParser) -> None:
     csx.add_argument("--disable_version_check", action="store_true", default=None)
 
 
+def path_flags(args: argparse.Namespace) -> dict[str, str | None]:
+    """The flags that name a file or folder, with their values."""
+    return {"--checkpoint_path": args.checkpoint_path, "-o": args.model_dir, "--data_dir": args.data_dir}
+
+
 def overrides(args: argparse.Namespace) -> list[str]:
     """The flags as config overrides. The command line wins over the YAML."""
     import json

@@ -6,7 +6,7 @@ Imports nothing of ours. What cannot be looked into is nothing of ours, too: the
 import glob
 import os
 
-SHARDS = (".h5", ".hdf5")
+SHARD_SUFFIXES = (".h5", ".hdf5")
 EMPTY = "it is empty"
 VOCABULARIES = ("tokenizer.json", "encoder.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
@@ -61,7 +61,7 @@ def _has(path: str, name: str) -> bool:
 
 
 def _holds_shards(path: str) -> bool:
-    return os.path.isdir(path) and any(n.endswith(SHARDS) for n in os.listdir(path))
+    return os.path.isdir(path) and any(n.endswith(SHARD_SUFFIXES) for n in os.listdir(path))
 
 
 def _list_some(runs: list[str]) -> str:

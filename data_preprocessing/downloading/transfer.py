@@ -73,21 +73,30 @@ def check_url(url: str) -> str:
         UserError: it is no http(s) address of a host, or holds a user name or password.
     """
     shown = redact_text(url)
-    try:
-        parts = urllib.parse.urlsplit(url)
-        port = parts.port
-        (parts.hostname or "").encode("idna")  # what a connection would fail on: an empty part of a name, a long one
-    except UnicodeError:
-        raise UserError(f"--base_url {shown}: names no host; check its spelling") from None
-    except ValueError as e:
-        raise UserError(f"--base_url {shown}: {e}") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or re.search(r"[\s\x00-\x1f]", url):
+    if not re.match(r"https?://", url, re.I) or re.search(r"[\s\x00-\x1f]", url):
         raise UserError(f"--base_url {shown}: give an http(s) address")
+    parts = _split_address(url, "--base_url")
     if parts.username is not None or parts.password is not None:
         raise UserError("--base_url: holds a user name or password, which NLM's files do not need; leave it out")
     if parts.query or parts.fragment:
         raise UserError(f"--base_url {shown}: give the address of a folder, without ? and #")
     return url.rstrip("/")
+
+
+def _split_address(url: str, where: str) -> urllib.parse.SplitResult:
+    """The parts of a URL that a connection can be made to.
+
+    Args:
+        where: the flag or variable that gave it.
+
+    Raises:
+        UserError: its host is missing or no name, or its port no number of one.
+    """
+    with contextlib.suppress(ValueError):  # of a name with a part that is empty or too long, half an IPv6 address
+        parts = urllib.parse.urlsplit(url)
+        if parts.hostname and parts.hostname.encode("idna") and parts.port != 0:
+            return parts
+    raise UserError(f"{where} {redact_text(url)[:80]}: names no host, or no port that there is; correct it")
 
 
 class Client:
@@ -280,13 +289,7 @@ def _choose_proxy(url: str) -> str | None:
     if there and kind.lower() not in ("http", "https"):
         raise UserError(f"{parts.scheme}_proxy: is a proxy of the kind {kind[:20]!a}; http and https ones are used")
     found = proxy if there else f"http://{proxy}"
-    try:
-        split = urllib.parse.urlsplit(found)
-        named = bool(split.hostname) and split.port != 0 and bool(split.hostname.encode("idna"))
-    except ValueError:  # a part of the name that is empty or too long, no number for a port, half an IPv6 address
-        named = False
-    if not named:
-        raise UserError(f"{parts.scheme}_proxy: {redact_text(proxy)[:80]!a} names no host; correct or unset it")
+    _split_address(found, f"{parts.scheme}_proxy")
     return found
 
 

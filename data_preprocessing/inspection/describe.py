@@ -7,7 +7,7 @@ from data_preprocessing.verbs import require_examples
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards, open_shard, read_manifest
-from modelzoo.folders import add_kind
+from modelzoo.folders import SHARD_SUFFIXES, add_kind
 from modelzoo.reading import exists
 
 
@@ -24,7 +24,7 @@ def print_shards(args) -> int:
         path = os.path.join(path, "train")
     files = list_shards(path) if os.path.isdir(path) else [path]
     if not files:
-        raise UserError(add_kind(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})", path))
+        raise UserError(add_kind(f"{path}: holds no shards ({', '.join(SHARD_SUFFIXES)})", path))
     tokenizer = _tokenizer(args.tokenizer, os.path.dirname(os.path.abspath(files[0])))
     total = 0
     for name in files:

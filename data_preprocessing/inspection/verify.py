@@ -11,7 +11,7 @@ from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import NEGATIVE, check_masks, list_shards, open_shard, read_manifest
-from modelzoo.folders import add_kind
+from modelzoo.folders import SHARD_SUFFIXES, add_kind
 from modelzoo.reading import exists
 from modelzoo.records import is_sealed
 
@@ -93,7 +93,7 @@ def verify_split(folder: str) -> tuple[list[str], int, int]:
     listed = manifest.get("shards") or []
     hashes = {s["file"]: s.get("sha256") for s in listed} | (manifest.get("files") or {})
     faults, checked, size = _compare(folder, hashes)
-    faults += _strays(folder, {s["file"] for s in listed}, fmt.SHARD_SUFFIXES)
+    faults += _strays(folder, {s["file"] for s in listed}, SHARD_SUFFIXES)
     for s in listed:
         name = os.path.join(folder, s["file"])
         if not any(fault.startswith(f"{name}: ") for fault in faults):

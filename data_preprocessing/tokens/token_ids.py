@@ -12,7 +12,7 @@ from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as fmt
 from modelzoo.data.folder import list_shards
-from modelzoo.folders import add_kind
+from modelzoo.folders import SHARD_SUFFIXES, add_kind
 from modelzoo.reading import parse_json
 
 MAX_UNPACKED = 1 << 34  # bytes of a JSONL file
@@ -26,9 +26,9 @@ def find_sources(paths: list[str]) -> list[tuple[str, str]]:
         if os.path.isdir(path):
             names = sorted(list_shards(path), key=lambda n: listing.order(os.path.basename(n)))
             if not names:
-                raise UserError(add_kind(f"{path}: holds no shards ({', '.join(fmt.SHARD_SUFFIXES)})", path))
+                raise UserError(add_kind(f"{path}: holds no shards ({', '.join(SHARD_SUFFIXES)})", path))
             found += [(path, name) for name in names]
-        elif path.endswith(fmt.SHARD_SUFFIXES):
+        elif path.endswith(SHARD_SUFFIXES):
             found.append((path, path))
         else:
             found += [(path, file["path"]) for file in listing.find((path,), "jsonl")]
@@ -39,7 +39,7 @@ def iterate_documents(sources: list[tuple[str, str]], eos: int) -> Iterator[tupl
     """(flat ids, offsets, file) in pieces of bounded size."""
     for _, group in itertools.groupby(sources, key=lambda source: source[0]):
         names = [name for _, name in group]
-        if names[0].endswith(fmt.SHARD_SUFFIXES):
+        if names[0].endswith(SHARD_SUFFIXES):
             yield from _from_shards(names, eos)
         else:
             for name in names:

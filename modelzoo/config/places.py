@@ -3,7 +3,8 @@
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.yaml12 import NOWHERE, Document, Path
@@ -15,8 +16,11 @@ _HOLDS_PATHS = re.compile(r"dir|path|root|file|checkpoint$|tokenizer|data$")
 
 
 @contextlib.contextmanager
-def naming_places(doc: Document) -> Iterator[None]:
+def naming_places(doc: Document, flags: Mapping[str, str | None] = MappingProxyType({})) -> Iterator[None]:
     """Add to an error about a path or a key, raised in the body, where `doc` names it: the key, its file and line.
+
+    Args:
+        flags: of the command line, with their values: they win over keys, and one of the same value is named instead.
 
     Raises:
         UserError: the one raised, of its own class and exit code.
@@ -25,18 +29,18 @@ def naming_places(doc: Document) -> Iterator[None]:
     try:
         yield
     except UserError as e:
-        lines = [line + _describe(line, doc) for line in str(e).split("\n")]
+        lines = [line + _describe(line, doc, flags) for line in str(e).split("\n")]
         e.args = ("\n".join(lines),)
         raise
     except OSError as e:
         if isinstance(e.filename, str | os.PathLike):
-            e.strerror = f"{e.strerror or e}{_describe(f'{os.fspath(e.filename)}:', doc)}"
+            e.strerror = f"{e.strerror or e}{_describe(f'{os.fspath(e.filename)}:', doc, flags)}"
         raise
 
 
-def _describe(line: str, doc: Document) -> str:
-    """` (KEY, FILE:LINE)` of the longest value that is the path at the beginning of `line`, or a folder above it; of a
-    key there, ` (FILE:LINE)`.
+def _describe(line: str, doc: Document, flags: Mapping[str, str | None]) -> str:
+    """` (KEY, FILE:LINE)` of the longest value that is the path at the beginning of `line`, or a folder above it, or
+    ` (FLAG)` where it is a flag's; of a key there, ` (FILE:LINE)`.
     """
     if named := _KEY.match(line):
         mark = str(doc.mark(tuple(int(k) if is_number(k) else k for k in named[0].split("."))))
@@ -48,7 +52,10 @@ def _describe(line: str, doc: Document) -> str:
     ]
     if not found:
         return ""
-    path = max(found)[-1]
+    length, _, path = max(found)
+    given = [flag for flag, value in flags.items() if value and len(value) >= length and _begins(line, value)]
+    if given:
+        return "" if given[0] in line else f" ({given[0]})"
     key, mark = ".".join(map(str, path)), str(doc.mark(path))
     return "" if key in line or mark in line else f" ({key}, {mark})"
 

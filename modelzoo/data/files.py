@@ -7,7 +7,7 @@ from typing import NamedTuple
 from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data.folder import UNRECORDED, Recorded, check_masks, list_shards, open_shard, read_manifest, read_shards
-from modelzoo.folders import add_kind
+from modelzoo.folders import SHARD_SUFFIXES, add_kind
 
 SOME = 16  # shards that a plan opens: it is read in a second, whatever the data
 
@@ -55,7 +55,7 @@ def find_shards(data_dir: Sequence[str]) -> list[str]:
             )
         if not found:
             below = next((d for part in ("train", "val") if list_shards_below(d := os.path.join(folder, part))), None)
-            message = f"{folder}: holds no HDF5 shard ({', '.join(f.SHARD_SUFFIXES)})"
+            message = f"{folder}: holds no HDF5 shard ({', '.join(SHARD_SUFFIXES)})"
             raise UserError(f"{message}; did you mean {below}?" if below else add_kind(message, folder))
         if missing := sorted({s.file for s in read_shards(folder)} - set(map(os.path.basename, found))):
             raise UserError(

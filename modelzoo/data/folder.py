@@ -11,6 +11,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.side_files import read_manifest_file
+from modelzoo.folders import SHARD_SUFFIXES
 from modelzoo.reading import exists
 
 
@@ -54,7 +55,7 @@ def list_shards(folder: str) -> list[str]:
             f"{folder}: no such data folder{name_working_folder(folder)}; make it with "
             "`python -m data_preprocessing`, or give another"
         ) from None
-    names = sorted(n for n in found if n.endswith(f.SHARD_SUFFIXES) and not n.startswith("."))
+    names = sorted(n for n in found if n.endswith(SHARD_SUFFIXES) and not n.startswith("."))
     return [os.path.join(folder, n) for n in names]
 
 

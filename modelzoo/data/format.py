@@ -19,7 +19,6 @@ VSL_ROWS = ROWS + ("attention_span", "position_ids")
 DTYPE = "int32"
 MAX_ID = 2**24 - 1  # of a token: many times the largest vocabularies; tables are made of so many rows
 MAX_MSL = 2**20  # tokens of an example
-SHARD_SUFFIXES = (".h5", ".hdf5")
 SHARD_NAME = "output_chunk_{process}_{chunk}.h5"
 
 DATA_PARAMS = "data_params.json"

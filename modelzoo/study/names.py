@@ -3,6 +3,7 @@
 import hashlib
 import textwrap
 import unicodedata
+from collections.abc import Sequence
 
 from modelzoo.redact import redact_text
 
@@ -15,6 +16,12 @@ def show_name(text: str) -> str:
     kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     name = redact_text(" ".join(kept.split())) or "unnamed"
     return name if len(name) <= MOST else f"{name[: MOST // 2]}…{name[1 - MOST // 2 :]}"
+
+
+def list_names(names: Sequence[str], most: int = 6) -> str:
+    """Names in one line: all of a few, else the first and how many more there are."""
+    shown = ", ".join(map(show_name, names[:most]))
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def label_line(name: str) -> str:

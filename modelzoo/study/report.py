@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from modelzoo.config.errors import UserError
 from modelzoo.study import cost, curves, finetuned, layers, page, results
 from modelzoo.study.draw import Panel
+from modelzoo.study.names import list_names
 from modelzoo.study.results import Group, Result
 
 
@@ -78,7 +79,8 @@ def write(groups: Sequence[Group], path: str, title: str, more: Sequence[Panel |
     for problem in dict.fromkeys(damaged):
         print(problem, file=sys.stderr)
     if not any(run.validation or run.dev for group in groups for run in group.runs):
-        raise UserError("report: none of these runs was validated; train with -m train_and_eval")
+        names = list_names([run.name for group in groups for run in group.runs])
+        raise UserError(f"report: none of these runs was validated ({names}); train with -m train_and_eval")
     try:
         folder = page.write_page(path, title, _lead(groups), shown)
     except OSError as e:

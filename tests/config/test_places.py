@@ -37,6 +37,22 @@ def test_a_choice_that_is_spelt_like_the_folder_is_not_named():
     assert str(e.value).endswith("(fit.loader.data_dir, f.yaml:1)")
 
 
+@pytest.mark.parametrize("text,place", [
+    ("x/one: holds no checkpoint", " (--checkpoint_path)"),
+    ("x/one/a: damaged", " (--checkpoint_path)"),
+    ("x/one/two/0.h5: damaged", " (a.data_dir.1, f.yaml:2)"),
+    ("x/one: give another --checkpoint_path", ""),
+    ("run: busy", ""),
+])  # fmt: skip
+def test_a_flag_of_the_same_value_is_named_and_not_the_key(text, place):
+    with (
+        pytest.raises(UserError) as e,
+        naming_places(DOC, {"--checkpoint_path": "x/one", "-o": "run", "--data_dir": None}),
+    ):
+        raise UserError(text)
+    assert str(e.value) == text + place
+
+
 def test_the_class_and_code_of_an_error_stay():
     class Busy(UserError):
         exit_code = 75

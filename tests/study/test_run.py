@@ -128,7 +128,7 @@ def test_a_run_whose_last_validation_was_not_made_is_not_finished(base, forked, 
     assert "has no validation loss" not in capsys.readouterr().err
     log = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text("".join(x for x in log.splitlines(True) if '"validation"' not in x))
-    with pytest.raises(UserError, match="none of these runs was validated"):
+    with pytest.raises(UserError, match=r"none of these runs was validated \(.*dense-seed1\); train with"):
         study.run_study(path, [], None, study.Options("CPU"))
     assert f"{run / 'metrics.jsonl'}: has no validation loss of the last step, 10" in capsys.readouterr().err
     (run / "metrics.jsonl").write_text(log)

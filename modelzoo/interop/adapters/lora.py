@@ -18,6 +18,7 @@ from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
 from modelzoo.config.model import GPTConfig
 from modelzoo.interop.adapters.folder import Count, Files, read_adapter, require_kind
+from modelzoo.interop.adapters.targets import check_targets
 from modelzoo.interop.hf.families import LAYER, LINEAR, QKV, Family
 from modelzoo.interop.hf.tensors import convert_to_hf, query_scales
 from modelzoo.names import LORA_A, LORA_B
@@ -35,6 +36,9 @@ class _LoRA(Record):
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     bias: str = "none"
     use_rslora: bool | None = None
+    target_modules: str | list[str] | None = None
+    exclude_modules: str | list[str] | None = None
+    layers_to_transform: int | list[int] | None = None
     rank_pattern: dict[str, Count] | None = None
     alpha_pattern: dict[str, Alpha] | None = None
 
@@ -93,8 +97,9 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
     if config.bias != "none":
         raise UserError(f"{path}: bias: {config.bias[:40]!a} has no place here; plain LoRA only")
     alphas = _compile_patterns(config.alpha_pattern, path)
-    left, found, scales = dict(tensors), {}, {}
-    for module, parts in _modules(c, family).items():
+    left, found, scales, held = dict(tensors), {}, {}, set()
+    modules = _modules(c, family)
+    for module, parts in modules.items():
         a = left.pop(f"{INSIDE}{module}{LORA_A}.weight", None)
         b = left.pop(f"{INSIDE}{module}{LORA_B}.weight", None)
         if a is None or b is None:
@@ -102,6 +107,7 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
                 raise UserError(f"{folder}: {INSIDE}{module}: holds one of LoRA's two matrices alone")
             continue
         _check_matrices(folder, module, a, b, len(parts))
+        held.add(module)
         rows = torch.empty_like(b, dtype=torch.float32)
         rows[_order(list(parts), module, len(b) // len(parts), c, family)] = b.float()
         alpha = next((v for p, v in alphas if p.match(module)), config.lora_alpha)
@@ -113,6 +119,7 @@ def read_lora(folder: str, c: GPTConfig, family: Family) -> tuple[LoRA, dict[str
     if left or not found:
         what = sorted(left)[0] if left else "no LoRA matrix"
         raise UserError(f"{folder}: holds {what}, which is nothing of a {family.architecture} with these sizes")
+    check_targets(path, config.target_modules, config.exclude_modules, config.layers_to_transform, held, modules)
     r, scale = max(len(a) for a, _ in found.values()), next(iter(scales.values()))
     out = {}
     for p, (a, b) in found.items():

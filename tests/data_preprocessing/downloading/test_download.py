@@ -342,3 +342,17 @@ def test_an_older_release_stays_until_the_newer_one_is_whole(server, tmp_path):
 def test_a_second_download_into_the_folder_waits_for_none(server, tmp_path):
     with lock_folder(str(tmp_path / "out")), pytest.raises(Busy):
         verb(server, tmp_path, baseline="1")
+
+
+@pytest.mark.parametrize(
+    "address", ["http://", "http://x:port", "http://x:0", "http://[", "http://a..b", "http://me:pw@a..b"]
+)
+def test_an_address_of_no_host_is_refused_in_the_same_words_wherever_it_is_given(address, monkeypatch):
+    monkeypatch.setenv("http_proxy", address)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(UserError) as one:
+        transfer.check_url(address)
+    with pytest.raises(UserError) as other:
+        transfer._choose_proxy("http://mirror.example/")
+    assert str(one.value).removeprefix("--base_url") == str(other.value).removeprefix("http_proxy")
+    assert "names no host, or no port that there is; correct it" in str(one.value) and "pw" not in str(one.value)

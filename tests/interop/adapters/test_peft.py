@@ -191,6 +191,33 @@ def test_adapters_that_have_no_place_here(tmp_path, change, what):
         read_lora(folder, init.model, GPT2)
 
 
+NAMED = [  # as PEFT takes them, and what names other modules than those
+    ({"target_modules": ["c_attn", "c_fc"]}, ["c_attn"], "c_fc, of which"),
+    ({"target_modules": r".*\.(c_attn|c_fc)"}, r".*\.c_fc", r"\.c_fc does not name .*c_attn, of which"),
+    (
+        {"target_modules": ["c_attn"], "layers_to_transform": [1]},
+        ["c_attn", "c_fc"],
+        r"names .*h\.1\.mlp\.c_fc, of which",
+    ),
+    ({"target_modules": "all-linear", "exclude_modules": ["c_fc"]}, ["c_fc"], "does not name .*, of which"),
+]
+
+
+@pytest.mark.parametrize("section,others,what", NAMED, ids=str)
+def test_modules_that_are_named_are_those_that_have_tensors(tmp_path, section, others, what):
+    """By PEFT's own reading of its config; one that was edited, or is another adapter's, is refused."""
+    model, _ = adapted({})
+    theirs, family = base(model)
+    config = library.LoraConfig(r=2, fan_in_fan_out=True, task_type="CAUSAL_LM", **section)
+    library.get_peft_model(theirs, config).save_pretrained(tmp_path)
+    names = read_lora(str(tmp_path), model.model.config, family)[1]
+    assert names
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "target_modules": others}))
+    with pytest.raises(UserError, match=rf"adapter_config\.json: target_modules .*{what} adapter_model.safetensors"):
+        read_lora(str(tmp_path), model.model.config, family)
+
+
 def test_folders_that_hold_no_adapter_of_this_model(tmp_path):
     model, init = adapted({}, lora={}, soft_prompt={"tokens": 2, "place": "prefix"})
     with pytest.raises(UserError, match=r"holds neither adapter_config\.json"):
