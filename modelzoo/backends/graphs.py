@@ -13,10 +13,10 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from modelzoo.kernels.limits import GRAPHS
 from modelzoo.train_state import TrainState
 
 WARM = 2  # micro-batches of a shape before its graph: compilers and libraries choose their kernels in these
-MOST = 4  # graphs at a time: each shape has its own
 
 Compute = Callable[[TrainState, dict[str, Tensor]], Tensor]  # leaves gradients, returns the loss
 
@@ -63,7 +63,10 @@ class Graphs:
         run = self.run
         if (moves := run.sparsity.moves) != self.moves:
             self._forget(moves)
-        if self.failed or run.sparsity.probes() or len(batch["counted_rows"]):
+        updating = run.sparsity.is_update(run.optimizer_step + 1)
+        if updating and self.captured:
+            self._forget(moves)  # new masks want the memory that graphs hold, and would have them captured anew
+        if self.failed or updating or len(batch["counted_rows"]):
             return self.compute(run, batch)
         trained = [p for p in run.model.parameters() if p.requires_grad]
         onto = next((id(p.grad) for p in trained if p.grad is not None), None)  # None: it begins a step's gradients
@@ -73,7 +76,7 @@ class Graphs:
         # others' gradients it must not add to: they will not be there in the next step
         if self.seen[shape] <= WARM or not (onto is None or onto in self.known):
             return self.compute(run, batch)
-        if key not in self.captured and (len(self.captured) >= MOST or not self._capture(batch, key, trained)):
+        if key not in self.captured and (len(self.captured) >= GRAPHS or not self._capture(batch, key, trained)):
             return self.compute(run, batch)
         found = self.captured[key]
         for name, x in batch.items():

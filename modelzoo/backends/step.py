@@ -10,6 +10,7 @@ from torch import Tensor
 from modelzoo.backends import reduction, sharding
 from modelzoo.backends.base import TorchBackend
 from modelzoo.distributed import Ranks
+from modelzoo.kernels.limits import WIDTHS
 from modelzoo.models.gpt import loss_denominator
 from modelzoo.optim.adam import AgedAdam
 from modelzoo.optim.groups import set_lr
@@ -146,7 +147,7 @@ def _finite(loss: float, norm: float) -> bool:
     return math.isfinite(loss) and math.isfinite(norm)
 
 
-def trim_padding(batch: Mapping[str, Tensor], multiple: int = 32) -> dict[str, Tensor]:
+def trim_padding(batch: Mapping[str, Tensor], multiple: int = WIDTHS) -> dict[str, Tensor]:
     """A batch [b, t] without the columns at its end in which no token counts, down to a multiple of `multiple`.
 
     A causal model's counted tokens see nothing of what follows them, so padding there is work for nothing.

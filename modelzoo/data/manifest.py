@@ -45,6 +45,13 @@ def count_examples(loader: DataLoader) -> int | None:
     return sum(known) if known and len(known) == len(counts) else None
 
 
+def is_padded(loader: DataLoader, msl: int) -> bool:
+    """Whether manifests record that over a hundredth of the places do not count: batches may be cut shorter."""
+    known = [read_manifest(d) for d in list_folders(loader)]
+    counted = [(m.get("loss_tokens"), m.get("n_examples")) for m in known]
+    return any(isinstance(t, int) and isinstance(n, int) and t < 0.99 * n * msl for t, n in counted)
+
+
 def find_context(config: Config) -> int:
     """Tokens of an example: the dataloader's max_sequence_length, else the data's, else the model's."""
     fit = config.trainer.fit

@@ -6,6 +6,9 @@ BUFFER_BYTES = 128 << 20  # logits at a time in the output head: many rows make 
 PLAIN_UP_TO = {"float32": 128}
 PLAIN_OTHERWISE = 512
 
+GRAPHS = 4  # CUDA graphs of one run at a time: each shape of a batch has its own, and its own gradients
+WIDTHS = 32  # batches are cut to a multiple of so many tokens where all that follows is padding
+
 
 def find_longest_plain(dtype: str, dropout: float) -> int:
     """The longest sequence whose attention is plain products on a CPU, in `dtype` (float32, bfloat16, ...)."""

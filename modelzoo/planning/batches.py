@@ -9,7 +9,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.mixture import share_epoch
 from modelzoo.data.tokenizer_files import find_vocabulary
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 
 def note_batches(config: Config) -> list[str]:

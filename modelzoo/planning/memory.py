@@ -1,14 +1,16 @@
-"""Memory of each device that trains, in bytes, from the config alone. No torch."""
+"""Memory of each device that trains, in bytes, from the config and the data's manifests. No torch."""
 
 from typing import NamedTuple
 
 from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
-from modelzoo.kernels.limits import count_head_rows, find_longest_plain
+from modelzoo.data.manifest import is_padded
+from modelzoo.kernels.limits import GRAPHS, WIDTHS, count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest, group_sizes
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent, find_dense_step, is_packed
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.planning.updates import count_update
+from modelzoo.training.runs.length import count_micro_batches, total_steps
 
 DENSE = "dense gradients (update steps)"
 
@@ -51,50 +53,76 @@ def share_rows(config: Config, layout: Layout) -> Rows:
 def count_memory(
     config: Config, msl: int, layout: Layout, rows: int | None = None, mode: str | None = None
 ) -> dict[str, int]:
-    """Bytes of a training run on one of the devices. Of activations and work an estimate.
+    """Bytes of a training run on one of the devices, when most weights live. Of activations and work an estimate.
 
     Args:
         msl: tokens of a row.
         rows: at once; default: the config's. mode: of activation_checkpointing; default: the config's.
     """
-    init, shapes = config.trainer.init, list_with_adapters(config.trainer.init)
+    init, shapes, steps = config.trainer.init, list_with_adapters(config.trainer.init), total_steps(config) or 0
     off = frozen(init)
     total, trained = (sum(s.numel for n, s in shapes.items() if n not in out) for out in (frozenset(), off))
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
-    gone, masks = count_stored(init, ("packed",))
+    gone, masks = count_stored(init, ("packed",), steps)
     kept = trained if init.base_frozen else trained - gone
-    share, whole = layout.devices if layout.sharded else 1, count_indices(init, ("packed",)) + count_explored(init)
+    whole = count_indices(init, ("packed",), steps) + count_explored(init)
+    share = layout.devices if layout.sharded else 1
     times = 2 if rows is not None else share_rows(config, layout).times
     rows = share_rows(config, layout).at_once if rows is None else rows
-    activations, work = count_activations(init, layout.kind, rows, msl, mode or init.backend.activation_checkpointing)
+    mode = mode or init.backend.activation_checkpointing
+    activations, work = count_activations(init, layout.kind, rows, msl, mode, steps)
     if layout.kind == "GPU" and layout.devices == times == 1:  # activations go as gradients come
         work = max(work - 4 * kept, 0)
-    if layout.kind == "GPU":  # a checkpoint is copied when activations are gone: one weight at a time, whole
-        work = max(work, 4 * find_largest(init, ("packed",)) - activations)
+    copied = 4 * find_largest(init, ("packed",))  # by a checkpoint on a GPU: one weight at a time, whole
+    graphs = _takes_graphs(init, layout, mode)
+    if layout.kind == "GPU" and not graphs:  # when activations are gone, which graphs keep
+        work = max(work, copied - activations)
+    dense, late = _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout))
+    room = activations + work  # free once backward has ended
     return {
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
         "optimizer": 4 * moments * kept // share,
         "masks": (masks - whole) // share + whole,
-        "sums": _count_sums(init, kept, layout),
+        "sums": _count_sums(init, kept, layout, steps),
         "activations (estimate)": activations,
         "work (estimate)": work,
-        DENSE: _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout), activations + work),
+        "captured graphs": 4 * kept * (_count_widths(config, msl) - 1) + copied if graphs else 0,
+        DENSE: dense + max(late - room, 0),
+        "mask updates": max(count_update(init, layout.kind, steps) - max(room - late, 0), 0),
     }
 
 
-def _count_dense_gradients(init: Init, layout: Layout, several: bool, room: int) -> int:
-    """What dense gradients of masked weights take on update steps (RigL's, GraNet's), beyond the most of other steps.
+def _takes_graphs(init: Init, layout: Layout, mode: str) -> bool:
+    """Whether `backends.local` captures a run's micro-batches: it has its gradients in their memory from then on.
+
+    What `storage: auto` leaves open counts as stored whole, and a loss scale in float16 may be dynamic.
+    """
+    alone = layout.kind == "GPU" and layout.devices == 1 and not layout.sharded and layout.slices is None
+    packed = any(group.may_pack and group.storage == "packed" for group in init.sparsity)
+    half = arithmetic.expect_arithmetic(layout.kind, init.precision).dtype == "float16"
+    return alone and packed and mode == "none" and not half and init.backend.cuda_graphs
+
+
+def _count_widths(config: Config, msl: int) -> int:
+    """Graphs that begin a step's gradients, each of which has its own: one of each width that batches are cut to."""
+    fit = config.trainer.fit
+    if fit is None or not is_padded(fit.train_dataloader, msl):
+        return 1
+    return max(1, min(GRAPHS, -(-msl // WIDTHS)))
+
+
+def _count_dense_gradients(init: Init, layout: Layout, several: bool) -> tuple[int, int]:
+    """What dense gradients of masked weights take on update steps (RigL's, GraNet's): in backward, and from its end on.
 
     Where a weight is stored whole they are a copy of its gradient, made after backward. Where its live blocks are
     stored they come in backward, apart from its own gradient, and are summed with it.
 
     Args:
         several: whether a device computes its rows (of a slice) in several passes, between which those are held.
-        room: bytes of activations and work, which are free once backward has ended.
     """
     if find_dense_step(init, None) is None:
-        return 0
+        return 0, 0
     shapes, whole, packed = list_with_adapters(init), 0, 0
     for group, sizes in group_sizes(init):
         for name in sizes if group.copies_dense_gradient else ():
@@ -103,7 +131,7 @@ def _count_dense_gradients(init: Init, layout: Layout, several: bool, room: int)
             whole += (not stored_packed) * shapes[name].numel
     whole //= layout.devices if layout.sharded else 1
     held = 4 * packed * (_count_waiting(layout) + several)
-    return held + max(4 * (whole + (0 if several else packed)) - room, 0)
+    return held, 4 * (whole + (0 if several else packed))
 
 
 def _count_waiting(layout: Layout) -> int:
@@ -111,21 +139,21 @@ def _count_waiting(layout: Layout) -> int:
     return ((layout.slices or 1) // layout.devices if layout.slices else 1).bit_length() - 1
 
 
-def _count_sums(init: Init, kept: int, layout: Layout) -> int:
+def _count_sums(init: Init, kept: int, layout: Layout, steps: int) -> int:
     """What adding up takes besides the gradients: sums of slices that wait, what is sent and received."""
     if layout.sharded:
-        return _count_gathered(init, layout)
+        return _count_gathered(init, layout, steps)
     waiting = 4 * kept * _count_waiting(layout)
     if layout.devices == 1:
         return waiting
-    sent, masked = 4 * count_sent(init, 1), count_masked(init)
+    sent, masked = 4 * count_sent(init, 1, steps), count_masked(init, steps)
     buffers = 3 * sent + 4 * masked if layout.slices else sent  # exact: ours, theirs, their sum, and what was picked
     return max(waiting, buffers) + 8 * masked
 
 
-def _count_gathered(init: Init, layout: Layout) -> int:
+def _count_gathered(init: Init, layout: Layout, steps: int) -> int:
     """Whole weights of the layer at hand and the next, what is in no layer all along, and whole gradients of one."""
-    layers, rest = count_gathered(init, count_item(init, layout.kind))
+    layers, rest = count_gathered(init, count_item(init, layout.kind), steps)
     layer = layers // init.model.num_hidden_layers
     return 2 * layer + rest + max(layer * 4 // count_item(init, layout.kind), rest)
 
@@ -135,12 +163,12 @@ def count_item(init: Init, kind: str) -> int:
     return 4 if arithmetic.expect_arithmetic(kind, init.precision).dtype == "float32" else 2
 
 
-def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> tuple[int, int]:
+def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str, steps: int = 0) -> tuple[int, int]:
     """What forward keeps of `rows` for backward, and what comes and goes while they are computed, at most at once.
 
     Args:
         msl: tokens of a row.
-        mode: none, layer or attention: what backward computes again.
+        mode: none, layer or attention: what backward computes again. steps: as in `count_stored`.
     """
     m, item, tokens = init.model, count_item(init, kind), rows * msl
     # q, k and v as each head reads them, and the output, which a GPU's fused kernel leaves as the next linear reads it
@@ -155,7 +183,7 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str) -> 
     if not tokens:
         return 0, 0
     shapes = list_with_adapters(init)
-    linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",))[0]
+    linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",), steps)[0]
     casts = item * max(linear, 0) if item == 2 else 0
     head = m.vocab_size * m.hidden_size
     gpu = kind == "GPU"

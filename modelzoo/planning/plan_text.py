@@ -24,7 +24,7 @@ from modelzoo.planning.traffic import name_asking
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.runs.length import count_micro_batches
 
 WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 

@@ -5,24 +5,28 @@ import math
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import Shape, frozen, list_parameters, list_with_adapters
-from modelzoo.planning.stored import count_stored, group_sizes
+from modelzoo.planning.stored import count_live, count_stored, group_sizes
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import group_counts
 
 VALUE = 4  # bytes of a gradient on the wire: float32
 
 
-def count_sent(init: Init, step: int) -> int:
+def count_sent(init: Init, step: int, steps: int = 0) -> int:
     """Values of gradients that a replica gives for the sum of optimizer step `step`, of which 1 is the first.
 
     Of a sparse weight these are the live ones, but for RigL's update steps, which need all. What is left open by
     `storage: auto` counts as whole under a mask.
+
+    Args:
+        steps: of the run: live weights are counted when most are; 0: at `step`.
     """
     off, shapes = frozen(init), list_with_adapters(init)
     values = {n: s.numel for n, s in shapes.items() if n not in off}
     for group, sizes in group_sizes(init):
         dense = needs_dense_gradients(group, step)
-        for name, live in group_counts(group, sizes, schedules.held(group, step - 1)).items():
+        level = schedules.lowest(group, steps) if steps else schedules.held(group, step - 1)
+        for name, live in group_counts(group, sizes, level).items():
             if name in values:
                 whole = math.prod(sizes[name])
                 probe = whole if is_packed(group, shapes[name]) else 0  # apart from the gradient of the live blocks
@@ -30,11 +34,11 @@ def count_sent(init: Init, step: int) -> int:
     return sum(values.values())
 
 
-def count_masked(init: Init) -> int:
-    """Live weights of the first masks that are stored whole and train: their places are kept to pick gradients."""
+def count_masked(init: Init, steps: int = 0) -> int:
+    """Live weights that are stored whole and train: their places are kept to pick gradients. `steps`: as above."""
     off, shapes, found = frozen(init), list_parameters(init.model), 0
     for group, sizes in group_sizes(init):
-        counts = group_counts(group, sizes, schedules.held(group, 0))
+        counts = count_live(group, sizes, steps)
         found += sum(k for n, k in counts.items() if n not in off and not is_packed(group, shapes[n]))
     return found
 
@@ -73,17 +77,17 @@ def count_replica_bytes(values: int, devices: int, exact: bool) -> int:
     return 2 * VALUE * values * (devices - 1) // devices
 
 
-def count_gathered(init: Init, item: int) -> tuple[int, int]:
+def count_gathered(init: Init, item: int, steps: int = 0) -> tuple[int, int]:
     """Bytes of the weights that shards gather: of layers' linears, and of all else.
 
     Linears travel in the type in which they are multiplied, live blocks and the rest in float32.
 
     Args:
-        item: bytes of a value of the arithmetic.
+        item: bytes of a value of the arithmetic. steps: as in `count_stored`.
     """
     shapes = list_with_adapters(init)
     inside = sum(s.numel for n, s in shapes.items() if ".self_attn." in n or ".ffn." in n)
-    gone, _ = count_stored(init, ("packed",))
+    gone, _ = count_stored(init, ("packed",), steps)
     return (VALUE if gone else item) * (inside - gone), VALUE * (sum(s.numel for s in shapes.values()) - inside)
 
 

@@ -35,12 +35,12 @@ from modelzoo.pruning.choose import Plan
 from modelzoo.pruning.prune import Pruned, prune_by_magnitude, prune_model
 from modelzoo.pruning.unfinished import SUFFIX, Unfinished
 from modelzoo.records import hash_value
-from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
-from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.new_run import require_empty, write_run
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.state import ORDERS
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.snapshot import ORDERS
+from modelzoo.training.checkpoints.state_json import CheckpointState
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import require_empty, write_run
 from modelzoo.training.validation import Score, make_score
 
 REPORT = "pruning.json"  # in the run's folder

@@ -24,8 +24,8 @@ from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import start_checkpoint
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
-from modelzoo.training import state
 from modelzoo.training.build import Options, build_run
+from modelzoo.training.checkpoints.restore import restore
 
 REASONS = ("benchmark_pmid", "benchmark_overlap")  # for which preprocessing leaves out what is of a test set
 
@@ -90,7 +90,7 @@ def _ours(path: str, config: Config, options: Options, choice: Choice) -> Loaded
     run = build_run(config, choice)
     files, saved = load_checkpoint(path, init, None)
     states = tuple(s for s in options.load_states if s != "optimizer")
-    state.restore(run, path, files, saved, None, states, options.strict)
+    restore(run, path, files, saved, None, states, options.strict)
     m = init.model
     words = tokenizer.load_tokenizer(start_checkpoint.find_tokenizer_path(init, path), bos=m.bos_token_id)
     check_vocabulary(words.name, words.size, m.vocab_size)

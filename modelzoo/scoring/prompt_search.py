@@ -32,7 +32,7 @@ from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, hash_value, read_json
 from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 
 
 class Request(NamedTuple):

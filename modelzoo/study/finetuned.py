@@ -12,8 +12,8 @@ from modelzoo.reading import exists
 from modelzoo.study.draw import Panel, axes, legend, limit_axis, look, svg
 from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, interval, masks, tensors
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 BINS = 80
 

@@ -23,8 +23,9 @@ from modelzoo.reading import exists, open_regular
 from modelzoo.records import read_record
 from modelzoo.study import read_log
 from modelzoo.study.names import show_name
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder, Speed
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.folder import RunFolder, Speed
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -115,7 +116,7 @@ def read_run(folder: str) -> Result:
         raise UserError(add_kind(f"{folder}: is no run folder; one has config.yaml and metrics.jsonl", folder))
     config = load(files.config, Config)
     metrics, timing = read_log.read_metrics(files.metrics), read_log.read_timing(files.timing)
-    launches, speed = files.read_launches(), _read_speed(files)
+    launches, speed = read_launches(files), _read_speed(files)
     for log in (metrics, timing, launches):
         if log.note is not None:
             print(log.note, file=sys.stderr)

@@ -10,7 +10,7 @@ from modelzoo.backends.peaks import Peak
 from modelzoo.progress import format_amount, format_duration, format_size
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import Timed, TrainState
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 from modelzoo.training.validation import Score
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from modelzoo.backends.graphs import MOST, WARM, Graphs
+from modelzoo.backends.graphs import WARM, Graphs
 from modelzoo.backends.local import Local
+from modelzoo.kernels.limits import GRAPHS
 from tests.support import TINY, batch, cpu, make_run
 
 STATIC = {"sparsity": 0.5, "block": [4, 4], "storage": "packed"}
@@ -71,12 +72,24 @@ def test_graphs_compute_the_same_bits(micro_batches):
     assert len(graphed.made) == (2 if micro_batches > 1 else 1) * 3
 
 
+@pytest.mark.parametrize("algorithm", ["rigl", "set"])
+def test_a_step_that_changes_masks_holds_no_graph(algorithm):
+    """What graphs keep would be held next to what such a step takes itself."""
+    runs = [make_run(sparsity={**PACKED, "algorithm": algorithm}) for _ in range(2)]
+    graphed, held = Graphed(runs[1]), []
+    change = runs[1].sparsity.update
+    runs[1].sparsity.update = lambda *a: (held.append(len(graphed.graphs.captured)), change(*a))[1]
+    assert train(runs[0], cpu(runs[0]), 5, 2) == train(runs[1], graphed, 5, 2)
+    assert held == [0, 0, 2, 0, 0]
+    assert all(map(torch.equal, runs[0].model.parameters(), runs[1].model.parameters()))
+
+
 def test_each_shape_has_its_graph_and_there_are_few():
     run = make_run(model={**TINY, "max_position_embeddings": 512}, sparsity=STATIC)
     graphed = Graphed(run)
-    lengths = [4 + 32 * i for i in range(MOST + 2)]
+    lengths = [4 + 32 * i for i in range(GRAPHS + 2)]
     train(run, graphed, (WARM + 2) * len(lengths), 1, lengths)
-    assert len(graphed.made) == min(MOST, len({-(-n // 32) for n in lengths}))
+    assert len(graphed.made) == min(GRAPHS, len({-(-n // 32) for n in lengths}))
 
 
 def test_a_failed_capture_is_reported_and_changes_nothing(capsys):

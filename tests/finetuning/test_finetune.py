@@ -20,7 +20,8 @@ from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.sample import take_sample
 from modelzoo.finetuning import job
 from modelzoo.planning import plan_text, start_checkpoint
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests import commands
 from tests.support import batch, make_run, train_step
 
@@ -97,7 +98,7 @@ def world(tmp_path_factory):
         run = taught() if name == "taught" else make_run(model=MODEL, sparsity=0.75 if name == "s75" else [])
         for step in range(0 if name == "taught" else 2):
             train_step(run, batch(step, length=24, vocab=200), 1)
-        checkpoint.save(str(root / name / "checkpoints"), run.step, *state.snapshot(run, "d"), None)
+        saving.save(str(root / name / "checkpoints"), run.step, *snapshot(run, "d"), None)
         byte_tokenizer().save(str(root / name / "tokenizer.json"))
     return root
 

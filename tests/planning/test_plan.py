@@ -9,7 +9,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
-from modelzoo.kernels.layout import layout_of
+from modelzoo.kernels.blocks.layout import layout_of
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text, problems
 from modelzoo.planning.stored import group_sizes
