@@ -19,6 +19,10 @@ def note_batches(config: Config) -> list[str]:
         return []
     loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
     found = [*_repeats(loader), *_heads(loader, total_steps(config)), *_repeated_folders(loader), *_shares(loader)]
+    seen = {os.path.realpath(d) for d in manifest.list_folders(loader)}
+    for val in dict.fromkeys(d for v in fit.val_dataloader for d in manifest.list_folders(v)):
+        if os.path.realpath(val) in seen:
+            found.append(f"{val} is trained on and validated on: its loss says nothing of other text")
     if (model := config.trainer.init.model).loss_scaling == "batch_size":
         found.append(
             "loss_scaling: batch_size: the training loss that is shown is a sum over tokens times "

@@ -95,6 +95,9 @@ def _prune_alone(request: Request, unfinished: str) -> str:
     config = source.make_config(found, groups, request.out, request.params)
     data = _open(found.config, request.data, request) if request.data else None
     validation = _open(found.config, request.validate, request) if request.validate else None
+    if both := {os.path.realpath(d) for d in request.data} & {os.path.realpath(d) for d in request.validate}:
+        text = "is calibrated on and validated on, so the losses after pruning are flattered"
+        print(f"note       {min(both)} {text}", file=sys.stderr)
     choice = choose_device(request.target, found.config.trainer.init)
     print(f"checkpoint {found.path}\n{choice.describe()}", file=sys.stderr, flush=True)
     model = choice.backend.place(build_model(found.config.trainer.init, found.weights, found.path)).eval()

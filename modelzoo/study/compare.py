@@ -202,7 +202,9 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
         losses = ", ".join(f"{d:+.4f} at {step}" for step, d in shown) or "no step at which both were validated"
         print(f"\n{c.name}: validation loss less {compared[0].name}'s: {losses}")
         if gap and (other := differences.explain_validation(compared[0].run.config, c.run.config)):
-            print(f"note       of another {other} than {compared[0].name}'s: these losses are not of the same tokens")
+            print(
+                f"note       of another {other} than {compared[0].name}'s: these losses may not be of the same tokens"
+            )
     numbers = os.path.splitext(path)[0] + ".json"
     try:
         draw_picture(compared, path)

@@ -1,9 +1,11 @@
 """What two runs differ in, for a person: their configs' keys, and their losses at the steps both logged. No torch."""
 
+import os
 from collections.abc import Mapping, Sequence
 
 from modelzoo.config.differences import keys
 from modelzoo.config.trainer import Config
+from modelzoo.data import manifest
 
 
 def format_differences(names: Sequence[str], configs: Sequence[Config]) -> str:
@@ -46,4 +48,5 @@ def _list_validated(config: Config) -> tuple:
     fit, steps = config.trainer.fit, config.trainer.init.loop.eval_steps
     loaders = fit.val_dataloader if fit is not None else ()
     taken = [(d.batch_size, steps) if steps else None for d in loaders]
-    return tuple((d.data_dir, d.mixture, d.max_sequence_length, t) for d, t in zip(loaders, taken, strict=True))
+    folders = [tuple(map(os.path.normpath, manifest.list_folders(d))) for d in loaders]
+    return tuple((f, d.max_sequence_length, t) for f, d, t in zip(folders, loaders, taken, strict=True))

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
@@ -23,6 +24,12 @@ def report_runs(folders: Sequence[str], path: str) -> str:
     if not path.endswith(".html"):
         raise UserError(f"-o {path}: the report is an HTML file; name one that ends in .html")
     groups = results.group_runs([results.read_run(folder) for folder in folders])
+    for group in groups:
+        if twice := [seed for seed, n in Counter(run.init.seed for run in group.runs).items() if n > 1]:
+            text = (
+                f"{group.label}: seed {twice[0]} is there more than once: intervals take its runs for independent ones"
+            )
+            print(f"note       {text}", file=sys.stderr)
     return write(groups, path, "Runs side by side")
 
 

@@ -4,13 +4,16 @@ import pytest
 
 from modelzoo import host
 from modelzoo.cli import main
+from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import dump
+from modelzoo.planning.batches import note_batches
 from tests.support import TINY, examples, write_shard
 
 NOTES = (
     "repeat examples", "repeats examples", "mixture: ",
     "times in data_dir", "has no effect next to", "neither optimizer.lr nor schedulers",
-    "in file order", "nats per token", "training needs none", "which the model needs too", "This DataLoader",
+    "in file order", "validated on", "nats per token",
+    "training needs none", "which the model needs too", "This DataLoader",
 )  # fmt: skip
 
 
@@ -101,3 +104,16 @@ def test_more_validation_batches_than_there_are_is_noted_where_a_validation_is_d
         assert main(["CPU", "-p", "c.yaml", "-m", mode, "-o", "run" if validates else "alone"]) == 0
         found = [line for line in "".join(capsys.readouterr()).splitlines() if "eval_steps" in line]
         assert len(found) == (batches is not None and validates) and all(words in line for line in found)
+
+
+def test_validation_on_the_training_data_is_noted(tmp_path):
+    write_shard(tmp_path / "d" / "a.h5", examples(8))
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    for val, noted in (("link", True), ("e", False)):
+        loaders = {"train": tmp_path / "d", "val": tmp_path / val}
+        fit = {f"{k}_dataloader": {"data_dir": str(d), "batch_size": 4, "shuffle": True} for k, d in loaders.items()}
+        init = {"model": {**TINY, "vocab_size": 37}, "loop": {"max_steps": 1}}
+        notes = note_batches(Config.model_validate({"trainer": {"init": init, "fit": fit}}))
+        assert [n for n in notes if f"{tmp_path / val} is trained on and validated on" in n] == notes and noted == bool(
+            notes
+        )

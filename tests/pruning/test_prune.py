@@ -169,7 +169,8 @@ def test_the_same_command_makes_the_same_bits_and_reports(dense, data, tmp_path,
             logits = model.logits(model.hidden(torch.from_numpy(examples(40, msl=12))[:, 0]))
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), reduction="none")
         assert loss[name]["loss"] == pytest.approx(float((each * mask.flatten()).sum() / mask.sum()), rel=1e-5)
-    printed = capsys.readouterr().out
+    printed, notes = capsys.readouterr()
+    assert f"note       {data} is calibrated on and validated on, so the losses" in notes
     assert "of 4,096 weights in 12 matrices by sparsegpt, with 8 examples" in printed
     assert "validation by magnitude: loss" in printed and "--load_checkpoint_states model,sparsity" in printed
 

@@ -301,3 +301,10 @@ def test_a_speed_of_one_run_against_one_has_no_range(runs):
     pair = group_runs([read_run(str(runs / n)) for n in ("dense-seed1", "s75-seed1")])
     cells = {r[0]: r[5] for r in cost.tabulate_savings(pair).rows}
     assert cells["s75"].endswith("x dense, one run each")
+
+
+def test_a_seed_that_is_there_twice_is_noted(runs, tmp_path, capsys):
+    shutil.copytree(runs / "dense-seed1", tmp_path / "copy-seed1")
+    for others, noted in (([str(tmp_path / "copy-seed1")], True), ([str(runs / "dense-seed2")], False)):
+        report_runs([str(runs / "dense-seed1"), *others], str(tmp_path / "r.html"))
+        assert ("seed 1 is there more than once" in capsys.readouterr().err) is noted
