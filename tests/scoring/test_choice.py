@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from modelzoo.cli import main
+from modelzoo.evaluation.forms.classification import Classification
 from tests import choice_files
 from tests.evaluation_world import CONFIG
 from tests.ranks import run_ranks
@@ -114,7 +115,11 @@ def test_the_export_packed_weights_and_two_ranks_score_as_the_checkpoint_does(pl
     assert read(scored)[1] == read(tmp_path / "b")[1]
 
 
-def test_prompts_are_shown_and_shots_set_by_flags(place, tmp_path, capsys):
+def test_prompts_are_shown_and_shots_set_by_flags(place, tmp_path, capsys, monkeypatch):
+    made, once = Classification.read, []
+    monkeypatch.setattr(
+        Classification, "read", lambda self, split, *more: (once.append(split), made(self, split, *more))[1]
+    )
     more = ("--checkpoint_path", place / "run", "--shots", "1", "--shots_seed", "11", "--show", "2", "--split", "dev")
     assert main(command(place, tmp_path, *more)) == 0
     out = capsys.readouterr().out
@@ -125,6 +130,7 @@ def test_prompts_are_shown_and_shots_set_by_flags(place, tmp_path, capsys):
         shown = f"Q: {shot['question']}\nAnswer: {shot[shot['label']]}\n\nQ: {row['question']}\nAnswer:"
         assert "\n".join(f"  | {line}" for line in shown.split("\n")) in out
         assert f"example {row['id']}; the answer: {' ' + row[row['label']]!r}" in out
+    assert sorted(once) == ["dev", "train"]  # the solved examples are those of the constant answer, too
     assert "example dev-3" not in out and "1 solved examples before each question (seed 11, from train)" in out
     assert "lost their beginning" in out or read(tmp_path, "dev")[0]["counts"]["truncated"] == 0
     for line in ("one (3)", "two (3)", "mean over groups (6)", "best constant answer"):

@@ -16,7 +16,6 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
 from modelzoo.evaluation.examples.example import Example
-from modelzoo.evaluation.examples.remarks import pass_over
 from modelzoo.evaluation.forms.classification import Classification
 from modelzoo.evaluation.forms.pubmedqa import PubMedQA, Question
 from modelzoo.evaluation.statistics import metrics
@@ -118,10 +117,25 @@ class Choices(SingleLabel):
     def shot_pool(self) -> list[Example]:
         return self._known if self.config.shots.count else []
 
+    def read_kept(self, split, fold, remark):
+        """Solved examples are read once, whoever asks for their split."""
+        if not self.config.shots.count or (split, fold) != (self.config.shots.split, self.config.fold):
+            return self.read(split, fold, remark)
+        examples, remarks = self._solved
+        for what, where in remarks:
+            remark(what, where)
+        return examples
+
+    @cached_property
+    def _solved(self) -> tuple[list[Example], list[tuple[str, str]]]:
+        """The split of the solved examples, and what reading it remarks."""
+        remarks: list[tuple[str, str]] = []
+        remark = lambda what, where: remarks.append((what, where))
+        return self.read(self.config.shots.split, self.config.fold, remark), remarks
+
     @cached_property
     def _known(self) -> list[Example]:
-        split = self.config.shots.split
-        return self.labelled(self.read(split, self.config.fold, pass_over), split)
+        return self.labelled(self._solved[0], self.config.shots.split)
 
     def draw_shots(self, examples: Sequence[Example], split: str) -> list[list[Example]]:
         """Solved examples for each of the examples, which are of `split`: those that lm-evaluation-harness draws.

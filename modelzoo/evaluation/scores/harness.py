@@ -62,25 +62,24 @@ def wrap_model(model, backend, tokenizer: Tokenizer, length: int, batch_size: in
 
         def generate_until(self, requests, disable_tqdm: bool = False) -> list[str]:
             def generate(batch: list) -> list[str]:
-                return [self._generate(*r.args) for r in batch]
+                return [self._generate(*prompt) for prompt in batch]
 
-            for context, options in (r.args for r in requests):
-                whole, tokens = self._read(context, options)
-                self.cut += len(whole) > length - tokens
-                self.shortened += tokens < options.get("max_gen_toks", 256)
-            return [x for found in share_batches(requests, 1, backend.ranks, generate) for x in found]
+            prompts = [self._read(*r.args) for r in requests]
+            return [x for found in share_batches(prompts, 1, backend.ranks, generate) for x in found]
 
-        def _read(self, context: str, options: dict[str, Any]) -> tuple[list[int], int]:
-            """A prompt's ids, and how many may follow it."""
-            return self.tok_encode(context) or [tokenizer.eos], min(options.get("max_gen_toks", 256), length - 1)
+        def _read(self, context: str, options: dict[str, Any]) -> tuple[list[int], int, dict[str, Any]]:
+            """A prompt's ids as they fit, how many may follow, and the options; counts what has no room."""
+            whole, wanted = self.tok_encode(context) or [tokenizer.eos], options.get("max_gen_toks", 256)
+            tokens = min(wanted, length - 1)
+            self.cut += len(whole) > length - tokens
+            self.shortened += tokens < wanted
+            return whole[-(length - tokens) :], tokens, options
 
-        def _generate(self, context: str, options: dict[str, Any]) -> str:
+        def _generate(self, prompt: list[int], tokens: int, options: dict[str, Any]) -> str:
             if options.get("do_sample"):
                 raise UserError("lm_eval: this task samples; only greedy generation is supported")
             until = options.get("until") or []
             stops = [until] if isinstance(until, str) else list(until)
-            whole, tokens = self._read(context, options)
-            prompt = whole[-(length - tokens) :]
 
             def done(ids: list[int]) -> bool:
                 return ids[-1] == tokenizer.eos or any(s in tokenizer.decode(ids) for s in stops)

@@ -58,7 +58,7 @@ class Task:
         """
         if split not in SPLITS:
             raise UserError(f"{self.name}: no split {split!r}; known: {', '.join(SPLITS)}")
-        found = self.read(split, self.config.fold if fold is None else fold, remark)
+        found = self.read_kept(split, self.config.fold if fold is None else fold, remark)
         if not found:
             raise UserError(f"{self.name}: the {split} split holds no example")
         taken = take_sample(found, self.config.max_examples)
@@ -67,6 +67,10 @@ class Task:
             if e.id not in kept:
                 remark(f"left out: max_examples takes {len(taken):,} of {len(found):,}, drawn by their ids", e.id)
         return taken
+
+    def read_kept(self, split: str, fold: int, remark: Remark) -> list[Example]:
+        """`read`, but what is kept already is not read again."""
+        return self.read(split, fold, remark)
 
     def labelled(self, examples: Sequence[Example], split: str) -> list[Example]:
         """The examples of a split whose gold is known.

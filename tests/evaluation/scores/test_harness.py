@@ -52,11 +52,13 @@ def test_loglikelihood_rolling(both):
     assert ours == pytest.approx(theirs, rel=1e-5)
 
 
-def test_generate_until(both):
+def test_generate_until(both, monkeypatch):
     options = [{"until": ["\n"], "max_gen_toks": 12}, {"until": ["e", "zz"], "max_gen_toks": 20}, {"max_gen_toks": 5}]
     asked = requests("generate_until", *((("aspirin lowers", o)) for o in options), (LONG, options[0]))
-    before = both[0].cut, both[0].shortened
+    before, encode, encoded = (both[0].cut, both[0].shortened), both[0].tok_encode, []
+    monkeypatch.setattr(both[0], "tok_encode", lambda text, **more: (encoded.append(text), encode(text, **more))[1])
     ours, theirs = (m.generate_until(asked) for m in both)
+    assert encoded == [r.args[0] for r in asked]  # each once
     assert ours == theirs and (both[0].cut, both[0].shortened) == (before[0] + 1, before[1])
     both[0].generate_until(requests("generate_until", ("aspirin", {"max_gen_toks": 96, "until": ["a", "e", "i"]})))
     assert (both[0].cut, both[0].shortened) == (before[0] + 1, before[1] + 1)
