@@ -47,7 +47,11 @@ setup(
     cmdclass={"build_py": BuildWithConfigs},
     python_requires=">=3.11",
     packages=find_packages(include=["modelzoo*", "data_preprocessing*"]),
-    package_data={"modelzoo": ["py.typed"], "data_preprocessing": ["py.typed"], "modelzoo.kernels": ["csrc/*"]},
+    package_data={
+        "modelzoo": ["py.typed"],
+        "data_preprocessing": ["py.typed"],
+        "modelzoo.kernels.compiled": ["csrc/*"],
+    },
     install_requires=[
         "torch>=2.7",
         "numpy>=1.25",

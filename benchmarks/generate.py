@@ -30,7 +30,8 @@ from modelzoo.generation.prompts import Prompt
 from modelzoo.generation.settings import Settings
 from modelzoo.generation.write import Text, write_texts
 from modelzoo.interop.exporting.export import export
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 
 PATTERNS = {
     "ours, dense": None,
@@ -42,8 +43,8 @@ PATTERNS = {
 def write_run(folder: str, args, sparsity) -> None:
     """A run folder with a tokenizer whose ids are words."""
     made = our_run(args, sparsity)
-    files, saved = state.snapshot(made, "none")
-    checkpoint.save(os.path.join(folder, "checkpoints"), 0, {"model": files["model"]}, saved, None)
+    files, saved = snapshot(made, "none")
+    saving.save(os.path.join(folder, "checkpoints"), 0, {"model": files["model"]}, saved, None)
     assert made.config is not None
     Path(folder, "config.yaml").write_text(dump(made.config), encoding="utf-8")
     vocab = {"<eos>": 0, **{f"w{i}": i for i in range(1, args.vocab)}}

@@ -30,7 +30,8 @@ from train_step import Ours
 
 from modelzoo.config.arguments import positive_int
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import choose, packed
+from modelzoo.kernels.blocks.layout import layout_of, pack
+from modelzoo.kernels.products import choose
 
 MODELS = {"XL": (2048, 24, 16), "Large": (1536, 18, 12), "Med": (1024, 24, 16)}  # width, layers, heads
 PATTERNS: dict[str, Any] = {
@@ -161,10 +162,8 @@ def measure_products(args, record: Record) -> None:
             if out % side or inputs % side:
                 continue
             score = torch.rand(out // side, inputs // side, device=args.device)
-            layout = packed.layout_of(
-                score <= score.flatten().kthvalue(max(1, score.numel() // 4)).values, (side, side)
-            )
-            values = packed.pack(w, layout)
+            layout = layout_of(score <= score.flatten().kthvalue(max(1, score.numel() // 4)).values, (side, side))
+            values = pack(w, layout)
             kernel = choose.choose_kernel(layout, torch.device(args.device), dtype)
             calls[f"75 % {side}x{side}, {kernel.NAME}"] = [
                 lambda k=kernel, v=values, at=layout: k.forward(x, v, at, None),  # noqa: B023

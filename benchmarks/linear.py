@@ -23,9 +23,9 @@ from program import run
 from shapes import resolve_dtype
 
 from modelzoo.config.arguments import positive_int, share
-from modelzoo.kernels.blocks import arrange
-from modelzoo.kernels.choose import choose_kernel, describe_choice
-from modelzoo.kernels.layout import Layout, layout_of
+from modelzoo.kernels.blocks.layout import Layout, layout_of
+from modelzoo.kernels.blocks.tiling import arrange
+from modelzoo.kernels.products.choose import choose_kernel, describe_choice
 
 SHAPES = ["768,768", "3072,768", "768,3072", "1536,1536"]
 BLOCKS = ["32,32", "64,64", "32,2", "32,1", "1,1"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from data_preprocessing import limits
 from data_preprocessing.job_flags import ABOUT, add_job_flags
-from modelzoo import entry, host, version
+from modelzoo import entry, interrupts, version
 from modelzoo.config.arguments import Parser, count, integer
 from modelzoo.config.errors import UserError
 
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     printing = words[:1] in (["inspect"], ["verify"])
     try:
-        with host.interrupt_by_signals(last=argv is None):
+        with interrupts.interrupt_by_signals(last=argv is None):
             return entry.run_command(
                 lambda: _main(words), words, "the same command goes on from here", lambda: printing
             )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from modelzoo.config.trainer import Config
     from modelzoo.config.yaml12 import Document
     from modelzoo.training.build import Options
-    from modelzoo.training.run_folder import RunFolder
+    from modelzoo.training.runs.folder import RunFolder
 
 
 def states(text: str | None) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ def _run_config(args: argparse.Namespace, doc: "Document", config: "Config", com
     progress.set_level(init.logging.log_level)
     select.require_target(args.target, init, args.mode, args.compile_only, args.validate_only)
     from modelzoo.training.build import Options
-    from modelzoo.training.run_folder import find_model_dir
+    from modelzoo.training.runs.folder import find_model_dir
 
     options = Options(
         target=args.target,
@@ -214,7 +214,7 @@ def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     from modelzoo.config.places import naming_places
     from modelzoo.config.trainer import Config
     from modelzoo.planning import lengths, plan, start_checkpoint
-    from modelzoo.training.run_length import total_steps
+    from modelzoo.training.runs.length import total_steps
 
     extra = ["trainer.init.backend.torch_compile=true"] if args.compile_only and not select.lowers(args.target) else []
     doc = resolve(args.params, Config, overrides(args) + extra)
@@ -230,7 +230,7 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
     from modelzoo.planning.plan import find_kind, make_plan
     from modelzoo.planning.plan_text import describe_as_json, describe_plan
     from modelzoo.planning.problems import find_problems
-    from modelzoo.training.run_folder import RunFolder, find_model_dir
+    from modelzoo.training.runs.folder import RunFolder, find_model_dir
 
     init = config.trainer.init
     folder = RunFolder.of(init, find_model_dir(args.params, args.model_dir, args.overrides, init))
@@ -248,7 +248,7 @@ def _print_plan(args: argparse.Namespace, config: "Config", notes: list[str]) ->
 
 def _name_changes(folder: "RunFolder", config: "Config") -> str:
     """In which keys a run that is there was configured otherwise than `config`, where that is known."""
-    from modelzoo.training.config_changes import config_changes, name_changes
+    from modelzoo.training.runs.changes import config_changes, name_changes
 
     try:
         before = folder.read_config()

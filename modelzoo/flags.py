@@ -67,7 +67,7 @@ def _add_run_flags(p: argparse.ArgumentParser) -> None:
     p.add_argument("--max_steps", type=positive_int, help="optimizer steps in all")
     p.add_argument("--num_steps", type=positive_int, help=argparse.SUPPRESS)
     p.add_argument("--num_epochs", type=positive_int, help="passes over the training data instead of max_steps")
-    p.add_argument("--eval_steps", type=positive_int, help="validation batches at most (default: all)")
+    p.add_argument("--eval_steps", type=positive_int, help="validation batches, spread over the set (default: all)")
     p.add_argument("--eval_frequency", help="steps between validations, or a share of the run (0.25)")
     p.add_argument(
         "--checkpoint_path",

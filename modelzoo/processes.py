@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from modelzoo import host
+from modelzoo import host, interrupts
 from modelzoo.config.errors import UserError
 from modelzoo.reading import is_number
 
@@ -178,7 +178,7 @@ def _wait(children: Sequence[subprocess.Popen], waiting: list[int]) -> int:
             for child in running.values():
                 child.send_signal(number)
             if number in _AT_ONCE and passed & _AT_ONCE:  # who waits for another rank does not see it
-                until = min(until, time.monotonic() + host.PATIENCE)
+                until = min(until, time.monotonic() + interrupts.PATIENCE)
             passed.add(number)
         for rank, child in list(running.items()):
             if (code := child.poll()) is None:

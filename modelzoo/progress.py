@@ -19,15 +19,17 @@ def format_duration(seconds: float) -> str:
 
 def format_amount(x: float) -> str:
     """12345 -> 12.3k; three digits and a unit."""
-    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(x) >= size:
+    rounded = float(f"{abs(x):.3g}")  # 999,999 is 1M, not 1e+03k
+    for unit, size in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if rounded >= size:
             return f"{x / size:.3g}{unit}"
     return f"{x:.3g}"
 
 
 def format_size(nbytes: float) -> str:
     """3 * 2**29 -> 1.50 GiB; below one GiB in MiB."""
-    return f"{nbytes / 2**30:.2f} GiB" if nbytes >= 2**30 else f"{nbytes / 2**20:.1f} MiB"
+    mebibytes = round(nbytes / 2**20, 1)  # what rounds to 1024 MiB is one GiB
+    return f"{nbytes / 2**30:.2f} GiB" if mebibytes >= 1024 else f"{mebibytes:.1f} MiB"
 
 
 def can_rewrite(out: TextIO) -> bool:

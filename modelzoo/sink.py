@@ -10,7 +10,7 @@ import contextlib
 import os
 from typing import Any, Self
 
-from modelzoo import host
+from modelzoo import interrupts
 
 
 class Sink:
@@ -31,7 +31,8 @@ class Sink:
         self.file = open(path, "x+b", buffering=0)  # noqa: SIM115  __exit__ closes it. x: through no link
 
     def __enter__(self) -> Self:
-        self._delay = host.delaying_interrupts()  # HDF5 calls `write`, and takes what is raised there for a full disk
+        # HDF5 calls `write`, and takes what is raised there for a full disk
+        self._delay = interrupts.delaying_interrupts()
         self._delay.__enter__()
         return self
 

@@ -189,3 +189,8 @@ class Timed(NamedTuple):
     def speed(self) -> float:
         """Tokens a second."""
         return self.tokens / self.seconds
+
+    def join(self, later: "Timed") -> "Timed":
+        """This and what followed it, as one."""
+        seconds, waiting = self.seconds + later.seconds, self.waiting + later.waiting
+        return Timed(later.step, seconds, waiting, self.tokens + later.tokens, self.steps + later.steps)

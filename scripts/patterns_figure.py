@@ -33,6 +33,9 @@ RUN = re.compile(
 def seconds(run: Result) -> float:
     """Training time of a run."""
     times = {t["step"]: t["seconds"] for t in run.timing if t["kind"] == "train"}
+    if len(times) != max(times):
+        what = f"{len(times)} of {max(times)} steps are in timing.jsonl"
+        sys.exit(f"error: {run.folder}: {what}; train with log_steps: 1")
     groups = [g for g in run.init.sparsity if g.algorithm != "static"]
     updates = {s for g in groups for s in update_steps(g.update, max(times))}
     kinds = ([t for s, t in times.items() if (s in updates) is dear] for dear in (False, True))

@@ -12,7 +12,7 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.lr import learning_rate
 from modelzoo.planning import plan, plan_text
 from modelzoo.sparsity.schedules import is_update, value
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # Those that train a model of their own; the others have tests beside the code that reads them.

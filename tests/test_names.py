@@ -3,7 +3,7 @@
 import pytest
 
 from modelzoo import names
-from modelzoo.training import state
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, make_run
 
 SPARSE = {"algorithm": "static", "sparsity": 0.5}
@@ -12,7 +12,7 @@ SPARSE = {"algorithm": "static", "sparsity": 0.5}
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_checkpoints_tensors_are_weights_and_masks(tied):
     run = make_run(sparsity=SPARSE, model={**TINY, "share_embedding_weights": tied})
-    tensors = state.snapshot(run, "data")[0]["model"]
+    tensors = snapshot(run, "data")[0]["model"]
     weights, masks = names.split_masks(tensors)
     assert list(weights) == [n for n, _ in run.model.named_parameters()]
     assert masks.keys() == {p.name for p in run.sparsity.parameters} and masks

@@ -18,7 +18,7 @@ from modelzoo.config.load import find_config, load, packaged_configs
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.study import matrix
-from modelzoo.training import state
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import make_run
 
 REPO = Path(__file__).resolve().parents[1]
@@ -117,8 +117,8 @@ def test_the_wheel_holds_every_config_the_kernels_types_and_licence(installed):
     there = installed / "modelzoo" / "configs"
     assert sorted(p.relative_to(there).as_posix() for p in there.rglob("*.yaml")) == NAMES
     assert all((there / n).read_bytes() == (CONFIGS / n).read_bytes() for n in NAMES)
-    sources = REPO / "modelzoo/kernels/csrc"
-    assert {p.name for p in (installed / "modelzoo/kernels/csrc").iterdir()} == {p.name for p in sources.iterdir()}
+    sources = "modelzoo/kernels/compiled/csrc"
+    assert {p.name for p in (installed / sources).iterdir()} == {p.name for p in (REPO / sources).iterdir()}
     assert all((installed / package / "py.typed").exists() for package in ("modelzoo", "data_preprocessing"))
     (licence,) = installed.glob("*.dist-info/licenses/LICENSE")
     assert licence.read_bytes() == (REPO / "LICENSE").read_bytes()
@@ -206,5 +206,5 @@ def test_the_flag_prints_it(main, capsys):
 
 
 def test_checkpoints_record_it():
-    _, saved = state.snapshot(make_run(), "data")
+    _, saved = snapshot(make_run(), "data")
     assert json.loads(json.dumps(saved))["version"] == version.describe()

@@ -40,8 +40,8 @@ sys.exit(int(word))
 """
 PARENT = f"""
 import sys
-from modelzoo import host, processes
-processes.GRACE = host.PATIENCE = 2.0
+from modelzoo import interrupts, processes
+processes.GRACE = interrupts.PATIENCE = 2.0
 processes.NOTICE = 0.5
 sys.exit(processes.start_ranks(sys.argv[1:], len(sys.argv) - 2, {RANK!r}))
 """

@@ -8,6 +8,7 @@ import pytest
 
 from data_preprocessing.jobs.progress import printer
 from modelzoo import progress
+from modelzoo.progress import format_amount, format_size
 from modelzoo.study.progress import Progress as StudyProgress
 
 
@@ -100,3 +101,18 @@ def test_a_terminal_that_is_a_log_is_not_rewritten(name, value, clock, monkeypat
     out = Terminal()
     training(out, clock)
     assert "\r" not in out.getvalue() and "\x1b" not in out.getvalue() and len(out.getvalue().splitlines()) <= 7
+
+
+def test_amounts_round_into_the_next_unit():
+    shown = {
+        0: "0",
+        999.4: "999",
+        999.6: "1k",
+        12345: "12.3k",
+        999_499: "999k",
+        999_999: "1M",
+        2.5e15: "2.5P",
+        3e21: "3e+03E",
+    }
+    assert [format_amount(x) for x in shown] == list(shown.values())
+    assert format_size(2**30 - 1) == "1.00 GiB" and format_size(3 * 2**29) == "1.50 GiB"

@@ -18,7 +18,7 @@ from modelzoo.interop.cards.provenance import describe_provenance
 from modelzoo.study.compare import compare_runs
 from modelzoo.study.report import report_runs
 from tests.support import TINY, examples, write_manifest, write_shard
-from tests.training.test_trackers import MLflow, Wandb
+from tests.training.logs.test_trackers import MLflow, Wandb
 
 CANARIES = [
     "--set=x.token=CANARY01", "--hf_token=CANARY02", "--api-key=CANARY03", "password: CANARY04",

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Iterator
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from modelzoo import host
+from modelzoo import host, interrupts
 from modelzoo.config.errors import UserError
 
 Call = tuple
@@ -123,7 +123,7 @@ def _start_workers(count: int) -> list[_Worker]:
         if hasattr(resource_tracker, "ensure_running"):
             resource_tracker.ensure_running()  # every spawn needs it, and its start would undo the shield
         for _ in range(count):
-            with host.shielding_children():
+            with interrupts.shielding_children():
                 team.append(_Worker())
     except (OSError, ImportError, NotImplementedError) as e:  # no more processes, files or memory
         have = f"{len(team)} work" if len(team) > 1 else "one process does the work"

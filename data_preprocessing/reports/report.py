@@ -137,7 +137,7 @@ def html(facts: dict) -> str:
         "</div><div><h2>Licences</h2>",
         _top(facts["licences"], "licence"),
         "</div></div>",
-        "<h2>Samples</h2>",
+        "<h2>Samples: the first of each outcome, in file order</h2>",
         _samples(facts["samples"]),
         "<h2>Inputs</h2>",
         f"<p class=sub>{_e(show_passed(facts.get('passed_over', {})))}</p>",

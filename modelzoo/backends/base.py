@@ -87,7 +87,7 @@ class Backend(Protocol):
         ...
 
     def validation_batches(self, shards: Shards, eval_steps: int | None) -> Iterator[dict[str, Tensor]]:
-        """The batches of a validation set on the device, in file order; the first `eval_steps`, or all."""
+        """The batches of a validation set on the device, in file order: all, or `eval_steps` spread evenly."""
         ...
 
     def fetch(self, run: TrainState) -> bool:

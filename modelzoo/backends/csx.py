@@ -1,8 +1,9 @@
 """cerebras.pytorch, imported here and nowhere else, with the two schedules that it lacks.
 
 csx.py            the library                    csx_preflight.py  is there a cluster, would it take the job
-csx_backend.py    a run's copy on the wafer      csx_lowering.py   what a lowered step holds, what made one fail
-csx_parts.py      optimizer, rates and sparsity  csx_settings.py   cluster, precision, compile flags: from our config
+csx_backend.py    what the loop calls            csx_lowering.py   what a lowered step holds, what made one fail
+csx_copy.py       a run's copy on the wafer      csx_settings.py   cluster, precision, compile flags: from our config
+csx_parts.py      optimizer, rates and sparsity
 """
 
 import logging

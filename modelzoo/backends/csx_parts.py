@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from modelzoo.backends.csx import cstorch
 from modelzoo.config import optim as o
-from modelzoo.config import sparsity as s
+from modelzoo.config import sparsity_schedules as s
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_optimizer
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask
@@ -19,17 +21,6 @@ from modelzoo.optim.lr import DEFAULT_LR
 from modelzoo.sparsity.mup import density_ratios
 from modelzoo.sparsity.schedules import is_update, updates_before
 from modelzoo.sparsity.select import live_counts, select_parameters
-
-
-def require_optimizer(init: Init) -> o.Optimizer:
-    """The config's optimizer.
-
-    Raises:
-        UserError: it has none.
-    """
-    if init.optimizer is None:
-        raise UserError("trainer.init.optimizer: missing; a training step needs one")
-    return init.optimizer
 
 
 def make_optimizer(init: Init, model: nn.Module, kinds: Mapping[str, str]) -> cstorch.optim.Optimizer:
@@ -147,7 +138,7 @@ def _first_mask(weight: Tensor, device=None, mask: Tensor | None = None) -> Tens
     return mask.clone().to(device)
 
 
-def sparsity_block(group: s.SparsityGroup) -> dict:
+def sparsity_block(group: SparsityGroup) -> dict:
     """One group in `cerebras.pytorch.sparse.configure`'s own words, less its filter."""
     block = {"algorithm": group.algorithm, "sparsity": _schedule(group.sparsity)}
     if group.update is not None:
@@ -176,7 +167,7 @@ def _schedule(schedule):
     return given
 
 
-def advance_sparsity(algorithm, group: s.SparsityGroup, steps: int) -> None:
+def advance_sparsity(algorithm, group: SparsityGroup, steps: int) -> None:
     """Put an algorithm's counters where `steps` updates leave them (its own load_state_dict loses cycling's place)."""
     if group.algorithm == "static":
         return

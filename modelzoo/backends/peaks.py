@@ -56,8 +56,10 @@ def find_peak(backend: Backend, seconds: float = WORTH, leaving: bool = False) -
 
 
 def look_up(name: str, count: int) -> Peak | None:
-    """The figure for `count` devices of that name."""
+    """The figure for `count` devices of that name; None for a part of one (MIG), which does a part of it."""
     words = set(name.replace("-", " ").split())
+    if "MIG" in words:
+        return None
     for known, tera in PEAKS.items():
         if set(known.split()) <= words:
             many = f"{count} x " if count > 1 else ""

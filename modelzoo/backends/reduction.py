@@ -19,7 +19,7 @@ from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares,
 from modelzoo.config.device import Backend as Config
 from modelzoo.distributed import Ranks
 from modelzoo.draws import make_seed, seed_torch
-from modelzoo.kernels.linear_cross_entropy import counted_rows
+from modelzoo.kernels.cross_entropy.linear import counted_rows
 from modelzoo.train_state import Reduction, TrainState
 
 BUCKET = 4 << 20  # values in a bucket of the fast sum: large enough to use the wire, small enough to begin early

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelzoo.backends import csx_preflight
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import CSTORCH, Sigmoid
+from modelzoo.config.sparsity import CSTORCH
+from modelzoo.config.sparsity_schedules import Sigmoid
 from modelzoo.config.trainer import Config, Init
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import Constant
+from modelzoo.config.sparsity_schedules import Constant
 from modelzoo.config.trainer import Init
 from modelzoo.distributed import Ranks
-from modelzoo.kernels import packed
+from modelzoo.kernels.blocks.layout import layout_of
 from modelzoo.models.decoder import DecoderLayer
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity import masks
@@ -167,7 +167,7 @@ class SharedPacked(PackedParameter):
         return self.ranks.share_rows(super().stored(x))
 
     def move(self, mask, state, weight=None):
-        layout = packed.layout_of(self.gathered(mask), self.block, self.order)
+        layout = layout_of(self.gathered(mask), self.block, self.order)
         if layout.nnz != self.layout.nnz:
             raise UserError(
                 f"{self.name}: {layout.nnz} live blocks where {self.layout.nnz} are shared out among ranks; take "

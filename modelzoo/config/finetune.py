@@ -63,8 +63,8 @@ class Finetune(Section):
     max_sequence_length: Width | None = None  # default: the model's max_position_embeddings
     seeds: Annotated[tuple[NonNegativeInt, ...] | None, BeforeValidator(listed)] = None  # default: trainer.init.seed
     folds: Annotated[tuple[NonNegativeInt, ...], BeforeValidator(listed), Field(min_length=1)] = (0,)
-    num_examples: PositiveInt | None = None  # learn from the first N training examples only
-    num_dev_examples: PositiveInt | None = None  # assess on the first N dev examples only, for a quick look
+    num_examples: PositiveInt | None = None  # learn from N training examples only, drawn by their ids
+    num_dev_examples: PositiveInt | None = None  # assess on N dev examples only, drawn likewise, for a quick look
     early_stopping: EarlyStopping | None = None
 
     @model_validator(mode="after")

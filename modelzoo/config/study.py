@@ -23,10 +23,12 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
 from modelzoo.config.explain import format_value
 from modelzoo.config.load import validate
+from modelzoo.config.model import MUP_GROUPS
 from modelzoo.config.yaml12 import Document, Mark
 
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 MOST_RUNS = 10_000  # of a study
+MATRICES = "decoder_kernel"  # Model Zoo's group of the decoder's matrices
 OWN = ("budget", "learning_rate")  # sections of the study that a value of an axis may change too
 
 
@@ -51,6 +53,7 @@ class LearningRate(Section):
     peak: Annotated[tuple[PositiveFloat, ...], BeforeValidator(listed), Field(min_length=1)]
     warmup: Rate = 0.1  # share of the steps
     final: Rate = 0.1  # share of the peak
+    others: PositiveFloat | None = None  # peak of all but the decoder's matrices; default: theirs
 
 
 class Own(Section):
@@ -179,6 +182,17 @@ class StudyFile(Section):
     """`study:` is the only top-level key (besides `extends:`)."""
 
     study: Study
+
+
+def rate_keys(rate: LearningRate, peak: float, steps: int) -> dict[str, Any]:
+    """The config keys by which a run of `steps` steps has `rate`, with `peak` for the decoder's matrices."""
+    if rate.others is None:
+        return {"trainer.init.schedulers": schedule(rate, peak, steps)}
+    group = {"param_filter_patterns": list(MUP_GROUPS[MATRICES]), "scale": peak / rate.others}
+    return {
+        "trainer.init.schedulers": schedule(rate, rate.others, steps),
+        f"trainer.init.model.lr_adjustment_groups.{MATRICES}": group,
+    }
 
 
 def schedule(rate: LearningRate, peak: float, steps: int) -> list[dict]:

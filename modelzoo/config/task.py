@@ -103,7 +103,7 @@ class Task(Section):
     shots: Shots = Shots()  # choice, pubmedqa_choice
     group_field: Str | None = None  # choice: the column by which scores are shown too, as the subjects of MMLU
     origin: Origin | None = None  # shown where files are missing, and stored with scores
-    max_examples: PositiveInt | None = None  # the first so many of a split, for a quick look (results record it)
+    max_examples: PositiveInt | None = None  # of a split, drawn by their ids, for a quick look (results record it)
 
     @model_validator(mode="after")
     def _protocol_given(self):

@@ -26,7 +26,7 @@ class Loop(Section):
     num_epochs: PositiveInt | None = None  # passes over the training data
     steps_per_epoch: PositiveInt | None = None  # shortens an epoch
     eval_frequency: NonNegativeInt | Annotated[Float, Field(ge=0, le=1)] | None = 1.0  # steps, or a share
-    eval_steps: PositiveInt | None = None  # validation batches at most; default: all
+    eval_steps: PositiveInt | None = None  # validation batches, spread evenly over the set; default: all
     grad_accum_steps: Width = 1  # micro-batches that a batch is cut into
     on_nonfinite: Literal["stop", "skip"] = "stop"  # what to do when loss or gradient is not finite
     max_skipped_steps: PositiveInt = 100  # with skip: how many in one run before it stops all the same

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -119,12 +119,22 @@ def _explain_lost_worker(workers: int, prefetch: int | None) -> str:
 def iterate_validation(
     shards: Shards, eval_steps: int | None = None, rank: int = 0, ranks: int = 1
 ) -> Iterator[dict[str, Tensor]]:
-    """Every example once, in file order, the last batch as small as it comes; `eval_steps` batches at most.
+    """Each example once, in file order, the last batch as small as it comes; or a sample of `eval_steps` batches.
 
     Args:
         rank, ranks: take each `ranks`-th batch, from number `rank`.
     """
     size = shards.config.batch_size
-    firsts = range(0, shards.total, size)
-    for first in firsts[:eval_steps][rank::ranks]:
-        yield shards.read(range(first, min(first + size, shards.total)))
+    examples = pick_examples(shards.total, None if eval_steps is None else eval_steps * size)
+    for first in range(0, len(examples), size)[rank::ranks]:
+        yield shards.read(examples[first : first + size])
+
+
+def pick_examples(total: int, most: int | None) -> Sequence[int]:
+    """Numbers of at most `most` of `total` examples, rising, spread evenly over them: the middle of each equal part.
+
+    The first ones would not do for all: a set keeps the order of its input files, and PubMed's first are its oldest.
+    """
+    if most is None or most >= total:
+        return range(total)
+    return [(2 * i + 1) * total // (2 * most) for i in range(most)]

@@ -16,6 +16,7 @@ from typing import Any
 
 from modelzoo.backends.select import joining_ranks, select_device
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_finetune
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos
@@ -30,12 +31,11 @@ from modelzoo.planning import start_checkpoint
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
 from modelzoo.records import hash_value
-from modelzoo.training import launch
 from modelzoo.training.build import FirstStep, Options
-from modelzoo.training.required import require_finetune
-from modelzoo.training.resume import Start
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.launch import checks, records
+from modelzoo.training.launch.resume import Start
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.length import count_micro_batches
 
 
 def finetune(config: Config, options: Options) -> None:
@@ -50,7 +50,7 @@ def _join_finetuning(config: Config, options: Options, ranks: Ranks) -> None:
     jobs, results = command.jobs, []
     data = hash_value([command.task.fingerprint(job.fold) for job in jobs])
     same = {"the task's data": data, "the checkpoint": command.checkpoint_hash}
-    launch.compare_ranks(ranks, config, same)
+    checks.compare_ranks(ranks, config, same)
 
     def look() -> list[dict[str, Any] | None]:
         """The results that are there: all are checked before one run is trained."""
@@ -60,7 +60,7 @@ def _join_finetuning(config: Config, options: Options, ranks: Ranks) -> None:
         return [stored_result.find_result(job, command.describe_origin(job), command.out.note) for job in jobs]
 
     if not exists(os.path.join(options.model_dir, "data")):  # nothing of this command is there
-        launch.note_place(RunFolder(options.model_dir), command.out)
+        records.note_place(RunFolder(options.model_dir), command.out)
     with RunFolder(options.model_dir).lock() if ranks.first else contextlib.nullcontext():
         finished = ranks.first_does(look)
         for number, (job, result) in enumerate(zip(jobs, finished, strict=True), 1):

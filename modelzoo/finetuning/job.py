@@ -9,6 +9,7 @@ from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import EarlyStopping
+from modelzoo.config.required import require_finetune, require_fit
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks
@@ -36,16 +37,20 @@ from modelzoo.planning.batches import note_batches
 from modelzoo.progress import Progress
 from modelzoo.reading import exists
 from modelzoo.train_state import Reduction, TrainState
-from modelzoo.training import checkpoint, console, launch, logs, resume, state
+from modelzoo.training import console
 from modelzoo.training.build import Options, build_run, open_shards
-from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.config_changes import name_changes
-from modelzoo.training.logs import Logs
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
+from modelzoo.training.checkpoints.state_json import CheckpointState
+from modelzoo.training.launch import checks, records, resume
+from modelzoo.training.launch.resume import Start
+from modelzoo.training.logs.lines import read_records
+from modelzoo.training.logs.writing import Logs
 from modelzoo.training.loop import fit
-from modelzoo.training.required import require_finetune, require_fit
-from modelzoo.training.resume import Start
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_steps, find_eval_interval
+from modelzoo.training.runs.changes import name_changes
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.length import count_steps, find_eval_interval
 
 
 class Job(NamedTuple):
@@ -99,7 +104,7 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
     run, config, shards, start, changes = prepare_run(job, command, data, Start.of(own))
     before = run.reduction if run.step else _find_reduction(command)
     size = require_finetune(config).batch_size
-    launch.settle_reduction(run, command.choice, size, "trainer.finetune.batch_size", before, out)
+    checks.settle_reduction(run, command.choice, size, "trainer.finetune.batch_size", before, out)
     stop = count_steps(config, len(shards))
     if changes and run.step >= stop:
         raise UserError(
@@ -108,14 +113,14 @@ def run_job(job: Job, command: Command) -> dict[str, Any]:
         )
 
     def begin() -> list[dict[str, Any]]:
-        launch.check_space(run, job.folder.checkpoints)
-        launch.record(config, job.options.command, job.folder, command.choice, run, start, changes)
+        checks.check_space(run, job.folder.checkpoints)
+        records.record_launch(config, job.options.command, job.folder, command.choice, run, start, changes)
         return _history(job.folder, run.step, out)
 
     history = ranks.first_does(begin)
     kept: dict[int, Scores] = {}
     interrupted, saved = _train(command.choice.backend, run, config, job, shards, stop, task, history, kept)
-    launch.check_written(ranks, job.folder, saved, interrupted)
+    checks.check_written(ranks, job.folder, saved, interrupted)
     if interrupted:
         print(f"go on      the same command: {job.folder.path} is at step {run.step} of {stop}")
         sys.exit(128 + interrupted)
@@ -142,16 +147,16 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     if needs_ages(section):
         add_ages(run, config.trainer.init)
     if own.path is not None:
-        state.restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
+        restore(run, own.path, *checkpoint.load(own.path), shards.fingerprint(), strict=job.options.strict)
         changes = command.ranks.first_does(lambda: resume.check_changes(job.folder, config, run))
         out.note(f"resumed    {own.path} at step {run.step}")
-        for line in launch.describe_changes(run, changes, command.choice.backend.arithmetic):
+        for line in records.describe_changes(run, changes, command.choice.backend.arithmetic):
             out.note(line)
         return Prepared(run, config, shards, own, changes)
     command.ranks.first_does(lambda: resume.check_unbegun(job.folder, config))
     load_adapters(run.model, config.trainer.init)
     taken = list_states(section, bool(masks) and section.masks != "lift")
-    state.restore(run, command.checkpoint, files, saved, None, taken, job.options.strict)
+    restore(run, command.checkpoint, files, saved, None, taken, job.options.strict)
     if needs_ages(section):
         start_ages(run, masks)
     out.note(f"start      {command.checkpoint}: {describe_masks(section, masks)}")
@@ -177,7 +182,7 @@ def _history(folder: RunFolder, step: int, out: Progress) -> list[dict[str, Any]
     """The dev assessments up to `step`, from the log, in the form in which `_train` appends them."""
     if step == 0 or not exists(folder.metrics):
         return []
-    log = logs.read(folder.metrics)
+    log = read_records(folder.metrics)
     if log.note is not None:
         out.note(log.note)
     found = [r for r in log.records if r["kind"] == "dev" and r["step"] <= step]
@@ -218,8 +223,8 @@ def _train(
         better = not history or found[metric] > before
         if better:  # saved before it is logged: what the log calls best is saved
             if backend.ranks.first:
-                files, saved = state.snapshot(run, fingerprint)
-                checkpoint.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
+                files, saved = snapshot(run, fingerprint)
+                saving.save(best_folder, run.step, {"model": files["model"]}, saved, 1)
             kept.clear()
             kept[run.step] = scores
         logs.write(run.step, "dev", found, {"seconds": time.perf_counter() - begin})
@@ -232,7 +237,7 @@ def _train(
         return None, None
     every = find_eval_interval(config.trainer.init.loop.eval_frequency, stop)
     done = fit(backend, run, config, job.folder, shards, fingerprint, stop, progress, every or stop, assess)
-    memory, peak = launch.measure_speed(backend, job.folder, run.step, done)
+    memory, peak = records.measure_speed(backend, job.folder, run.step, done)
     for line in console.describe_cost(done.tally, memory, peak):
         progress.note(line)
     ended = run.step >= stop or is_exhausted([r[metric] for r in history], early)
@@ -246,7 +251,7 @@ def _conclude(
     backend, task, steps = command.choice.backend, command.task, run.step
     best = command.ranks.first_does(lambda: _find_best(job.folder))
     files, saved = checkpoint.load(best)
-    state.restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
+    restore(run, best, files, saved, None, ("model", "sparsity") if run.sparsity.parameters else ("model",))
     dev = kept.get(saved["global_step"]) or task.score(backend, run, "dev", job.fold)
     scores = {
         "dev": score_predictions(task.task, dev.predictions, dev.counts)

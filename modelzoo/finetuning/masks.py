@@ -15,16 +15,17 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune, Open, Opening
 from modelzoo.config.model import GPTConfig
-from modelzoo.config.sparsity import SparsityGroup, Update
+from modelzoo.config.required import require_finetune, require_optimizer
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity_schedules import Update
 from modelzoo.config.trainer import Config, Fit, Init
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import split_masks
 from modelzoo.records import Record, check_record
 from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.select import block_of, live_count, select_parameters
 from modelzoo.train_state import TrainState
-from modelzoo.training.required import require_finetune, require_optimizer
 
 Masks = Mapping[str, Tensor]  # bool, by parameter name
 # Keys of a sparsity group that say how its masks look, and how weights are stored, with their values.
@@ -81,8 +82,8 @@ def _has_pattern(mask: Tensor, group: SparsityGroup) -> bool:
     if any(side % b for side, b in zip(mask.shape, block, strict=True)):
         return False
     if group.permute_inputs is not None:
-        return blocks.has_blocks(mask, block, derive_order(mask, block))
-    live = blocks.gathered(mask, block)
+        return tiling.has_blocks(mask, block, derive_order(mask, block))
+    live = tiling.gathered(mask, block)
     even = not group.shared_inputs or len(live.sum(1).unique()) == 1
     return even and int(live.sum()) * math.prod(block) == int(mask.sum())
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_finetune
 from modelzoo.evaluation.scores.results import Origin, is_unchanged
 from modelzoo.finetuning.job import Job
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
-from modelzoo.training.config_changes import config_changes, name_changes
-from modelzoo.training.required import require_finetune
+from modelzoo.training.runs.changes import config_changes, name_changes
 
 START = "trainer.finetune.checkpoint"
 DERIVED = ("trainer.fit.", "trainer.init.sparsity")  # of a run's config: follows from its checkpoint and the task

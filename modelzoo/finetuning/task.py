@@ -13,6 +13,7 @@ from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
 from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.remarks import Remarks
+from modelzoo.evaluation.examples.sample import take_sample
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.evaluation.prompts.encode import Counts, encode_training
 from modelzoo.evaluation.prompts.soft_prompt import Soft
@@ -91,11 +92,13 @@ class FinetuneTask:
         if (split, fold) not in self._read:
             remarks, limit = Remarks(), self.limits.get(split)
             whole = self.task.examples(split, fold, remarks.add)
-            found = whole[:limit]
+            found = take_sample(whole, limit)
             remark_examples(self.task, split, found, remarks.add)
-            if limit is not None and limit > len(whole):
+            if limit is not None and limit != len(whole):
                 key = "num_examples" if split == "train" else "num_dev_examples"
-                remarks.notes.append(f"trainer.finetune.{key}: {limit:,} are asked for, the split has {len(whole):,}")
+                how = f"are asked for, the split has {len(whole):,}"
+                how = how if limit > len(whole) else f"of the split's {len(whole):,}, drawn by their ids"
+                remarks.notes.append(f"trainer.finetune.{key}: {limit:,} {how}")
             if split == "dev":  # which decides which weights are the best
                 self.task.labelled(found, split)
             self._read[split, fold] = found, remarks
@@ -131,22 +134,36 @@ class FinetuneTask:
 
 
 def format_table(results: Sequence[Mapping[str, Any]]) -> str:
-    """The runs of a command: each metric's mean over runs, its 95 % interval by Student's t, and the majority's."""
+    """The runs of a command: each metric's mean over runs, its 95 % interval by Student's t, and the majority's.
+
+    Runs of one fold share their examples. So where there are several folds, the interval is that of their means.
+    """
     lines = []
     for split in results[0]["scores"]:
-        scores = [r["scores"][split] for r in results if split in r["scores"]]
-        lines.append(f"{split} ({scores[0]['n']} examples, {len(scores)} run{'s' * (len(scores) > 1)})")
-        for metric in dict.fromkeys(m for s in scores for m in s["metrics"]):
-            values = [v for s in scores if (v := s["metrics"].get(metric)) is not None]
-            if not values:
+        scores = [(r["fold"], r["scores"][split]) for r in results if split in r["scores"]]
+        (_, first), many = scores[0], len({fold for fold, _ in scores}) > 1
+        about = "; of the weights that scored best on it, so a little flattered" if split == "dev" else ""
+        lines.append(f"{split} ({first['n']} examples, {len(scores)} run{'s' * (len(scores) > 1)}{about})")
+        for metric in dict.fromkeys(m for _, s in scores for m in s["metrics"]):
+            found = [(fold, v) for fold, s in scores if (v := s["metrics"].get(metric)) is not None]
+            if not found:
                 continue
+            values = _mean_by_fold(found) if many else [v for _, v in found]
             spread = intervals.measure_spread(values)
             if len(values) > 1:
-                around = f"mean of {len(values)}: 95 % of {spread.low:.4f} to {spread.high:.4f}, sd {spread.sd:.4f}"
+                low, high = (f"{x:.4f}" for x in (spread.low, spread.high))
+                over = f" over {len(values)} folds" if many else ""
+                around = f"mean of {len(found)}: 95 % of {low} to {high}, sd {spread.sd:.4f}{over}"
             else:
-                low, high = scores[0]["intervals"].get(metric) or (None, None)
+                low, high = first["intervals"].get(metric) or (None, None)
                 around = "no interval" if low is None or high is None else f"bootstrap 95 % of {low:.4f} to {high:.4f}"
-            constant = [v for s in scores if (v := s["majority"].get(metric)) is not None]
+            constant = [v for _, s in scores if (v := s["majority"].get(metric)) is not None]
             base = f"{np.mean(constant):.4f}" if constant else "undefined"
             lines.append(f"  {metric:<16} {spread.mean:.4f}  ({around}; best constant answer {base})")
     return "\n".join(lines)
+
+
+def _mean_by_fold(found: Sequence[tuple[int, float]]) -> list[float]:
+    """The mean of each fold's values."""
+    folds = dict.fromkeys(fold for fold, _ in found)
+    return [float(np.mean([v for of, v in found if of == fold])) for fold in folds]

@@ -23,7 +23,8 @@ from modelzoo.evaluation.prompts.soft_prompt import Soft
 from modelzoo.generation.narrow import narrow_weights
 from modelzoo.generation.prompts import Prompt
 from modelzoo.interop.mdl.state import load_checkpoint
-from modelzoo.kernels import few, packed
+from modelzoo.kernels import few
+from modelzoo.kernels.blocks.layout import Layout, layout_from_mask
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPT, GPTModel
 from modelzoo.models.quick import use_quick
@@ -35,8 +36,8 @@ from modelzoo.records import check_record
 from modelzoo.sparsity.order import derive_order
 from modelzoo.sparsity.parameter import PackedLinear
 from modelzoo.sparsity.select import block_of, select_parameters
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 
 class LoadedModel(NamedTuple):
@@ -212,9 +213,9 @@ def pack_masked(model: GPTModel, masks: Mapping[str, Tensor], groups: tuple[Spar
     return [f"{counts[which]} masked weights are {how}" for which, how in lines if counts[which]]
 
 
-def _find_layout(mask: Tensor, block: tuple[int, int], permuted: bool) -> packed.Layout | None:
+def _find_layout(mask: Tensor, block: tuple[int, int], permuted: bool) -> Layout | None:
     """The layout of a mask; None where it does not follow the config's pattern. `permuted`: in an order of its own."""
     try:
-        return packed.layout_from_mask(mask, block, derive_order(mask, block) if permuted else None)
+        return layout_from_mask(mask, block, derive_order(mask, block) if permuted else None)
     except ValueError:
         return None

@@ -1,4 +1,4 @@
-"""Linears of few rows in C++: a token at a time, a product costs what reading its weight costs (csrc/few.cpp).
+"""Linears of few rows in C++: a token at a time, a product costs what reading its weight costs (compiled/csrc/few.cpp).
 
 A row's result has the same bits whatever other rows there are, up to MOST of them. In float32 on CPUs, without
 gradients; all else goes the way that it goes in training. Weights are float32, or bfloat16 of half the bytes, which are
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelzoo.kernels.build import Unavailable, library, pointer
-from modelzoo.kernels.layout import Layout
-from modelzoo.kernels.native import weight_of
+from modelzoo.kernels.blocks.c_struct import weight_of
+from modelzoo.kernels.blocks.layout import Layout
+from modelzoo.kernels.compiled.build import Unavailable, library, pointer
 
 MOST = 16  # rows: beyond, the kernels of training are quicker
 WEIGHTS = (torch.float32, torch.bfloat16)
@@ -75,7 +75,7 @@ def multiply_packed(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | No
 
 
 class _Attend(ctypes.Structure):
-    """`struct Attend` of csrc/few.cpp."""
+    """`struct Attend` of compiled/csrc/few.cpp."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("b", "heads", "groups", "t", "n", "d")),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from modelzoo.config.model import GPTConfig
-from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
+from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
 from modelzoo.models.cache import Cache
 from modelzoo.models.decoder import DecoderLayer, compute, norm
 from modelzoo.models.init import initialize

@@ -9,6 +9,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.mixture import share_epoch
 from modelzoo.data.tokenizer_files import find_vocabulary
+from modelzoo.training.runs.length import total_steps
 
 
 def note_batches(config: Config) -> list[str]:
@@ -17,7 +18,16 @@ def note_batches(config: Config) -> list[str]:
     if fit is None:
         return []
     loader, accum = fit.train_dataloader, config.trainer.init.loop.grad_accum_steps
-    found = [*_repeats(loader), *_repeated_folders(loader), *_shares(loader)]
+    found = [*_repeats(loader), *_heads(loader, total_steps(config)), *_repeated_folders(loader), *_shares(loader)]
+    seen = {os.path.realpath(d) for d in manifest.list_folders(loader)}
+    for val in dict.fromkeys(d for v in fit.val_dataloader for d in manifest.list_folders(v)):
+        if os.path.realpath(val) in seen:
+            found.append(f"{val} is trained on and validated on: its loss says nothing of other text")
+    if (model := config.trainer.init.model).loss_scaling == "batch_size":
+        found.append(
+            "loss_scaling: batch_size: the training loss that is shown is a sum over tokens times "
+            f"{model.loss_weight:g} over the batch's sequences; validation's is in nats per token"
+        )
     if accum > 1 and isinstance(loader.micro_batch_size, int) and loader.micro_batch_size * accum != loader.batch_size:
         found.append(
             f"micro_batch_size {loader.micro_batch_size} has no effect next to loop.grad_accum_steps: batches of "
@@ -55,6 +65,20 @@ def _repeats(loader: DataLoader) -> list[str]:
     if examples is not None and loader.batch_size > examples:
         found.append(f"batches of {loader.batch_size:,} repeat examples: an epoch has {examples:,}")
     return found
+
+
+def _heads(loader: DataLoader, steps: int | None) -> list[str]:
+    """Of which examples the first in the files' order alone are taken: they may be of another kind than the rest."""
+    there, asked = manifest.count_examples(loader), loader.num_samples
+    if there and asked and asked < there:
+        return [f"num_samples {asked:,}: of {there:,} examples the first ones in file order alone are ever taken"]
+    if loader.shuffle:
+        return []
+    if loader.mixture and len(loader.mixture) > 1:
+        return ["shuffle: false: an epoch takes the sets of the mixture one after another, in file order"]
+    if there and steps and (taken := steps * loader.batch_size) < there:
+        return [f"shuffle: false: of {there:,} examples the run takes the first {taken:,} in file order"]
+    return []
 
 
 def _shares(loader: DataLoader) -> list[str]:

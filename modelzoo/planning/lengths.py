@@ -7,8 +7,9 @@ cut short on purpose. Only what no length of the run could satisfy is refused (`
 from pydantic import ValidationError
 
 from modelzoo.config import shares
-from modelzoo.config import sparsity as c
+from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.config.yaml12 import Document, Mark
 from modelzoo.data import manifest
@@ -83,7 +84,7 @@ def _high_rate(init: Init, steps: int) -> str | None:
     )
 
 
-def _masks(group: c.SparsityGroup, steps: int, frozen: bool) -> list[str]:
+def _masks(group: SparsityGroup, steps: int, frozen: bool) -> list[str]:
     if frozen:
         return ["masks never change in this run: the model is frozen"]
     first = next_update(group.update, 0)
@@ -92,7 +93,7 @@ def _masks(group: c.SparsityGroup, steps: int, frozen: bool) -> list[str]:
     return [*_missed(group, steps), *_turns(group, steps)]
 
 
-def _missed(group: c.SparsityGroup, steps: int) -> list[str]:
+def _missed(group: SparsityGroup, steps: int) -> list[str]:
     """Whether the masks end elsewhere than where the schedule leads."""
     goal, end = target(group.sparsity), held(group, steps)
     if goal is None or abs(end - goal) <= NEAR * (1 - goal):
@@ -103,7 +104,7 @@ def _missed(group: c.SparsityGroup, steps: int) -> list[str]:
     return [f"masks end at sparsity {end:.4g} and not at {goal:.4g}: their last update is after step {last:,}, {why}"]
 
 
-def _turns(group: c.SparsityGroup, steps: int) -> list[str]:
+def _turns(group: SparsityGroup, steps: int) -> list[str]:
     """Cosines that turn back before the last update."""
     last = last_update(group.update, steps)
     return [

@@ -10,7 +10,7 @@ from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest, group_sizes
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent, find_dense_step, is_packed
 from modelzoo.planning.updates import count_update
-from modelzoo.training.run_length import count_micro_batches, total_steps
+from modelzoo.training.runs.length import count_micro_batches, total_steps
 
 DENSE = "dense gradients (update steps)"
 

@@ -13,7 +13,7 @@ from modelzoo.planning.memory import Layout, count_memory
 from modelzoo.planning.stored import group_sizes
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import check_sides, group_counts
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 SAMPLES = 1000  # levels of sparsity at which masks are counted, where a schedule takes more, for the mean FLOPs
 

@@ -24,7 +24,7 @@ from modelzoo.planning.traffic import name_asking
 from modelzoo.progress import format_amount, format_size
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import base_ratios
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.runs.length import count_micro_batches
 
 WORTHWHILE = 0.65  # share of single weights off from which computing the live ones alone pays on CPUs
 
@@ -162,6 +162,8 @@ def _describe_steps(config: Config, p: Plan) -> list[str]:
         lines.append(
             f"rate       {first:.3g} at 0 % of the run, {middle:.3g} at 50 %, {last:.3g} at 100 % (its last step)"
         )
+        for name, group in (init.model.lr_adjustment_groups or {}).items():
+            lines.append(f"           times {group.scale:.3g} for {name} (model.lr_adjustment_groups)")
     return lines
 
 
@@ -240,11 +242,22 @@ def _describe_path(path: str, shards: bool) -> str:
         found = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
         return f"{path}  MISSING"
-    examples, count = read_manifest(path).get("n_examples"), 0
+    manifest, count = read_manifest(path), 0
+    examples = manifest.get("n_examples")
     if shards:
         count = len(list_shards(path)) if stat.S_ISDIR(found.st_mode) else 0
     return (
         f"{path}  found"
         + (f", {count} shards" if count else "")
         + (f", {examples:,} examples" if isinstance(examples, int) else "")
+        + _describe_counted(manifest)
     )
+
+
+def _describe_counted(manifest: Mapping[str, object]) -> str:
+    """What share of an example's places counts for the loss, where it is not all: the rest is prompts and padding."""
+    examples, msl, counted = (manifest.get(key) for key in ("n_examples", "msl", "loss_tokens"))
+    if not (isinstance(examples, int) and isinstance(msl, int) and isinstance(counted, int) and examples * msl > 0):
+        return ""
+    share = counted / (examples * msl)
+    return f", {share:.1%} of whose tokens count for loss" if share < 0.9995 else ""

@@ -13,7 +13,7 @@ from modelzoo.data import manifest
 from modelzoo.data.files import check_some, require_agreement
 from modelzoo.planning.plan import Plan
 from modelzoo.progress import format_size
-from modelzoo.training.trackers import require_packages
+from modelzoo.training.logs.trackers import require_packages
 
 
 def find_problems(config: Config, plan: Plan, on_cpu: bool) -> list[str]:

@@ -16,7 +16,7 @@ from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.folders import add_kind
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_json
-from modelzoo.training.run_folder import STATE, RunFolder
+from modelzoo.training.runs.folder import STATE, RunFolder
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -55,7 +55,7 @@ def find_checkpoint(path: str) -> str:
     Raises:
         UserError: nothing is there.
     """
-    from modelzoo.training import checkpoint  # imports torch, which a plan does without
+    from modelzoo.training.checkpoints import checkpoint  # imports torch, which a plan does without
 
     if path.endswith(".mdl") or exists(os.path.join(path, STATE)):
         return path

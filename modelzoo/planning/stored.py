@@ -72,7 +72,7 @@ def count_explored(init: Init) -> int:
 
 
 def count_indices(init: Init, packed: tuple[str, ...], steps: int = 0) -> int:
-    """Bytes that say where the live blocks are that are stored alone (`kernels.layout`): every process has all of them.
+    """Bytes that say where blocks are that are stored alone (`kernels.blocks.layout`): each process has all of them.
 
     Args:
         packed, steps: as in `count_stored`.

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity import compat, masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static
 from modelzoo.sparsity.order import Choose
@@ -71,8 +71,8 @@ def keep_best(plan: Plan, scores: Tensor, choose: Choose) -> Kept:
         scores: [out, in], of single weights, by their magnitudes.
     """
     order = None if plan.group.permute_inputs is None else plan.algorithm.find_order(scores, plan.block, choose)
-    found = choose(blocks.scores(scores, plan.block, order).abs())
-    return Kept(blocks.spread(found, plan.block, order), order)
+    found = choose(tiling.scores(scores, plan.block, order).abs())
+    return Kept(tiling.spread(found, plan.block, order), order)
 
 
 def keep_wanda(plan: Plan, weight: Tensor, norms: Tensor) -> Kept:

@@ -35,12 +35,12 @@ from modelzoo.pruning.choose import Plan
 from modelzoo.pruning.prune import Pruned, prune_by_magnitude, prune_model
 from modelzoo.pruning.unfinished import SUFFIX, Unfinished
 from modelzoo.records import hash_value
-from modelzoo.training import checkpoint
 from modelzoo.training.build import open_shards
-from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.new_run import require_empty, write_run
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.state import ORDERS
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.snapshot import ORDERS
+from modelzoo.training.checkpoints.state_json import CheckpointState
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import require_empty, write_run
 from modelzoo.training.validation import Score, make_score
 
 REPORT = "pruning.json"  # in the run's folder
@@ -95,6 +95,9 @@ def _prune_alone(request: Request, unfinished: str) -> str:
     config = source.make_config(found, groups, request.out, request.params)
     data = _open(found.config, request.data, request) if request.data else None
     validation = _open(found.config, request.validate, request) if request.validate else None
+    if both := {os.path.realpath(d) for d in request.data} & {os.path.realpath(d) for d in request.validate}:
+        text = "is calibrated on and validated on, so the losses after pruning are flattered"
+        print(f"note       {min(both)} {text}", file=sys.stderr)
     choice = choose_device(request.target, found.config.trainer.init)
     print(f"checkpoint {found.path}\n{choice.describe()}", file=sys.stderr, flush=True)
     model = choice.backend.place(build_model(found.config.trainer.init, found.weights, found.path)).eval()

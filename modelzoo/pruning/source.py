@@ -10,7 +10,8 @@ from torch import Tensor
 from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, validate
-from modelzoo.config.sparsity import Constant, SparsityGroup
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity_schedules import Constant
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.inference.exported_files import is_exported
 from modelzoo.models.shapes import check_weights, list_parameters
@@ -19,10 +20,10 @@ from modelzoo.planning.start_checkpoint import check_state, find_checkpoint
 from modelzoo.pruning.choose import Plan, make_algorithm
 from modelzoo.reading import exists
 from modelzoo.sparsity.select import check_sides, group_counts, select_parameters
-from modelzoo.training import checkpoint
-from modelzoo.training.checkpoint_state import read_config
-from modelzoo.training.new_run import load_with_model
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.state_json import read_config
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import load_with_model
 
 
 class Source(NamedTuple):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.pruning.choose import Plan
 from modelzoo.sparsity import masks
 
@@ -59,9 +59,9 @@ def prune_matrix(plan: Plan, weight: Tensor, factor: Tensor, width: int = WIDTH)
         root = inner.diagonal()
         keep = mask[:, first:last]
         if not nm:
-            saliency = blocks.scores((part / root).square(), plan.block)
+            saliency = tiling.scores((part / root).square(), plan.block)
             chosen = masks.top_k(masks.as_rows(saliency, None, groups), k)
-            keep.copy_(blocks.spread(masks.from_rows(chosen, saliency.shape), plan.block))
+            keep.copy_(tiling.spread(masks.from_rows(chosen, saliency.shape), plan.block))
         errors = torch.zeros_like(part)
         for i in range(last - first):
             if nm and i % nm[1] == 0:
@@ -100,7 +100,7 @@ def prune_in_best_order(
     for scores in (weight.square() / factor.square().sum(0), weight.square() * gram.diagonal()):
         order = plan.algorithm.find_order(scores, plan.block, choose)
         there = factor_inverse(gram[order][:, order], damping)  # an input's turn in the elimination is another
-        left, mask = (blocks.restore(x, order) for x in prune_matrix(plan, blocks.arrange(weight, order), there))
+        left, mask = (tiling.restore(x, order) for x in prune_matrix(plan, tiling.arrange(weight, order), there))
         if (error := measure_error(weight, left, gram)) < least:
             best, least = (left, mask, order), error
     return best

@@ -32,7 +32,7 @@ from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, hash_value, read_json
 from modelzoo.scoring.load_model import LoadedModel, load_model
 from modelzoo.training.build import Options
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 
 
 class Request(NamedTuple):
@@ -68,7 +68,8 @@ def search_prompts(request: Request) -> str:
     own = load_task(request.task, [f"data_dir={request.data_dir}"] if request.data_dir else [])
     found = list_candidates(own, request.templates)
     examples, remarks = read_examples(own, request.split)
-    own.labelled(examples, request.split)
+    examples = own.labelled(examples, request.split)
+    units = [own.find_unit(e.id) for e in examples]
     out = request.out or os.path.join("prompt_search", own.name)
     path, config = _checkpoint(request)
     model = load_model(path, config, Options(target=request.target))
@@ -82,7 +83,7 @@ def search_prompts(request: Request) -> str:
         results.append(_score_candidate(candidate, examples, model, out, request))
         live.update(number, f"{candidate.name}: {own.main_metric} {_main(own, results[-1]):.4f}")
     live.close()
-    _compare(own, results)
+    _compare(own, results, units)
     ranked = sorted(results, key=lambda r: -rank(_main(own, r)))
     about = {"remarks": remarks.as_dict()} if remarks.as_dict() else {}
     shown = [{k: v for k, v in {**r, **about}.items() if k not in ("predictions", CHECK)} for r in ranked]
@@ -95,7 +96,8 @@ def search_prompts(request: Request) -> str:
         raise UserError(
             f"{out}: cannot be written ({e.strerror}); the same command goes on from what is there"
         ) from None
-    return _format_result(own, ranked, out, len(examples), request)
+    over = f"{len(set(units))} documents" if len(set(units)) < len(units) else f"{len(examples)} examples"
+    return _format_result(own, ranked, out, over, request)
 
 
 def list_candidates(own: Task, named: tuple[str, ...]) -> list[Candidate]:
@@ -212,12 +214,12 @@ def _hash_weights(path: str) -> str:
     return digests[0] if len(digests) == 1 else hash_value(digests)
 
 
-def _compare(task: Task, results: list[dict[str, Any]]) -> None:
-    """Add each candidate's paired difference against the first."""
+def _compare(task: Task, results: list[dict[str, Any]], units: list[str]) -> None:
+    """Add each candidate's paired difference against the first; `units` as in `intervals.draw_weights`."""
     golds, first = (_hashable(results[0][k]) for k in ("golds", "predictions"))
     for r in results[1:]:
         r["difference"] = intervals.compare_paired(
-            task.metrics, task.main_metric, golds, _hashable(r["predictions"]), first
+            task.metrics, task.main_metric, golds, _hashable(r["predictions"]), first, units=units
         )
 
 
@@ -230,7 +232,7 @@ def _main(task: Task, result: dict[str, Any]) -> float:
     return result["metrics"].get(task.main_metric, math.nan)
 
 
-def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, n: int, request: Request) -> str:
+def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, over: str, request: Request) -> str:
     metric, width = task.main_metric, max(len(r["name"]) for r in ranked)
     lines = [f"{'template':<{width}}  {metric:<24}  against the task's own"]
     for r in ranked:
@@ -242,7 +244,7 @@ def _format_result(task: Task, ranked: list[dict[str, Any]], out: str, n: int, r
             line = f"{line:<{width + 26}}  {change:+.4f} [{low:+.3f}, {high:+.3f}]{surely}"
         lines.append(line)
     lines += [
-        f"[ ]: 95 % bootstrap over {n} examples, differences paired. The best of {len(ranked)} on {request.split} is",
+        f"[ ]: 95 % bootstrap over {over}, differences paired. The best of {len(ranked)} on {request.split} is",
         "flattered by having been picked there: score it once on examples that it was not picked on.",
         f"wrote      {out}: results.json, best.yaml, candidates/ (the same command again scores only what is new)",
         f"next       write `template: {os.path.abspath(os.path.join(out, 'best.yaml'))}` in a task that extends",

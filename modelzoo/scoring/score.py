@@ -40,9 +40,9 @@ from modelzoo.records import Record, hash_value, read_record
 from modelzoo.redact import redact_text
 from modelzoo.scoring import score_table
 from modelzoo.scoring.load_model import LoadedModel, find_checkpoints, load_model
-from modelzoo.training import launch
 from modelzoo.training.build import Options
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.launch import checks
+from modelzoo.training.runs.folder import RunFolder
 
 LM_EVAL = "lm_eval:"
 
@@ -96,7 +96,7 @@ def _join_scoring(config: Config, options: Options, request: Request, ranks: Ran
     paths = ranks.first_does(lambda: find_checkpoints(config, options))
     hashes = [hash_checkpoint(path) for path in paths]
     facts = {"the tasks' data": hash_value([_hash_data(job) for job in jobs])}
-    launch.compare_ranks(ranks, config, {**facts, "the checkpoints": hash_value(hashes)})
+    checks.compare_ranks(ranks, config, {**facts, "the checkpoints": hash_value(hashes)})
     # its scores of all tasks are read and written again as one file
     with lock_folder(run.evaluation) if ranks.first else contextlib.nullcontext():
         results = _score_all(list(zip(paths, hashes, strict=True)), jobs, others, config, options, request, ranks)
@@ -230,6 +230,7 @@ def _score_job(job: Job, model: LoadedModel, folder: str, suffix: str, batch_siz
         "decoding": task.config.decoding if task.choices(job.examples[0]) else "generation",
         "normalize": task.config.normalize,
         "n": found.n,
+        "units": found.units,
         "max_examples": task.config.max_examples,
         "counts": found.counts._asdict(),
         "metrics": found.metrics,

@@ -1,6 +1,7 @@
 """Format scores as tables: ours with their intervals, the baseline, and published figures kept apart."""
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,7 +38,8 @@ def format_task(task: Task, notes: Sequence[str], results: Sequence[Mapping[str,
         )
     if first["baseline"] is not None:
         lines.append(_row("best constant answer, no model", [_number(first["baseline"][n]) for n in names]))
-    lines.append("  [ ]: 95 % bootstrap over examples; ( ): 95 % of the mean over checkpoints, by Student's t")
+    over = f"{first['units']:,} documents" if first["units"] < first["n"] else "examples"
+    lines.append(f"  [ ]: 95 % bootstrap over {over}; ( ): 95 % of the mean over checkpoints, by Student's t")
     if published := [p for p in task.config.published if p.metric in names]:
         lines.append(
             f"  published, for scale only: other models, far larger and otherwise trained; {_comparable(first)}"
@@ -67,14 +69,13 @@ def format_lm_eval(name: str, results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _name(r: Mapping[str, Any]) -> str:
-    off = f", {r['sparsity']:.0%} off" if "sparsity" in r else ""
-    return f"this model ({format_amount(r['parameters'])} weights{off})"
+    live = f"{format_amount(r['live'])} of " if "live" in r else ""
+    return f"this model ({live}{format_amount(r['parameters'])} weights{' live' if live else ''})"
 
 
 def _what(r: Mapping[str, Any]) -> str:
-    part = f" (the first {r['max_examples']} only)" if r["max_examples"] == r["counts"]["examples"] else ""
     normal = f", normalised: {r['normalize']}" if r["normalize"] != "none" else ""
-    return f"{r['split']}: {r['n']} examples{part}; template {r['template']}; by {r['decoding']}{normal}"
+    return f"{r['split']}: {r['n']} examples; template {r['template']}; by {r['decoding']}{normal}"
 
 
 def _cut(counts: Mapping[str, Any]) -> str:
@@ -114,6 +115,8 @@ def _contamination(found: Mapping[str, Any] | None) -> str:
     if found is None:
         return "not recorded in the data's manifest"
     dropped = found["dropped"]
+    if unrecorded := found.get("unrecorded"):
+        return f"not of all data: nothing is recorded for {', '.join(map(os.path.basename, unrecorded))}"
     return (
         f"{len(found['test_sets'])} files, {found['ngram']} words in a row; "
         f"{dropped['benchmark_pmid']} documents left out by id, {dropped['benchmark_overlap']} by shared words"

@@ -6,7 +6,7 @@ thing each: SMET in which places it counts as free, MEST in what it drops, GraNe
 in that topology and draws decide instead of magnitudes and chance, CHTss (a CHTs) in that it prunes first.
 
 Where weights live in blocks, all of this happens to blocks: a block's "weight" is the sum of its weights' magnitudes,
-its "gradient" that of their gradients' (kernels/blocks.py), and k counts blocks.
+its "gradient" that of their gradients' (kernels/blocks/tiling.py), and k counts blocks.
 """
 
 import torch

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity.parameter import SparseParameter
 
 _PLACES = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -45,7 +45,7 @@ class Explored:
         Raises:
             UserError: the bits are of another shape.
         """
-        bits = pack_bits(blocks.gathered(mask, p.grain))
+        bits = pack_bits(tiling.gathered(mask, p.grain))
         if before is not None and (before.dtype != torch.uint8 or before.shape != bits.shape):
             raise UserError(f"{p.name}: what its masks have explored is on record for another shape or block")
         self._all[p.name] = mask.numel()
@@ -53,7 +53,7 @@ class Explored:
 
     def add(self, p: SparseParameter, mask: Tensor) -> None:
         """Take note of the next mask [out, in]."""
-        bits = pack_bits(blocks.gathered(mask, p.grain))
+        bits = pack_bits(tiling.gathered(mask, p.grain))
         # the first mask of a model whose shares are moved to their devices later was drawn on the host
         self._set(p, self.bits[p.name].to(bits.device) | bits)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity import order
 from modelzoo.sparsity.algorithms import SRSTE, Static
 from modelzoo.sparsity.parameter import RefinedParameter, SparseParameter, TransposedParameter
@@ -42,10 +42,10 @@ class Group:
             n, m = self.algorithm.group.nm
             return bool((mask.view(-1, m).sum(1) == n).all())
         if p.order is None:
-            return blocks.has_blocks(mask, p.block)
+            return tiling.has_blocks(mask, p.block)
         if of is not None and not order.is_order(of, p.shape[1]):
             return False
-        return blocks.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
+        return tiling.has_blocks(mask, p.block, order.derive_order(mask, p.block) if of is None else of.long())
 
     def has_gradient(self, p: SparseParameter) -> bool:
         """Whether the step made the gradient of `p` that an update reads; true where it reads none."""

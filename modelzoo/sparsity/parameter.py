@@ -6,8 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modelzoo.kernels import blocks, packed, semi_structured
-from modelzoo.kernels.rows import zero_dead
+from modelzoo.kernels.blocks import tiling
+from modelzoo.kernels.blocks.layout import Layout, layout_of, pack, repack, unpack
+from modelzoo.kernels.compiled.rows import zero_dead
+from modelzoo.kernels.products import packed, semi_structured
 from modelzoo.sparsity import masks
 
 
@@ -68,15 +70,15 @@ class SparseParameter:
 
     def scores(self, x: Tensor) -> Tensor:
         """Scores of blocks from an [out, in], one by one where weights live alone."""
-        return blocks.scores(x, self.block, self.order)
+        return tiling.scores(x, self.block, self.order)
 
     def spread(self, live: Tensor) -> Tensor:
         """The mask [out, in] of live blocks."""
-        return blocks.spread(live, self.block, self.order)
+        return tiling.spread(live, self.block, self.order)
 
     def gathered(self, mask: Tensor) -> Tensor:
         """The blocks of a mask [out, in] that have a live weight."""
-        return blocks.gathered(mask, self.block, self.order)
+        return tiling.gathered(mask, self.block, self.order)
 
     def whole(self, x: Tensor) -> Tensor:
         """`x`, the weight or something of its form (gradient, moments), as [out, in]: the form of checkpoints."""
@@ -202,11 +204,11 @@ class RefinedParameter(SparseParameter):
 class PackedLinear(nn.Module):
     """A linear whose weight is its live blocks, [nnz, rows, columns], under the name that the whole weight had."""
 
-    def __init__(self, linear: nn.Linear, layout: packed.Layout):
+    def __init__(self, linear: nn.Linear, layout: Layout):
         super().__init__()
         self.layout = layout
         self.probe: Tensor | None = None
-        values = packed.pack(linear.weight.detach(), layout)
+        values = pack(linear.weight.detach(), layout)
         self.weight = nn.Parameter(values, requires_grad=linear.weight.requires_grad)
         self.bias: nn.Parameter | None
         self.register_parameter("bias", linear.bias)
@@ -237,7 +239,7 @@ class PackedParameter(SparseParameter):
         self.module, self.dense_grad, self.moves = module, None, 0
 
     @property
-    def layout(self) -> packed.Layout:
+    def layout(self) -> Layout:
         """Where the live blocks are."""
         return self.module.layout
 
@@ -254,23 +256,23 @@ class PackedParameter(SparseParameter):
         return self.weight.numel()
 
     def whole(self, x: Tensor) -> Tensor:
-        return packed.unpack(x, self.layout)
+        return unpack(x, self.layout)
 
     def stored(self, x: Tensor) -> Tensor:
         here = self.weight.device  # packed where it is: of a checkpoint in host memory, live blocks alone are sent
-        return packed.pack(x, self.layout.to(x.device)).to(here)
+        return pack(x, self.layout.to(x.device)).to(here)
 
     def move(self, mask, state, weight=None):
-        before, now = self.layout, packed.layout_of(self.gathered(mask), self.block, self.order)
+        before, now = self.layout, layout_of(self.gathered(mask), self.block, self.order)
         kept = [k for k, x in state.items() if isinstance(x, Tensor) and x.shape == self.weight.shape]
         self.module.layout = now
         self.moves += 1
         values = self.weight.detach()
-        values = packed.repack(values, before, now) if weight is None else self.stored(weight.to(values.dtype))
+        values = repack(values, before, now) if weight is None else self.stored(weight.to(values.dtype))
         # .data: the optimizer and the model know the weight by its object, whatever its blocks are now
         self.weight.data, self.weight.grad = values, None
         for key in kept:
-            state[key] = packed.repack(state[key], before, now)
+            state[key] = repack(state[key], before, now)
 
     def mask_weight(self) -> None:
         """Nothing dead is stored."""

@@ -7,10 +7,11 @@ no state, a schedule resumes exactly (cycling too: its place is the count of ear
 import math
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cache, lru_cache, singledispatch
+from functools import cache, singledispatch
 
-from modelzoo.config import sparsity as c
+from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.errors import UserError
+from modelzoo.config.sparsity import SparsityGroup
 
 
 @singledispatch
@@ -139,7 +140,7 @@ def target(schedule: c.Schedule) -> float | None:
     return None
 
 
-def held(group: c.SparsityGroup, step: int) -> float:
+def held(group: SparsityGroup, step: int) -> float:
     """The sparsity that the masks have after `step` steps: the schedule's value at the last update, or at the start."""
     return value(group.sparsity, 0 if group.algorithm == "static" else last_update(group.update, step), group.update)
 
@@ -154,8 +155,7 @@ def last_update(update: c.Update | None, step: int) -> int:
     return update.start + (end - update.start) // freq * freq if end >= update.start else 0
 
 
-@lru_cache(maxsize=64)
-def lowest(group: c.SparsityGroup, end: int) -> float:
+def lowest(group: SparsityGroup, end: int) -> float:
     """The lowest sparsity that the masks have in a run of `end` steps: then most weights live.
 
     Schedules but the cosine and cycling ones rise or fall throughout; of many updates a thousand are read.
@@ -170,7 +170,7 @@ def lowest(group: c.SparsityGroup, end: int) -> float:
     return min([first, *(value(group.sparsity, step, group.update) for step in steps)])
 
 
-def check_schedule(group: c.SparsityGroup, max_steps: int) -> tuple[float, int]:
+def check_schedule(group: SparsityGroup, max_steps: int) -> tuple[float, int]:
     """Refuse a group whose schedule leaves its range or passes `max_sparsity` at an update within `max_steps` steps.
 
     Refused, too, are masks that no run can change: `update` names no step at all (`{freq: 500, stop: 400}`), which is

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from modelzoo.config.sparsity import Constant, SparsityGroup
-from modelzoo.kernels import choose, packed, semi_structured
+from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sparsity_schedules import Constant
+from modelzoo.kernels.blocks.layout import Layout, layout_of
+from modelzoo.kernels.products import choose, semi_structured
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStructuredLinear, SparseParameter
 
 # Measured by benchmarks/train_step.py; `-m bench` measures a config on the user's machine.
@@ -46,7 +48,7 @@ def store_group(
     for p in parameters:
         path, _, last = p.name.rpartition(".")
         linear = model.get_submodule(path)
-        layout = packed.layout_of(p.gathered(p.mask), p.block, p.order)
+        layout = layout_of(p.gathered(p.mask), p.block, p.order)
         how = choose.describe_choice(layout, device or p.weight.device, dtype)
         kernel = choose.choose_kernel(layout, device or p.weight.device, dtype)
         why = _kept_whole(group, linear, last, pays(layout, kernel, dtype)) or _bound(linear, uses[id(p.weight)], path)
@@ -106,6 +108,6 @@ def _bound(linear: nn.Module, uses: int, path: str) -> str | None:
     return None
 
 
-def pays(layout: packed.Layout, kernel, dtype: torch.dtype) -> bool:
+def pays(layout: Layout, kernel, dtype: torch.dtype) -> bool:
     """Whether `kernel` is known to beat the dense product on the layout's weight."""
     return 0 < layout.density <= choose.find_densest(layout, kernel, dtype) and min(layout.shape) >= NARROWEST

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.models.shapes import frozen, list_with_adapters
 from modelzoo.planning.stored import group_sizes
 from modelzoo.sparsity import flops
-from modelzoo.training.required import require_fit
 
 
 def count_flops(config: Config, steps: int) -> tuple[int, int]:

@@ -22,12 +22,12 @@ from modelzoo.reading import exists, read_text
 from modelzoo.records import Record, read_record
 from modelzoo.study.matrix import Cell
 from modelzoo.study.read_log import read_final_loss
-from modelzoo.training.config_changes import name_changes
-from modelzoo.training.run_folder import STATE, RunFolder
+from modelzoo.training.runs.changes import name_changes
+from modelzoo.training.runs.folder import STATE, RunFolder
 
 
 class Saved(Record):
-    """What a study needs of a checkpoint's state.json; `checkpoint_state.CheckpointState` is all of it."""
+    """What a study needs of a checkpoint's state.json; `state_json.CheckpointState` is all of it."""
 
     unassessed: bool = False
 

@@ -29,6 +29,7 @@ class Compared(NamedTuple):
 
     run: Result
     plan: plan.Plan
+    live: int  # weights that are on: by the newest checkpoint's masks, without one by the first ones
     sparsity: dict[int, float]  # share of weights off by decoder layer
 
     @property
@@ -46,7 +47,8 @@ def read_compared(folder: str) -> Compared:
     made = plan.make_plan(run.config)
     dense = dict.fromkeys(range(run.init.model.num_hidden_layers), 0.0)
     masks = results.masks(run.last) if made.sparse_total and run.last is not None else {}
-    return Compared(run, made, _share_off(masks) if made.sparse_total else dense)
+    live = made.total - sum(int((~m).sum()) for m in masks.values()) if masks else made.live
+    return Compared(run, made, live, _share_off(masks) if made.sparse_total else dense)
 
 
 def _share_off(masks: dict[str, np.ndarray]) -> dict[int, float]:
@@ -70,13 +72,25 @@ def format_table(compared: Sequence[Compared]) -> str:
         scored = c.run.validation[-1] if c.run.validation else {}
         done, rate = c.run.train[-1] if c.run.train else {}, measure_speed(c.run)
         rows.append([
-            c.name, f"{c.plan.live:,}", f"{format_amount(c.plan.mean)} ({first / c.plan.mean:.2f}x fewer)",
-            str(done.get("step", "-")), f"{done.get('tokens', 0):,}", f"{scored['loss']:.4f}" if scored else "-",
+            c.name, f"{c.live:,}", f"{format_amount(c.plan.mean)} ({_describe_ratio(first / c.plan.mean)})",
+            str(done.get("step", "-")), f"{done.get('tokens', 0):,}", _describe_loss(scored, done),
             f"{scored['perplexity']:.2f}" if "perplexity" in scored else "-", format_amount(rate) if rate else "-",
             *([_describe_best(c.run)] if tuned else []),
         ])  # fmt: skip
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+
+
+def _describe_ratio(fewer: float) -> str:
+    return f"{fewer:.2f}x fewer" if fewer >= 1 else f"{1 / fewer:.2f}x more"
+
+
+def _describe_loss(scored: dict, done: dict) -> str:
+    """A run's last validation loss, with its step where training has gone on since."""
+    if not scored:
+        return "-"
+    at = f" at step {scored['step']}" if scored["step"] != done.get("step", scored["step"]) else ""
+    return f"{scored['loss']:.4f}{at}"
 
 
 def _describe_best(run: Result) -> str:
@@ -123,7 +137,10 @@ def draw_picture(compared: Sequence[Compared], path: str) -> None:
             plot.legend()
     for plot in (by_tokens, by_flops):
         log_loss(plot)
-    by_tokens.text(0.02, 0.02, "thin: training, dots: validation", transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
+    text = "thin: training, dots: validation"
+    if others := [c.name for c in compared if not _is_per_token(c)]:
+        text = f"no training loss of {', '.join(others)}: it is a sum over tokens (loss_scaling)\n{text}"
+    by_tokens.text(0.02, 0.02, text, transform=by_tokens.transAxes, fontsize=8, alpha=0.7)
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format=find_format(path))
@@ -146,13 +163,20 @@ def _spent(c: Compared, record: dict, key: str) -> float:
     return record.get(key, record["tokens"] * (c.plan.mean if key == "flops" else 1.0))
 
 
+def _is_per_token(c: Compared) -> bool:
+    """Whether a run's training loss is a mean over tokens, as validation's is."""
+    return c.run.init.model.loss_scaling == "num_tokens"
+
+
 def _draw_losses(plot, c: Compared, number: int, key: str, scale: float) -> None:
     """One run's training loss, thin, and its validation losses, over what it had spent of `key` by then."""
     colour, style, _ = look(number)
     spent = {r["step"]: scale * _spent(c, r, key) for r in c.run.train}
-    scored = [(spent[r["step"]], r["loss"]) for r in c.run.validation if r["step"] in spent]
+    at = [(c.run.at(r["step"]), r["loss"]) for r in c.run.validation]
+    scored = [(scale * _spent(c, record, key), loss) for record, loss in at if "tokens" in record]
     name = None if scored else label_line(c.name)
-    plot.plot(spent.values(), [r["loss"] for r in c.run.train], color=colour, alpha=0.3, linewidth=1, label=name)
+    if _is_per_token(c):  # else it has no place here
+        plot.plot(spent.values(), [r["loss"] for r in c.run.train], color=colour, alpha=0.3, linewidth=1, label=name)
     if scored:
         plot.plot(*np.array(scored).T, style, color=colour, marker="o", markersize=4, label=label_line(c.name))
 
@@ -177,6 +201,10 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
         shown = gap if len(gap) <= 8 else [gap[round(i * (len(gap) - 1) / 7)] for i in range(8)]
         losses = ", ".join(f"{d:+.4f} at {step}" for step, d in shown) or "no step at which both were validated"
         print(f"\n{c.name}: validation loss less {compared[0].name}'s: {losses}")
+        if gap and (other := differences.explain_validation(compared[0].run.config, c.run.config)):
+            print(
+                f"note       of another {other} than {compared[0].name}'s: these losses may not be of the same tokens"
+            )
     numbers = os.path.splitext(path)[0] + ".json"
     try:
         draw_picture(compared, path)
@@ -188,7 +216,7 @@ def compare_runs(folders: Sequence[str], path: str) -> None:
 
 def _numbers(c: Compared) -> dict:
     return {
-        "run": c.name, "folder": redact_text(c.run.folder), "live": c.plan.live, "flops_per_token": c.plan.mean,
+        "run": c.name, "folder": redact_text(c.run.folder), "live": c.live, "flops_per_token": c.plan.mean,
         "tokens_per_second": measure_speed(c.run), "validation": c.run.validation, "dev": c.run.dev,
         "layers": c.sparsity,
     }  # fmt: skip

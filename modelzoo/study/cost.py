@@ -15,11 +15,11 @@ def draw_time(groups: Sequence[Group]) -> Panel | None:
     """Seconds of training steps, waiting for data and validation, summed over each group's runs."""
     rows = []
     for group in groups:
-        steps = [t for run in group.runs for t in run.timing if t["kind"] == "train"]
-        waiting = sum(t.get("waiting", 0.0) for t in steps)
+        steps = [(t["step"] - before, t) for run in group.runs for before, t in run.timed]
+        waiting = sum(n * t.get("waiting", 0.0) for n, t in steps)
         other = sum(t["seconds"] for run in group.runs for t in run.timing if t["kind"] != "train")
         if steps:
-            rows.append((group.label, sum(t["seconds"] for t in steps) - waiting, waiting, other))
+            rows.append((group.label, sum(n * t["seconds"] for n, t in steps) - waiting, waiting, other))
     if not rows:
         return None
     names = [wrap_label(r[0]) for r in rows]
@@ -33,13 +33,13 @@ def draw_time(groups: Sequence[Group]) -> Panel | None:
     plot.set(yticks=range(len(rows)), yticklabels=names, xlim=(0, 1), xlabel="share of the time")
     plot.invert_yaxis()
     plot.legend(ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
-    caption = "As the runs logged it (timing.jsonl), where they logged every step; start-up and saving are not in it."
+    caption = "As the runs logged it (timing.jsonl); start-up and saving are not in it."
     head = ("group", "training seconds", "waiting seconds", "validation seconds")
     return Panel("time", "Where the time goes", caption, svg(figure, "time"), head, rows)
 
 
 def measure_speed(run: Result) -> float | None:
-    """Median tokens per second of a run's steps."""
+    """Median tokens per second of a run's steps, padding among them; of the means between its records."""
     speeds = [t["tokens_per_second"] for t in run.timing if "tokens_per_second" in t]
     return float(np.median(speeds)) if speeds else None
 
@@ -136,4 +136,5 @@ def _measured(group: Group, twin: Group | None) -> str:
         return f"{mean:,.0f} tokens/s{mfu}"
     ratio = mean / interval(theirs)[0]
     low, high = min(ours) / max(theirs), max(ours) / min(theirs)
-    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense [{low:.2f} to {high:.2f}]{mfu}"
+    spread = f" [{low:.2f} to {high:.2f}]" if len(ours) + len(theirs) > 2 else ", one run each"
+    return f"{mean:,.0f} tokens/s: {ratio:.2f}x dense{spread}{mfu}"

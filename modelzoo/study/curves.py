@@ -1,5 +1,6 @@
 """Losses: against FLOPs with the Pareto front, against tokens and time, at the end with intervals, and by peak rate."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from modelzoo.study.draw import Panel, axes, find_unit, legend, limit_axis, log_loss, look, svg
@@ -15,7 +16,7 @@ def points(groups: Sequence[Group]) -> list[tuple]:
     for group in groups:
         for step in group.steps:
             spent = [group.mean(key, step) for key in ("flops", "dense_flops", "tokens", "seconds")]
-            rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.runs)))
+            rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.validated)))
     return rows
 
 
@@ -103,15 +104,15 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     rows = []
     for i, group in enumerate(groups):
         if group.steps:
-            losses = group.losses(group.steps[-1])
-            flops = group.mean("flops", group.steps[-1])
-            rows.append((i, group.label, *interval(losses), len(losses), flops, losses))
+            last = group.steps[-1]
+            losses, flops = group.losses(last), group.mean("flops", last)
+            rows.append((i, group.label, *interval(losses), len(losses), flops, losses, last))
     if not rows:
         return None
     rows.sort(key=lambda r: r[2])
     names = [wrap_label(r[1]) for r in rows]
     figure, ((plot,),) = axes(height=0.8 + sum(0.2 + 0.14 * name.count("\n") + 0.14 for name in names))
-    for y, (i, _, mean, low, high, _, _, losses) in enumerate(rows):
+    for y, (i, _, mean, low, high, _, _, losses, _) in enumerate(rows):
         colour, _, marker = look(i)
         plot.plot(losses, [y] * len(losses), ".", color=colour, alpha=0.5, markersize=5)
         plot.errorbar([mean], [y], xerr=[[mean - low], [high - mean]], fmt=marker, color=colour, capsize=3)
@@ -119,10 +120,11 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     cut = limit_axis(plot, "x", [x for r in rows for x in (r[2], *r[7])], [x for r in rows for x in r[3:5]])
     plot.set_ylim(len(rows) - 0.5, -0.5)
     few = min(r[5] for r in rows) < 2
-    caption = f"Mean over seeds with its 95 % interval (Student's t); dots are single runs.{cut}" + (
+    last = "At the last step at which all validated runs of a group were. "
+    caption = f"{last}Mean over seeds with its 95 % interval (Student's t); dots are single runs.{cut}" + (
         " A group with one run has no interval: its difference from others may be the seed's." if few else ""
     )
-    head = ("group", "loss", "low", "high", "runs", "flops")
+    head = ("group", "loss", "low", "high", "runs", "flops", "step")
     titles = (
         "group",
         "validation loss (nats per token)",
@@ -130,41 +132,48 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
         "to",
         "runs",
         "training FLOPs, counted",
+        "step",
     )
-    shown = [(*r[1:3], *(r[3:5] if r[5] > 1 else (None, None)), *r[5:7]) for r in rows]
+    shown = [(*r[1:3], *(r[3:5] if r[5] > 1 else (None, None)), *r[5:7], r[8]) for r in rows]
     return Panel("final_loss", "Loss at the end", caption, svg(figure, "final"), head, shown, True, titles)
 
 
-def draw_by_peak(losses: Mapping[str, Mapping[float, float]]) -> Panel | None:
+def draw_by_peak(losses: Mapping[str, Mapping[float, float]], others: float | None = None) -> Panel | None:
     """Final loss against the peak learning rate.
 
     Args:
         losses: of the first seed, by setting and peak.
+        others: where the peak is of the decoder's matrices: that of all other weights.
     """
     if not any(len(of) > 1 for of in losses.values()):
         return None
-    best = {label: min(of, key=of.__getitem__) for label, of in losses.items()}
+    finite = {label: {p: x for p, x in of.items() if math.isfinite(x)} for label, of in losses.items()}
+    best = {label: min(of, key=of.__getitem__) for label, of in finite.items() if of}
     figure, ((plot,),) = axes(height=3.4)
-    for i, (label, of) in enumerate(losses.items()):
+    for i, (label, of) in enumerate(finite.items()):
         colour, style, marker = look(i)
         peaks = sorted(of)
         plot.plot(
             peaks, [of[p] for p in peaks], style, color=colour, marker=marker, markersize=4, label=label_line(label)
         )
-        plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
+        if of:
+            plot.plot([best[label]], [of[best[label]]], "o", color=colour, markersize=10, fillstyle="none")
     plot.set(xlabel="peak learning rate", ylabel="validation loss at the end (nats per token)", xscale="log")
     tried = sorted({peak for of in losses.values() for peak in of})
     plot.set_xticks(tried, [f"{peak:g}" for peak in tried])
     plot.set_xticks([], minor=True)
     legend(figure, plot)
-    at_edge = [
-        label for label, of in losses.items() if len(of) > 2 and min(of, key=of.__getitem__) in (min(of), max(of))
-    ]
-    caption = "One seed each; the ringed rate trains the other seeds." + (
+    at_edge = [label for label, of in losses.items() if len(of) > 2 and best.get(label) in (min(of), max(of))]
+    diverged = [f"{label} at {p:g}" for label, of in losses.items() for p in sorted(of) if p not in finite[label]]
+    caption = "".join([
+        "One seed each; the ringed rate trains the other seeds. It was picked by the loss on the validation set that "
+        "this report shows, so the first seed's is a little flattered.",
+        "" if others is None else f" Rates of the decoder's matrices; all other weights' peak is {others:g}.",
+        f" Not finite, and without a point: {', '.join(diverged)}." if diverged else "",
         f" The best rate lies at the edge of what was tried, so a better one may lie beyond: {', '.join(at_edge)}."
         if at_edge
-        else ""
-    )
+        else "",
+    ])  # fmt: skip
     rows = [(label, peak, loss) for label, of in losses.items() for peak, loss in sorted(of.items())]
     return Panel(
         "learning_rates", "Learning rates tried", caption, svg(figure, "rates"), ("group", "peak", "loss"), rows

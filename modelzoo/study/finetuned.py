@@ -12,8 +12,8 @@ from modelzoo.reading import exists
 from modelzoo.study.draw import Panel, axes, legend, limit_axis, look, svg
 from modelzoo.study.names import key_of, label_line
 from modelzoo.study.results import Group, Result, interval, masks, tensors
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 BINS = 80
 
@@ -112,8 +112,8 @@ def draw_recovery(groups: Sequence[Group]) -> Panel | None:
     cut = limit_axis(plot, "y", [r[3] for r in rows], [x for r in rows for x in r[4:6]])
     legend(figure, plot)
     caption = (
-        "Means over seeds and folds with 95 % intervals (Student's t), at the steps that all runs of a group share."
-        + cut
+        "Means over a group's runs with 95 % intervals (Student's t), at the steps that all of them share. Best scores "
+        "of a curve are flattered by having been picked." + cut
     )
     head = ("group", "step", "metric", "mean", "low", "high", "runs")
     return Panel("recovery", "What fine-tuning regains", caption, svg(figure, "recovery"), head, rows)

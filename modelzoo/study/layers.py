@@ -42,7 +42,7 @@ def draw_by_layer(groups: Sequence[Group]) -> Panel | None:
         run = group.first
         if not run.init.sparsity or run.last is None:
             continue
-        found, wanted = masks(run.last), targets(run, run.train[-1]["step"] if run.train else 0)
+        found, wanted = masks(run.last), targets(run, next(reversed(run.checkpoints)))  # training may be further
         mine = [(*_part(n), wanted.get(n, float("nan")), 1 - float(m.mean())) for n, m in found.items()]
         rows += [(group.label, *r) for r in sorted(mine)]
         shown.append((i, group.label, mine))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from modelzoo.config import load as loader
 from modelzoo.config.errors import UserError
-from modelzoo.config.study import LearningRate, Study, StudyFile, schedule
+from modelzoo.config.study import LearningRate, Study, StudyFile, rate_keys
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.planning import plan
@@ -82,10 +82,13 @@ def _setting(study: Study, base: str, setting: dict[str, str], label: str) -> li
         own |= {"trainer.init.loop.num_steps": None, "trainer.init.loop.num_epochs": None}
         own |= {"trainer.init.loop.max_steps": steps, "trainer.init.seed": seed, "trainer.init.model_dir": folder}
         if rate is not None:
-            own["trainer.init.schedulers"] = schedule(rate, peak or rate.peak[0], steps)
+            own |= rate_keys(rate, peak or rate.peak[0], steps)
         doc = loader.resolve(base, Config, [f"{k}={json.dumps(v)}" for k, v in own.items()])
         return loader.validate(doc, Config)
 
+    adjusts = "trainer.init.model.lr_adjustment_groups"
+    if rate is not None and rate.others is not None and (key := next((k for k in keys if k.startswith(adjusts)), None)):
+        raise UserError(f"{key}: learning_rate.others sets it; leave one of them out")
     probe = config(100)
     if probe.trainer.fit is None or not probe.trainer.fit.val_dataloader:
         raise UserError(f"{base}: a study needs trainer.fit with a train_dataloader and a val_dataloader")
@@ -117,7 +120,7 @@ def describe_matrix(matrix: Matrix, report_time) -> str:
         report_time: seconds to text.
     """
     study = matrix.study
-    rows = [("setting", "runs", "steps", "tokens", "live weights", "FLOPs a run", "dense / sparse", "time a run")]
+    rows = [("setting", "runs", "steps", "tokens", "live at first", "FLOPs a run", "dense / sparse", "time a run")]
     for cells in matrix.settings:
         cell, made = cells[0], plan.make_plan(cells[0].config)
         seconds = cell.dense / study.flops_per_second if study.flops_per_second else None

@@ -114,7 +114,7 @@ def _cell(x: object) -> str:
     if x is None:
         return "-"
     if isinstance(x, float):
-        return f"{x:.4g}" if abs(x) < 1e4 else format_amount(x)
+        return f"{x:.5g}" if abs(x) < 1e4 else format_amount(x)
     return f"{x:,}" if isinstance(x, int) else str(x)
 
 

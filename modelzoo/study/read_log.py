@@ -4,8 +4,7 @@ from typing import Any
 
 from modelzoo.config.errors import UserError
 from modelzoo.reading import exists
-from modelzoo.training import logs
-from modelzoo.training.lines import Log
+from modelzoo.training.logs.lines import Log, read_records
 
 NEEDED = {"train": ("loss", "tokens"), "validation": ("loss",)}  # numbers of a metrics.jsonl's record, by its kind
 LARGEST = 2.0**53  # steps and sums beyond it are no counts
@@ -17,12 +16,12 @@ def read_metrics(path: str) -> Log:
     Raises:
         UserError: there is no such log, or it cannot be read.
     """
-    return logs.read(path, lambda r: _is_record(r) and all(k in r for k in NEEDED.get(r["kind"], ())))
+    return read_records(path, lambda r: _is_record(r) and all(k in r for k in NEEDED.get(r["kind"], ())))
 
 
 def read_timing(path: str) -> Log:
     """The records of a timing.jsonl that a report can use; errors of `read_metrics`."""
-    return logs.read(path, lambda r: _is_record(r) and "seconds" in r)
+    return read_records(path, lambda r: _is_record(r) and "seconds" in r)
 
 
 def read_final_loss(path: str, steps: int) -> float | None:

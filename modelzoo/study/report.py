@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
@@ -23,11 +24,21 @@ def report_runs(folders: Sequence[str], path: str) -> str:
     if not path.endswith(".html"):
         raise UserError(f"-o {path}: the report is an HTML file; name one that ends in .html")
     groups = results.group_runs([results.read_run(folder) for folder in folders])
+    for group in groups:
+        if twice := [seed for seed, n in Counter(run.init.seed for run in group.runs).items() if n > 1]:
+            text = (
+                f"{group.label}: seed {twice[0]} is there more than once: intervals take its runs for independent ones"
+            )
+            print(f"note       {text}", file=sys.stderr)
     return write(groups, path, "Runs side by side")
 
 
 def write_study(
-    cells: Iterable[tuple[str, str]], losses: Mapping[str, Mapping[float, float]], path: str, name: str
+    cells: Iterable[tuple[str, str]],
+    losses: Mapping[str, Mapping[float, float]],
+    path: str,
+    name: str,
+    others: float | None = None,
 ) -> str:
     """Write the page of a study.
 
@@ -35,6 +46,7 @@ def write_study(
         cells: folder and group of each finished run.
         losses: final loss of the first seed by group and peak learning rate.
         name: the study's.
+        others: peak of all but the decoder's matrices, where `losses` is by theirs.
     """
     labels, runs, damaged = dict(cells), [], []
     for folder in labels:
@@ -46,7 +58,7 @@ def write_study(
         raise UserError("\n".join(damaged) or "report: no run has ended")
     for problem in damaged:
         print(f"damaged    {problem}; the report leaves this run out", file=sys.stderr)
-    written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses)])
+    written = write(results.group_runs(runs, labels), path, f"Study: {name}", [curves.draw_by_peak(losses, others)])
     return written
 
 

@@ -23,8 +23,9 @@ from modelzoo.reading import exists, open_regular
 from modelzoo.records import read_record
 from modelzoo.study import read_log
 from modelzoo.study.names import show_name
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder, Speed
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.folder import RunFolder, Speed
 
 _SEED = re.compile(r"[-_]?seed[-_]?\d+$|^seed_\d+$")
 
@@ -77,9 +78,29 @@ class Result:
         return next((p for p in reversed(named) if p), None)
 
     def at(self, step: int) -> dict:
-        """The training record of `step`, with the seconds that training and validation had taken by then."""
-        record = next((r for r in self.train if r["step"] == step), {})
-        return {**record, "seconds": sum(t["seconds"] for t in self.timing if t["step"] <= step)}
+        """The training record of `step`, with the seconds that training and validation had taken by then.
+
+        Where the step has none (`logging.log_steps`), what grows step by step is between the records around it.
+        """
+        record = next((r for r in self.train if r["step"] == step), None) or self._between(step)
+        trained = sum(t["seconds"] * (min(step, t["step"]) - before) for before, t in self.timed if before < step)
+        others = sum(t["seconds"] for t in self.timing if t["kind"] != "train" and t["step"] <= step)
+        return {**record, "seconds": trained + others}
+
+    def _between(self, step: int) -> dict:
+        later = next((r for r in self.train if r["step"] > step), None)
+        if later is None:
+            return {}
+        sums = [k for k in ("tokens", "flops", "dense_flops") if k in later]
+        before = next((r for r in reversed(self.train) if r["step"] < step), {"step": 0, **dict.fromkeys(sums, 0)})
+        part = (step - before["step"]) / (later["step"] - before["step"])
+        return {"step": step, **{k: before[k] + part * (later[k] - before[k]) for k in sums if k in before}}
+
+    @cached_property
+    def timed(self) -> list[tuple[int, dict]]:
+        """Each timing record of training with the step of the one before (0): its means are of the steps in between."""
+        found = [t for t in self.timing if t["kind"] == "train"]
+        return list(zip([0, *(t["step"] for t in found)], found, strict=False))
 
 
 def read_run(folder: str) -> Result:
@@ -95,7 +116,7 @@ def read_run(folder: str) -> Result:
         raise UserError(add_kind(f"{folder}: is no run folder; one has config.yaml and metrics.jsonl", folder))
     config = load(files.config, Config)
     metrics, timing = read_log.read_metrics(files.metrics), read_log.read_timing(files.timing)
-    launches, speed = files.read_launches(), _read_speed(files)
+    launches, speed = read_launches(files), _read_speed(files)
     for log in (metrics, timing, launches):
         if log.note is not None:
             print(log.note, file=sys.stderr)
@@ -156,18 +177,23 @@ class Group:
         return self.runs[0]
 
     @property
+    def validated(self) -> list[Result]:
+        """Its runs that were validated at all, which losses are of."""
+        return [run for run in self.runs if run.validation]
+
+    @property
     def steps(self) -> list[int]:
-        """Steps at which every run was validated."""
-        common = set.intersection(*({r["step"] for r in run.validation} for run in self.runs))
-        return sorted(common)
+        """Steps at which each of these was validated."""
+        found = [{r["step"] for r in run.validation} for run in self.validated]
+        return sorted(set.intersection(*found)) if found else []
 
     def losses(self, step: int) -> list[float]:
-        """Validation loss of each run at `step`."""
-        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.runs]
+        """Validation loss of each of them at `step`."""
+        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.validated]
 
     def mean(self, key: str, step: int) -> float | None:
-        """Mean over the runs of a training record's `key` (or `seconds`) at `step`; None where one has none."""
-        values = [run.at(step).get(key) for run in self.runs]
+        """Mean over them of a training record's `key` (or `seconds`) at `step`; None where one has none."""
+        values = [run.at(step).get(key) for run in self.validated]
         known = [v for v in values if v is not None]
         return float(np.mean(known)) if len(known) == len(values) else None
 

@@ -233,7 +233,9 @@ def _report(matrix: Matrix, wanted: list[Cell], path: str, name: str) -> str:
         first = cell.seed == matrix.study.seeds[0]
         if first and cell.peak is not None and (loss := files(matrix, cell).final_loss) is not None:
             rates.setdefault(cell.label, {})[cell.peak] = loss
-    return report.write_study([(files(matrix, c).folder, c.label) for c in done], rates, path, name)
+    rate = matrix.study.learning_rate
+    folders = [(files(matrix, c).folder, c.label) for c in done]
+    return report.write_study(folders, rates, path, name, rate.others if rate else None)
 
 
 def _peak(matrix: Matrix, cell: Cell) -> float | None:

@@ -24,7 +24,7 @@ from modelzoo.sparsity import schedules
 from modelzoo.sparsity.select import check_sides
 from modelzoo.train_state import TrainState
 from modelzoo.training.build import Options, build_run
-from modelzoo.training.run_length import count_micro_batches, total_steps
+from modelzoo.training.runs.length import count_micro_batches, total_steps
 
 PATTERNS = (
     {"storage": "masked"},

@@ -16,7 +16,7 @@ from modelzoo.files import choose_mode, replacing
 from modelzoo.planning import plan
 from modelzoo.reading import exists
 from modelzoo.redact import redact_text
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 TITLES = {
     "moved": "moved",

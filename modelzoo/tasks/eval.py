@@ -5,6 +5,7 @@ import time
 
 from modelzoo.backends.select import joining_ranks, select_device
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.distributed import Ranks
@@ -15,11 +16,13 @@ from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.planning.batches import note_validation
 from modelzoo.records import hash_value
-from modelzoo.training import checkpoint, console, launch, state
+from modelzoo.training import console
 from modelzoo.training.build import FirstStep, Options, build_run, open_shards
-from modelzoo.training.required import require_fit
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_micro_batches, count_steps
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.launch import checks
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.length import count_micro_batches, count_steps
 from modelzoo.training.validation import validate
 
 
@@ -40,20 +43,20 @@ def _join_evaluation(config: Config, options: Options, every: bool, ranks: Ranks
     states = tuple(s for s in options.load_states if s != "optimizer")
     if ranks.size > 1:
         data = hash_value([shards.fingerprint() for shards in vals])
-        launch.compare_ranks(ranks, config, {"the validation data": data})
+        checks.compare_ranks(ranks, config, {"the validation data": data})
     print(choice.describe(), file=sys.stderr)
     for note in note_validation(config):
         print(f"note       {note}", file=sys.stderr)
     results = []
     for path in paths:
         run = build_run(config, choice)
-        state.restore(run, path, *load_checkpoint(path, init, None), None, states, options.strict)
+        restore(run, path, *load_checkpoint(path, init, None), None, states, options.strict)
         print(f"checkpoint {path}, step {run.step}", file=sys.stderr)
         for shards, loader in zip(vals, loaders, strict=True):
             score = validate(choice.backend, run, shards, init.loop.eval_steps)
             where = ", ".join(manifest.list_folders(loader))
             facts = {"checkpoint": path, "step": run.step, "data": where}
-            results.append({**facts, **score.metrics, "tokens": score.tokens})
+            results.append({**facts, **score.metrics, "tokens": score.tokens, "examples": score.examples})
             print((f"{path}: " if len(paths) > 1 else "") + f"{where}: {console.describe_score(score)}")
     target = RunFolder(options.model_dir).validation_scores
     ranks.first_does(lambda: write_json(target, results))

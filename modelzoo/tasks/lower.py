@@ -10,6 +10,7 @@ from modelzoo.backends.select import select_to_lower
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest
@@ -18,7 +19,6 @@ from modelzoo.interop.mdl.state import load_checkpoint
 from modelzoo.models.shapes import list_with_adapters
 from modelzoo.planning import plan, start_checkpoint
 from modelzoo.training.build import Options
-from modelzoo.training.required import require_fit
 
 
 def lower_step(config: Config, options: Options, compile_only: bool) -> None:

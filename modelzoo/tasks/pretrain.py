@@ -9,6 +9,7 @@ from modelzoo.backends.base import Backend
 from modelzoo.backends.batch_shares import BATCH_SIZE
 from modelzoo.backends.select import Choice, joining_ranks, select_training_device
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.hdf5 import Shards
@@ -20,15 +21,19 @@ from modelzoo.planning import lengths, plan, start_checkpoint
 from modelzoo.planning.batches import note_batches, note_validation
 from modelzoo.progress import Progress
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, console, launch, resume, state, trackers
+from modelzoo.training import console
 from modelzoo.training.build import Options, build_run, open_shards
-from modelzoo.training.config_changes import describe_changes
-from modelzoo.training.logs import Logs
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.launch import checks, records, resume
+from modelzoo.training.launch.resume import Start
+from modelzoo.training.logs import trackers
+from modelzoo.training.logs.tensorboard import events_folder
+from modelzoo.training.logs.writing import Logs
 from modelzoo.training.loop import fit
-from modelzoo.training.required import require_fit
-from modelzoo.training.resume import Start
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_steps, find_eval_interval
+from modelzoo.training.runs.changes import describe_changes
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.length import count_steps, find_eval_interval
 from modelzoo.training.validation import Score, validate
 
 
@@ -61,7 +66,7 @@ def _train(
     init, out, fingerprint = config.trainer.init, Progress(stop), shards.fingerprint()
     ranks = choice.backend.ranks
     out.note(choice.describe())
-    launch.compare_ranks(ranks, config, {"the training data": fingerprint})
+    checks.compare_ranks(ranks, config, {"the training data": fingerprint})
     named = options.checkpoint_path or require_fit(config).ckpt_path
     start = Start.of(
         ranks.first_does(
@@ -77,7 +82,7 @@ def _train(
     )
     if not start.own and not options.restart:
         ranks.first_does(lambda: resume.check_unbegun(folder, config))
-        launch.note_place(folder, out)
+        records.note_place(folder, out)
     run = build_run(config, choice, may_shard=True)
     asked = [*note_batches(config), *(note_validation(config) if vals else ())]
     for note in (*run.sparsity.notes, *asked, *lengths.note_lengths(init, stop)):
@@ -85,10 +90,10 @@ def _train(
     _load_start(run, start, shards, fingerprint, options.strict)
     changes = ranks.first_does(lambda: resume.check_changes(folder, config, run)) if start.own else {}
     size = require_fit(config).train_dataloader.batch_size
-    launch.settle_reduction(run, choice, size, BATCH_SIZE, run.reduction if run.step else None, out)
+    checks.settle_reduction(run, choice, size, BATCH_SIZE, run.reduction if run.step else None, out)
     if run.step >= stop and not run.unassessed:
         if start.own:
-            checkpoint.prepare(folder.checkpoints)
+            saving.prepare(folder.checkpoints)
         if ranks.first:
             remove_temporaries(folder.path)
         out.note(f"nothing to do: {start.path} is at step {run.step} of {stop}; raise loop.max_steps to train on")
@@ -103,8 +108,8 @@ def _train(
     _note_start(run, start, changes, choice, out)
 
     def record() -> None:
-        launch.check_space(run, folder.checkpoints)
-        launch.record(config, options.command, folder, choice, run, start, changes)
+        checks.check_space(run, folder.checkpoints)
+        records.record_launch(config, options.command, folder, choice, run, start, changes)
 
     ranks.first_does(record)
 
@@ -114,10 +119,10 @@ def _train(
 
     every = find_eval_interval(init.loop.eval_frequency, stop) if vals else None
     done = fit(choice.backend, run, config, folder, shards, fingerprint, stop, out, every, assess)
-    events = trackers.events_folder(init, folder.path)
-    memory, peak = launch.measure_speed(choice.backend, folder, run.step, done)
+    events = events_folder(init, folder.path)
+    memory, peak = records.measure_speed(choice.backend, folder, run.step, done)
     print(console.describe_run(run, memory, done.tally, folder, done.saved, stop, options.mode, events, peak))
-    launch.check_written(ranks, folder, done.saved, done.interrupted)
+    checks.check_written(ranks, folder, done.saved, done.interrupted)
     if done.interrupted and run.step < stop:
         sys.exit(128 + done.interrupted)
 
@@ -139,10 +144,10 @@ def _load_start(run: TrainState, start: Start, shards: Shards, fingerprint: str,
         return
     if start.own:
         files, saved = checkpoint.load(start.path)
-        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), strict=strict)
+        restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), strict=strict)
     else:
         files, saved = load_checkpoint(start.path, run.init, fingerprint)
-        state.restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), start.states, strict)
+        restore(run, start.path, files, saved, shards.fingerprint(saved.get("dataset")), start.states, strict)
 
 
 def _note_start(
@@ -156,5 +161,5 @@ def _note_start(
         )
     if start.note:
         out.note(f"           {start.note}")
-    for line in launch.describe_changes(run, changes, choice.backend.arithmetic):
+    for line in records.describe_changes(run, changes, choice.backend.arithmetic):
         out.note(line)

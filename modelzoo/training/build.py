@@ -11,7 +11,8 @@ from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.trainer import Config, Init
+from modelzoo.config.required import require_optimizer
+from modelzoo.config.trainer import ALL_STATES, Config, Init
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.files import find_shards
 from modelzoo.data.hdf5 import Shards
@@ -26,8 +27,6 @@ from modelzoo.progress import format_size
 from modelzoo.sparsity import mup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.train_state import TrainState
-from modelzoo.training import state
-from modelzoo.training.required import require_optimizer
 
 
 class Options(NamedTuple):
@@ -36,7 +35,7 @@ class Options(NamedTuple):
     target: str = "auto"
     model_dir: str = "./model_dir"
     checkpoint_path: str | None = None  # a run folder, a step folder or a .mdl whose weights to start from
-    load_states: tuple[str, ...] = state.ALL_STATES
+    load_states: tuple[str, ...] = ALL_STATES
     strict: bool = True
     command: str = "run.py"
     restart: bool = False  # start again; what the folder holds is moved aside

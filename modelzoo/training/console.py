@@ -10,7 +10,7 @@ from modelzoo.backends.peaks import Peak
 from modelzoo.progress import format_amount, format_duration, format_size
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.train_state import Timed, TrainState
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 from modelzoo.training.validation import Score
 
 
@@ -87,7 +87,8 @@ def _explain_no_rate(run: TrainState) -> str:
 
 def describe_score(found: Score) -> str:
     accuracy = "" if found.accuracy is None else f", accuracy {found.accuracy:.2%}"
-    return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens"
+    part = f" ({found.examples:,} of {found.all_examples:,} examples)" if found.examples < found.all_examples else ""
+    return f"loss {found.loss:.4f}, perplexity {found.perplexity:.2f}{accuracy} over {found.tokens:,} tokens{part}"
 
 
 def describe_cost(tally: Tally, memory: int | None, peak: Peak | None) -> list[str]:

@@ -15,12 +15,16 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.entry import explain_os_error, lacks_memory
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
-from modelzoo.training import checkpoint, console, state, trackers
-from modelzoo.training.background import Files, Writer
-from modelzoo.training.checkpoint_state import LogFacts
-from modelzoo.training.logs import Logs, NoLogs
-from modelzoo.training.run_folder import RunFolder
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training import console
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.background import Files, Writer
+from modelzoo.training.checkpoints.snapshot import snapshot
+from modelzoo.training.checkpoints.state_json import LogFacts
+from modelzoo.training.logs import trackers
+from modelzoo.training.logs.tensorboard import events_folder
+from modelzoo.training.logs.writing import Logs, NoLogs
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.length import count_micro_batches
 from modelzoo.training.shortage import explain_shortage
 from modelzoo.training.signals import catch_interrupts
 
@@ -61,7 +65,7 @@ def fit(
             written.
     """
     init = run.init
-    tally, events = console.Tally(run.step), trackers.events_folder(init, folder.path)
+    tally, events = console.Tally(run.step), events_folder(init, folder.path)
     ranks, run.churn_shown = backend.ranks, run.churn
     logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note) if ranks.first else NoLogs()
     saves = _Saves(backend, run, config, folder, fingerprint, logs, out)
@@ -76,6 +80,7 @@ def fit(
         run.unassessed, saves.facts = False, None
         return enough
 
+    since: Timed | None = None  # the last record
     try:
         with catch_interrupts() as interrupted:
             if init.checkpoint.save_initial_checkpoint and run.step == 0:
@@ -86,11 +91,13 @@ def fit(
             for timed in iterate_steps(backend, run, shards, stop, count_micro_batches(config), is_due):
                 saves.check()
                 tally.add(timed, run.ledger)
+                since = timed if since is None else since.join(timed)
                 run.unassessed = assess is not None and bool(every) and (run.step == stop or run.step % every == 0)
                 if run.step == stop or run.step % init.logging.log_steps == 0:
                     metrics = _metrics(run, timed.step)
                     run.churn, run.churn_shown = 0, run.churn_shown - run.churn
-                    logs.write(run.step, "train", metrics, _timing(timed))
+                    logs.write(run.step, "train", metrics, _timing(since))
+                    since = None
                 if out.update(run.step, console.describe_step(run, timed, tally)):
                     run.churn_shown = run.churn
                 enough = run.unassessed and assess_due()
@@ -161,13 +168,13 @@ class _Saves:
         if self.path is not None and not os.path.isdir(self.path):
             self.out.note(f"missing    {self.path}: it was removed during the run")
         facts = self.logs.facts if self.facts is None else self.facts  # what it has logged so far is made anew
-        files, found = state.snapshot(run, self.fingerprint, facts)
+        files, found = snapshot(run, self.fingerprint, facts)
         if (finite_only and not found["finite"]) or not self.backend.ranks.first:
             return None
         root, step, keep = self.folder.checkpoints, run.step, self.config.keep_checkpoints
 
         def write(files: Files, placing: AbstractContextManager | None = None) -> tuple[str, int]:
-            return checkpoint.save(root, step, files, found, keep, placing), step
+            return saving.save(root, step, files, found, keep, placing), step
 
         if not wait and self.writer.start(files, run, self.backend.ranks.size, write):
             return None
@@ -211,7 +218,7 @@ class _Saves:
         except Exception as e:
             failed = " ".join(str(e).split())
         shared = run.shares is not None  # their ranks can save together alone
-        if isinstance(error, checkpoint.NotWritten) or not (self.backend.ranks.first or shared):
+        if isinstance(error, saving.NotWritten) or not (self.backend.ranks.first or shared):
             return ""
         if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
             shares = "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
@@ -308,6 +315,6 @@ def _metrics(run: TrainState, step: Step) -> dict[str, float]:
 
 
 def _timing(timed: Timed) -> dict[str, float]:
-    """Speed and seconds of one step: the mean since the last one that was read."""
+    """Speed and seconds of one step: the means over all since the last record."""
     n = timed.steps
     return {"tokens_per_second": timed.speed, "seconds": timed.seconds / n, "waiting": timed.waiting / n}

@@ -4,11 +4,11 @@ import traceback
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
+from modelzoo.config.required import require_fit
 from modelzoo.config.trainer import Config
 from modelzoo.progress import format_size
 from modelzoo.train_state import TrainState
-from modelzoo.training.required import require_fit
-from modelzoo.training.run_length import count_micro_batches
+from modelzoo.training.runs.length import count_micro_batches
 
 
 class NotEnoughMemory(UserError):

@@ -22,6 +22,8 @@ class Score(NamedTuple):
     perplexity: float
     accuracy: float | None  # None where compute_eval_metrics leaves it out
     tokens: int
+    examples: int  # read
+    all_examples: int  # that the set has
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -30,7 +32,9 @@ class Score(NamedTuple):
         return found if self.accuracy is None else {**found, "accuracy": self.accuracy}
 
 
-def make_score(shards: Shards, loss: float, tokens: int, right: int | None = None) -> Score:
+def make_score(
+    shards: Shards, loss: float, tokens: int, right: int | None = None, eval_steps: int | None = None
+) -> Score:
     """The score of a pass over `shards`, from the sums of its tokens' losses and, where asked for, right predictions.
 
     Raises:
@@ -39,7 +43,9 @@ def make_score(shards: Shards, loss: float, tokens: int, right: int | None = Non
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
     mean = loss / tokens
-    return Score(mean, math.exp(min(mean, 700.0)), None if right is None else right / tokens, tokens)
+    examples = shards.total if eval_steps is None else min(shards.total, eval_steps * shards.config.batch_size)
+    accuracy = None if right is None else right / tokens
+    return Score(mean, math.exp(min(mean, 700.0)), accuracy, tokens, examples, shards.total)
 
 
 def _in_order(found: list[list]) -> Iterator:
@@ -59,7 +65,7 @@ def _one_token(device: torch.device) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int | None) -> Score:
-    """Loss, perplexity and next-token accuracy over `shards`, in file order."""
+    """Loss, perplexity and next-token accuracy over `shards`, or `eval_steps` batches spread evenly over them."""
     run.model.eval()
     ranks, found = backend.ranks, list[tuple[float, int, int]]()
     batches = len(range(0, shards.total, shards.config.batch_size)[:eval_steps])
@@ -73,4 +79,4 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     loss, right, tokens = 0.0, 0, 0
     for part in _in_order(ranks.gather(found)):  # added in file order, whatever rank had them
         loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
-    return make_score(shards, loss, tokens, right if run.init.model.compute_eval_metrics else None)
+    return make_score(shards, loss, tokens, right if run.init.model.compute_eval_metrics else None, eval_steps)

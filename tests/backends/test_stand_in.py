@@ -13,10 +13,13 @@ from modelzoo.cli import main
 from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
-from modelzoo.kernels import packed, rows
+from modelzoo.kernels.blocks.layout import layout_of
+from modelzoo.kernels.compiled import rows
+from modelzoo.kernels.products import packed
 from modelzoo.train_state import TrainState
-from modelzoo.training import checkpoint, state
 from modelzoo.training.build import build_run
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests import support
 from tests.backends.stand_in import GPU, OnGPU, standing_in
 from tests.evaluation_world import words  # noqa: F401 - a fixture
@@ -92,7 +95,7 @@ def take_steps(device: torch.device, kind: dict, more: dict | None = None) -> tu
     steps.append(local.train_step(run, batch(5) | (more or {}), 1))
     if device.type == "cuda":
         check_place(run)
-    files, _ = state.snapshot(run, "data")
+    files, _ = snapshot(run, "data")
     return steps, {f"{stem}/{n}": x.cpu() for stem, part in files.items() for n, x in part.items()}
 
 
@@ -169,8 +172,8 @@ def test_texts_and_scores_are_the_cpus(name, fields, words, tmp_path):  # noqa: 
 def test_masks_open_in_fine_tuning(tmp_path):
     """From a sparse checkpoint, with a soft prompt, and scored on dev examples as it goes."""
     test_finetune.write_task(tmp_path / "toy", 8)
-    files, facts = state.snapshot(support.make_run(model=test_finetune.MODEL, sparsity=0.75), "d")
-    checkpoint.save(str(tmp_path / "s75/checkpoints"), 0, files, facts, None)
+    files, facts = snapshot(support.make_run(model=test_finetune.MODEL, sparsity=0.75), "d")
+    saving.save(str(tmp_path / "s75/checkpoints"), 0, files, facts, None)
     test_finetune.byte_tokenizer().save(str(tmp_path / "s75/tokenizer.json"))
     section = {"masks": {"open": {"steps": 4, "freq": 2}}, "batch_size": 8}
     init = {"loop": {"max_steps": 4, "eval_frequency": 2}, "soft_prompt": {"tokens": 3, "train": "all"}}
@@ -205,5 +208,5 @@ def test_the_stand_in_finds_mix_ups():
         assert x.tolist() == x.cpu().tolist() == [1.0] * 3 and float(x.sum()) == 3.0
         assert rows.zero_dead(x, torch.tensor([-1, 0, -1], dtype=torch.int8, device="cuda")) is None
         assert x.tolist() == [1.0, 0.0, 1.0]
-        layout = packed.layout_of(torch.ones(2, 2, dtype=torch.bool, device="cuda"), (2, 2))
+        layout = layout_of(torch.ones(2, 2, dtype=torch.bool, device="cuda"), (2, 2))
         assert isinstance(packed.probe(layout), OnGPU)

@@ -9,9 +9,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modelzoo.backends import step as step_module
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
-from modelzoo.kernels import rows
+from modelzoo.kernels.compiled import rows
 from modelzoo.optim.loss_scale import LossScale
-from modelzoo.training import loop, state
+from modelzoo.training import loop
+from modelzoo.training.checkpoints.snapshot import snapshot
 from modelzoo.training.loop import iterate_steps
 from tests.support import TINY, batch, cpu, examples, loader, make_run, write_shard
 
@@ -109,7 +110,7 @@ def test_queued_steps_are_the_same_steps(queueing, reads, sparsity, optimizer):
     first = [1] if optimizer is SGD else []  # torch makes its momentum there
     updates = [4, 8, 12] if run.sparsity.changes else []
     assert came == sorted({*first, *updates, 7, 12})
-    ours, theirs = (state.snapshot(r, "data") for r in (run, twin))
+    ours, theirs = (snapshot(r, "data") for r in (run, twin))
     assert ours[1] == theirs[1]
     for name, tensors in theirs[0].items():
         assert all(torch.equal(ours[0][name][n], x) for n, x in tensors.items()), name
@@ -156,7 +157,7 @@ def test_a_queued_step_that_is_not_finite_changes_nothing(queueing, shards, spar
         poison(run, 5, value)
         with pytest.raises(UserError) as e:
             list(iterate_steps(make(run), run, shards, 20, 1, never))
-        found.append((str(e.value), state.snapshot(run, "data")))
+        found.append((str(e.value), snapshot(run, "data")))
     (words, ours), (expected, theirs) = found
     assert words == expected and words.startswith(f"step 6: loss {value}") and ours[1] == theirs[1]
     for name, tensors in theirs[0].items():
@@ -217,7 +218,7 @@ def test_settled_queues_leave_a_run_between_two_steps(queueing, sparsity, bad):
         cpu(twin).train_step(twin, batch(number), 2)
     queued = 6 if sparsity == "static" else 3
     assert run.step == (queued if bad is None or bad >= queued else bad) and not run.unread
-    (ours, mine), (theirs, their) = state.snapshot(run, "d"), state.snapshot(twin, "d")
+    (ours, mine), (theirs, their) = snapshot(run, "d"), snapshot(twin, "d")
     assert mine == their and mine["skipped"] == 0
     for stem, part in ours.items():
         assert all(torch.equal(x, theirs[stem][name]) for name, x in part.items())
@@ -237,4 +238,4 @@ def test_a_failed_step_is_taken_back_whole(queueing, queued):
     assert run.take_back_failed() and not run.take_back_failed()
     for number in range(3):
         cpu(twin).train_step(twin, batch(number), 2)
-    assert state.snapshot(run, "d")[1] == state.snapshot(twin, "d")[1]
+    assert snapshot(run, "d")[1] == snapshot(twin, "d")[1]

@@ -92,7 +92,7 @@ def test_a_run_of_ours_goes_on_in_cstorchs_optimizer(tmp_path):
     from modelzoo.interop.mdl.state import convert_to_zoo, list_parameter_groups
     from modelzoo.models.shapes import list_parameters
     from modelzoo.optim.adam import AgedAdam
-    from modelzoo.training.state import snapshot
+    from modelzoo.training.checkpoints.snapshot import snapshot
     from tests.support import batch, config, make_run, train_step
 
     run = make_run()
@@ -129,7 +129,7 @@ def test_cstorchs_sparsity_takes_our_masks_and_step(tmp_path):
     """A RigL run of ours, written as .mdl, in cstorch: masks equal, its algorithm at our step, nothing missing."""
     from modelzoo.interop.mdl.state import convert_to_zoo
     from modelzoo.models.gpt import GPTModel
-    from modelzoo.training.state import snapshot
+    from modelzoo.training.checkpoints.snapshot import snapshot
     from tests.support import batch, make_run, train_step
 
     rigl = {"algorithm": "rigl", "sparsity": 0.5, "update": {"freq": 2}, "param_filter": ["*linear_layer.weight"]}

@@ -6,7 +6,9 @@ from csx_runs import Batches, FakeShards, batch, config, ours, theirs
 
 from modelzoo.backends import csx_backend
 from modelzoo.config.errors import UserError
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import train_step
 
 RIGL = {"algorithm": "rigl", "sparsity": 0.75, "update": {"freq": 4}, "compat": "cstorch"}
@@ -34,16 +36,16 @@ def test_there_and_back(sparsity, tmp_path):
 
     run = ours(c)
     got = [train_step(run, batch(s), 1).loss for s in range(10)]
-    first = checkpoint.save(str(tmp_path / "a"), run.step, *state.snapshot(run, "data"), None)
+    first = saving.save(str(tmp_path / "a"), run.step, *snapshot(run, "data"), None)
 
     backend, double = theirs(c, tmp_path)
-    state.restore(double, first, *checkpoint.load(first), "data")
+    restore(double, first, *checkpoint.load(first), "data")
     assert double.step == 10
     got += go(backend, double, 20)
-    second = checkpoint.save(str(tmp_path / "b"), double.step, *state.snapshot(double, "data"), None)
+    second = saving.save(str(tmp_path / "b"), double.step, *snapshot(double, "data"), None)
 
     again = ours(c)
-    state.restore(again, second, *checkpoint.load(second), "data")
+    restore(again, second, *checkpoint.load(second), "data")
     got += [train_step(again, batch(s), 1).loss for s in range(20, 30)]
     assert got == pytest.approx(expected, rel=2e-5)
     for name, mask in whole.sparsity.state_dict().items():
@@ -72,7 +74,7 @@ def test_the_hosts_masks_are_the_wafers(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 2)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     assert set(algorithm.sparse_params) == {p.name for p in run.sparsity.parameters}
     for p in run.sparsity.parameters:
         assert torch.equal(algorithm.sparse_params[p.name].mask, p.mask)
@@ -84,7 +86,7 @@ def test_biases_and_embeddings_stay_dense_whatever_the_filter(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 1)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     assert all(run.model.get_parameter(n).dim() > 1 for n in algorithm.sparse_params)
     batches.close()
 
@@ -97,9 +99,9 @@ def test_erk_levels(tmp_path):
     backend, run = theirs(c, tmp_path)
     batches = backend.batches(run, FakeShards(), 1)
     next(batches)
-    ((algorithm, _),) = backend.algorithms
+    ((algorithm, _),) = backend.copy.algorithms
     for p in run.sparsity.parameters:
-        level = algorithm.sparsity[backend.names[p.name]](torch.tensor(0))
+        level = algorithm.sparsity[backend.copy.names[p.name]](torch.tensor(0))
         kept = cstorch.sparse.utils.make_mask_topk_sparsity(torch.rand(p.weight.shape), level)
         assert int(kept.sum()) == p.live
     batches.close()

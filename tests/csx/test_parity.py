@@ -15,7 +15,7 @@ import torch
 from csx_runs import Batches, FakeShards, batch, ours, theirs
 from csx_runs import config as config_of
 
-from modelzoo.backends.csx_backend import MOMENTS
+from modelzoo.backends.csx_copy import MOMENTS
 from modelzoo.sparsity import masks
 from tests.support import train_step
 
@@ -68,7 +68,7 @@ def compare(c, tmp_path, monkeypatch, steps=STEPS, prompt=0):
     hold, changed = None, 0
     for taken in batches:
         hold = hold or follow(mine, backend)
-        NAMES.update({id(p): n for n, p in backend.names.items()})
+        NAMES.update({id(p): n for n, p in backend.copy.names.items()})
         CLOCK["step"] = host.step + 1
         before = {n: m.clone() for n, m in mine.sparsity.state_dict().items()}
         a = train_step(mine, batch(mine.step, prompt=prompt), 1)
@@ -76,7 +76,7 @@ def compare(c, tmp_path, monkeypatch, steps=STEPS, prompt=0):
         hold()
         assert a.loss == pytest.approx(b.loss, rel=APART), f"loss at step {host.step}"
         assert a.grad_norm == pytest.approx(b.grad_norm, rel=APART), f"gradient norm at step {host.step}"
-        for algorithm, _ in backend.algorithms:
+        for algorithm, _ in backend.copy.algorithms:
             for name, sparse in algorithm.sparse_params.items():
                 here = mine.sparsity.state_dict()[f"{name}_mask"]
                 assert torch.equal(here, sparse.mask), f"mask of {name} at step {host.step}"
@@ -108,10 +108,10 @@ def follow(mine, backend):
     def hold():
         if not seen:
             return
-        found = {n: p.detach() for n, p in backend.names.items()}
-        for name, p in backend.names.items():
-            found.update({f"{name}/{k}": x for k, x in backend.optimizer.state[p].items() if k in MOMENTS})
-        for algorithm, _ in backend.algorithms:
+        found = {n: p.detach() for n, p in backend.copy.names.items()}
+        for name, p in backend.copy.names.items():
+            found.update({f"{name}/{k}": x for k, x in backend.copy.optimizer.state[p].items() if k in MOMENTS})
+        for algorithm, _ in backend.copy.algorithms:
             dense = getattr(algorithm, "_dense_grads", {})
             found.update({f"{n}/dense": dense[s.param] for n, s in algorithm.sparse_params.items() if s.param in dense})
         assert seen.keys() <= found.keys()
@@ -127,7 +127,7 @@ def follow(mine, backend):
         update(optimizer)
 
     mine.sparsity.update = look
-    for algorithm, _ in backend.algorithms:
+    for algorithm, _ in backend.copy.algorithms:
         algorithm.update = partial(update_masks, algorithm.update)
     return hold
 

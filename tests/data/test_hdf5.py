@@ -14,6 +14,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.data import feed, files, hdf5, holding
@@ -207,6 +209,22 @@ def test_validation_sees_each_example_once(folder):
     assert [len(b["labels"]) for b in found] == [4, 4, 4, 3]
     assert [n for b in found for n in numbers(b)] == list(range(15))
     assert [len(b["labels"]) for b in feed.iterate_validation(shards, 2)] == [4, 4]
+
+
+@given(total=st.integers(1, 500), most=st.integers(1, 600))
+def test_a_sample_for_validation_has_its_share_of_every_stretch(total, most):
+    found = np.array(feed.pick_examples(total, most))
+    count = min(total, most)
+    assert len(found) == len(set(found)) == count and (np.diff(found) > 0).all()
+    # of the first x examples, the sample has x / total of itself, to within one
+    ends = np.arange(total + 1)
+    assert np.abs(np.searchsorted(found, ends) - ends * count / total).max() <= 1
+
+
+def test_a_sample_for_validation_is_not_the_first_files(folder):
+    shards = opened(folder)
+    halves = [list(feed.iterate_validation(shards, 2, rank, 2)) for rank in (0, 1)]
+    assert [numbers(b) for half in halves for b in half] == [[0, 2, 4, 6], [8, 10, 12, 14]]
 
 
 def refusal(batches) -> str:

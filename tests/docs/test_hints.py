@@ -39,6 +39,6 @@ def test_hints_name_what_there_is():
 
 
 def test_the_trackers_extras_are_extras():
-    from modelzoo.training.trackers import KINDS
+    from modelzoo.training.logs.trackers import KINDS
 
     assert {extra for extra, _ in KINDS.values()} <= EXTRAS.keys()

@@ -41,7 +41,7 @@ class Artefact(NamedTuple):
 
 
 def _print_state(path: Path) -> None:
-    from modelzoo.training import checkpoint
+    from modelzoo.training.checkpoints import checkpoint
 
     files, state = checkpoint.load(str(path))
     sums = hashlib.sha256(json.dumps(state, sort_keys=True).encode())

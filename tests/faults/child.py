@@ -33,7 +33,7 @@ WARM = (
     "modelzoo.finetuning.finetune", "modelzoo.interop.exporting.export", "modelzoo.interop.importing.import_checkpoint",
     "modelzoo.scoring.score",
     "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",
-    "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.trackers", "tensorboard.compat.proto",
+    "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.logs.trackers", "tensorboard.compat.proto",
     "tokenizers", "matplotlib",
 )  # fmt: skip
 MEMORY = 4 << 30  # bytes of address space beyond what the forking process holds

@@ -50,15 +50,15 @@ def _remove_first() -> None:
     """The old checkpoints go before the new one is there."""
     import shutil
 
-    from modelzoo.training import checkpoint
+    from modelzoo.training.checkpoints import saving
 
-    whole = checkpoint.save
+    whole = saving.save
 
     def save(folder: str, *rest):
         shutil.rmtree(folder)
         return whole(folder, *rest)
 
-    checkpoint.save = save
+    saving.save = save
 
 
 def _no_net() -> None:

@@ -89,7 +89,7 @@ def preload(state: Path) -> str:
     """Begin this process anew with the shim loaded, if it is not; returns why it cannot be, or ""."""
     if shim.is_loaded() or "FAULTS_NO_SHIM" in os.environ:
         return os.environ.get("FAULTS_NO_SHIM", "")
-    from modelzoo.kernels.build import Unavailable
+    from modelzoo.kernels.compiled.build import Unavailable
 
     try:
         library = shim.compile_shim(state)

@@ -66,9 +66,9 @@ def compile_shim(folder: Path) -> Path:
     """The library in `folder`, compiled unless it is there.
 
     Raises:
-        modelzoo.kernels.build.Unavailable: there is no compiler, or it fails.
+        modelzoo.kernels.compiled.build.Unavailable: there is no compiler, or it fails.
     """
-    from modelzoo.kernels import build
+    from modelzoo.kernels.compiled import build
 
     library = folder / "shim.so"
     if not library.exists() or library.stat().st_mtime < SOURCE.stat().st_mtime:

@@ -63,7 +63,7 @@ def test_what_is_not_mutated_is_taken(world: World, case_folder, monkeypatch):
 
 def test_a_product_that_checks_nothing_is_found_out(world: World, case_folder, monkeypatch):
     """The harness itself can fail: without the check of the sums, flipped weights are silent, lost records lost."""
-    from modelzoo.training import checkpoint
+    from modelzoo.training.checkpoints import checkpoint
 
     monkeypatch.setattr(checkpoint, "_check_file", lambda path, facts: None)
     kinds = [

@@ -16,9 +16,12 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.load import load, resolve, validate
 from modelzoo.config.trainer import Config
+from modelzoo.evaluation.examples.example import Example
+from modelzoo.evaluation.examples.sample import take_sample
 from modelzoo.finetuning import job
 from modelzoo.planning import plan_text, start_checkpoint
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests import commands
 from tests.support import batch, make_run, train_step
 
@@ -95,7 +98,7 @@ def world(tmp_path_factory):
         run = taught() if name == "taught" else make_run(model=MODEL, sparsity=0.75 if name == "s75" else [])
         for step in range(0 if name == "taught" else 2):
             train_step(run, batch(step, length=24, vocab=200), 1)
-        checkpoint.save(str(root / name / "checkpoints"), run.step, *state.snapshot(run, "d"), None)
+        saving.save(str(root / name / "checkpoints"), run.step, *snapshot(run, "d"), None)
         byte_tokenizer().save(str(root / name / "tokenizer.json"))
     return root
 
@@ -196,20 +199,27 @@ def test_batches_are_noted_as_by_pre_training(world, tmp_path, monkeypatch, caps
 def test_examples_without_label_or_text_are_counted(world, tmp_path, capsys):
     shutil.copytree(world / "toy", tmp_path / "toy")
     rows = [json.loads(line) for line in (tmp_path / "toy/dev.jsonl").read_text().splitlines()]
+    drawn = {e.id for e in take_sample([Example(str(r["id"]), {}, None) for r in rows], 8)}
+    drawn_rows = [r for r in rows if str(r["id"]) in drawn]
     for i in (0, 5):
-        rows[i]["label"] = None
+        drawn_rows[i]["label"] = None
     (tmp_path / "toy/dev.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     section = {"data_dir": str(tmp_path / "toy"), "num_examples": 99, "num_dev_examples": 8}
     config = write_config(world, tmp_path / "c.yaml", section, loop={"max_steps": 1, "eval_frequency": 1})
     assert run_py("CPU", "-p", config, "-m", "finetune", "--checkpoint_path", world / "s75", "-o", tmp_path / "o") == 0
     printed, found = capsys.readouterr().err, result(tmp_path / "o")
     assert "train      trainer.finetune.num_examples: 99 are asked for, the split has 32\n" in printed
-    assert f"dev        2 without a label: not scored (first: {rows[0]['id']})\n" in printed
+    assert (
+        f"dev        trainer.finetune.num_dev_examples: 8 of the split's {len(rows)}, drawn by their ids\n" in printed
+    )
+    assert f"dev        2 without a label: not scored (first: {drawn_rows[0]['id']})\n" in printed
+    bare = [r["id"] for r in drawn_rows if not r["context"].strip()]
     empty = "with an empty {context}: taken as they are"
     assert found["scores"]["dev"]["n"] == 6 and found["remarks"] == {
         "train": {empty: {"count": 7, "first": "0"}},
         "dev": {
-            "without a label: not scored": {"count": 2, "first": rows[0]["id"]}, empty: {"count": 1, "first": "35"},
+            "without a label: not scored": {"count": 2, "first": drawn_rows[0]["id"]},
+            **({empty: {"count": len(bare), "first": bare[0]}} if bare else {}),
         },
     }  # fmt: skip
 

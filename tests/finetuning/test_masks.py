@@ -14,7 +14,8 @@ from modelzoo.finetuning import masks as finetune_masks
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
 from modelzoo.sparsity.select import live_count
-from modelzoo.training import state
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, batch, make_run, train_step
 
 
@@ -23,7 +24,7 @@ def pretrained(steps=3, sparsity=0.75, **init):
     run = make_run(sparsity=sparsity, **init)
     for step in range(steps):
         train_step(run, batch(step), 1)
-    files, saved = state.snapshot(run, "data")
+    files, saved = snapshot(run, "data")
     return {f: {n: x.clone() for n, x in part.items()} for f, part in files.items()}, saved, run
 
 
@@ -36,7 +37,7 @@ def start(section: Finetune, files, saved, **init):
     run = make_run(sparsity=[g.model_dump(mode="json") for g in groups], **init)
     if finetune_masks.needs_ages(section):
         finetune_masks.add_ages(run, run.init)
-    state.restore(run, "ckpt", files, saved, None, finetune_masks.list_states(section, section.masks != "lift"))
+    restore(run, "ckpt", files, saved, None, finetune_masks.list_states(section, section.masks != "lift"))
     if finetune_masks.needs_ages(section):
         finetune_masks.start_ages(run, masks)
     return run, masks

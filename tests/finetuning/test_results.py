@@ -9,7 +9,8 @@ import pytest
 
 from modelzoo.cli import main
 from modelzoo.evaluation.scores.results import hash_config
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.finetuning.test_finetune import MODEL, byte_tokenizer, write_config, write_task
 from tests.support import batch, config, make_run, train_step
 
@@ -31,7 +32,7 @@ def finished(tmp_path_factory):
 def make_checkpoint(number: int) -> None:
     made = make_run(model=MODEL, sparsity=0.75)
     train_step(made, batch(number, length=24, vocab=200), 1)
-    checkpoint.save("s75/checkpoints", made.step, *state.snapshot(made, "d"), None)
+    saving.save("s75/checkpoints", made.step, *snapshot(made, "d"), None)
     byte_tokenizer().save("s75/tokenizer.json")
 
 

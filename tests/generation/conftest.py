@@ -8,7 +8,8 @@ import torch
 from modelzoo.cli import main
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.evaluation_world import words  # noqa: F401 - a fixture
 from tests.support import TINY, make_run
 
@@ -30,8 +31,8 @@ def write_run(folder: Path, words: str, model=None, **init) -> Path:  # noqa: F8
             p.copy_(torch.randn(p.shape, generator=generator) * spread + ("norm" in name or "ln_f" in name))
         made.sparsity.mask_weights()
     made.step = 1
-    files, saved = state.snapshot(made, "none")
-    checkpoint.save(str(folder / "checkpoints"), made.step, files, saved, None)
+    files, saved = snapshot(made, "none")
+    saving.save(str(folder / "checkpoints"), made.step, files, saved, None)
     config = made.config
     assert isinstance(config, Config)
     (folder / "config.yaml").write_text(dump(config))

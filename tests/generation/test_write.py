@@ -14,7 +14,7 @@ from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import is_mask
 from modelzoo.sparsity.parameter import PackedLinear
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 from tests.generation.conftest import VOCAB, run
 
 ROTARY = {"position_embedding_type": "rotary", "rotary_dim": 4}

@@ -7,8 +7,9 @@ import torch
 
 from modelzoo.backends.step import settle, trim_padding
 from modelzoo.data.hdf5 import Shards
-from modelzoo.training import checkpoint, state
-from modelzoo.training.background import HostCopy
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.background import HostCopy
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.gpu.device import DEVICE, GPU, backend_of, make_run, train_step
 from tests.gpu.test_steps import RULES, STORED, rows
 from tests.support import batch, examples, loader, write_shard
@@ -54,16 +55,16 @@ def test_a_copy_in_the_background_has_the_bytes_of_one_that_waits(rule, stored, 
     for number in range(3):
         for step in range(4):
             train_step(run, rows(step))
-        files, facts = state.snapshot(run, "data")
-        waited = checkpoint.save(str(tmp_path / f"waited{number}"), run.step, files, facts, None)
-        files, _ = state.snapshot(run, "data")
+        files, facts = snapshot(run, "data")
+        waited = saving.save(str(tmp_path / f"waited{number}"), run.step, files, facts, None)
+        files, _ = snapshot(run, "data")
         taken = copy.take(files)
         del files
         for step in range(3):
             train_step(run, rows(step))
         copy.wait()
         assert all(x.is_cpu and x.is_pinned() == GPU for part in taken.values() for x in part.values())
-        written = checkpoint.save(str(tmp_path / f"copied{number}"), facts["global_step"], taken, facts, None)
+        written = saving.save(str(tmp_path / f"copied{number}"), facts["global_step"], taken, facts, None)
         for name in ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"):
             assert Path(waited, name).read_bytes() == Path(written, name).read_bytes(), name
 

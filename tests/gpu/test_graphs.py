@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modelzoo.kernels import batched
-from modelzoo.kernels.choose import choose_kernel
+from modelzoo.kernels.products import batched
+from modelzoo.kernels.products.choose import choose_kernel
 from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run
 from tests.gpu.test_steps import ADAM
 from tests.support import batch

@@ -4,14 +4,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from modelzoo.kernels import packed, semi_structured
 from modelzoo.kernels.attention import attention
-from modelzoo.kernels.choose import choose_kernel
-from modelzoo.kernels.layout import layout_of, pack, unpack
-from modelzoo.kernels.linear_cross_entropy import linear_cross_entropy
-from modelzoo.kernels.softmax import cross_entropy_
+from modelzoo.kernels.blocks.layout import layout_of, pack, unpack
+from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
+from modelzoo.kernels.cross_entropy.softmax import cross_entropy_
+from modelzoo.kernels.products import packed, semi_structured
+from modelzoo.kernels.products.choose import choose_kernel
 from tests.gpu.device import DEVICE, GPU
-from tests.kernels.test_semi_structured import two_of_four
+from tests.kernels.products.test_semi_structured import two_of_four
 
 pytestmark = pytest.mark.gpu
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.gpu.device import DEVICE, GPU, make_run, train_step
-from tests.gpu.test_steps import rows, snapshot
+from tests.gpu.test_steps import copy_tensors, rows
 
 pytestmark = pytest.mark.gpu
 
@@ -18,7 +18,7 @@ def test_the_scale_falls_and_rises():
     """From beyond float16's range down to where gradients are finite, and up after three good steps in a row."""
     run = scaled(initial_loss_scale=2.0**24)
     assert run.dtype == "float16"
-    before, seen, good = snapshot(run), [], 0
+    before, seen, good = copy_tensors(run), [], 0
     for step in range(30):
         scale, done = run.loss_scale.scale, train_step(run, rows(step % 4))
         good = 0 if done.skipped else good + 1
@@ -26,7 +26,7 @@ def test_the_scale_falls_and_rises():
         good %= 3
         seen.append((done.skipped, run.loss_scale.scale / scale))
         if run.optimizer_step == 0:  # nothing but counters has moved so far
-            for (name, x), y in zip(before.items(), snapshot(run).values(), strict=True):
+            for (name, x), y in zip(before.items(), copy_tensors(run).values(), strict=True):
                 assert torch.equal(x, y), name
     skipped = sum(s for s, _ in seen)
     assert seen[0][0] and 0 < skipped < 30 and run.skipped == skipped == run.step - run.optimizer_step

@@ -8,9 +8,9 @@ import torch
 
 from modelzoo.backends.select import Choice
 from modelzoo.planning.memory import Layout, count_memory
-from modelzoo.training import state
-from modelzoo.training.background import HostCopy
 from modelzoo.training.build import build_run
+from modelzoo.training.checkpoints.background import HostCopy
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run, train_step
 from tests.gpu.test_steps import ADAM, rows
 from tests.support import batch, config
@@ -88,7 +88,7 @@ def test_a_checkpoint_takes_one_weight():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-    taken = HostCopy().take(state.snapshot(run, "data")[0])
+    taken = HostCopy().take(snapshot(run, "data")[0])
     assert all(x.is_cpu for part in taken.values() for x in part.values())
     if GPU:
         assert torch.cuda.max_memory_allocated() - before < 1.5 * largest

@@ -19,7 +19,8 @@ from modelzoo.evaluation.inference.decoding import decode_greedily
 from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations
 from modelzoo.generation.load import load_model
 from modelzoo.generation.settings import Settings
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import saving
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.evaluation_world import words  # noqa: F401 - a fixture
 from tests.finetuning import test_finetune
 from tests.generation.conftest import write_run
@@ -221,7 +222,7 @@ def test_fine_tuning_is_the_cpus(masks, tmp_path):
     """The losses of a few steps from one sparse checkpoint, whose masks stay or open on the way, and the dev scores."""
     test_finetune.write_task(tmp_path / "toy", 8)
     start = make_run(CPU, model=test_finetune.MODEL, sparsity=0.75)
-    checkpoint.save(str(tmp_path / "s75/checkpoints"), 0, *state.snapshot(start, "d"), None)
+    saving.save(str(tmp_path / "s75/checkpoints"), 0, *snapshot(start, "d"), None)
     test_finetune.byte_tokenizer().save(str(tmp_path / "s75/tokenizer.json"))
     section, init = {"masks": masks, "batch_size": 8}, {"loop": {"max_steps": 6, "eval_frequency": 3}}
     init["backend"] = {"torch_compile": False}

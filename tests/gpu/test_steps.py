@@ -5,9 +5,9 @@ import torch
 
 from modelzoo.backends.local import Local
 from modelzoo.backends.step import settle
-from modelzoo.kernels.layout import pack
+from modelzoo.kernels.blocks.layout import pack
 from modelzoo.sparsity.parameter import PackedParameter, SemiStructuredLinear
-from modelzoo.training import state
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.backends import test_stand_in
 from tests.gpu.device import CPU, DEVICE, GPU, SMALL, backend_of, make_run, train_step
 from tests.sparsity import pairs
@@ -140,8 +140,8 @@ def test_counts_and_zeros_are_exact(rule, stored, monkeypatch):
     assert set(seen) == set(range(1, 11))
 
 
-def snapshot(run) -> dict[str, torch.Tensor]:
-    return {f"{s}/{n}": x.cpu() for s, part in state.snapshot(run, "data")[0].items() for n, x in part.items()}
+def copy_tensors(run) -> dict[str, torch.Tensor]:
+    return {f"{s}/{n}": x.cpu() for s, part in snapshot(run, "data")[0].items() for n, x in part.items()}
 
 
 @pytest.mark.parametrize("stored", ["masked", "packed blocks"])
@@ -153,7 +153,7 @@ def test_steps_left_on_the_device_are_those_that_are_read(stored):
     found = [there.queue_step(b, rows(step), 1) for step in range(7)] + [there.train_step(b, rows(7), 1)]
     assert all(step is None or step.loss == loss for step, loss in zip(found, losses, strict=True))
     assert found[-1].loss == losses[-1] and (a.tokens, a.step, a.ledger) == (b.tokens, b.step, b.ledger)
-    for (name, x), y in zip(snapshot(a).items(), snapshot(b).values(), strict=True):
+    for (name, x), y in zip(copy_tensors(a).items(), copy_tensors(b).values(), strict=True):
         assert torch.equal(x, y), name
 
 
@@ -162,14 +162,14 @@ def test_a_step_that_is_not_finite_is_passed_over_on_the_device():
     run = made("static", "masked")
     there = queueing(run)
     there.train_step(run, rows(0), 1)
-    before, head = snapshot(run), run.parameters["model.ln_f.weight"]
+    before, head = copy_tensors(run), run.parameters["model.ln_f.weight"]
     handle = head.register_hook(lambda g: torch.full_like(g, float("nan")))
     for step in range(1, 4):
         assert there.queue_step(run, rows(step), 1) is None
     handle.remove()
     settle(run)
     assert (run.step, run.tokens) == (1, rows(0)["input_ids"].numel())
-    for (name, x), y in zip(before.items(), snapshot(run).values(), strict=True):
+    for (name, x), y in zip(before.items(), copy_tensors(run).values(), strict=True):
         assert torch.equal(x, y), name
 
 

@@ -27,7 +27,7 @@ from modelzoo.interop.mdl import file as mdl
 from modelzoo.interop.mdl import state as mdl_state
 from modelzoo.interop.mdl.seal import SEAL
 from modelzoo.planning.start_checkpoint import complete_model
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint, saving
 from tests.faults.mutate_bytes import flip_bit
 from tests.faults.mutate_hdf5 import mutate_mdl
 from tests.faults.mutate_json import mutate_json
@@ -306,7 +306,7 @@ def test_a_failed_import_leaves_nothing_and_can_be_repeated(world, tmp_path, mon
             real(path)
 
         with monkeypatch.context() as m:
-            m.setattr(checkpoint, "sync", sync)
+            m.setattr(saving, "sync", sync)
             code = run(*words)
         if code == 0:
             break
@@ -379,7 +379,7 @@ def test_a_mask_that_switches_off_what_is_there_is_refused(world, tmp_path, caps
 def test_a_parameter_that_no_mdl_holds_is_named_with_its_checkpoint(world, tmp_path, capsys):
     files, state = checkpoint.load(checkpoint.newest(str(world / "run_sparse/checkpoints"))[0])
     files["model"]["x" * 1000] = torch.ones(2)
-    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    step = saving.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
     assert run("export", step, tmp_path / "out.mdl", "-p", world / "sparse.yaml") == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {step}: 'xxx") and "Model Zoo's GPT has no such parameter" in said

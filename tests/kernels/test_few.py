@@ -5,7 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from modelzoo.kernels import few, packed
+from modelzoo.kernels import few
+from modelzoo.kernels.blocks.layout import layout_of, pack
+from modelzoo.kernels.products import packed
 from tests.support import local
 
 pytestmark = pytest.mark.skipif(few.compiled() is None, reason="no compiled kernels here")
@@ -57,9 +59,9 @@ def test_dense_bfloat16_is_widened_exactly(out, into):
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_packed(block, density):
     live = torch.rand(128 // block[0], 96 // block[1], generator=torch.Generator().manual_seed(3)) < density
-    layout = packed.layout_of(live, block)
+    layout = layout_of(live, block)
     weight = torch.where(layout.mask(), drawn(128, 96), torch.zeros(()))
-    values, bias = packed.pack(weight, layout), drawn(128)
+    values, bias = pack(weight, layout), drawn(128)
     assert few.serves(block)
     for b in (bias, None):
         found = few.multiply_packed(drawn(3, 96), values, layout, b)

@@ -15,7 +15,7 @@ from modelzoo.planning import plan, plan_text
 from modelzoo.planning.lengths import count_epoch, note_lengths
 from modelzoo.sparsity.schedules import next_update, update_steps
 from modelzoo.study import budget
-from tests.support import config, examples, write_shard
+from tests.support import TINY, config, examples, write_shard
 
 COSINE = {"initial_learning_rate": 1e-2, "end_learning_rate": 1e-3}
 WARM = {"initial_learning_rate": 0.0, "end_learning_rate": 1e-2, "total_iters": 10}
@@ -146,6 +146,12 @@ def test_plan_shows_the_rate_and_the_notes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cosine = [{"CosineDecayLR": {**COSINE, "total_iters": 100}}]
     made = config(optimizer={"AdamW": {}}, schedulers=cosine, sparsity=GMP, loop={"max_steps": 50})
+    group = {"param_filter_patterns": "*embedding*weight", "scale": 0.25}
+    scaled = config(
+        optimizer={"AdamW": {}}, schedulers=cosine, loop={"max_steps": 50},
+        model={**TINY, "lr_adjustment_groups": {"embedding": group}},
+    )  # fmt: skip
+    assert "           times 0.25 for embedding (model.lr_adjustment_groups)" in plan_text.describe_plan(scaled)
     lines = plan_text.describe_plan(made).splitlines()
     first, middle, last = (f"{rate_at(made.trainer.init, s):.3g}" for s in (0, 25, 49))
     assert f"rate       {first} at 0 % of the run, {middle} at 50 %, {last} at 100 % (its last step)" in lines

@@ -9,7 +9,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.load import validate
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
-from modelzoo.kernels.layout import layout_of
+from modelzoo.kernels.blocks.layout import layout_of
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text, problems
 from modelzoo.planning.stored import group_sizes
@@ -174,6 +174,9 @@ def test_text_says_what_is_there_and_what_is_missing(elsewhere):
     c = config(fit={"val_dataloader": [{"data_dir": ["val.h5", "gone"], "batch_size": 1}], "ckpt_path": "ckpt/step_1"})
     lines = plan_text.describe_plan(c).splitlines()
     assert "data       train: train  found, 1 shards, 1,234 examples" in lines
+    shards(elsewhere / "padded", n_examples=20, msl=8, loss_tokens=40)
+    padded = config(fit={"val_dataloader": [{"data_dir": "padded", "batch_size": 1}]})
+    assert "padded  found, 1 shards, 20 examples, 25.0% of whose tokens count" in plan_text.describe_plan(padded)
     assert "data       val: val.h5  found" in lines
     assert "data       val: gone  MISSING" in lines
     assert "data       checkpoint: ckpt/step_1  MISSING" in lines

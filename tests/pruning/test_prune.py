@@ -13,13 +13,14 @@ import torch
 
 from modelzoo.cli import main
 from modelzoo.config.load import dump
-from modelzoo.kernels.blocks import has_blocks
+from modelzoo.kernels.blocks.tiling import has_blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask
 from modelzoo.pruning import prune
 from modelzoo.pruning.unfinished import Unfinished
 from modelzoo.sparsity.select import live_count
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.snapshot import ORDERS, snapshot
 from tests.commands import kill, start
 from tests.support import batch, config, examples, make_run, tiny, write_shard
 
@@ -48,7 +49,7 @@ def make_folder(path: Path, data: Path, **init) -> Path:
             p.mul_(torch.exp(torch.randn(p.shape[-1], generator=torch.Generator().manual_seed(p.numel()))))
     made.sparsity.mask_weights()
     made.step = 3
-    checkpoint.save(str(path / "checkpoints"), made.step, *state.snapshot(made, "none"), None)
+    saving.save(str(path / "checkpoints"), made.step, *snapshot(made, "none"), None)
     text = dump(config(**init)).replace("data_dir:\n      - nowhere", f"data_dir:\n      - {data}")
     (path / "config.yaml").write_text(text)
     return path
@@ -168,7 +169,8 @@ def test_the_same_command_makes_the_same_bits_and_reports(dense, data, tmp_path,
             logits = model.logits(model.hidden(torch.from_numpy(examples(40, msl=12))[:, 0]))
         each = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten().long(), reduction="none")
         assert loss[name]["loss"] == pytest.approx(float((each * mask.flatten()).sum() / mask.sum()), rel=1e-5)
-    printed = capsys.readouterr().out
+    printed, notes = capsys.readouterr()
+    assert f"note       {data} is calibrated on and validated on, so the losses" in notes
     assert "of 4,096 weights in 12 matrices by sparsegpt, with 8 examples" in printed
     assert "validation by magnitude: loss" in printed and "--load_checkpoint_states model,sparsity" in printed
 
@@ -196,7 +198,7 @@ def test_bad_input_is_one_line(dense, data, tmp_path, capsys):
     adapted, huge = make_folder(tmp_path / "lora", data, lora={"r": 2}), tmp_path / "huge"
     files, known = checkpoint.load(str(dense / "checkpoints/step_3"))
     files["model"] = {n: x * 1e30 if "norm1.weight" in n else x for n, x in files["model"].items()}
-    checkpoint.save(str(huge / "checkpoints"), 3, files, known, None)
+    saving.save(str(huge / "checkpoints"), 3, files, known, None)
     (huge / "config.yaml").write_text((dense / "config.yaml").read_text())
     holds = tmp_path / "holds"
     holds.mkdir()
@@ -276,7 +278,7 @@ def test_cut_short_it_goes_on_behind_the_last_layer(method, damaged, dense, data
     a, b = load(tmp_path / "whole"), load(out)
     assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
     orders = [
-        checkpoint.load(checkpoint.newest(str(tmp_path / n / "checkpoints"))[0])[0].get(state.ORDERS)
+        checkpoint.load(checkpoint.newest(str(tmp_path / n / "checkpoints"))[0])[0].get(ORDERS)
         for n in ("whole", "out")
     ]
     assert (orders[0] is not None) == (method == "ordered") and str(orders[0]) == str(orders[1])

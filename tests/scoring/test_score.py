@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+from safetensors.numpy import load_file
 
 from modelzoo.cli import main
 from modelzoo.lock import lock_folder
+from modelzoo.progress import format_amount
 
 
 def evaluate(world, out, *more, tasks=None) -> int:
@@ -53,6 +55,11 @@ def test_reports_baseline_intervals_and_what_is_next(world, tmp_path, capsys):
     low, high = found["intervals"]["accuracy"]
     assert 0 <= low <= found["metrics"]["accuracy"] <= high <= 1
     assert found["n"] == len(golds) and found["split"] == "dev" and found["sparsity"] > 0.4
+    state = load_file(sorted((world / "run").glob("checkpoints/step_*/model.safetensors"))[-1])
+    masks = [x for name, x in state.items() if name.endswith("_mask")]
+    assert found["parameters"] == sum(x.size for n, x in state.items() if not n.endswith("_mask"))
+    assert found["live"] == found["parameters"] - sum(int((~x).sum()) for x in masks)
+    assert f"({format_amount(found['live'])} of {format_amount(found['parameters'])} weights live)" in printed
     for line in ("best constant answer", "wrote", "next", "bootstrap", "test sets kept out"):
         assert line in printed
 

@@ -3,12 +3,13 @@
 import json
 import math
 import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from modelzoo.evaluation.scores.results import add_check, is_unchanged, leave_out_undefined
 from modelzoo.scoring import prompt_search
-from modelzoo.scoring.load_model import read_decontamination
+from modelzoo.scoring.load_model import REASONS, read_decontamination
 from tests.scoring.test_prompt_search import run as search
 from tests.scoring.test_prompt_search import templates  # noqa: F401 a fixture
 from tests.scoring.test_score import evaluate, results
@@ -69,6 +70,25 @@ def test_a_damaged_record_of_decontamination_is_named_and_is_none(tmp_path, text
     whole = whole.model_copy(update={"trainer": whole.trainer.model_copy(update={"fit": fit})})
     assert read_decontamination(whole) is None
     assert "job.json" in capsys.readouterr().err
+
+
+def test_decontamination_holds_for_all_folders_or_is_none_of_the_data(tmp_path):
+    def find(*sets: list[str]) -> dict | None:
+        for number, of in enumerate(sets):
+            top = tmp_path / f"d{number}"
+            top.mkdir(exist_ok=True)
+            (top / "job.json").write_text(json.dumps({"config": {"filters": {"decontaminate": of}}}))
+            (top / "manifest.json").write_text(json.dumps({"reasons": {"benchmark_pmid": 4}}))
+        folders = tuple(str(tmp_path / f"d{number}" / "train") for number in range(len(sets)))
+        loader = config().trainer.fit.train_dataloader.model_copy(update={"data_dir": folders})
+        fit = config().trainer.fit.model_copy(update={"train_dataloader": loader})
+        return read_decontamination(SimpleNamespace(trainer=SimpleNamespace(fit=fit)))
+
+    assert find(["a", "b"]) == {"test_sets": ["a", "b"], "ngram": 0, "dropped": {REASONS[0]: 4, REASONS[1]: 0}}
+    both = find(["a", "b"], ["b", "c"])
+    assert both["test_sets"] == ["b"] and both["dropped"][REASONS[0]] == 8
+    half = find(["a", "b"], [])
+    assert half["unrecorded"] == [str(tmp_path / "d1")] and find([], []) is None
 
 
 def test_results_hold_no_number_that_json_has_not():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.train_state import Step, TrainState
-from modelzoo.training import state
+from modelzoo.training.checkpoints.snapshot import list_tensors
 from tests.support import train_step
 
 FLOAT32 = 64 * 2.0**-24  # sums of at most 64 products; each rounds by half a unit
@@ -19,7 +19,7 @@ BFLOAT16 = 8 * 2.0**-8  # factors and results are rounded, sums are not: eight p
 
 def values(run: TrainState) -> dict[str, Tensor]:
     """Weights, masks, moments and kept dense gradients, whole, copied to the host."""
-    files = state.list_tensors(run)
+    files = list_tensors(run)
     dense = {f"{p.name}/dense": p.dense_grad for p in run.sparsity.parameters if p.dense_grad is not None}
     found = {**files["model"], **files["optimizer"], **dense}
     return {n: x.detach().to("cpu", copy=True) for n, x in found.items()}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.group import Group
 from modelzoo.sparsity.parameter import SparseParameter
@@ -62,11 +62,11 @@ def whole_blocks(mask: torch.Tensor, block) -> np.ndarray:
 def test_sums_spread_and_gather(rows, columns, r, c, data):
     x = integers(data, (rows * r, columns * c))
     if (r, c) != (1, 1):
-        assert np.array_equal(blocks.scores(x, (r, c)).numpy(), block_sums(x, (r, c)))
+        assert np.array_equal(tiling.scores(x, (r, c)).numpy(), block_sums(x, (r, c)))
     live = integers(data, (rows, columns)) > 0
-    mask = blocks.spread(live, (r, c))
+    mask = tiling.spread(live, (r, c))
     assert np.array_equal(mask.numpy(), np.kron(live.numpy(), np.ones((r, c), bool)))
-    assert torch.equal(blocks.gathered(mask, (r, c)), live)
+    assert torch.equal(tiling.gathered(mask, (r, c)), live)
 
 
 @settings(max_examples=80, deadline=None)

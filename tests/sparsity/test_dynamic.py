@@ -13,7 +13,8 @@ from modelzoo.sparsity import masks, topology
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.explored import count_bits, pack_bits
 from modelzoo.sparsity.schedules import value
-from modelzoo.training import state
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import batch, make_run, train_step
 
 RISING = {"type": "cubic", "init": 0.25, "final": 0.75, "end": 20}
@@ -237,11 +238,11 @@ def test_ever_active_is_the_union_of_all_masks(name, more):
         ever = [a | p.mask for a, p in zip(ever, run.sparsity.parameters, strict=True)]
         assert share() == sum(int(x.sum()) for x in ever) / sum(x.numel() for x in ever)
         if step == 5:
-            files, saved = state.snapshot(run, "data")
+            files, saved = snapshot(run, "data")
             files = {stem: {n: x.clone() for n, x in tensors.items()} for stem, tensors in files.items()}
             assert all(x.dtype == torch.uint8 for x in files["explored"].values())
-    state.restore(other, "here", files, saved, "data")
-    state.restore(older, "here", {k: v for k, v in files.items() if k != "explored"}, saved, "data")
+    restore(other, "here", files, saved, "data")
+    restore(older, "here", {k: v for k, v in files.items() if k != "explored"}, saved, "data")
     assert 0.25 <= older.sparsity.explored.share() < other.sparsity.explored.share()
     for step in range(6, 11):
         train_step(other, batch(step), 1)
@@ -292,10 +293,10 @@ def test_sr_ste_passes_over_a_step_that_is_not_finite():
     """Nothing wakes: weights, what is kept apart and moments are those of before it."""
     run = make_run(sparsity={"algorithm": "sr_ste", "nm": [1, 4]})
     train_step(run, batch(1), 1)
-    before = {k: v.clone() for stem in state.snapshot(run, "data")[0].values() for k, v in stem.items()}
+    before = {k: v.clone() for stem in snapshot(run, "data")[0].values() for k, v in stem.items()}
     forward = run.model.forward
     run.model.forward = lambda *a: forward(*a) * float("nan")
     assert train_step(run, batch(2), 1).skipped
-    after = {k: v for stem in state.snapshot(run, "data")[0].values() for k, v in stem.items()}
+    after = {k: v for stem in snapshot(run, "data")[0].values() for k, v in stem.items()}
     assert all(torch.equal(x, after[k]) for k, x in before.items()) and before.keys() == after.keys()
     assert any(k.endswith("/dormant") and x.any() for k, x in before.items())

@@ -8,7 +8,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from modelzoo.models.gpt import loss_denominator
-from modelzoo.training import state
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, batch, make_run, train_step
 
 # tests.support's model: 2 layers of 4 matrices 16 x 16 and 2 of 16 x 32, 37 words; batches of 4 x 12 tokens
@@ -94,8 +95,8 @@ def test_the_count_goes_through_a_checkpoint():
     run, other = make_run(sparsity=rigl), make_run(sparsity=rigl)
     for i in range(4):
         train_step(run, batch(i), 1)
-    files, saved = state.snapshot(run, "f")
-    state.restore(other, "x", files, saved, "f")
+    files, saved = snapshot(run, "f")
+    restore(other, "x", files, saved, "f")
     assert other.ledger == run.ledger
     train_step(run, batch(4), 1), train_step(other, batch(4), 1)
     assert other.ledger == run.ledger

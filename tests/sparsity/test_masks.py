@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.kernels.rows import zero_dead
+from modelzoo.kernels.compiled.rows import zero_dead
 from modelzoo.sparsity import masks
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.select import live_count

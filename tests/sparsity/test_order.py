@@ -11,10 +11,14 @@ from torch.nn.functional import linear
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.kernels import blocks, packed
+from modelzoo.kernels.blocks import tiling
+from modelzoo.kernels.blocks.layout import layout_of, pack, unpack
+from modelzoo.kernels.products import packed
 from modelzoo.sparsity import masks, order
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import ORDERS, snapshot
 from tests.sparsity import pairs
 from tests.support import batch, make_run, train_step
 
@@ -83,9 +87,9 @@ def test_blocks_that_were_shuffled_are_found_again():
     shuffled = torch.from_numpy(weight[:, draw.permutation(64)]).float()
     sums, k = order.score_columns(shuffled, 4), int(live.sum())
     found = torch.from_numpy(find(sums, 8, k))
-    mask = blocks.spread(masks.top_k(blocks.scores(shuffled, (4, 8), found).view(1, -1), k).view(6, 8), (4, 8), found)
+    mask = tiling.spread(masks.top_k(tiling.scores(shuffled, (4, 8), found).view(1, -1), k).view(6, 8), (4, 8), found)
     assert torch.equal(mask, shuffled > 1)
-    assert blocks.has_blocks(mask, (4, 8), order.derive_order(mask, (4, 8))) and not blocks.has_blocks(mask, (4, 8))
+    assert tiling.has_blocks(mask, (4, 8), order.derive_order(mask, (4, 8))) and not tiling.has_blocks(mask, (4, 8))
 
 
 def test_sums_are_whole_and_the_same_in_any_order():
@@ -103,14 +107,14 @@ def test_masks_in_permuted_coordinates(rows, groups, r, c, seed):
     """NumPy's block mask of permuted columns is ours; a mask tells its order."""
     draw = np.random.default_rng(seed)
     live, found = draw.random((rows, groups)) < 0.5, draw.permutation(groups * c)
-    mask = blocks.spread(torch.from_numpy(live), (r, c), torch.from_numpy(found))
+    mask = tiling.spread(torch.from_numpy(live), (r, c), torch.from_numpy(found))
     assert np.array_equal(mask.numpy()[:, found], np.kron(live, np.ones((r, c), bool)))
-    assert np.array_equal(blocks.gathered(mask, (r, c), torch.from_numpy(found)).numpy(), live)
+    assert np.array_equal(tiling.gathered(mask, (r, c), torch.from_numpy(found)).numpy(), live)
     x = torch.from_numpy(draw.standard_normal((rows * r, groups * c)))
     sums = np.abs(x.numpy()[:, found]).reshape(rows, r, groups, c).sum((1, 3))
-    assert np.allclose(blocks.scores(x, (r, c), torch.from_numpy(found)).numpy(), sums, rtol=1e-12)
+    assert np.allclose(tiling.scores(x, (r, c), torch.from_numpy(found)).numpy(), sums, rtol=1e-12)
     told = order.derive_order(mask, (r, c))
-    assert order.is_order(told, groups * c) and blocks.has_blocks(mask, (r, c), told)
+    assert order.is_order(told, groups * c) and tiling.has_blocks(mask, (r, c), told)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
@@ -118,11 +122,11 @@ def test_packed_products_are_the_masked_ones(compiled):
     """Output and all gradients in float64, the dense one of the probe too."""
     generator = torch.Generator().manual_seed(1)
     live, found = torch.rand(3, 4, generator=generator) < 0.5, torch.randperm(12, generator=generator)
-    layout = packed.layout_of(live, (2, 3), found)
+    layout = layout_of(live, (2, 3), found)
     weight, x, dy = (torch.randn(s, generator=generator, dtype=torch.float64) for s in ((6, 12), (5, 12), (5, 6)))
     whole = weight.masked_fill(~layout.mask(), 0.0).requires_grad_()
-    bias, values = torch.randn(6, dtype=torch.float64, requires_grad=True), packed.pack(whole.detach(), layout)
-    assert torch.equal(packed.unpack(values, layout), whole.detach()) and torch.equal(layout.mask(), whole != 0)
+    bias, values = torch.randn(6, dtype=torch.float64, requires_grad=True), pack(whole.detach(), layout)
+    assert torch.equal(unpack(values, layout), whole.detach()) and torch.equal(layout.mask(), whole != 0)
     values.requires_grad_()
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     y = linear(theirs, whole, bias)
@@ -136,7 +140,7 @@ def test_packed_products_are_the_masked_ones(compiled):
     out.backward(dy)
     near = lambda a, b: torch.allclose(a, b, rtol=1e-12, atol=1e-12)
     assert near(out, y) and near(ours.grad, dx) and near(bias.grad, db)
-    assert near(values.grad, packed.pack(dw, layout))
+    assert near(values.grad, pack(dw, layout))
     assert torch.allclose(probe.grad, dw.float(), rtol=1e-5, atol=1e-6)  # which is float32 whatever x is
 
 
@@ -151,7 +155,7 @@ def test_counts_are_exact_and_what_changes_place_starts_anew(rule):
             counts = group.counts(run.step)
             for p in group.parameters:
                 entries, new = run.optimizer.state[p.weight], p.mask & ~before[p.name]
-                assert p.live == counts[p.name] and blocks.has_blocks(p.mask, p.block, p.order)
+                assert p.live == counts[p.name] and tiling.has_blocks(p.mask, p.block, p.order)
                 for x in (p.weight, entries["exp_avg"], entries["exp_avg_sq"]):
                     assert not x[~p.mask].any() and not x[new].any()
                 if new.any():
@@ -183,51 +187,51 @@ def test_a_run_resumes_bit_by_bit(rule, storage, tmp_path):
     run = permuted_run(rule, storage)
     for step in range(4):
         train_step(run, batch(step), 1)
-    files, facts = state.snapshot(run, "f")
-    path = checkpoint.save(str(tmp_path), run.step, files, facts, None)
-    assert set(files[state.ORDERS]) == {p.name for p in run.sparsity.parameters}
+    files, facts = snapshot(run, "f")
+    path = saving.save(str(tmp_path), run.step, files, facts, None)
+    assert set(files[ORDERS]) == {p.name for p in run.sparsity.parameters}
     again = permuted_run(rule, storage, seed=7)
-    state.restore(again, path, *checkpoint.load(path), "f")
+    restore(again, path, *checkpoint.load(path), "f")
     other = permuted_run(rule, storage, seed=8)
     found, facts = checkpoint.load(path)
-    del found[state.ORDERS]
-    state.restore(other, path, found, facts, "f")
+    del found[ORDERS]
+    restore(other, path, found, facts, "f")
     for p, q in zip(run.sparsity.parameters, other.sparsity.parameters, strict=True):
-        assert torch.equal(p.mask, q.mask) and blocks.has_blocks(q.mask, q.block, q.order)
+        assert torch.equal(p.mask, q.mask) and tiling.has_blocks(q.mask, q.block, q.order)
     again.init = run.init
     for step in range(4, 10):
         assert train_step(run, batch(step), 1) == train_step(again, batch(step), 1)
-    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(again, "f")[0].values(), strict=True):
+    for a, b in zip(snapshot(run, "f")[0].values(), snapshot(again, "f")[0].values(), strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
 def test_orders_that_do_not_fit_are_refused_and_change_nothing(tmp_path):
     run = permuted_run("static")
-    files, facts = state.snapshot(run, "f")
-    path, name = checkpoint.save(str(tmp_path), 0, files, facts, None), run.sparsity.parameters[0].name
+    files, facts = snapshot(run, "f")
+    path, name = saving.save(str(tmp_path), 0, files, facts, None), run.sparsity.parameters[0].name
     other = permuted_run("static", seed=8)
-    before = state.snapshot(other, "f")[0]["model"]
+    before = snapshot(other, "f")[0]["model"]
     for bad in (torch.zeros(16, dtype=torch.int32), torch.randperm(16).int(), torch.arange(4), torch.rand(16)):
         files, facts = checkpoint.load(path)
-        files[state.ORDERS][name] = bad
+        files[ORDERS][name] = bad
         with pytest.raises(UserError, match=r"not of the config's pattern .*permute_inputs: start") as e:
-            state.restore(other, path, files, facts, "f")
+            restore(other, path, files, facts, "f")
         assert "\n" not in str(e.value)
     plain = make_run(
         sparsity={"sparsity": 0.75, "init_method": "topk", "block": [4, 4]}, precision=PRECISION, optimizer=ADAM
     )
     with pytest.raises(UserError, match="not of the config's pattern"):
-        state.restore(plain, path, *checkpoint.load(path), "f")
-    assert all(torch.equal(x, before[n]) for n, x in state.snapshot(other, "f")[0]["model"].items())
+        restore(plain, path, *checkpoint.load(path), "f")
+    assert all(torch.equal(x, before[n]) for n, x in snapshot(other, "f")[0]["model"].items())
 
 
 def test_from_zeros_finds_the_blocks_of_weights_that_are_zero_already(tmp_path):
     run = permuted_run("static")
-    files, facts = state.snapshot(run, "f")
-    path = checkpoint.save(str(tmp_path), 0, files, facts, None)
+    files, facts = snapshot(run, "f")
+    path = saving.save(str(tmp_path), 0, files, facts, None)
     rule = {"sparsity": 0.75, "init_method": "from_zeros", "permute_inputs": "start", "block": [4, 4]}
     again = make_run(sparsity=rule, precision=PRECISION, optimizer=ADAM, seed=4)
-    state.restore(again, path, *checkpoint.load(path), "f", states=("model",))
+    restore(again, path, *checkpoint.load(path), "f", states=("model",))
     for p, q in zip(run.sparsity.parameters, again.sparsity.parameters, strict=True):
         assert torch.equal(p.mask, q.mask)
 

@@ -9,13 +9,17 @@ from torch import nn
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.kernels import batched, blocks, choose, gathered, masked, native, packed
+from modelzoo.kernels.blocks import tiling
+from modelzoo.kernels.blocks.layout import layout_of
+from modelzoo.kernels.products import batched, choose, gathered, masked, native, packed
 from modelzoo.models.decoder import DecoderLayer
 from modelzoo.sparsity import storage
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SparseParameter
-from modelzoo.training import checkpoint, state
-from modelzoo.training.background import HostCopy
 from modelzoo.training.build import build_run
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.background import HostCopy
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.memory import PeakMemory
 from tests.sparsity import pairs
 from tests.support import TINY, batch, config, make_run, train_step
@@ -56,13 +60,13 @@ def sparse_run(storage: str, rule: str = "rigl", pattern: str = "blocks", **init
 
 
 def save(run, folder) -> str:
-    files, facts = state.snapshot(run, "f")
-    return checkpoint.save(str(folder), run.step, files, facts, None)
+    files, facts = snapshot(run, "f")
+    return saving.save(str(folder), run.step, files, facts, None)
 
 
-def restore(run, path, **kwargs):
+def read_back(run, path, **kwargs):
     files, facts = checkpoint.load(path)
-    state.restore(run, path, files, facts, "f", **kwargs)
+    restore(run, path, files, facts, "f", **kwargs)
     return run
 
 
@@ -105,10 +109,10 @@ def test_a_packed_run_resumes_bit_by_bit(rule, optimizer, tmp_path):
     run = sparse_run("packed", rule, **init)
     for step in range(7):
         train_step(run, batch(step), 2)
-    again = restore(sparse_run("packed", rule, seed=7, **init), save(run, tmp_path))
+    again = read_back(sparse_run("packed", rule, seed=7, **init), save(run, tmp_path))
     for step in range(7, 17):
         assert train_step(run, batch(step), 2) == train_step(again, batch(step), 2)
-    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(again, "f")[0].values(), strict=True):
+    for a, b in zip(snapshot(run, "f")[0].values(), snapshot(again, "f")[0].values(), strict=True):
         assert a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
@@ -119,8 +123,8 @@ def test_a_checkpoint_knows_no_storage(rule, there, back, tmp_path):
     run = sparse_run(there, rule)
     for step in range(7):
         train_step(run, batch(step), 1)
-    moved = restore(sparse_run(back, rule, seed=9), save(run, tmp_path))
-    for a, b in zip(state.snapshot(run, "f")[0].values(), state.snapshot(moved, "f")[0].values(), strict=True):
+    moved = read_back(sparse_run(back, rule, seed=9), save(run, tmp_path))
+    for a, b in zip(snapshot(run, "f")[0].values(), snapshot(moved, "f")[0].values(), strict=True):
         assert a.keys() == b.keys()
         for name in a:
             assert a[name].dtype == b[name].dtype and torch.equal(a[name], b[name]), name
@@ -137,8 +141,8 @@ def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
     for step in range(4):
         train_step(source, batch(step), 1)
     path = save(source, tmp_path)
-    runs = [restore(sparse_run(s, "static", seed=3), path, states=states) for s in ("masked", "packed")]
-    first, second = (state.snapshot(r, "f")[0] for r in runs)
+    runs = [read_back(sparse_run(s, "static", seed=3), path, states=states) for s in ("masked", "packed")]
+    first, second = (snapshot(r, "f")[0] for r in runs)
     for kind in first:
         assert first[kind].keys() == second[kind].keys()
         assert all(torch.equal(first[kind][n], second[kind][n]) for n in first[kind])
@@ -150,13 +154,13 @@ def test_parts_of_a_checkpoint_go_into_packed_weights(states, tmp_path):
 def test_masks_of_another_pattern_are_refused_and_change_nothing(ours, tmp_path):
     path = save(make_run(sparsity=0.75), tmp_path)
     run = make_run(sparsity={"sparsity": 0.75, **ours}, seed=8)
-    before = {n: x.clone() for n, x in state.snapshot(run, "f")[0]["model"].items()}
+    before = {n: x.clone() for n, x in snapshot(run, "f")[0]["model"].items()}
     key = next(iter(ours))
     with pytest.raises(UserError, match=rf"proj_q\S+ is not of the config's pattern \({key}: .*states model") as e:
-        restore(run, path)
+        read_back(run, path)
     assert "\n" not in str(e.value)
-    assert all(torch.equal(x, before[n]) for n, x in state.snapshot(run, "f")[0]["model"].items())
-    restore(run, path, states=("model",))
+    assert all(torch.equal(x, before[n]) for n, x in snapshot(run, "f")[0]["model"].items())
+    read_back(run, path, states=("model",))
     assert all(p.live * 4 == p.mask.numel() for p in run.sparsity.parameters)
 
 
@@ -176,7 +180,7 @@ def test_one_tensor_at_a_time_is_whole(rule, tmp_path):
     wholes = [4 * p.shape.numel() for p in run.sparsity.parameters]
     room = max(wholes) * 11 // 10  # numbers of blocks too
     assert len(wholes) > 6 and sum(wholes) > 4 * room
-    files, facts = state.snapshot(run, "f")
+    files, facts = snapshot(run, "f")
     host = HostCopy()
     first = {s: {k: x.clone() for k, x in part.items()} for s, part in host.take(files).items()}
     there = [x for part in host.take(files).values() for x in part.values()]  # memory that the next copy takes again
@@ -186,10 +190,10 @@ def test_one_tensor_at_a_time_is_whole(rule, tmp_path):
     assert all(torch.equal(x, first[s][k]) for s, part in copied.items() for k, x in part.items())
     held = [*list_tensors(again), *there]
     with PeakMemory(held) as loading:
-        state.restore(again, str(tmp_path), copied, facts, "f")
+        read_back(again, str(tmp_path), copied, facts, "f")
     new = sum(x.nbytes for x in list_tensors(again))  # live blocks that take the place of those that were drawn
     assert loading.peak < new + room
-    for part, theirs in zip(copied.values(), state.snapshot(again, "f")[0].values(), strict=True):
+    for part, theirs in zip(copied.values(), snapshot(again, "f")[0].values(), strict=True):
         assert all(torch.equal(x, theirs[k]) for k, x in part.items()) and part.keys() == theirs.keys()
 
 
@@ -259,7 +263,7 @@ def test_what_is_packed_and_what_is_said():
 def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, block, densest, inputs):
     order = torch.arange(256 // block[0] * inputs // block[1]).view(256 // block[0], -1)
     for live in range(1, 21):
-        layout = packed.layout_of(order * 20 < live * order.numel(), block)
+        layout = layout_of(order * 20 < live * order.numel(), block)
         assert storage.pays(layout, kernel, torch.float32) is (inputs == 256 and layout.density <= densest)
 
 
@@ -267,9 +271,9 @@ def test_auto_packs_up_to_the_live_share_that_the_kernel_is_known_for(kernel, bl
 def test_gathered_products_pay_where_dense_ones_are_slow(kind, dtype, densest, monkeypatch):
     monkeypatch.setattr(choose.processor, "processor_class", lambda: kind)
     for rows, share in zip((16, 32, 64, 128), densest, strict=True):
-        layout = packed.layout_of(torch.ones(256 // rows, 8, dtype=torch.bool), (rows, 32))
+        layout = layout_of(torch.ones(256 // rows, 8, dtype=torch.bool), (rows, 32))
         assert choose.find_densest(layout, gathered, dtype) == share
-        permuted = packed.layout_of(layout.block_mask(), layout.block, torch.arange(256).flip(0))
+        permuted = layout_of(layout.block_mask(), layout.block, torch.arange(256).flip(0))
         assert choose.find_densest(permuted, gathered, dtype) == max(0.0, share - 0.1)
         assert choose.find_densest(layout, batched, dtype) == (0.1 if densest == (0.0,) * 4 else 0.5)
 
@@ -281,7 +285,7 @@ def test_auto_asks_the_kernel_that_serves_the_pattern_here(pattern):
         run = make_run(model=model, sparsity={"sparsity": sparsity, **pattern})
         (group,) = run.sparsity.groups
         for p in group.parameters:
-            layout = packed.layout_of(blocks.gathered(p.mask, p.block), p.block)
+            layout = layout_of(tiling.gathered(p.mask, p.block), p.block)
             kernel = choose.choose_kernel(layout, torch.device("cpu"), torch.float32)
             assert isinstance(p, PackedParameter) is (
                 layout.density <= choose.find_densest(layout, kernel, torch.float32)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import sparsity as c
+from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.errors import UserError
+from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity import schedules as s
 
 STEPS = np.arange(0, 101)
@@ -119,8 +120,8 @@ def test_cycling_has_no_memory():
     assert [s.value(schedule, x, update) for x in reversed(range(40))][::-1] == forwards
 
 
-def group(sparsity, algorithm="gmp", **fields) -> c.SparsityGroup:
-    return c.SparsityGroup(algorithm=algorithm, sparsity=sparsity, **fields)
+def group(sparsity, algorithm="gmp", **fields) -> SparsityGroup:
+    return SparsityGroup(algorithm=algorithm, sparsity=sparsity, **fields)
 
 
 LINEAR = {"type": "linear", "init": 0.0, "slope": 0.01}
@@ -136,7 +137,7 @@ def test_masks_hold_the_value_of_the_last_update():
     assert [s.held(cycling, x) for x in (0, 9, 10, 19, 20)] == [0.5, 0.5, 0.6, 0.6, 0.5]
 
 
-def refused(config: c.SparsityGroup, steps: int) -> str:
+def refused(config: SparsityGroup, steps: int) -> str:
     with pytest.raises(UserError) as e:
         s.check_schedule(config, steps)
     return str(e.value)

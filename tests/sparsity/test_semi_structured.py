@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch import nn
 
-from modelzoo.kernels import semi_structured
-from modelzoo.kernels.semi_structured import is_two_of_four
+from modelzoo.kernels.products import semi_structured
+from modelzoo.kernels.products.semi_structured import is_two_of_four
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.parameter import SemiStructuredLinear, SparseParameter
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.sparsity import pairs
 from tests.support import batch, cpu, make_run, tiny, train_step
 
@@ -85,9 +87,9 @@ def test_it_goes_on_from_a_checkpoint(rule, storage, cores, tmp_path):
     run = sparse_run(rule)
     for step in range(4):
         train_step(run, batch(step), 1)
-    path = checkpoint.save(str(tmp_path), run.step, *state.snapshot(run, "f"), None)
+    path = saving.save(str(tmp_path), run.step, *snapshot(run, "f"), None)
     again = sparse_run(rule, seed=8, storage=storage)
-    state.restore(again, path, *checkpoint.load(path), "f")
+    restore(again, path, *checkpoint.load(path), "f")
     again.init = run.init  # the seed is the run's
     same = storage == "auto"
     step_both = pairs.pair(run, again, 0.0 if same else pairs.FLOAT32, 0.0 if same else UPDATES)

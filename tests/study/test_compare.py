@@ -1,6 +1,7 @@
 """`run.py compare` says what runs differ in and draws their curves."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -38,3 +39,34 @@ def test_a_fine_tuned_run_has_its_best_score(runs, tmp_path, capsys):
     assert table[0].endswith("best on dev") and table[1].endswith("  -")
     assert table[2].endswith("accuracy 0.7500 at step 12")
     assert [r["step"] for r in json.loads((tmp_path / "c.json").read_text())[1]["dev"]] == [4, 8, 12, 16]
+
+
+def test_losses_of_other_tokens_are_named(runs, tmp_path, capsys):
+    other = tmp_path / "other-seed1"
+    shutil.copytree(runs / "s75-seed1", other)
+    config = (other / "config.yaml").read_text()
+    assert config.count("eval_steps: null") == 1
+    (other / "config.yaml").write_text(config.replace("eval_steps: null", "eval_steps: 1"))
+    log = [json.loads(x) for x in (other / "metrics.jsonl").read_text().splitlines()]
+    kept = [r for r in log if r["kind"] != "validation" or r["step"] < 12]  # training went on after its last validation
+    (other / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in kept))
+    compare_runs([str(other), str(runs / "dense-seed1")], str(tmp_path / "c.svg"))
+    printed = capsys.readouterr().out
+    assert (
+        "note       of another validation data than other-seed1's: these losses may not be of the same tokens"
+        in printed
+    )
+    assert f"{next(r['loss'] for r in kept if r['kind'] == 'validation' and r['step'] == 8):.4f} at step 8" in printed
+    ratio = [float(x) for x in re.findall(r"\(([0-9.]+)x (?:fewer|more)\)", printed)]
+    assert printed.count("x more)") == 1 and ratio[0] == 1.0 and ratio[1] > 1
+    compare_runs([str(runs / n) for n in ("dense-seed1", "s75-seed1")], str(tmp_path / "c.svg"))
+    assert "not be of the same tokens" not in capsys.readouterr().out
+
+
+def test_a_training_loss_that_is_no_mean_over_tokens_is_not_drawn_as_one(runs, tmp_path):
+    other = tmp_path / "sum-seed1"
+    shutil.copytree(runs / "dense-seed1", other)
+    config = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(config.replace("loss_scaling: num_tokens", "loss_scaling: batch_size"))
+    compare_runs([str(runs / "dense-seed1"), str(other)], str(tmp_path / "c.svg"))
+    assert "no training loss of sum-seed1" in (tmp_path / "c.svg").read_text()

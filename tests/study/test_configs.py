@@ -7,7 +7,7 @@ import pytest
 from modelzoo.data import manifest
 from modelzoo.planning import plan
 from modelzoo.study import matrix as grid
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "configs" / "study").glob("*.yaml"))
 
@@ -38,4 +38,4 @@ def test_large_sparse_has_the_live_weights_of_small_dense():
         live[cell.label] = made.live - (made.total - made.sparse_total if made.sparse_total else 0)
     small = plan.make_plan(next(c.config for c in matrix.cells if c.label == "small-dense"))
     matrices = small.dense.linear / 6
-    assert live["large-static75"] == live["large-rigl75"] == matrices == 1_769_472
+    assert live["large-static75"] == matrices == 1_769_472

@@ -4,6 +4,8 @@ import base64
 import csv
 import json
 import math
+import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -15,10 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
 from modelzoo.study import cost, curves, draw, finetuned, layers, page, results
 from modelzoo.study.report import report_runs, write
 from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
+from modelzoo.tasks import pretrain
+from modelzoo.training.build import Options
+from tests.study.conftest import tiny_config
 
 LOSS = st.floats(0.1, 20)
 
@@ -117,7 +123,13 @@ def test_time_adds_up_to_the_log(runs, groups):
 def test_peaks_at_the_edge_are_named():
     losses = {"a": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: 3.0, 2e-3: 2.0, 4e-3: 1.5}}
     assert curves.draw_by_peak(losses).caption.endswith("so a better one may lie beyond: b.")
+    assert "matrices" not in curves.draw_by_peak(losses).caption
+    assert "decoder's matrices; all other weights' peak is 0.005" in curves.draw_by_peak(losses, 5e-3).caption
     assert curves.draw_by_peak({"a": {1e-3: 2.0}}) is None
+    losses = {"a": {1e-3: math.nan, 2e-3: 2.0, 4e-3: 2.5}, "b": {1e-3: math.inf, 2e-3: math.nan}}
+    panel = curves.draw_by_peak(losses)
+    assert "a better one" not in panel.caption and "a at 0.001, b at 0.001, b at 0.002." in panel.caption
+    assert [r[:2] for r in panel.rows] == [(label, p) for label in "ab" for p in losses[label]]
 
 
 class Page(HTMLParser):
@@ -226,3 +238,73 @@ def test_a_start_that_is_gone_is_named(runs, capsys, monkeypatch):
     monkeypatch.setattr(type(run), "parent", property(lambda self: "runs/gone"))
     assert finetuned.draw_histograms([Group("one", [run])]) == []
     assert "dense-seed1 began from runs/gone, which is not there" in capsys.readouterr().err
+
+
+def test_time_and_flops_of_steps_between_records_count(runs):
+    """Against every step's own seconds, of a run that logs each fifth step and validates each third."""
+    seconds = np.random.default_rng(0).uniform(0.5, 2, 15)
+    train = [{"step": s, "tokens": 100 * s, "flops": 1000 * s, "loss": 1.0} for s in (5, 10, 15)]
+    timing = [{"step": s, "kind": "train", "seconds": seconds[s - 5 : s].mean(), "waiting": 0.1} for s in (5, 10, 15)]
+    timing += [{"step": s, "kind": "validation", "seconds": 7.0} for s in (3, 6, 9, 12, 15)]
+    validation = [{"step": s, "loss": 2.0} for s in (3, 6, 9, 12, 15)]
+    run = read_run(str(runs / "dense-seed1"))
+    run = results.Result("x", run.config, train, validation, [], sorted(timing, key=lambda t: t["step"]), [])
+    assert run.at(15)["seconds"] == pytest.approx(seconds.sum() + 5 * 7)
+    assert run.at(10)["seconds"] == pytest.approx(seconds[:10].sum() + 3 * 7)
+    assert run.at(6)["seconds"] == pytest.approx(seconds[:5].sum() + seconds[5:10].mean() + 2 * 7)
+    group = Group("x", [run])
+    assert [(r[1], r[2], r[4]) for r in curves.points([group])] == [(s, 1000 * s, 100 * s) for s in (3, 6, 9, 12, 15)]
+    (row,) = cost.draw_time([group]).rows
+    assert row[1:] == pytest.approx((seconds.sum() - 1.5, 1.5, 35))
+    assert "seconds" in run.at(16) and "tokens" not in run.at(16)
+
+
+def test_a_records_seconds_are_those_of_all_steps_since_the_one_before(data, tmp_path, monkeypatch):
+    """Of steps that each read the clock: one that is logged stands for those that are not."""
+    config = tiny_config(data, tmp_path, logging={"log_steps": 4}, loop={"max_steps": 12})
+    took = []
+
+    def slow(batches):
+        for number, batch in enumerate(batches):
+            took.append(0.03 if number % 4 == 1 else 0.0)  # never in a step that is logged
+            time.sleep(took[-1])
+            yield batch
+
+    monkeypatch.setattr(Local, "batches", lambda self, *a, of=Local.batches: slow(of(self, *a)))
+    pretrain.train(config, Options(target="CPU", model_dir=str(tmp_path)), evaluate=False)
+    records = [json.loads(x) for x in (tmp_path / "timing.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records] == [4, 8, 12] and sum(took) >= 0.09
+    assert all(0.03 <= 4 * r["waiting"] < 4 * r["seconds"] for r in records)
+    assert all(r["tokens_per_second"] == pytest.approx(48 / r["seconds"]) for r in records)
+
+
+def test_a_group_keeps_its_losses_where_a_run_has_none_yet(runs):
+    first, second = (read_run(str(runs / f"dense-seed{s}")) for s in (1, 2))
+    second.validation = [r for r in second.validation if r["step"] < 12]
+    third = results.Result("x", first.config, [], [], [], [], [])
+    (row,) = curves.draw_final_losses([Group("dense", [first, second, third])]).rows
+    ends = [next(r["loss"] for r in run.validation if r["step"] == 8) for run in (first, second)]
+    assert row[1] == pytest.approx(np.mean(ends)) and row[4] == 2 and row[-1] == 8
+
+
+def test_targets_are_those_of_the_checkpoint_whose_masks_are_shown(data, tmp_path):
+    """Of a run that went on after its last checkpoint, while its schedule went on too."""
+    gmp = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 12}, "update": {"freq": 1}}
+    config = tiny_config(data, tmp_path / "gmp", sparsity=gmp)
+    pretrain.train(config, Options(target="CPU", model_dir=str(tmp_path / "gmp")), evaluate=False)
+    shutil.rmtree(tmp_path / "gmp" / "checkpoints" / "step_12")
+    panel = layers.draw_by_layer(group_runs([read_run(str(tmp_path / "gmp"))]))
+    assert all(0 < target < 0.74 and target == pytest.approx(actual) for *_, target, actual in panel.rows)
+
+
+def test_a_speed_of_one_run_against_one_has_no_range(runs):
+    pair = group_runs([read_run(str(runs / n)) for n in ("dense-seed1", "s75-seed1")])
+    cells = {r[0]: r[5] for r in cost.tabulate_savings(pair).rows}
+    assert cells["s75"].endswith("x dense, one run each")
+
+
+def test_a_seed_that_is_there_twice_is_noted(runs, tmp_path, capsys):
+    shutil.copytree(runs / "dense-seed1", tmp_path / "copy-seed1")
+    for others, noted in (([str(tmp_path / "copy-seed1")], True), ([str(runs / "dense-seed2")], False)):
+        report_runs([str(runs / "dense-seed1"), *others], str(tmp_path / "r.html"))
+        assert ("seed 1 is there more than once" in capsys.readouterr().err) is noted

@@ -12,6 +12,10 @@ from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump
 from modelzoo.lock import lock_folder
+from modelzoo.models.gpt import GPTModel
+from modelzoo.models.shapes import list_parameters
+from modelzoo.optim.groups import param_groups
+from modelzoo.optim.lr import learning_rate
 from modelzoo.study import matrix as grid
 from modelzoo.study import run as study
 from tests import commands
@@ -56,6 +60,23 @@ def test_runs_meet_at_equal_flops(base):
     for cell in cells.values():
         assert abs(cell.flops - 10 * STEP) < 0.5 * STEP
     assert cells["rigl"].config.trainer.init.sparsity[0].update.freq == round(0.25 * cells["rigl"].steps)
+
+
+def test_matrices_have_rates_of_their_own(base):
+    path = write(base, learning_rate={"peak": [1e-3, 4e-3], "others": 2e-2})
+    for cell in grid.read_matrix(path, [], None).cells:
+        init = cell.config.trainer.init
+        model = GPTModel(init.model)
+        groups = param_groups(model, {n: s.kind for n, s in list_parameters(init.model).items()}, 0.0, init.model)
+        peak = max(learning_rate(init.schedulers[0].value, step) for step in range(cell.steps + 1))
+        rates = {name: peak * group["lr_scale"] for group in groups for name in group["names"]}
+        matrices = {name for name, p in model.named_parameters() if p.ndim == 2 and "decoder" in name}
+        assert 0 < len(matrices) < len(rates)
+        assert rates == {name: pytest.approx(cell.peak if name in matrices else 2e-2) for name in rates}
+    group = {"param_filter_patterns": "*embedding*weight", "scale": 2.0}
+    both = {"method": {"x": {"trainer.init.model.lr_adjustment_groups.embedding": group}}}
+    with pytest.raises(UserError, match=r"in x: .*lr_adjustment_groups.*: learning_rate\.others sets it"):
+        grid.read_matrix(write(base, axes=both, learning_rate={"peak": 1e-3, "others": 2e-2}), [], None)
 
 
 def test_other_budgets(base):

@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 from tests import ranks
 from tests.support import TINY
 

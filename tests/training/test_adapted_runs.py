@@ -11,7 +11,9 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import ALL_STATES
 from modelzoo.names import SOFT_PROMPT
 from modelzoo.planning import plan, plan_text
-from modelzoo.training import checkpoint, state
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, batch, config, make_run, train_step
 
 STATIC = {"algorithm": "static", "sparsity": 0.6}
@@ -43,7 +45,7 @@ def equal(a, b):
 
 
 def files_of(run):
-    files, facts = state.snapshot(run, "data")
+    files, facts = snapshot(run, "data")
     return copy.deepcopy(files), facts
 
 
@@ -109,10 +111,10 @@ def test_a_saved_run_goes_on_bit_by_bit(init, tmp_path):
     first = make_run(**init)
     for i in range(2):
         train_step(first, data(i), 1)
-    path = checkpoint.save(str(tmp_path), first.step, *state.snapshot(first, "data"), None)
+    path = saving.save(str(tmp_path), first.step, *snapshot(first, "data"), None)
     second = make_run(**{**init, "seed": 8})  # nothing of the fresh draw survives
     second.init = whole.init
-    state.restore(second, path, *checkpoint.load(path), "data")
+    restore(second, path, *checkpoint.load(path), "data")
     for i in range(2, 4):
         train_step(second, data(i), 1)
     equal(values(whole), values(second))
@@ -126,7 +128,7 @@ def test_a_prompt_begins_from_the_loaded_weights(how):
     for i in range(3):
         train_step(base, batch(i), 1)
     run = make_run(seed=4, soft_prompt={"tokens": 4, "init": how}, lora={})
-    state.restore(run, "base", *files_of(base), "data", states=("model", "sparsity"))
+    restore(run, "base", *files_of(base), "data", states=("model", "sparsity"))
     words = dict(base.model.named_parameters())["model.embedding_layer.word_embeddings.weight"]
     rows = values(run)[SOFT_PROMPT]
     if how == "vocab_mean":
@@ -141,11 +143,11 @@ def test_a_prompt_begins_from_the_loaded_weights(how):
 def test_lora_may_come_to_a_prompt_that_is_there():
     first, run = make_run(soft_prompt=PROMPT), make_run(soft_prompt=PROMPT, lora=LORA, seed=9)
     train_step(first, prompted(), 1)
-    state.restore(run, "first", *files_of(first), "data", states=("model",))
+    restore(run, "first", *files_of(first), "data", states=("model",))
     assert torch.equal(values(run)[SOFT_PROMPT], values(first)[SOFT_PROMPT])
     with pytest.raises(UserError, match=r"lacks .*lora_[AB]"):  # of other modules than the config's: not half of it
         part = make_run(lora={**LORA, "target_modules": "*proj_k*"})
-        state.restore(make_run(lora=LORA), "part", *files_of(part), "data", states=("model",))
+        restore(make_run(lora=LORA), "part", *files_of(part), "data", states=("model",))
 
 
 @pytest.mark.parametrize("init", [i for i, _ in ALONE.values()], ids=ALONE)
@@ -163,7 +165,7 @@ def test_optimizer_state_of_the_base_may_be_kept():
     base = make_run(optimizer=ADAMW)
     train_step(base, batch(), 1)
     run = make_run(optimizer=ADAMW, soft_prompt={**PROMPT, "train": "all"})
-    state.restore(run, "base", *files_of(base), "data", states=("model", "optimizer", "sparsity"))
+    restore(run, "base", *files_of(base), "data", states=("model", "optimizer", "sparsity"))
     kept = dict(run.model.named_parameters())
     for name, p in base.model.named_parameters():
         equal(base.optimizer.state[p], run.optimizer.state[kept[name]])
@@ -173,14 +175,14 @@ def test_optimizer_state_of_the_base_may_be_kept():
 def test_what_does_not_go_on_is_said():
     plain, run = make_run(), make_run(soft_prompt=PROMPT)
     with pytest.raises(UserError, match=r"lacks .*soft_prompt, .* --load_checkpoint_states model"):
-        state.restore(run, "base", *files_of(plain), "data", ALL_STATES)
+        restore(run, "base", *files_of(plain), "data", ALL_STATES)
     with pytest.raises(UserError, match=r"has .*soft_prompt; give the soft_prompt and lora sections"):
-        state.restore(plain, "run", *files_of(run), "data", ("model",))
+        restore(plain, "run", *files_of(run), "data", ("model",))
     other = make_run(lora={"alpha": 4})
     with pytest.raises(UserError, match=r"lora.alpha 16.0, the config says 4.0"):
-        state.restore(other, "run", *files_of(make_run(lora={})), "data", ("model",))
+        restore(other, "run", *files_of(make_run(lora={})), "data", ("model",))
     with pytest.raises(UserError, match="soft_prompt is"):
-        state.restore(run, "run", *files_of(make_run(soft_prompt={"tokens": 4})), "data", ("model",))
+        restore(run, "run", *files_of(make_run(soft_prompt={"tokens": 4})), "data", ("model",))
 
 
 def test_without_adapters_a_checkpoint_says_nothing_of_them():

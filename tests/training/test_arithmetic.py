@@ -17,8 +17,10 @@ from modelzoo.config.load import dump
 from modelzoo.kernels import processor
 from modelzoo.planning import plan
 from modelzoo.tasks import bench
-from modelzoo.training import checkpoint, state
 from modelzoo.training.build import build_run
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.checkpoints.restore import restore
+from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import TINY, batch, config, examples, local, make_run, train_step, write_shard
 
 LACKING = "bfloat16 was asked for; this processor (AVX2) does not multiply it, so float32 here"
@@ -183,7 +185,7 @@ def test_a_checkpoint_from_before_this_was_recorded_resumes(run, act_as, capsys)
     folder = run("train", "run", "--max_steps", "2")
     files, saved = checkpoint.load(str(folder / "checkpoints/step_2"))
     del saved["dtype"], saved["loss_scale"]["dynamic"]
-    checkpoint.save(str(folder / "checkpoints"), 2, files, saved, None)
+    saving.save(str(folder / "checkpoints"), 2, files, saved, None)
     act_as("avx2")
     run("train", "run", "--max_steps", "4")
     assert "until step" not in capsys.readouterr().err and launches(folder)[1]["from_step"] == 2
@@ -215,15 +217,15 @@ def test_a_run_from_bfloat16_begins_with_a_fresh_scale(tmp_path, recorded):
     """The 1 that a run without a scale saves is no scale that overflows have found."""
     before = make_run()
     train_step(before, batch(), 1)
-    files, saved = state.snapshot(before, "f")
+    files, saved = snapshot(before, "f")
     if not recorded:
         del saved["dtype"], saved["loss_scale"]["dynamic"]
     run = on_an_old_gpu()[1]
-    state.restore(run, "x", files, saved, "f")
+    restore(run, "x", files, saved, "f")
     assert run.loss_scale.scale == 2.0**16
     run.loss_scale.scale, run.loss_scale.good_steps = 1.0, 0  # which a dynamic scale may come to
     again = on_an_old_gpu()[1]
-    state.restore(again, "x", *state.snapshot(run, "f"), "f")
+    restore(again, "x", *snapshot(run, "f"), "f")
     assert again.loss_scale == run.loss_scale
 
 

@@ -10,7 +10,7 @@ import pytest
 from modelzoo import cli, progress
 from modelzoo.config.load import dump
 from modelzoo.config.trainer import Config
-from modelzoo.training.logs import read
+from modelzoo.training.logs.lines import read_records
 from tests.support import TINY, config, examples, write_shard
 
 
@@ -54,7 +54,7 @@ def test_summary_dir_is_where_events_go(world, tmp_path):
 def test_compute_eval_metrics(world, tmp_path, capsys, wanted):
     key = f"trainer.init.model.compute_eval_metrics={str(wanted).lower()}"
     assert cli.main(argv(world, "train_and_eval", "-o", tmp_path / "run", "--set", key)) == 0
-    records = [r for r in read(str(tmp_path / "run" / "metrics.jsonl")).records if r["kind"] == "validation"]
+    records = [r for r in read_records(str(tmp_path / "run" / "metrics.jsonl")).records if r["kind"] == "validation"]
     assert len(records) == 2 and all(("accuracy" in r) == wanted and r["perplexity"] > 1 for r in records)
     assert cli.main(argv(world, "eval", "-o", tmp_path / "run", "--set", key)) == 0
     (result,) = json.loads((tmp_path / "run" / "eval.json").read_text())
@@ -66,7 +66,9 @@ def test_validate_all_evaluates_each_of_its_checkpoints(world, tmp_path):
     loader = f"{{data_dir: {world / 'data'}, batch_size: 4}}"
     named = f"[{world / 'run/checkpoints/step_2'}, {world / 'run'}]"
     keys = ("--set", f"trainer.validate_all={{val_dataloaders: [{loader}], ckpt_paths: {named}}}")
-    logged = [r["loss"] for r in read(str(world / "run" / "metrics.jsonl")).records if r["kind"] == "validation"]
+    logged = [
+        r["loss"] for r in read_records(str(world / "run" / "metrics.jsonl")).records if r["kind"] == "validation"
+    ]
     for mode, more in (("eval_all", keys), ("eval", keys), ("eval_all", ())):
         out = world / "run" if not more else tmp_path
         assert cli.main(argv(world, mode, "-o", out, *more)) == 0

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
 from modelzoo.optim.loss_scale import LossScale
+from modelzoo.training.console import describe_score
 from modelzoo.training.loop import iterate_steps
 from modelzoo.training.validation import validate
 from tests.support import LOCAL, TINY, batch, examples, loader, make_run, train_step, write_shard
@@ -167,8 +168,11 @@ def test_validation_is_the_mean_over_counting_tokens(tmp_path):
     assert score.loss == pytest.approx(losses[counts].mean().item(), rel=1e-5)
     assert score.perplexity == pytest.approx(math.exp(score.loss))
     assert score.accuracy == pytest.approx((logits.argmax(-1) == whole[:, 2])[counts].float().mean().item())
-    first = validate(LOCAL, run, shards, 1)
-    assert first.loss == pytest.approx(losses[:4][counts[:4]].mean().item(), rel=1e-5)
+    spread = [1, 3, 6, 8]  # a batch's worth of the ten: the middle of each quarter
+    part = validate(LOCAL, run, shards, 1)
+    assert part.loss == pytest.approx(losses[spread][counts[spread]].mean().item(), rel=1e-5)
+    assert (part.examples, part.all_examples) == (4, 10) and "(4 of 10 examples)" in describe_score(part)
+    assert validate(LOCAL, run, shards, 9)._replace(loss=score.loss, perplexity=score.perplexity) == score
 
 
 def test_validation_changes_nothing(shards):

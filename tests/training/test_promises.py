@@ -16,7 +16,8 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import dump
 from modelzoo.lock import NAME, Busy, lock_folder
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.folder import RunFolder
 from tests.commands import kill, start
 from tests.support import examples, write_shard
 
@@ -112,7 +113,7 @@ def test_what_a_run_changes_is_said_and_its_config_is_kept(params, tmp_path, cap
         assert f"changed    trainer.init.{part}\n" in printed
     was, now = (load(folder / n, Config).trainer.init.loop for n in ("config.until_4.yaml", "config.yaml"))
     assert (was.max_steps, now.max_steps) == (4, 6)
-    assert "trainer.init.loop.max_steps" in RunFolder(str(folder)).read_launches().records[-1]["changes"]
+    assert "trainer.init.loop.max_steps" in read_launches(RunFolder(str(folder))).records[-1]["changes"]
     assert run(params, folder, *more) == 0  # nothing to do, and nothing is written
     assert not (folder / "config.until_6.yaml").exists()
 
@@ -258,7 +259,7 @@ def test_an_ignored_hangup_stays_ignored():
 
 
 def test_a_log_that_cannot_be_written_leaves_a_checkpoint_and_a_line(params, tmp_path, monkeypatch, capsys):
-    from modelzoo.training.logs import Logs
+    from modelzoo.training.logs.writing import Logs
 
     plain = Logs.__init__
 

@@ -25,9 +25,10 @@ from modelzoo.distributed import Ranks
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.tasks import pretrain
 from modelzoo.train_state import Step, Timed
-from modelzoo.training import console, launch
+from modelzoo.training import console
 from modelzoo.training.build import Options
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.launch import checks, records
+from modelzoo.training.runs.folder import RunFolder
 from tests.study.conftest import RIGL, tiny_config
 from tests.support import examples, make_run, write_manifest, write_shard
 
@@ -118,7 +119,7 @@ def test_missing_data_is_looked_up_from_a_named_place(trained, tmp_path, capfd, 
 
 
 def test_a_config_that_is_no_runs_own_says_where_it_works(data, tmp_path):
-    from modelzoo.training.run_folder import find_model_dir
+    from modelzoo.training.runs.folder import find_model_dir
 
     whole = tiny_config(data, tmp_path / "asked")
     (tmp_path / "config.yaml").write_text(dump(whole, "one"))
@@ -192,13 +193,14 @@ def test_a_speed_that_cannot_be_kept_ends_no_run(tmp_path, capsys):
     tally, folder = console.Tally(0), RunFolder(str(tmp_path / "gone"))
     for seconds in (1.0, 2.0):
         tally.add(Timed(Step(1.0, 1.0, 0.1, 100, 0, False), seconds, 0.0, 100), Ledger(1, 1))
-    launch.record_speed(folder, 2, tally, None, None)
+    records.record_speed(folder, 2, tally, None, None)
     assert "speed.json cannot be written" in capsys.readouterr().err and not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize(("name", "tera"), [
     ("NVIDIA H100 80GB HBM3", 989), ("NVIDIA H100 PCIe", 756), ("NVIDIA A100-SXM4-80GB", 312), ("NVIDIA L4", 121),
     ("NVIDIA L40S", 362), ("Tesla T4", 65), ("NVIDIA GeForce RTX 4090", None), ("AMD Instinct MI300X", None),
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
 ])  # fmt: skip
 def test_a_peak_is_known_by_the_devices_name_or_left_out(name, tera):
     found = peaks.look_up(name, 2)
@@ -224,6 +226,6 @@ def test_a_run_that_a_signal_ended_asks_no_other_rank(first, tmp_path):
     ranks = types.SimpleNamespace(first=first, first_does=lambda _: pytest.fail("waits for the others"))
     if first:
         with pytest.raises(UserError, match=r"config\.yaml, launches\.jsonl.* were removed during the run"):
-            launch.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)
+            checks.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)
     else:
-        launch.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)
+        checks.check_written(ranks, RunFolder(str(tmp_path)), None, signal.SIGTERM)

@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 
 from modelzoo import cli
-from modelzoo.training import checkpoint, logs
-from modelzoo.training.logs import Logs
+from modelzoo.training.checkpoints import checkpoint, saving
+from modelzoo.training.logs import writing
+from modelzoo.training.logs.writing import Logs
 from tests.commands import start
 from tests.support import examples, write_shard
 from tests.training.test_promises import run, write_config
@@ -64,7 +65,7 @@ def fail_at(monkeypatch, owner, name: str, number: int, error: Exception) -> Non
 CASES = {
     "data": ("modelzoo.data.hdf5.Shards.batch", 4, OSError(errno.EIO, "Input/output error", "a.h5"), 2),
     "validation": ("modelzoo.tasks.pretrain.validate", 2, OSError(errno.EIO, "Input/output error", "v.h5"), 2),
-    "log": ("modelzoo.training.logs.write_whole", 5, OSError(errno.ENOSPC, "No space left on device", "metrics"), 2),
+    "log": ("modelzoo.training.logs.writing.write_whole", 5, OSError(errno.ENOSPC, "No space left", "metrics"), 2),
     "fault": ("modelzoo.tasks.pretrain.validate", 3, RuntimeError("a fault"), 70),
 }
 
@@ -98,7 +99,7 @@ def test_every_record_that_cannot_be_written_is_made_up(params, tmp_path, monkey
         folder = tmp_path / f"part{number}"
         with monkeypatch.context() as m:
             error = OSError(errno.EACCES, "Permission denied", "log")
-            fail_at(m, logs, "write_whole", number, error)
+            fail_at(m, writing, "write_whole", number, error)
             assert run(params, folder, *more, mode="train_and_eval") == 2
         assert run(params, folder, *more, mode="train_and_eval") == 0
         assert (folder / "metrics.jsonl").read_bytes() == wanted, number
@@ -158,7 +159,7 @@ def test_an_error_while_saving_on_the_way_out_hides_nothing(params, tmp_path, mo
     from modelzoo.tasks import pretrain
 
     fail_at(monkeypatch, pretrain, "validate", 1, OSError(errno.EIO, "Input/output error", "v.h5"))
-    fail_at(monkeypatch, checkpoint, "save", 1, checkpoint.NotWritten("step_2: checkpoint not written"))
+    fail_at(monkeypatch, saving, "save", 1, saving.NotWritten("step_2: checkpoint not written"))
     assert run(params, tmp_path / "run", mode="train_and_eval") == 2
     (line,) = error_lines(capsys)
     assert "v.h5: Input/output error" in line and "step_2: checkpoint not written" in line

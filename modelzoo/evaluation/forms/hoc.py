@@ -66,7 +66,7 @@ class HoC(MultiLabel):
             return sentences
         documents: dict[str, list[Example]] = {}
         for s in sentences:
-            documents.setdefault(s.id.rpartition("_")[0] or s.id, []).append(s)
+            documents.setdefault(_find_document(s.id), []).append(s)
         joined = [
             Example(pmid, {"text": " ".join(s.fields["text"] for s in parts)}, self._union(parts))
             for pmid, parts in documents.items()
@@ -77,6 +77,9 @@ class HoC(MultiLabel):
             if not e.gold:
                 remark("documents without a label: left out, as BLUE does", e.id)
         return [e for e in joined if e.gold]
+
+    def find_unit(self, example_id: str) -> str:
+        return _find_document(example_id) if self.protocol == "BioGPT" else example_id
 
     def _sentence(self, where: str, row: dict[str, str]) -> Example:
         found = set()
@@ -102,3 +105,8 @@ class HoC(MultiLabel):
 
     def describe(self) -> str:
         return f"Hallmarks of Cancer, {PROTOCOLS[self.protocol]}"
+
+
+def _find_document(sentence: str) -> str:
+    """The id of a sentence's document."""
+    return sentence.rpartition("_")[0] or sentence

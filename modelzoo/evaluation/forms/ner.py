@@ -19,6 +19,7 @@ from modelzoo.evaluation.tasks.base import END, Option, Task
 
 CONLL = (".tsv", ".conll", ".iob", ".iob2")
 _TAG = re.compile(r"O|[BI]-\S+")
+_SENTENCE = re.compile(r"_s[0-9]+$")  # at the end of an id, as `read_pubtator` makes it
 
 
 class NER(Task):
@@ -50,6 +51,9 @@ class NER(Task):
         if fields["text"].split(" ") != words:  # a word with a blank inside
             fields["words"] = "\n".join(words)
         return Example(name, fields, tuple(tags))
+
+    def find_unit(self, example_id: str) -> str:
+        return _SENTENCE.sub("", example_id)
 
     def _items(self, example: Example) -> list[tuple[str, str]]:
         return [templates.word_and_label(self.template.item, w) for w in list_words(example)]

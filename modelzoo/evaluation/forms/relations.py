@@ -1,11 +1,15 @@
 """Relation extraction as classes of marked pairs (DDI, ChemProt as BLUE and BLURB lay them): micro-F1."""
 
+import re
 from collections.abc import Sequence
 
 from modelzoo.config.errors import UserError
 from modelzoo.evaluation.forms.classification import Classification
 from modelzoo.evaluation.statistics import metrics
 from modelzoo.evaluation.statistics.metrics import Values, Weights
+
+# What BLUE's index says of a pair, after the document's id: sentence and pair (DDI), or the two entities (ChemProt).
+_PAIR = re.compile(r"(\.s[0-9]+\.p[0-9]+|\.T[0-9]+\.T[0-9]+)$")
 
 
 class Relations(Classification):
@@ -18,6 +22,9 @@ class Relations(Classification):
             raise UserError(f"{self.name}: negative: {self.config.negative!r} is no label of {self.template_path}")
         positive = [label for label in self.labels if label != self.config.negative]
         return metrics.micro_f1(golds, predictions, positive, weights)
+
+    def find_unit(self, example_id: str) -> str:
+        return _PAIR.sub("", example_id)
 
     def describe(self) -> str:
         return f"{self.name}: the class of a marked pair; micro-F1 over all classes but {self.config.negative!r}"

@@ -38,13 +38,18 @@ class Group(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Metrics by name, their 95 % bootstrap intervals, and what they come from."""
+    """Metrics by name, their 95 % bootstrap intervals, and what they come from.
+
+    Attributes:
+        n: examples that are scored. units: documents that they are of, which the bootstrap draws; n where unknown.
+    """
 
     metrics: dict[str, float]
     intervals: dict[str, tuple[float, float]]
     predictions: list[Prediction]
     n: int
     counts: Counts | ChoiceCounts
+    units: int
     groups: Mapping[str, Group] = MappingProxyType({})  # by name, where the task has groups; and their MEAN
 
 
@@ -138,8 +143,9 @@ def score_predictions(
     known = [p for p in found if p.gold is not None]
     golds, predictions = [p.gold for p in known], [p.prediction for p in known]
     metrics = task.metrics(golds, predictions) if known else {}
-    around = intervals.bootstrap(task.metrics, golds, predictions, resamples) if known and resamples else {}
-    return Scores(metrics, around, found, len(known), counts)
+    units, draws = [task.find_unit(p.id) for p in known], known and resamples
+    around = intervals.bootstrap(task.metrics, golds, predictions, resamples, units=units) if draws else {}
+    return Scores(metrics, around, found, len(known), counts, len(set(units)))
 
 
 def _compare(model, backend, task: Task, examples, prompts, tokenizer, length, soft, batch_size, progress):

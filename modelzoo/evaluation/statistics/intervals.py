@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap over examples, paired differences, spread over seeds."""
+"""How sure a score is: bootstrap over examples or documents, paired differences, spread over seeds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +13,27 @@ RESAMPLES, LEVEL = 1000, 0.95
 Metrics = Callable[[Sequence[Any], Sequence[Any], np.ndarray], Mapping[str, np.ndarray]]
 
 
-def draw_weights(n: int, resamples: int, seed: int = 0) -> np.ndarray:
-    """[resamples, n] float: how often each example is drawn when n are drawn with replacement."""
-    draws = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
-    return draws.astype(float)
+def draw_weights(n: int, resamples: int, seed: int = 0, units: Sequence[str] | None = None) -> np.ndarray:
+    """[resamples, n] float: how often each example is drawn when as many as there are are drawn with replacement.
+
+    Args:
+        units: which of the n examples are drawn together (those of a document, which are alike); default: each alone.
+    """
+    numbers = {unit: i for i, unit in enumerate(dict.fromkeys(units if units is not None else range(n)))}
+    draws = np.random.default_rng(seed).multinomial(len(numbers), np.full(len(numbers), 1 / len(numbers)), resamples)
+    return draws.astype(float) if units is None else draws[:, [numbers[unit] for unit in units]].astype(float)
 
 
 def bootstrap(
-    metrics: Metrics, golds: Sequence[Any], predictions: Sequence[Any], resamples: int = RESAMPLES, seed: int = 0
+    metrics: Metrics,
+    golds: Sequence[Any],
+    predictions: Sequence[Any],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    units: Sequence[str] | None = None,
 ) -> dict[str, tuple[float, float]]:
-    """95 % percentile intervals of each metric over resampled examples (Efron 1979)."""
-    values = metrics(golds, predictions, draw_weights(len(golds), resamples, seed))
+    """95 % percentile intervals of each metric over resampled examples (Efron 1979); `units` as in `draw_weights`."""
+    values = metrics(golds, predictions, draw_weights(len(golds), resamples, seed, units))
     return {name: find_middle(x) for name, x in values.items()}
 
 
@@ -35,9 +45,14 @@ def compare_paired(
     theirs: Sequence[Any],
     resamples: int = RESAMPLES,
     seed: int = 0,
+    units: Sequence[str] | None = None,
 ) -> tuple[float, float, float]:
-    """Difference of the metric `name`, ours less theirs, on the same examples, and its 95 % bootstrap interval."""
-    w = draw_weights(len(golds), resamples, seed)
+    """Difference of the metric `name`, ours less theirs, on the same examples, and its 95 % bootstrap interval.
+
+    Args:
+        units: as in `draw_weights`.
+    """
+    w = draw_weights(len(golds), resamples, seed, units)
     once = np.ones((1, len(golds)))
     differences, (whole,) = (metrics(golds, ours, x)[name] - metrics(golds, theirs, x)[name] for x in (w, once))
     return float(whole), *find_middle(differences)

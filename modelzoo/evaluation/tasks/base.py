@@ -12,6 +12,7 @@ from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template, placeholders
 from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.remarks import Remark, pass_over
+from modelzoo.evaluation.examples.sample import take_sample
 from modelzoo.evaluation.statistics.metrics import Values, Weights
 from modelzoo.evaluation.tasks import templates
 from modelzoo.reading import exists
@@ -46,7 +47,7 @@ class Task:
         self.head, self.tail = templates.around_label(template.target)
 
     def examples(self, split: str, fold: int | None = None, remark: Remark = pass_over) -> list[Example]:
-        """The examples of a split (train, dev or test), in the files' order.
+        """The examples of a split (train, dev or test), in the files' order; `max_examples` draws some of them.
 
         Args:
             fold: of tasks with folds; default: the task's.
@@ -60,7 +61,12 @@ class Task:
         found = self.read_kept(split, self.config.fold if fold is None else fold, remark)
         if not found:
             raise UserError(f"{self.name}: the {split} split holds no example")
-        return found[: self.config.max_examples]
+        taken = take_sample(found, self.config.max_examples)
+        kept = {e.id for e in taken}
+        for e in found:
+            if e.id not in kept:
+                remark(f"left out: max_examples takes {len(taken):,} of {len(found):,}, drawn by their ids", e.id)
+        return taken
 
     def read_kept(self, split: str, fold: int, remark: Remark) -> list[Example]:
         """`read`, but what is kept already is not read again."""
@@ -82,6 +88,10 @@ class Task:
     def metrics(self, golds: Sequence[Any], predictions: Sequence[Any], weights: Weights = None) -> Values:
         """Scores by name, `main_metric` among them: numbers, or with weights [resamples, n] arrays [resamples]."""
         raise NotImplementedError
+
+    def find_unit(self, example_id: str) -> str:
+        """What is drawn together with other examples in a bootstrap: the document, where several are of one."""
+        return example_id
 
     def describe(self) -> str:
         """One line for a person: the data, what is predicted, and the metric."""

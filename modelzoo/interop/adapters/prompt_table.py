@@ -11,8 +11,8 @@ from modelzoo.data import tokenizer
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
 from modelzoo.planning import start_checkpoint
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 
 def format_prompt_table(path: str, words: str | None = None, nearest: int = 5) -> str:

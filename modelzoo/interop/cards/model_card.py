@@ -20,7 +20,7 @@ from modelzoo.progress import format_amount
 from modelzoo.redact import redact_text
 from modelzoo.sparsity import flops
 from modelzoo.sparsity.schedules import value
-from modelzoo.training.run_length import total_steps
+from modelzoo.training.runs.length import total_steps
 
 
 class Form(NamedTuple):

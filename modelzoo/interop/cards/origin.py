@@ -11,7 +11,8 @@ from modelzoo.config.errors import UserError
 from modelzoo.interop.cards.header import is_hub_id
 from modelzoo.reading import exists, read_bytes
 from modelzoo.records import Record, read_record
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.logs.launches import read_launches
+from modelzoo.training.runs.folder import RunFolder
 
 WRITER = "imported by `run.py import`"  # the first line of config.yaml of an imported run
 FILE = "import.json"  # in the folder of an imported run
@@ -89,7 +90,7 @@ def _find_start(run: str) -> str | None:
         if exists(path):
             return read_record(path, schema, "missing", "is not what this trainer writes", undefined=True).start
     try:
-        begun = [launch.get("start") for launch in folder.read_launches().records]
+        begun = [launch.get("start") for launch in read_launches(folder).records]
     except UserError:  # the card names a log that cannot be read
         return None
     return next((b["path"] for b in begun if b is not None), None)

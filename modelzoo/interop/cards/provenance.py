@@ -18,7 +18,8 @@ from modelzoo.interop.cards.markdown import code, escape
 from modelzoo.reading import exists
 from modelzoo.records import Record, check_record, read_record
 from modelzoo.redact import hide_cluster, redact_text
-from modelzoo.training.run_folder import Launch, RunFolder
+from modelzoo.training.logs.launches import Launch, read_launches
+from modelzoo.training.runs.folder import RunFolder
 
 REPORT = "report.json"  # what preprocessing leaves next to the splits
 TOP = 6  # licences and reasons named; the rest is summed
@@ -208,7 +209,7 @@ def _commands(run: str, note: Note, before: str = "") -> list[str]:
     """The commands that made a run, each once, with the device and the torch they ran on; no secret, no cluster."""
     found = []
     try:
-        launches = RunFolder(run).read_launches()
+        launches = read_launches(RunFolder(run))
     except UserError as e:
         return [_leave_out(e, note)]
     if launches.note is not None:

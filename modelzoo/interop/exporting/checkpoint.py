@@ -22,8 +22,8 @@ from modelzoo.names import name_mask, split_masks
 from modelzoo.planning.start_checkpoint import SavedState, check_state
 from modelzoo.reading import exists
 from modelzoo.records import check_record
-from modelzoo.training import checkpoint
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.runs.folder import RunFolder
 
 Tensors = dict[str, Tensor]
 

@@ -23,7 +23,7 @@ from modelzoo.interop.hf.config import choose_bos, choose_family, make_config_js
 from modelzoo.interop.hf.tensor_files import MASKS, require_finite, write_tensors
 from modelzoo.interop.hf.tensors import convert_to_hf, fold_scales
 from modelzoo.records import Record, read_record
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -9,7 +9,7 @@ from modelzoo.interop.mdl.file import write_mdl
 from modelzoo.interop.mdl.state import convert_to_zoo
 from modelzoo.names import is_mask
 from modelzoo.planning.start_checkpoint import check_state
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 
 
 def export_mdl(path: str, out: str, config_file: str | None) -> str:

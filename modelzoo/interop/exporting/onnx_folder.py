@@ -19,7 +19,7 @@ from modelzoo.interop.cards.model_card import ONNX, render_card
 from modelzoo.interop.exporting.checkpoint import Exportable, merge_adapters, name_tokenizer, note_unread
 from modelzoo.models.gpt import GPT, GPTModel
 from modelzoo.progress import format_size
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
 
 FILE = "model.onnx"
 

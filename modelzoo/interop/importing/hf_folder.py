@@ -27,9 +27,9 @@ from modelzoo.models.shapes import check_weights
 from modelzoo.names import is_mask, name_mask
 from modelzoo.reading import exists
 from modelzoo.records import read_json
-from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.new_run import load_with_model, write_run
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.checkpoints.state_json import CheckpointState
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import load_with_model, write_run
 
 CONVERT = "convert it to safetensors first: load it where you trust it, and model.save_pretrained(FOLDER)"
 

@@ -8,7 +8,7 @@ from modelzoo.evaluation.inference.exported_files import PICKLED
 from modelzoo.interop.importing.hf_folder import CONVERT, import_hf
 from modelzoo.interop.importing.mdl_file import import_mdl
 from modelzoo.reading import exists
-from modelzoo.training.new_run import require_empty
+from modelzoo.training.runs.new import require_empty
 
 
 def import_checkpoint(source: str, out: str, params: str | None = None, weights_only: bool = False) -> str:

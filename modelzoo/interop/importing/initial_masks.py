@@ -10,7 +10,7 @@ from torch import Tensor
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
-from modelzoo.kernels import blocks
+from modelzoo.kernels.blocks import tiling
 from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity import compat, schedules
 from modelzoo.sparsity.algorithms import ALGORITHMS
@@ -53,9 +53,9 @@ def _describe_group(i: int, config: SparsityGroup, weights: Mapping[str, Tensor]
         block, square = block_of(config, sizes[name]), x.double().square()
         k = counts[name] // math.prod(block)
         order = algorithm.first_order(x, block, k)
-        scores = blocks.scores(x.float(), block, order)
-        mask = blocks.spread(algorithm.init_mask(name, scores, k), block, order)
-        best = blocks.spread(algorithm.choose(scores.abs(), k), block, order)
+        scores = tiling.scores(x.float(), block, order)
+        mask = tiling.spread(algorithm.init_mask(name, scores, k), block, order)
+        best = tiling.spread(algorithm.choose(scores.abs(), k), block, order)
         live, norm = live + int(mask.sum()), norm + float(square.sum())
         kept, largest = kept + float(square[mask].sum()), largest + float(square[best].sum())
     lost, least = (100 * (1 - x / norm) if norm else 0.0 for x in (kept, largest))

@@ -11,8 +11,8 @@ from modelzoo.interop.mdl.file import read_mdl
 from modelzoo.interop.mdl.state import SECTIONS, convert_from_zoo
 from modelzoo.names import is_mask
 from modelzoo.training.build import open_shards
-from modelzoo.training.new_run import write_run
-from modelzoo.training.run_folder import RunFolder
+from modelzoo.training.runs.folder import RunFolder
+from modelzoo.training.runs.new import write_run
 
 
 def import_mdl(source: str, out: str, params: str | None, weights_only: bool) -> str:

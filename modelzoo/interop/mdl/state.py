@@ -27,9 +27,9 @@ from modelzoo.optim.groups import lr_scale
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning.start_checkpoint import check_state
 from modelzoo.reading import parse_json
-from modelzoo.training import checkpoint
-from modelzoo.training.checkpoint_state import CheckpointState
-from modelzoo.training.state import EXPLORED, ORDERS
+from modelzoo.training.checkpoints import checkpoint
+from modelzoo.training.checkpoints.snapshot import EXPLORED, ORDERS
+from modelzoo.training.checkpoints.state_json import CheckpointState
 
 OURS = OURS
 SECTIONS = ("model", "optimizer", "global_step", OURS)

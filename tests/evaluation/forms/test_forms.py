@@ -131,6 +131,9 @@ def test_hoc_by_its_three_protocols(tmp_path):
     assert read["BLURB"].target(blurb[0]) == f" the type of this document is {both[0]}|{both[1]}."
     for protocol, task in read.items():
         assert protocol in task.describe()
+    assert [[task.find_unit(e.id) for e in task.examples("train")] for task in read.values()] == [
+        ["11"], ["11", "12"], ["11", "11", "12"],
+    ]  # fmt: skip
     golds = [both, ()]
     found = [both[:1], ()]
     assert read["BLURB"].metrics(golds, found)["micro_f1"] == pytest.approx(2 / 3)  # 1 right of 1 said, of 2 there
@@ -212,6 +215,8 @@ def test_relations_similarity_and_many_labels(tmp_path):
     )  # fmt: skip
     examples = ddi.examples("train")
     assert examples[0].fields["sentence"] == '@DRUG$ "helps @DRUG$' and [e.id for e in examples] == ["a", "b"]
+    ids = {"DDI-DrugBank.d481.s0.p12": "DDI-DrugBank.d481", "10471277.T9.T26": "10471277", "a": "a"}  # BLUE's
+    assert [ddi.find_unit(i) for i in ids] == list(ids.values())
     assert ddi.metrics(["none", "effect", "advise"], ["none", "none", "advise"])["micro_f1"] == pytest.approx(2 / 3)
     alike = make(
         tmp_path / "s", "similarity", 'source: "{a} {b}"\nlabels: {"0": "0", "2": "2", "4": "4"}',

@@ -125,6 +125,22 @@ def test_bootstrap_interval_of_an_accuracy_is_the_binomials():
     assert low == pytest.approx(p - half, abs=0.01) and high == pytest.approx(p + half, abs=0.01)
 
 
+def test_examples_of_a_document_are_drawn_together():
+    """60 documents of 10 sentences, all right or all wrong: as sure as 60 answers, not as 600."""
+    right = np.random.default_rng(0).random(60) < 0.7
+    gold, found = ["yes"] * 600, np.where(np.repeat(right, 10), "yes", "no").tolist()
+    units = [f"{i // 10}" for i in range(600)]
+    p, of = right.mean(), metrics.classification
+    for size, drawn in ((600, None), (60, units)):
+        low, high = intervals.bootstrap(of, gold, found, 2000, units=drawn)["accuracy"]
+        half = 1.96 * math.sqrt(p * (1 - p) / size)
+        assert (high - low) / 2 == pytest.approx(half, rel=0.08)
+    one = list(of(gold[::10], found[::10], intervals.draw_weights(60, 50, 3))["accuracy"])
+    assert list(of(gold, found, intervals.draw_weights(600, 50, 3, units))["accuracy"]) == pytest.approx(one)
+    alone = intervals.draw_weights(5, 9, 1, list("abcde"))
+    assert (alone == intervals.draw_weights(5, 9, 1)).all()
+
+
 def test_paired_difference_is_surer_than_two_intervals_apart():
     draw = np.random.default_rng(1)
     gold = list(draw.choice(LABELS, 200))

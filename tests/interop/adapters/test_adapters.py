@@ -16,8 +16,8 @@ from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.soft_prompt import find_nearest
 from modelzoo.names import SOFT_PROMPT
-from modelzoo.training import checkpoint
 from modelzoo.training.build import encode_prompt_words
+from modelzoo.training.checkpoints import checkpoint
 from tests import commands
 from tests.support import config, examples, write_shard
 

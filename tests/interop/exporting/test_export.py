@@ -13,7 +13,7 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.select import live_count
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 from tests.interop.words import train_words
 from tests.support import examples, write_manifest, write_shard
 

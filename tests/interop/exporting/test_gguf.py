@@ -13,7 +13,7 @@ from modelzoo.cli import main
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint, saving
 from tests.interop.sparse_runs import train_sparse
 from tests.interop.words import train_words
 
@@ -264,7 +264,7 @@ def test_lora_is_merged(world, tmp_path, capsys):
     a, b = torch.randn(2, 32), torch.randn(32, 2)
     files["model"] |= {f"{name}.lora_A": a, f"{name}.lora_B": b}
     state["lora"] = {"r": 2, "alpha": 4, "target_modules": ["*proj_q_dense_layer"]}
-    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    step = saving.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
     (tmp_path / "run/config.yaml").write_text((source / "config.yaml").read_text())
     _, plain, _ = write(source, tmp_path / "plain.gguf")
     _, tensors, _ = write(step, tmp_path / "lora.gguf")
@@ -356,13 +356,13 @@ def test_a_failure_leaves_nothing(world, tmp_path, capsys, monkeypatch):
 def test_a_weight_beyond_float16_is_refused_and_never_infinite(world, tmp_path, capsys):
     files, state = checkpoint.load(checkpoint.newest(str(world("gpt2") / "checkpoints"))[0])
     files["model"]["model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"][0, 0] = 1e5
-    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    step = saving.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
     words = ("--tokenizer", world("gpt2").parent / "data/tokenizer.json")
     check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16")
     check_refusal(step, tmp_path, capsys, "beyond what float16 holds", *words, "--dtype", "float16", name="folder")
     assert run("export", step, tmp_path / "m.gguf", *words, "--dtype", "bfloat16") == 0
     files["model"]["model.transformer_decoder.layers.0.ffn.ffn.0.linear_layer.weight"][0, 0] = float("nan")
-    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 2, files, state, None)
+    step = saving.save(str(tmp_path / "run/checkpoints"), 2, files, state, None)
     for name in ("n.gguf", "folder"):  # whatever its state says of it
         check_refusal(step, tmp_path, capsys, "ffn.ffn.0.linear_layer.weight); export an earlier", *words, name=name)
 
@@ -371,5 +371,5 @@ def test_a_soft_prompt_has_no_place(world, tmp_path, capsys):
     files, state = checkpoint.load(checkpoint.newest(str(world("gpt2") / "checkpoints"))[0])
     files["model"]["model.embedding_layer.word_embeddings.soft_prompt"] = torch.zeros(3, 32)
     state["soft_prompt"] = {"tokens": 3}
-    step = checkpoint.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
+    step = saving.save(str(tmp_path / "run/checkpoints"), 1, files, state, None)
     check_refusal(step, tmp_path, capsys, "soft prompt", "--tokenizer", world("gpt2").parent / "data/tokenizer.json")

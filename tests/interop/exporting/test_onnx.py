@@ -11,7 +11,7 @@ from modelzoo.cli import main
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 from tests.interop.sparse_runs import train_sparse
 
 BASE = {

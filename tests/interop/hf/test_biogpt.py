@@ -15,7 +15,7 @@ from modelzoo.config.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.generation.load import load_model
 from modelzoo.models.gpt import GPTModel
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 
 transformers = pytest.importorskip("transformers")
 SIZES = {

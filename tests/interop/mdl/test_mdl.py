@@ -21,7 +21,7 @@ from modelzoo.interop.mdl.leaves import RTFX
 from modelzoo.interop.mdl.seal import SEAL
 from modelzoo.interop.mdl.state import OF_THIS_MACHINE, SECTIONS, convert_from_zoo, list_parameter_groups
 from modelzoo.models.shapes import list_parameters
-from modelzoo.training import checkpoint
+from modelzoo.training.checkpoints import checkpoint
 from tests.support import config, examples, make_run, tiny, write_shard
 
 CONFIG = """
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_the_zoo_comes_in(tmp_path):
         assert torch.equal(files["optimizer"][f"{n}/exp_avg"], state["optimizer"]["state"][i]["exp_avg"])
         assert files["optimizer"][f"{n}/step"] == 9.0
     assert ours["global_step"] == 9 and ours["dataset"] == "data"
-    from modelzoo.training.state import restore
+    from modelzoo.training.checkpoints.restore import restore
 
     target = make_run()
     restore(target, path, files, ours, "data")

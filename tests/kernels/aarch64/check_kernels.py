@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelzoo.kernels.build import FLAGS
+from modelzoo.kernels.compiled.build import FLAGS
 from modelzoo.kernels.processor import FLAGS as CLASSES
 
 HERE = Path(__file__).parent
-SOURCES = Path(__file__).resolve().parents[3] / "modelzoo" / "kernels" / "csrc"
+SOURCES = Path(__file__).resolve().parents[3] / "modelzoo" / "kernels" / "compiled" / "csrc"
 KINDS = {"block": "OF_WEIGHTS", "single": "OF_WEIGHTS", "softmax": "OF_LOGITS", "rows": "OF_ROWS"}
 EPS = 2.0**-24
 TINY = 2.0**-126  # what may be flushed to zero
