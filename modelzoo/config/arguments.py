@@ -85,7 +85,7 @@ def _number(named: str, low: float, above: bool = False, most: int = MOST, below
             raise argparse.ArgumentTypeError(
                 f"takes {named}, got {text[:40]!r}" + (f"; write {plain}" if plain else "")
             )
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             raise argparse.ArgumentTypeError(f"takes a finite number, got {text!r}")
         if value < low or (above and value == low):
             raise argparse.ArgumentTypeError(f"must be {'above' if above else 'at least'} {low:g}, got {text[:40]}")

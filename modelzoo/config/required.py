@@ -1,8 +1,8 @@
 """Sections that a config may lack, for commands that cannot do without them. No torch."""
 
-from modelzoo.config.base import OneOf
 from modelzoo.config.errors import UserError
 from modelzoo.config.finetune import Finetune
+from modelzoo.config.optim import Optimizer
 from modelzoo.config.trainer import Config, Fit, Init
 
 FINETUNE_EXAMPLE = "{task: configs/eval/pubmedqa.yaml, masks: lift}"
@@ -34,7 +34,7 @@ def require_finetune(config: Config) -> Finetune:
     return config.trainer.finetune
 
 
-def require_optimizer(init: Init) -> OneOf:
+def require_optimizer(init: Init) -> Optimizer:
     """`trainer.init.optimizer`.
 
     Raises:

@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from modelzoo.config import optim as c
-from modelzoo.config.base import OneOf
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.patterns import matches
 from modelzoo.optim.adam import AgedAdam
@@ -63,7 +62,7 @@ def param_groups(
 
 
 def build_optimizer(
-    config: OneOf,
+    config: c.Optimizer,
     model: nn.Module | Mapping[str, nn.Parameter],
     kinds: Mapping[str, str],
     model_config: GPTConfig,

@@ -20,6 +20,7 @@ def points(groups: Sequence[Group]) -> list[tuple]:
     return rows
 
 
+SAME = 0.01  # of the FLOPs: whole steps meet a budget about so closely
 HEAD = ("group", "step", "flops", "dense_flops", "tokens", "seconds", "loss", "low", "high", "runs")
 
 
@@ -30,7 +31,7 @@ def draw_by_flops(groups: Sequence[Group]) -> Panel | None:
         return None
     figure, ((plot,),) = axes(height=3.8)
     scale, unit = find_unit(max(r[2] for r in rows))
-    best = {rows[i][:2] for i in find_front([(r[2], r[6]) for r in rows])}
+    best = {rows[i][:2] for i in find_front([(r[2], r[6]) for r in rows], SAME)}
     edge = sorted((r for r in rows if r[:2] in best), key=lambda r: r[2])
     plot.plot([r[2] / scale for r in edge], [r[6] for r in edge], color="#9a9b9c", linewidth=7, alpha=0.35,
               solid_capstyle="round", label="Pareto front", zorder=1)  # fmt: skip

@@ -244,11 +244,16 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
-def find_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the points (cost, loss) that no other beats in both, by rising cost."""
+def find_front(points: Sequence[tuple[float, float]], slack: float = 0.0) -> list[int]:
+    """Indices of the points (cost, loss) that no other beats in both, by rising cost.
+
+    Args:
+        slack: share by which a cost may be higher and counts as no more.
+    """
     best, kept = float("inf"), []
     for i in sorted(range(len(points)), key=lambda i: points[i]):
-        if points[i][1] < best:
+        near = min(loss for cost, loss in points if cost <= points[i][0] * (1 + slack))
+        if points[i][1] < best and points[i][1] <= near:
             best = points[i][1]
             kept.append(i)
     return kept

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import optim, shares, sparsity, trainer
+from modelzoo.config import optim, shares, sparsity_schedules, trainer
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import dump, load
 from modelzoo.config.trainer import Config
@@ -101,7 +101,7 @@ def test_every_key_that_names_steps_of_a_schedule_may_be_a_share():
     """And no key is on the list that the schema does not have."""
     schedules = [f.annotation for f in optim.Scheduler.model_fields.values()]
     models = [m for annotation in schedules for m in typing.get_args(annotation) if m is not type(None)]
-    models += [sparsity.Update, sparsity.Cubic, sparsity.Cosine]
+    models += [sparsity_schedules.Update, sparsity_schedules.Cubic, sparsity_schedules.Cosine]
     numbers = {k for m in models for k, f in m.model_fields.items() if int in _types(f.annotation)} | {
         "half_period", "warmup_steps", "regrow_warmup",
     }  # fmt: skip

@@ -190,7 +190,7 @@ def test_one_tensor_at_a_time_is_whole(rule, tmp_path):
     assert all(torch.equal(x, first[s][k]) for s, part in copied.items() for k, x in part.items())
     held = [*list_tensors(again), *there]
     with PeakMemory(held) as loading:
-        read_back(again, str(tmp_path), copied, facts, "f")
+        restore(again, str(tmp_path), copied, facts, "f")
     new = sum(x.nbytes for x in list_tensors(again))  # live blocks that take the place of those that were drawn
     assert loading.peak < new + room
     for part, theirs in zip(copied.values(), snapshot(again, "f")[0].values(), strict=True):

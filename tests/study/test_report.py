@@ -46,6 +46,11 @@ def test_the_front_is_what_no_point_beats_in_both(points):
     assert [points[i][0] for i in kept] == sorted(points[i][0] for i in kept)
 
 
+def test_runs_that_meet_a_budget_by_whole_steps_cost_the_same():
+    points = [(9.99, 5.0), (10.0, 4.5), (10.2, 4.4), (5.0, 6.0)]
+    assert find_front(points) == [3, 0, 1, 2] and find_front(points, 0.01) == [3, 1, 2]
+
+
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 5))
 def test_coarse_cells_hold_the_mean_of_their_weights(rows, columns, seed):
     mask = np.random.default_rng(seed).random((rows, columns)) < 0.3
