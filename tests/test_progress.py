@@ -61,6 +61,20 @@ def study(out, clock):
         line.ended(cell, 2.5)
 
 
+def test_a_run_that_another_process_is_at_leaves_the_time_left_as_it_is(clock):
+    """Half of the second run, its only one, took 120 s: 120 are left."""
+    out = Terminal()
+    line = StudyProgress(2.0)
+    line.out, line.live = out, True
+    busy, own = (SimpleNamespace(name=name, dense=1.0, steps=40) for name in ("busy", "own"))
+    line.update(busy, 30)
+    line.passed(busy, "busy")
+    line.update(own, 0)
+    clock[0] += 120
+    line.update(own, 20)
+    assert shown(out.getvalue())[-1].endswith("own  step 20/40  left 2:00")
+
+
 USERS = {"training": training, "preprocessing": preprocessing, "study": study}
 LAST = {"training": "step 40/40  loss 1", "preprocessing": r"encode +40/40 .*", "study": "100%  b  40 steps in .*"}
 

@@ -25,6 +25,7 @@ class Progress(LiveLine):
 
     def passed(self, cell: Cell, why: str = "finished  ") -> None:
         self.total -= cell.dense  # so that the rate is of what ran now
+        self.begun = None  # a run that another process is at was shown on the way
         self.note(f"{why} {cell.name}")
 
     def update(self, cell: Cell, step: int) -> None:
