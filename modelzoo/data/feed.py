@@ -125,16 +125,16 @@ def iterate_validation(
         rank, ranks: take each `ranks`-th batch, from number `rank`.
     """
     size = shards.config.batch_size
-    examples = pick_examples(shards.total, None if eval_steps is None else eval_steps * size)
+    examples = pick_examples(shards.total, size, eval_steps)
     for first in range(0, len(examples), size)[rank::ranks]:
         yield shards.read(examples[first : first + size])
 
 
-def pick_examples(total: int, most: int | None) -> Sequence[int]:
-    """Numbers of at most `most` of `total` examples, rising, spread evenly over them: the middle of each equal part.
+def pick_examples(total: int, batch_size: int, eval_steps: int | None) -> Sequence[int]:
+    """Numbers of `total` examples, rising: all, or `eval_steps` batches, the middle of each of as many equal parts.
 
     The first ones would not do for all: a set keeps the order of its input files, and PubMed's first are its oldest.
     """
-    if most is None or most >= total:
+    if eval_steps is None or (most := eval_steps * batch_size) >= total:
         return range(total)
     return [(2 * i + 1) * total // (2 * most) for i in range(most)]

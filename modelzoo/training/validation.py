@@ -9,6 +9,7 @@ from torch import Tensor
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
+from modelzoo.data.feed import pick_examples
 from modelzoo.data.hdf5 import Shards
 from modelzoo.train_state import TrainState
 
@@ -33,9 +34,12 @@ class Score(NamedTuple):
 
 
 def make_score(
-    shards: Shards, loss: float, tokens: int, right: int | None = None, eval_steps: int | None = None
+    shards: Shards, loss: float, tokens: int, right: int | None = None, examples: int | None = None
 ) -> Score:
     """The score of a pass over `shards`, from the sums of its tokens' losses and, where asked for, right predictions.
+
+    Args:
+        examples: that were read; default: all.
 
     Raises:
         UserError: no token counts.
@@ -43,9 +47,9 @@ def make_score(
     if tokens == 0:
         raise UserError(f"{shards.files[0].path}: no token of the validation set counts (its loss mask is all 0)")
     mean = loss / tokens
-    examples = shards.total if eval_steps is None else min(shards.total, eval_steps * shards.config.batch_size)
     accuracy = None if right is None else right / tokens
-    return Score(mean, math.exp(min(mean, 700.0)), accuracy, tokens, examples, shards.total)
+    read = shards.total if examples is None else examples
+    return Score(mean, math.exp(min(mean, 700.0)), accuracy, tokens, read, shards.total)
 
 
 def _in_order(found: list[list]) -> Iterator:
@@ -68,7 +72,9 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     """Loss, perplexity and next-token accuracy over `shards`, or `eval_steps` batches spread evenly over them."""
     run.model.eval()
     ranks, found = backend.ranks, list[tuple[float, int, int]]()
-    batches = len(range(0, shards.total, shards.config.batch_size)[:eval_steps])
+    size = shards.config.batch_size
+    examples = len(pick_examples(shards.total, size, eval_steps))
+    batches = -(-examples // size)
     for batch in shards.holding.watch(backend.validation_batches(shards, eval_steps)):
         part_loss, part_right, part_tokens = _score(backend, run, batch)
         found.append((float(part_loss), int(part_right), int(part_tokens)))
@@ -79,4 +85,4 @@ def validate(backend: Backend, run: TrainState, shards: Shards, eval_steps: int 
     loss, right, tokens = 0.0, 0, 0
     for part in _in_order(ranks.gather(found)):  # added in file order, whatever rank had them
         loss, right, tokens = loss + part[0], right + part[1], tokens + part[2]
-    return make_score(shards, loss, tokens, right if run.init.model.compute_eval_metrics else None, eval_steps)
+    return make_score(shards, loss, tokens, right if run.init.model.compute_eval_metrics else None, examples)

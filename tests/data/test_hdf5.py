@@ -213,7 +213,7 @@ def test_validation_sees_each_example_once(folder):
 
 @given(total=st.integers(1, 500), most=st.integers(1, 600))
 def test_a_sample_for_validation_has_its_share_of_every_stretch(total, most):
-    found = np.array(feed.pick_examples(total, most))
+    found = np.array(feed.pick_examples(total, 1, most))
     count = min(total, most)
     assert len(found) == len(set(found)) == count and (np.diff(found) > 0).all()
     # of the first x examples, the sample has x / total of itself, to within one

@@ -113,8 +113,8 @@ def test_masks_in_permuted_coordinates(rows, groups, r, c, seed):
     x = torch.from_numpy(draw.standard_normal((rows * r, groups * c)))
     sums = np.abs(x.numpy()[:, found]).reshape(rows, r, groups, c).sum((1, 3))
     assert np.allclose(tiling.scores(x, (r, c), torch.from_numpy(found)).numpy(), sums, rtol=1e-12)
-    told = order.derive_order(mask, (r, c))
-    assert order.is_order(told, groups * c) and tiling.has_blocks(mask, (r, c), told)
+    derived = order.derive_order(mask, (r, c))
+    assert order.is_order(derived, groups * c) and tiling.has_blocks(mask, (r, c), derived)
 
 
 @pytest.mark.parametrize("compiled", [False, True])

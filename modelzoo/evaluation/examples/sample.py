@@ -13,6 +13,5 @@ def take_sample(examples: Sequence[Example], count: int | None) -> list[Example]
     """
     if count is None or count >= len(examples):
         return list(examples)
-    drawn = sorted(examples, key=lambda e: hashlib.sha256(f"sample/{e.id}".encode()).digest())[:count]
-    ids = {e.id for e in drawn}
-    return [e for e in examples if e.id in ids]
+    drawn = sorted(range(len(examples)), key=lambda i: hashlib.sha256(f"sample/{examples[i].id}".encode()).digest())
+    return [examples[i] for i in sorted(drawn[:count])]
