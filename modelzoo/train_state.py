@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from modelzoo.config.trainer import Config, Init
 from modelzoo.distributed import Ranks
+from modelzoo.finite import are_finite
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import Shape, frozen, list_with_adapters
 from modelzoo.optim.loss_scale import LossScale
@@ -114,7 +115,7 @@ class TrainState:
 
     def is_finite(self) -> bool:
         """Whether every weight is, on all ranks."""
-        finite = all(bool(torch.isfinite(p).all()) for p in self.parameters.values())
+        finite = are_finite(p.detach() for p in self.parameters.values())
         return finite if self.shares is None else not self.shares.ranks.any(not finite)
 
     @property

@@ -1,8 +1,8 @@
 """Forward and backward of a micro-batch as one CUDA graph: the host starts a step once, not a thousand times.
 
-Packed weights are multiplied in launches that are shorter than the host takes to make them, so a GPU would wait for
-its host. A graph computes what was captured, on the same addresses: the same kernels in the same order, so equal bits.
-It is captured anew whenever packed weights move (masks that change).
+A GPU that is done before its host has launched what is next waits for it: so it does with packed weights, and with
+models of 350 million weights and fewer (benchmarks/gpu.py). A graph computes what was captured, on the same addresses:
+the same kernels in the same order, so equal bits. It is captured anew whenever packed weights move (masks that change).
 """
 
 import sys
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.limits import GRAPHS
+from modelzoo.kernels.limits import GRAPHS, count_graphs
 from modelzoo.train_state import TrainState
 
 WARM = 2  # micro-batches of a shape before its graph: compilers and libraries choose their kernels in these
@@ -63,7 +63,7 @@ class Graphs:
         run = self.run
         if (moves := run.sparsity.moves) != self.moves:
             self._forget(moves)
-        updating = run.sparsity.is_update(run.optimizer_step + 1)
+        updating = run.sparsity.lays_out(run.optimizer_step + 1)
         if updating and self.captured:
             self._forget(moves)  # new masks want the memory that graphs hold, and would have them captured anew
         if self.failed or updating or len(batch["counted_rows"]):
@@ -76,7 +76,7 @@ class Graphs:
         # others' gradients it must not add to: they will not be there in the next step
         if self.seen[shape] <= WARM or not (onto is None or onto in self.known):
             return self.compute(run, batch)
-        if key not in self.captured and (len(self.captured) >= GRAPHS or not self._capture(batch, key, trained)):
+        if key not in self.captured and not (self._has_room(onto, trained) and self._capture(batch, key, trained)):
             return self.compute(run, batch)
         found = self.captured[key]
         for name, x in batch.items():
@@ -85,6 +85,14 @@ class Graphs:
         for p, grad in found.grads:
             p.grad = grad
         return found.loss.clone()
+
+    def _has_room(self, onto: int | None, trained: list) -> bool:
+        """Whether one more graph may be captured, and of those that have gradients of their own one more."""
+        if onto is None and sum(begins is None for begins, _ in self.captured) >= count_graphs(
+            sum(p.nbytes for p in trained)
+        ):
+            return False
+        return len(self.captured) < GRAPHS
 
     def _capture(self, batch: Mapping[str, Tensor], key: Any, trained: list) -> bool:
         inputs = {n: x.clone() for n, x in batch.items()}
@@ -96,6 +104,7 @@ class Graphs:
             print(f"note       CUDA graphs are off: {self.failed}", file=sys.stderr)
             for p, grad in zip(trained, before, strict=True):
                 p.grad = grad
+            self._forget(self.moves)  # there may be too little memory for those that it has, too
             return False
         grads = [(p, p.grad) for p in trained if p.grad is not None]
         self.known |= {id(grad) for _, grad in grads}

@@ -23,7 +23,6 @@ from modelzoo.host import keep_freed_memory, peak_memory
 from modelzoo.kernels import processor
 from modelzoo.models.decoder import DecoderLayer
 from modelzoo.models.gpt import GPTModel
-from modelzoo.sparsity.parameter import PackedParameter
 from modelzoo.train_state import Step, TrainState
 
 
@@ -108,10 +107,9 @@ class Local:
         return loss.detach()
 
     def _takes_graphs(self, run: TrainState) -> bool:
-        """Whether micro-batches are captured: where launches take the host longer than the GPU, if nothing forbids."""
+        """Whether micro-batches are captured: on one GPU, if nothing forbids."""
         alone = self.ranks.size == 1 and run.reduction.slices is None and self.config.activation_checkpointing == "none"
-        packed = any(isinstance(p, PackedParameter) for p in run.sparsity.parameters)
-        return self.kind == "GPU" and alone and packed and not run.loss_scale.dynamic and self.config.cuda_graphs
+        return self.kind == "GPU" and alone and not run.loss_scale.dynamic and self.config.cuda_graphs
 
     def train_step(self, run: TrainState, batch: Mapping[str, Tensor], micro_batches: int) -> Step:
         return step.train_step(self, run, batch, micro_batches)

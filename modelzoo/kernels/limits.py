@@ -7,12 +7,18 @@ PLAIN_UP_TO = {"float32": 128}
 PLAIN_OTHERWISE = 512
 
 GRAPHS = 4  # CUDA graphs of one run at a time: each shape of a batch has its own, and its own gradients
+GRADIENT_BYTES = 4 << 30  # that graphs beyond the first take for their gradients
 WIDTHS = 32  # batches are cut to a multiple of so many tokens where all that follows is padding
 
 
 def find_longest_plain(dtype: str, dropout: float) -> int:
     """The longest sequence whose attention is plain products on a CPU, in `dtype` (float32, bfloat16, ...)."""
     return PLAIN_OTHERWISE if dropout else PLAIN_UP_TO.get(dtype, PLAIN_OTHERWISE)
+
+
+def count_graphs(gradients: int) -> int:
+    """How many shapes of batches have a graph, where the gradients of one take so many bytes."""
+    return 1 + min(GRAPHS - 1, GRADIENT_BYTES // max(gradients, 1))
 
 
 def count_head_rows(vocab: int, item: int, gpu: bool = False) -> int:

@@ -5,11 +5,20 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.manifest import is_padded
-from modelzoo.kernels.limits import GRAPHS, WIDTHS, count_head_rows, find_longest_plain
+from modelzoo.kernels.limits import WIDTHS, count_graphs, count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
-from modelzoo.planning.stored import count_explored, count_indices, count_stored, find_largest, group_sizes
+from modelzoo.planning.stored import (
+    changes_masks,
+    count_explored,
+    count_indices,
+    count_live,
+    count_stored,
+    find_largest,
+    group_sizes,
+)
 from modelzoo.planning.traffic import count_gathered, count_masked, count_sent, find_dense_step, is_packed
 from modelzoo.planning.updates import count_update
+from modelzoo.sparsity.select import block_of
 from modelzoo.training.runs.length import count_micro_batches, total_steps
 
 DENSE = "dense gradients (update steps)"
@@ -78,7 +87,7 @@ def count_memory(
     if layout.kind == "GPU" and not graphs:  # when activations are gone, which graphs keep
         work = max(work, copied - activations)
     dense, late = _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout))
-    room = activations + work  # free once backward has ended
+    room = 0 if graphs and _changes_whole(init) else activations + work  # free once backward has ended
     return {
         "weights": 4 * (total - gone) // share,
         "gradients": 4 * kept // share,
@@ -87,29 +96,54 @@ def count_memory(
         "sums": _count_sums(init, kept, layout, steps),
         "activations (estimate)": activations,
         "work (estimate)": work,
-        "captured graphs": 4 * kept * (_count_widths(config, msl) - 1) + copied if graphs else 0,
+        "captured graphs": 4 * kept * (_count_widths(config, msl, 4 * kept) - 1) + copied if graphs else 0,
+        "validation (estimate)": count_validation(config, layout.kind, msl, steps) if graphs else 0,
         DENSE: dense + max(late - room, 0),
         "mask updates": max(count_update(init, layout.kind, steps) - max(room - late, 0), 0),
     }
 
 
 def _takes_graphs(init: Init, layout: Layout, mode: str) -> bool:
-    """Whether `backends.local` captures a run's micro-batches: it has its gradients in their memory from then on.
+    """Whether `backends.local` captures a run's micro-batches: what a step takes stays in their memory from then on.
 
-    What `storage: auto` leaves open counts as stored whole, and a loss scale in float16 may be dynamic.
+    A loss scale in float16 may be dynamic.
     """
     alone = layout.kind == "GPU" and layout.devices == 1 and not layout.sharded and layout.slices is None
-    packed = any(group.may_pack and group.storage == "packed" for group in init.sparsity)
     half = arithmetic.expect_arithmetic(layout.kind, init.precision).dtype == "float16"
-    return alone and packed and mode == "none" and not half and init.backend.cuda_graphs
+    return alone and mode == "none" and not half and init.backend.cuda_graphs
 
 
-def _count_widths(config: Config, msl: int) -> int:
+def _changes_whole(init: Init) -> bool:
+    """Whether masks of weights that are stored whole change: graphs stay then; for packed ones they are given up."""
+    changing = [group for group, sizes in group_sizes(init) if changes_masks(init, group, sizes)]
+    return any(not (group.may_pack and group.storage == "packed") for group in changing)
+
+
+def _count_widths(config: Config, msl: int, gradients: int) -> int:
     """Graphs that begin a step's gradients, each of which has its own: one of each width that batches are cut to."""
     fit = config.trainer.fit
     if fit is None or not is_padded(fit.train_dataloader, msl):
         return 1
-    return max(1, min(GRAPHS, -(-msl // WIDTHS)))
+    return max(1, min(count_graphs(gradients), -(-msl // WIDTHS)))
+
+
+def count_validation(config: Config, kind: str, msl: int, steps: int) -> int:
+    """What forward takes at most at once of a batch of validation, next to the weights. An estimate.
+
+    Args:
+        steps: as in `count_stored`.
+    """
+    trainer, m, item = config.trainer, config.trainer.init.model, count_item(config.trainer.init, kind)
+    sizes = [v.batch_size for v in trainer.fit.val_dataloader] if trainer.fit else []
+    if trainer.finetune is not None:
+        sizes = [trainer.finetune.eval_batch_size]
+    tokens = max(sizes, default=0) * msl
+    layer = tokens * (8 * m.hidden_size + item * (4 * m.inner_dim + 2 * m.filter_size))
+    return (
+        (_count_casts(trainer.init, item, steps) + max(layer, _count_logits(trainer.init, kind, tokens)))
+        if tokens
+        else 0
+    )
 
 
 def _count_dense_gradients(init: Init, layout: Layout, several: bool) -> tuple[int, int]:
@@ -182,18 +216,36 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str, ste
     last = (4 + item) * m.hidden_size
     if not tokens:
         return 0, 0
-    shapes = list_with_adapters(init)
-    linear = sum(s.numel for s in shapes.values() if s.kind == "linear") - count_stored(init, ("packed",), steps)[0]
-    casts = item * max(linear, 0) if item == 2 else 0
-    head = m.vocab_size * m.hidden_size
-    gpu = kind == "GPU"
-    parts = count_head_rows(m.vocab_size, item, gpu)
-    copied = item == 2 or (gpu and m.vocab_size % 64 > 0)  # the head's weight: cast, or filled up
-    logits = min(tokens, parts) * item * (-(-m.vocab_size // 64) * 64 if gpu else m.vocab_size)
+    head, parts = m.vocab_size * m.hidden_size, count_head_rows(m.vocab_size, item, kind == "GPU")
     gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
-    crossing = logits + gradient + (item * head if copied else 0) + tokens * item * m.hidden_size
-    backward = tokens * (again + item * m.filter_size + 4 * m.hidden_size)
-    return tokens * (m.num_hidden_layers * per_layer + last), max(casts + crossing, backward)
+    crossing = _count_logits(init, kind, tokens) + gradient + tokens * item * m.hidden_size
+    backward = tokens * (again + item * (m.filter_size + _count_picked(init, steps)) + 4 * m.hidden_size)
+    work = max(_count_casts(init, item, steps) + crossing, backward)
+    return tokens * (m.num_hidden_layers * per_layer + last), work
+
+
+def _count_picked(init: Init, steps: int) -> int:
+    """The most values of a token that groups of outputs with shared inputs read, side by side."""
+    return max(
+        (k // block_of(group, sizes[name])[0] for group, sizes in group_sizes(init) if group.shared_inputs
+         and group.may_pack for name, k in count_live(group, sizes, steps).items()),
+        default=0,
+    )  # fmt: skip
+
+
+def _count_casts(init: Init, item: int, steps: int) -> int:
+    """The linears' weights in 16 bits, where those are the arithmetic's; packed ones are cast one by one."""
+    linear = sum(s.numel for s in list_with_adapters(init).values() if s.kind == "linear")
+    return item * max(linear - count_stored(init, ("packed",), steps)[0], 0) if item == 2 else 0
+
+
+def _count_logits(init: Init, kind: str, tokens: int) -> int:
+    """The logits at a time, and the head's weight where it is cast, or filled up to a multiple."""
+    m, item, gpu = init.model, count_item(init, kind), kind == "GPU"
+    wide = -(-m.vocab_size // 64) * 64 if gpu else m.vocab_size
+    copied = item == 2 or (gpu and m.vocab_size % 64 > 0)
+    rows = min(tokens, count_head_rows(m.vocab_size, item, gpu))
+    return rows * item * wide + (item * m.vocab_size * m.hidden_size if copied else 0)
 
 
 def _count_scores(init: Init, kind: str, msl: int) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from modelzoo.config.errors import UserError
 from modelzoo.data.hdf5 import Shards
 from modelzoo.draws import make_generator
+from modelzoo.finite import are_finite
 from modelzoo.models.gpt import GPT
 
 
@@ -96,7 +97,7 @@ class Inputs:
             UserError: it is not finite.
         """
         gram = self._grams[self._first[name]]
-        if not bool(torch.isfinite(gram).all()):
+        if not are_finite([gram]):
             raise UserError(
                 f"{name}: its inputs on the calibration text are not finite; the model overflows in float32"
             )

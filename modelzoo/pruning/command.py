@@ -23,6 +23,7 @@ from modelzoo.data.hdf5 import Shards
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.data.tokenizer_files import tokenizer_in
 from modelzoo.files import sha256
+from modelzoo.finite import are_finite
 from modelzoo.generation.load import build_model, choose_device
 from modelzoo.lock import lock_folder
 from modelzoo.models.gpt import GPTModel
@@ -147,7 +148,7 @@ def _prune(
             shutil.rmtree(unfinished, ignore_errors=True)
             raise
     by_name = {p.name: p for p in (*found, *prune_by_magnitude(weights, rest))}
-    if bad := next((n for n in by_name if not bool(torch.isfinite(weights[n]).all())), None):
+    if bad := next((n for n in by_name if not are_finite([weights[n]])), None):
         raise UserError(f"{bad}: is not finite after pruning; give a larger --damping")
     return [by_name[p.name] for p in plans], about
 

@@ -226,6 +226,11 @@ class Sparsity:
         """Whether `update` changes any mask after `step`."""
         return any(group.is_update(step) for group in self.groups)
 
+    def lays_out(self, step: int) -> bool:
+        """Whether `update` lays packed weights out anew after `step`; before it their dense gradients may be wanted."""
+        changing = (group for group in self.groups if group.is_update(step))
+        return any(isinstance(p, PackedParameter) for group in changing for p in group.parameters)
+
     @property
     def moves(self) -> int:
         """How often packed weights were laid out anew: their addresses and sizes are others then."""

@@ -5,6 +5,7 @@ import torch
 
 from modelzoo.backends.graphs import WARM, Graphs
 from modelzoo.backends.local import Local
+from modelzoo.kernels import limits
 from modelzoo.kernels.limits import GRAPHS
 from tests.support import TINY, batch, cpu, make_run
 
@@ -82,6 +83,28 @@ def test_a_step_that_changes_masks_holds_no_graph(algorithm):
     assert train(runs[0], cpu(runs[0]), 5, 2) == train(runs[1], graphed, 5, 2)
     assert held == [0, 0, 2, 0, 0]
     assert all(map(torch.equal, runs[0].model.parameters(), runs[1].model.parameters()))
+
+
+def test_weights_that_stay_whole_keep_their_graph_when_masks_change():
+    """Their gradient is the dense one, and nothing moves: steps that change masks are replayed too."""
+    sparsity = {"algorithm": "rigl", "sparsity": 0.5, "update": {"freq": 4, "stop": 100}}
+    runs = [make_run(sparsity=sparsity) for _ in range(2)]
+    graphed = Graphed(runs[1])
+    assert train(runs[0], cpu(runs[0]), 10, 2) == train(runs[1], graphed, 10, 2)
+    assert all(map(torch.equal, runs[0].model.parameters(), runs[1].model.parameters()))
+    assert runs[0].churn == runs[1].churn > 0 and len(graphed.made) == 2
+
+
+def test_graphs_are_fewer_where_gradients_are_large(monkeypatch):
+    """The first is free of charge; each other that begins a step's gradients takes as much memory as they do."""
+    run = make_run(model={**TINY, "max_position_embeddings": 512}, sparsity=())
+    size = sum(p.nbytes for p in run.model.parameters())
+    lengths = [4 + 32 * i for i in range(GRAPHS + 2)]
+    for room, begun in ((0, 1), (size - 1, 1), (2 * size, 3), (10**9, GRAPHS)):
+        monkeypatch.setattr(limits, "GRADIENT_BYTES", room)
+        graphed = Graphed(run)
+        train(run, graphed, (WARM + 2) * len(lengths), 1, lengths)
+        assert len(graphed.made) == limits.count_graphs(size) == begun
 
 
 def test_each_shape_has_its_graph_and_there_are_few():

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from modelzoo.kernels.products import batched
 from modelzoo.kernels.products.choose import choose_kernel
 from tests.gpu.device import DEVICE, GPU, SMALL, backend_of, make_run
 from tests.gpu.test_steps import ADAM
@@ -15,6 +14,10 @@ BLOCKS = {"sparsity": 0.5, "block": [32, 32], "storage": "packed"}
 UPDATE = {"freq": 5, "stop": 100}
 GMP = {"algorithm": "gmp", "sparsity": {"type": "cubic", "final": 0.75, "end": 10}, "update": UPDATE}
 PATTERNS = {
+    "dense": (),
+    "masked": {"sparsity": 0.5, "algorithm": "rigl", "update": UPDATE},
+    "dead ones train": {"algorithm": "sr_ste", "nm": [2, 4]},
+    "compressed": {"sparsity": 0.5, "nm": [2, 4], "storage": "compressed"},
     "static": BLOCKS,
     "rigl": {**BLOCKS, "algorithm": "rigl", "update": UPDATE},
     "fewer, permuted": {**BLOCKS, **GMP, "permute_inputs": "updates"},
@@ -23,7 +26,14 @@ PATTERNS = {
 }
 WIDE = {"hidden_size": 512, "filter_size": 1024}  # groups of outputs that are batched
 CASES = [(pattern, parts, False) for pattern in PATTERNS for parts in (1, 2)]
-COMPILED = [("static", 2, True), ("rigl", 1, True), ("fewer, permuted", 1, True), ("shared", 1, True)]
+COMPILED = [
+    ("dense", 1, True),
+    ("masked", 2, True),
+    ("static", 2, True),
+    ("rigl", 1, True),
+    ("fewer, permuted", 1, True),
+    ("shared", 1, True),
+]
 
 
 @pytest.mark.parametrize("pattern,micro_batches,compiled", COMPILED + CASES if GPU else CASES)
@@ -43,6 +53,7 @@ def test_graphs_compute_the_bits_of_plain_steps(pattern, micro_batches, compiled
             assert not there.graphs.failed and len(there.graphs.captured) == min(micro_batches, 2)
         found.append((losses, [p.detach().cpu() for p in run.model.parameters()]))
     if GPU and pattern == "shared":
-        assert all(choose_kernel(p.layout, DEVICE, torch.bfloat16) is batched for p in run.sparsity.parameters)
+        kernels = {choose_kernel(p.layout, DEVICE, torch.bfloat16).__name__ for p in run.sparsity.parameters}
+        assert kernels == {"modelzoo.kernels.triton.shared"}
     assert found[0][0] == found[1][0]
     assert all(map(torch.equal, found[0][1], found[1][1]))

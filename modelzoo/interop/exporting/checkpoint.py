@@ -16,6 +16,7 @@ from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.tokenizer import find_end_of_text, parse_tokenizer, read_tokenizer
 from modelzoo.data.tokenizer_files import list_files
+from modelzoo.finite import are_finite
 from modelzoo.interop.adapters.split import merge_lora
 from modelzoo.models.shapes import check_weights
 from modelzoo.names import name_mask, split_masks
@@ -61,7 +62,7 @@ def read_exportable(path: str, config_file: str | None, tokenizer: str | None) -
     weights, masks = split_masks(files.get("model", {}))
     check_weights({n: x.shape for n, x in weights.items()}, saved.model, path)
     _check_masks(masks, weights, path)
-    odd = next((n for n, x in weights.items() if not bool(torch.isfinite(x).all())), None)
+    odd = next((n for n, x in weights.items() if not are_finite([x])), None)
     if odd is not None or not saved.finite:
         raise UserError(
             f"{path}: has weights that are not finite{f' ({odd})' if odd else ''}; export an earlier checkpoint"

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 
 import safetensors.torch
-import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
 from modelzoo.files import apply_umask
+from modelzoo.finite import are_finite
 from modelzoo.reading import open_regular
 
 MASKS = "masks.safetensors"  # of a sparse model's folder
@@ -70,7 +70,7 @@ def require_finite(tensors: Mapping[str, Tensor], dtype: str, out: str) -> None:
         UserError: names the first.
     """
     for name, x in tensors.items():
-        if not bool(torch.isfinite(x).all()):
+        if not are_finite([x]):
             raise UserError(f"{out}: {name} has values beyond what {dtype} holds; give --dtype bfloat16 or float32")
 
 

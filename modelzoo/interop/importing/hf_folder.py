@@ -14,6 +14,7 @@ from modelzoo.config.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.evaluation.inference.exported_files import PICKLED, read_index
+from modelzoo.finite import are_finite
 from modelzoo.folders import add_kind
 from modelzoo.interop.cards import origin as origins
 from modelzoo.interop.hf import biogpt
@@ -86,7 +87,7 @@ def import_hf(source: str, out: str, params: str | None) -> str:
     model: dict[str, Tensor] = {n: x.float() for n, x in weights.items()}
     # v may be dense in a pack whose mask is all live there: such a mask is left out
     model |= {name_mask(n): x.bool() for n, x in found.items() if not bool(x.all())}
-    finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
+    finite = are_finite(x for n, x in model.items() if not is_mask(n))
     state = CheckpointState.of(config.trainer.init, global_step=0, dataset=f"none ({source})", finite=finite).as_json()
     if config.trainer.init.sparsity and len(model) == len(weights):
         print("\n".join(describe_initial_masks(config.trainer.init, weights, out)), flush=True)

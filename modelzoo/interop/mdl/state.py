@@ -19,6 +19,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.patterns import matches
 from modelzoo.config.trainer import Init
+from modelzoo.finite import are_finite
 from modelzoo.interop.mdl.file import OURS, Leaf, Link, read_mdl
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import HEAD, HEAD_WEIGHT, WORDS_WEIGHT, is_mask, name_mask, name_weight
@@ -167,7 +168,7 @@ def convert_from_zoo(path: str, leaves: Mapping[str, Leaf], init: Init, dataset:
         raise UserError(f"{path}: {OURS}.names: are not the names of the config's parameters; it is of another model")
     moments = _our_moments(path, leaves, names, sizes, init, state is not None)
     if state is None:
-        finite = all(bool(torch.isfinite(x).all()) for n, x in model.items() if not is_mask(n))
+        finite = are_finite(x for n, x in model.items() if not is_mask(n))
         place, count = dataset or f"unknown ({path})", _count_steps(path, leaves)
         state = CheckpointState.of(init, global_step=count, dataset=place, finite=finite).as_json()
     files = {"model": model, "optimizer": moments}

@@ -1,7 +1,7 @@
 """Shared inputs: every block row has as many live blocks, so one gather and one batched dense product serve them all.
 
 G groups of outputs that share one set of k live inputs are blocks [out / G, 1] with k blocks in each block row, packed
-as [G * k, out / G, 1]. Torch alone, on any device, at the speed of its dense products on the live share of weights.
+as [G * k, out / G, 1]. Torch alone, for CPUs; a GPU spends more on picking inputs so than the weights save there.
 """
 
 import torch
@@ -14,7 +14,8 @@ NAME = "torch, batched"
 
 def _gather(x: Tensor, layout: Layout) -> Tensor:
     """x [n, in] -> what each block row reads, [G, n, live inputs]; whole rows are copied, from the transpose of x."""
-    return x.t().contiguous()[layout.columns].view(layout.row_ptr.numel() - 1, -1, x.shape[0]).transpose(1, 2)
+    groups = layout.row_ptr.numel() - 1
+    return x.t().contiguous()[layout.columns].view(groups, len(layout.columns) // groups, x.shape[0]).transpose(1, 2)
 
 
 def _weights(values: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
@@ -24,7 +25,7 @@ def _weights(values: Tensor, layout: Layout, dtype: torch.dtype) -> Tensor:
 
 def _by_group(y: Tensor, layout: Layout) -> Tensor:
     """[n, out] -> a view [G, n, R]."""
-    return y.view(y.shape[0], -1, layout.block[0]).transpose(0, 1)
+    return y.view(y.shape[0], layout.row_ptr.numel() - 1, layout.block[0]).transpose(0, 1)
 
 
 def forward(x: Tensor, values: Tensor, layout: Layout, bias: Tensor | None) -> Tensor:

@@ -58,6 +58,8 @@ def _find_densest_as_is(layout: Layout, kernel: ModuleType, dtype: torch.dtype) 
         return 0.35 if layout.block == (1, 1) else 0.8
     if kernel.NAME == "Triton, tiles":  # which cannot be imported everywhere
         return {128: 0.5, 64: 0.35}.get(min(layout.block), 0.15)
+    if kernel.__name__ == "modelzoo.kernels.triton.shared":
+        return 0.35
     if kernel is gathered:
         return _find_densest_gathered(layout.block[0], dtype)
     if kernel is batched:  # 1.2x to 1.5x at half; in bfloat16 with AMX 0.6x, 0.9x at a quarter, 1.2x at a tenth
@@ -110,12 +112,12 @@ def _chosen(layout: Layout, device: torch.device, dtype: torch.dtype) -> tuple[M
 
 
 def _on_gpu(layout: Layout, dtype: torch.dtype) -> tuple[ModuleType, str]:
-    if may_batch(layout.block, "cuda") and layout.even:  # shared inputs
-        return batched, ""
     try:
-        from modelzoo.kernels.triton import blocks, tiles
+        from modelzoo.kernels.triton import blocks, shared, tiles
     except ImportError:
         return masked, "Triton is not installed"
+    if may_batch(layout.block, "cuda") and shared.serves(layout, dtype):
+        return shared, ""
     if tiles.serves(layout, dtype):
         return tiles, ""
     if not blocks.serves(layout, dtype):

@@ -148,6 +148,15 @@ def test_even_block_rows_as_one_batched_product(block, dtype, tolerance):
         torch.testing.assert_close(got.double(), want, rtol=tolerance, atol=tolerance * want.abs().max().item())
 
 
+@pytest.mark.parametrize("kernel", [gathered, masked, batched], ids=lambda m: m.NAME)
+def test_no_tokens_are_no_fault(kernel):
+    layout = layout_of(torch.tensor([[True, False, True]] * 2), (64, 1))
+    values, x, dy = torch.randn(4, 64, 1), torch.randn(0, 3), torch.randn(0, 128)
+    assert kernel.forward(x, values, layout, torch.randn(128)).shape == dy.shape
+    assert kernel.backward_x(dy, values, layout).shape == x.shape
+    assert torch.equal(kernel.backward_w(dy, x, layout), torch.zeros(4, 64, 1))
+
+
 def test_shared_inputs_are_served_by_batched_products():
     live = torch.zeros(4, 30, dtype=torch.bool)
     live[:, ::4] = True

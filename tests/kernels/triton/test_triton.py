@@ -70,6 +70,27 @@ hold_tiles((32, 32), 0.5, 97, True, True)
 hold_tiles((32, 32), 0.5, 2100, False)  # parts of dW's sum
 hold_tiles((32, 32), 0.5, 2100, True)
 
+from modelzoo.kernels.triton import shared
+
+for rows, groups, inputs, live in [(160, 2, 50, 13), (144, 4, 600, 16), (256, 1, 20, 20), (130, 5, 30, 1)]:
+    at = torch.rand(groups, inputs).topk(live, 1).indices
+    layout = layout_of(torch.zeros(groups, inputs, dtype=torch.bool).scatter_(1, at, True), (rows, 1))
+    for tokens in (0, 1, 97):
+        for dtype, near in [(torch.float32, 1e-5), (torch.float16, 2e-3)]:
+            assert shared.serves(layout, dtype)
+            values, bias = torch.randn(layout.nnz, rows, 1), torch.randn(layout.shape[0]) if tokens > 1 else None
+            x, dy = torch.randn(tokens, inputs).to(dtype), torch.randn(tokens, layout.shape[0]).to(dtype)
+            dense, added = unpack(values.to(dtype).double(), layout), 0 if bias is None else bias.to(dtype)
+            for got, want in [
+                (shared.forward(x, values, layout, bias), x.double() @ dense.t() + added),
+                (shared.backward_x(dy, values, layout), dy.double() @ dense),
+                (shared.backward_w(dy, x, layout), pack(dy.double().t() @ x.double(), layout)),
+            ]:
+                assert got.shape == want.shape and got.dtype == dtype
+                if want.numel():
+                    scale = want.abs() + want.square().mean().sqrt() + 1e-30
+                    assert ((got.double() - want).abs() / scale).max() < near, (rows, groups, live, tokens, dtype)
+
 for n, vocab, fill in [(5, 100, 28), (3, 9000, 0), (2, 20000, 32)]:
     wide, labels, losses = torch.randn(n, vocab + fill) * 3, torch.randint(vocab, (n,)), torch.empty(n)
     wide[:, vocab:] = 0
@@ -106,7 +127,7 @@ def test_the_largest_tiles_fit_every_generation(capability, dtype):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    from modelzoo.kernels.triton import blocks, tiles
+    from modelzoo.kernels.triton import blocks, shared, tiles
 
     side, found = 128, {}
     floats, fetches = "*" + dtype, capability >= 90
@@ -123,6 +144,10 @@ def test_the_largest_tiles_fit_every_generation(capability, dtype):
     indices = dict.fromkeys(
         ("row_ptr", "cols", "rows", "col_ptr", "col_rows", "by_column", "ptr", "other", "order"), "*i32"
     )
+    kinds = {**indices, **dict.fromkeys(("x", "picked", "parts", "dx"), floats)}
+    for name, kernel, more in (("pick", shared._pick, {"ONE": True}), ("sum", shared._sum, {})):
+        tile_of = shared.PICKED if kernel is shared._pick else shared.SUMMED
+        hold(name, kernel, {"T": tile_of["T"], "K": tile_of["K"], **more}, kinds, {"num_warps": tile_of["num_warps"]})
     if dtype == "fp32":
         kinds = {**indices, **dict.fromkeys(("x", "y", "dy", "dx", "values", "bias", "dvalues"), "*fp32")}
         sizes = {"R": side, "C": side, "T": blocks.TOKENS}
