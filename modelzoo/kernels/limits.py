@@ -6,6 +6,7 @@ BUFFER_BYTES = 128 << 20  # logits at a time in the output head: many rows make 
 PLAIN_UP_TO = {"float32": 128}
 PLAIN_OTHERWISE = 512
 
+SCORED_ROWS = 1024  # logits at a time where nothing is trained
 GRAPHS = 4  # CUDA graphs of one run at a time: each shape of a batch has its own, and its own gradients
 GRADIENT_BYTES = 4 << 30  # that graphs beyond the first take for their gradients
 WIDTHS = 32  # batches are cut to a multiple of so many tokens where all that follows is padding

@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from modelzoo.config.model import GPTConfig
 from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
+from modelzoo.kernels.limits import SCORED_ROWS
 from modelzoo.models.cache import Cache
 from modelzoo.models.decoder import DecoderLayer, compute, norm
 from modelzoo.models.init import initialize
@@ -224,7 +225,7 @@ class GPTModel(nn.Module):
         )
         return loss / denominator
 
-    def score(self, batch: Mapping[str, Tensor], rows: int = 1024) -> tuple[Tensor, Tensor, Tensor]:
+    def score(self, batch: Mapping[str, Tensor], rows: int = SCORED_ROWS) -> tuple[Tensor, Tensor, Tensor]:
         """Measure a batch for validation, its logits `rows` at a time.
 
         Args:

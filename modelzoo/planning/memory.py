@@ -5,7 +5,7 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.manifest import is_padded
-from modelzoo.kernels.limits import WIDTHS, count_graphs, count_head_rows, find_longest_plain
+from modelzoo.kernels.limits import SCORED_ROWS, WIDTHS, count_graphs, count_head_rows, find_longest_plain
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import (
     changes_masks,
@@ -137,13 +137,13 @@ def count_validation(config: Config, kind: str, msl: int, steps: int) -> int:
     sizes = [v.batch_size for v in trainer.fit.val_dataloader] if trainer.fit else []
     if trainer.finetune is not None:
         sizes = [trainer.finetune.eval_batch_size]
-    tokens = max(sizes, default=0) * msl
-    layer = tokens * (8 * m.hidden_size + item * (4 * m.inner_dim + 2 * m.filter_size))
-    return (
-        (_count_casts(trainer.init, item, steps) + max(layer, _count_logits(trainer.init, kind, tokens)))
-        if tokens
-        else 0
-    )
+    if not (tokens := max(sizes, default=0) * msl):
+        return 0
+    hidden = 4 * tokens * m.hidden_size
+    layer = tokens * (4 * m.hidden_size + item * (4 * m.inner_dim + 2 * m.filter_size))
+    logits = min(tokens, SCORED_ROWS) * m.vocab_size * (8 + (item if item == 2 else 0))  # as they are, then in float32
+    head = item * m.vocab_size * m.hidden_size if item == 2 else 0
+    return _count_casts(trainer.init, item, steps) + hidden + max(layer, logits + head)
 
 
 def _count_dense_gradients(init: Init, layout: Layout, several: bool) -> tuple[int, int]:
@@ -216,9 +216,12 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str, ste
     last = (4 + item) * m.hidden_size
     if not tokens:
         return 0, 0
-    head, parts = m.vocab_size * m.hidden_size, count_head_rows(m.vocab_size, item, kind == "GPU")
+    head, gpu = m.vocab_size * m.hidden_size, kind == "GPU"
+    parts = count_head_rows(m.vocab_size, item, gpu)
+    copied = item == 2 or (gpu and m.vocab_size % 64 > 0)  # the head's weight: cast, or filled up
+    logits = min(tokens, parts) * item * (-(-m.vocab_size // 64) * 64 if gpu else m.vocab_size)
     gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
-    crossing = _count_logits(init, kind, tokens) + gradient + tokens * item * m.hidden_size
+    crossing = logits + gradient + (item * head if copied else 0) + tokens * item * m.hidden_size
     backward = tokens * (again + item * (m.filter_size + _count_picked(init, steps)) + 4 * m.hidden_size)
     work = max(_count_casts(init, item, steps) + crossing, backward)
     return tokens * (m.num_hidden_layers * per_layer + last), work
@@ -237,15 +240,6 @@ def _count_casts(init: Init, item: int, steps: int) -> int:
     """The linears' weights in 16 bits, where those are the arithmetic's; packed ones are cast one by one."""
     linear = sum(s.numel for s in list_with_adapters(init).values() if s.kind == "linear")
     return item * max(linear - count_stored(init, ("packed",), steps)[0], 0) if item == 2 else 0
-
-
-def _count_logits(init: Init, kind: str, tokens: int) -> int:
-    """The logits at a time, and the head's weight where it is cast, or filled up to a multiple."""
-    m, item, gpu = init.model, count_item(init, kind), kind == "GPU"
-    wide = -(-m.vocab_size // 64) * 64 if gpu else m.vocab_size
-    copied = item == 2 or (gpu and m.vocab_size % 64 > 0)
-    rows = min(tokens, count_head_rows(m.vocab_size, item, gpu))
-    return rows * item * wide + (item * m.vocab_size * m.hidden_size if copied else 0)
 
 
 def _count_scores(init: Init, kind: str, msl: int) -> int:

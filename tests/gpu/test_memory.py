@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from modelzoo.backends.select import Choice
-from modelzoo.planning.memory import Layout, count_memory
+from modelzoo.planning.memory import Layout, count_memory, count_validation
 from modelzoo.training.build import build_run
 from modelzoo.training.checkpoints.background import HostCopy
 from modelzoo.training.checkpoints.snapshot import snapshot
@@ -49,15 +49,16 @@ def middle_rows(step: int) -> dict[str, torch.Tensor]:
     return batch(step, ROWS, LENGTH, MIDDLE["vocab_size"])
 
 
-def run_steps(made, steps: int = 3) -> tuple[list[float], int]:
+def run_steps(made, steps: int = 4) -> tuple[list[float], int]:
     """Losses of some steps, and the bytes that they took at the most, the run's own included."""
     base = 0
     if GPU:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         base = torch.cuda.memory_allocated()
-    run = build_run(made, Choice(backend_of(made), "", None))
-    losses = [train_step(run, middle_rows(s)).loss for s in range(steps)]
+    there = backend_of(made)
+    run = build_run(made, Choice(there, "", None))
+    losses = [there.train_step(run, middle_rows(s), 1).loss for s in range(steps)]  # captured in the third, if at all
     return losses, (torch.cuda.max_memory_allocated() - base) if GPU else 0
 
 
@@ -68,6 +69,7 @@ def test_the_plan_is_near_what_is_used(mode, sparsity, compiled, record_property
     """Within a tenth, at 12 layers of 768 and 8,192 tokens, whose logits alone would take 0.8 GB."""
     made = whole_config(sparsity=sparsity, backend={"activation_checkpointing": mode, "torch_compile": compiled})
     parts = count_memory(made, LENGTH, Layout("GPU"))
+    assert not parts["validation (estimate)"]  # there is none
     losses, used = run_steps(made)
     assert all(map(math.isfinite, losses))
     planned = sum(parts.values())
@@ -77,6 +79,30 @@ def test_the_plan_is_near_what_is_used(mode, sparsity, compiled, record_property
     print(line)
     if GPU:
         assert used == pytest.approx(planned, rel=0.1), line
+
+
+@pytest.mark.parametrize("sparsity", [(), PACKED], ids=["dense", "packed"])
+def test_validation_takes_what_is_planned(sparsity):
+    """Forward alone, next to what graphs keep: no less than it takes, and not twice as much."""
+    made = whole_config(sparsity=sparsity)
+    val = made.trainer.fit.train_dataloader
+    fit = made.trainer.fit.model_copy(update={"val_dataloader": (val,)})
+    made = made.model_copy(update={"trainer": made.trainer.model_copy(update={"fit": fit})})
+    there = backend_of(made)
+    run = build_run(made, Choice(there, "", None))
+    batch = there.put(middle_rows(0))
+    run.model.eval()
+    if GPU:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    with torch.no_grad(), there.autocast():
+        loss, _, tokens = run.model.score(batch)
+    assert math.isfinite(float(loss)) and int(tokens) == ROWS * LENGTH
+    if GPU:
+        used, planned = torch.cuda.max_memory_allocated() - before, count_validation(made, "GPU", LENGTH, 0)
+        print(f"planned {planned / 1e9:.3f} GB, used {used / 1e9:.3f} GB")
+        assert used <= 1.05 * planned and planned <= 2 * used, (planned, used)
 
 
 def test_a_checkpoint_takes_one_weight():
