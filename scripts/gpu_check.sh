@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-parts=" tests dense-XL sparse dense-Large dense-Med products nanogpt-XL "
+parts=" tests dense-XL sparse dense-Large dense-Med dense-Base products nanogpt-XL "
 for name in $only; do
     [ "${parts#* "$name" }" != "$parts" ] || { echo "error: --only $name: there are$parts" >&2; exit 2; }
 done
@@ -70,11 +70,14 @@ rm -f "$out/failures.txt"
 TORCHINDUCTOR_COMPILE_THREADS=2 MEDISWIFT_TEST_UNTIL=$(($(date +%s) + 120)) MEDISWIFT_TEST_FAILURES=$out/failures.txt \
     part tests 150 "$python" -m pytest tests/gpu $spread -vv --durations=10 -rP -p no:warnings -o faulthandler_timeout=60
 compiled=${clone:+nanoGPT, its layers compiled}
+plain="ours, without CUDA graphs"
 bench dense-XL 115 --part dense --rounds 4
 bench sparse 130 --part sparse --rounds 4 --only "75 % 128x128" "75 % 64x64" "75 % shared inputs (4)" "75 % masked, unstructured"
 for model in Large Med; do
-    bench "dense-$model" 55 --part dense --model "$model" --rounds 4 --only "Hugging Face" ${compiled:+"$compiled"}
+    bench "dense-$model" 55 --part dense --model "$model" --rounds 4 --only "$plain" "Hugging Face" ${compiled:+"$compiled"}
 done
+bench dense-Base 45 --part dense --model Base --batch 8 --length 512 --rounds 4 --only "$plain" "Hugging Face" \
+    ${compiled:+"$compiled"}
 bench products 35 --part products --rounds 5 --steps 20
 # What its train.py does took more than 45 s to compile on an H200: with what is left, and after all else.
 [ -z "$clone" ] || bench nanogpt-XL 150 --part dense --rounds 4 --only "nanoGPT, compiled whole"
