@@ -243,6 +243,7 @@ class GPTModel(nn.Module):
             logits = self.model.logits(x)
             loss += (F.cross_entropy(logits, y, reduction="none") * m).sum()
             right += ((logits.argmax(-1) == y) * (m > 0)).sum()
+            del logits  # before the next are made: else two are there at once
         return loss, right, (counts > 0).sum()
 
 
