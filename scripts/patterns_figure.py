@@ -11,7 +11,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from study_figures import read_finished, show_study
+from study_figures import PEAK, read_finished, show_study
 
 from modelzoo import entry
 from modelzoo.sparsity.schedules import update_steps
@@ -26,7 +26,7 @@ NAMES = {
     "shared4": "shared inputs (4)",
 }
 RUN = re.compile(
-    r"(?P<pattern>\w+)-(?P<level>\d+)-(?P<method>static|rigl)-(?P<length>tokens|time)(?:-lr(?P<peak>[\d.]+))?-seed\d+"
+    r"(?P<pattern>\w+)-(?P<level>\d+)-(?P<method>static|rigl)-(?P<length>tokens|time)" + PEAK + r"-seed\d+"
 )
 
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from study_figures import read_finished, show_study
+from study_figures import PEAK, read_finished, show_study
 
 from modelzoo import entry
 from modelzoo.study.draw import axes, look, svg
@@ -22,7 +22,7 @@ METHODS = {
     "static": "static", "rigl": "RigL", "rigl_warm": "RigL, warm-up", "set": "SET", "smet": "SMET", "chts": "CHTs",
     "granet90": "GraNet", "granet75": "GraNet", "gmp90b": "GMP, 32x32", "gmp90p": "GMP, 32x32 in an order",
 }  # fmt: skip
-RUN = re.compile(r"(?P<level>\d+b?)-(?P<method>\w+?)(?:-lr(?P<peak>[\d.]+))?-seed(?P<seed>\d+)")
+RUN = re.compile(r"(?P<level>\d+b?)-(?P<method>\w+?)" + PEAK + r"-seed(?P<seed>\d+)")
 
 
 class Row(NamedTuple):

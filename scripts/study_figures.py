@@ -10,16 +10,24 @@ from typing import TypeVar
 from modelzoo.study.results import Result, read_run
 
 Rows = TypeVar("Rows", bound=Collection)
+PEAK = r"(?:-lr(?P<peak>[\d.e+-]+?))?"  # in a run's name, where several rates were tried: as `:g` writes it
 
 
 def read_finished(folder: Path, name: re.Pattern[str]) -> Iterator[tuple[re.Match[str], Result]]:
-    """The runs of a study that were validated at their last step and whose folders are called as `name` says."""
+    """The runs of a study that were validated at their last step and whose folders are called as `name` says.
+
+    Others are named on stderr: what is shown is without them.
+    """
+    others = []
     for path in sorted((folder / "runs").iterdir()):
-        if not (found := name.fullmatch(path.name)):
-            continue
-        run = read_run(str(path))
-        if run.validation and run.validation[-1]["step"] == run.config.trainer.init.loop.max_steps:
+        found = name.fullmatch(path.name)
+        run = read_run(str(path)) if found else None
+        if found and run and run.validation and run.validation[-1]["step"] == run.config.trainer.init.loop.max_steps:
             yield found, run
+        else:
+            others.append(path.name)
+    if others:
+        print(f"note       without {', '.join(others)}: not finished, or of another name", file=sys.stderr)
 
 
 def show_study(
