@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends import peaks
+from modelzoo.backends.graphs import WARM
 from modelzoo.backends.peaks import Peak
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
@@ -74,7 +75,11 @@ def bench_patterns(config: Config, options: Options, params: str) -> None:
             variants[name] = _run(config, choice, (group,))
         except UserError as e:
             skipped.append(f"left out   {name}: {e}")
-    times = _rounds({n: lambda r=r: choice.backend.train_step(r, batch, parts) for n, r in variants.items()})
+    steps: dict[str, Callable] = {}
+    for name, run in variants.items():  # a backend for each: a GPU's replays the steps of one run
+        backend = select_device(options.target, init).backend
+        steps[name] = lambda b=backend, r=run: b.train_step(r, batch, parts)
+    times = _rounds(steps, WARM + 1 if choice.backend.asynchronous else 1)
     peak = peaks.find_peak(choice.backend)
     flops = {n: r.ledger.sparse / r.step for n, r in variants.items()}
     print(_table(times, {n: _bytes(r) for n, r in variants.items()}, rows * length, flops, peak))
@@ -122,12 +127,19 @@ def _batch(config: Config) -> tuple[dict[str, Tensor], int]:
     return {"input_ids": ids[:, :-1].contiguous(), "labels": ids[:, 1:].contiguous(), "attention_mask": ones}, parts
 
 
-def _rounds(variants: Mapping[str, Callable]) -> dict[str, list[float]]:
-    """Seconds of each variant's step by round. They take turns in a rotating order: noise falls on all alike."""
+def _rounds(variants: Mapping[str, Callable], warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of each variant's step by round. They take turns in a rotating order: noise falls on all alike.
+
+    Args:
+        warm: steps before: a GPU's host compiles its layers in the first, and is ahead of it once they are captured.
+    """
     names, times = list(variants), {name: [] for name in variants}
-    begin = time.perf_counter()
-    for name in names:  # warms up, and measures how many rounds fit
-        variants[name]()
+    for _ in range(warm):
+        begin = time.perf_counter()  # of the last, which says how many rounds fit
+        for name in names:
+            variants[name]()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
     count = min(ROUNDS, max(FEWEST, int(SECONDS / (time.perf_counter() - begin))))
     progress, done = Progress(count * len(names)), 0
     for i in range(count):

@@ -58,6 +58,26 @@ def _blocks():
     return config(sparsity={"sparsity": 0.75, "block": [32, 32], "storage": "packed"}).trainer.init.sparsity
 
 
+def test_each_contestant_has_a_backend_of_its_own(monkeypatch, capsys):
+    """A GPU's replays the steps of one run: were it to serve them all by turns, none would be captured."""
+    seen = {}
+    plain = Local.train_step
+    monkeypatch.setattr(
+        Local,
+        "train_step",
+        lambda self, r, b, p: (seen.setdefault(id(self), set()).add(id(r)), plain(self, r, b, p))[1],
+    )
+    bench.bench_patterns(config(model={**TINY, "hidden_size": 64, "filter_size": 128}), Options(target="CPU"), "x.yaml")
+    assert len(seen) == 6 and all(len(runs) == 1 for runs in seen.values())
+
+
+@pytest.mark.parametrize("warm", [1, 3])
+def test_steps_before_are_not_timed(warm, capsys):
+    calls = []
+    times = bench._rounds({"a": lambda: calls.append(0)}, warm)
+    assert len(calls) == warm + len(times["a"])
+
+
 def test_contestants_take_turns(capsys):
     calls = []
     times = bench._rounds({name: lambda name=name: calls.append(name) for name in "abc"})
