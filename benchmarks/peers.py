@@ -162,7 +162,7 @@ def cerebras_cpu(args, sparsity: float | None = 0.75):
     """cerebras.pytorch's own optimizer, sparsity and traced step on its CPU backend, which computes in float32."""
     from ours import config
 
-    from modelzoo.backends import csx_backend
+    from modelzoo.backends.csx import backend as csx_backend
     from modelzoo.backends.select import Choice
     from modelzoo.training.build import build_run
 

@@ -6,8 +6,8 @@ Imports torch where a device is made and not before, so that the command line ma
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
-from modelzoo.backends import csx_preflight
 from modelzoo.backends.abilities import ABILITIES
+from modelzoo.backends.csx import preflight
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import CSTORCH
 from modelzoo.config.sparsity_schedules import Sigmoid
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from modelzoo.distributed import Ranks
 
 WAYS_OUT = {
-    "CSX": csx_preflight.WAYS_OUT,
+    "CSX": preflight.WAYS_OUT,
     "GPU": "run with `auto` or `CPU`, or install a CUDA build of torch on a machine with an NVIDIA GPU",
 }
 
@@ -55,7 +55,7 @@ def require_target(target: str, init: Init, mode: str, compile_only: bool, valid
     if evaluates(target):
         return
     if not validate_only:
-        csx_preflight.require_cluster(csx_preflight.add_site_defaults(init.backend))
+        preflight.require_cluster(preflight.add_site_defaults(init.backend))
     if not (compile_only or validate_only) and mode != "train":
         raise UserError(f"{target} trains; run -m {mode} of its checkpoints with CPU or GPU")
 
@@ -63,9 +63,7 @@ def require_target(target: str, init: Init, mode: str, compile_only: bool, valid
 def explain_missing(kind: str, init: Init) -> str | None:
     """Why `kind` cannot be used here, or None."""
     if kind == "CSX":
-        return explain_structured(init) or csx_preflight.explain_missing_cluster(
-            csx_preflight.add_site_defaults(init.backend)
-        )
+        return explain_structured(init) or preflight.explain_missing_cluster(preflight.add_site_defaults(init.backend))
     if kind == "GPU":
         import torch
 
@@ -155,9 +153,9 @@ def select_training_device(
         UserError: as in `select`, or everything that is wrong with the job.
     """
     init = config.trainer.init
-    backend = csx_preflight.add_site_defaults(init.backend)
+    backend = preflight.add_site_defaults(init.backend)
     asked = target if target != "auto" else init.backend.backend_type
-    if asked == "CSX" and csx_preflight.explain_missing_cluster(backend) is None:
+    if asked == "CSX" and preflight.explain_missing_cluster(backend) is None:
         if evaluate:
             raise UserError("CSX trains; use -m train, and -m eval of its checkpoints with CPU or GPU")
         _print_job(config, compile_only=False)
@@ -171,16 +169,16 @@ def select_to_lower(config: Config, folder: str, compile_only: bool) -> "Backend
         UserError: the client library or the cluster is not there, or what is wrong with the job.
     """
     if compile_only:
-        csx_preflight.require_cluster(csx_preflight.add_site_defaults(config.trainer.init.backend))
+        preflight.require_cluster(preflight.add_site_defaults(config.trainer.init.backend))
         _print_job(config, compile_only=True)
     return csx(config.trainer.init, folder, "compile" if compile_only else "validate")
 
 
 def _print_job(config: Config, compile_only: bool) -> None:
     """Check a cluster's job and print what was checked and what it sends."""
-    backend = csx_preflight.add_site_defaults(config.trainer.init.backend)
-    print("preflight  " + "; ".join(csx_preflight.check_job(config, backend, compile_only)), file=sys.stderr)
-    print(csx_preflight.describe_transfer(config, backend, compile_only), file=sys.stderr, flush=True)
+    backend = preflight.add_site_defaults(config.trainer.init.backend)
+    print("preflight  " + "; ".join(preflight.check_job(config, backend, compile_only)), file=sys.stderr)
+    print(preflight.describe_transfer(config, backend, compile_only), file=sys.stderr, flush=True)
 
 
 def _does_less(kind: str, trains_alone: bool) -> str | None:
@@ -216,9 +214,9 @@ def csx(init: Init, folder: str, only: str | None = None) -> "Backend":
         UserError: the client library is not installed here.
     """
     _require_unstructured(init)
-    if why := csx_preflight.explain_missing_library():
+    if why := preflight.explain_missing_library():
         raise UserError(f"CSX: {why}")
-    from modelzoo.backends.csx_backend import CSX  # takes seconds to import, and is installed in its own environment
+    from modelzoo.backends.csx.backend import CSX  # takes seconds to import, and is installed in its own environment
 
-    backend = csx_preflight.add_site_defaults(init.backend)
+    backend = preflight.add_site_defaults(init.backend)
     return CSX(init.model_copy(update={"backend": backend}), folder, only)

@@ -1,4 +1,4 @@
-"""One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx_backend.py)."""
+"""One optimizer step in plain torch, as CPU and GPU take it. On the CS-2 it is traced (csx/backend.py)."""
 
 import dataclasses
 import math

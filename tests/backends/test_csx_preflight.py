@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelzoo.backends import csx_preflight as preflight
+from modelzoo.backends.csx import preflight
 from modelzoo.backends.select import select_device
 from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelzoo.backends import arithmetic, csx_preflight, local, select
+from modelzoo.backends import arithmetic, local, select
+from modelzoo.backends.csx import preflight
 from modelzoo.config.device import Backend, Precision
 from modelzoo.config.errors import UserError
 from modelzoo.kernels import processor
@@ -29,9 +30,7 @@ def machine(monkeypatch):
     """Pretend what this machine has; devices are recorded and not touched."""
 
     def pretend(csx=False, gpu=False, cuda_build=True):
-        monkeypatch.setattr(
-            csx_preflight, "explain_missing_cluster", lambda c: None if csx else "no cluster is configured"
-        )
+        monkeypatch.setattr(preflight, "explain_missing_cluster", lambda c: None if csx else "no cluster is configured")
         monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
         monkeypatch.setattr(torch.version, "cuda", "12.6" if cuda_build else None)
         monkeypatch.setattr(local, "Local", Recorded)
@@ -110,7 +109,7 @@ def test_a_job_is_shown_before_its_device_is_made(machine, monkeypatch, capsys):
     """The preflight of a cluster that answers, and what is sent; none where no cluster does."""
     whole, seen = config(backend={"backend_type": "CSX", "mgmt_address": "host:1"}), []
     machine(csx=True)
-    monkeypatch.setattr(csx_preflight, "check_job", lambda *_: ["the cluster answers"])
+    monkeypatch.setattr(preflight, "check_job", lambda *_: ["the cluster answers"])
     monkeypatch.setattr(select, "csx", lambda init, folder: seen.append(capsys.readouterr().err) or Recorded("csx"))
     assert select.select_training_device("auto", whole, "out", evaluate=False).backend.device == "csx"
     assert "preflight  the cluster answers\nsends      to host:1:" in seen[0]

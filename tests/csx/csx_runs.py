@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from modelzoo.backends.csx_backend import CSX
+from modelzoo.backends.csx.backend import CSX
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.trainer import Config
 from modelzoo.train_state import TrainState

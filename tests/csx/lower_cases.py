@@ -12,9 +12,9 @@ import time
 
 import torch
 
-import modelzoo.backends.csx_backend  # noqa: F401  imported once, before the forks
+import modelzoo.backends.csx.backend  # noqa: F401  imported once, before the forks
 import modelzoo.models.decoder as decoder
-from modelzoo.backends import csx_lowering as lowering
+from modelzoo.backends.csx import lowering
 from modelzoo.config.errors import UserError
 from modelzoo.config.load import load
 from modelzoo.config.trainer import Config

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from test_lowering import TINY
 
-from modelzoo.backends import csx_lowering as lowering
+from modelzoo.backends.csx import lowering
 from tests.support import examples, write_shard
 
 REPO = Path(__file__).resolve().parents[2]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from csx_runs import Batches, FakeShards, batch, config, ours, theirs
 
-from modelzoo.backends import csx_backend
+from modelzoo.backends.csx import backend as csx_backend
 from modelzoo.config.errors import UserError
 from modelzoo.training.checkpoints import checkpoint, saving
 from modelzoo.training.checkpoints.restore import restore
@@ -93,7 +93,7 @@ def test_biases_and_embeddings_stay_dense_whatever_the_filter(tmp_path):
 
 def test_erk_levels(tmp_path):
     """cerebras.pytorch has no erk: each weight gets its own level, and its own rule then keeps exactly our k."""
-    from modelzoo.backends.csx import cstorch
+    from modelzoo.backends.csx.library import cstorch
 
     c = config([{"sparsity": 0.6, "distribution": "erk"}])
     backend, run = theirs(c, tmp_path)

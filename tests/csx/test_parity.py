@@ -15,7 +15,7 @@ import torch
 from csx_runs import Batches, FakeShards, batch, ours, theirs
 from csx_runs import config as config_of
 
-from modelzoo.backends.csx_copy import MOMENTS
+from modelzoo.backends.csx.copy import MOMENTS
 from modelzoo.sparsity import masks
 from tests.support import train_step
 
@@ -57,7 +57,7 @@ def compare(c, tmp_path, monkeypatch, steps=STEPS, prompt=0):
     Returns:
         How many places of masks changed.
     """
-    from modelzoo.backends import csx_backend
+    from modelzoo.backends.csx import backend as csx_backend
 
     monkeypatch.setattr(
         csx_backend, "input_batches", lambda config, vocab, none, start, stop: Batches(prompt)(start, stop)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from csx_runs import config, theirs
 
-from modelzoo.backends import csx_parts as parts
-from modelzoo.backends.csx import cstorch
+from modelzoo.backends.csx import parts
+from modelzoo.backends.csx.library import cstorch
 from modelzoo.config.errors import UserError
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.optim.lr import learning_rate

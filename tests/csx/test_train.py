@@ -5,8 +5,8 @@ import json
 import pytest
 from csx_runs import ADAMW, MODEL, WARMUP_COSINE
 
-from modelzoo.backends import csx_preflight
-from modelzoo.backends.csx_backend import CSX
+from modelzoo.backends.csx import preflight
+from modelzoo.backends.csx.backend import CSX
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
@@ -80,7 +80,7 @@ def test_resumes_across_devices(config, on_wafer, tmp_path, first, then):
 
 
 def test_validation_during_training_is_refused_where_a_cluster_answers(config, monkeypatch, tmp_path):
-    monkeypatch.setattr(csx_preflight, "explain_missing_cluster", lambda backend: None)
+    monkeypatch.setattr(preflight, "explain_missing_cluster", lambda backend: None)
     with pytest.raises(UserError, match="CSX trains"):
         pretrain.train(config, Options(target="CSX", model_dir=str(tmp_path)), evaluate=True)
 
@@ -91,8 +91,8 @@ def test_workers_share_out_every_batch_in_our_order(config, monkeypatch):
 
     import torch
 
-    from modelzoo.backends.csx import cstorch
-    from modelzoo.backends.csx_input import input_batches
+    from modelzoo.backends.csx.input import input_batches
+    from modelzoo.backends.csx.library import cstorch
     from modelzoo.data.hdf5 import Shards
 
     loader = config.trainer.fit.train_dataloader

@@ -31,7 +31,7 @@ KEYS = (
     (r"schedulers\b|scheduler\.py", "trainer.init.schedulers"),
     (r"clip_grad", "trainer.init.precision.max_gradient_norm"),
     (r"grad_scaler", "trainer.init.precision"),
-    (r"csx_parts\.py optimizer|/optim/", "trainer.init.optimizer"),
+    (r"csx/parts\.py optimizer|/optim/", "trainer.init.optimizer"),
 )
 
 

@@ -22,7 +22,7 @@ CLUSTER_FILE = "/opt/cerebras/config_v2"
 DEFAULTS = "CEREBRAS_WAFER_SCALE_CLUSTER_DEFAULTS"  # the zoo's variable: a YAML of backend keys for all jobs of a site
 RELEASE = "2.10.0"
 LABEL = re.compile(r"^([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$")  # Kubernetes' own rule
-REPO = Path(__file__).resolve().parents[2]
+REPO = Path(__file__).resolve().parents[3]
 
 INSTALL = "`make env-csx` installs it next to the main environment; then run .venv-csx/bin/python run.py CSX ..."
 WAYS_OUT = (

@@ -1,7 +1,7 @@
 """What a config asks of cerebras.pytorch: the cluster, the precision, compile flags, how batches are cut."""
 
-from modelzoo.backends import csx_preflight as preflight
-from modelzoo.backends.csx import cstorch
+from modelzoo.backends.csx import preflight
+from modelzoo.backends.csx.library import cstorch
 from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init

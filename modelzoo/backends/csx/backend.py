@@ -1,11 +1,11 @@
 """Training on CS-2 systems: a copy of the run on the wafer.
 
 A run is built on this machine as for a CPU: same weights, masks, optimizer state and checkpoints. It is copied to the
-wafer (csx_copy.py), where the training step is traced once; `train_step` reads its values, and at checkpoint steps the
+wafer (copy.py), where the training step is traced once; `train_step` reads its values, and at checkpoint steps the
 state is copied back into the run. So checkpoints have one format, and a run may move between CPU, GPU and CS-2.
 
 cerebras.pytorch's own optimizer, learning-rate schedules and sparsity run on the wafer, set up from the same config
-(csx_parts.py). Its "CPU" backend runs the same code here; tests hold it against ours.
+(parts.py). Its "CPU" backend runs the same code here; tests hold it against ours.
 """
 
 import contextlib
@@ -18,13 +18,12 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends import arithmetic
-from modelzoo.backends import csx_lowering as lowering
-from modelzoo.backends import csx_settings as settings
 from modelzoo.backends.abilities import ABILITIES
-from modelzoo.backends.csx import cstorch, log_to_stderr
-from modelzoo.backends.csx_copy import WaferCopy
-from modelzoo.backends.csx_input import input_batches
-from modelzoo.backends.csx_refusal import explain_refusal
+from modelzoo.backends.csx import lowering, settings
+from modelzoo.backends.csx.copy import WaferCopy
+from modelzoo.backends.csx.input import input_batches
+from modelzoo.backends.csx.library import cstorch, log_to_stderr
+from modelzoo.backends.csx.refusal import explain_refusal
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Init
 from modelzoo.data import feed

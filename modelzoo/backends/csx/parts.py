@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from modelzoo.backends.csx import cstorch
+from modelzoo.backends.csx.library import cstorch
 from modelzoo.config import optim as o
 from modelzoo.config import sparsity_schedules as s
 from modelzoo.config.errors import UserError

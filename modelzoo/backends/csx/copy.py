@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo.backends import csx_parts as parts
-from modelzoo.backends.csx import cstorch
+from modelzoo.backends.csx import parts
+from modelzoo.backends.csx.library import cstorch
 from modelzoo.config.required import require_optimizer
 from modelzoo.config.trainer import Init
 from modelzoo.models.adapt import adapt

@@ -1,9 +1,10 @@
 """cerebras.pytorch, imported here and nowhere else, with the two schedules that it lacks.
 
-csx.py            the library                    csx_preflight.py  is there a cluster, would it take the job
-csx_backend.py    what the loop calls            csx_lowering.py   what a lowered step holds, what made one fail
-csx_copy.py       a run's copy on the wafer      csx_settings.py   cluster, precision, compile flags: from our config
-csx_parts.py      optimizer, rates and sparsity
+library.py    the library                    preflight.py  is there a cluster, would it take the job
+backend.py    what the loop calls            lowering.py   what a lowered step holds, what made one fail
+copy.py       a run's copy on the wafer      settings.py   cluster, precision, compile flags: from our config
+parts.py      optimizer, rates and sparsity  input.py      what a cluster's input workers run
+refusal.py    what a cluster says when it takes no job
 """
 
 import logging

@@ -1,6 +1,6 @@
 """What a cluster says when it does not take a job, or loses one, as one line with what to do about it.
 
-Known by the names of cerebras's error classes: the library itself is imported in csx.py alone.
+Known by the names of cerebras's error classes: the library itself is imported in library.py alone.
 """
 
 import re
