@@ -160,6 +160,8 @@ def tokenizer(args) -> int:
     chain = filters.build(config.filters, config.kinds)
     if bool(args.output) == bool(args.check):
         raise UserError("give either --output FILE to train, or --check TOKENIZER to compare ids")
+    if args.output and args.output.lower().endswith(listing.SUFFIXES[args.source]):
+        listing.refuse_inside(args.output, args.input)
 
     passed: Counter[str] = Counter()
 
