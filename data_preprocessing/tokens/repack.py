@@ -22,8 +22,8 @@ def run(args) -> int:
     """Run the verb `pack`; returns the exit code. A call that fails or is killed leaves the output as it was, or whole.
 
     Raises:
-        UserError: the output folder holds something else or is in the input's, the input holds pairs or ids that do not fit the vocabulary,
-            or no EOS id is known.
+        UserError: the output folder holds something else or is in the input's, the input holds pairs or ids that do not
+            fit the vocabulary, or no EOS id is known.
     """
     _check_output(args.output)
     listing.refuse_inside(args.output, args.input)
