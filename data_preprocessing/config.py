@@ -66,7 +66,7 @@ class Filters(Frozen):
     """Each names the reason under which it drops. Order: as listed here; the first that objects is the one counted."""
 
     require_abstract: Bool = True  # no_abstract: a record with a title alone
-    min_chars: Int = Field(default=50, ge=0, le=limits.CHARACTERS)  # too_short
+    min_chars: Int = Field(default=50, ge=0, le=limits.CHARACTERS)  # too_short; of a pair both together
     max_chars: Int | None = Field(default=None, ge=1, le=limits.CHARACTERS)  # too_long
     languages: Words = ()  # language: ISO 639-2 codes as MEDLINE writes them (eng); () = any
     licences: Words = ()  # licence: prefixes such as CC-BY, CC0; () = any

@@ -160,18 +160,30 @@ def tokenizer(args) -> int:
     chain = filters.build(config.filters, config.kinds)
     if bool(args.output) == bool(args.check):
         raise UserError("give either --output FILE to train, or --check TOKENIZER to compare ids")
+    if args.output and args.output.lower().endswith(listing.SUFFIXES[args.source]):
+        listing.refuse_inside(args.output, args.input)
 
     passed: Counter[str] = Counter()
 
-    def texts(limit: float):
-        left = limit
-        for file in listing.find(config.input, config.source, passed):
+    cut: list[str] = []  # inputs of which the first part alone was read
+
+    def texts(limit: int) -> Iterator[str]:
+        """What the filters keep; of more than `limit` bytes the first part of each file, by the file's size on disk.
+
+        The first files alone would not do for all: PubMed's are its oldest.
+        """
+        files = listing.find(config.input, config.source, passed)
+        total, allowed, taken = sum(file["bytes"] for file in files), 0.0, 0
+        for file in files:
+            allowed += limit * file["bytes"] / max(total, 1)
             for d in extract.documents(config, file["path"], file["name"], passed):
-                if not d.deleted and not filters.find_reason(d, chain):
-                    yield d.text
-                    left -= len(d.text)
-                    if left <= 0:
-                        return
+                if d.deleted or filters.find_reason(d, chain):
+                    continue
+                if taken >= allowed:
+                    cut.append(file["name"])
+                    break
+                yield d.text
+                taken += len(d.text.encode())
 
     def some(batches: Iterator[list[str]]) -> Iterator[list[str]]:
         """The same batches.
@@ -186,15 +198,19 @@ def tokenizer(args) -> int:
     if args.check:
         encoder = tokenizing.Encoder(read_tokenizer(args.check), args.check)
         documents = ids = 0
-        for batch in some(tokenizing.batched(texts(float("inf")))):
+        for batch in some(tokenizing.batched(texts(1 << 62))):
             encoder.check(batch)
             documents, ids = documents + len(batch), ids + len(encoder.encode(batch)[0])
         print(f"{args.check}: {encoder.engine} gives the ids of tokenizers on {documents:,} documents, {ids:,} tokens")
         return 0
     special = [args.eos_token or "<|endoftext|>", *(tokenizing.FIM_TOKENS if args.fim else ())]
     wanted, megabytes = args.vocab_size or 50257, args.megabytes or 200
-    text = tokenizing.train(some(tokenizing.batched(texts(megabytes * 1e6))), wanted, special)
+    text = tokenizing.train(some(tokenizing.batched(texts(megabytes * 10**6))), wanted, special)
     shards.write_bytes(os.path.abspath(args.output), text.encode())
+    if cut:
+        files = f"{len(cut):,} input file{'s' * (len(cut) > 1)}"
+        what = f"{megabytes:,} MB of text were learnt from, of {files} the first part alone"
+        print(f"note: {what}; --megabytes N reads more", file=sys.stderr)
     size = tokenizing.Encoder(text, args.output, "tokenizers").size
     if size < wanted:
         print(

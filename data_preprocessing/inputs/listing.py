@@ -4,7 +4,7 @@ import os
 import re
 import stat
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from modelzoo.config.errors import UserError
 
@@ -67,6 +67,19 @@ def find(paths: tuple[str, ...], source: str, passed: Counter[str] | None = None
             raise UserError(f"{file['path']}: another input is also called {file['name']}; rename one of them")
         del file["links"]
     return sorted(files, key=lambda f: order(f["name"]))
+
+
+def refuse_inside(output: str, inputs: Iterable[str]) -> None:
+    """Refuse an output that is one of the folders that it is made from, or in one: it would be among the inputs.
+
+    Raises:
+        UserError: names the output and the input.
+    """
+    target = os.path.realpath(output)
+    for given in inputs:
+        folder = os.path.realpath(given)
+        if os.path.isdir(folder) and os.path.commonpath([folder, target]) == folder:
+            raise UserError(f"{output}: is the input {given}, or in it; give an --output outside of it")
 
 
 def _walk(top: str, suffixes: tuple[str, ...], passed: Counter[str]) -> Iterator[tuple[str, str, int]]:

@@ -41,6 +41,7 @@ class Plan(OfJob):
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
     passed: Counter[str] = Counter()
+    listing.refuse_inside(job.output, job.input)
     files = listing.find(job.input, job.source, passed)
     units = listing.units(files, job.unit_megabytes)
     job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})

@@ -1,12 +1,15 @@
 """report.html: one file, no scripts from elsewhere, opens without a network."""
 
 import html as escape_html
+import math
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from data_preprocessing.reports.page import make_page, make_table
 from modelzoo.records import Record, check_record, read_json
+
+BARS = 40  # years that have a bar each
 
 _Count = Annotated[int, Field(ge=0, lt=2**63)]
 _Counts = dict[str, _Count]
@@ -129,13 +132,13 @@ def html(facts: dict) -> str:
         "<h2>Splits</h2>",
         _splits(splits),
         "<h2>Document length in tokens</h2>",
-        _histogram(facts["token_lengths"], "tokens a document, at least"),
-        "<h2>Publication year</h2>",
-        _histogram(_years(facts["years"]), "year of publication", facts["years"].get("0", 0)),
+        _histogram(_lengths(facts["token_lengths"]), "tokens a document, at least"),
+        "<h2>Publication year of what was written</h2>",
+        _histogram(*_years(facts["years"]), facts["years"].get("0", 0)),
         "<div class=two><div><h2>Languages</h2>",
-        _top(facts["languages"], "language"),
+        _top(facts["languages"], "language", kept),
         "</div><div><h2>Licences</h2>",
-        _top(facts["licences"], "licence"),
+        _top(facts["licences"], "licence", kept),
         "</div></div>",
         "<h2>Samples: the first of each outcome, in file order</h2>",
         _samples(facts["samples"]),
@@ -184,22 +187,35 @@ def _splits(splits: dict) -> str:
     return make_table([head, *rows])
 
 
-def _years(years: dict[str, int]) -> dict[str, int]:
-    """By year, or by decade where the years are too many for bars."""
+def _years(years: dict[str, int]) -> tuple[dict[str, int], str]:
+    """By year, or by decade where the years are too many for bars, those without a document too; and a title."""
     dated = {int(y): n for y, n in years.items() if int(y)}
-    if len(dated) > 40:
-        decades: dict[int, int] = {}
-        for year, n in dated.items():
-            decades[year // 10 * 10] = decades.get(year // 10 * 10, 0) + n
-        dated = decades
-    return {str(y): n for y, n in sorted(dated.items())}
+    if not dated:
+        return {}, "year of publication"
+    step = 1
+    while max(dated) // step - min(dated) // step >= BARS:
+        step *= 10
+    bins = dict.fromkeys(range(min(dated) // step, max(dated) // step + 1), 0)
+    for year, n in dated.items():
+        bins[year // step] += n
+    title = "year of publication" if step == 1 else f"year of publication, each bar the {step} years from it on"
+    return {str(bin * step): n for bin, n in bins.items()}, title
+
+
+def _lengths(bins: dict[str, int]) -> dict[str, int]:
+    """By half octaves from the shortest to the longest, those without a document too."""
+    edges = list(dict.fromkeys(str(math.ceil(2 ** (k / 2))) for k in range(64)))
+    found = [k for k, edge in enumerate(edges) if edge in bins]
+    if not found or len(found) < len(bins):  # those of another version
+        return bins
+    return {edge: bins.get(edge, 0) for edge in edges[found[0] : found[-1] + 1]}
 
 
 def _histogram(bins: dict[str, int], title: str, unknown: int = 0) -> str:
     note = f"; unknown: {unknown:,}" if unknown else ""
     if not bins:
         return f"<p class=sub>nothing to show{note}</p>"
-    width, height, most = 460, 130, max(bins.values())
+    width, height, most = 460, 130, max(*bins.values(), 1)
     step = width / len(bins)
     every = -(-len(bins) // 9)  # so that labels have room
     parts = []
@@ -216,12 +232,13 @@ def _histogram(bins: dict[str, int], title: str, unknown: int = 0) -> str:
     return f"{head}<text x=0 y=11>documents: {most:,} in the tallest bar{note}</text>{''.join(parts)}</svg>"
 
 
-def _top(counts: dict[str, int], title: str, limit: int = 12) -> str:
+def _top(counts: dict[str, int], title: str, kept: int, limit: int = 12) -> str:
     ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     rows = [f"<tr><td>{_e(name)}<td class=n>{n:,}" for name, n in ranked[:limit]]
     if len(ranked) > limit:
         rows.append(f"<tr><td>{len(ranked) - limit} others<td class=n>{sum(n for _, n in ranked[limit:]):,}")
-    return make_table([f"<tr><th>{title}<th class=n>records", *rows])
+    population = "documents" if sum(counts.values()) == kept else "records read"  # which older versions counted
+    return make_table([f"<tr><th>{title}<th class=n>{population}", *rows])
 
 
 def _samples(samples: dict[str, list[dict]]) -> str:

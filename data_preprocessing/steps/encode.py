@@ -18,6 +18,7 @@ from modelzoo.files import replacing, sha256
 SPLITS = ("train", "val")
 BATCH_BYTES = 1 << 20
 TABLE_BYTES = 32 << 20  # of the documents table that are compressed at a time
+COUNTED = 1000  # languages, and licences, that a unit counts by name
 CHECKED = 8  # texts per unit on which the fast encoder is compared with the reference,
 CHECKED_CHARS = 1 << 18  # and how much of each: the reference takes hundreds of bytes of memory a token
 
@@ -43,7 +44,7 @@ def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encod
     writers = build(job, out, index, encoder, eos, batches, val, counts, reasons, unit)
     for writer in writers.values():
         writer.flush()
-    documents = _documents_table(work, index, out, reasons, val, counts)
+    documents, names = _documents_table(work, index, out, reasons, val, counts)
     kept = reasons == 0
     samples = _samples(work, index, unit, reasons)
     return {
@@ -61,6 +62,7 @@ def tokenize_unit(job: Job, out: str, work: str, index: int, buckets: int, encod
             str(int(b)): int(n) for b, n in zip(*np.unique(_bins(counts[kept]), return_counts=True), strict=True)
         },
         "years": {str(y): n for y, n in sorted(collections.Counter(unit.years[kept].tolist()).items())},
+        **names,
         "documents_sha256": documents,
     }
 
@@ -81,8 +83,8 @@ def uniform(hashes: np.ndarray, seed: int, stream: int) -> np.ndarray:
 
 
 def _bins(counts: np.ndarray) -> np.ndarray:
-    """Lower edges of half-octave bins."""
-    return np.floor(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
+    """The least lengths of half-octave bins: 1, 2, 3, 4, 6, 8, 12."""
+    return np.ceil(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
 
 
 def read_texts(
@@ -218,13 +220,19 @@ def documents_path(out: str, index: int) -> str:
     return os.path.join(out, "documents", f"{index:05d}.tsv.gz")
 
 
-def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> str:
-    """OUT/documents/00003.tsv.gz: one line per record of the input with its fate; returns its SHA-256."""
+def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> tuple[str, dict[str, dict[str, int]]]:
+    """OUT/documents/00003.tsv.gz: one line per record of the input with its fate.
+
+    Returns:
+        Its SHA-256; and the languages and licences of what was written, with how many documents are of each.
+    """
     from zlib_ng import zlib_ng
 
     path = documents_path(out, index)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     packer = zlib_ng.compressobj(1, wbits=31)
+    names = {"languages": collections.Counter(), "licences": collections.Counter()}
+    columns = [store.FACTS.index(name) for name in ("language", "licence")]
     with (
         open(store.unit_path(work, "extract", index, ".tsv"), "rb") as facts,
         replacing(path, durable=True) as temporary,
@@ -235,12 +243,17 @@ def _documents_table(work: str, index: int, out: str, reasons, val, counts) -> s
         for line, r, v, n in zip(facts, reasons, val, counts, strict=True):
             part.append(b"%s\t%s\n" % (line[:-1], _name_fate(int(r), bool(v), int(n))))
             held += len(part[-1])
+            if r == 0:
+                facts_of = line[:-1].split(b"\t")
+                for counter, column in zip(names.values(), columns, strict=True):
+                    value = facts_of[column].decode() or "not told"
+                    counter[value if value in counter or len(counter) < COUNTED else "others"] += 1
             if held > TABLE_BYTES:
                 table.write(packer.compress(b"".join(part)))
                 part, held = [], 0
         table.write(packer.compress(b"".join(part)) + packer.flush())
         table.flush()
-        return sha256(temporary)
+        return sha256(temporary), {name: dict(counter) for name, counter in names.items()}
 
 
 def _name_fate(reason: int, val: bool, tokens: int) -> bytes:

@@ -14,7 +14,6 @@ from data_preprocessing.text.document import Document, refuse_if_unreadable
 
 SAMPLES = 2  # per reason and unit, for the report
 SAMPLE_CHARS = 400
-COUNTED = 1000  # languages, and licences, that a unit counts by name
 WRITTEN_AT_ONCE = 1 << 20  # bytes
 
 
@@ -44,7 +43,7 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
     chain = filters.build(job.filters, job.kinds, _benchmark(job))
     rows = _Rows()
     hashes, samples = {}, collections.defaultdict(list)
-    languages, licences, passed = collections.Counter(), collections.Counter(), collections.Counter()
+    passed: collections.Counter[str] = collections.Counter()
     text_path = store.unit_path(work, "extract", index, ".text")
     tsv_path = store.unit_path(work, "extract", index, ".tsv")
     with open(text_path, "wb", WRITTEN_AT_ONCE) as texts, open(tsv_path, "wb", WRITTEN_AT_ONCE) as facts:
@@ -58,9 +57,6 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
                 reason = filters.find_reason(document, chain)
                 rows.add(document, reason, texts)
                 facts.write(_fact_line(document, file["name"]))
-                for counter, value in ((languages, document.language), (licences, document.licence)):
-                    value = value or "not told"
-                    counter[value if value in counter or len(counter) < COUNTED else "others"] += 1
                 name = filters.REASONS[reason]
                 if len(samples[name]) < SAMPLES:
                     samples[name].append({"key": document.key, "text": document.text[:SAMPLE_CHARS]})
@@ -84,8 +80,6 @@ def extract(job: Job, work: str, index: int, files: list[dict]) -> dict:
         "text_bytes": int(extracted.lengths.sum()),
         "samples": samples,
         "years": {str(y): n for y, n in sorted(years.items())},
-        "languages": dict(languages),
-        "licences": dict(licences),
         "passed_over": dict(sorted(passed.items())),
     }
 

@@ -101,10 +101,11 @@ def has_abstract(document: Document) -> str | None:
 
 
 def length(document: Document, least: int, most: int | None) -> str | None:
-    """Drop texts of fewer than `least` or more than `most` characters."""
-    if len(document.text) < least:
+    """Drop texts of fewer than `least` or more than `most` characters; a pair's are the prompt and the completion."""
+    characters = len(document.prompt or "") + len(document.text)
+    if characters < least:
         return "too_short"
-    return "too_long" if most is not None and len(document.text) > most else None
+    return "too_long" if most is not None and characters > most else None
 
 
 def language(document: Document, wanted: tuple[str, ...]) -> str | None:

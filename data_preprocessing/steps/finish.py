@@ -41,14 +41,14 @@ class _Totals:
         self.text_bytes += part["text_bytes"]
         self.files.update(part["files"])
         self.passed.update(part.get("passed_over", {}))  # parts of an older run have none
-        for name in ("languages", "licences"):
-            self.counts[name].update(part[name])
         # What was kept here may yet have been dropped by a later step, so those samples wait.
         self._add_samples(0, {reason: found for reason, found in part["samples"].items() if reason != "written"})
 
     def _add_written(self, unit: int, part: dict) -> None:
         for name in ("reasons", "years", "token_lengths"):
             self.counts[name].update(part[name])
+        for name in ("languages", "licences"):  # parts of an older run have none
+            self.counts[name].update(part.get(name, {"not counted": part["reasons"].get("written", 0)}))
         for name, split in self.splits.items():
             split.add(part["splits"][name])
         self.documents[f"{unit:05d}.tsv.gz"] = part["documents_sha256"]

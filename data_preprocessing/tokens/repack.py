@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_preprocessing.inputs import streams
+from data_preprocessing.inputs import listing, streams
 from data_preprocessing.tokens import pack, shards
 from data_preprocessing.tokens.token_ids import find_sources, iterate_documents
 from modelzoo import files
@@ -22,10 +22,11 @@ def run(args) -> int:
     """Run the verb `pack`; returns the exit code. A call that fails or is killed leaves the output as it was, or whole.
 
     Raises:
-        UserError: the output folder holds something else, the input holds pairs or ids that do not fit the vocabulary,
-            or no EOS id is known.
+        UserError: the output folder holds something else or is in the input's, the input holds pairs or ids that do not
+            fit the vocabulary, or no EOS id is known.
     """
     _check_output(args.output)
+    listing.refuse_inside(args.output, args.input)
     sources = find_sources(args.input)
     facts = _facts(args.input)
     if facts.get("objective") == "prompt_completion":

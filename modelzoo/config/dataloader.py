@@ -39,7 +39,7 @@ class DataLoader(Section):
     shuffle: Bool = False  # over all shards, anew each epoch
     shuffle_seed: NonNegativeInt | None = 0
     max_sequence_length: Width | None = None  # must be the data's
-    num_samples: PositiveInt | None = None  # examples of an epoch: the first so many in file order
+    num_samples: PositiveInt | None = None  # examples of an epoch: the first in file order; of a mixture, by weight
     drop_last: Bool | None = None  # no effect: what an epoch leaves over opens the next batch
     num_workers: Workers = 0  # reading processes; 0 reads in the training process
     prefetch_factor: Many | None = 10  # batches that each worker keeps ready

@@ -4,7 +4,8 @@
     batch = shards.batch(step)         # a pure function of (files, seed, step)
 
 An epoch's order is torch.randperm seeded with seed + epoch (Model Zoo's rule). What an epoch leaves over after its last
-whole batch opens the next batch, so nothing is dropped and the order does not depend on how the run was cut.
+whole batch opens the next batch, so nothing is dropped and the order does not depend on how the run was cut. Of which
+examples an epoch of a mixture consists is `order.mix_datasets`.
 """
 
 import hashlib
@@ -33,6 +34,7 @@ from modelzoo.data.files import (
 from modelzoo.data.folder import NEGATIVE, open_shard
 from modelzoo.data.holding import AT_ONCE, Holding, check_hash
 from modelzoo.data.manifest import require_positions, require_vocabulary
+from modelzoo.data.mixture import share_epoch
 from modelzoo.data.order import draw_permutation, mix_datasets
 from modelzoo.reading import MIB, open_regular
 
@@ -57,8 +59,8 @@ class Shards:
         self.starts = np.cumsum([0] + [s.examples for s in self.files])
         sizes = [sum(s.examples for s in part) for part in parts]
         self.total = sum(sizes)
-        self.mixed = mix_datasets(sizes, weights) if weights else None
         self.epoch = config.num_samples or self.total
+        self.sizes, self.weights = tuple(sizes), tuple(weights or ())
         self.holding = Holding()
         self._open: dict[int, h5py.Dataset] = {}
         self._contents: dict[int, str] = {}  # hashes of `fingerprint`
@@ -115,8 +117,17 @@ class Shards:
             facts.append((os.path.basename(s.path), s.examples, s.msl, s.rows, content))
         parts = [(len(part), m.weight) for part, m in zip(self.parts, c.mixture or (), strict=False)]
         order = [c.batch_size, (c.shuffle_seed or 0) if c.shuffle else None, self.epoch, c.use_vsl, parts]
+        if self._is_drawn():  # older versions took the first examples of such a mixture
+            order.append(["drawn", c.shuffle_seed or 0])
         digest = hashlib.sha256(json.dumps([facts, order]).encode()).hexdigest()
         return digest if former or not bare else BY_CONTENT + digest
+
+    def _is_drawn(self) -> bool:
+        """Whether an epoch is a mixture of another length than the data, or has some examples of a set more often."""
+        if not self.weights:
+            return False
+        taken = share_epoch(self.epoch, self.weights)
+        return self.epoch != self.total or any(n % size for n, size in zip(taken, self.sizes, strict=True))
 
     def _sample(self, shard: int) -> str:
         last = self.files[shard].examples - 1
@@ -132,7 +143,10 @@ class Shards:
         epoch, at = divmod(position, self.epoch)
         if self.config.shuffle:
             at = int(draw_permutation(self.epoch, (self.config.shuffle_seed or 0) + epoch)[at])
-        return int(self.mixed[at % self.total]) if self.mixed is not None else at % self.total
+        return int(self._mix(epoch)[at]) if self.weights else at % self.total
+
+    def _mix(self, epoch: int) -> np.ndarray:
+        return mix_datasets(self.sizes, self.weights, self.epoch, self.config.shuffle_seed or 0, epoch)
 
     def batch(self, step: int) -> dict[str, Tensor]:
         """The batch of `step`: int32 tensors [batch_size, msl] by row name."""

@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 
 
-def share_epoch(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """How many examples of each dataset an epoch has: as many in all as there are, by weight.
+def share_epoch(total: int, weights: Sequence[float]) -> list[int]:
+    """How many of an epoch's `total` examples are of each dataset, by weight.
 
     What rounding down leaves goes to those that it took most from, the first of equals.
     """
-    total, whole = sum(sizes), sum(weights)
+    whole = sum(weights)
     shares = [w / whole * total for w in weights]
     counts = [math.floor(share) for share in shares]
     for j in sorted(range(len(counts)), key=lambda j: counts[j] - shares[j])[: total - sum(counts)]:

@@ -70,7 +70,7 @@ def _repeats(loader: DataLoader) -> list[str]:
 def _heads(loader: DataLoader, steps: int | None) -> list[str]:
     """Of which examples the first in the files' order alone are taken: they may be of another kind than the rest."""
     there, asked = manifest.count_examples(loader), loader.num_samples
-    if there and asked and asked < there:
+    if there and asked and asked < there and not loader.mixture:
         return [f"num_samples {asked:,}: of {there:,} examples the first ones in file order alone are ever taken"]
     if loader.shuffle:
         return []
@@ -89,13 +89,16 @@ def _shares(loader: DataLoader) -> list[str]:
     known = [n for n in sizes if n]
     if len(known) < len(parts) or not parts:
         return []
-    taken, found = share_epoch(known, [p.weight for p in parts]), []
+    taken, found = share_epoch(loader.num_samples or sum(known), [p.weight for p in parts]), []
     for part, size, n in zip(parts, known, taken, strict=True):
         name = ", ".join(part.data_dir)
         if n < size:
-            found.append(f"mixture: of the {size:,} examples of {name} the first {n:,} alone are ever taken")
+            found.append(
+                f"mixture: an epoch takes {n:,} of the {size:,} examples of {name}; the next one goes on from there"
+            )
         elif n > size:
-            found.append(f"mixture: an epoch takes {n:,} of the {size:,} examples of {name}, some of them again")
+            again = "all of them" if n % size == 0 else "some of them"
+            found.append(f"mixture: an epoch takes {n:,} of the {size:,} examples of {name}, {again} again")
     return found
 
 

@@ -173,6 +173,40 @@ def test_mixtures_hold_their_shares(folder, tmp_path, weights):
         assert max(times) - min(times) <= 1 and len(set(part)) == min(size, len(part))
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("weights, num_samples", [((1, 9), None), ((2, 1), None), ((1, 1), 7), ((1, 1), 62)])
+def test_an_epoch_of_a_mixture_draws_and_the_next_goes_on(folder, tmp_path, weights, num_samples, shuffle):
+    """Counted by hand: over epochs no example of a set comes twice more often than another of it."""
+    write_shard(tmp_path / "b" / "x.h5", numbered(10, 15))
+    mixture = [{"data_dir": str(p), "weight": w} for p, w in zip((folder, tmp_path / "b"), weights, strict=True)]
+    fields = {"mixture": mixture, "data_dir": None, "shuffle": shuffle, "num_samples": num_samples, "batch_size": 1}
+    shards = Shards.open(loader(**fields), 100)
+    size, sets, firsts = len(shards), (range(15), range(15, 25)), []
+    assert size == (num_samples or 25)
+    seen = np.zeros(25, int)
+    for epoch in range(7):
+        taken = [n for step in range(epoch * size, (epoch + 1) * size) for n in numbers(shards.batch(step))]
+        for numbers_of, weight in zip(sets, weights, strict=True):
+            share = size * weight / sum(weights)
+            assert abs(sum(n in numbers_of for n in taken) - share) <= 0.5
+        np.add.at(seen, taken, 1)
+        for numbers_of in sets:
+            assert np.ptp(seen[numbers_of]) <= 1
+        firsts.append(sorted(taken))
+    assert any(f != firsts[0] for f in firsts)  # not the same examples every time
+    again = Shards.open(loader(**fields), 100)
+    assert [again.indices(s) for s in (3 * size + 2, 5)] == [shards.indices(s) for s in (3 * size + 2, 5)]
+    assert Shards.open(loader(**{**fields, "shuffle_seed": 5}), 100).fingerprint() != shards.fingerprint()
+
+
+def test_an_even_mixture_takes_the_sets_one_after_another_as_ever(folder, tmp_path):
+    write_shard(tmp_path / "b" / "x.h5", numbered(5, 15))
+    mixture = [{"data_dir": str(p), "weight": w} for p, w in ((folder, 3), (tmp_path / "b", 1))]
+    shards = Shards.open(loader(mixture=mixture, data_dir=None, batch_size=20), 100)
+    assert numbers(shards.batch(0)) == numbers(shards.batch(1)) == list(range(20))
+    assert shards.indices(4) == list(range(20))
+
+
 def test_corpus_of_plain_tokens(tmp_path):
     tokens = np.random.default_rng(0).integers(0, 100, 43).astype(np.int32)
     write_shard(tmp_path / "c.h5", tokens, n_examples=None)

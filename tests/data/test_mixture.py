@@ -12,7 +12,7 @@ PARTS = st.lists(st.tuples(st.integers(1, 10**6), st.floats(1e-3, 1e3)), min_siz
 @given(PARTS)
 def test_shares_are_numpys_and_make_up_an_epoch(parts):
     sizes, weights = zip(*parts, strict=True)
-    total, found = sum(sizes), share_epoch(sizes, weights)
+    total, found = sum(sizes), share_epoch(sum(sizes), weights)
     share = np.array(weights) / sum(weights) * total
     counts = np.floor(share).astype(int)
     counts[np.argsort(counts - share, kind="stable")[: total - counts.sum()]] += 1

@@ -259,3 +259,27 @@ def test_a_tokenizer_of_no_document_is_refused(cli, tmp_path, way):
     (line,) = done.stderr.splitlines()
     assert done.returncode == 2 and line.endswith("a.jsonl: hold no document that the filters keep; nothing was done")
     assert (tmp_path / "t.json").read_text() == words
+
+
+def test_a_tokenizer_learns_from_the_first_part_of_every_file_where_not_all_is_read(tmp_path, cli):
+    """It learnt from the first file alone, which of PubMed's is the oldest; all is read where it fits."""
+    names = ("alphaword", "betaword", "gammaword")
+    for k, name in enumerate(names):
+        line = json.dumps({"text": f"{name} and some words that are long enough to be kept. " * 20}) + "\n"
+        (tmp_path / f"{k}.jsonl").write_text(line * 1000, encoding="utf-8")
+    words = (
+        "tokenizer",
+        "--source",
+        "jsonl",
+        "--input",
+        tmp_path,
+        "--vocab_size",
+        400,
+        "--output",
+        tmp_path / "t.json",
+    )
+    for megabytes, note in ((1, "note: 1 MB of text were learnt from, of 3 input files the first part alone"), (9, "")):
+        done = cli(*words, "--megabytes", megabytes)
+        learnt = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))["model"]["vocab"]
+        assert {f"\u0120{name}" for name in names} <= set(learnt)
+        assert note in done.stderr and ("first part" in done.stderr) == bool(note)

@@ -48,7 +48,7 @@ NOTES = (
             {},
             [
                 "an epoch takes 12 of the 8 examples of d, some of",
-                "of the 8 examples of e the first 4 alone are ever taken",
+                "an epoch takes 4 of the 8 examples of e; the next one goes on from there",
             ],
         ),
         ({"data_dir": None, "mixture": [{"data_dir": d, "weight": 2} for d in "de"]}, {}, []),

@@ -55,6 +55,9 @@ def restore(
     if "dataloader" in states and fingerprint is not None and state.dataset != fingerprint:
         keys = name_reordering(path, saved, run.config)
         what = f"in other batches ({keys})" if keys else "on other data (or another batch size or shuffle seed)"
+        fit = run.config.trainer.fit if run.config is not None else None
+        if not keys and fit is not None and fit.train_dataloader.mixture:
+            what += ", or by a version that took the first examples of a mixture's sets"
         raise UserError(
             f"{path}: was trained {what}, so its position in the data means nothing here; "
             f"{'take its values' if keys else 'restore the data'}, or start at its beginning with "

@@ -120,3 +120,20 @@ def test_both_inputs_are_read_and_what_is_passed_over_is_reported(tmp_path, cli)
     assert sorted(report["inputs"])[0] == "one/in\\xff/p\\xfe0.jsonl.gz" and len(report["inputs"]) == 6
     assert "passed over: hidden 1" in (out / "report.html").read_text()
     assert "p\\xfe" in gzip.decompress((out / "documents/00000.tsv.gz").read_bytes()).decode()
+
+
+@pytest.mark.parametrize("where", ["in", "in/o/p", "link/o"])
+@pytest.mark.parametrize("verb", ["pack", "jsonl", "bioc", "tokenizer"])
+def test_no_output_goes_into_its_input(tmp_path, capsys, monkeypatch, verb, where):
+    """`bioc` would read its own job.json as an input when it goes on."""
+    monkeypatch.chdir(tmp_path)
+    record = {"input_ids": [1, 2, 3] * 9, "text": "A text of some words, long enough to be kept as a document."}
+    (tmp_path / "in" / "o").mkdir(parents=True)
+    (tmp_path / "in" / "a.jsonl").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    (tmp_path / "link").symlink_to("in")
+    more = {"pack": ["--msl", "8", "--eos_id", "0"], "tokenizer": ["--source", "bioc"]}.get(verb, [])
+    output = f"{where}/t.json" if verb == "tokenizer" else where
+    before = sorted(tmp_path.rglob("*"))
+    assert cli.main([verb, "--input", "in", "--output", output, *more]) == 2
+    assert capsys.readouterr().err == f"error: {output}: is the input in, or in it; give an --output outside of it\n"
+    assert sorted(tmp_path.rglob("*")) == before

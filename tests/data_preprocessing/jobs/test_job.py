@@ -462,7 +462,8 @@ def test_near_duplicates_are_those_of_all_pairs(tmp_path, tokenizer, record, cit
 
 def test_a_language_that_looks_like_a_number_and_is_none_does_not_end_the_job(tmp_path, tokenizer):
     lines = [
-        {"text": f"A record of {word} in plain words.", "language": word} for word in ("\u00b2", "\u2460", "7", "eng")
+        {"text": f"A record of {word} in plain words, long enough to be kept.", "language": word}
+        for word in ("\u00b2", "\u2460", "7", "eng")
     ]
     (tmp_path / "p.jsonl").write_text("".join(json.dumps(r) + "\n" for r in lines))
     out = tmp_path / "out"

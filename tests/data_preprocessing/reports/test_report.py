@@ -2,9 +2,12 @@
 
 import copy
 import gzip
+import itertools
 import json
+import math
 import re
 
+import numpy as np
 import pytest
 
 from data_preprocessing import cli
@@ -13,6 +16,7 @@ from data_preprocessing.jobs.plan import make_plan
 from data_preprocessing.jobs.run import How, run_job
 from data_preprocessing.reports import page as page_style
 from data_preprocessing.reports import report as page
+from data_preprocessing.steps import encode
 from modelzoo.config.errors import UserError
 
 ODD = (None, True, -1, 10**30, 1.5, "x", "<script>alert(1)</script>", [], {}, {"a": 1}, [[1]], "\0", "\u00b2")
@@ -124,3 +128,43 @@ def test_a_page_made_anew_by_another_version_is_as_it_should_be(out, monkeypatch
     (out / "report.html").write_bytes(before)
     monkeypatch.undo()
     assert cli.main(["verify", str(out)]) == 0
+
+
+def test_languages_licences_years_and_lengths_are_of_what_was_written(tmp_path, tokenizer):
+    """Counted anew from the lines and the tables: what a filter drops is in no distribution."""
+    kept = [
+        {"text": f"Text {k} of some words that are long enough to be kept as a document.", "language": "eng"}
+        for k in range(5)
+    ]
+    kept += [{"text": f"{k} words " * 40 + "of a text.", "language": "ger", "licence": "cc by"} for k in range(3)]
+    short = [{"text": f"Short {k}.", "language": "ita", "licence": "CC0", "year": 1999} for k in range(7)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(r) + "\n" for r in [*kept, *short]), encoding="utf-8")
+    out, settings = tmp_path / "out", {"tokenizer": {"path": str(tokenizer)}, "msl": 64}
+    run_job(make_plan(Job(source="jsonl", input=(str(tmp_path / "a.jsonl"),), output=str(out), **settings)), How())
+    facts = page.read_facts(str(out / "report.json"))
+    assert facts["languages"] == {"eng": 5, "ger": 3} and facts["licences"] == {"CC-BY": 3, "not told": 5}
+    assert facts["years"] == {"0": 8}
+    lines = gzip.decompress((out / "documents" / "00000.tsv.gz").read_bytes()).decode().splitlines()[1:]
+    lengths = [int(line.split("\t")[-1]) for line in lines if line.split("\t")[-3] == "written"]
+    edges = sorted(map(int, facts["token_lengths"]))
+    for least, after in zip(edges, [*edges[1:], 2**62], strict=True):  # "at least", as the page says
+        assert facts["token_lengths"][str(least)] == sum(least <= n < after for n in lengths)
+
+
+def test_half_octaves_begin_where_the_page_says():
+    lengths = np.arange(1, 5000)
+    bins = encode._bins(lengths)
+    for least, after in itertools.pairwise(sorted(set(bins.tolist()))):
+        assert least**2 >= 2 ** round(2 * math.log2(least) - 0.5) and bins[int(least) - 1] == least
+        assert (bins[(lengths >= least) & (lengths < after)] == least).all()
+
+
+def test_pictures_show_the_years_and_lengths_that_no_document_has():
+    assert page._years({"0": 4, "1998": 2, "2001": 1}) == (
+        {"1998": 2, "1999": 0, "2000": 0, "2001": 1},
+        "year of publication",
+    )
+    bins, title = page._years({"1899": 1, "1998": 2, "1999": 3})
+    assert bins == {str(y): {1890: 1, 1990: 5}.get(y, 0) for y in range(1890, 2000, 10)} and "10 years" in title
+    assert page._lengths({"6": 1, "2": 3}) == {"2": 3, "3": 0, "4": 0, "6": 1}
+    assert page._lengths({"5": 1, "22": 3}) == {"5": 1, "22": 3}  # of an earlier version, whose edges were lower
