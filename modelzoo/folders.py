@@ -7,6 +7,7 @@ import glob
 import os
 
 SHARD_SUFFIXES = (".h5", ".hdf5")
+JOB = "job.json"  # of a preprocessing job's output
 EMPTY = "it is empty"
 VOCABULARIES = ("tokenizer.json", "encoder.json", "vocab.json", "vocab.txt", "tokenizer.model")
 
@@ -44,10 +45,24 @@ def _describe(path: str) -> str | None:
         return f"it is an exported model: generate and -m score take it, `run.py import {path} RUN` makes it a run"
     names = sorted(n for n in os.listdir(path) if not n.startswith("."))
     if data := next((d for d in (path, os.path.join(path, "train")) if _holds_shards(d)), None):
-        return f"it holds training data, which trainer.fit.train_dataloader.data_dir takes: {data}"
+        of = f" of the output {above}" if _has(above, JOB) else ""
+        return f"it holds training data{of}, which trainer.fit.train_dataloader.data_dir takes: {data}"
+    if whole := _find_whole(path):
+        return f"it is a part of {whole}"
     if any(n in VOCABULARIES for n in names):
         return "it holds a tokenizer: trainer.init.tokenizer and --tokenizer take it"
     return None if names else EMPTY
+
+
+def _find_whole(path: str) -> str | None:
+    """The run, or the output of a preprocessing job, that a folder lies in, up to three folders above."""
+    for depth in (1, 2, 3):
+        above = os.path.normpath(os.path.join(path, *[os.pardir] * depth))
+        if is_run(above):
+            return f"the run {above}"
+        if _has(above, JOB):
+            return f"the output {above}"
+    return None
 
 
 def add_kind(message: str, path: str) -> str:

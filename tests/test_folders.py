@@ -17,17 +17,22 @@ KINDS = {  # folder: its files, and what it is called
     "run": (["config.yaml", "checkpoints/step_2/state.json"], RUN),
     "run/checkpoints/step_2": ([], "it is a checkpoint, of the run run"),
     "run/evaluation": (["results.json", "toy_dev.json"], "it holds scores of run, which is the run"),
+    "run/checkpoints": (["step_2/model.safetensors"], "it is a part of the run run"),
+    "run/tensorboard": (["events.out.tfevents.1"], "it is a part of the run run"),
     "tuned": (["results.json", "fold_0/seed_1/config.yaml", "fold_0/seed_1/best/step_2/state.json"], BELOW),
     "study": (["report.html", "runs/s75/config.yaml", "runs/s75/launches.jsonl"], BELOW),
     "export": (["config.json", "model.safetensors", "tokenizer.json"], EXPORT),
     "data": (["a.h5", "manifest.json", "tokenizer.json"], "it holds training data, which trainer.fit.train_dataloader"),
     "job": (["job.json", "train/a.h5"], "data_dir takes: job/train"),
+    "job/train": ([], "it holds training data of the output job, which trainer.fit.train_dataloader.data_dir takes"),
+    "job/work": (["extract/0.json"], "it is a part of the output job"),
     "tokenizer": (["tokenizer.json"], "it holds a tokenizer: trainer.init.tokenizer and --tokenizer take it"),
     "empty": ([], "it is empty"),
     "other": (["notes.txt"], ""),
 }
 ALL = tuple(KINDS)
-RUNS = ("run", "run/checkpoints/step_2")
+RUNS = ("run", "run/checkpoints/step_2", "run/checkpoints")
+DATA = ("data", "job", "job/train")
 COMMANDS = {  # a command, and the kinds that it takes
     "compare {F} -o c.svg": ("run",),
     "report {F} -o r.html": ("run",),
@@ -44,11 +49,14 @@ COMMANDS = {  # a command, and the kinds that it takes
     "CPU -p c.yaml -m eval -o {F}": ("run", "run/checkpoints/step_2"),
     "CPU -p c.yaml -m finetune --set trainer.finetune.task=t.yaml --checkpoint_path {F} -o out": RUNS,
     "CPU -p c.yaml -m score --tasks t.yaml --checkpoint_path {F} -o out": (*RUNS, "export"),
-    "CPU -p c.yaml -m train --set trainer.fit.train_dataloader.data_dir={F} -o out": ("data", "job"),
-    "inspect {F}": ("data", "job"),
-    "verify {F}": ("data", "job"),
-    "pack --input {F} --output out --msl 8 --eos_id 0 --vocab_size 9": ("data", "job"),
+    "CPU -p c.yaml -m train --set trainer.fit.train_dataloader.data_dir={F} -o out": DATA,
+    "inspect {F}": DATA,
+    "verify {F}": DATA,
+    "report {F}": ("job",),
+    "report {F} --scale": ("job",),
+    "pack --input {F} --output out --msl 8 --eos_id 0 --vocab_size 9": DATA,
 }
+PREPARING = list(COMMANDS)[-5:]  # of data_preprocessing; the others are run.py's
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +81,7 @@ def world(tmp_path_factory):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_folder_of_another_kind_is_named_for_what_it_is(world, command, monkeypatch, capsys):
     monkeypatch.chdir(world)
-    run = prepare if command.split()[0] in ("inspect", "verify", "pack") else main
+    run = prepare if command in PREPARING else main
     for folder in ALL:
         if folder in COMMANDS[command]:
             continue

@@ -2,11 +2,13 @@
 
 import html as escape_html
 import math
+import os
 from typing import Annotated, Any
 
 from pydantic import Field
 
 from data_preprocessing.reports.page import make_page, make_table
+from modelzoo.folders import add_kind
 from modelzoo.records import Record, check_record, read_json
 
 BARS = 40  # years that have a bar each
@@ -69,7 +71,7 @@ def read_facts(path: str) -> dict[str, Any]:
     Raises:
         UserError: it is missing, or a key of it has no value that fits.
     """
-    facts = read_json(path, "missing; it is written at the end of a job")
+    facts = read_json(path, add_kind("missing; it is written at the end of a job", os.path.dirname(path) or "."))
     check_record(facts, _Facts, path, "is not a report of this version")
     return facts
 

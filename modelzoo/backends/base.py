@@ -98,6 +98,10 @@ class Backend(Protocol):
         """Peak bytes used on the device, if it can tell."""
         ...
 
+    def holds_graphs(self) -> bool:
+        """Whether micro-batches are captured as CUDA graphs, which keep a step's memory."""
+        ...
+
 
 class TorchBackend(Backend, Protocol):
     """A place where torch takes the step as it is written, one micro-batch after another."""

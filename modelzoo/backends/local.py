@@ -136,6 +136,9 @@ class Local:
     def fetch(self, run: TrainState) -> bool:
         return True  # it never left
 
+    def holds_graphs(self) -> bool:
+        return self.graphs is not None
+
     def memory(self) -> int | None:
         if self.kind == "GPU":
             return torch.cuda.max_memory_allocated(self.device)

@@ -15,7 +15,7 @@ from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.select import check_sides, group_counts
 from modelzoo.training.runs.length import total_steps
 
-SAMPLES = 1000  # levels of sparsity at which masks are counted, where a schedule takes more, for the mean FLOPs
+SAMPLES = 300  # levels of each group at which masks are counted, where a schedule takes more, for the mean FLOPs
 
 
 class Plan(NamedTuple):

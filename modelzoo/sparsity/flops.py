@@ -7,16 +7,19 @@ That the first layer's inputs may need no gradient is left out. Counted, not mea
 """
 
 import math
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
+from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.sparsity.schedules import held, update_steps
 from modelzoo.sparsity.select import ShapeLike, group_counts
 
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples' fractions fill [0, 1) evenly
 Sizes = Mapping[str, tuple[int, ...]]  # of the weights that a group acts on, by name
 
 
@@ -53,18 +56,25 @@ def count_per_token(
         dense_gradient: names of weights whose dead places need a gradient too in this step (RigL's updates):
             2 fS + fD, as arXiv 1911.11134, appendix H, counts.
     """
-    linear = 0
+    kinds = {shape.kind: name for name, shape in reversed(list(shapes.items()))}  # the first of each kind
+    passes = 4 if kinds.get("head", kinds["embedding"]) in frozen else 6
+    attention = 12 * model.num_hidden_layers * context * model.inner_dim
+    linear = _count_linear(shapes, live, frozen, dense_gradient)
+    return Cost(linear, attention, passes * model.hidden_size * model.vocab_size)
+
+
+def _count_linear(
+    shapes: Mapping[str, ShapeLike], live: Mapping[str, int], frozen: Collection[str], dense_gradient: Collection[str]
+) -> int:
+    total = 0
     for name, shape in shapes.items():
         if shape.kind in ("linear", "adapter"):
             full = math.prod(shape.size)
             on = live.get(name, full)
-            linear += (4 if name in frozen else 6) * on
+            total += (4 if name in frozen else 6) * on
             if name in dense_gradient and name not in frozen:
-                linear += 2 * (full - on)
-    kinds = {shape.kind: name for name, shape in reversed(list(shapes.items()))}  # the first of each kind
-    passes = 4 if kinds.get("head", kinds["embedding"]) in frozen else 6
-    attention = 12 * model.num_hidden_layers * context * model.inner_dim
-    return Cost(linear, attention, passes * model.hidden_size * model.vocab_size)
+                total += 2 * (full - on)
+    return total
 
 
 def count_run(
@@ -84,40 +94,57 @@ def count_run(
         samples: count the masks of about so many levels of sparsity, where a schedule takes more; None counts all.
     """
     dense = steps * count_per_token(model, shapes, context, frozen=frozen).total
-    alike: dict[tuple[bool, ...], list[tuple[tuple[float, ...], int]]] = {}
-    for (levels, asks), n in _steps_alike(groups, steps, frozen).items():
-        alike.setdefault(asks, []).append((levels, n))
-    sparse = 0
-    for asks, found in alike.items():
-        names = {n for (_, sizes), asked in zip(groups, asks, strict=True) if asked for n in sizes}
-        stride = 1 if samples is None else -(-len(found) // samples)
-        for i in range(0, len(found), stride):
-            near = found[i : i + stride]
-            levels, _ = near[len(near) // 2]
-            live = {
-                n: k for (g, sizes), s in zip(groups, levels, strict=True) for n, k in group_counts(g, sizes, s).items()
-            }
-            cost = count_per_token(model, shapes, context, live, frozen, names).total
-            sparse += cost * sum(n for _, n in near)
+    sparse = dense
+    for group, sizes in groups:  # each saves of its own weights, and asks for gradients of its own
+        own = {n: shapes[n] for n in sizes}
+        whole = _count_linear(own, {}, frozen, ())
+        moves = group.algorithm != "static" and any(n not in frozen for n in sizes)
+        for level, n, updates in _count_levels(group, steps, samples) if moves else [(held(group, 0), steps, 0)]:
+            live = group_counts(group, sizes, level)
+            quiet = _count_linear(own, live, frozen, ())
+            sparse += n * (quiet - whole)
+            if group.needs_dense_gradient:
+                sparse += updates * (_count_linear(own, live, frozen, sizes) - quiet)
     return sparse, dense
 
 
-def _steps_alike(
-    groups: Sequence[tuple[SparsityGroup, Sizes]], steps: int, frozen: Collection[str]
-) -> Counter[tuple[tuple[float, ...], tuple[bool, ...]]]:
-    """How many steps train alike: by the sparsity of each group's masks, and whether it asks for the dense gradient."""
-    moves = [g.algorithm != "static" and any(n not in frozen for n in sizes) for g, sizes in groups]
-    updates = [set(update_steps(g.update, steps)) if m else set() for (g, _), m in zip(groups, moves, strict=True)]
-    quiet = (False,) * len(groups)
-    found: Counter = Counter()
-    last = 0  # the update step before; masks of steps last + 1 to the next one are as it left them
-    for step in (*sorted(set().union(*updates)), None):
-        levels = tuple(held(g, last if m else 0) for (g, _), m in zip(groups, moves, strict=True))
-        between = (steps if step is None else step - 1) - last
-        if between:
-            found[levels, quiet] += between
-        if step is not None:
-            asks = (g.needs_dense_gradient and step in mine for (g, _), mine in zip(groups, updates, strict=True))
-            found[levels, tuple(asks)] += 1
-            last = step
-    return found
+def _count_levels(group: SparsityGroup, steps: int, samples: int | None) -> Iterator[tuple[float, int, int]]:
+    """Each sparsity of a group's masks in a run, how many steps train with it, and how many of these are updates.
+
+    An update step trains with the masks that it then changes. `samples`: as in `count_run`.
+    """
+    updates = update_steps(group.update, steps)
+    if not updates:
+        yield held(group, 0), steps, 0
+        return
+    yield held(group, 0), updates[0], 1
+    level = lambda i: held(group, updates[i])
+    if isinstance(group.sparsity, c.Cycling):
+        cycle, last = len(group.sparsity.values), len(updates) - 1
+        for i in range(min(cycle, len(updates))):
+            mine, later = updates[i::cycle], updates[i + 1 :: cycle]
+            ends = sum(later) + (steps if last % cycle == i else 0)
+            yield level(i), ends - sum(mine), len(later)
+        return
+    settled = _find_settled(group.sparsity, updates, level)
+    stride = 1 if samples is None else max(1, -(-settled // samples))
+    cuts = sorted({*range(0, settled, stride), settled, len(updates)})
+    for k, (i, j) in enumerate(pairwise(cuts)):
+        # the middle one, but of a cosine another each time: its middles may all lie at one place of its swing
+        share = k * GOLDEN % 1 if isinstance(group.sparsity, c.Cosine) else 0.5
+        near = i if i == settled else i + int(share * (j - i))
+        end = updates[j] if j < len(updates) else steps
+        yield level(near), end - updates[i], min(j, len(updates) - 1) - i
+
+
+def _find_settled(schedule: c.Schedule, updates: Sequence[int], level: Callable[[int], float]) -> int:
+    """The first of `updates` from which on a schedule stays at its last value to the digit; their number where none."""
+    match schedule:
+        case c.Constant():
+            return 0
+        case c.Cubic() | c.Sigmoid():
+            return bisect_left(updates, schedule.end)
+        case c.Linear():
+            last = level(len(updates) - 1)
+            return bisect_left(range(len(updates)), True, key=lambda i: level(i) == last)
+    return len(updates)

@@ -5,7 +5,8 @@ no state, a schedule resumes exactly (cycling too: its place is the count of ear
 """
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, singledispatch
 
@@ -107,14 +108,13 @@ def updates_before(update: c.Update | None, step: int) -> int:
     return max(0, -(-(end - update.start) // (update.freq or 1)))
 
 
-def update_steps(update: c.Update | None, end: int) -> Iterator[int]:
+def update_steps(update: c.Update | None, end: int) -> Sequence[int]:
     """The update steps in [1, end], in order: those that change a mask in a run of `end` steps."""
     if update is not None and update.steps is not None:
-        yield from sorted({s for s in update.steps if 1 <= s <= end})
-        return
+        return sorted({s for s in update.steps if 1 <= s <= end})
     start, freq = (0, 1) if update is None else (update.start, update.freq or 1)
     stop = end + 1 if update is None or update.stop is None else min(update.stop, end + 1)
-    yield from (s for s in range(start, stop, freq) if s >= 1)
+    return range(start or freq, stop, freq)
 
 
 def next_update(update: c.Update | None, step: int) -> int | None:
@@ -155,20 +155,36 @@ def last_update(update: c.Update | None, step: int) -> int:
     return update.start + (end - update.start) // freq * freq if end >= update.start else 0
 
 
-def lowest(group: SparsityGroup, end: int) -> float:
-    """The lowest sparsity that the masks have in a run of `end` steps: then most weights live.
+def split_monotone(schedule: c.Schedule | None, steps: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Parts of `steps`, in order, over each of which the schedule only rises or only falls.
 
-    Schedules but the cosine and cycling ones rise or fall throughout; of a cosine's many updates a thousand are read.
+    Args:
+        steps: rising; of a schedule that cycles, update steps. What it has had once is left out.
     """
-    found = [held(group, 0), held(group, end)]
+    match schedule:
+        case c.Cycling():
+            yield from ((s,) for s in steps[: len(schedule.values)])
+        case c.Power() if schedule.beta < 0:
+            yield from ((s,) for s in steps)
+        case c.Cosine():
+            begin = 0
+            while begin < len(steps):
+                turn = (steps[begin] // schedule.half_period + 1) * schedule.half_period
+                end = max(bisect_left(steps, turn, begin), begin + 1)
+                yield steps[begin:end]
+                begin = end
+        case _:
+            if steps:
+                yield steps
+
+
+def lowest(group: SparsityGroup, end: int) -> float:
+    """The lowest sparsity that the masks have in a run of `end` steps: then most weights live."""
+    start = held(group, 0)
     if group.algorithm == "static":
-        return found[0]
-    if isinstance(group.sparsity, c.Cycling):
-        found += group.sparsity.values[: updates_before(group.update, end + 1)]
-    elif isinstance(group.sparsity, c.Cosine):
-        steps = list(update_steps(group.update, end))
-        found += (value(group.sparsity, step, group.update) for step in steps[:: len(steps) // 1000 + 1])
-    return min(found)
+        return start
+    parts = split_monotone(group.sparsity, update_steps(group.update, end))
+    return min([start, *(held(group, step) for part in parts for step in (part[0], part[-1]))])
 
 
 def check_schedule(group: SparsityGroup, max_steps: int) -> tuple[float, int]:
@@ -190,21 +206,41 @@ def check_schedule(group: SparsityGroup, max_steps: int) -> tuple[float, int]:
             f"{where}: `update` names no step after the first masks, so they never change; "
             "give a smaller freq, a later stop, or `algorithm: static`"
         )
-    highest = (-math.inf, 0)
-    for step in (0, *(() if group.algorithm == "static" else update_steps(group.update, max_steps))):
-        s = _or_inf(group.sparsity, step, group.update)
-        if not 0 <= s <= group.max_sparsity:
-            why = "is not a share of weights" if not 0 <= s <= 1 else f"passes max_sparsity {group.max_sparsity}"
-            raise UserError(
-                f"{where}: sparsity reaches {s:.6g} at step {step} of {max_steps}, which {why}; "
-                "set `final` (linear, exp, cubic), an earlier `update.stop`, or a smaller slope"
-            )
-        if s > highest[0]:
-            highest = (s, step)
-        d = 0.0 if group.drop_fraction is None else _or_inf(group.drop_fraction, step, group.update)
-        if not 0 <= d <= 1:
-            raise UserError(f"{where}: drop_fraction is {d:.6g} at step {step}; it must stay between 0 and 1")
-    return highest
+    updates = () if group.algorithm == "static" else update_steps(group.update, max_steps)
+    sparsity = lambda step: _or_inf(group.sparsity, step, group.update)
+    dropped = lambda step: 0.0 if group.drop_fraction is None else _or_inf(group.drop_fraction, step, group.update)
+    parts = [(0,), *split_monotone(group.sparsity, updates)]
+    wrong = _first_outside(parts, sparsity, group.max_sparsity)
+    wrong_drop = _first_outside([(0,), *split_monotone(group.drop_fraction, updates)], dropped, 1)
+    if wrong is not None and (wrong_drop is None or wrong <= wrong_drop):
+        s = sparsity(wrong)
+        why = "is not a share of weights" if not 0 <= s <= 1 else f"passes max_sparsity {group.max_sparsity}"
+        raise UserError(
+            f"{where}: sparsity reaches {s:.6g} at step {wrong} of {max_steps}, which {why}; "
+            "set `final` (linear, exp, cubic), an earlier `update.stop`, or a smaller slope"
+        )
+    if wrong_drop is not None:
+        raise UserError(
+            f"{where}: drop_fraction is {dropped(wrong_drop):.6g} at step {wrong_drop}; it must stay between 0 and 1"
+        )
+    return max((_find_peak(part, sparsity) for part in parts), key=lambda peak: peak[0])  # the first of equal ones
+
+
+def _first_outside(parts: Sequence[Sequence[int]], at: Callable[[int], float], most: float) -> int | None:
+    """The first step at which a value is not in [0, most]. In a part it only rises or falls: it leaves once for all."""
+    is_outside = lambda step: not 0 <= at(step) <= most
+    for part in parts:
+        if is_outside(part[0]):
+            return part[0]
+        if is_outside(part[-1]):
+            return part[bisect_left(part, True, key=is_outside)]
+    return None
+
+
+def _find_peak(part: Sequence[int], at: Callable[[int], float]) -> tuple[float, int]:
+    """The highest value in a part, and the first step that has it."""
+    first, last = at(part[0]), at(part[-1])
+    return (first, part[0]) if first >= last else (last, part[bisect_left(part, last, key=at)])
 
 
 def _or_inf(schedule, step: int, update: c.Update | None) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from modelzoo.progress import format_size
 from modelzoo.study.draw import Panel, axes, look, svg
 from modelzoo.study.names import wrap_label
-from modelzoo.study.results import Group, Result, interval, masks
+from modelzoo.study.results import Group, Result, interval
 
 
 def draw_time(groups: Sequence[Group]) -> Panel | None:
@@ -56,7 +56,7 @@ def _stored(run: Result) -> tuple[int, int] | None:
         return None
     path = os.path.join(run.last, "model.safetensors")
     whole = os.path.getsize(path)
-    saved = sum(4 * int((~m).sum()) + m.size - m.size // 8 for m in masks(run.last).values())  # masks are bytes there
+    saved = sum(4 * (size - live) + size - size // 8 for live, size in run.live.values())  # masks are bytes there
     return whole, whole - saved
 
 

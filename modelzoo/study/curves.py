@@ -15,7 +15,7 @@ def points(groups: Sequence[Group]) -> list[tuple]:
     rows = []
     for group in groups:
         for step in group.steps:
-            spent = [group.mean(key, step) for key in ("flops", "dense_flops", "tokens", "seconds")]
+            spent = group.mean(("flops", "dense_flops", "tokens", "seconds"), step)
             rows.append((group.label, step, *spent, *interval(group.losses(step)), len(group.validated)))
     return rows
 
@@ -106,7 +106,7 @@ def draw_final_losses(groups: Sequence[Group]) -> Panel | None:
     for i, group in enumerate(groups):
         if group.steps:
             last = group.steps[-1]
-            losses, flops = group.losses(last), group.mean("flops", last)
+            losses, (flops,) = group.losses(last), group.mean(("flops",), last)
             rows.append((i, group.label, *interval(losses), len(losses), flops, losses, last))
     if not rows:
         return None

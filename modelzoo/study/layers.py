@@ -42,8 +42,8 @@ def draw_by_layer(groups: Sequence[Group]) -> Panel | None:
         run = group.first
         if not run.init.sparsity or run.last is None:
             continue
-        found, wanted = masks(run.last), targets(run, next(reversed(run.checkpoints)))  # training may be further
-        mine = [(*_part(n), wanted.get(n, float("nan")), 1 - float(m.mean())) for n, m in found.items()]
+        wanted = targets(run, next(reversed(run.checkpoints)))  # training may be further
+        mine = [(*_part(n), wanted.get(n, float("nan")), 1 - live / size) for n, (live, size) in run.live.items()]
         rows += [(group.label, *r) for r in sorted(mine)]
         shown.append((i, group.label, mine))
     if not shown:

@@ -5,10 +5,12 @@ import os
 import re
 import shlex
 import sys
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import itemgetter
 
 import numpy as np
 import safetensors
@@ -66,6 +68,11 @@ class Result:
     def last(self) -> str | None:
         return next(reversed(self.checkpoints.values()), None)
 
+    @cached_property
+    def live(self) -> dict[str, tuple[int, int]]:
+        """Live weights, and all, of each masked parameter in the last checkpoint."""
+        return {} if self.last is None else {n: (int(m.sum()), m.size) for n, m in masks(self.last).items()}
+
     @property
     def parent(self) -> str | None:
         """The checkpoint or run whose weights it started from, as far as its folder records it."""
@@ -77,24 +84,51 @@ class Result:
             named += [b for a, b in pairwise(words) if a == "--checkpoint_path"]
         return next((p for p in reversed(named) if p), None)
 
+    @cached_property
+    def losses(self) -> dict[int, float]:
+        """Validation loss by step."""
+        return {r["step"]: r["loss"] for r in reversed(self.validation)}  # the first of a step
+
     def at(self, step: int) -> dict:
         """The training record of `step`, with the seconds that training and validation had taken by then.
 
         Where the step has none (`logging.log_steps`), what grows step by step is between the records around it.
         """
-        record = next((r for r in self.train if r["step"] == step), None) or self._between(step)
-        trained = sum(t["seconds"] * (min(step, t["step"]) - before) for before, t in self.timed if before < step)
-        others = sum(t["seconds"] for t in self.timing if t["kind"] != "train" and t["step"] <= step)
-        return {**record, "seconds": trained + others}
+        record = self._at_step.get(step) or self._between(step)
+        steps, seconds = self._trained
+        whole = bisect_right(steps, step)  # records of steps up to this one
+        trained = seconds[whole]
+        if whole < len(self.timed):
+            before, later = self.timed[whole]
+            trained += later["seconds"] * (step - before)
+        others, spent = self._others
+        return {**record, "seconds": trained + spent[bisect_right(others, step)]}
 
     def _between(self, step: int) -> dict:
-        later = next((r for r in self.train if r["step"] > step), None)
-        if later is None:
+        place = bisect_right(self.train, step, key=itemgetter("step"))
+        if place == len(self.train):
             return {}
+        later = self.train[place]
         sums = [k for k in ("tokens", "flops", "dense_flops") if k in later]
-        before = next((r for r in reversed(self.train) if r["step"] < step), {"step": 0, **dict.fromkeys(sums, 0)})
+        before = self.train[place - 1] if place else {"step": 0, **dict.fromkeys(sums, 0)}
         part = (step - before["step"]) / (later["step"] - before["step"])
         return {"step": step, **{k: before[k] + part * (later[k] - before[k]) for k in sums if k in before}}
+
+    @cached_property
+    def _at_step(self) -> dict[int, dict]:
+        return {r["step"]: r for r in reversed(self.train)}  # the first of a step
+
+    @cached_property
+    def _trained(self) -> tuple[list[int], list[float]]:
+        """The step of each timing record of training, and seconds of training before each and after the last."""
+        spent = accumulate((t["seconds"] * (t["step"] - before) for before, t in self.timed), initial=0.0)
+        return [t["step"] for _, t in self.timed], list(spent)
+
+    @cached_property
+    def _others(self) -> tuple[list[int], list[float]]:
+        """The same of validation."""
+        found = [t for t in self.timing if t["kind"] != "train"]
+        return [t["step"] for t in found], list(accumulate((t["seconds"] for t in found), initial=0.0))
 
     @cached_property
     def timed(self) -> list[tuple[int, dict]]:
@@ -120,8 +154,9 @@ def read_run(folder: str) -> Result:
     for log in (metrics, timing, launches):
         if log.note is not None:
             print(log.note, file=sys.stderr)
-    of = lambda kind: [r for r in metrics.records if r["kind"] == kind]
-    return Result(folder, config, of("train"), of("validation"), of("dev"), timing.records, launches.records, speed)
+    rising, timed = (sorted(log.records, key=itemgetter("step")) for log in (metrics, timing))
+    of = lambda kind: [r for r in rising if r["kind"] == kind]
+    return Result(folder, config, of("train"), of("validation"), of("dev"), timed, launches.records, speed)
 
 
 def _split_words(command: str) -> list[str]:
@@ -189,13 +224,12 @@ class Group:
 
     def losses(self, step: int) -> list[float]:
         """Validation loss of each of them at `step`."""
-        return [next(r["loss"] for r in run.validation if r["step"] == step) for run in self.validated]
+        return [run.losses[step] for run in self.validated]
 
-    def mean(self, key: str, step: int) -> float | None:
-        """Mean over them of a training record's `key` (or `seconds`) at `step`; None where one has none."""
-        values = [run.at(step).get(key) for run in self.validated]
-        known = [v for v in values if v is not None]
-        return float(np.mean(known)) if len(known) == len(values) else None
+    def mean(self, keys: Sequence[str], step: int) -> list[float | None]:
+        """Means over them of a training record's `keys` (or `seconds`) at `step`; None for a key that one has not."""
+        records = [run.at(step) for run in self.validated]
+        return [float(np.mean([r[k] for r in records])) if all(k in r for r in records) else None for k in keys]
 
 
 def group_runs(results: Sequence[Result], labels: Mapping[str, str] | None = None) -> list[Group]:

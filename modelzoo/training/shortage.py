@@ -27,6 +27,8 @@ def explain_shortage(error: Exception, backend: Backend, run: TrainState, config
     validates = run.unassessed and not run.stepping
     what = f"the validation at step {run.step}" if validates else f"step {run.step + 1}"
     remedies = _shrink_validation(config) if validates else _shrink_step(config)
+    if backend.holds_graphs():
+        remedies.append("set trainer.init.backend.cuda_graphs: false (captured steps keep their memory)")
     return NotEnoughMemory(f"{what}: not enough memory on this {backend.kind}{used}; {', or '.join(remedies)}")
 
 

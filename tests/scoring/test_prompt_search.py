@@ -144,3 +144,28 @@ def test_a_split_without_labels_is_refused_by_whoever_needs_them(world, tmp_path
     ask += ["--data_dir", tmp_path, "--checkpoint_path", world / "run"]
     assert main([str(a) for a in ask]) == 0
     assert "no gold answers: predictions were written, nothing was scored" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("place", ["first", "between", "last"])
+def test_rows_without_a_label_change_nothing(world, tmp_path, templates, place):
+    """Wherever they stand: each candidate is scored, and compared in pairs, on the labelled rows alone."""
+    rows = (world / "tasks/dev.jsonl").read_text().splitlines()
+    bare = [
+        json.dumps({"id": f"bare-{i}", "context": "aspirin", "question": "does it?", "label": None}) for i in range(5)
+    ]
+    mixed = {
+        "first": bare + rows,
+        "between": [x for i, row in enumerate(rows) for x in (*bare[i : i + 1], row)],
+        "last": rows + bare,
+    }
+    found = []
+    for name, lines in (("labelled", rows), ("mixed", mixed[place])):
+        for split in ("train", "dev", "test"):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{split}.jsonl").write_text("\n".join(lines))
+        out = tmp_path / f"{name}-out"
+        assert run(world, out, templates, "--target", "CPU", "--data_dir", tmp_path / name) == 0
+        results = json.loads((out / "results.json").read_text())
+        found.append([{k: r.get(k) for k in ("name", "golds", "metrics", "intervals", "difference")} for r in results])
+        assert all(len(r["golds"]) == len(rows) for r in results)
+    assert found[0] == found[1]

@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.model import GPTConfig
 from modelzoo.config.sparsity import SparsityGroup
 from modelzoo.models.shapes import list_parameters
-from modelzoo.sparsity import flops
+from modelzoo.sparsity import flops, schedules
+from modelzoo.sparsity.schedules import held, is_update
+from modelzoo.sparsity.select import group_counts
+from tests.sparsity.test_schedules import LEVELS, LONG, UPDATES
 
 
 def gpt(layers: int, heads: int, width: int, vocab: int, **fields) -> GPTConfig:
@@ -143,3 +147,44 @@ def test_samples_of_a_long_schedule_come_close(algorithm):
     whole, few = count(None), count(100)
     assert few[1] == whole[1] and few[0] != whole[0] and few[0] == pytest.approx(whole[0], rel=5e-3)
     assert count(10_000) == whole
+
+
+def test_samples_of_a_cosine_are_not_all_of_one_place_of_its_swing():
+    model = gpt(1, 2, 20, 7)
+    sizes, shapes = linear(model), list_parameters(model)
+    cosine = {"type": "cosine", "init": 0.9, "half_period": 100}
+    group = SparsityGroup.model_validate({"algorithm": "set", "sparsity": cosine, "update": {"freq": 1}})
+    count = lambda samples: flops.count_run(model, shapes, 5, [(group, sizes)], 20_000, samples=samples)[0]
+    assert count(100) == pytest.approx(count(None), rel=2e-2)
+
+
+@given(LEVELS, LEVELS, UPDATES, UPDATES, st.sampled_from(["set", "rigl", "mest"]), st.integers(1, 60))
+def test_two_groups_of_any_schedules_cost_what_their_steps_cost(one, two, first, second, algorithm, steps):
+    model, context = gpt(1, 2, 20, 7), 5
+    names, shapes = list(linear(model)), list_parameters(model)
+    groups = [
+        (SparsityGroup(algorithm=a, sparsity=s, update=u), {n: shapes[n].size for n in part})
+        for a, s, u, part in ((algorithm, one, first, names[:2]), ("rigl", two, second, names[2:]))
+    ]
+    expected = 0
+    for step in range(1, steps + 1):  # trains with the masks that the step before left, and then changes them
+        live = {n: k for g, sizes in groups for n, k in group_counts(g, sizes, held(g, step - 1)).items()}
+        asked = [n for g, sizes in groups if g.needs_dense_gradient and is_update(g.update, step) for n in sizes]
+        expected += flops.count_per_token(model, shapes, context, live, (), asked).total
+    assert flops.count_run(model, shapes, context, groups, steps)[0] == expected
+    repeated = c.Constant | c.Cycling  # of these, samples are as exact
+    if isinstance(one, repeated) and isinstance(two, repeated):
+        assert flops.count_run(model, shapes, context, groups, steps, samples=2)[0] == expected
+
+
+@pytest.mark.parametrize("schedule", LONG, ids=lambda s: s.type)
+def test_a_long_run_is_counted_without_reading_every_update(schedule, monkeypatch):
+    model = gpt(1, 2, 20, 7)
+    group, read = SparsityGroup(algorithm="rigl", sparsity=schedule, update=c.Update(freq=1)), []
+    monkeypatch.setattr(
+        schedules, "value", lambda s, step, update=None, of=schedules.value: read.append(step) or of(s, step, update)
+    )
+    schedules.check_schedule(group, 200_000)
+    schedules.lowest(group, 200_000)
+    flops.count_run(model, list_parameters(model), 5, [(group, linear(model))], 200_000, samples=1000)
+    assert len(read) < 3000

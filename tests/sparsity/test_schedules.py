@@ -86,6 +86,25 @@ UPDATES = st.one_of(
     st.builds(lambda x: c.Update(steps=tuple(x)), st.lists(st.integers(0, 40), min_size=1, max_size=6)),
 )  # fmt: skip
 
+share, length = st.integers(0, 19).map(lambda n: n / 20), st.integers(1, 40)
+EXACT = st.one_of(  # to the last digit
+    st.builds(c.Constant, value=share),
+    st.builds(c.Linear, init=share, slope=st.integers(-9, 9).map(lambda n: n / 100), final=st.none() | share),
+    st.builds(lambda i, f, a, n: c.Cubic(init=i, final=f, begin=a, end=a + n), share, share, length, length),
+    st.builds(lambda v: c.Cycling(values=tuple(v)), st.lists(share, min_size=1, max_size=5)),
+)
+LEVELS = EXACT | st.one_of(
+    st.builds(lambda i, f, a, n: c.Sigmoid(init=i, final=f, begin=a, end=a + n), share, share, length, length),
+    st.builds(c.Exp, init=share, gamma=st.just(-0.1), final=share),
+    st.builds(c.Power, init=share, beta=st.sampled_from([0.5, 0.9, 1.0])),
+    st.builds(c.Cosine, init=share, half_period=st.sampled_from([0.7, 3.0, 11.5, 100.0]), minimum=share),
+)
+LONG = [
+    c.Constant(value=0.75), c.Linear(init=0.0, slope=1e-5, final=0.9), c.Exp(init=0.0, gamma=-1e-4, final=0.9),
+    c.Power(init=0.9, beta=0.9999), c.Cosine(init=0.9, half_period=50_000), c.Cycling(values=(0.5, 0.75, 0.6)),
+    c.Cubic(final=0.9, end=150_000), c.Sigmoid(final=0.9, end=150_000),
+]  # fmt: skip
+
 
 def brute(update: c.Update | None, step: int) -> bool:
     """The definition: every freq steps from start on, stop excluded; or the listed steps."""
@@ -207,6 +226,44 @@ def test_a_schedule_that_passes_stays_in_bounds_all_the_way(update, init, slope,
         assert all(x < highest for x in levels[:at])
     else:
         assert "sparsity reaches" in refused(config, steps)
+
+
+@given(EXACT, st.none() | EXACT, UPDATES, st.integers(0, 60))
+def test_a_check_finds_what_reading_every_update_finds(sparsity, dropped, update, steps):
+    config = group(sparsity, "set", update=update, drop_fraction=dropped, max_sparsity=0.9)
+    if not any(brute(update, x) for x in range(1, 100)):
+        return
+    seen = [0, *(x for x in range(1, steps + 1) if brute(update, x))]
+    levels = [s.value(sparsity, x, update) for x in seen]
+    drops = [0.0 if dropped is None else s.value(dropped, x, update) for x in seen]
+    wrong = [(x, 0 <= a <= 0.9) for x, a, d in zip(seen, levels, drops) if not (0 <= a <= 0.9 and 0 <= d <= 1)]
+    assert s.lowest(config, steps) == min(levels)
+    if wrong:
+        step, is_drop = wrong[0]
+        message = refused(config, steps)
+        assert f" at step {step}" in message and ("drop_fraction is" in message) == is_drop
+    else:
+        assert s.check_schedule(config, steps) == (max(levels), seen[levels.index(max(levels))])
+
+
+@given(LEVELS, UPDATES, st.integers(0, 60))
+def test_the_highest_and_the_lowest_are_those_of_reading_every_update(sparsity, update, steps):
+    """Of schedules whose last digit hangs on the processor, too, up to that digit."""
+    config = group(sparsity, "set", update=update, max_sparsity=0.9999)
+    levels = [s.held(config, x) for x in range(steps + 1)]
+    assert s.lowest(config, steps) == pytest.approx(min(levels), abs=1e-12)
+    if any(brute(update, x) for x in range(1, 100)) and min(levels) >= 0 and max(levels) <= 0.9999:
+        highest, step = s.check_schedule(config, steps)
+        assert highest == pytest.approx(max(levels), abs=1e-12) == s.value(sparsity, step, update)
+
+
+@pytest.mark.parametrize("updates,refuses", [({"steps": [2, 4]}, False), ({"steps": [2, 3, 4]}, True)])
+def test_a_power_of_a_negative_base_is_read_update_by_update(updates, refuses):
+    config = group({"type": "power", "init": 0.5, "beta": -0.9}, update=updates)
+    if refuses:
+        assert "reaches -0.3645 at step 3 " in refused(config, 9)
+    else:
+        assert s.check_schedule(config, 9) == (0.5, 0)
 
 
 def test_what_is_no_schedule_is_refused():

@@ -8,6 +8,7 @@ import shutil
 import time
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,6 +20,7 @@ from scipy import stats
 
 from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
+from modelzoo.config.trainer import Config
 from modelzoo.study import cost, curves, draw, finetuned, layers, page, results
 from modelzoo.study.report import report_runs, write
 from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
@@ -262,6 +264,47 @@ def test_time_and_flops_of_steps_between_records_count(runs):
     (row,) = cost.draw_time([group]).rows
     assert row[1:] == pytest.approx((seconds.sum() - 1.5, 1.5, 35))
     assert "seconds" in run.at(16) and "tokens" not in run.at(16)
+
+
+class Counted(list):
+    """A list that counts how often it is read through."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.reads = 0
+
+    def __iter__(self):
+        self.reads += 1
+        return super().__iter__()
+
+
+TIMES = st.lists(st.tuples(st.integers(1, 40), st.floats(0.1, 9)), max_size=9, unique_by=lambda x: x[0])
+
+
+@given(TIMES, TIMES, st.lists(st.integers(0, 45)))
+def test_what_was_spent_by_a_step_is_that_of_adding_up_its_records(trained, others, steps):
+    """With each log read through once, whatever number of steps and keys is asked for."""
+    timing = [{"step": s, "kind": k, "seconds": x}
+              for k, found in (("train", trained), ("validation", others)) for s, x in sorted(found)]  # fmt: skip
+    train = [{"step": s, "loss": 1.0, "tokens": 10 * s} for s, _ in sorted(trained)]
+    run = results.Result("x", cast(Config, None), Counted(train), [], [], Counted(timing), [])
+    of_step, last = [0.0], 0
+    for s, x in sorted(trained):
+        of_step += [x] * (s - last)
+        last = s
+    for step in steps:
+        found = run.at(step)
+        spent = sum(of_step[: step + 1]) + sum(x for s, x in others if s <= step)
+        assert found["seconds"] == pytest.approx(spent)
+        assert found.get("tokens") == (pytest.approx(10 * step) if step <= last and trained else None)
+    assert run.train.reads <= 1 and run.timing.reads <= 2
+
+
+def test_a_report_reads_the_masks_of_an_end_once(runs, tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(results, "masks", lambda path, of=results.masks: read.append(path) or of(path))
+    report_runs([str(runs / "s75-seed1"), str(runs / "dense-seed1")], str(tmp_path / "r.html"))
+    assert sorted(read) == sorted({*read})
 
 
 def test_a_records_seconds_are_those_of_all_steps_since_the_one_before(data, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from modelzoo.config.trainer import Config
 from modelzoo.config.yaml12 import Document
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import shortage
+from tests.backends.test_graphs import Graphed
 from tests.faults.commands import tree
 from tests.support import LOCAL, config, examples, make_run, write_shard
 from tests.training.test_promises import run, write_config
@@ -93,3 +94,18 @@ def test_fine_tuning_has_keys_of_its_own():
     assert "; lower trainer.finetune.eval_batch_size (now 8)" in str(
         shortage.explain_shortage(MemoryError(), LOCAL, state, whole)
     )
+
+
+@pytest.mark.parametrize("tunes", [False, True])
+@pytest.mark.parametrize("validates", [False, True])
+def test_captured_steps_are_named_where_there_are_some(tunes, validates):
+    raw = config().model_dump(mode="json", by_alias=True, exclude_unset=True)
+    if tunes:
+        raw["trainer"]["finetune"] = {"task": "t.yaml", "batch_size": 4}
+    made, state = validate(Document(raw), Config), make_run()
+    backend = Graphed(state)
+    state.unassessed = validates
+    advised = str(shortage.explain_shortage(MemoryError(), backend, state, made))
+    assert advised.endswith(", or set trainer.init.backend.cuda_graphs: false (captured steps keep their memory)")
+    assert "\n" not in advised
+    assert "cuda_graphs" not in str(shortage.explain_shortage(MemoryError(), LOCAL, state, made))

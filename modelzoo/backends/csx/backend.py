@@ -92,6 +92,9 @@ class CSX:
     def memory(self) -> int | None:
         return None
 
+    def holds_graphs(self) -> bool:
+        return False
+
     def batches(self, run: TrainState, shards: Shards, stop: int) -> Iterator[dict[str, Tensor]]:
         """Ship `run` and go through its steps: the executor's batches, one a step."""
         start = run.step
