@@ -1,6 +1,6 @@
 """The table and picture of configs/study/patterns.yaml: what each sparsity pattern costs in loss and saves in time.
 
-    python scripts/patterns_figure.py runs/study/patterns -o docs/pictures/patterns.svg
+    python scripts/patterns_figure.py runs/study/patterns -o patterns.svg
 
 Seconds are those of training steps alone: the median step times the steps, RigL's update steps counted apart, so that a
 moment of other work on the machine does not count.
