@@ -13,7 +13,7 @@ from modelzoo.backends import peaks
 from modelzoo.backends.peaks import Peak
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.host import load_average
