@@ -24,7 +24,7 @@ from program import run
 from shapes import add_shapes
 
 from modelzoo.config.arguments import positive_int
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.generation.load import load_model
 from modelzoo.generation.prompts import Prompt
 from modelzoo.generation.settings import Settings

@@ -7,9 +7,9 @@ import torch
 
 from modelzoo.backends.local import Local
 from modelzoo.backends.select import Choice
-from modelzoo.config.load import validate
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document
 from modelzoo.config.trainer import Config, Init
-from modelzoo.config.yaml12 import Document
 from modelzoo.train_state import TrainState
 from modelzoo.training.build import build_run
 

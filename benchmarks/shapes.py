@@ -30,7 +30,7 @@ def resolve_dtype(args) -> None:
     """Put the arithmetic of this machine in place of `--dtype auto`, for all contestants alike."""
     if args.dtype == "auto":
         from modelzoo.backends.local import Local  # not to be had in every peer's environment
-        from modelzoo.config.device import Backend, Precision
+        from modelzoo.config.sections.device import Backend, Precision
 
         device = torch.device(getattr(args, "device", "cpu"))
         args.dtype = Local(device, Backend(), Precision()).arithmetic.dtype

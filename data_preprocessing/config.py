@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, Strict, model_validator
 
 from data_preprocessing import limits
-from modelzoo.config.base import Bool, Str
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.base import Bool, Str
 from modelzoo.data import hub
 
 

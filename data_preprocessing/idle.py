@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from data_preprocessing.config import Job
-from modelzoo.config.yaml12 import Document, Path
+from modelzoo.config.loading.yaml12 import Document, Path
 
 _ARTICLES = ("pubmed", "pmc")
 _Condition = tuple[Callable[[Job], bool], str]

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from data_preprocessing.config import Job, check_paths
 from data_preprocessing.idle import idle
-from modelzoo.config import load, yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.merge import merge
+from modelzoo.config.loading import load, yaml12
+from modelzoo.config.loading.merge import merge
 from modelzoo.host import available_cores
 from modelzoo.redact import redact_text
 from modelzoo.share import parse_share

@@ -15,8 +15,8 @@ from modelzoo.share import parse_share
 from modelzoo.words import complete_words
 
 if TYPE_CHECKING:
+    from modelzoo.config.loading.yaml12 import Document
     from modelzoo.config.trainer import Config
-    from modelzoo.config.yaml12 import Document
     from modelzoo.training.build import Options
     from modelzoo.training.runs.folder import RunFolder
 
@@ -97,7 +97,7 @@ def _known_flags(p: argparse.ArgumentParser, argv: list[str]) -> None:
     known = [flag for action in p._actions for flag in action.option_strings]
     for flag in (a.partition("=")[0] for a in argv if a.startswith("--")):
         if flag not in known:
-            from modelzoo.config.explain import did_you_mean
+            from modelzoo.config.loading.explain import did_you_mean
 
             near = did_you_mean(flag, known) if difflib.get_close_matches(flag, known, n=1) else "; see --help"
             raise UserError(f"unknown flag {flag}{near}")
@@ -137,7 +137,7 @@ def _study(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, argv: list[str]) -> int | None:
     """Resolve the config, check what can be checked without torch, and do what the mode says."""
-    from modelzoo.config.places import naming_places
+    from modelzoo.config.loading.places import naming_places
     from modelzoo.kernels.processor import check_switches
 
     check_switches()
@@ -210,8 +210,8 @@ def _run_config(args: argparse.Namespace, doc: "Document", config: "Config", com
 def _resolve_config(args: argparse.Namespace) -> tuple["Document", "Config"]:
     """The config with the command line's overrides, as a document and validated; its sparsity fits its model."""
     from modelzoo.backends import select
-    from modelzoo.config.load import resolve, validate
-    from modelzoo.config.places import naming_places
+    from modelzoo.config.loading.load import resolve, validate
+    from modelzoo.config.loading.places import naming_places
     from modelzoo.config.trainer import Config
     from modelzoo.planning import lengths, plan, start_checkpoint
     from modelzoo.training.runs.length import total_steps

@@ -3,7 +3,7 @@
 import argparse
 from typing import NamedTuple
 
-from modelzoo.config.explain import did_you_mean
+from modelzoo.config.loading.explain import did_you_mean
 
 SHAPE = ("seed",)
 LENGTH = ("max_steps", "num_steps", "num_epochs")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from modelzoo import modes, verbs
 from modelzoo.config.arguments import DEVICES, device
 from modelzoo.config.errors import UserError
-from modelzoo.config.explain import did_you_mean
+from modelzoo.config.loading.explain import did_you_mean
 
 CONFIG = (".yaml", ".yml")
 DATA_VERBS = (

@@ -25,7 +25,7 @@ sys.path.insert(0, str(REPO))
 from data_preprocessing import cli as data_cli  # noqa: E402
 from data_preprocessing.config import Job  # noqa: E402
 from modelzoo import cli, entry, verbs  # noqa: E402
-from modelzoo.config.base import MOST, OneOf  # noqa: E402
+from modelzoo.config.sections.base import MOST, OneOf  # noqa: E402
 from modelzoo.config.study import StudyFile  # noqa: E402
 from modelzoo.config.task import Task, Template  # noqa: E402
 from modelzoo.config.trainer import Config  # noqa: E402

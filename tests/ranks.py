@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from modelzoo.config import yaml12
+from modelzoo.config.loading import yaml12
 from modelzoo.processes import World
 from tests import commands
 from tests.support import examples, write_manifest, write_shard

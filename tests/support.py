@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.local import Local
-from modelzoo.config.dataloader import DataLoader
-from modelzoo.config.device import Backend, Precision
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.device import Backend, Precision
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Config
 
 torch.set_num_threads(1)  # toys gain nothing from threads, and lose much to them on a busy machine

@@ -10,7 +10,7 @@ import pytest
 from modelzoo import cli, modes, verbs
 from modelzoo.config import arguments
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 
 REPO = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from modelzoo.config.load import dump, load
+from modelzoo.config.loading.load import dump, load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.lr import learning_rate

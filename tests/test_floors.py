@@ -49,6 +49,10 @@ ROOMS = {  # the floors inside of a package that has rooms of its own
         "select": 5, "csx": 4, "local": 4, "step": 3, "sharding": 2, "reduction": 2, "peaks": 2, "base": 1,
         "abilities": 0, "arithmetic": 0, "batch_shares": 0, "graphs": 0,
     },
+    "modelzoo.config": {
+        "required": 6, "differences": 6, "trainer": 5, "legacy": 4, "study": 4, "task": 4, "sections": 3, "idle": 3,
+        "loading": 2, "arguments": 2, "values": 1, "errors": 0,
+    },
     "modelzoo.kernels": {
         "attention": 4, "cross_entropy": 4, "products": 4, "few": 3, "triton": 3, "blocks": 2, "compiled": 1,
         "limits": 0, "processor": 0,

@@ -6,7 +6,7 @@ import pytest
 
 from data_preprocessing.cli import main as prepare
 from modelzoo.cli import main
-from modelzoo.config.yaml12 import dump
+from modelzoo.config.loading.yaml12 import dump
 from modelzoo.folders import describe_folder
 from tests.support import TINY, examples, write_shard
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from modelzoo import cli, modes
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.config.loading import yaml12
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.inference import likelihoods
 from modelzoo.models.gpt import GPTModel

@@ -14,7 +14,7 @@ import yaml
 from data_preprocessing import cli as data_cli
 from modelzoo import cli, version
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import find_config, load, packaged_configs
+from modelzoo.config.loading.load import find_config, load, packaged_configs
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.study import matrix

@@ -12,7 +12,7 @@ import yaml
 
 from modelzoo import entry
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.interop.cards.provenance import describe_provenance
 from modelzoo.study.compare import compare_runs

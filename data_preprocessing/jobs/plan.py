@@ -13,7 +13,7 @@ from data_preprocessing.steps.parts import OfJob, Part
 from data_preprocessing.steps.sorting import MEMORY
 from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
-from modelzoo.config.merge import merge
+from modelzoo.config.loading.merge import merge
 from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 

@@ -5,7 +5,7 @@ Every way to run asks here. No torch, so that `plan` can say what a run would do
 
 from typing import NamedTuple
 
-from modelzoo.config.device import Backend, Precision
+from modelzoo.config.sections.device import Backend, Precision
 from modelzoo.kernels import processor
 
 INSIST = "trainer.init.precision.emulate"

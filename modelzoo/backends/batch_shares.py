@@ -1,7 +1,7 @@
 """Whether a batch can be shared out among processes, and how their gradients are summed. No torch: `plan` asks too."""
 
-from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend
 
 BATCH_SIZE = "trainer.fit.train_dataloader.batch_size"
 

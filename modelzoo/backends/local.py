@@ -13,9 +13,9 @@ from modelzoo.backends import arithmetic, step
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.backends.base import DENOMINATOR
 from modelzoo.backends.graphs import Graphs
-from modelzoo.config.device import Backend as Config
-from modelzoo.config.device import Precision
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend as Config
+from modelzoo.config.sections.device import Precision
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import ALONE, Ranks

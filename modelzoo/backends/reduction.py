@@ -16,7 +16,7 @@ from torch import Tensor
 
 from modelzoo.backends.base import DENOMINATOR, TorchBackend
 from modelzoo.backends.batch_shares import BATCH_SIZE, check_rows, check_shares, count_slices, sums_exactly
-from modelzoo.config.device import Backend as Config
+from modelzoo.config.sections.device import Backend as Config
 from modelzoo.distributed import Ranks
 from modelzoo.draws import make_seed, seed_torch
 from modelzoo.kernels.cross_entropy.linear import counted_rows

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from modelzoo.backends.abilities import ABILITIES
 from modelzoo.backends.csx import preflight
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import CSTORCH
-from modelzoo.config.sparsity_schedules import Sigmoid
+from modelzoo.config.sections.sparsity import CSTORCH
+from modelzoo.config.sections.sparsity_schedules import Sigmoid
 from modelzoo.config.trainer import Config, Init
 
 if TYPE_CHECKING:

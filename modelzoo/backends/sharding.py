@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity_schedules import Constant
+from modelzoo.config.sections.sparsity_schedules import Constant
 from modelzoo.config.trainer import Init
 from modelzoo.distributed import Ranks
 from modelzoo.kernels.blocks.layout import layout_of

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.scalars import MOST, PERCENT, is_number, parse_number, respell_number
+from modelzoo.config.values.scalars import MOST, PERCENT, is_number, parse_number, respell_number
 
 DEVICES = ("CSX", "GPU", "CPU", "auto")
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from modelzoo.config.walk import sections
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.loading.walk import sections
+from modelzoo.config.loading.yaml12 import Document
 from modelzoo.redact import redact_text
 
 HINT = "a compile hint of Model Zoo's own model, which this one does not take; the values are the same"

@@ -1,8 +1,8 @@
 """Sections that a config may lack, for commands that cannot do without them. No torch."""
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune
-from modelzoo.config.optim import Optimizer
+from modelzoo.config.sections.finetune import Finetune
+from modelzoo.config.sections.optim import Optimizer
 from modelzoo.config.trainer import Config, Fit, Init
 
 FINETUNE_EXAMPLE = "{task: configs/eval/pubmedqa.yaml, masks: lift}"

@@ -20,11 +20,11 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from modelzoo.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
-from modelzoo.config.explain import format_value
-from modelzoo.config.load import validate
-from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.yaml12 import Document, Mark
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document, Mark
+from modelzoo.config.sections.base import NonNegativeInt, PositiveFloat, PositiveInt, Rate, Section, Str, listed
+from modelzoo.config.sections.model import MUP_GROUPS
 
 _NAME = re.compile(r"[A-Za-z0-9_.]+")
 MOST_RUNS = 10_000  # of a study

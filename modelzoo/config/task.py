@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from modelzoo.config.base import Bool, Float, NonNegativeInt, PositiveInt, Section, Str
+from modelzoo.config.sections.base import Bool, Float, NonNegativeInt, PositiveInt, Section, Str
 
 Form = Literal[
     "pubmedqa", "hoc", "classification", "multilabel", "ner", "relations", "similarity", "choice", "pubmedqa_choice"

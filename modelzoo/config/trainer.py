@@ -4,18 +4,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from modelzoo.config import shares
-from modelzoo.config.adapters import LoRA, MaybePrompt
-from modelzoo.config.base import Bool, Float, Int, NonNegativeInt, PositiveInt, Section, Str, Width, listed
-from modelzoo.config.callbacks import Callback, Logger
-from modelzoo.config.dataloader import DataLoader
-from modelzoo.config.device import Backend, Precision
-from modelzoo.config.finetune import Finetune
 from modelzoo.config.legacy.upgrade import is_older, upgrade_config
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.optim import Optimizer, Scheduler
-from modelzoo.config.sparsity import SparsityGroups
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.loading.yaml12 import Document
+from modelzoo.config.sections.adapters import LoRA, MaybePrompt
+from modelzoo.config.sections.base import Bool, Float, Int, NonNegativeInt, PositiveInt, Section, Str, Width, listed
+from modelzoo.config.sections.callbacks import Callback, Logger
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.device import Backend, Precision
+from modelzoo.config.sections.finetune import Finetune
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.optim import Optimizer, Scheduler
+from modelzoo.config.sections.sparsity import SparsityGroups
+from modelzoo.config.values import shares
 
 
 class Loop(Section):

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modelzoo.config.dataloader import DataLoader as Config
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.dataloader import DataLoader as Config
 from modelzoo.data import format as f
 from modelzoo.data import storage
 from modelzoo.data.files import (

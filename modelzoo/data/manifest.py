@@ -3,9 +3,9 @@
 Of shards without a manifest (Model Zoo writes none) the shapes are read, of a few.
 """
 
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import files
 from modelzoo.data.files import SOME, find_shards, list_recorded

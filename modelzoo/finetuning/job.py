@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import EarlyStopping
 from modelzoo.config.required import require_finetune, require_fit
+from modelzoo.config.sections.finetune import EarlyStopping
 from modelzoo.config.trainer import ALL_STATES, Config
 from modelzoo.data.hdf5 import Shards
 from modelzoo.distributed import Ranks

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune, Open, Opening
-from modelzoo.config.model import GPTConfig
 from modelzoo.config.required import require_finetune, require_optimizer
-from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.config.sparsity_schedules import Update
+from modelzoo.config.sections.finetune import Finetune, Open, Opening
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity_schedules import Update
 from modelzoo.config.trainer import Config, Fit, Init
 from modelzoo.kernels.blocks import tiling
 from modelzoo.models.shapes import list_parameters

@@ -8,7 +8,7 @@ import numpy as np
 
 from modelzoo.backends.base import Backend
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune
+from modelzoo.config.sections.finetune import Finetune
 from modelzoo.config.trainer import Init
 from modelzoo.data.tokenizer import Tokenizer, check_vocabulary, read_tokenizer
 from modelzoo.evaluation.examples.example import Example

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.loading.load import load
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data import tokenizer
 from modelzoo.data.bos import describe_bos, load_with_bos

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.sparsity.modules import Weight
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import check_sides, group_counts, select_parameters

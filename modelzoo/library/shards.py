@@ -7,8 +7,8 @@ from typing import Any, overload
 
 import numpy as np
 
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.data import format as f
 from modelzoo.data.folder import read_manifest
 from modelzoo.data.hdf5 import Shards

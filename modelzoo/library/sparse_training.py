@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.library.gradients import Gradients
 from modelzoo.library.owned import MARK, check_alone, check_counts, check_owned, check_state, check_types
 from modelzoo.library.regrown import RegrownWeights, replace_weight

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from modelzoo.config.base import Section
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import validate
-from modelzoo.config.sparsity import SparsityGroup, SparsityGroups
-from modelzoo.config.yaml12 import Document
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document
+from modelzoo.config.sections.base import Section
+from modelzoo.config.sections.sparsity import SparsityGroup, SparsityGroups
 from modelzoo.library.sparse_training import SparseTraining, naming_keys
 from modelzoo.sparsity import schedules
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from modelzoo import cli, entry
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import resolve
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import resolve
 from modelzoo.config.trainer import Config
 
 Path = str | os.PathLike[str]

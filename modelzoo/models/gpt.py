@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.kernels.cross_entropy.linear import linear_cross_entropy
 from modelzoo.kernels.limits import SCORED_ROWS
 from modelzoo.models.cache import Cache

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.initializer import Initializer
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.initializer import Initializer
+from modelzoo.config.sections.model import GPTConfig
 
 
 @torch.no_grad()

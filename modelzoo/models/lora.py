@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelzoo.config.adapters import LoRA
+from modelzoo.config.sections.adapters import LoRA
 from modelzoo.draws import make_generator
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import LORA_A, LORA_B, is_lora

@@ -7,11 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.patterns import check_match, matches
+from modelzoo.config.sections.adapters import LoRA
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Init
+from modelzoo.config.values.patterns import check_match, matches
 from modelzoo.names import HEAD, HEAD_WEIGHT, LORA_A, LORA_B, POSITIONS, SOFT_PROMPT, WORDS_WEIGHT
 
 GLU = ("geglu", "reglu", "swiglu")

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.adapters import SoftPrompt
 from modelzoo.draws import make_generator
 from modelzoo.models.gpt import GPTModel
 

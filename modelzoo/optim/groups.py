@@ -6,9 +6,9 @@ from types import MappingProxyType
 import torch
 from torch import nn
 
-from modelzoo.config import optim as c
-from modelzoo.config.model import MUP_GROUPS, GPTConfig
-from modelzoo.config.patterns import matches
+from modelzoo.config.sections import optim as c
+from modelzoo.config.sections.model import MUP_GROUPS, GPTConfig
+from modelzoo.config.values.patterns import matches
 from modelzoo.optim.adam import AgedAdam
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from modelzoo.config.device import Precision
+from modelzoo.config.sections.device import Precision
 
 
 @dataclass

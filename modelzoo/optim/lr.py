@@ -8,7 +8,7 @@ restart: ours is torch's. Nothing here has state, so a resumed run needs none.
 import math
 from functools import singledispatch
 
-from modelzoo.config import optim as c
+from modelzoo.config.sections import optim as c
 from modelzoo.config.trainer import Init
 
 DEFAULT_LR = 1e-3  # torch's and cerebras.pytorch's default for Adam, where the config names no rate

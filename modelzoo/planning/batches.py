@@ -4,7 +4,7 @@ import os
 from collections import Counter
 
 from modelzoo import host
-from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.mixture import share_epoch

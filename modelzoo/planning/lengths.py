@@ -6,12 +6,12 @@ cut short on purpose. Only what no length of the run could satisfy is refused (`
 
 from pydantic import ValidationError
 
-from modelzoo.config import shares
-from modelzoo.config import sparsity_schedules as c
-from modelzoo.config.dataloader import DataLoader
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.loading.yaml12 import Document, Mark
+from modelzoo.config.sections import sparsity_schedules as c
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
-from modelzoo.config.yaml12 import Document, Mark
+from modelzoo.config.values import shares
 from modelzoo.data import manifest
 from modelzoo.optim.lr import DEFAULT_LR, declines, length, rate_at
 from modelzoo.sparsity.schedules import held, last_update, next_update, target

@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 from modelzoo.backends.batch_shares import check_rows, count_slices, sums_exactly
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.patterns import check_match
+from modelzoo.config.sections.model import MUP_GROUPS
 from modelzoo.config.trainer import Config, Init
+from modelzoo.config.values.patterns import check_match
 from modelzoo.data.manifest import find_context
 from modelzoo.models.shapes import frozen, list_parameters, list_with_adapters
 from modelzoo.planning.memory import Layout, count_memory

@@ -7,8 +7,8 @@ import stat
 from collections.abc import Mapping, Sequence
 
 from modelzoo.backends import arithmetic
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.folder import list_shards, read_manifest
 from modelzoo.data.manifest import list_folders, list_loaders

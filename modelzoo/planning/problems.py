@@ -6,8 +6,8 @@ Data is judged by its manifests and the shapes of some shards; only a run reads 
 import os
 
 from modelzoo import adapter_files, host
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.files import check_some, require_agreement

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.loading.yaml12 import Document
+from modelzoo.config.sections.adapters import LoRA, SoftPrompt
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Init
-from modelzoo.config.yaml12 import Document
 from modelzoo.data.tokenizer_files import list_places, require_tokenizer
 from modelzoo.folders import add_kind
 from modelzoo.reading import exists

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Collection
 
-from modelzoo.config import sparsity as c
-from modelzoo.config.optim import Adam
+from modelzoo.config.sections import sparsity as c
+from modelzoo.config.sections.optim import Adam
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import frozen, list_parameters
 from modelzoo.sparsity import schedules

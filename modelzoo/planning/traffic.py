@@ -2,7 +2,7 @@
 
 import math
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import Shape, frozen, list_parameters, list_with_adapters
 from modelzoo.planning.stored import count_live, count_stored, group_sizes

@@ -2,7 +2,7 @@
 
 import math
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.planning.stored import changes_masks, count_live, group_sizes
 from modelzoo.sparsity.select import block_of

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity import compat, masks
 from modelzoo.sparsity.algorithms import ALGORITHMS, Static

@@ -14,8 +14,8 @@ import torch
 
 from modelzoo import version
 from modelzoo.backends.select import Choice
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data.feed import iterate_validation

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, validate
-from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.config.sparsity_schedules import Constant
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import dump, validate
+from modelzoo.config.sections.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity_schedules import Constant
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.inference.exported_files import is_exported
 from modelzoo.models.shapes import check_weights, list_parameters

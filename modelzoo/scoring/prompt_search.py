@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, load
+from modelzoo.config.loading.load import dump, load
 from modelzoo.config.task import Template
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer

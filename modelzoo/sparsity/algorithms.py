@@ -12,7 +12,7 @@ its "gradient" that of their gradients' (kernels/blocks/tiling.py), and k counts
 import torch
 from torch import Tensor
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.sparsity import masks, order, schedules, topology
 from modelzoo.sparsity.select import live_count
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.names import name_mask
 from modelzoo.sparsity import compat
 from modelzoo.sparsity.algorithms import ALGORITHMS

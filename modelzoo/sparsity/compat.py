@@ -10,7 +10,7 @@ from functools import singledispatch
 import torch
 from torch import Tensor
 
-from modelzoo.config import sparsity_schedules as c
+from modelzoo.config.sections import sparsity_schedules as c
 from modelzoo.sparsity import algorithms as ours
 from modelzoo.sparsity import masks, schedules
 

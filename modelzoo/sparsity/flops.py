@@ -13,9 +13,9 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import NamedTuple
 
-from modelzoo.config import sparsity_schedules as c
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections import sparsity_schedules as c
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.sparsity.schedules import held, update_steps
 from modelzoo.sparsity.select import ShapeLike, group_counts
 

@@ -7,7 +7,7 @@ really multiplies is another matter.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.flops import count_per_token
 from modelzoo.sparsity.select import ShapeLike

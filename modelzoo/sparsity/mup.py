@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.sparsity.attach import Sparsity
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import ShapeLike, base_ratios, select_parameters

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from functools import cache, singledispatch
 
-from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections import sparsity_schedules as c
+from modelzoo.config.sections.sparsity import SparsityGroup
 
 
 @singledispatch

@@ -6,8 +6,8 @@ from fractions import Fraction
 from typing import Protocol
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.patterns import check_match, matches
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
+from modelzoo.config.values.patterns import check_match, matches
 
 
 class ShapeLike(Protocol):

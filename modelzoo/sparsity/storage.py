@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from modelzoo.config.sparsity import SparsityGroup
-from modelzoo.config.sparsity_schedules import Constant
+from modelzoo.config.sections.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity_schedules import Constant
 from modelzoo.kernels.blocks.layout import Layout, layout_of
 from modelzoo.kernels.products import choose, semi_structured
 from modelzoo.sparsity.parameter import PackedLinear, PackedParameter, SemiStructuredLinear, SparseParameter

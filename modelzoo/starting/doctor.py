@@ -10,8 +10,8 @@ from importlib.util import find_spec
 
 from modelzoo import host, version
 from modelzoo.backends import arithmetic
-from modelzoo.config.device import Backend, Precision
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend, Precision
 from modelzoo.kernels import processor
 from modelzoo.progress import format_size
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pydantic import BaseModel
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.explain import did_you_mean, models_at
-from modelzoo.config.load import packaged_configs
+from modelzoo.config.loading.explain import did_you_mean, models_at
+from modelzoo.config.loading.load import packaged_configs
+from modelzoo.config.loading.walk import models
 from modelzoo.config.trainer import Config
-from modelzoo.config.walk import models
 
 
 def list_algorithms() -> Iterator[tuple[str, str]]:

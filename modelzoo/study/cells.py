@@ -12,7 +12,7 @@ from collections.abc import Callable
 from modelzoo.config import differences
 from modelzoo.config.errors import UserError
 from modelzoo.config.idle import NO_EFFECT
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest

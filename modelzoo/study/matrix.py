@@ -4,8 +4,8 @@ import json
 import os
 from typing import NamedTuple
 
-from modelzoo.config import load as loader
 from modelzoo.config.errors import UserError
+from modelzoo.config.loading import load as loader
 from modelzoo.config.study import LearningRate, Study, StudyFile, rate_keys
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest

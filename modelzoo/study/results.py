@@ -17,7 +17,7 @@ import safetensors
 from scipy import stats
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.folders import add_kind
 from modelzoo.names import is_mask, split_masks

@@ -1,5 +1,6 @@
 """`-m bench`: measure which sparsity pattern makes training steps of a config's model faster on this machine."""
 
+import math
 import os
 import shlex
 import statistics
@@ -14,7 +15,7 @@ from modelzoo.backends.graphs import WARM
 from modelzoo.backends.peaks import Peak
 from modelzoo.backends.select import Choice, select_device
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.host import load_average
@@ -134,13 +135,15 @@ def _rounds(variants: Mapping[str, Callable], warm: int = 1) -> dict[str, list[f
         warm: steps before: a GPU's host compiles its layers in the first, and is ahead of it once they are captured.
     """
     names, times = list(variants), {name: [] for name in variants}
+    last = math.inf
     for _ in range(warm):
-        begin = time.perf_counter()  # of the last, which says how many rounds fit
+        begin = time.perf_counter()
         for name in names:
             variants[name]()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-    count = min(ROUNDS, max(FEWEST, int(SECONDS / (time.perf_counter() - begin))))
+        last = time.perf_counter() - begin  # says how many rounds fit
+    count = min(ROUNDS, max(FEWEST, int(SECONDS / last)))
     progress, done = Progress(count * len(names)), 0
     for i in range(count):
         turn = i % len(names)

@@ -4,14 +4,14 @@ import os
 import shlex
 from collections.abc import Sequence
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
 from modelzoo.config.idle import idle
 from modelzoo.config.legacy import upgrade
-from modelzoo.config.load import load, resolve, validate
-from modelzoo.config.not_supported import NOT_SUPPORTED
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import load, resolve, validate
+from modelzoo.config.loading.yaml12 import Document
+from modelzoo.config.sections.not_supported import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document
 from modelzoo.files import choose_mode, replacing
 from modelzoo.planning import plan
 from modelzoo.reading import exists

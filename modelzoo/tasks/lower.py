@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.select import select_to_lower
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune
 from modelzoo.config.required import require_fit
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.finetune import Finetune
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.data import manifest

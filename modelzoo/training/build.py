@@ -9,9 +9,9 @@ from modelzoo import host
 from modelzoo.backends import sharding
 from modelzoo.backends.base import Backend
 from modelzoo.backends.select import Choice
-from modelzoo.config.dataloader import DataLoader
 from modelzoo.config.errors import UserError
 from modelzoo.config.required import require_optimizer
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.config.trainer import ALL_STATES, Config, Init
 from modelzoo.data import tokenizer, tokenizer_files
 from modelzoo.data.files import find_shards

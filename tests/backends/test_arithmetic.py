@@ -4,7 +4,7 @@ import pytest
 
 from modelzoo.backends import arithmetic
 from modelzoo.backends.arithmetic import decide_arithmetic
-from modelzoo.config.device import Backend, Precision
+from modelzoo.config.sections.device import Backend, Precision
 from modelzoo.kernels import processor
 from modelzoo.optim.loss_scale import LossScale
 

@@ -11,8 +11,8 @@ import pytest
 
 from modelzoo.backends.csx import preflight
 from modelzoo.backends.select import select_device
-from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend
 from tests.support import config
 
 REPO = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ import torch
 
 from modelzoo.backends import arithmetic, local, select
 from modelzoo.backends.csx import preflight
-from modelzoo.config.device import Backend, Precision
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend, Precision
 from modelzoo.kernels import processor
 from tests.support import config
 

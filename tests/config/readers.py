@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from modelzoo.config.walk import models
+from modelzoo.config.loading.walk import models
 
 Types = frozenset[type[BaseModel]]
 NONE: Types = frozenset()

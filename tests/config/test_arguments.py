@@ -6,9 +6,9 @@ import pytest
 
 from data_preprocessing import cli as data_cli
 from modelzoo import cli, verbs
-from modelzoo.config import yaml12
 from modelzoo.config.arguments import Parser, count, integer, nonnegative_float, positive_int, share, sparsity
 from modelzoo.config.errors import UserError
+from modelzoo.config.loading import yaml12
 
 RUN = ["-p", "a.yaml", "-m", "plan"]
 

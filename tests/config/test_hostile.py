@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo import cli
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import read, resolve
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import read, resolve
+from modelzoo.config.loading.yaml12 import Mark, Marks
 from modelzoo.config.study import StudyFile
-from modelzoo.config.yaml12 import Mark, Marks
 
 
 def refused(text, tmp_path) -> str:

@@ -4,7 +4,7 @@ import pytest
 
 from modelzoo.config.errors import UserError
 from modelzoo.config.idle import CSX_ONLY, NO_EFFECT, remarks
-from modelzoo.config.load import dump, load, resolve
+from modelzoo.config.loading.load import dump, load, resolve
 from modelzoo.config.trainer import Config
 
 MODEL = "{hidden_size: 8, num_heads: 2, num_hidden_layers: 1, filter_size: 16}"

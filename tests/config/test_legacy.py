@@ -7,9 +7,9 @@ import subprocess
 import pytest
 import yaml
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load, resolve
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import load, resolve
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.groups import lr_scale

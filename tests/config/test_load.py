@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, load, resolve
-from modelzoo.config.merge import merge
+from modelzoo.config.loading.load import dump, load, resolve
+from modelzoo.config.loading.merge import merge
 from modelzoo.config.trainer import Config
 
 MODEL = "{hidden_size: 8, num_heads: 2, num_hidden_layers: 1, filter_size: 16, vocab_size: 9}"

@@ -3,9 +3,9 @@
 import pytest
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load, resolve
-from modelzoo.config.model import GPTConfig, find_difference
-from modelzoo.config.model_names import OTHERS, SAME
+from modelzoo.config.legacy.model_names import OTHERS, SAME
+from modelzoo.config.loading.load import load, resolve
+from modelzoo.config.sections.model import GPTConfig, find_difference
 from modelzoo.config.trainer import Config
 from modelzoo.tasks.convert_config import convert_config
 

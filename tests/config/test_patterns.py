@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.patterns import check_match, matches
+from modelzoo.config.values.patterns import check_match, matches
 from modelzoo.models.shapes import find_lora_targets, list_parameters
 from modelzoo.planning import plan
 from tests.support import TINY, config

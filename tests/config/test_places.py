@@ -5,9 +5,9 @@ import errno
 import pytest
 
 from modelzoo import cli
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.places import naming_places
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.places import naming_places
 
 DOC = yaml12.parse("a:\n  data_dir: [x/one, x/one/two]\n  name: x\nb: ''\nc: error\n", "f.yaml")
 

@@ -3,9 +3,9 @@
 import pytest
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune
-from modelzoo.config.load import dump, load, resolve
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.loading.load import dump, load, resolve
+from modelzoo.config.sections.finetune import Finetune
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Config
 
 HEAD = "trainer:\n  init:\n    model: {hidden_size: 8, num_heads: 2, num_hidden_layers: 1, filter_size: 16}\n"

@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, validate
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.not_supported import NOT_SUPPORTED
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import dump, validate
+from modelzoo.config.loading.yaml12 import Document
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.not_supported import NOT_SUPPORTED
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document
 
 MODEL = {"hidden_size": 8, "num_heads": 2, "num_hidden_layers": 1, "filter_size": 16, "vocab_size": 9}
 TURNED = {"position_embedding_type": "rotary", "rotary_dim": 4}

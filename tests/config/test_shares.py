@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import optim, shares, sparsity_schedules, trainer
+from modelzoo.config import trainer
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, load
+from modelzoo.config.loading.load import dump, load
+from modelzoo.config.sections import optim, sparsity_schedules
 from modelzoo.config.trainer import Config
+from modelzoo.config.values import shares
 
 TEXT = """trainer:
   init:

@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
+from modelzoo.config.loading import yaml12
 
 
 def parse(text: str):

@@ -16,7 +16,7 @@ import modelzoo.backends.csx.backend  # noqa: F401  imported once, before the fo
 import modelzoo.models.decoder as decoder
 from modelzoo.backends.csx import lowering
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import list_with_adapters
 from modelzoo.tasks import lower

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.shapes import list_with_adapters
 from modelzoo.planning.stored import group_sizes

@@ -7,7 +7,7 @@ from csx_runs import config, theirs
 from modelzoo.backends.csx import parts
 from modelzoo.backends.csx.library import cstorch
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.optim.lr import learning_rate
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.compat import value32

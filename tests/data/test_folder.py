@@ -36,7 +36,7 @@ def test_training_and_preprocessing_see_the_same_shards(tmp_path):
 READ = """
 import sys
 from data_preprocessing.tokens import shards
-from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.data import feed
 from modelzoo.data.hdf5 import Shards
 assert "hdf5plugin" not in sys.modules

@@ -92,7 +92,7 @@ def test_yaml_names_the_line(cli, tmp_path, corpus):
 
 def test_repository_configs_load(repo):
     from data_preprocessing.config import Job
-    from modelzoo.config import load
+    from modelzoo.config.loading import load
 
     paths = sorted((repo / "configs" / "data").glob("*.yaml"))
     assert len(paths) >= 4

@@ -8,7 +8,7 @@ import textwrap
 import torch
 import yaml
 
-from modelzoo.config import yaml12
+from modelzoo.config.loading import yaml12
 from modelzoo.config.study import StudyFile
 from modelzoo.config.task import Task, Template
 from modelzoo.sparsity import algorithms

@@ -13,7 +13,7 @@ import pytest
 from data_preprocessing import cli as data_cli
 from modelzoo import cli, modes, verbs
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import resolve, validate
+from modelzoo.config.loading.load import resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.kernels.processor import TITLES
 from modelzoo.words import complete_words

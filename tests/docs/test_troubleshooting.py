@@ -11,7 +11,7 @@ import pytest
 
 from data_preprocessing import cli as data_cli
 from modelzoo import cli
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.entry import NO_MEMORY
 from tests.docs.pages import REPO
 from tests.study.conftest import tiny_config

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import EarlyStopping
-from modelzoo.config.load import load, resolve, validate
+from modelzoo.config.loading.load import load, resolve, validate
+from modelzoo.config.sections.finetune import EarlyStopping
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.examples.example import Example
 from modelzoo.evaluation.examples.sample import take_sample

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.finetune import Finetune
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.finetune import Finetune
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.finetuning import masks as finetune_masks
 from modelzoo.sparsity import schedules
 from modelzoo.sparsity.parameter import PackedParameter, SparseParameter

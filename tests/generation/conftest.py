@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modelzoo.cli import main
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.training.checkpoints import saving
 from modelzoo.training.checkpoints.snapshot import snapshot

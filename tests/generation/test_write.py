@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.generation.load import LoadedModel, load_model
 from modelzoo.generation.prompts import Prompt

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from modelzoo.cli import main
-from modelzoo.config.yaml12 import dump
+from modelzoo.config.loading.yaml12 import dump
 from modelzoo.evaluation.inference import exported
 from modelzoo.evaluation.inference.decoding import decode_greedily
 from modelzoo.evaluation.inference.likelihoods import compute_likelihoods, score_continuations

@@ -8,7 +8,7 @@ import torch
 
 import modelzoo
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.data.bos import find_bos, write_bos
 from modelzoo.data.tokenizer import load_tokenizer, parse_tokenizer

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load, resolve, validate
+from modelzoo.config.loading.load import load, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.inference.exported import load_exported
 from modelzoo.interop.adapters import lora, soft_prompt

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.initializer import Initializer
+from modelzoo.config.sections.initializer import Initializer
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.init import fill_parameter
 from tests.support import tiny

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.adapters import LoRA
 from modelzoo.config.trainer import Init
 from modelzoo.models import lora
 from modelzoo.models.adapt import adapt

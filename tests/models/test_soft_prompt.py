@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.adapters import SoftPrompt
 from modelzoo.config.trainer import Init
 from modelzoo.interop.hf.config import choose_family, make_config_json
 from modelzoo.interop.hf.tensors import convert_to_hf, fold_scales

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modelzoo.config.optim import Optimizer
+from modelzoo.config.sections.optim import Optimizer
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.adam import AgedAdam

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config.device import Precision
+from modelzoo.config.sections.device import Precision
 from modelzoo.optim.loss_scale import LossScale
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.optim import lr_scheduler as theirs
 
-from modelzoo.config import optim as c
+from modelzoo.config.sections import optim as c
 from modelzoo.optim.lr import learning_rate
 
 STEPS = 60

@@ -4,8 +4,8 @@ import pytest
 
 from modelzoo import host
 from modelzoo.cli import main
+from modelzoo.config.loading.yaml12 import dump
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import dump
 from modelzoo.planning.batches import note_batches
 from tests.support import TINY, examples, write_shard
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load, resolve, validate
+from modelzoo.config.loading.load import load, resolve, validate
 from modelzoo.config.trainer import Config, Init
 from modelzoo.optim.lr import rate_at
 from modelzoo.planning import plan, plan_text

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import validate
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document
 from modelzoo.kernels.blocks.layout import layout_of
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning import plan, plan_text, problems

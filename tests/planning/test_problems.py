@@ -7,7 +7,7 @@ import pytest
 
 from modelzoo import host
 from modelzoo.cli import main
-from modelzoo.config.yaml12 import dump
+from modelzoo.config.loading.yaml12 import dump
 from tests.support import TINY, examples, write_manifest, write_shard
 
 

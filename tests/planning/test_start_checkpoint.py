@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.data.tokenizer import read_tokenizer
 from modelzoo.data.tokenizer_files import list_files

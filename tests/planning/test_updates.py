@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.limits import GRAPHS
 from modelzoo.planning import memory, updates
 from modelzoo.planning.memory import Layout

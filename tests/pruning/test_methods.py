@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.blocks.tiling import has_blocks
 from modelzoo.pruning.choose import Plan, keep_largest, keep_wanda, make_algorithm
 from modelzoo.pruning.sparsegpt import factor_inverse, measure_error, prune_in_best_order, prune_matrix

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from modelzoo.cli import main
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.kernels.blocks.tiling import has_blocks
 from modelzoo.models.gpt import GPTModel
 from modelzoo.names import layer_of, name_mask

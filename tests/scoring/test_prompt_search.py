@@ -7,7 +7,7 @@ import pytest
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.task import Template
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.scoring import prompt_search

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.blocks import tiling
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.group import Group

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.config.sparsity import GRADUAL, REGROWING, SparsityGroup
+from modelzoo.config.sections.sparsity import GRADUAL, REGROWING, SparsityGroup
 from modelzoo.sparsity import masks, topology
 from modelzoo.sparsity.algorithms import ALGORITHMS
 from modelzoo.sparsity.explored import count_bits, pack_bits

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import sparsity_schedules as c
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections import sparsity_schedules as c
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity import flops, schedules
 from modelzoo.sparsity.schedules import held, is_update

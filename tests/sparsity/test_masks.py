@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.compiled.rows import zero_dead
 from modelzoo.sparsity import masks
 from modelzoo.sparsity.algorithms import ALGORITHMS

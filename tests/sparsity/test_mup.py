@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.models.shapes import list_parameters
 from modelzoo.planning.plan import count_first_masks
 from modelzoo.sparsity.mup import density_ratios

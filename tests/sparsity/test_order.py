@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.kernels.blocks import tiling
 from modelzoo.kernels.blocks.layout import layout_of, pack, unpack
 from modelzoo.kernels.products import packed

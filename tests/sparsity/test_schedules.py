@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelzoo.config import sparsity_schedules as c
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections import sparsity_schedules as c
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.sparsity import schedules as s
 
 STEPS = np.arange(0, 101)

@@ -11,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.model import GPTConfig
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.models.shapes import list_parameters
 from modelzoo.sparsity.select import group_counts, live_count, live_counts, select_parameters
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from modelzoo.cli import main
-from modelzoo.config.load import load
-from modelzoo.config.optim import Optimizer
+from modelzoo.config.loading.load import load
+from modelzoo.config.sections.optim import Optimizer
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.forms.load import load_task
 from modelzoo.sparsity.algorithms import ALGORITHMS

@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelzoo.config.differences import flat, keys
-from modelzoo.config.load import _override, dump, validate
+from modelzoo.config.loading.load import _override, dump, validate
+from modelzoo.config.loading.yaml12 import parse
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import parse
 from modelzoo.study.differences import format_differences, list_gaps
 from tests.support import config
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import dump
 from modelzoo.lock import lock_folder
 from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters

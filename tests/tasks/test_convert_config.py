@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from tests.support import examples, write_shard
 

@@ -11,9 +11,9 @@ from modelzoo import version
 from modelzoo.backends.arithmetic import decide_arithmetic
 from modelzoo.backends.select import Choice
 from modelzoo.cli import main
-from modelzoo.config import yaml12
-from modelzoo.config.device import Precision
-from modelzoo.config.load import dump
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import dump
+from modelzoo.config.sections.device import Precision
 from modelzoo.kernels import processor
 from modelzoo.planning import plan
 from modelzoo.tasks import bench

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelzoo import cli, progress
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.training.logs.lines import read_records
 from tests.support import TINY, config, examples, write_shard

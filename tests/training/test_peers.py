@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import load_file
 
 from modelzoo import cli
-from modelzoo.config import yaml12
+from modelzoo.config.loading import yaml12
 from modelzoo.data.hdf5 import Shards
 from tests.support import TINY, examples, loader, write_shard
 

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from modelzoo import cli
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
+from modelzoo.config.loading.yaml12 import dump
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import dump
 from modelzoo.lock import NAME, Busy, lock_folder
 from modelzoo.training.logs.launches import read_launches
 from modelzoo.training.runs.folder import RunFolder

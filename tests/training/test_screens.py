@@ -18,9 +18,9 @@ from modelzoo import cli
 from modelzoo.backends import peaks
 from modelzoo.backends.local import Local
 from modelzoo.backends.peaks import Peak
-from modelzoo.config.device import Backend, Precision
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
+from modelzoo.config.sections.device import Backend, Precision
 from modelzoo.distributed import Ranks
 from modelzoo.sparsity.ledger import Ledger
 from modelzoo.tasks import pretrain

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from modelzoo import cli
 from modelzoo.backends import sharding
 from modelzoo.backends.local import Local
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.planning import devices_text

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from modelzoo.config.load import validate
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import shortage
 from tests.backends.test_graphs import Graphed

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.backends.csx.library import cstorch
-from modelzoo.config.dataloader import DataLoader
+from modelzoo.config.sections.dataloader import DataLoader
 from modelzoo.data.hdf5 import Shards
 
 

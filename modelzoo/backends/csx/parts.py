@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.backends.csx.library import cstorch
-from modelzoo.config import optim as o
-from modelzoo.config import sparsity_schedules as s
 from modelzoo.config.errors import UserError
 from modelzoo.config.required import require_optimizer
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections import optim as o
+from modelzoo.config.sections import sparsity_schedules as s
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters
 from modelzoo.names import name_mask

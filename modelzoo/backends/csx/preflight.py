@@ -10,10 +10,10 @@ import re
 import socket
 from pathlib import Path
 
-from modelzoo.config.dataloader import DataLoader
-from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
+from modelzoo.config.sections.dataloader import DataLoader
+from modelzoo.config.sections.device import Backend
 from modelzoo.config.trainer import Config
 from modelzoo.reading import is_number
 

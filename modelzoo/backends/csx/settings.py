@@ -2,8 +2,8 @@
 
 from modelzoo.backends.csx import preflight
 from modelzoo.backends.csx.library import cstorch
-from modelzoo.config.device import Backend
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.device import Backend
 from modelzoo.config.trainer import Init
 
 

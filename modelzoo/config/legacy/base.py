@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from modelzoo.config.yaml12 import Document, Note, Path
+from modelzoo.config.loading.yaml12 import Document, Note, Path
 
 CSX = "acts on CS-2 clusters only"
 ALWAYS = "this is always so here"

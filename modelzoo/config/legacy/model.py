@@ -3,9 +3,9 @@
 from typing import Any
 
 from modelzoo.config.legacy.base import MODEL, Note, Upgrade, dotted, remark
-from modelzoo.config.model import MUP_GROUPS
-from modelzoo.config.model_names import find_name
-from modelzoo.config.yaml12 import Document, Path
+from modelzoo.config.legacy.model_names import find_name
+from modelzoo.config.loading.yaml12 import Document, Path
+from modelzoo.config.sections.model import MUP_GROUPS
 
 PLACE: Path = ("trainer", "init", "model")
 

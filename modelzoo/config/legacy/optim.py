@@ -3,10 +3,10 @@
 import re
 from typing import Any
 
-from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy.base import Upgrade, remark
-from modelzoo.config.patterns import REGULAR
-from modelzoo.config.yaml12 import Document, Note
+from modelzoo.config.loading.explain import did_you_mean
+from modelzoo.config.loading.yaml12 import Document, Note
+from modelzoo.config.values.patterns import REGULAR
 
 CLASSES = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 NAMES = {  # older names of optimizer arguments

@@ -4,11 +4,11 @@ Every key is moved, translated, accepted as having no effect here, or refused by
 silently. The marks move along, so a problem found later in the new key still names the line it was written on.
 """
 
-from modelzoo.config.explain import did_you_mean
 from modelzoo.config.legacy import model, optim
 from modelzoo.config.legacy.base import IDLE, ONLY, RUNCONFIG, Upgrade, dotted
-from modelzoo.config.model_names import refuse_other_files, settle_name
-from modelzoo.config.yaml12 import Document, Note
+from modelzoo.config.legacy.model_names import refuse_other_files, settle_name
+from modelzoo.config.loading.explain import did_you_mean
+from modelzoo.config.loading.yaml12 import Document, Note
 
 SECTIONS = ("train_input", "eval_input", "model", "optimizer", "sparsity", "runconfig")
 

@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from modelzoo.config import load as config
 from modelzoo.config.errors import UserError
+from modelzoo.config.loading import load as config
 from modelzoo.config.task import Task as Config
 from modelzoo.config.task import Template
 from modelzoo.evaluation.forms.choice import Choice, PubMedQAChoice

@@ -2,8 +2,8 @@
 
 import torch
 
-from modelzoo.config.adapters import LoRA, SoftPrompt
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.adapters import LoRA, SoftPrompt
 from modelzoo.config.trainer import Init
 from modelzoo.interop.adapters.lora import read_lora
 from modelzoo.interop.adapters.soft_prompt import read_prompt

@@ -14,9 +14,9 @@ from pydantic import Field
 from torch import Tensor
 
 from modelzoo.adapter_files import NO_ADAPTER
-from modelzoo.config.adapters import LoRA
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.adapters import LoRA
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.adapters.folder import Count, Files, read_adapter, require_kind
 from modelzoo.interop.adapters.targets import check_targets
 from modelzoo.interop.hf.families import LAYER, LINEAR, QKV, Family

@@ -5,7 +5,7 @@ import shlex
 import torch
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.data import tokenizer
 from modelzoo.models.soft_prompt import find_nearest

@@ -11,9 +11,9 @@ from typing import Literal
 from torch import Tensor
 
 from modelzoo.adapter_files import NO_ADAPTER, OUR_FILES, PEFT_FILES
-from modelzoo.config.adapters import SoftPrompt
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.adapters import SoftPrompt
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.adapters.folder import Count, Files, read_adapter, require_kind
 from modelzoo.records import Record, check_record
 

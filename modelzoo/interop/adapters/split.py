@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from modelzoo.adapter_files import PEFT_FILES
-from modelzoo.config.adapters import LoRA
+from modelzoo.config.sections.adapters import LoRA
 from modelzoo.interop.adapters.lora import make_lora_files
 from modelzoo.interop.adapters.soft_prompt import make_prompt_files
 from modelzoo.interop.hf.families import Family

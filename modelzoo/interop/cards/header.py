@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.yaml12 import dump, parse
+from modelzoo.config.loading.yaml12 import dump, parse
 from modelzoo.records import Record, check_record
 
 _REPO = r"[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9_])?"

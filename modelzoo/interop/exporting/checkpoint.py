@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.loading.load import load
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.data.folder import read_manifest

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from modelzoo.checksums import write_checksums
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.data import format as f
 from modelzoo.data.tokenizer import check_vocabulary
 from modelzoo.data.tokenizer_files import copy_files

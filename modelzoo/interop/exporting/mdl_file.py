@@ -3,7 +3,7 @@
 import shlex
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.interop.mdl.file import write_mdl
 from modelzoo.interop.mdl.state import convert_to_zoo

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf.families import BLOOM, GPT2, LLAMA, MPT, NEOX, Family
 
 

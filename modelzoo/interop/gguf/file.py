@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.files import replacing
 from modelzoo.interop.gguf.architectures import Architecture
 from modelzoo.interop.gguf.tokenizer import Words

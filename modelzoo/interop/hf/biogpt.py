@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf.families import FFN_IN, FFN_OUT, LAYER, OUTPUT, QKV
 from modelzoo.interop.hf.model_section import check_section
 from modelzoo.interop.hf.schemas import ACTIVATIONS, Layers, Size

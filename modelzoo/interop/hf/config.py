@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf.families import BLOOM, GPT2, GPTJ, LLAMA, MPT, NEOX, Family
 from modelzoo.models.shapes import GLU
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf import schemas
 from modelzoo.interop.hf.families import GPT2, GPTJ, LLAMA, NEOX, Family
 from modelzoo.records import check_record

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf.families import LAYER, LINEAR, QKV, Family
 from modelzoo.models.decoder import Attention
 from modelzoo.models.gpt import GPT, EmbeddingLayer

@@ -10,7 +10,7 @@ from torch import Tensor
 from modelzoo.adapter_files import PEFT_FILES
 from modelzoo.checksums import check_checksums
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.config.trainer import Config
 from modelzoo.data import format as f
 from modelzoo.evaluation.inference.exported_files import PICKLED, read_index

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.sparsity import SparsityGroup
+from modelzoo.config.sections.sparsity import SparsityGroup
 from modelzoo.config.trainer import Init
 from modelzoo.kernels.blocks import tiling
 from modelzoo.models.shapes import list_parameters

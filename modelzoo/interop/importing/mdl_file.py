@@ -3,8 +3,8 @@
 import shlex
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
-from modelzoo.config.model import find_difference
+from modelzoo.config.loading.load import load
+from modelzoo.config.sections.model import find_difference
 from modelzoo.config.trainer import Config
 from modelzoo.interop.cards.origin import WRITER
 from modelzoo.interop.mdl.file import read_mdl

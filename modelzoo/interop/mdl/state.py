@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from modelzoo.config.base import OneOf
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import MUP_GROUPS, GPTConfig
-from modelzoo.config.patterns import matches
+from modelzoo.config.sections.base import OneOf
+from modelzoo.config.sections.model import MUP_GROUPS, GPTConfig
 from modelzoo.config.trainer import Init
+from modelzoo.config.values.patterns import matches
 from modelzoo.finite import are_finite
 from modelzoo.interop.mdl.file import OURS, Leaf, Link, read_mdl
 from modelzoo.models.shapes import list_parameters

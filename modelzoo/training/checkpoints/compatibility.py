@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig, find_difference
 from modelzoo.config.required import require_optimizer
+from modelzoo.config.sections.model import GPTConfig, find_difference
 from modelzoo.config.trainer import Init
 from modelzoo.models.shapes import list_parameters, list_with_adapters
 from modelzoo.names import is_adapter, is_lora, name_mask, name_weight

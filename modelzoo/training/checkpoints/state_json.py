@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 
 from modelzoo import version
-from modelzoo.config import yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import validate
+from modelzoo.config.loading import yaml12
+from modelzoo.config.loading.load import validate
 from modelzoo.config.trainer import Config, Init
 from modelzoo.records import Record, check_record
 from modelzoo.redact import redact_values

@@ -10,7 +10,7 @@ from modelzoo import version
 from modelzoo.backends.reduction import decide_reduction
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.distributed import Ranks
 from modelzoo.progress import LiveLine, format_size

@@ -15,7 +15,7 @@ from modelzoo.backends.base import Backend
 from modelzoo.backends.peaks import Peak
 from modelzoo.backends.select import Choice
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump
+from modelzoo.config.loading.load import dump
 from modelzoo.config.trainer import Config
 from modelzoo.files import write_guarded, write_text
 from modelzoo.folders import EMPTY, describe_folder

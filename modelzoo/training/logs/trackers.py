@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
 from typing import Any, Protocol
 
-from modelzoo.config.callbacks import MLflowLogger, WandbLogger
 from modelzoo.config.errors import UserError
+from modelzoo.config.sections.callbacks import MLflowLogger, WandbLogger
 from modelzoo.config.trainer import Init
 from modelzoo.redact import redact_text, redact_values
 

@@ -20,7 +20,7 @@ from typing import Annotated
 from pydantic import Field
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config, Init
 from modelzoo.lock import lock_folder
 from modelzoo.reading import exists

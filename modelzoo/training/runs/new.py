@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import dump, resolve, validate
+from modelzoo.config.loading.load import dump, resolve, validate
 from modelzoo.config.trainer import Config
 from modelzoo.files import making_folder, write_guarded, write_text
 from modelzoo.reading import exists

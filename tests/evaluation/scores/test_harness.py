@@ -4,7 +4,7 @@ import pytest
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.scores import harness
 from modelzoo.scoring.load_model import find_checkpoints, load_model

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modelzoo.cli import main
 from modelzoo.config.errors import UserError
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.adapt import adapt
 from modelzoo.models.gpt import GPTModel

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.sparsity.select import live_count

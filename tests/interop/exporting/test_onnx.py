@@ -8,7 +8,7 @@ import torch
 
 from modelzoo.checksums import check_checksums
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training.checkpoints import checkpoint

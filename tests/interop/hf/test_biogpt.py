@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from data_preprocessing.tokens import tokenizing
 from modelzoo.cli import main
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.generation.load import load_model
 from modelzoo.models.gpt import GPTModel

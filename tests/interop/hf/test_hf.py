@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.model import GPTConfig
+from modelzoo.config.sections.model import GPTConfig
 from modelzoo.interop.hf.config import choose_family, make_config_json
 from modelzoo.interop.hf.model_section import read_model
 from modelzoo.interop.hf.schemas import KINDS

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from modelzoo.config.load import load
+from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.training.checkpoints import checkpoint, saving
 from modelzoo.training.launch.resume import keep_history
@@ -68,7 +68,7 @@ def copy(trained: Path, tmp_path: Path) -> Path:
 
 def edited(folder: Path, key: str, value: str) -> None:
     """config.yaml as a user's editor leaves it."""
-    from modelzoo.config.load import dump
+    from modelzoo.config.loading.load import dump
 
     (folder / "config.yaml").write_text(dump(load(folder / "config.yaml", Config, [f"{key}={value}"])))
 

@@ -12,9 +12,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from modelzoo.config.load import validate
+from modelzoo.config.loading.load import validate
+from modelzoo.config.loading.yaml12 import Document, dump
 from modelzoo.config.trainer import Config
-from modelzoo.config.yaml12 import Document, dump
 from modelzoo.tasks.pretrain import train
 from modelzoo.training.build import Options
 from tests.commands import kill, start

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from modelzoo.config.scalars import PERCENT, is_number, respell_number
-from modelzoo.config.walk import find_key, models
-from modelzoo.config.yaml12 import Document, Path
+from modelzoo.config.loading.walk import find_key, models
+from modelzoo.config.loading.yaml12 import Document, Path
+from modelzoo.config.values.scalars import PERCENT, is_number, respell_number
 
 LONGEST = 200  # characters of a value in a message
 # pydantic's error types whose own wording speaks of Python rather than of a config.

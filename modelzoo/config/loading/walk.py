@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from modelzoo.config.yaml12 import Path
+from modelzoo.config.loading.yaml12 import Path
 
 
 @cache

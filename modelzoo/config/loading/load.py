@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ValidationError
 
-from modelzoo.config import explain, yaml12
 from modelzoo.config.errors import UserError
-from modelzoo.config.merge import is_choice, put_over
-from modelzoo.config.renamed import rename_old
-from modelzoo.config.yaml12 import Document, Mark, Path
+from modelzoo.config.loading import explain, yaml12
+from modelzoo.config.loading.merge import is_choice, put_over
+from modelzoo.config.loading.renamed import rename_old
+from modelzoo.config.loading.yaml12 import Document, Mark, Path
 from modelzoo.folders import describe_folder, find_runs
 from modelzoo.reading import is_number, read_text
 
@@ -121,7 +121,7 @@ def find_config(path: str | os.PathLike, folder: str = "") -> str:
 
 def packaged_configs() -> str:
     """The folder of the configs that come with the trainer: inside an installed package, at the top of a checkout."""
-    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    package = os.path.abspath(os.path.join(os.path.dirname(__file__), os.pardir, os.pardir))
     installed = os.path.join(package, "configs")
     return installed if os.path.isdir(installed) else os.path.join(os.path.dirname(package), "configs")
 

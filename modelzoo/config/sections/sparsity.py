@@ -4,7 +4,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import (
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.loading.renamed import Renamed
+from modelzoo.config.sections.base import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -15,10 +17,8 @@ from modelzoo.config.base import (
     Width,
     listed,
 )
-from modelzoo.config.explain import format_value
-from modelzoo.config.patterns import check_syntax
-from modelzoo.config.renamed import Renamed
-from modelzoo.config.sparsity_schedules import Constant, Schedule, Sigmoid, Update
+from modelzoo.config.sections.sparsity_schedules import Constant, Schedule, Sigmoid, Update
+from modelzoo.config.values.patterns import check_syntax
 
 REGROWING = ("set", "rigl", "smet", "granet", "mest", "chts", "chtss")  # algorithms whose masks move
 GRADUAL = ("gmp", "granet", "chtss")  # those that prune along a schedule

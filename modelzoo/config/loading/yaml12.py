@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.scalars import CORE, parse_scalar
+from modelzoo.config.values.scalars import CORE, parse_scalar
 
 Path = tuple[str | int, ...]
 MAX_NODES = 100_000  # a config has hundreds of nodes; more means aliases that expand without end

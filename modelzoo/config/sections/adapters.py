@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import NonNegativeInt, PositiveFloat, Rate, Section, Str, Width, listed
-from modelzoo.config.patterns import check_syntax
+from modelzoo.config.sections.base import NonNegativeInt, PositiveFloat, Rate, Section, Str, Width, listed
+from modelzoo.config.values.patterns import check_syntax
 
 
 class SoftPrompt(Section):

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from modelzoo.config.explain import format_value
-from modelzoo.config.merge import merge
-from modelzoo.config.walk import sections
-from modelzoo.config.yaml12 import Document, Note, Path
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.loading.merge import merge
+from modelzoo.config.loading.walk import sections
+from modelzoo.config.loading.yaml12 import Document, Note, Path
 
 
 class Renamed(NamedTuple):

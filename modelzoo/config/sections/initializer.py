@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from modelzoo.config.base import Float, PositiveFloat, Section
+from modelzoo.config.sections.base import Float, PositiveFloat, Section
 
 
 class Initializer(Section):

@@ -4,9 +4,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, Width, listed
-from modelzoo.config.explain import format_value
-from modelzoo.config.renamed import Renamed
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.loading.renamed import Renamed
+from modelzoo.config.sections.base import NonNegativeFloat, NonNegativeInt, PositiveInt, Section, Str, Width, listed
 
 
 class Opening(Section):

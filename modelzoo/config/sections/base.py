@@ -5,8 +5,8 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, create_model, model_serializer, model_validator
 
-from modelzoo.config.renamed import Renamed, take_new_names
-from modelzoo.config.scalars import MOST
+from modelzoo.config.loading.renamed import Renamed, take_new_names
+from modelzoo.config.values.scalars import MOST
 
 # Strict: `true` is no integer, "6e-4" (quoted) is no number and 1.0 is no step count. A config says what it means.
 Int = Annotated[int, Strict(), Field(ge=-MOST, le=MOST)]

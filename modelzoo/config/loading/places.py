@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.yaml12 import NOWHERE, Document, Path
+from modelzoo.config.loading.yaml12 import NOWHERE, Document, Path
 from modelzoo.reading import is_number
 
 _KEY = re.compile(r"trainer(?:\.\w+)+(?=[: ])")

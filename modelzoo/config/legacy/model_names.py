@@ -11,7 +11,7 @@ import shlex
 from typing import Any
 
 from modelzoo.config.errors import UserError
-from modelzoo.config.yaml12 import Document, Note, Path
+from modelzoo.config.loading.yaml12 import Document, Note, Path
 
 OWN = ("gpt2", "gpt3", "gptj")
 SAME = {

@@ -1,7 +1,7 @@
 """One value over another, for `extends:` and `--set` alike: what stays, what is replaced, and the note about it."""
 
-from modelzoo.config.explain import format_value
-from modelzoo.config.yaml12 import Document, Mark, Note, Path
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.loading.yaml12 import Document, Mark, Note, Path
 
 
 def merge(base: object, child: object) -> object:

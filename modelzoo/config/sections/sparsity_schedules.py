@@ -4,15 +4,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import (
+from modelzoo.config.loading.explain import format_value
+from modelzoo.config.sections.base import (
     Float,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Section,
 )
-from modelzoo.config.explain import format_value
-from modelzoo.config.scalars import PERCENT
+from modelzoo.config.values.scalars import PERCENT
 
 
 class Constant(Section):

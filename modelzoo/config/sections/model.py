@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from modelzoo.config.base import (
+from modelzoo.config.loading.renamed import Renamed
+from modelzoo.config.sections.base import (
     Bool,
     Float,
     Int,
@@ -18,10 +19,9 @@ from modelzoo.config.base import (
     Str,
     Width,
 )
-from modelzoo.config.initializer import Initializer
-from modelzoo.config.not_supported import NOT_SUPPORTED
-from modelzoo.config.patterns import check_syntax
-from modelzoo.config.renamed import Renamed
+from modelzoo.config.sections.initializer import Initializer
+from modelzoo.config.sections.not_supported import NOT_SUPPORTED
+from modelzoo.config.values.patterns import check_syntax
 
 
 def _idle(key: str, value: Any) -> bool:

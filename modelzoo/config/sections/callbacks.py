@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, model_validator
 
-from modelzoo.config.base import Bool, PositiveInt, Section, Str, one_of
+from modelzoo.config.sections.base import Bool, PositiveInt, Section, Str, one_of
 
 
 class ComputeNorm(Section):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from modelzoo.config.base import (
+from modelzoo.config.sections.base import (
     Bool,
     Many,
     NonNegativeInt,

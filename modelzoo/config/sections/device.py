@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from modelzoo.config.base import Bool, Many, PositiveFloat, PositiveInt, Section, Str, Workers, listed
+from modelzoo.config.sections.base import Bool, Many, PositiveFloat, PositiveInt, Section, Str, Workers, listed
 
 
 class Backend(Section):

@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic_core import InitErrorDetails, PydanticCustomError, ValidationError
 
-from modelzoo.config.scalars import MOST, PERCENT
+from modelzoo.config.values.scalars import MOST, PERCENT
 
 LENGTHS = frozenset({  # keys that hold optimizer steps, and may hold a share of them
     "freq", "start", "stop", "steps", "regrow_warmup",  # sparsity.update, checkpoint.steps, finetune's gradual opening
