@@ -14,6 +14,7 @@ from data_preprocessing.steps.sorting import MEMORY
 from data_preprocessing.tokens import shards
 from modelzoo.config.errors import UserError
 from modelzoo.config.loading.merge import merge
+from modelzoo.data import format as fmt
 from modelzoo.reading import MAX_TEXT, exists
 from modelzoo.records import read_json
 
@@ -41,7 +42,8 @@ class Plan(OfJob):
 def make_plan(job: Job) -> Plan:
     """Find the inputs, and check them and the config against what OUT was begun with."""
     passed: Counter[str] = Counter()
-    listing.refuse_inside(job.output, job.input)
+    if fmt.MANIFEST.endswith(listing.SUFFIXES[job.source]):  # what the job writes would be read when it goes on
+        listing.refuse_inside(job.output, job.input)
     files = listing.find(job.input, job.source, passed)
     units = listing.units(files, job.unit_megabytes)
     job = job.model_copy(update={"buckets": _choose_buckets(job, len(units))})

@@ -38,7 +38,8 @@ def describe(step: str, done: int, of: int, here: int, documents: int, tokens: i
     """One line; `here` = how many of `done` this run did (the rest was there before)."""
     parts = [f"{step:<9} {done:>5,}/{of:,}"]
     if documents and seconds > 0:
-        parts.append(f"{documents / seconds:,.0f} documents/s")
+        what = "records" if step == "extract" else "documents"  # some of which are dropped later
+        parts.append(f"{documents / seconds:,.0f} {what}/s")
     if tokens and seconds > 0:
         parts.append(f"{tokens / seconds:,.0f} tokens/s")
     if here and done < of:

@@ -85,7 +85,9 @@ def finish(plan: Part) -> dict:
     reasons = totals.counts["reasons"]
     if totals.records != sum(reasons.values()):
         raise AssertionError(f"{totals.records} records were read but {sum(reasons.values())} are accounted for")
-    splits = {name: _describe_split(plan, name, split, tokenizer) for name, split in totals.splits.items()}
+    splits = {
+        name: _describe_split(plan, name, split, tokenizer, len(totals.files)) for name, split in totals.splits.items()
+    }
     manifest = {
         "format_version": fmt.FORMAT_VERSION,
         "records": totals.records,
@@ -112,8 +114,8 @@ def _ordered(reasons: collections.Counter) -> dict[str, int]:
     return {reason: reasons[reason] for reason in REASONS if reasons[reason]}
 
 
-def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> dict:
-    """manifest.json and data_params.json of one split."""
+def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict, inputs: int) -> dict:
+    """manifest.json and data_params.json of one split; `inputs` files were read for all splits."""
     job = plan.job
     folder = os.path.join(plan.out, split)
     os.makedirs(folder, exist_ok=True)
@@ -149,7 +151,7 @@ def _describe_split(plan: Part, split: str, found: _Split, tokenizer: dict) -> d
                 "pad_id": eos,
                 "loss_valid_tokens": manifest["loss_tokens"],
                 "num_tokens": manifest["tokens"],
-                "successful_files": len({s["file"] for s in found.shards}),
+                "successful_files": inputs,
             },
         },
     )

@@ -123,7 +123,7 @@ def test_both_inputs_are_read_and_what_is_passed_over_is_reported(tmp_path, cli)
 
 
 @pytest.mark.parametrize("where", ["in", "in/o/p", "link/o"])
-@pytest.mark.parametrize("verb", ["pack", "jsonl", "bioc", "tokenizer"])
+@pytest.mark.parametrize("verb", ["pack", "bioc", "tokenizer"])
 def test_no_output_goes_into_its_input(tmp_path, capsys, monkeypatch, verb, where):
     """`bioc` would read its own job.json as an input when it goes on."""
     monkeypatch.chdir(tmp_path)

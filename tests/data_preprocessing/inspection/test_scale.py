@@ -186,7 +186,8 @@ def test_a_table_in_pieces_is_the_table(tmp_path, monkeypatch):
     wanted = [head, *(f"{a}\t{b}\t{n}" for a, b, n in zip(lines, names, counts, strict=True)), ""]
     for size in (1, 1 << 20):
         monkeypatch.setattr(encode, "TABLE_BYTES", size)
-        sha = encode._documents_table(work, 0, work, reasons, val, counts)
+        sha, names_of = encode._documents_table(work, 0, work, reasons, val, counts)
+        assert names_of == {"languages": {"eng": (reasons == 0).sum()}, "licences": {"not told": (reasons == 0).sum()}}
         data = (tmp_path / "documents" / "00000.tsv.gz").read_bytes()
         assert gzip.decompress(data).decode().split("\n") == wanted and hashlib.sha256(data).hexdigest() == sha
     (tmp_path / "extract" / "00000.tsv").write_text("".join(line + "\n" for line in lines[1:]))

@@ -13,6 +13,7 @@ import pytest
 from data_preprocessing import cli
 from data_preprocessing.config import Job
 from data_preprocessing.jobs.plan import make_plan
+from data_preprocessing.jobs.progress import describe
 from data_preprocessing.jobs.run import How, run_job
 from data_preprocessing.reports import page as page_style
 from data_preprocessing.reports import report as page
@@ -149,6 +150,15 @@ def test_languages_licences_years_and_lengths_are_of_what_was_written(tmp_path, 
     edges = sorted(map(int, facts["token_lengths"]))
     for least, after in zip(edges, [*edges[1:], 2**62], strict=True):  # "at least", as the page says
         assert facts["token_lengths"][str(least)] == sum(least <= n < after for n in lengths)
+
+
+def test_model_zoos_side_file_counts_the_inputs_that_were_read(out):
+    inputs = json.loads((out / "manifest.json").read_text())["inputs"]
+    for split in ("train", "val"):
+        params = json.loads((out / split / "data_params.json").read_text())["post-process"]
+        assert params["successful_files"] == len(inputs) > 1
+    assert describe("extract", 1, 2, 1, 30, 0, 2.0).split("  ")[-2:] == ["15 records/s", "0:02 left"]
+    assert describe("encode", 1, 2, 1, 30, 90, 2.0).split("  ")[-3:] == ["15 documents/s", "45 tokens/s", "0:02 left"]
 
 
 def test_half_octaves_begin_where_the_page_says():
