@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from modelzoo.study.results import Result, read_run
+from modelzoo.study.runs.results import Result, read_run
 
 Rows = TypeVar("Rows", bound=Collection)
 
