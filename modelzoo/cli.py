@@ -124,7 +124,7 @@ def _settle_mode(args: argparse.Namespace, p: argparse.ArgumentParser) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     from modelzoo.backends import select
-    from modelzoo.study import run as study
+    from modelzoo.study.execution import run as study
 
     if not select.evaluates(args.target):
         raise UserError(f"-m study takes CPU or GPU, not {args.target}")

@@ -50,13 +50,13 @@ def _prompt(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
-    from modelzoo.study.compare import compare_runs
+    from modelzoo.study.reports.compare import compare_runs
 
     compare_runs(args.runs, args.output)
 
 
 def _report(args: argparse.Namespace) -> None:
-    from modelzoo.study.report import report_runs
+    from modelzoo.study.reports.report import report_runs
 
     print(report_runs(args.runs, args.output))
     print(f"next       open {shlex.quote(args.output)} in a browser")

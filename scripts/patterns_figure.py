@@ -15,8 +15,8 @@ from study_figures import PEAK, read_finished, show_study
 
 from modelzoo import entry
 from modelzoo.sparsity.schedules import update_steps
-from modelzoo.study.draw import axes, legend, look, svg
-from modelzoo.study.results import Result
+from modelzoo.study.figures.draw import axes, legend, look, svg
+from modelzoo.study.runs.results import Result
 
 NAMES = {
     "single": "unstructured",

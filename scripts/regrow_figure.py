@@ -14,8 +14,8 @@ from typing import NamedTuple
 from study_figures import PEAK, read_finished, show_study
 
 from modelzoo import entry
-from modelzoo.study.draw import axes, look, svg
-from modelzoo.study.results import interval
+from modelzoo.study.figures.draw import axes, look, svg
+from modelzoo.study.runs.results import interval
 
 LEVELS = {"90": "90 %, single weights", "90b": "90 %, 32x32", "75": "75 %, single weights", "75b": "75 %, 32x32"}
 METHODS = {

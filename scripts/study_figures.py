@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from modelzoo.study.results import Result, read_run
+from modelzoo.study.runs.results import Result, read_run
 
 Rows = TypeVar("Rows", bound=Collection)
 PEAK = r"(?:-lr(?P<peak>[\d.e+-]+?))?"  # in a run's name, where several rates were tried: as `:g` writes it

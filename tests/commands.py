@@ -14,7 +14,7 @@ from typing import IO
 
 import modelzoo.tasks.pretrain  # noqa: F401 - torch, for the forks to have
 from modelzoo.cli import main
-from modelzoo.study import run as study
+from modelzoo.study.execution import run as study
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -41,9 +41,10 @@ ROOMS = {  # the floors inside of a package that has rooms of its own
     "modelzoo.interop": {
         "exporting": 3, "importing": 3, "adapters": 2, "gguf": 2, "cards": 1, "hf": 1, "mdl": 1,
     },
+    "modelzoo.study": {"execution": 5, "reports": 4, "figures": 3, "matrix": 2, "runs": 1},
     "modelzoo.training": {
-        "launch": 5, "loop": 4, "logs": 3, "console": 3, "shortage": 3, "runs": 2, "checkpoints": 1, "build": 1,
-        "validation": 1, "signals": 1,
+        "launch": 6, "loop": 5, "saves": 4, "logs": 3, "console": 3, "shortage": 3, "runs": 2, "checkpoints": 1,
+        "build": 1, "validation": 1, "signals": 1, "nonfinite": 1,
     },
     "modelzoo.backends": {
         "select": 5, "csx": 4, "local": 4, "step": 3, "sharding": 2, "reduction": 2, "peaks": 2, "base": 1,

@@ -17,7 +17,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.loading.load import find_config, load, packaged_configs
 from modelzoo.config.trainer import Config
 from modelzoo.evaluation.forms.load import load_task
-from modelzoo.study import matrix
+from modelzoo.study.matrix import matrix
 from modelzoo.training.checkpoints.snapshot import snapshot
 from tests.support import make_run
 

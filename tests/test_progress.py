@@ -9,7 +9,7 @@ import pytest
 from data_preprocessing.jobs.progress import printer
 from modelzoo import progress
 from modelzoo.progress import format_amount, format_size
-from modelzoo.study.progress import Progress as StudyProgress
+from modelzoo.study.execution.progress import Progress as StudyProgress
 
 
 class Terminal(io.StringIO):

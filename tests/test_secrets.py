@@ -15,8 +15,8 @@ from modelzoo.cli import main
 from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.interop.cards.provenance import describe_provenance
-from modelzoo.study.compare import compare_runs
-from modelzoo.study.report import report_runs
+from modelzoo.study.reports.compare import compare_runs
+from modelzoo.study.reports.report import report_runs
 from tests.support import TINY, examples, write_manifest, write_shard
 from tests.training.logs.test_trackers import MLflow, Wandb
 

@@ -1,30 +1,24 @@
 """The training loop: it logs, displays, assesses and saves. Every task that trains uses this one."""
 
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from modelzoo.backends.base import Backend
-from modelzoo.backends.step import settle
-from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
 from modelzoo.data.hdf5 import Shards
-from modelzoo.entry import explain_os_error, lacks_memory
+from modelzoo.entry import lacks_memory
 from modelzoo.progress import Progress
 from modelzoo.train_state import Step, Timed, TrainState
 from modelzoo.training import console
-from modelzoo.training.checkpoints import saving
-from modelzoo.training.checkpoints.background import Files, Writer
-from modelzoo.training.checkpoints.snapshot import snapshot
-from modelzoo.training.checkpoints.state_json import LogFacts
 from modelzoo.training.logs import trackers
 from modelzoo.training.logs.tensorboard import events_folder
 from modelzoo.training.logs.writing import Logs, NoLogs
+from modelzoo.training.nonfinite import check_nonfinite
 from modelzoo.training.runs.folder import RunFolder
 from modelzoo.training.runs.length import count_micro_batches
+from modelzoo.training.saves import Saves
 from modelzoo.training.shortage import explain_shortage
 from modelzoo.training.signals import catch_interrupts
 
@@ -68,7 +62,7 @@ def fit(
     tally, events = console.Tally(run.step), events_folder(init, folder.path)
     ranks, run.churn_shown = backend.ranks, run.churn
     logs = Logs(folder, run.step, events, trackers.open_all(init, folder.path), out.note) if ranks.first else NoLogs()
-    saves = _Saves(backend, run, config, folder, fingerprint, logs, out)
+    saves = Saves(backend, run, config, folder, fingerprint, logs, out)
 
     def is_due(step: int) -> bool:
         return step == stop or any(n and step % n == 0 for n in (init.logging.log_steps, every, init.checkpoint.steps))
@@ -119,127 +113,6 @@ def fit(
     return Fitted(tally, saves.path, number[0] if number else None)
 
 
-class NotFinite(UserError):
-    """A step's loss or gradient is not finite, and the run stops with its weights as they were."""
-
-
-class _Saves:
-    """The checkpoints of a run under way: written from a copy while training goes on, where memory holds one."""
-
-    def __init__(
-        self,
-        backend: Backend,
-        run: TrainState,
-        config: Config,
-        folder: RunFolder,
-        fingerprint: str,
-        logs: Logs,
-        out: Progress,
-    ):
-        self.backend, self.run, self.config, self.folder = backend, run, config, folder
-        self.fingerprint, self.logs, self.out = fingerprint, logs, out
-        self.path: str | None = None  # the newest of this launch
-        self.step = run.step  # which is on disk
-        self.facts: Mapping[str, LogFacts] | None = None  # of the logs before the validation that is under way
-        self.writer = Writer(config.trainer.init.checkpoint.background, out.note)
-
-    def save(self, finite_only: bool = False, wait: bool = False) -> str | None:
-        """Save the run as it is, after the checkpoint that is being written, if one is.
-
-        Args:
-            finite_only: save finite weights alone.
-            wait: until it is written; else it may be written while training goes on.
-
-        Returns:
-            Its path if it was waited for; None where it cannot be had from the device, or is not finite.
-
-        Raises:
-            NotWritten: this one or the one before it.
-        """
-        run = self.run
-        if not self.backend.ranks.first and run.shares is None:
-            return None
-        self.finish()
-        if not self.backend.fetch(run):
-            self.out.note(
-                f"no checkpoint at step {run.step}: the CS-2 gives its weights at multiples of checkpoint.steps"
-            )
-            return None
-        if self.path is not None and not os.path.isdir(self.path):
-            self.out.note(f"missing    {self.path}: it was removed during the run")
-        facts = self.logs.facts if self.facts is None else self.facts  # what it has logged so far is made anew
-        files, found = snapshot(run, self.fingerprint, facts)
-        if (finite_only and not found["finite"]) or not self.backend.ranks.first:
-            return None
-        root, step, keep = self.folder.checkpoints, run.step, self.config.keep_checkpoints
-
-        def write(files: Files, placing: AbstractContextManager | None = None) -> tuple[str, int]:
-            return saving.save(root, step, files, found, keep, placing), step
-
-        if not wait and self.writer.start(files, run, self.backend.ranks.size, write):
-            return None
-        self.path, self.step = write(files)
-        return self.path
-
-    def check(self) -> None:
-        """Raise what went wrong with the checkpoint that was being written, if it has ended.
-
-        Raises:
-            NotWritten: it cannot be written.
-        """
-        if not self.writer.writing:
-            self.finish()
-
-    def finish(self) -> None:
-        """Wait for the checkpoint that is being written; errors as in `check`."""
-        if (saved := self.writer.finish()) is not None:
-            self.path, self.step = saved
-
-    def save_before(self, error: Exception) -> None:
-        """Save a run that `error` ends, if it is between two steps.
-
-        Raises:
-            UserError: `error` in one line, with what became of the run; other errors are left to the caller to raise.
-        """
-        outcome = self._try_save(error)
-        if isinstance(error, UserError):
-            error.args = (f"{error}; {outcome}" if outcome else str(error),)
-            raise error from None
-        if isinstance(error, OSError) and (error.filename is not None or error.errno):
-            raise UserError(f"{explain_os_error(error)}; {outcome}" if outcome else explain_os_error(error)) from None
-        if outcome:
-            self.out.note(f"note       {outcome}")
-
-    def _try_save(self, error: Exception) -> str:
-        """The outcome in words; empty where there is nothing to add."""
-        run, failed = self.run, ""
-        try:
-            self.finish()
-        except Exception as e:
-            failed = " ".join(str(e).split())
-        shared = run.shares is not None  # their ranks can save together alone
-        if isinstance(error, saving.NotWritten) or not (self.backend.ranks.first or shared):
-            return ""
-        if shared and not isinstance(error, NotFinite):  # which all of them meet with at the same step
-            shares = "each rank holds a share, so the last checkpoint is where the run resumes" if self.step else ""
-            return failed or shares
-        if run.stepping and not (isinstance(error, NotFinite) and run.take_back_failed()):
-            inside = "it happened inside a step, so the last checkpoint is where the run resumes" if self.step else ""
-            return failed or inside
-        try:
-            settle(run)
-            saved_now = run.step == self.step and not run.unassessed
-            if run.shares.ranks.any(saved_now) if run.shares is not None else saved_now:  # rank 0 knows
-                return f"step {run.step} is saved" if self.path else ""
-            saved = self.save(finite_only=True, wait=True)
-        except Exception as e:  # the first error is the one to report; whatever becomes of this one goes with it
-            return " ".join(str(e).split())
-        if saved is None:
-            return f"step {run.step} is not saved: its weights are not finite, or not at hand"
-        late = ", its records with it" if any(f.unwritten for f in self.logs.facts.values()) else ""
-        return f"step {run.step} is saved in {saved}{late}"
-
-
 def iterate_steps(
     backend: Backend,
     run: TrainState,
@@ -274,28 +147,13 @@ def iterate_steps(
         ready = time.perf_counter()
         if step is not None and step.skipped and not avoidable:
             run.unavoidable += 1
-            _check_nonfinite(run, step)
+            check_nonfinite(run, step)
         run.stepping = False
         if step is None:
             continue
         yield Timed(step, ready - begin, waiting, queued + step.tokens, run.step - taken)
         begin = ready = time.perf_counter()
         waiting, taken, tokens = 0.0, run.step, run.tokens
-
-
-def _check_nonfinite(run: TrainState, step: Step) -> None:
-    loop = run.init.loop
-    what = f"step {run.step}: loss {step.loss}, gradient norm {step.grad_norm}"
-    if loop.on_nonfinite == "stop":
-        raise NotFinite(
-            f"{what}: not finite, so the run stops with its weights as they were; lower the learning rate or "
-            "set max_gradient_norm, or skip such steps with trainer.init.loop.on_nonfinite: skip"
-        )
-    if run.unavoidable > loop.max_skipped_steps:
-        raise NotFinite(
-            f"{what}: not finite, and loop.max_skipped_steps {loop.max_skipped_steps} are used up; "
-            "lower the learning rate"
-        )
 
 
 def _metrics(run: TrainState, step: Step) -> dict[str, float]:

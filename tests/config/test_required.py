@@ -6,7 +6,7 @@ from modelzoo.config.errors import UserError
 from modelzoo.config.required import require_finetune, require_fit, require_optimizer
 from modelzoo.config.trainer import Config
 from modelzoo.finetuning.masks import make_config
-from modelzoo.study.budget import count_flops
+from modelzoo.study.matrix.budget import count_flops
 from modelzoo.training.runs.length import count_micro_batches, count_steps
 from tests.support import TINY, config
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from modelzoo.config.errors import UserError
 from modelzoo.config.study import LearningRate, Study, schedule
 from modelzoo.optim.lr import learning_rate
-from modelzoo.study.matrix import read_matrix
+from modelzoo.study.matrix.matrix import read_matrix
 from tests.support import config
 
 NAMES = st.lists(st.sampled_from("abcdef"), min_size=1, max_size=4, unique=True)

@@ -32,7 +32,8 @@ WARM = (
     "data_preprocessing.downloading.articles",
     "modelzoo.finetuning.finetune", "modelzoo.interop.exporting.export", "modelzoo.interop.importing.import_checkpoint",
     "modelzoo.scoring.score",
-    "modelzoo.scoring.prompt_search", "modelzoo.study.report", "modelzoo.study.compare", "modelzoo.study.run",
+    "modelzoo.scoring.prompt_search",
+    "modelzoo.study.reports.report", "modelzoo.study.reports.compare", "modelzoo.study.execution.run",
     "modelzoo.tasks.eval", "modelzoo.tasks.pretrain", "modelzoo.training.logs.trackers", "tensorboard.compat.proto",
     "tokenizers", "matplotlib",
 )  # fmt: skip

@@ -139,7 +139,7 @@ def prepare(command: Command) -> Callable[[], None]:
     """What a fork does before it becomes the command: a study's runs are forks of it, so that faults reach them."""
 
     def begin_study() -> None:
-        from modelzoo.study import run
+        from modelzoo.study.execution import run
 
         def popen(argv, stdout, stderr, env, start_new_session):
             return commands.start(argv[3:], stdout, env)

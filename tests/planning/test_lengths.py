@@ -14,7 +14,7 @@ from modelzoo.optim.lr import rate_at
 from modelzoo.planning import plan, plan_text
 from modelzoo.planning.lengths import count_epoch, note_lengths
 from modelzoo.sparsity.schedules import next_update, update_steps
-from modelzoo.study import budget
+from modelzoo.study.matrix import budget
 from tests.support import TINY, config, examples, write_shard
 
 COSINE = {"initial_learning_rate": 1e-2, "end_learning_rate": 1e-3}

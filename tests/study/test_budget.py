@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from modelzoo.config.trainer import Config
 from modelzoo.planning import plan
-from modelzoo.study import budget
+from modelzoo.study.matrix import budget
 from tests.support import TINY, batch, config, make_run, train_step
 
 METHODS = {

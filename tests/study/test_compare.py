@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from modelzoo.config.errors import UserError
-from modelzoo.study.compare import compare_runs
+from modelzoo.study.reports.compare import compare_runs
 
 
 def test_compare_says_and_draws_it(runs, tmp_path, capsys):

@@ -6,7 +6,7 @@ import pytest
 
 from modelzoo.data import manifest
 from modelzoo.planning import plan
-from modelzoo.study import matrix as grid
+from modelzoo.study.matrix import matrix as grid
 from modelzoo.training.runs.length import total_steps
 
 STUDIES = sorted((Path(__file__).resolve().parents[2] / "configs" / "study").glob("*.yaml"))

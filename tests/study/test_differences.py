@@ -7,7 +7,7 @@ from modelzoo.config.differences import flat, keys
 from modelzoo.config.loading.load import _override, dump, validate
 from modelzoo.config.loading.yaml12 import parse
 from modelzoo.config.trainer import Config
-from modelzoo.study.differences import format_differences, list_gaps
+from modelzoo.study.reports.differences import format_differences, list_gaps
 from tests.support import config
 
 LEAVES = st.one_of(st.integers(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=3))

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
-from modelzoo.study import finetuned
-from modelzoo.study.draw import coarse
-from modelzoo.study.layers import changes
-from modelzoo.study.results import Group, group_runs, read_run
+from modelzoo.study.figures import finetuned
+from modelzoo.study.figures.draw import coarse
+from modelzoo.study.figures.layers import changes
+from modelzoo.study.runs.results import Group, group_runs, read_run
 
 
 def tuned(runs, root, scores: dict[int, list[float]]) -> list[str]:

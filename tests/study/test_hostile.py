@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from modelzoo.config.errors import UserError
-from modelzoo.study import run as study
-from modelzoo.study.compare import compare_runs, read_compared
-from modelzoo.study.names import key_of, show_name
-from modelzoo.study.progress import last_words
-from modelzoo.study.report import report_runs, write_study
-from modelzoo.study.results import masks, read_run
+from modelzoo.study.execution import run as study
+from modelzoo.study.execution.progress import last_words
+from modelzoo.study.reports.compare import compare_runs, read_compared
+from modelzoo.study.reports.report import report_runs, write_study
+from modelzoo.study.runs.names import key_of, show_name
+from modelzoo.study.runs.results import masks, read_run
 from tests.study.test_report import Page
 from tests.study.test_run import base, forked, write  # noqa: F401 fixtures
 

@@ -12,10 +12,11 @@ import pytest
 
 from data_preprocessing.reports import page as data_page
 from data_preprocessing.reports import report as data_report
-from modelzoo.study import curves, page
-from modelzoo.study.draw import axes, limit_axis
-from modelzoo.study.report import write
-from modelzoo.study.results import Group, interval, read_run
+from modelzoo.study.figures import curves
+from modelzoo.study.figures.draw import axes, limit_axis
+from modelzoo.study.reports import page
+from modelzoo.study.reports.report import write
+from modelzoo.study.runs.results import Group, interval, read_run
 
 WIDTHS = (420, 768, 1280)
 LONG = "a-name_of_a_run_that_somebody_has_made_rather_long_with_every_setting_in_it_lr=0.0001"

@@ -21,9 +21,11 @@ from scipy import stats
 from modelzoo.backends.local import Local
 from modelzoo.config.errors import UserError
 from modelzoo.config.trainer import Config
-from modelzoo.study import cost, curves, draw, finetuned, layers, page, results
-from modelzoo.study.report import report_runs, write
-from modelzoo.study.results import Group, find_front, group_runs, interval, read_run
+from modelzoo.study.figures import cost, curves, draw, finetuned, layers
+from modelzoo.study.reports import page
+from modelzoo.study.reports.report import report_runs, write
+from modelzoo.study.runs import results
+from modelzoo.study.runs.results import Group, find_front, group_runs, interval, read_run
 from modelzoo.tasks import pretrain
 from modelzoo.training.build import Options
 from tests.study.conftest import tiny_config

@@ -16,8 +16,8 @@ from modelzoo.models.gpt import GPTModel
 from modelzoo.models.shapes import list_parameters
 from modelzoo.optim.groups import param_groups
 from modelzoo.optim.lr import learning_rate
-from modelzoo.study import matrix as grid
-from modelzoo.study import run as study
+from modelzoo.study.execution import run as study
+from modelzoo.study.matrix import matrix as grid
 from tests import commands
 from tests.study.conftest import RIGL, tiny_config
 

@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from modelzoo.config.errors import UserError
-from modelzoo.study import cost, curves, finetuned, layers, page, results
-from modelzoo.study.draw import Panel
-from modelzoo.study.names import list_names
-from modelzoo.study.results import Group, Result
+from modelzoo.study.figures import cost, curves, finetuned, layers
+from modelzoo.study.figures.draw import Panel
+from modelzoo.study.reports import page
+from modelzoo.study.runs import results
+from modelzoo.study.runs.names import list_names
+from modelzoo.study.runs.results import Group, Result
 
 
 def report_runs(folders: Sequence[str], path: str) -> str:

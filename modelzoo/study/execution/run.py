@@ -21,10 +21,10 @@ from modelzoo.entry import explain_os_error
 from modelzoo.lock import Busy
 from modelzoo.progress import format_duration
 from modelzoo.reading import load_json, open_regular
-from modelzoo.study import matrix as grid
-from modelzoo.study.cells import CellFiles
-from modelzoo.study.matrix import Cell, Matrix
-from modelzoo.study.progress import Progress, last_words
+from modelzoo.study.execution.progress import Progress, last_words
+from modelzoo.study.matrix import matrix as grid
+from modelzoo.study.matrix.cells import CellFiles
+from modelzoo.study.matrix.matrix import Cell, Matrix
 
 POLL = 0.5  # seconds between looks at a run's log
 # run.py, installed or not; a run whose study was killed ends as after SIGTERM, with a checkpoint
@@ -57,7 +57,7 @@ def run_study(path: str, overrides: list[str], output: str | None, options: Opti
     i, n = options.share
     mine = sorted(sorted(range(len(matrix.settings)), key=lambda s: -matrix.settings[s][0].dense)[i::n])
     if options.engine == "ray":
-        from modelzoo.study import on_ray
+        from modelzoo.study.execution import on_ray
 
         failed = on_ray.run(_alone, [(path, overrides, output, options.target, s) for s in mine], options.target)
     else:
@@ -225,7 +225,7 @@ def _close(matrix: Matrix, path: str, failed: list[str], options: Options) -> No
 
 def _report(matrix: Matrix, wanted: list[Cell], path: str, name: str) -> str:
     """Write the report of the finished runs; what was written, in words."""
-    from modelzoo.study import report
+    from modelzoo.study.reports import report
 
     done = [c for c in wanted if files(matrix, c).is_finished and c.peak == _peak(matrix, c)]
     rates: dict[str, dict[float, float]] = {}

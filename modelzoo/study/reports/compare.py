@@ -15,11 +15,12 @@ from modelzoo.names import layer_of
 from modelzoo.planning import plan
 from modelzoo.progress import format_amount
 from modelzoo.redact import redact_text
-from modelzoo.study import differences, results
-from modelzoo.study.cost import measure_speed
-from modelzoo.study.draw import axes, find_unit, log_loss, look
-from modelzoo.study.names import label_line
-from modelzoo.study.results import Result
+from modelzoo.study.figures.cost import measure_speed
+from modelzoo.study.figures.draw import axes, find_unit, log_loss, look
+from modelzoo.study.reports import differences
+from modelzoo.study.runs import results
+from modelzoo.study.runs.names import label_line
+from modelzoo.study.runs.results import Result
 
 FORMATS = ("svg", "png", "pdf")
 

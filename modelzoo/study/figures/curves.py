@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 
-from modelzoo.study.draw import Panel, axes, find_unit, legend, limit_axis, log_loss, look, svg
-from modelzoo.study.names import label_line, wrap_label
-from modelzoo.study.results import Group, find_front, interval
+from modelzoo.study.figures.draw import Panel, axes, find_unit, legend, limit_axis, log_loss, look, svg
+from modelzoo.study.runs.names import label_line, wrap_label
+from modelzoo.study.runs.results import Group, find_front, interval
 
 BAND = "Lines are means over seeds; bands are 95 % intervals (Student's t)."
 

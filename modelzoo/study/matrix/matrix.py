@@ -10,7 +10,7 @@ from modelzoo.config.study import LearningRate, Study, StudyFile, rate_keys
 from modelzoo.config.trainer import Config
 from modelzoo.data import manifest
 from modelzoo.planning import plan
-from modelzoo.study import budget
+from modelzoo.study.matrix import budget
 
 
 class Cell(NamedTuple):

@@ -23,8 +23,8 @@ from modelzoo.folders import add_kind
 from modelzoo.names import is_mask, split_masks
 from modelzoo.reading import exists, open_regular
 from modelzoo.records import read_record
-from modelzoo.study import read_log
-from modelzoo.study.names import show_name
+from modelzoo.study.runs import read_log
+from modelzoo.study.runs.names import show_name
 from modelzoo.training.checkpoints import checkpoint
 from modelzoo.training.logs.launches import read_launches
 from modelzoo.training.runs.folder import RunFolder, Speed

@@ -20,8 +20,8 @@ from modelzoo.evaluation.scores.results import Origin, hash_checkpoint, hash_con
 from modelzoo.files import sha256, write_guarded, write_json
 from modelzoo.reading import exists, read_text
 from modelzoo.records import Record, read_record
-from modelzoo.study.matrix import Cell
-from modelzoo.study.read_log import read_final_loss
+from modelzoo.study.matrix.matrix import Cell
+from modelzoo.study.runs.read_log import read_final_loss
 from modelzoo.training.runs.changes import name_changes
 from modelzoo.training.runs.folder import STATE, RunFolder
 

@@ -9,9 +9,9 @@ import numpy as np
 from modelzoo.config.errors import UserError
 from modelzoo.names import SOFT_PROMPT, WORDS_WEIGHT
 from modelzoo.reading import exists
-from modelzoo.study.draw import Panel, axes, legend, limit_axis, look, svg
-from modelzoo.study.names import key_of, label_line
-from modelzoo.study.results import Group, Result, interval, masks, tensors
+from modelzoo.study.figures.draw import Panel, axes, legend, limit_axis, look, svg
+from modelzoo.study.runs.names import key_of, label_line
+from modelzoo.study.runs.results import Group, Result, interval, masks, tensors
 from modelzoo.training.checkpoints import checkpoint
 from modelzoo.training.runs.folder import RunFolder
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from modelzoo.progress import format_size
-from modelzoo.study.draw import Panel, axes, look, svg
-from modelzoo.study.names import wrap_label
-from modelzoo.study.results import Group, Result, interval
+from modelzoo.study.figures.draw import Panel, axes, look, svg
+from modelzoo.study.runs.names import wrap_label
+from modelzoo.study.runs.results import Group, Result, interval
 
 
 def draw_time(groups: Sequence[Group]) -> Panel | None:

@@ -8,9 +8,9 @@ from modelzoo.models.shapes import list_parameters
 from modelzoo.reading import is_number
 from modelzoo.sparsity.schedules import held
 from modelzoo.sparsity.select import group_counts, select_parameters
-from modelzoo.study.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
-from modelzoo.study.names import key_of, label_line
-from modelzoo.study.results import Group, Result, masks
+from modelzoo.study.figures.draw import FAINT, LIGHT, Panel, axes, coarse, legend, look, svg, tint
+from modelzoo.study.runs.names import key_of, label_line
+from modelzoo.study.runs.results import Group, Result, masks
 
 GROWN, DROPPED = LIGHT[2], LIGHT[1]
 

@@ -6,7 +6,7 @@ import time
 from modelzoo.progress import LiveLine, format_duration
 from modelzoo.reading import open_regular
 from modelzoo.redact import redact_text
-from modelzoo.study.matrix import Cell
+from modelzoo.study.matrix.matrix import Cell
 
 LOOKED_AT = 65536  # bytes at the end of a failed run's log
 
