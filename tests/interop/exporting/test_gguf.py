@@ -14,7 +14,7 @@ from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training.checkpoints import checkpoint, saving
-from tests.interop.sparse_runs import train_sparse
+from tests.interop.sparse_runs import PERMUTED, read_dense, train_sparse
 from tests.interop.words import train_words
 
 gguf = pytest.importorskip("gguf", reason="llama.cpp's package gguf is not installed (the export extra)")
@@ -150,6 +150,23 @@ def test_the_file_alone_computes_what_the_model_does(kind, world, tmp_path):
         expected = model.model.logits(model.model.hidden(ids)).numpy()
     for row, logits in zip(ids.numpy(), expected):
         np.testing.assert_allclose(forward(keys, tensors, row), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_weights_of_permuted_inputs_are_written_in_the_models_own_order(tmp_path, words):
+    folder = train_sparse(tmp_path, "run", BASE, vocab=270, words=words, seed=3, sparsity=PERMUTED)
+    dense = read_dense(folder)
+    keys, tensors, _ = write(folder, tmp_path / "m.gguf")
+    for i in range(2):
+        for theirs, inner in (("ffn_up", "ffn.ffn.0.linear_layer"), ("ffn_down", "ffn.ffn.1.linear_layer")):
+            name = f"transformer_decoder.layers.{i}.{inner}.weight"
+            (weight,) = (x for n, x in dense.items() if n.endswith(name))
+            np.testing.assert_array_equal(tensors[f"blk.{i}.{theirs}.weight"], weight)
+    ids = torch.randint(0, 310, (1, 16), generator=torch.Generator().manual_seed(1))
+    model = GPTModel(load(folder / "config.yaml", Config).trainer.init.model).eval()
+    model.load_state_dict({n: torch.from_numpy(x) for n, x in dense.items()}, strict=False)
+    with torch.no_grad():
+        expected = model.model.logits(model.model.hidden(ids)).numpy()[0]
+    np.testing.assert_allclose(forward(keys, tensors, ids[0].numpy()), expected, rtol=1e-4, atol=1e-4)
 
 
 def lay(name: str, x: torch.Tensor, heads: int) -> torch.Tensor:

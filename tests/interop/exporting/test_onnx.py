@@ -1,6 +1,8 @@
 """ONNX: what onnxruntime computes from the folder is what the model does, for any batch and any length."""
 
 import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from modelzoo.config.loading.load import load
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training.checkpoints import checkpoint
-from tests.interop.sparse_runs import train_sparse
+from tests.interop.sparse_runs import PERMUTED, read_dense, train_sparse
 
 BASE = {
     "hidden_size": 16, "num_hidden_layers": 1, "num_heads": 2, "filter_size": 32, "vocab_size": 40,
@@ -63,6 +65,23 @@ def test_onnxruntime_computes_what_the_model_does(kind, tmp_path, capfd):
         weight = (files["model"][name.removesuffix("_mask")] * mask).numpy()
         same = [x for x in stored if np.array_equal(x, weight) or np.array_equal(x, weight.T)]
         assert len(same) == 1 and (same[0] == 0).sum() == int((~mask).sum()), name
+
+
+def test_weights_of_permuted_inputs_are_written_in_the_models_own_order(tmp_path, monkeypatch):
+    """The model that is traced has them, so this needs no onnx; what is written of it, the tests above hold."""
+    folder, traced = train_sparse(tmp_path, "run", BASE, vocab=37, sparsity=PERMUTED), {}
+
+    def export(model, ids, **_):
+        traced.update(model.state_dict())
+        return SimpleNamespace(save=lambda path: Path(path).touch())
+
+    for name in ("onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setattr(torch.onnx, "export", export)
+    assert run("export", folder, tmp_path / "onnx", "--format", "onnx") == 0
+    dense = read_dense(folder)
+    for name, weight in dense.items():
+        np.testing.assert_array_equal(traced[name].numpy(), weight)
 
 
 def test_a_context_of_one_token_is_fixed(tmp_path):
