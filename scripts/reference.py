@@ -66,9 +66,11 @@ def comments(model: type[BaseModel]) -> dict[str, str]:
         for node in parsed.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
                 text = [notes[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in notes]
-                above = node.lineno - 1
-                if above in notes and lines[above - 1].lstrip().startswith("#") and not text:
-                    text = [notes[above]]
+                if not text:
+                    begin = node.lineno
+                    while begin - 1 in notes and lines[begin - 2].lstrip().startswith("#"):
+                        begin -= 1
+                    text = [notes[n] for n in range(begin, node.lineno)]
                 if text:
                     found[node.target.id] = " ".join(text)
     return found

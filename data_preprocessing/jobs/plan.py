@@ -60,9 +60,10 @@ def make_plan(job: Job) -> Plan:
     _check_listable(files, job)
     path = os.path.join(job.output, "job.json")
     if exists(path):
-        difference = _difference(_add_defaults(read_json(path, "missing")), record)
-        if difference and not _anything_done(plan):
-            shards.write_json(path, record)  # nothing was done yet, so there is nothing to mix
+        begun = _add_defaults(read_json(path, "missing"))
+        difference = _difference(begun, record)
+        if difference and _is_replaceable(plan, begun, record):
+            shards.write_json(path, record)
         elif difference:
             raise UserError(f"{job.output}: was begun with {difference}; give another --output, or delete this one")
     else:
@@ -111,9 +112,15 @@ def _add_defaults(record: dict[str, Any]) -> dict[str, Any]:
     return record | {"config": merge(defaults, config)} if isinstance(config, dict) else record
 
 
-def _anything_done(plan: Plan) -> bool:
-    """Whether any step has left a marker."""
-    folders = (os.path.join(plan.work, step) for step in STEPS)
+def _is_replaceable(plan: Plan, begun: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether nothing would be mixed: no call has ended, or units alone are read, whose files may change (`run`)."""
+    same = _difference(begun | {"inputs": None}, record | {"inputs": None}) is None
+    return not anything_done(plan, STEPS[1:] if same else STEPS)
+
+
+def anything_done(plan: Plan, steps: tuple[str, ...]) -> bool:
+    """Whether any of these steps has left a marker."""
+    folders = (os.path.join(plan.work, step) for step in steps)
     found = (name for folder in folders if exists(folder) for name in os.listdir(folder))
     return any(name.endswith(".json") and not name.startswith(".") for name in found)
 

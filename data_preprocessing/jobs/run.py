@@ -13,12 +13,13 @@ is a pure function of what the steps before it left on disk, and its marker is w
 import contextlib
 import dataclasses
 import os
+import sys
 import time
 from collections.abc import Callable
 
 from data_preprocessing.inputs import streams
 from data_preprocessing.jobs import engine
-from data_preprocessing.jobs.plan import STEPS, Plan, tasks
+from data_preprocessing.jobs.plan import STEPS, Plan, anything_done, tasks
 from data_preprocessing.steps import drops, encode, parts, store
 from data_preprocessing.steps.sorting import MEMORY
 from modelzoo.config.errors import UserError
@@ -118,17 +119,33 @@ def _require_before(plan: Plan, step: str) -> None:
 
 
 def _check_inputs(plan: Plan, how: How) -> None:
-    """Files that were read before must still be the same, or old and new would be mixed."""
+    """Units whose files have changed since they were read are read again, as long as nothing was made of them.
+
+    Raises:
+        UserError: a later step has begun, so that old and new would be mixed.
+    """
+    i, n = how.shard
+    changed: dict[int, str] = {}  # the first changed file of each unit
     calls = []
-    for index, unit in enumerate(plan.units):
-        if (before := store.marker(plan.work, "extract", index)) and index % how.shard[1] == how.shard[0]:
-            calls += [(file["path"], before["files"][file["name"]]["sha256"]) for file in unit]
+    for index in store.finished(plan.work, "extract"):
+        if index % n != i or (before := store.marker(plan.work, "extract", index)) is None:
+            continue
+        unit = plan.units[index] if index < len(plan.units) else []
+        if before["files"].keys() == {file["name"] for file in unit}:
+            calls += [(file["path"], before["files"][file["name"]]["sha256"], index) for file in unit]
+        else:
+            changed[index] = ", ".join(before["files"])
     with contextlib.closing(engine.run(_same, calls, how.workers, describe=lambda c: c[0])) as answers:
-        for (path, _), now in answers:
+        for (path, _, index), now in answers:
             if not now:
-                raise UserError(
-                    f"{path}: has changed since {plan.out} was begun; give another --output, or delete this one"
-                )
+                changed.setdefault(index, path)
+    if changed and anything_done(plan, STEPS[1:]):
+        first = changed[min(changed)]
+        raise UserError(f"{first}: has changed since {plan.out} was begun; give another --output, or delete this one")
+    for index in changed:
+        store.discard(plan.work, "extract", index)
+    if changed:
+        print(f"{plan.out}: {len(changed)} of its units are read again, since their files changed", file=sys.stderr)
 
 
 def _check_parts(plan: Plan, how: How) -> None:
@@ -147,7 +164,7 @@ def _check_parts(plan: Plan, how: How) -> None:
             raise
 
 
-def _same(path: str, sha: str) -> bool:
+def _same(path: str, sha: str, _: int) -> bool:
     with naming(path):
         return streams.sha256_file(path) == sha
 

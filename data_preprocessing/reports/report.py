@@ -86,6 +86,7 @@ _WORDS = {
     "erratum": "a published erratum",
     "corrected": "an erratum corrects it",
     "comment": "a comment on another article",
+    "unreadable": "broken, or not of the form that its kind has",
     "no_text": "neither title nor abstract",
     "no_abstract": "a title alone",
     "too_short": "fewer characters than min_chars",

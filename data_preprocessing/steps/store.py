@@ -14,7 +14,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,6 +125,20 @@ def marker(work: str, step: str, index: int | str) -> dict[str, Any] | None:
         for key in ("left", COST):
             value.pop(key, None)
     return value
+
+
+def finished(work: str, step: str) -> list[int]:
+    """The calls of a step that have left a marker, whole or damaged."""
+    folder = os.path.join(work, step)
+    stems = (name.removesuffix(".json") for name in (os.listdir(folder) if exists(folder) else ()))
+    return sorted(int(stem) for stem in stems if stem.isdecimal())
+
+
+def discard(work: str, step: str, index: int) -> None:
+    """Remove what a call left, its marker first, so that it is made again."""
+    for suffix in (".json", *LEFT.get(step, ())):
+        with suppress(FileNotFoundError):
+            os.remove(unit_path(work, step, index, suffix))
 
 
 def read_cost(work: str, step: str, index: int | str) -> dict[str, Any] | None:

@@ -159,7 +159,8 @@ def prepare_run(job: Job, command: Command, data: str, own: Start) -> Prepared:
     restore(run, command.checkpoint, files, saved, None, taken, job.options.strict)
     if needs_ages(section):
         start_ages(run, masks)
-    out.note(f"start      {command.checkpoint}: {describe_masks(section, masks)}")
+    becomes = describe_masks(section, masks, config.trainer.init.base_frozen)
+    out.note(f"start      {command.checkpoint}: {becomes}")
     return Prepared(run, config, shards, Start(command.checkpoint, taken), {})
 
 

@@ -218,12 +218,18 @@ def start_ages(run: TrainState, masks: Masks) -> None:
             entries["born"].masked_fill_(~masks[name].to(p.device), int(entries["step"]))
 
 
-def describe_masks(config: Finetune, masks: Masks) -> str:
-    """What becomes of the masks, in a few words."""
+def describe_masks(config: Finetune, masks: Masks, frozen: bool) -> str:
+    """What becomes of the masks, in a few words.
+
+    Args:
+        frozen: whether the model's own weights do not train (LoRA, a soft prompt alone): what is off stays zero.
+    """
     mode = config.masks
     if not masks:
         return "dense"
     off = sum(int((~m).sum()) for m in masks.values())
+    if frozen and mode != "keep" and mode is not None:
+        return f"its weights are frozen: {off:,} that are off stay zero, as with masks: keep"
     if mode == "lift":
         return f"masks lifted: {off:,} weights that were off start at zero and learn"
     if mode is None:

@@ -42,8 +42,12 @@ def write_shards(folder: str, task: FinetuneTask, fold: int, out: Progress, repl
         "shards": [{"file": SHARD, "examples": len(data), "data_sha256": hashlib.sha256(data.tobytes()).hexdigest()}],
     }
     text, words = json.dumps(manifest, indent=1) + "\n", read_tokenizer(task.tokenizer.name)
-    cut = f", {counts.truncated} cut to the context ({counts.tokens_cut:,} tokens)" if counts.truncated else ""
-    out.note(f"data       {counts.examples} training examples, {counts.tokens:,} tokens{cut}")
+    lost = counts.tokens_cut / max(counts.tokens_cut + counts.tokens, 1)
+    cut = f", {counts.truncated} cut to the context: {counts.tokens_cut:,} tokens are left out, {lost:.0%} of all"
+    out.note(
+        f"data       {counts.examples} training examples, {counts.tokens:,} tokens without the answers"
+        + (cut if counts.truncated else "")
+    )
     task.note_remarks("train", fold, out)
     path, shard = os.path.join(folder, f.MANIFEST), os.path.join(folder, SHARD)
     try:

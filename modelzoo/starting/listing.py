@@ -71,18 +71,23 @@ def list_configs() -> Iterator[tuple[str, str]]:
 
 
 def list_keys() -> Iterator[tuple[str, str]]:
-    """Every key of a trainer config by its dotted path, with its default."""
+    """Every key of a trainer config by its dotted path, with its default; of a schedule's key, which types have it."""
+    found: dict[str, dict[str, list[str]]] = {}  # by path and default, the types of schedules
 
-    def walk(model: type[BaseModel], path: tuple[str, ...], above: tuple) -> Iterator[tuple[str, str]]:
+    def walk(model: type[BaseModel], path: tuple[str, ...], above: tuple) -> None:
+        kind = model.model_fields["type"].default if "type" in model.model_fields else None
         for name, field in model.model_fields.items():
             dotted, below = (*path, field.alias or name), models(field.annotation)
             default = "must be given" if field.is_required() else repr(field.get_default(call_default_factory=True))
-            yield ".".join(dotted), "" if below else default
+            kinds = found.setdefault(".".join(dotted), {}).setdefault("" if below else default, [])
+            kinds += [kind] if kind is not None and name != "type" and kind not in kinds else []
             for m in below:
                 if m not in above:  # schedules of schedules
-                    yield from walk(m, dotted, (*above, m))
+                    walk(m, dotted, (*above, m))
 
-    yield from dict(walk(Config, (), (Config,))).items()
+    walk(Config, (), (Config,))
+    for path, defaults in found.items():
+        yield path, ", ".join(f"{value} ({', '.join(kinds)})" if kinds else value for value, kinds in defaults.items())
 
 
 LISTS: dict[str, Callable[[], Iterator[tuple[str, str]]]] = {
@@ -102,8 +107,6 @@ def describe_list(what: str, pattern: str | None = None) -> list[str]:
         UserError: there is no such list, or nothing holds the pattern.
     """
     if what not in LISTS:
-        near = did_you_mean(what, list(LISTS))
-        others = near if near.endswith("?") else f"; there are {', '.join(LISTS)}"
         near = did_you_mean(what, list(LISTS))
         others = near if near.endswith("?") else f"; there are {', '.join(LISTS)}"
         raise UserError(f"{what}: no such list{others}")

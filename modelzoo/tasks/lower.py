@@ -54,7 +54,7 @@ def _make_finetuning(config: Config, section: Finetune, options: Options) -> Con
     config = make_config(
         config, masks, path, "tokenized by -m finetune"
     )  # there, masks of any pattern are unstructured
-    print(f"finetune   {describe_masks(section, masks)}", file=sys.stderr)
+    print(f"finetune   {describe_masks(section, masks, init.base_frozen)}", file=sys.stderr)
     return config
 
 

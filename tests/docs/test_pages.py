@@ -188,6 +188,14 @@ def test_the_reference_is_the_schemas():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_reference_has_the_whole_of_a_comment_above_a_key():
+    """It had the last line alone: `cuda_graphs` was "takes of memory is kept for the next one"."""
+    text = (REPO / "docs" / "reference.md").read_text()
+    assert re.search(
+        r"`cuda_graphs` .* one GPU: forward and backward are captured .* kept for the next one \|$", text, re.M
+    )
+
+
 def test_every_key_of_the_trainer_stands_in_the_reference():
     """Independent of the script: keys by pydantic's own JSON schema."""
     from modelzoo.config.trainer import Config

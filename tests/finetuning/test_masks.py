@@ -61,6 +61,21 @@ def test_lifted_weights_start_at_zero_and_learn(optimizer):
         assert (moved != 0).float().mean() > 0.99  # every weight has a gradient
 
 
+@pytest.mark.parametrize("mode", ["lift", {"open": {"steps": 2, "freq": 1}}])
+def test_frozen_weights_stay_off_and_the_line_does_not_say_that_they_learn(mode):
+    files, saved, _ = pretrained()
+    section = Finetune(task="t", masks=mode)
+    run, masks = start(section, files, saved, soft_prompt={"tokens": 2, "train": "prompt"})
+    for step in range(3):
+        train_step(run, batch(step), 1)
+    off = sum(int((~mask).sum()) for mask in masks.values())
+    assert all((weights(run)[name][~mask] == 0).all() for name, mask in masks.items())
+    assert finetune_masks.describe_masks(section, masks, run.init.base_frozen).startswith(
+        f"its weights are frozen: {off:,} that are off stay zero"
+    )
+    assert "learn" in finetune_masks.describe_masks(Finetune(task="t", masks="lift"), masks, frozen=False)
+
+
 def test_a_lifted_weight_in_a_kept_optimizer_moves_like_a_newborn():
     """Adam's first step is lr * g / (|g| + eps), whatever the step count of the optimizer that it joins."""
     files, saved, _ = pretrained(steps=12)

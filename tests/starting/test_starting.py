@@ -68,6 +68,12 @@ def test_lists_name_what_there_is():
     assert all(load_task(name, ["data_dir=x"]) and about for name, about in found["tasks"].items())
     assert all(yaml.safe_load(Path(name).read_text(encoding="utf-8")) for name in found["configs"])
     keys = found["keys"]
+    level = "trainer.init.sparsity.sparsity"
+    assert (
+        keys[f"{level}.type"].startswith("'constant', 'linear', 'exp'")
+        and keys[f"{level}.steepness"] == "6.0 (sigmoid)"
+    )
+    assert keys[f"{level}.final"] == "None (linear), 1.0 (exp), must be given (cubic, sigmoid)"
     assert keys["trainer.init.loop.on_nonfinite"] == "'stop'" and keys["trainer.init.model.num_heads"] == "12"
 
 

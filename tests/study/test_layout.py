@@ -133,6 +133,16 @@ def test_colours_of_the_pages_are_set_for_light_dark_and_paper():
             assert len(re.findall(rf"--{name}:", style)) == 3, name
 
 
+def test_pictures_next_to_the_page_have_colours_of_their_own(runs, tmp_path):
+    """Outside of browsers `var(--c0, ...)` is no colour, and their lines were not drawn."""
+    write([Group("rigl", [read_run(str(runs / "rigl-seed1"))])], str(tmp_path / "r.html"), "t")
+    pictures = [p.read_text(encoding="utf-8") for p in sorted((tmp_path / "r_files").glob("*.svg"))]
+    assert len(pictures) > 2 and not any("var(" in text for text in pictures)
+    assert page.LIGHT[0] in pictures[0] and f"var(--c0, {page.LIGHT[0]})" in (tmp_path / "r.html").read_text(
+        encoding="utf-8"
+    )
+
+
 def test_heads_are_words_with_units(pages):
     text = pages[0] + pages[1]
     for head in ("validation loss (nats per token)", "95 % interval from", "training FLOPs, counted", "size (MB)",

@@ -221,6 +221,7 @@ def test_histograms_count_every_weight_before_and_after_lifting(runs, data, tmp_
     )
     pretrain.train(tiny_config(data, tmp_path / "lift", loop={"max_steps": 3}), options, evaluate=True)
     (panel,) = finetuned.draw_histograms(group_runs([read_run(str(tmp_path / "lift"))]))
+    assert ">100<" in panel.svg and "mathdefault" not in panel.svg  # its scale is logarithmic
     before = safetensors.numpy.load_file(start / "model.safetensors")
     total = sum(x.size for n, x in before.items() if n.endswith("_mask"))
     live = sum(int(x.sum()) for n, x in before.items() if n.endswith("_mask"))

@@ -96,6 +96,11 @@ def svg(figure, name: str) -> str:
     return text
 
 
+def fix_colours(text: str) -> str:
+    """A figure of `svg` in the light page's colours: programs other than browsers (Inkscape, rsvg) know no `var()`."""
+    return re.sub(r"var\(--\w+, (#[0-9a-fA-F]{6})\)", r"\1", text)
+
+
 def _without_size(found: re.Match) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", found[0])
 

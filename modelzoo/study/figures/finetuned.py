@@ -71,6 +71,7 @@ def draw_histograms(groups: Sequence[Group]) -> list[Panel]:
                 look_ = look(at)
                 plot.stairs(counts[at], edges, color=look_.colour, linestyle=look_.style, label=label, linewidth=1.4)
             plot.set(xlabel="weight", ylabel="weights", yscale="symlog")
+            plot.yaxis.set_major_formatter("{x:,.0f}")  # a logarithmic axis writes formulas, which are text here
             plot.legend()
         moved = float(np.mean(freed != 0))
         caption = (

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from modelzoo.files import write_text
 from modelzoo.progress import format_amount
 from modelzoo.redact import redact_text
-from modelzoo.study.figures.draw import DARK, LIGHT, Panel
+from modelzoo.study.figures.draw import DARK, LIGHT, Panel, fix_colours
 
 _COLOURS = {name: " ".join(f"--c{i}: {c};" for i, c in enumerate(of)) for name, of in (("l", LIGHT), ("d", DARK))}
 _LIGHT = f"--page: #ffffff; --ink: #1a1b1c; --soft: #55585c; --faint: #9a9b9c; --line: #d8dadd; {_COLOURS['l']}"
@@ -62,7 +62,7 @@ def write_page(path: str, title: str, lead: str, panels: Sequence[Panel]) -> str
     for panel in panels:
         write_text(os.path.join(folder, f"{panel.name}.csv"), _csv(panel))
         if panel.svg is not None:
-            write_text(os.path.join(folder, f"{panel.name}.svg"), panel.svg)
+            write_text(os.path.join(folder, f"{panel.name}.svg"), fix_colours(panel.svg))
     write_text(path, render_page(title, lead, panels))
     return folder
 

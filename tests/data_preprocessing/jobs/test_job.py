@@ -388,6 +388,39 @@ def test_changed_inputs_are_refused(tmp_path, corpus, tokenizer):
         make_plan(job)
 
 
+def test_a_refused_input_is_fetched_again_and_the_job_goes_on(tmp_path, corpus, tokenizer, whole, capsys):
+    """The units before it are kept; one whose file changed meanwhile is read again; the bytes are a whole job's."""
+    shutil.copytree(corpus, tmp_path / "xml")
+    job = make(tmp_path / "xml", tmp_path / "out", tokenizer)
+    names = [name for unit in make_plan(job).units for name in (file["name"] for file in unit)]
+    first, last = tmp_path / "xml" / names[0], tmp_path / "xml" / names[-1]
+    kept, changed = last.read_bytes(), first.read_bytes()
+    last.write_bytes(kept[: len(kept) // 2])
+    first.write_bytes(gzip.compress(gzip.decompress(changed) + b"<!-- another -->"))
+    with pytest.raises(UserError, match="fetch the file again"):
+        run(job)
+    marker = tmp_path / "out" / "work" / "extract" / "00001.json"
+    before = marker.stat().st_mtime_ns
+    last.write_bytes(kept)
+    first.write_bytes(changed)
+    run(job)
+    assert marker.stat().st_mtime_ns == before
+    assert "1 of its units are read again" in capsys.readouterr().err
+    manifests = [json.loads((out / "manifest.json").read_text()) for out in (whole[0], tmp_path / "out")]
+    assert manifests[0]["data_sha256"] == manifests[1]["data_sha256"]
+
+
+def test_an_input_that_is_taken_away_before_anything_was_made_of_it_leaves_no_unit(tmp_path, corpus, tokenizer):
+    shutil.copytree(corpus, tmp_path / "xml")
+    job = make(tmp_path / "xml", tmp_path / "out", tokenizer)
+    run(job, step="extract")
+    files = [file for unit in make_plan(job).units for file in unit]
+    os.remove(files[-1]["path"])
+    run(job)
+    assert {row["file"] for row in table(tmp_path / "out")} <= {file["name"] for file in files[:-1]}
+    assert store.finished(str(tmp_path / "out" / "work"), "extract") == list(range(len(make_plan(job).units)))
+
+
 def test_a_run_that_did_nothing_binds_nobody(tmp_path, corpus, tokenizer):
     """After a refused input the user mends it, and perhaps the settings, and runs again into the same folder."""
     (tmp_path / "xml").mkdir()

@@ -18,6 +18,7 @@ from data_preprocessing.jobs.run import How, run_job
 from data_preprocessing.reports import page as page_style
 from data_preprocessing.reports import report as page
 from data_preprocessing.steps import encode
+from data_preprocessing.steps.filters import REASONS
 from modelzoo.config.errors import UserError
 
 ODD = (None, True, -1, 10**30, 1.5, "x", "<script>alert(1)</script>", [], {}, {"a": 1}, [[1]], "\0", "\u00b2")
@@ -30,6 +31,10 @@ def out(tmp_path_factory, corpus, tokenizer):
     job = Job(source="pubmed", input=(str(corpus),), output=str(out), **settings)
     run_job(make_plan(job), How())
     return out
+
+
+def test_every_outcome_is_explained():
+    assert [r for r in REASONS if page.explain_reason(r) == page.explain_reason("no such outcome")] == []
 
 
 def places(value, path=()):
