@@ -14,6 +14,7 @@ from modelzoo.evaluation.official.archive import Archive
 
 ANSWERS = ("yes", "no", "maybe")
 ALL, TRUTH = "ori_pqal.json", "test_ground_truth.json"
+FOLDS = "pqal_folds.json"  # of what is made
 
 
 def split_pqal(answers: Mapping[str, str]) -> tuple[list[str], list[list[str]]]:
@@ -54,7 +55,9 @@ def read_pubmedqa(archive: Archive) -> dict[str, Any]:
     values = {}
     for name in (ALL, TRUTH):
         if not (names := archive.find(name)):
-            raise UserError(f"{archive.path}: has no {name} (github.com/pubmedqa/pubmedqa, data/)")
+            made = archive.find(FOLDS)
+            more = f"; it has {FOLDS}, so it is made already: give it by --data_dir" if made else ""
+            raise UserError(f"{archive.path}: has no {name} (github.com/pubmedqa/pubmedqa, data/){more}")
         values[name] = archive.read_json(names[0])
         if not isinstance(values[name], dict):
             raise UserError(f"{archive.where(names[0])}: is not an object by PMID")
@@ -72,7 +75,7 @@ def read_pubmedqa(archive: Archive) -> dict[str, Any]:
         )
     rest = [i for fold in folds for i in fold]
     return {
-        "pqal_folds.json": {
+        FOLDS: {
             f"pqal_fold{n}": {"train": [i for other in folds if other is not fold for i in other], "dev": fold}
             for n, fold in enumerate(folds)
         },

@@ -56,7 +56,7 @@ def encode_prompt(task: Task, example: Example, tokenizer: Tokenizer, length: in
         raise UserError(
             f"{task.name}: example {example.id} needs {least} tokens after cutting all that may be "
             f"({cuttable}), the context is {length}; shorten the template ({task.template_path}) or take a longer "
-            "context"
+            "context (a model of more positions, or a higher finetune.max_sequence_length where it is set)"
         )
     read = add_soft(tokenizer.prefix + kept, soft)
     # a token must come before the first one that is predicted

@@ -216,6 +216,7 @@ def test_other_layouts_and_places_are_one_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.zip").write_bytes(b"PK\3\4 torn")
     files.write_medqa(tmp_path / "whole", Random(0))
+    files.write(tmp_path / "made/pqal_folds.json", "{}")
     with zipfile.ZipFile(tmp_path / "torn.zip", "w") as file:
         file.writestr("US/4_options/phrases_no_exclude_dev.jsonl", b"{}\n" * 99)
     data = bytearray((tmp_path / "torn.zip").read_bytes())
@@ -225,6 +226,7 @@ def test_other_layouts_and_places_are_one_line(tmp_path, capsys, monkeypatch):
         ("medqa", "empty", "o", "holds none of medqa's files; it needs questions/US/4_options/phrases"),
         ("bioasq", "empty", "o", "it needs trainingNNb.json"),
         ("pubmedqa", "empty", "o", "has no ori_pqal.json"),
+        ("pubmedqa", "made", "o", "it has pqal_folds.json, so it is made already: give it by --data_dir"),
         ("mmlu", "mmlu", "o", "has no dev/anatomy_dev.csv"),
         ("medqa", "gone", "o", "gone: no such file or folder"),
         ("medqa", "x.zip", "o", "x.zip: is neither a folder nor a .zip or tar file"),
