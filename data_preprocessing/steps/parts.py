@@ -147,7 +147,7 @@ def check_given(job: Job) -> str:
 
 
 def make_tokenizer(part: Part) -> dict:
-    """Train on the kept documents, or copy the given tokenizer."""
+    """Train on the kept documents of the training split, or copy the given tokenizer."""
     config = part.job.tokenizer
     if config.path == "train":
         special = [config.eos_token, *(tokenizing.FIM_TOKENS if part.job.objective.name == "fim" else [])]
@@ -161,7 +161,7 @@ def make_tokenizer(part: Part) -> dict:
 
 
 def _training_texts(part: Part) -> Iterator[list[str]]:
-    """Kept documents, thinned evenly by their hash to about `train_megabytes`."""
+    """Kept documents of the training split, thinned evenly by their hash from about `train_megabytes`."""
     total = sum(store.read_marker(part.work, "extract", u)["text_bytes"] for u in range(part.units))
     share = min(1.0, part.job.tokenizer.train_megabytes * 1e6 / max(total, 1))
     dropped = drops.load(part.work, encode.steps_before(part.job), part.buckets)
@@ -169,5 +169,6 @@ def _training_texts(part: Part) -> Iterator[list[str]]:
         reasons, hashes, lengths = store.load_columns(part.work, unit, "reasons", "hashes", "lengths")
         reasons = drops.put(dropped, unit, reasons)
         reasons[encode.uniform(hashes[:, 0], part.job.seed, 9) >= share] = 255
+        reasons[encode.is_val(hashes[:, 0], part.job.seed, part.job.val_fraction)] = 255
         for _, texts in encode.read_texts(part.work, unit, lengths, reasons):
             yield [t.decode() for t in texts]

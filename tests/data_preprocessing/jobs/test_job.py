@@ -651,3 +651,17 @@ def test_drops_of_all_buckets_are_one_file_that_is_read_in_place(tmp_path, monke
     (tmp_path / "texts" / "dropped.json").unlink()
     path.write_bytes(whole_file[:-9])
     assert drops.load(work, ("texts",), 9).tobytes() == whole_file[-9 * 40 :]
+
+
+def test_a_trained_tokenizer_sees_the_training_split_alone(tmp_path, corpus, monkeypatch):
+    seen, train = [], parts.tokenizing.train
+
+    def watch(texts, *more):
+        seen.extend(texts)
+        return train(seen, *more)
+
+    monkeypatch.setattr(parts.tokenizing, "train", watch)
+    run(make(corpus, tmp_path / "out", "", tokenizer={"path": "train", "vocab_size": 400}), workers=1)
+    rows = [row for row in table(tmp_path / "out") if row["reason"] == "written"]
+    splits = [row["split"] for row in rows]
+    assert 0 < sum(map(len, seen)) == splits.count("train") < len(splits)
