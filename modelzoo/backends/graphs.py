@@ -13,7 +13,8 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from modelzoo.kernels.limits import GRAPHS, count_graphs
+from modelzoo.kernels.limits import GRAPHS, count_graphs, pays_to_capture
+from modelzoo.models.decoder import DecoderLayer
 from modelzoo.train_state import TrainState
 
 WARM = 2  # micro-batches of a shape before its graph: compilers and libraries choose their kernels in these
@@ -57,6 +58,9 @@ class Graphs:
         self.captured: dict[Any, _Captured] = {}
         self.known: set[int] = set()  # gradients that graphs write to, by identity
         self.record = self.make_record()
+        layers = [m for m in self.run.model.modules() if isinstance(m, DecoderLayer)]
+        stored = sum(p.numel() for layer in layers for p in layer.parameters() if p.dim() > 1)
+        self.weights = stored / len(layers)  # of a layer's matrices
 
     def compute_gradients(self, batch: dict[str, Tensor]) -> Tensor:
         """Loss of a micro-batch; its gradients are written to, or added to, `.grad`, as without graphs."""
@@ -66,7 +70,8 @@ class Graphs:
         updating = run.sparsity.lays_out(run.optimizer_step + 1)
         if updating and self.captured:
             self._forget(moves)  # new masks want the memory that graphs hold, and would have them captured anew
-        if self.failed or updating or len(batch["counted_rows"]):
+        short = pays_to_capture(self.weights, batch["input_ids"].numel())
+        if self.failed or updating or not short or len(batch["counted_rows"]):
             return self.compute(run, batch)
         trained = [p for p in run.model.parameters() if p.requires_grad]
         onto = next((id(p.grad) for p in trained if p.grad is not None), None)  # None: it begins a step's gradients

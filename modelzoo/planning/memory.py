@@ -5,7 +5,14 @@ from typing import NamedTuple
 from modelzoo.backends import arithmetic
 from modelzoo.config.trainer import Config, Init
 from modelzoo.data.manifest import is_padded
-from modelzoo.kernels.limits import SCORED_ROWS, WIDTHS, count_graphs, count_head_rows, find_longest_plain
+from modelzoo.kernels.limits import (
+    SCORED_ROWS,
+    WIDTHS,
+    count_graphs,
+    count_head_rows,
+    find_longest_plain,
+    pays_to_capture,
+)
 from modelzoo.models.shapes import GLU, frozen, list_with_adapters
 from modelzoo.planning.stored import (
     changes_masks,
@@ -83,7 +90,8 @@ def count_memory(
     if layout.kind == "GPU" and layout.devices == times == 1:  # activations go as gradients come
         work = max(work - 4 * kept, 0)
     copied = 4 * find_largest(init, ("packed",))  # by a checkpoint on a GPU: one weight at a time, whole
-    graphs = _takes_graphs(init, layout, mode)
+    linear = _count_linear(init, steps) / init.model.num_hidden_layers
+    graphs = _takes_graphs(init, layout, mode) and pays_to_capture(linear, rows * msl)
     if layout.kind == "GPU" and not graphs:  # when activations are gone, which graphs keep
         work = max(work, copied - activations)
     dense, late = _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout))
@@ -238,8 +246,13 @@ def _count_picked(init: Init, steps: int) -> int:
 
 def _count_casts(init: Init, item: int, steps: int) -> int:
     """The linears' weights in 16 bits, where those are the arithmetic's; packed ones are cast one by one."""
+    return item * _count_linear(init, steps) if item == 2 else 0
+
+
+def _count_linear(init: Init, steps: int) -> int:
+    """Stored weights of the layers' matrices."""
     linear = sum(s.numel for s in list_with_adapters(init).values() if s.kind == "linear")
-    return item * max(linear - count_stored(init, ("packed",), steps)[0], 0) if item == 2 else 0
+    return max(linear - count_stored(init, ("packed",), steps)[0], 0)
 
 
 def _count_scores(init: Init, kind: str, msl: int) -> int:

@@ -95,6 +95,18 @@ def test_weights_that_stay_whole_keep_their_graph_when_masks_change():
     assert runs[0].churn == runs[1].churn > 0 and len(graphed.made) == 2
 
 
+def test_long_layers_are_not_captured(monkeypatch):
+    """What a layer's stored matrices take on a micro-batch decides: half of the weights are half of it."""
+    weights = 4 * 16 * 16 + 2 * 16 * 32  # of a tiny layer
+    for sparsity, stored in (((), weights), (STATIC, weights // 2)):
+        run = make_run(sparsity=sparsity)
+        for limit, captured in ((6 * stored * 48, 0), (6 * stored * 48 + 1, 1)):  # 4 rows of 12 tokens
+            monkeypatch.setattr(limits, "LAUNCHED_FLOPS", limit)
+            graphed = Graphed(run)
+            train(run, graphed, WARM + 2, 1)
+            assert graphed.graphs.weights == stored and len(graphed.made) == captured
+
+
 def test_graphs_are_fewer_where_gradients_are_large(monkeypatch):
     """The first is free of charge; each other that begins a step's gradients takes as much memory as they do."""
     run = make_run(model={**TINY, "max_position_embeddings": 512}, sparsity=())

@@ -86,9 +86,9 @@ def test_what_was_stopped_is_on_the_page(bench, tmp_path):
 
 def test_peers_are_chosen_by_what_is_there(bench):
     gpu, args = bench.gpu, argparse.Namespace(**ARGS)
-    assert gpu.choose_names(args) == ["Hugging Face"]
+    assert gpu.choose_names(args) == ["ours, without CUDA graphs", "Hugging Face"]
     args.nanogpt = "clone"
-    assert gpu.WHOLE not in gpu.choose_names(args) and len(gpu.choose_names(args)) == 3
+    assert gpu.WHOLE not in gpu.choose_names(args) and len(gpu.choose_names(args)) == 4
     args.only = [gpu.WHOLE]
     assert gpu.choose_names(args) == [gpu.WHOLE]
     args.part = "sparse"

@@ -90,9 +90,12 @@ def test_a_change_of_masks_counts_where_activations_make_no_room_for_it():
     assert memory.count_memory(config(sparsity=0.5), 12, Layout("CPU"), rows=0)["mask updates"] == 0
 
 
+LONG = {**TINY, "hidden_size": 1024, "filter_size": 2**20}  # layers that a GPU computes for longer than it waits
+
+
 @pytest.mark.parametrize("where,captured", [
     ({}, True), ({"backend": {"cuda_graphs": False}}, False), ({"sparsity": {"sparsity": 0.75}}, True),
-    ({"sparsity": ()}, True),
+    ({"sparsity": ()}, True), ({"model": LONG}, False),
     ({"backend": {"activation_checkpointing": "layer"}}, False),
 ], ids=str)  # fmt: skip
 def test_graphs_hold_gradients_of_each_width_of_a_batch(tmp_path, where, captured):

@@ -17,8 +17,8 @@ class Backend(Section):
     # fuses what lies between the products; default: on a GPU, where it takes 10 s at the start and gains 7 %; on a CPU
     # it takes 25-90 s on two cores, so by choice
     torch_compile: Bool | None = None
-    # one GPU: forward and backward are captured once and replayed, so that no launch costs the host time; what a step
-    # takes of memory is kept for the next one
+    # one GPU: forward and backward are captured once and replayed, where launching them takes the host longer than the
+    # GPU computes; what a step takes of memory is kept for the next one
     cuda_graphs: Bool = True
     num_threads: Many | None = None  # CPU threads; default is torch's own choice
     # each of several processes holds all weights and moments, or a share of them (FSDP2; its sums are fast)
