@@ -8,8 +8,8 @@ PLAIN_OTHERWISE = 512
 
 SCORED_ROWS = 1024  # logits at a time where nothing is trained
 GRAPHS = 4  # CUDA graphs of one run at a time: each shape of a batch has its own, and its own gradients
-# Of a layer, forward and backward, from which on a GPU takes longer for it than its host to launch it. On an H200 XL's on
-# 8,192 tokens (2.5e12) gain nothing from CUDA graphs, Med's (0.6e12) are 1.7 times as fast.
+# Of a layer, forward and backward: from here on a GPU takes longer for it than its host to launch it. On an H200 XL's
+# on 8,192 tokens (2.5e12) gain nothing from CUDA graphs, Med's (0.6e12) are 1.7 times as fast.
 LAUNCHED_FLOPS = 2e12
 GRADIENT_BYTES = 4 << 30  # that graphs beyond the first take for their gradients
 WIDTHS = 32  # batches are cut to a multiple of so many tokens where all that follows is padding
