@@ -8,7 +8,7 @@ from typing import Any
 from data_preprocessing import limits
 from data_preprocessing.config import Job
 from data_preprocessing.inputs import listing, streams
-from data_preprocessing.steps import parts
+from data_preprocessing.steps import parts, store
 from data_preprocessing.steps.parts import OfJob, Part
 from data_preprocessing.steps.sorting import MEMORY
 from data_preprocessing.tokens import shards
@@ -120,9 +120,7 @@ def _is_replaceable(plan: Plan, begun: dict[str, Any], record: dict[str, Any]) -
 
 def anything_done(plan: Plan, steps: tuple[str, ...]) -> bool:
     """Whether any of these steps has left a marker."""
-    folders = (os.path.join(plan.work, step) for step in steps)
-    found = (name for folder in folders if exists(folder) for name in os.listdir(folder))
-    return any(name.endswith(".json") and not name.startswith(".") for name in found)
+    return any(store.list_markers(plan.work, step) for step in steps)
 
 
 def _sha(text: str) -> str:

@@ -126,19 +126,20 @@ def _check_inputs(plan: Plan, how: How) -> None:
     """
     i, n = how.shard
     changed: dict[int, str] = {}  # the first changed file of each unit
-    calls = []
+    calls, unit_of = [], {}
     for index in store.finished(plan.work, "extract"):
         if index % n != i or (before := store.marker(plan.work, "extract", index)) is None:
             continue
         unit = plan.units[index] if index < len(plan.units) else []
         if before["files"].keys() == {file["name"] for file in unit}:
-            calls += [(file["path"], before["files"][file["name"]]["sha256"], index) for file in unit]
+            calls += [(file["path"], before["files"][file["name"]]["sha256"]) for file in unit]
+            unit_of |= {file["path"]: index for file in unit}
         else:
             changed[index] = ", ".join(before["files"])
     with contextlib.closing(engine.run(_same, calls, how.workers, describe=lambda c: c[0])) as answers:
-        for (path, _, index), now in answers:
+        for (path, _), now in answers:
             if not now:
-                changed.setdefault(index, path)
+                changed.setdefault(unit_of[path], path)
     if changed and anything_done(plan, STEPS[1:]):
         first = changed[min(changed)]
         raise UserError(f"{first}: has changed since {plan.out} was begun; give another --output, or delete this one")
@@ -164,7 +165,7 @@ def _check_parts(plan: Plan, how: How) -> None:
             raise
 
 
-def _same(path: str, sha: str, _: int) -> bool:
+def _same(path: str, sha: str) -> bool:
     with naming(path):
         return streams.sha256_file(path) == sha
 

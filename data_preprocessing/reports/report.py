@@ -1,12 +1,12 @@
 """report.html: one file, no scripts from elsewhere, opens without a network."""
 
 import html as escape_html
-import math
 import os
 from typing import Annotated, Any
 
 from pydantic import Field
 
+from data_preprocessing.reports.lengths import EDGES
 from data_preprocessing.reports.page import make_page, make_table
 from modelzoo.folders import add_kind
 from modelzoo.records import Record, check_record, read_json
@@ -207,7 +207,7 @@ def _years(years: dict[str, int]) -> tuple[dict[str, int], str]:
 
 def _lengths(bins: dict[str, int]) -> dict[str, int]:
     """By half octaves from the shortest to the longest, those without a document too."""
-    edges = list(dict.fromkeys(str(math.ceil(2 ** (k / 2))) for k in range(64)))
+    edges = [str(edge) for edge in EDGES]
     found = [k for k, edge in enumerate(edges) if edge in bins]
     if not found or len(found) < len(bins):  # those of another version
         return bins

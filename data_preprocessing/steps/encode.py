@@ -8,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from data_preprocessing.config import Job
+from data_preprocessing.reports.lengths import EDGES
 from data_preprocessing.steps import drops, filters, store
 from data_preprocessing.tokens import pack
 from data_preprocessing.tokens.shards import ShardWriter
@@ -83,8 +84,8 @@ def uniform(hashes: np.ndarray, seed: int, stream: int) -> np.ndarray:
 
 
 def _bins(counts: np.ndarray) -> np.ndarray:
-    """The least lengths of half-octave bins: 1, 2, 3, 4, 6, 8, 12."""
-    return np.ceil(2 ** (np.floor(2 * np.log2(np.maximum(counts, 1))) / 2))
+    """The least length of each count's bin; of an empty document's the first."""
+    return np.array(EDGES)[np.searchsorted(EDGES, np.maximum(counts, 1), side="right") - 1]
 
 
 def read_texts(

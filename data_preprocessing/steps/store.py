@@ -127,11 +127,16 @@ def marker(work: str, step: str, index: int | str) -> dict[str, Any] | None:
     return value
 
 
-def finished(work: str, step: str) -> list[int]:
-    """The calls of a step that have left a marker, whole or damaged."""
+def list_markers(work: str, step: str) -> list[str]:
+    """The names of a step's calls that have left a marker, whole or damaged."""
     folder = os.path.join(work, step)
-    stems = (name.removesuffix(".json") for name in (os.listdir(folder) if exists(folder) else ()))
-    return sorted(int(stem) for stem in stems if stem.isdecimal())
+    names = os.listdir(folder) if exists(folder) else []
+    return [name.removesuffix(".json") for name in names if name.endswith(".json") and not name.startswith(".")]
+
+
+def finished(work: str, step: str) -> list[int]:
+    """The units, or buckets, of which a step has left a marker."""
+    return sorted(int(name) for name in list_markers(work, step) if name.isdecimal())
 
 
 def discard(work: str, step: str, index: int) -> None:

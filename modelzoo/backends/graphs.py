@@ -93,11 +93,9 @@ class Graphs:
 
     def _has_room(self, onto: int | None, trained: list) -> bool:
         """Whether one more graph may be captured, and of those that have gradients of their own one more."""
-        if onto is None and sum(begins is None for begins, _ in self.captured) >= count_graphs(
-            sum(p.nbytes for p in trained)
-        ):
-            return False
-        return len(self.captured) < GRAPHS
+        begun = sum(begins is None for begins, _ in self.captured)
+        most = count_graphs(sum(p.nbytes for p in trained))
+        return len(self.captured) < GRAPHS and (onto is not None or begun < most)
 
     def _capture(self, batch: Mapping[str, Tensor], key: Any, trained: list) -> bool:
         inputs = {n: x.clone() for n, x in batch.items()}

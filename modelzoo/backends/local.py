@@ -137,7 +137,7 @@ class Local:
         return True  # it never left
 
     def holds_graphs(self) -> bool:
-        return self.graphs is not None
+        return self.graphs is not None and bool(self.graphs.captured)
 
     def memory(self) -> int | None:
         if self.kind == "GPU":

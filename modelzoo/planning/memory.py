@@ -80,18 +80,19 @@ def count_memory(
     total, trained = (sum(s.numel for n, s in shapes.items() if n not in out) for out in (frozenset(), off))
     moments = 2 if init.optimizer is None or init.optimizer.name != "SGD" else bool(init.optimizer.value.momentum)
     gone, masks = count_stored(init, ("packed",), steps)
+    linear = max(sum(s.numel for s in shapes.values() if s.kind == "linear") - gone, 0)
     kept = trained if init.base_frozen else trained - gone
     whole = count_indices(init, ("packed",), steps) + count_explored(init)
     share = layout.devices if layout.sharded else 1
     times = 2 if rows is not None else share_rows(config, layout).times
     rows = share_rows(config, layout).at_once if rows is None else rows
     mode = mode or init.backend.activation_checkpointing
-    activations, work = count_activations(init, layout.kind, rows, msl, mode, steps)
+    activations, work = count_activations(init, layout.kind, rows, msl, mode, linear, steps)
     if layout.kind == "GPU" and layout.devices == times == 1:  # activations go as gradients come
         work = max(work - 4 * kept, 0)
     copied = 4 * find_largest(init, ("packed",))  # by a checkpoint on a GPU: one weight at a time, whole
-    linear = _count_linear(init, steps) / init.model.num_hidden_layers
-    graphs = _takes_graphs(init, layout, mode) and pays_to_capture(linear, rows * msl)
+    in_layer = linear / init.model.num_hidden_layers
+    graphs = _takes_graphs(init, layout, mode) and pays_to_capture(in_layer, rows * msl)
     if layout.kind == "GPU" and not graphs:  # when activations are gone, which graphs keep
         work = max(work, copied - activations)
     dense, late = _count_dense_gradients(init, layout, times > 2 ** _count_waiting(layout))
@@ -105,7 +106,7 @@ def count_memory(
         "activations (estimate)": activations,
         "work (estimate)": work,
         "captured graphs": 4 * kept * (_count_widths(config, msl, 4 * kept) - 1) + copied if graphs else 0,
-        "validation (estimate)": count_validation(config, layout.kind, msl, steps) if graphs else 0,
+        "validation (estimate)": count_validation(config, layout.kind, msl, linear) if graphs else 0,
         DENSE: dense + max(late - room, 0),
         "mask updates": max(count_update(init, layout.kind, steps) - max(room - late, 0), 0),
     }
@@ -135,11 +136,11 @@ def _count_widths(config: Config, msl: int, gradients: int) -> int:
     return max(1, min(count_graphs(gradients), -(-msl // WIDTHS)))
 
 
-def count_validation(config: Config, kind: str, msl: int, steps: int) -> int:
+def count_validation(config: Config, kind: str, msl: int, linear: int) -> int:
     """What forward takes at most at once of a batch of validation, next to the weights. An estimate.
 
     Args:
-        steps: as in `count_stored`.
+        linear: as in `count_activations`.
     """
     trainer, m, item = config.trainer, config.trainer.init.model, count_item(config.trainer.init, kind)
     sizes = [v.batch_size for v in trainer.fit.val_dataloader] if trainer.fit else []
@@ -151,7 +152,7 @@ def count_validation(config: Config, kind: str, msl: int, steps: int) -> int:
     layer = tokens * (4 * m.hidden_size + item * (4 * m.inner_dim + 2 * m.filter_size))
     logits = min(tokens, SCORED_ROWS) * m.vocab_size * (8 + (item if item == 2 else 0))  # as they are, then in float32
     head = item * m.vocab_size * m.hidden_size if item == 2 else 0
-    return _count_casts(trainer.init, item, steps) + hidden + max(layer, logits + head)
+    return _count_casts(linear, item) + hidden + max(layer, logits + head)
 
 
 def _count_dense_gradients(init: Init, layout: Layout, several: bool) -> tuple[int, int]:
@@ -205,12 +206,15 @@ def count_item(init: Init, kind: str) -> int:
     return 4 if arithmetic.expect_arithmetic(kind, init.precision).dtype == "float32" else 2
 
 
-def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str, steps: int = 0) -> tuple[int, int]:
+def count_activations(
+    init: Init, kind: str, rows: int, msl: int, mode: str, linear: int, steps: int = 0
+) -> tuple[int, int]:
     """What forward keeps of `rows` for backward, and what comes and goes while they are computed, at most at once.
 
     Args:
         msl: tokens of a row.
-        mode: none, layer or attention: what backward computes again. steps: as in `count_stored`.
+        mode: none, layer or attention: what backward computes again.
+        linear: stored weights of the layers' matrices. steps: as in `count_stored`.
     """
     m, item, tokens = init.model, count_item(init, kind), rows * msl
     # q, k and v as each head reads them, and the output, which a GPU's fused kernel leaves as the next linear reads it
@@ -231,28 +235,22 @@ def count_activations(init: Init, kind: str, rows: int, msl: int, mode: str, ste
     gradient = 0 if init.base_frozen else 4 * head + (item * head if item == 2 or tokens > parts else 0)
     crossing = logits + gradient + (item * head if copied else 0) + tokens * item * m.hidden_size
     backward = tokens * (again + item * (m.filter_size + _count_picked(init, steps)) + 4 * m.hidden_size)
-    work = max(_count_casts(init, item, steps) + crossing, backward)
+    work = max(_count_casts(linear, item) + crossing, backward)
     return tokens * (m.num_hidden_layers * per_layer + last), work
 
 
 def _count_picked(init: Init, steps: int) -> int:
     """The most values of a token that groups of outputs with shared inputs read, side by side."""
-    return max(
-        (k // block_of(group, sizes[name])[0] for group, sizes in group_sizes(init) if group.shared_inputs
-         and group.may_pack for name, k in count_live(group, sizes, steps).items()),
-        default=0,
-    )  # fmt: skip
+    if not any(group.shared_inputs for group in init.sparsity):  # most runs: their weights need not be listed for it
+        return 0
+    shared = ((group, sizes) for group, sizes in group_sizes(init) if group.shared_inputs and group.may_pack)
+    live = ((group, sizes[n], k) for group, sizes in shared for n, k in count_live(group, sizes, steps).items())
+    return max((k // block_of(group, size)[0] for group, size, k in live), default=0)
 
 
-def _count_casts(init: Init, item: int, steps: int) -> int:
+def _count_casts(linear: int, item: int) -> int:
     """The linears' weights in 16 bits, where those are the arithmetic's; packed ones are cast one by one."""
-    return item * _count_linear(init, steps) if item == 2 else 0
-
-
-def _count_linear(init: Init, steps: int) -> int:
-    """Stored weights of the layers' matrices."""
-    linear = sum(s.numel for s in list_with_adapters(init).values() if s.kind == "linear")
-    return max(linear - count_stored(init, ("packed",), steps)[0], 0)
+    return item * linear if item == 2 else 0
 
 
 def _count_scores(init: Init, kind: str, msl: int) -> int:

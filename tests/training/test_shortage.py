@@ -10,7 +10,7 @@ from modelzoo.config.loading.yaml12 import Document
 from modelzoo.config.trainer import Config
 from modelzoo.models.gpt import GPTModel
 from modelzoo.training import shortage
-from tests.backends.test_graphs import Graphed
+from tests.backends.test_graphs import WARM, Graphed, train
 from tests.faults.commands import tree
 from tests.support import LOCAL, config, examples, make_run, write_shard
 from tests.training.test_promises import run, write_config
@@ -104,6 +104,8 @@ def test_captured_steps_are_named_where_there_are_some(tunes, validates):
         raw["trainer"]["finetune"] = {"task": "t.yaml", "batch_size": 4}
     made, state = validate(Document(raw), Config), make_run()
     backend = Graphed(state)
+    assert "cuda_graphs" not in str(shortage.explain_shortage(MemoryError(), backend, state, made))  # none is captured
+    train(state, backend, WARM + 1, 1)
     state.unassessed = validates
     advised = str(shortage.explain_shortage(MemoryError(), backend, state, made))
     assert advised.endswith(", or set trainer.init.backend.cuda_graphs: false (captured steps keep their memory)")
